@@ -1,0 +1,39 @@
+//! The command line: arguments in, text and an exit code out.
+//!
+//! Exit codes: 0 done, 1 findings, 2 could not run (or, for `explain`, no rule matched),
+//! 78 bad configuration under `run`. Data goes to stdout, everything else to stderr.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod check;
+mod explain;
+mod sim;
+mod test;
+
+/// A durable bridge from plaintext MQTT on the plant floor to Azure IoT Hub and IoT Edge.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Check(check::Args),
+    Test(test::Args),
+    Explain(explain::Args),
+    Sim(sim::Args),
+}
+
+/// Parses the command line and runs it.
+pub fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Check(args) => check::run(args),
+        Command::Test(args) => test::run(args),
+        Command::Explain(args) => explain::run(args),
+        Command::Sim(args) => sim::run(args),
+    }
+}

@@ -1,0 +1,1 @@
+//! What is wrong with a file the user wrote, and where.

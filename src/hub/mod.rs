@@ -1,0 +1,1 @@
+//! IoT Hub's protocol as pure functions: topics, property bag, SAS tokens, connection strings, limits.

@@ -1,0 +1,5 @@
+//! The `brownbridge` binary; everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    brownbridge::cli::main()
+}
