@@ -2,14 +2,16 @@
 //!
 //! The library exists for the binary, the tests, the benchmarks and the fuzz targets; it is no
 //! public API. ARCHITECTURE.md has the code map. Modules stand on floors and name only lower ones:
-//! words (`topic`, `message`, `diag`, `secret`) < cores (`config`, `rules`, `hub`) < engines (`broker`,
+//! words (`topic`, `message`, `diag`, `secret`, `metrics`) < cores (`config`, `rules`, `hub`) < engines (`broker`,
 //! `spool`, `quarantine`, `uplink`, `admin`, `hubsim`) < wiring (`bridge`, `app`) < shell (`cli`).
 
+pub mod broker;
 pub mod cli;
 pub mod diag;
 pub mod hub;
 pub mod hubsim;
 pub mod message;
+pub mod metrics;
 pub mod rules;
 pub mod secret;
 pub mod spool;

@@ -1,0 +1,87 @@
+//! Acknowledgements that wait for their publish to be durable.
+//!
+//! This queue is the only place from which a PUBACK or PUBREC can leave (invariant 1 of
+//! ARCHITECTURE.md): an entry is put in with the sequence its publish got from the ingest, and
+//! [`release`](Acknowledgements::release) gives entries out from the front, in the order of the
+//! publishes, while the durable sequence covers them.
+
+use std::collections::VecDeque;
+use std::num::NonZeroU16;
+use std::time::Instant;
+
+use super::wire::Outgoing;
+
+/// What acknowledges a publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// QoS 1.
+    PubAck,
+    /// QoS 2.
+    PubRec,
+}
+
+#[derive(Debug)]
+struct Entry {
+    packet_id: NonZeroU16,
+    kind: Kind,
+    sequence: u64,
+    read: Instant,
+}
+
+/// The acknowledgements one connection owes.
+#[derive(Debug, Default)]
+pub(super) struct Acknowledgements {
+    queue: VecDeque<Entry>,
+}
+
+impl Acknowledgements {
+    /// Owes the acknowledgement of a publish read at `read`, due when `sequence` is durable.
+    pub(super) fn owe(&mut self, packet_id: NonZeroU16, kind: Kind, sequence: u64, read: Instant) {
+        self.queue.push_back(Entry { packet_id, kind, sequence, read });
+    }
+
+    /// How many are owed.
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// The sequence the oldest one waits for.
+    pub(super) fn waits_for(&self) -> Option<u64> {
+        self.queue.front().map(|entry| entry.sequence)
+    }
+
+    /// Takes the oldest acknowledgement if `durable` covers it, with the moment its publish was read.
+    pub(super) fn release(&mut self, durable: u64) -> Option<(Outgoing, Instant)> {
+        let entry = self.queue.pop_front_if(|entry| entry.sequence <= durable)?;
+        let packet = match entry.kind {
+            Kind::PubAck => Outgoing::PubAck(entry.packet_id),
+            Kind::PubRec => Outgoing::PubRec(entry.packet_id),
+        };
+        Some((packet, entry.read))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn released_in_order_and_only_when_durable() {
+        let id = |n| NonZeroU16::new(n).unwrap();
+        let mut owed = Acknowledgements::default();
+        // 2 needs no commit (dropped by a rule) but must not overtake 1.
+        for (packet_id, kind, sequence) in [(1, Kind::PubAck, 5), (2, Kind::PubAck, 0), (3, Kind::PubRec, 7)] {
+            owed.owe(id(packet_id), kind, sequence, Instant::now());
+        }
+        for (durable, expect) in [(4, vec![]), (5, vec![1, 2]), (6, vec![]), (9, vec![3])] {
+            let mut got = Vec::new();
+            while let Some((packet, _)) = owed.release(durable) {
+                match packet {
+                    Outgoing::PubAck(id) | Outgoing::PubRec(id) => got.push(id.get()),
+                    _ => unreachable!("only acknowledgements are owed"),
+                }
+            }
+            assert_eq!(got, expect, "durable {durable}");
+        }
+    }
+}

@@ -1,0 +1,419 @@
+//! The traffic of one connected client: one task, one loop, no step that blocks another.
+//!
+//! Each turn decodes what has been read, releases the acknowledgements that became due, and then waits
+//! for whatever comes first: bytes to read or room to write, a commit of the spool, room in the spool, a
+//! message for this subscriber, the keep-alive, a take-over, the end of the broker.
+
+use std::collections::HashSet;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::num::NonZeroU16;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use bytestring::ByteString;
+use rmqtt_codec::types::{Publish, QoS};
+use rmqtt_codec::v5::{SubscribeAckReason, UnsubscribeAckReason};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::sync::watch;
+use tokio_util::io::{poll_read_buf, poll_write_buf};
+
+use super::acknowledge::{Acknowledgements, Kind};
+use super::deliver::Window;
+use super::handshake::Connected;
+use super::router::{Inbox, Place};
+use super::wire::{Close, Incoming, Outgoing, Subscribe, Wire};
+use super::{Ingest, Offer, Shared};
+use crate::message::{self, Timestamp};
+use crate::topic;
+
+/// Output waiting for the socket above which no packet that makes more of it is taken up.
+const OUTPUT_HIGH: usize = 64 * 1024;
+/// Smallest and largest read; the size follows what the client sends.
+const READ_MIN: usize = 2 * 1024;
+const READ_MAX: usize = 64 * 1024;
+/// How long a farewell may take.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Why no further packet of this client is taken up.
+enum Blocked {
+    No,
+    /// The ingest has no room for this publish.
+    Full(Box<Publish>),
+    /// A part of this publish is being written; then it is owed as (packet id, QoS, sequence).
+    Writing(Pin<Box<dyn Future<Output = ()> + Send>>, Option<NonZeroU16>, QoS, u64),
+}
+
+pub(super) struct Connection<'s, S, I: Ingest> {
+    shared: &'s Shared<I>,
+    stream: S,
+    wire: Wire,
+    client_id: ByteString,
+    place: Place<'s>,
+    inbox: Inbox,
+    window: Window,
+    scratch: I::Scratch,
+    durable: watch::Receiver<u64>,
+    owed: Acknowledgements,
+    /// QoS 2 packet identifiers between PUBLISH and PUBREL ([MQTT-4.3.3-10]).
+    unreleased: HashSet<NonZeroU16>,
+    blocked: Blocked,
+    input: BytesMut,
+    output: BytesMut,
+    read_size: usize,
+    keep_alive: Duration,
+    /// When the bytes now being decoded were read.
+    read_at: Instant,
+    received: Timestamp,
+    stopping: bool,
+}
+
+enum Event {
+    Transferred,
+    Due,
+    Room,
+    Written,
+    Deliver(super::router::Delivery),
+    Silent,
+    Stop,
+    End(Close),
+}
+
+impl<'s, S, I> Connection<'s, S, I>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    I: Ingest,
+{
+    pub(super) fn new(
+        stream: S,
+        input: BytesMut,
+        mut connected: Connected,
+        (place, inbox): (Place<'s>, Inbox),
+        shared: &'s Shared<I>,
+    ) -> Self {
+        let mut output = BytesMut::new();
+        connected.accept(&shared.options, &mut output);
+        Self {
+            stream,
+            client_id: ByteString::from(&*connected.client_id),
+            place,
+            inbox,
+            window: Window::new(connected.receive_max),
+            scratch: shared.ingest.scratch(),
+            durable: shared.ingest.durable(),
+            owed: Acknowledgements::default(),
+            unreleased: HashSet::new(),
+            blocked: Blocked::No,
+            input,
+            output,
+            read_size: READ_MIN,
+            keep_alive: connected.keep_alive + connected.keep_alive / 2,
+            wire: Wire::new(connected.codec),
+            read_at: Instant::now(),
+            received: Timestamp::now(),
+            stopping: false,
+            shared,
+        }
+    }
+
+    /// Serves the client to its end.
+    pub(super) async fn run(mut self) -> Close {
+        let close = self.serve().await;
+        self.wire.farewell(close, &mut self.output);
+        let _ = tokio::time::timeout(FAREWELL, async {
+            self.stream.write_all(&self.output).await?;
+            self.stream.shutdown().await
+        })
+        .await;
+        close
+    }
+
+    async fn serve(&mut self) -> Close {
+        let mut alarm = Box::pin(tokio::time::sleep(self.first_alarm()));
+        loop {
+            let wants_input = match self.take_up() {
+                Ok(wants_input) => wants_input,
+                Err(close) => return close,
+            };
+            self.release();
+            if self.stopping && self.owed.len() == 0 && self.output.is_empty() {
+                return Close::ShuttingDown;
+            }
+            match self.next_event(wants_input, &mut alarm).await {
+                Event::Transferred | Event::Due => {}
+                Event::Room => self.offer_again(),
+                Event::Written => self.written(),
+                Event::Deliver(delivery) => self.deliver(delivery),
+                Event::Silent if wants_input && self.read_at.elapsed() >= self.keep_alive => return Close::KeepAlive,
+                Event::Silent => {
+                    // Silence while we do not read is ours, not the client's.
+                    let heard = if wants_input { self.read_at } else { Instant::now() };
+                    alarm.as_mut().reset((heard + self.keep_alive).into());
+                }
+                Event::Stop => self.stopping = true,
+                Event::End(close) => return close,
+            }
+        }
+    }
+
+    /// Decodes and handles what has been read, until input runs out (`true`) or something must come first.
+    fn take_up(&mut self) -> Result<bool, Close> {
+        loop {
+            let room = matches!(self.blocked, Blocked::No)
+                && self.owed.len() < self.shared.options.max_unacknowledged
+                && self.output.len() < OUTPUT_HIGH
+                && !self.stopping;
+            if !room {
+                return Ok(false);
+            }
+            match self.wire.decode(&mut self.input)? {
+                Some(packet) => self.on_packet(packet)?,
+                None => return Ok(true),
+            }
+        }
+    }
+
+    async fn next_event(&mut self, wants_input: bool, alarm: &mut Pin<Box<tokio::time::Sleep>>) -> Event {
+        let due = self.owed.waits_for();
+        let may_deliver = self.window.is_open() && self.output.len() < OUTPUT_HIGH;
+        let read_size = if wants_input { self.read_size } else { 0 };
+        let (full, writing) = match &mut self.blocked {
+            Blocked::No => (false, None),
+            Blocked::Full(_) => (true, None),
+            Blocked::Writing(written, ..) => (false, Some(written)),
+        };
+        let is_writing = writing.is_some();
+        let transfer = transfer(&mut self.stream, &mut self.input, &mut self.output, read_size);
+        tokio::select! {
+            biased;
+            () = self.place.kick.cancelled() => Event::End(Close::TakenOver),
+            () = self.shared.stop.cancelled(), if !self.stopping => Event::Stop,
+            transferred = transfer => match transferred {
+                Ok(0) => Event::Transferred,
+                Ok(read) => {
+                    self.read_at = Instant::now();
+                    self.received = Timestamp::now();
+                    self.read_size = match read {
+                        read if read >= self.read_size => (self.read_size * 2).min(READ_MAX),
+                        read if read < self.read_size / 4 => (self.read_size / 2).max(READ_MIN),
+                        _ => self.read_size,
+                    };
+                    Event::Transferred
+                }
+                Err(_) => Event::End(Close::Lost),
+            },
+            Ok(_) = self.durable.wait_for(|durable| due.is_some_and(|due| *durable >= due)), if due.is_some() => Event::Due,
+            () = self.shared.ingest.room(), if full => Event::Room,
+            () = async { if let Some(written) = writing { written.await } }, if is_writing => Event::Written,
+            Some(delivery) = self.inbox.next(), if may_deliver => Event::Deliver(delivery),
+            () = alarm.as_mut(), if !self.keep_alive.is_zero() => Event::Silent,
+        }
+    }
+
+    fn first_alarm(&self) -> Duration {
+        // With keep-alive 0 the alarm is never asked ([MQTT-3.1.2-24] does not apply).
+        if self.keep_alive.is_zero() { Duration::from_secs(3600) } else { self.keep_alive }
+    }
+
+    /// The one way out for PUBACK and PUBREC: what the spool has made durable.
+    fn release(&mut self) {
+        if self.owed.len() == 0 {
+            return;
+        }
+        let durable = *self.durable.borrow();
+        let mut now = None;
+        while let Some((packet, read)) = self.owed.release(durable) {
+            let now = *now.get_or_insert_with(Instant::now);
+            self.shared.metrics.ack_seconds.record(now.duration_since(read).as_secs_f64());
+            self.send(packet);
+        }
+    }
+
+    fn send(&mut self, packet: Outgoing) {
+        let packet_id = match &packet {
+            Outgoing::Publish(publish) => publish.packet_id,
+            _ => None,
+        };
+        if self.wire.encode(packet, &mut self.output).is_err() {
+            self.window.forget(packet_id);
+            self.shared.metrics.local_deliveries_dropped.increment(1);
+        }
+    }
+
+    fn deliver(&mut self, delivery: super::router::Delivery) {
+        let packet = self.window.send(delivery);
+        self.send(packet);
+    }
+
+    fn on_packet(&mut self, packet: Incoming) -> Result<(), Close> {
+        match packet {
+            Incoming::Publish(publish) => self.on_publish(publish)?,
+            Incoming::PubRel(packet_id) => {
+                let known = self.unreleased.remove(&packet_id);
+                self.send(Outgoing::PubComp { packet_id, known });
+            }
+            Incoming::PubAck(packet_id) => self.window.on_puback(packet_id),
+            Incoming::PubRec(packet_id) => {
+                let release = self.window.on_pubrec(packet_id);
+                self.send(release);
+            }
+            Incoming::PubComp(packet_id) => self.window.on_pubcomp(packet_id),
+            Incoming::Subscribe(subscribe) => self.on_subscribe(subscribe),
+            Incoming::Unsubscribe { packet_id, filters } => {
+                let status = filters.iter().map(|filter| self.unsubscribe(filter)).collect();
+                self.send(Outgoing::UnsubAck { packet_id, status });
+            }
+            Incoming::PingReq => self.send(Outgoing::PingResp),
+            Incoming::Disconnect { publish_will: false } => return Err(Close::Disconnected),
+            Incoming::Disconnect { publish_will: true } => return Err(Close::DisconnectedWithWill),
+        }
+        Ok(())
+    }
+
+    fn on_publish(&mut self, publish: Box<Publish>) -> Result<(), Close> {
+        if let Some(properties) = &publish.properties {
+            if properties.topic_alias.is_some() {
+                return Err(Close::TopicAlias); // Topic Alias Maximum is 0 ([MQTT-3.3.2-9])
+            }
+            let bad_response = properties.response_topic.as_deref().is_some_and(|t| topic::check_name(t).is_err());
+            if bad_response || !properties.subscription_ids.is_empty() {
+                return Err(Close::Protocol); // [MQTT-3.3.2-14], [MQTT-3.3.4-6]
+            }
+        }
+        if topic::check_name(&publish.topic).is_err() {
+            return Err(Close::TopicName); // [MQTT-3.3.2-2]
+        }
+        if publish.qos == QoS::ExactlyOnce
+            && let Some(packet_id) = publish.packet_id
+            && !self.unreleased.insert(packet_id)
+        {
+            // Sent again before PUBREL: the first one counts, its acknowledgement goes first ([MQTT-4.3.3-10]).
+            self.owed.owe(packet_id, Kind::PubRec, 0, self.read_at);
+            return Ok(());
+        }
+        self.shared.metrics.publishes_received.increment(1);
+        self.shared.router.route(Some(&self.place), &publish);
+        self.offer(publish);
+        Ok(())
+    }
+
+    fn offer(&mut self, publish: Box<Publish>) {
+        let offered = message::Publish {
+            topic: &publish.topic,
+            payload: &publish.payload,
+            client: &self.client_id,
+            qos: publish.qos.value(),
+            retain: publish.retain,
+            received: self.received,
+        };
+        self.blocked = match self.shared.ingest.offer(&mut self.scratch, &offered) {
+            Offer::Taken(sequence) => {
+                self.owe(publish.packet_id, publish.qos, sequence);
+                Blocked::No
+            }
+            Offer::TakenAfter(written, sequence) => Blocked::Writing(written, publish.packet_id, publish.qos, sequence),
+            Offer::Full => Blocked::Full(publish),
+        };
+    }
+
+    fn offer_again(&mut self) {
+        if let Blocked::Full(publish) = std::mem::replace(&mut self.blocked, Blocked::No) {
+            self.offer(publish);
+        }
+    }
+
+    fn written(&mut self) {
+        if let Blocked::Writing(_, packet_id, qos, sequence) = std::mem::replace(&mut self.blocked, Blocked::No) {
+            self.owe(packet_id, qos, sequence);
+        }
+    }
+
+    fn owe(&mut self, packet_id: Option<NonZeroU16>, qos: QoS, sequence: u64) {
+        if let Some(packet_id) = packet_id {
+            let kind = if qos == QoS::ExactlyOnce { Kind::PubRec } else { Kind::PubAck };
+            self.owed.owe(packet_id, kind, sequence, self.read_at);
+        }
+    }
+
+    fn on_subscribe(&mut self, subscribe: Subscribe) {
+        let Subscribe { packet_id, identifier, filters } = subscribe;
+        let is_v5 = self.wire.is_v5();
+        let mut status = Vec::with_capacity(filters.len());
+        let mut granted = Vec::new();
+        for (filter, options) in filters {
+            status.push(if topic::check_filter(&filter).is_err() {
+                SubscribeAckReason::TopicFilterInvalid
+            } else if is_v5 && filter.starts_with("$share/") {
+                SubscribeAckReason::SharedSubscriptionNotSupported
+            } else if self.place.is_full() {
+                SubscribeAckReason::QuotaExceeded
+            } else {
+                granted.push((filter, options));
+                match options.qos {
+                    QoS::AtMostOnce => SubscribeAckReason::GrantedQos0,
+                    QoS::AtLeastOnce => SubscribeAckReason::GrantedQos1,
+                    QoS::ExactlyOnce => SubscribeAckReason::GrantedQos2,
+                }
+            });
+        }
+        self.send(Outgoing::SubAck { packet_id, status });
+        for (filter, options) in granted {
+            self.place.subscribe(&filter, options, identifier);
+        }
+    }
+
+    fn unsubscribe(&mut self, filter: &str) -> UnsubscribeAckReason {
+        if self.place.unsubscribe(filter) {
+            UnsubscribeAckReason::Success
+        } else {
+            UnsubscribeAckReason::NoSubscriptionExisted
+        }
+    }
+}
+
+/// Writes what waits and reads up to `read_size` bytes; returns how many were read once either moved.
+async fn transfer<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    input: &mut BytesMut,
+    output: &mut BytesMut,
+    read_size: usize,
+) -> io::Result<usize> {
+    poll_fn(|cx| {
+        let wrote = poll_write_all(stream, output, cx)?;
+        if read_size > 0 {
+            input.reserve(read_size);
+            if let Poll::Ready(read) = poll_read_buf(Pin::new(stream), cx, input)? {
+                return match read {
+                    0 => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                    read => Poll::Ready(Ok(read)),
+                };
+            }
+        }
+        if wrote { Poll::Ready(Ok(0)) } else { Poll::Pending }
+    })
+    .await
+}
+
+/// Writes until the socket takes no more; says whether it took anything.
+fn poll_write_all<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    output: &mut BytesMut,
+    cx: &mut Context<'_>,
+) -> io::Result<bool> {
+    let mut wrote = false;
+    while !output.is_empty() {
+        match poll_write_buf(Pin::new(stream), cx, output) {
+            Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+            Poll::Ready(Ok(_)) => wrote = true,
+            Poll::Ready(Err(error)) => return Err(error),
+            Poll::Pending => break,
+        }
+    }
+    // A TLS or WebSocket stream buffers: without this its last bytes would wait for the next ones.
+    if wrote && output.is_empty() {
+        let _ = Pin::new(stream).poll_flush(cx)?;
+    }
+    Ok(wrote)
+}

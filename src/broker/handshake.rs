@@ -1,0 +1,232 @@
+//! From the first byte of a socket to a checked CONNECT.
+
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use bytestring::ByteString;
+use rmqtt_codec::error::DecodeError;
+use rmqtt_codec::types::{Publish, QoS};
+use rmqtt_codec::v5::PublishProperties;
+use rmqtt_codec::version::{ProtocolVersion, VersionCodec};
+use rmqtt_codec::{MqttCodec, MqttPacket, v3, v5};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_util::codec::{Decoder, Encoder};
+
+use super::Options;
+
+/// Largest CONNECT read, whatever the packet limit: nobody is known yet who could be trusted with more.
+const MAX_CONNECT: u32 = 256 * 1024;
+
+/// What a client asked for.
+pub(super) struct Connected {
+    pub(super) codec: MqttCodec,
+    pub(super) client_id: ByteString,
+    pub(super) keep_alive: Duration,
+    pub(super) will: Option<Box<Publish>>,
+    pub(super) receive_max: Option<NonZeroU16>,
+    /// An identifier the broker chose, to be told to the client.
+    assigned: bool,
+    session_expiry: bool,
+}
+
+/// Why there was no CONNECT; the value is the counter's label.
+pub(super) type Refused = &'static str;
+
+/// Reads CONNECT. A refusal the protocol has an answer for is answered.
+pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    input: &mut BytesMut,
+    options: &Options,
+) -> Result<Connected, Refused> {
+    let version = loop {
+        match VersionCodec.decode(input) {
+            Ok(Some(version)) => break version,
+            Ok(None) => read(stream, input).await?,
+            Err(_) if speaks_other_level(input) => {
+                // [MQTT-3.1.2-2]; a Mosquitto bridge that tries level 0x84 first goes on with 4 after this answer.
+                refuse(stream, &[0x20, 2, 0, 1]).await;
+                return Err("unsupported_protocol_version");
+            }
+            Err(_) => return Err("not_mqtt"),
+        }
+    };
+    let max = options.max_packet_size.min(MAX_CONNECT);
+    let mut codec = match version {
+        ProtocolVersion::MQTT3 => MqttCodec::V3(v3::Codec::new(max)),
+        ProtocolVersion::MQTT5 => MqttCodec::V5(v5::Codec::new(max, 0)),
+    };
+    let packet = loop {
+        match codec.decode(input) {
+            Ok(Some((packet, _))) => break packet,
+            Ok(None) => read(stream, input).await?,
+            Err(DecodeError::InvalidClientId) => {
+                refuse(stream, &[0x20, 2, 0, 2]).await; // [MQTT-3.1.3-8]
+                return Err("client_id_rejected");
+            }
+            Err(DecodeError::MaxSizeExceeded { .. }) => return Err("packet_too_large"),
+            Err(_) => return Err("malformed_connect"),
+        }
+    };
+    match (packet, codec) {
+        (MqttPacket::V3(v3::Packet::Connect(packet)), MqttCodec::V3(mut codec)) => {
+            codec.set_max_size(options.max_packet_size);
+            check_v3(stream, *packet, MqttCodec::V3(codec), options).await
+        }
+        (MqttPacket::V5(v5::Packet::Connect(packet)), MqttCodec::V5(mut codec)) => {
+            codec.set_max_inbound_size(options.max_packet_size);
+            if let Some(max) = packet.max_packet_size {
+                codec.set_max_outbound_size(max.get());
+            }
+            check_v5(stream, *packet, MqttCodec::V5(codec), options).await
+        }
+        _ => Err("no_connect"),
+    }
+}
+
+async fn check_v3<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    packet: v3::Connect,
+    codec: MqttCodec,
+    options: &Options,
+) -> Result<Connected, Refused> {
+    // MQTT 3.1 knows no empty client identifier.
+    let empty = packet.client_id.is_empty();
+    if (empty && packet.protocol.level() == 3) || is_refused(&packet.client_id, options) {
+        refuse(stream, &[0x20, 2, 0, 2]).await;
+        return Err("client_id_rejected");
+    }
+    let will = packet.last_will.map(|will| {
+        Box::new(Publish {
+            dup: false,
+            retain: will.retain,
+            qos: will.qos,
+            topic: will.topic,
+            packet_id: None,
+            payload: will.message,
+            properties: None,
+        })
+    });
+    if !will_is_valid(will.as_deref()) {
+        return Err("will_topic_invalid");
+    }
+    Ok(Connected {
+        codec,
+        client_id: if empty { assigned_id() } else { packet.client_id },
+        keep_alive: Duration::from_secs(packet.keep_alive.into()),
+        will,
+        receive_max: None,
+        assigned: empty,
+        session_expiry: false,
+    })
+}
+
+async fn check_v5<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    packet: v5::Connect,
+    mut codec: MqttCodec,
+    options: &Options,
+) -> Result<Connected, Refused> {
+    let refusal = if packet.auth_method.is_some() {
+        Some((v5::ConnectAckReason::BadAuthenticationMethod, "bad_authentication_method"))
+    } else if is_refused(&packet.client_id, options) {
+        Some((v5::ConnectAckReason::ClientIdentifierNotValid, "client_id_rejected"))
+    } else {
+        None
+    };
+    let will = packet.last_will.map(|will| {
+        Box::new(Publish {
+            dup: false,
+            retain: will.retain,
+            qos: will.qos,
+            topic: will.topic,
+            packet_id: None,
+            payload: will.message,
+            properties: Some(PublishProperties {
+                correlation_data: will.correlation_data,
+                message_expiry_interval: will.message_expiry_interval,
+                content_type: will.content_type,
+                user_properties: will.user_properties,
+                is_utf8_payload: will.is_utf8_payload.unwrap_or(false),
+                response_topic: will.response_topic,
+                ..Default::default()
+            }),
+        })
+    });
+    let refusal = refusal.or_else(|| {
+        let valid = will_is_valid(will.as_deref());
+        (!valid).then_some((v5::ConnectAckReason::TopicNameInvalid, "will_topic_invalid"))
+    });
+    if let Some((reason_code, label)) = refusal {
+        let ack = v5::ConnectAck { reason_code, ..Default::default() };
+        let mut output = BytesMut::new();
+        if codec.encode(MqttPacket::V5(v5::Packet::ConnectAck(Box::new(ack))), &mut output).is_ok() {
+            refuse(stream, &output).await;
+        }
+        return Err(label);
+    }
+    let empty = packet.client_id.is_empty();
+    Ok(Connected {
+        codec,
+        client_id: if empty { assigned_id() } else { packet.client_id },
+        keep_alive: Duration::from_secs(packet.keep_alive.into()),
+        will,
+        receive_max: packet.receive_max,
+        assigned: empty,
+        session_expiry: packet.session_expiry_interval_secs > 0,
+    })
+}
+
+impl Connected {
+    /// Appends the CONNACK that accepts this client.
+    pub(super) fn accept(&mut self, options: &Options, output: &mut BytesMut) {
+        let packet = match self.codec {
+            MqttCodec::V5(_) => MqttPacket::V5(v5::Packet::ConnectAck(Box::new(v5::ConnectAck {
+                // The session ends with the connection; the client is told so ([MQTT-3.2.2-21] in spirit).
+                session_expiry_interval_secs: self.session_expiry.then_some(0),
+                max_packet_size: Some(options.max_packet_size),
+                assigned_client_id: self.assigned.then(|| self.client_id.clone()),
+                shared_subscription_available: false,
+                ..Default::default()
+            }))),
+            _ => MqttPacket::V3(v3::Packet::ConnectAck(v3::ConnectAck {
+                return_code: v3::ConnectAckReason::ConnectionAccepted,
+                session_present: false,
+            })),
+        };
+        let _ = self.codec.encode(packet, output);
+    }
+}
+
+async fn read<S: AsyncRead + Unpin>(stream: &mut S, input: &mut BytesMut) -> Result<(), Refused> {
+    match stream.read_buf(input).await {
+        Ok(n) if n > 0 => Ok(()),
+        _ => Err("closed_before_connect"),
+    }
+}
+
+async fn refuse<S: AsyncWrite + Unpin>(stream: &mut S, connack: &[u8]) {
+    let _ = stream.write_all(connack).await;
+    let _ = stream.shutdown().await;
+}
+
+/// True for a CONNECT with a protocol name of MQTT and a level this broker does not speak.
+fn speaks_other_level(input: &[u8]) -> bool {
+    // The fixed header is one byte and one to four length bytes.
+    (2..=5).any(|at| {
+        let rest = input.get(at..).unwrap_or_default();
+        rest.starts_with(b"\x00\x04MQTT") || rest.starts_with(b"\x00\x06MQIsdp")
+    })
+}
+
+fn is_refused(client_id: &str, options: &Options) -> bool {
+    options.refused_client_id.as_deref() == Some(client_id)
+}
+
+fn will_is_valid(will: Option<&Publish>) -> bool {
+    will.is_none_or(|will| crate::topic::check_name(&will.topic).is_ok() && will.qos <= QoS::ExactlyOnce)
+}
+
+fn assigned_id() -> ByteString {
+    ByteString::from(format!("auto-{:016x}", rand::random::<u64>()))
+}

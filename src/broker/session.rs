@@ -1,0 +1,98 @@
+//! The life of one connection: handshake, take-over, traffic, will.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use bytestring::ByteString;
+use rmqtt_codec::types::Publish;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::connection::Connection;
+use super::wire::Close;
+use super::{Ingest, Offer, Shared, handshake};
+use crate::message::{self, Timestamp};
+
+/// How long a taken-over connection may take to end before the new one goes on without it.
+const TAKE_OVER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Serves one socket from its first byte to its end.
+pub(super) async fn serve<S, I>(mut stream: S, peer: SocketAddr, shared: &Shared<I>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    I: Ingest,
+{
+    let mut input = BytesMut::new();
+    let connect = handshake::connect(&mut stream, &mut input, &shared.options);
+    let connected = tokio::select! {
+        biased;
+        () = shared.stop.cancelled() => return,
+        connected = tokio::time::timeout(shared.options.connect_timeout, connect) => {
+            connected.unwrap_or(Err("connect_timeout"))
+        }
+    };
+    let mut connected = match connected {
+        Ok(connected) => connected,
+        Err(reason) => {
+            shared.metrics.connection_closed(reason);
+            shared.metrics.log_pace(|left_out| {
+                tracing::warn!(%peer, reason, left_out, "a client was refused before it connected");
+            });
+            return;
+        }
+    };
+    let client_id = ByteString::from(&*connected.client_id);
+    let will = connected.will.take();
+    let (place, inbox, taken_over) = shared.router.enter(client_id.clone());
+    if let Some(ended) = taken_over {
+        let _ = tokio::time::timeout(TAKE_OVER_PATIENCE, ended.cancelled()).await;
+    }
+    tracing::debug!(%peer, client = %client_id, "connected");
+    shared.metrics.connections.increment(1);
+    let close = Connection::new(stream, input, connected, (place, inbox), shared).run().await;
+    shared.metrics.connections.decrement(1);
+    shared.metrics.connection_closed(close.label());
+    if close.is_fault() {
+        shared.metrics.log_pace(|left_out| {
+            tracing::warn!(%peer, client = %client_id, reason = close.label(), left_out, "a client's connection was closed");
+        });
+    } else {
+        tracing::debug!(%peer, client = %client_id, reason = close.label(), "disconnected");
+    }
+    if let Some(will) = will
+        && close.publishes_will()
+    {
+        publish_will(&will, &client_id, close, shared).await;
+    }
+}
+
+/// Publishes a will as if its client had, waiting for room like any publish.
+async fn publish_will<I: Ingest>(will: &Publish, client: &str, close: Close, shared: &Shared<I>) {
+    shared.metrics.publishes_received.increment(1);
+    shared.router.route(None, will);
+    let publish = message::Publish {
+        topic: &will.topic,
+        payload: &will.payload,
+        client,
+        qos: will.qos.value(),
+        retain: will.retain,
+        received: Timestamp::now(),
+    };
+    let mut scratch = shared.ingest.scratch();
+    loop {
+        match shared.ingest.offer(&mut scratch, &publish) {
+            Offer::Taken(_) => return,
+            Offer::TakenAfter(written, _) => return written.await,
+            Offer::Full if close == Close::ShuttingDown || shared.stop.is_cancelled() => {
+                shared.metrics.dropped("will_at_shutdown");
+                return;
+            }
+            Offer::Full => {
+                tokio::select! {
+                    () = shared.ingest.room() => {}
+                    () = shared.stop.cancelled() => {}
+                }
+            }
+        }
+    }
+}

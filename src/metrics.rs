@@ -1,0 +1,187 @@
+//! The metrics of the product, by name.
+//!
+//! Every counter and gauge is registered here once, with its help text, so that /metrics shows it from
+//! the start and the hot path only touches an atomic. Labels are rule, reason and direction, never a
+//! topic or a device.
+//!
+//! Conservation, which holds at rest and survives a restart through `spool_recovered`:
+//! - `publishes_received` = `publishes_translated` + sum of `messages_dropped` + sum of `messages_quarantined`
+//! - sum of `messages_translated` + `spool_recovered` = `messages_delivered` + sum of `messages_shed` + `spool_lost` + `spool_messages`
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use ::metrics::{Counter, Gauge, Histogram, Unit};
+
+use crate::message::Timestamp;
+
+/// Handles of all metrics that code below the wiring touches.
+#[derive(Clone)]
+pub struct Metrics {
+    /// Publishes of plant clients, wills among them, that the broker accepted.
+    pub publishes_received: Counter,
+    /// Publishes of which the rules made at least one hub message.
+    pub publishes_translated: Counter,
+    /// Hub messages the hub acknowledged.
+    pub messages_delivered: Counter,
+    /// Seconds from reading a publish to its acknowledgement.
+    pub ack_seconds: Histogram,
+    /// Seconds from the plant's publish to the hub's acknowledgement.
+    pub delivery_seconds: Histogram,
+    /// Plant connections.
+    pub connections: Gauge,
+    /// Publishes queued for local subscribers.
+    pub local_deliveries: Counter,
+    /// Publishes a local subscriber lost because its queue was full.
+    pub local_deliveries_dropped: Counter,
+    /// Retained messages not kept because of the limits.
+    pub retained_dropped: Counter,
+    /// 1 while the uplink is connected.
+    pub uplink_connected: Gauge,
+    /// When the hub last acknowledged a message.
+    pub uplink_last_puback: Gauge,
+    /// Publishes sent to the hub, repetitions among them.
+    pub uplink_publishes: Counter,
+    /// When the SAS token in use expires.
+    pub sas_expiry: Gauge,
+    /// When the client certificate in use expires.
+    pub certificate_expiry: Gauge,
+    pace: Arc<Pace>,
+}
+
+/// At most one log line a second for what a misbehaving client can cause at will.
+#[derive(Default)]
+struct Pace {
+    last: AtomicI64,
+    left_out: AtomicU64,
+}
+
+impl Metrics {
+    /// Registers everything with the installed recorder; without one the handles do nothing.
+    pub fn register() -> Self {
+        Self {
+            publishes_received: counter(
+                "publishes_received_total",
+                "Publishes of plant clients accepted by the broker",
+            ),
+            publishes_translated: counter(
+                "publishes_translated_total",
+                "Publishes of which the rules made at least one hub message",
+            ),
+            messages_delivered: counter("messages_delivered_total", "Hub messages the hub acknowledged"),
+            ack_seconds: histogram("ack_seconds", "From reading a publish to acknowledging it, after its commit"),
+            delivery_seconds: histogram("delivery_seconds", "From the plant's publish to the hub's acknowledgement"),
+            connections: gauge("broker_connections", Unit::Count, "Plant connections"),
+            local_deliveries: counter("broker_deliveries_total", "Publishes queued for local subscribers"),
+            local_deliveries_dropped: counter(
+                "broker_deliveries_dropped_total",
+                "Publishes a local subscriber lost because its queue was full",
+            ),
+            retained_dropped: counter(
+                "broker_retained_dropped_total",
+                "Retained messages not kept because of max_retained or max_retained_bytes",
+            ),
+            uplink_connected: gauge("uplink_connected", Unit::Count, "1 while the uplink is connected"),
+            uplink_last_puback: gauge(
+                "uplink_last_puback_timestamp_seconds",
+                Unit::Seconds,
+                "When the hub last acknowledged a message",
+            ),
+            uplink_publishes: counter("uplink_publishes_total", "Publishes sent to the hub, repetitions among them"),
+            sas_expiry: gauge("sas_expiry_timestamp_seconds", Unit::Seconds, "When the SAS token in use expires"),
+            certificate_expiry: gauge(
+                "certificate_expiry_timestamp_seconds",
+                Unit::Seconds,
+                "When the client certificate in use expires",
+            ),
+            pace: Arc::default(),
+        }
+    }
+
+    /// Counts a plant connection that ended, or never began.
+    pub fn connection_closed(&self, reason: &'static str) {
+        ::metrics::counter!("brownbridge_broker_disconnects_total", "reason" => reason).increment(1);
+    }
+
+    /// Counts a publish that makes no hub message on purpose.
+    pub fn dropped(&self, reason: &'static str) {
+        ::metrics::counter!("brownbridge_messages_dropped_total", "reason" => reason).increment(1);
+    }
+
+    /// Counts a publish that went to the quarantine.
+    pub fn quarantined(&self, reason: &'static str) {
+        ::metrics::counter!("brownbridge_messages_quarantined_total", "reason" => reason).increment(1);
+    }
+
+    /// Counts an end of the uplink's connection.
+    pub fn uplink_reconnect(&self, reason: &'static str) {
+        ::metrics::counter!("brownbridge_uplink_reconnects_total", "reason" => reason).increment(1);
+    }
+
+    /// Calls `log` at most once a second, with the number of calls left out since.
+    pub fn log_pace(&self, log: impl FnOnce(u64)) {
+        let now = Timestamp::now().as_secs();
+        let last = self.pace.last.swap(now, Ordering::Relaxed);
+        if last == now {
+            self.pace.left_out.fetch_add(1, Ordering::Relaxed);
+        } else {
+            log(self.pace.left_out.swap(0, Ordering::Relaxed));
+        }
+    }
+}
+
+/// A counter per rule, looked up once when the rules are loaded.
+pub fn translated_by_rule(rule: &str) -> Counter {
+    ::metrics::counter!("brownbridge_messages_translated_total", "rule" => rule.to_owned())
+}
+
+/// Describes the metrics that have labels or are set at scrape time.
+pub fn describe_labelled() {
+    for (name, help) in [
+        ("brownbridge_broker_disconnects_total", "Plant connections that ended, by reason"),
+        ("brownbridge_messages_translated_total", "Hub messages made and stored, by rule"),
+        ("brownbridge_messages_dropped_total", "Publishes that make no hub message on purpose, by reason"),
+        ("brownbridge_messages_quarantined_total", "Publishes put into the quarantine, by reason"),
+        ("brownbridge_messages_shed_total", "Stored hub messages given up to make room, by reason"),
+        ("brownbridge_uplink_reconnects_total", "Ends of the uplink's connection, by reason"),
+        ("brownbridge_spool_recovered_total", "Hub messages found waiting in the spool at start"),
+        ("brownbridge_spool_lost_total", "Stored hub messages that could not be read back"),
+        ("brownbridge_spool_commits_total", "Group commits"),
+        ("brownbridge_spool_bytes_written_total", "Bytes the spool wrote to disk"),
+        ("brownbridge_spool_sync_failures_total", "fdatasync calls that failed"),
+    ] {
+        ::metrics::describe_counter!(name, help);
+    }
+    for (name, unit, help) in [
+        ("brownbridge_spool_messages", Unit::Count, "Hub messages waiting for the hub's acknowledgement"),
+        ("brownbridge_spool_bytes", Unit::Bytes, "Disk space the spool takes"),
+        ("brownbridge_spool_oldest_age_seconds", Unit::Seconds, "Age of the oldest waiting hub message"),
+        ("brownbridge_spool_full", Unit::Count, "1 while the spool refuses messages for lack of room"),
+        ("brownbridge_config_last_reload_successful", Unit::Count, "1 if the configuration in use is the one on disk"),
+        ("brownbridge_build_info", Unit::Count, "1, with the version as a label"),
+    ] {
+        ::metrics::describe_gauge!(name, unit, help);
+    }
+}
+
+fn counter(name: &'static str, help: &'static str) -> Counter {
+    let name = prefixed(name);
+    ::metrics::describe_counter!(name.clone(), help);
+    ::metrics::counter!(name)
+}
+
+fn gauge(name: &'static str, unit: Unit, help: &'static str) -> Gauge {
+    let name = prefixed(name);
+    ::metrics::describe_gauge!(name.clone(), unit, help);
+    ::metrics::gauge!(name)
+}
+
+fn histogram(name: &'static str, help: &'static str) -> Histogram {
+    let name = prefixed(name);
+    ::metrics::describe_histogram!(name.clone(), Unit::Seconds, help);
+    ::metrics::histogram!(name)
+}
+
+fn prefixed(name: &str) -> String {
+    format!("brownbridge_{name}")
+}
