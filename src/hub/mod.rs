@@ -1,1 +1,23 @@
 //! IoT Hub's protocol as pure functions: topics, property bag, SAS tokens, connection strings, limits.
+//!
+//! Bytes, text and the time go in, values come out; nothing here opens a socket or reads a clock.
+//! The facts are those of Microsoft's own SDKs and server parsers: `tests/golden/azure` holds what
+//! they produced, and the tests of this module replay it.
+//!
+//! | module | knows |
+//! |---|---|
+//! | [`connection_string`] | the text pasted from the portal |
+//! | [`connect`] | client id, user name, SAS resource, the host to dial |
+//! | [`sas`] | minting and checking tokens |
+//! | [`d2c`] | the telemetry topic, its size, publishes already addressed to the hub |
+//! | [`bag`] | the property bag at the end of that topic |
+//! | [`limits`] | numbers, with their source |
+//! | [`refused`] | what a refused CONNECT probably means |
+
+pub mod bag;
+pub mod connect;
+pub mod connection_string;
+pub mod d2c;
+pub mod limits;
+pub mod refused;
+pub mod sas;

@@ -1,0 +1,56 @@
+//! What a CONNECT says: client id, user name, and the resource its token is for.
+
+use super::bag;
+use super::connection_string::ConnectionString;
+use super::limits::API_VERSION;
+
+/// Who connects, and to which hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity<'a> {
+    /// The host name of the hub, also where the connection goes through a gateway.
+    pub hub: &'a str,
+    /// The device id.
+    pub device: &'a str,
+    /// The module id, for a module of the device.
+    pub module: Option<&'a str>,
+}
+
+impl<'a> Identity<'a> {
+    /// The identity a connection string names.
+    pub fn of(connection: &'a ConnectionString) -> Self {
+        Self { hub: &connection.host, device: &connection.device, module: connection.module.as_deref() }
+    }
+
+    /// `{device}` or `{device}/{module}`, never encoded.
+    pub fn client_id(&self) -> String {
+        match self.module {
+            None => self.device.to_owned(),
+            Some(module) => format!("{}/{module}", self.device),
+        }
+    }
+
+    /// `{hub}/{device}/?api-version=2021-04-12`, and `&DeviceClientType=` where the client names itself.
+    ///
+    /// The hub wants a user name with an X.509 certificate too; only the password is absent then.
+    pub fn username(&self, client_type: Option<&str>) -> String {
+        let mut name = format!("{}/{}/?api-version={API_VERSION}", self.hub, self.client_id());
+        if let Some(client_type) = client_type {
+            name.push_str("&DeviceClientType=");
+            bag::encode(&mut name, client_type);
+        }
+        name
+    }
+
+    /// What a token of this identity is for: `{hub}/devices/{device}[/modules/{module}]`, not encoded.
+    pub fn resource(&self) -> String {
+        match self.module {
+            None => format!("{}/devices/{}", self.hub, self.device),
+            Some(module) => format!("{}/devices/{}/modules/{module}", self.hub, self.device),
+        }
+    }
+}
+
+/// The host to dial and to expect in the certificate: the gateway's where there is one.
+pub fn server_name(connection: &ConnectionString) -> &str {
+    connection.gateway.as_deref().unwrap_or(&connection.host)
+}

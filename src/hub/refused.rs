@@ -1,0 +1,32 @@
+//! What a refused CONNECT probably means, for a person who has only the log.
+
+/// The likely causes behind a CONNACK return code other than 0.
+///
+/// The hub answers 5 to nearly every mistake and never says which, so the text lists what to look at,
+/// the most frequent first.
+pub fn refused(code: u8) -> &'static str {
+    match code {
+        1 => "the server does not speak MQTT 3.1.1: is this address an IoT Hub or edgeHub?",
+        2 => "the server does not take this client id: does the device id in the connection string exist in the hub?",
+        3 => {
+            "the server is not available, or (edgeHub) did not understand the user name: \
+             it is tried again; if it stays, look at the host name"
+        }
+        4 => "bad user name or password: look at the key in the connection string and at the clock of this machine",
+        5 => {
+            "not authorised. In the order to look at: \
+             the clock of this machine (a token more than 5 minutes off is refused); \
+             the key (was it regenerated in the portal, does it belong to this device?); \
+             the device id, upper and lower case included, and the host name of the hub; \
+             whether the device is disabled or deleted in the hub; \
+             for X.509, whether the certificate or its CA is registered for this device and not expired"
+        }
+        _ => "the server refused with a code that MQTT 3.1.1 does not know",
+    }
+}
+
+/// True where the server rejects the identity itself, so that an early retry cannot help
+/// (Microsoft's client libraries sort 2, 4 and 5 so).
+pub fn is_identity(code: u8) -> bool {
+    matches!(code, 2 | 4 | 5)
+}
