@@ -1,0 +1,212 @@
+//! Reads typed values out of a parsed TOML file, with the place of each.
+//!
+//! A [`Reader`] is opened on a table and asked for keys by name; what is there with another type, and
+//! what was never asked for, becomes a finding in the [`Report`]. The keys a reader was asked for are
+//! the keys the program knows, so there is no second list of names to keep in step.
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::{Diagnostic, Span, nearest};
+
+/// The findings about one file.
+#[derive(Debug)]
+pub struct Report<'s> {
+    /// Index of the file into the source files.
+    pub file: usize,
+    /// The text of the file.
+    pub text: &'s str,
+    /// What was found so far.
+    pub found: Vec<Diagnostic>,
+}
+
+impl<'s> Report<'s> {
+    /// An empty report about a file.
+    pub fn new(file: usize, text: &'s str) -> Self {
+        Self { file, text, found: Vec::new() }
+    }
+
+    /// Adds an error with its place.
+    pub fn error(&mut self, code: &'static str, title: impl Into<String>, span: Span, label: impl Into<String>) {
+        self.push(Diagnostic::error(code, title, self.file).at(span, label));
+    }
+
+    /// Adds a finding.
+    pub fn push(&mut self, diagnostic: Diagnostic) {
+        self.found.push(diagnostic);
+    }
+
+    /// An error to be completed and [pushed](Self::push).
+    pub fn new_error(&self, code: &'static str, title: impl Into<String>) -> Diagnostic {
+        Diagnostic::error(code, title, self.file)
+    }
+
+    fn wrong_type(&mut self, key: &str, value: &Spanned<DeValue<'_>>, want: &str) {
+        let title = format!("`{key}` must be {want}");
+        self.error("wrong-type", title, value.span(), format!("this is {}", type_name(value.get_ref())));
+    }
+}
+
+/// A string with its place.
+#[derive(Debug, Clone, Copy)]
+pub struct Text<'a> {
+    /// The string itself, escapes resolved.
+    pub value: &'a str,
+    start: usize,
+    end: usize,
+}
+
+impl<'a> Text<'a> {
+    /// A string that is known to stand at `span`.
+    pub fn new(value: &'a str, span: &Span) -> Self {
+        Self { value, start: span.start, end: span.end }
+    }
+
+    /// The whole string in the file, with its quotes.
+    pub fn span(&self) -> Span {
+        self.start..self.end
+    }
+
+    /// The place of a part of the string. Where escapes make the two differ, the whole string.
+    pub fn part(&self, source: &str, part: Span) -> Span {
+        match source.get(self.start..self.end).and_then(|raw| raw.find(self.value)) {
+            Some(quote) => self.start + quote + part.start..self.start + quote + part.end,
+            None => self.span(),
+        }
+    }
+}
+
+/// A key with its value.
+#[derive(Debug, Clone)]
+pub struct Entry<'a> {
+    /// The key.
+    pub key: &'a str,
+    /// The place of the key.
+    pub key_span: Span,
+    /// The value with its place.
+    pub value: &'a Spanned<DeValue<'a>>,
+}
+
+/// A table being read.
+#[derive(Debug)]
+pub struct Reader<'a> {
+    table: &'a DeTable<'a>,
+    what: &'a str,
+    asked: Vec<&'a str>,
+}
+
+impl<'a> Reader<'a> {
+    /// Opens a table; `what` names it in messages: ``unknown key `x` in <what>``.
+    pub fn new(table: &'a DeTable<'a>, what: &'a str) -> Self {
+        Self { table, what, asked: Vec::new() }
+    }
+
+    /// Any value.
+    pub fn any(&mut self, key: &'a str) -> Option<Entry<'a>> {
+        self.asked.push(key);
+        let (name, value) = self.table.get_key_value(key)?;
+        Some(Entry { key: name.get_ref(), key_span: name.span(), value })
+    }
+
+    /// A string.
+    pub fn string(&mut self, key: &'a str, report: &mut Report<'_>) -> Option<Text<'a>> {
+        let entry = self.any(key)?;
+        text(&entry, report)
+    }
+
+    /// `true` or `false`, with its place.
+    pub fn boolean(&mut self, key: &'a str, report: &mut Report<'_>) -> Option<(bool, Span)> {
+        let entry = self.any(key)?;
+        let found = entry.value.get_ref().as_bool();
+        if found.is_none() {
+            report.wrong_type(key, entry.value, "true or false");
+        }
+        Some((found?, entry.value.span()))
+    }
+
+    /// A whole number, with its place.
+    pub fn integer(&mut self, key: &'a str, report: &mut Report<'_>) -> Option<(i64, Span)> {
+        let entry = self.any(key)?;
+        let number = entry.value.get_ref().as_integer();
+        let found = number.and_then(|n| i64::from_str_radix(n.as_str(), n.radix()).ok());
+        if found.is_none() {
+            report.wrong_type(key, entry.value, "a whole number");
+        }
+        Some((found?, entry.value.span()))
+    }
+
+    /// A table, with its place.
+    pub fn table(&mut self, key: &'a str, report: &mut Report<'_>) -> Option<(&'a DeTable<'a>, Span)> {
+        let entry = self.any(key)?;
+        let found = entry.value.get_ref().as_table();
+        if found.is_none() {
+            report.wrong_type(key, entry.value, "a table");
+        }
+        Some((found?, entry.value.span()))
+    }
+
+    /// The tables of `[[key]]`, or of an array of inline tables; empty where there are none.
+    pub fn tables(&mut self, key: &'a str, report: &mut Report<'_>) -> Vec<(&'a DeTable<'a>, Span)> {
+        let Some(entry) = self.any(key) else { return Vec::new() };
+        let Some(array) = entry.value.get_ref().as_array() else {
+            let title = format!("`{key}` must be written `[[{key}]]`");
+            let found = report.new_error("wrong-type", title);
+            let found = match entry.value.get_ref() {
+                DeValue::Table(_) => found.at(entry.key_span, "one pair of brackets is missing"),
+                other => found.at(entry.value.span(), format!("this is {}", type_name(other))),
+            };
+            report.push(found);
+            return Vec::new();
+        };
+        let mut tables = Vec::new();
+        for value in array.iter() {
+            match value.get_ref().as_table() {
+                Some(table) => tables.push((table, value.span())),
+                None => report.wrong_type(key, value, "a list of tables"),
+            }
+        }
+        tables
+    }
+
+    /// Reports every key that was never asked for.
+    pub fn finish(self, report: &mut Report<'_>) {
+        for (key, _) in self.table {
+            let name: &str = key.get_ref();
+            if self.asked.contains(&name) {
+                continue;
+            }
+            let title = format!("unknown key `{name}` in {}", self.what);
+            let found = report.new_error("unknown-key", title).at(key.span(), "not a key this program knows");
+            let free = self.asked.iter().copied().filter(|asked| self.table.get(*asked).is_none());
+            report.push(match nearest(name, free) {
+                Some(meant) => found.fix(key.span(), meant),
+                None => found.help(format!("known keys: {}", self.asked.join(", "))),
+            });
+        }
+    }
+}
+
+/// The string of an entry; anything else is a finding.
+pub fn text<'a>(entry: &Entry<'a>, report: &mut Report<'_>) -> Option<Text<'a>> {
+    let span = entry.value.span();
+    match entry.value.get_ref() {
+        DeValue::String(value) => Some(Text { value, start: span.start, end: span.end }),
+        _ => {
+            report.wrong_type(entry.key, entry.value, "text in quotes");
+            None
+        }
+    }
+}
+
+/// What a value is, in words.
+pub fn type_name(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "text",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a number",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
