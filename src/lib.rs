@@ -7,6 +7,7 @@
 
 pub mod broker;
 pub mod cli;
+pub mod config;
 pub mod diag;
 pub mod hub;
 pub mod hubsim;

@@ -1,0 +1,313 @@
+//! `bridge.toml`: from text to checked settings, every mistake with its place.
+//!
+//! Pure: it opens no file. Environment variables come in through a function, and paths are returned as
+//! written. What can only be judged with another module's knowledge (is the connection string one?) or with
+//! the file system (is the certificate there?) keeps the place of its value, so that the wiring can report it
+//! the same way.
+//!
+//! Any text may contain `${NAME}`, which is replaced by the environment variable; `$$` is a dollar sign.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::diag::walk::Report;
+use crate::diag::{Diagnostic, Span};
+use crate::secret::Secret;
+
+mod read;
+pub mod units;
+
+use read::Section;
+
+/// A value with its place in `bridge.toml`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed<T> {
+    /// The value.
+    pub value: T,
+    /// Where it stands.
+    pub span: Span,
+}
+
+/// All of `bridge.toml`.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// File or folder of rule files.
+    pub rules: Placed<String>,
+    /// Folder of everything that is kept: spool, quarantine.
+    pub state: Placed<String>,
+    /// What becomes of a publish no rule takes.
+    pub unmatched: Unmatched,
+    /// `[broker]`
+    pub broker: Broker,
+    /// `[uplink]`
+    pub uplink: Uplink,
+    /// `[spool]`
+    pub spool: Spool,
+    /// `[quarantine]`
+    pub quarantine: Quarantine,
+    /// `[admin]`
+    pub admin: Admin,
+}
+
+/// What becomes of a publish no rule takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unmatched {
+    /// It goes up under the bridge's own identity, with its topic as a property.
+    Forward,
+    /// It is acknowledged, counted and dropped.
+    Drop,
+}
+
+/// `[broker]`: the plant's side.
+#[derive(Debug, Clone)]
+pub struct Broker {
+    /// Where MQTT clients connect.
+    pub listen: Placed<SocketAddr>,
+    /// Largest packet accepted, in bytes.
+    pub max_packet_size: u64,
+    /// Most connections at one time.
+    pub max_connections: usize,
+    /// Time a new connection has to send CONNECT.
+    pub connect_timeout: Duration,
+    /// Publishes of one client that may wait for their commit.
+    pub max_unacknowledged: usize,
+    /// Messages that may wait for one local subscriber.
+    pub subscriber_queue_messages: usize,
+    /// Bytes that may wait for one local subscriber.
+    pub subscriber_queue_bytes: u64,
+    /// Most retained messages.
+    pub max_retained: usize,
+    /// Most bytes of retained messages.
+    pub max_retained_bytes: u64,
+}
+
+/// What the uplink connects to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Azure IoT Hub.
+    IotHub,
+    /// The edgeHub of an IoT Edge gateway.
+    Edge,
+    /// Any MQTT broker.
+    Mqtt,
+}
+
+/// `[uplink]`: the cloud's side.
+#[derive(Debug, Clone)]
+pub struct Uplink {
+    /// What is on the other end, with its place.
+    pub kind: Placed<Kind>,
+    /// The device connection string, environment variables filled in.
+    pub connection_string: Option<Placed<Secret>>,
+    /// A file with the connection string.
+    pub connection_string_file: Option<Placed<String>>,
+    /// PEM file of the client certificate and its chain.
+    pub certificate: Option<Placed<String>>,
+    /// PEM file of the certificate's key.
+    pub key: Option<Placed<String>>,
+    /// PEM file of the roots to trust instead of the system's.
+    pub ca_file: Option<Placed<String>>,
+    /// Host and port to connect to where they differ from what the name says.
+    pub address: Option<Placed<(String, u16)>>,
+    /// Publishes that may wait for the hub's acknowledgement.
+    pub window: u16,
+    /// MQTT keep-alive.
+    pub keep_alive: Duration,
+    /// Lifetime of a SAS token; it is renewed at 85 %.
+    pub token_lifetime: Duration,
+    /// First and longest pause between attempts to connect.
+    pub backoff: (Duration, Duration),
+    /// Time an acknowledgement may take before the connection is taken for dead.
+    pub ack_timeout: Duration,
+    /// How long the end of the program waits for the spool to drain.
+    pub drain_timeout: Duration,
+    /// Settings of `kind = "mqtt"`.
+    pub mqtt: Mqtt,
+}
+
+/// The keys of `[uplink]` that only `kind = "mqtt"` has.
+#[derive(Debug, Clone)]
+pub struct Mqtt {
+    /// Topic of a message; `{device}`, `{topic}` and `{properties}` are filled in.
+    pub topic: Placed<String>,
+    /// True to speak TLS.
+    pub tls: bool,
+    /// User name.
+    pub username: Option<Placed<Secret>>,
+    /// Password.
+    pub password: Option<Placed<Secret>>,
+    /// MQTT client id.
+    pub client_id: Placed<String>,
+}
+
+/// When an append counts as durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// After fdatasync.
+    Fsync,
+    /// After write: survives a crash of the program, not of the machine.
+    Os,
+}
+
+/// What a full spool does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// It takes nothing more; publishers are not acknowledged.
+    Refuse,
+    /// It gives up its oldest messages, counted.
+    DropOldest,
+}
+
+/// `[spool]`: what waits for the hub.
+#[derive(Debug, Clone)]
+pub struct Spool {
+    /// Most disk space, in bytes.
+    pub max_size: u64,
+    /// When an append counts as durable.
+    pub durability: Durability,
+    /// What a full spool does.
+    pub when_full: WhenFull,
+    /// How long a commit may wait for company while more than one message comes at a time.
+    pub commit_wait: Duration,
+}
+
+/// `[quarantine]`: what the rules could not translate.
+#[derive(Debug, Clone)]
+pub struct Quarantine {
+    /// Most disk space, in bytes; the oldest file goes first.
+    pub max_size: u64,
+}
+
+/// `[admin]`: /metrics, /healthz and /readyz.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    /// Where HTTP is served.
+    pub listen: Placed<SocketAddr>,
+}
+
+const SMALLEST_SPOOL: u64 = 16 << 20;
+
+/// Reads `bridge.toml`. The settings are there only without errors; warnings may come with them.
+pub fn parse(file: usize, text: &str, env: &dyn Fn(&str) -> Option<String>) -> (Option<Config>, Vec<Diagnostic>) {
+    let mut report = Report::new(file, text);
+    let table = crate::diag::syntax::parse(&mut report);
+    let config = table.as_ref().map(|table| whole(Section::new(table.get_ref(), "bridge.toml", env, &mut report)));
+    let sound = !report.found.iter().any(Diagnostic::is_error);
+    report.found.sort_by_key(Diagnostic::sort_key);
+    (config.flatten().filter(|_| sound), report.found)
+}
+
+fn whole(mut top: Section<'_, '_, '_>) -> Option<Config> {
+    let rules = top.text_or("rules", "rules");
+    let state = top.text_or("state", "/var/lib/brownbridge");
+    let unmatched = top.choice("unmatched", &[("forward", Unmatched::Forward), ("drop", Unmatched::Drop)]);
+    let broker = top.table("broker", "[broker]", broker);
+    let uplink = match top.table("uplink", "[uplink]", uplink) {
+        Some(uplink) => uplink,
+        None => {
+            top.missing_uplink();
+            None
+        }
+    };
+    let spool = top.table("spool", "[spool]", spool);
+    let quarantine = top.table("quarantine", "[quarantine]", quarantine);
+    let admin = top.table("admin", "[admin]", admin);
+    top.finish();
+    let empty = toml::de::DeTable::new();
+    let mut ignored = Report::new(0, "");
+    let mut defaults = Section::new(&empty, "", &|_| None, &mut ignored);
+    Some(Config {
+        rules,
+        state,
+        unmatched: unmatched.map_or(Unmatched::Forward, |choice| choice.value),
+        broker: broker.unwrap_or_else(|| self::broker(&mut defaults)),
+        uplink: uplink?,
+        spool: spool.unwrap_or_else(|| self::spool(&mut defaults)),
+        quarantine: quarantine.unwrap_or_else(|| self::quarantine(&mut defaults)),
+        admin: admin.unwrap_or_else(|| self::admin(&mut defaults)),
+    })
+}
+
+fn broker(section: &mut Section<'_, '_, '_>) -> Broker {
+    Broker {
+        listen: section.listen("listen", SocketAddr::from(([0, 0, 0, 0], 1883))),
+        max_packet_size: section.size("max_packet_size", 1 << 20, 1 << 10..=268_435_455),
+        max_connections: section.count("max_connections", 10_000, 1..=1_000_000),
+        connect_timeout: section.duration("connect_timeout", Duration::from_secs(10)),
+        max_unacknowledged: section.count("max_unacknowledged", 1_000, 1..=65_535),
+        subscriber_queue_messages: section.count("subscriber_queue_messages", 1_000, 1..=1_000_000),
+        subscriber_queue_bytes: section.size("subscriber_queue_bytes", 1 << 20, 1 << 10..=1 << 30),
+        max_retained: section.count("max_retained", 10_000, 0..=1_000_000),
+        max_retained_bytes: section.size("max_retained_bytes", 16 << 20, 0..=1 << 32),
+    }
+}
+
+fn uplink(section: &mut Section<'_, '_, '_>) -> Option<Uplink> {
+    let kinds = [("iothub", Kind::IotHub), ("edge", Kind::Edge), ("mqtt", Kind::Mqtt)];
+    let kind = section.choice("kind", &kinds).unwrap_or(Placed { value: Kind::IotHub, span: section.span() });
+    let uplink = Uplink {
+        connection_string: section.secret("connection_string"),
+        connection_string_file: section.text("connection_string_file"),
+        certificate: section.text("certificate"),
+        key: section.text("key"),
+        ca_file: section.text("ca_file"),
+        address: section.address("address", 8883),
+        window: u16::try_from(section.count("window", 16, 1..=1_024)).unwrap_or(16),
+        keep_alive: section.duration("keep_alive", Duration::from_secs(60)),
+        token_lifetime: section.duration("token_lifetime", Duration::from_secs(3_600)),
+        backoff: (
+            section.duration("backoff_min", Duration::from_secs(1)),
+            section.duration("backoff_max", Duration::from_secs(60)),
+        ),
+        ack_timeout: section.duration("ack_timeout", Duration::from_secs(60)),
+        drain_timeout: section.duration("drain_timeout", Duration::from_secs(5)),
+        mqtt: mqtt(section, kind.value),
+        kind,
+    };
+    section.check_uplink(&uplink);
+    Some(uplink)
+}
+
+fn mqtt(section: &mut Section<'_, '_, '_>, kind: Kind) -> Mqtt {
+    let default_id = || "brownbridge".to_owned();
+    if kind != Kind::Mqtt {
+        section.only_for_mqtt(&["topic", "tls", "username", "password", "client_id"]);
+        let nowhere = |value| Placed { value, span: 0..0 };
+        return Mqtt {
+            topic: nowhere(String::new()),
+            tls: true,
+            username: None,
+            password: None,
+            client_id: nowhere(String::new()),
+        };
+    }
+    Mqtt {
+        topic: section.topic_template("topic", "brownbridge/{device}", &["device", "topic", "properties"]),
+        tls: section.flag("tls", true),
+        username: section.secret("username"),
+        password: section.secret("password"),
+        client_id: section.text("client_id").unwrap_or(Placed { value: default_id(), span: 0..0 }),
+    }
+}
+
+fn spool(section: &mut Section<'_, '_, '_>) -> Spool {
+    let durability = section.choice("durability", &[("fsync", Durability::Fsync), ("os", Durability::Os)]);
+    let when_full = section.choice("when_full", &[("refuse", WhenFull::Refuse), ("drop-oldest", WhenFull::DropOldest)]);
+    Spool {
+        max_size: section.size("max_size", 4 << 30, SMALLEST_SPOOL..=1 << 50),
+        durability: durability.map_or(Durability::Fsync, |choice| choice.value),
+        when_full: when_full.map_or(WhenFull::Refuse, |choice| choice.value),
+        commit_wait: section.duration("commit_wait", Duration::from_micros(500)),
+    }
+}
+
+fn quarantine(section: &mut Section<'_, '_, '_>) -> Quarantine {
+    Quarantine { max_size: section.size("max_size", 64 << 20, 1 << 20..=1 << 40) }
+}
+
+fn admin(section: &mut Section<'_, '_, '_>) -> Admin {
+    Admin { listen: section.listen("listen", SocketAddr::from(([127, 0, 0, 1], 9883))) }
+}
+
+#[cfg(test)]
+mod tests;

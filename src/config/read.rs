@@ -1,0 +1,320 @@
+//! Typed reading of one section of `bridge.toml`, with defaults, ranges and environment variables.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use toml::de::DeTable;
+
+use super::{Kind, Placed, Uplink, units};
+use crate::diag::walk::{Entry, Reader, Report, Text};
+use crate::diag::{Span, nearest};
+use crate::secret::Secret;
+
+/// Longest keep-alive the hub honours, in seconds (it waits 1.5 times as long, at most 1767 s).
+const KEEP_ALIVE_MAX: u64 = 1_177;
+/// Shortest token that leaves time to renew it.
+const TOKEN_LIFETIME_MIN: Duration = Duration::from_secs(10);
+
+/// One table being read.
+pub(super) struct Section<'a, 'r, 's> {
+    reader: Reader<'a>,
+    span: Span,
+    env: &'r dyn Fn(&str) -> Option<String>,
+    report: &'r mut Report<'s>,
+}
+
+impl<'a, 'r, 's> Section<'a, 'r, 's> {
+    pub(super) fn new(
+        table: &'a DeTable<'a>,
+        what: &'a str,
+        env: &'r dyn Fn(&str) -> Option<String>,
+        report: &'r mut Report<'s>,
+    ) -> Self {
+        Self { reader: Reader::new(table, what), span: 0..0, env, report }
+    }
+
+    /// Reads the sub-table `key`, where there is one, to its end.
+    pub(super) fn table<T>(
+        &mut self,
+        key: &'static str,
+        what: &'static str,
+        read: impl FnOnce(&mut Section<'a, '_, 's>) -> T,
+    ) -> Option<T> {
+        let (table, _) = self.reader.table(key, self.report)?;
+        let span = self.reader.any(key).map_or(0..0, |entry| entry.key_span);
+        let mut section = Section { reader: Reader::new(table, what), span, env: self.env, report: &mut *self.report };
+        let value = read(&mut section);
+        section.finish();
+        Some(value)
+    }
+
+    /// Reports the keys nobody asked for.
+    pub(super) fn finish(self) {
+        self.reader.finish(self.report);
+    }
+
+    /// Where the section's name stands.
+    pub(super) fn span(&self) -> Span {
+        self.span.clone()
+    }
+
+    /// A text with its variables filled in.
+    pub(super) fn text(&mut self, key: &'static str) -> Option<Placed<String>> {
+        let text = self.reader.string(key, self.report)?;
+        let value = self.filled_in(key, text)?;
+        Some(Placed { value, span: text.span() })
+    }
+
+    pub(super) fn text_or(&mut self, key: &'static str, default: &str) -> Placed<String> {
+        self.text(key).unwrap_or(Placed { value: default.to_owned(), span: 0..0 })
+    }
+
+    pub(super) fn secret(&mut self, key: &'static str) -> Option<Placed<Secret>> {
+        self.text(key).map(|text| Placed { value: Secret::new(text.value), span: text.span })
+    }
+
+    pub(super) fn flag(&mut self, key: &'static str, default: bool) -> bool {
+        self.reader.boolean(key, self.report).map_or(default, |(value, _)| value)
+    }
+
+    pub(super) fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&'static str, T)]) -> Option<Placed<T>> {
+        let text = self.reader.string(key, self.report)?;
+        if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text.value) {
+            return Some(Placed { value: *value, span: text.span() });
+        }
+        let names = choices.iter().map(|(name, _)| *name);
+        let found = self.report.new_error("unknown-value", format!("`{key}` cannot be `{}`", text.value));
+        let found = found.at(text.span(), "");
+        self.report.push(match nearest(text.value, names.clone()) {
+            Some(meant) => found.fix(text.span(), format!("{meant:?}")),
+            None => {
+                let quoted: Vec<String> = names.map(|name| format!("{name:?}")).collect();
+                found.help(format!("write one of {}", quoted.join(", ")))
+            }
+        });
+        None
+    }
+
+    pub(super) fn count(&mut self, key: &'static str, default: usize, range: RangeInclusive<i64>) -> usize {
+        let Some((value, span)) = self.reader.integer(key, self.report) else { return default };
+        if !range.contains(&value) {
+            let title = format!("`{key}` is out of range");
+            let found = self.report.new_error("out-of-range", title).at(span, "");
+            self.report.push(found.help(format!("from {} to {}", range.start(), range.end())));
+        }
+        usize::try_from(value).unwrap_or(default)
+    }
+
+    pub(super) fn size(&mut self, key: &'static str, default: u64, range: RangeInclusive<u64>) -> u64 {
+        let Some(text) = self.reader.string(key, self.report) else { return default };
+        let Some(value) = units::size(text.value) else {
+            let found = self.report.new_error("not-a-size", format!("`{key}` is not a size")).at(text.span(), "");
+            self.report.push(found.help("write a number and a unit: \"64KiB\", \"10MiB\", \"4GiB\""));
+            return default;
+        };
+        if !range.contains(&value) {
+            let title = format!("`{key}` is out of range");
+            let found = self.report.new_error("out-of-range", title).at(text.span(), "");
+            self.report.push(found.help(format!("from {} to {}", in_units(*range.start()), in_units(*range.end()))));
+        }
+        value
+    }
+
+    pub(super) fn duration(&mut self, key: &'static str, default: Duration) -> Duration {
+        let Some(text) = self.reader.string(key, self.report) else { return default };
+        units::duration(text.value).unwrap_or_else(|| {
+            let title = format!("`{key}` is not a duration");
+            let found = self.report.new_error("not-a-duration", title).at(text.span(), "");
+            self.report.push(found.help("write a number and a unit: \"500ms\", \"10s\", \"5m\", \"1h\""));
+            default
+        })
+    }
+
+    /// An IP address and port to listen on.
+    pub(super) fn listen(&mut self, key: &'static str, default: SocketAddr) -> Placed<SocketAddr> {
+        let Some(text) = self.text(key) else { return Placed { value: default, span: 0..0 } };
+        let value = text.value.parse().unwrap_or_else(|_| {
+            let found = self.report.new_error("not-an-address", format!("`{key}` is not an address to listen on"));
+            let found = found.at(text.span.clone(), "");
+            self.report.push(found.help(format!("write an IP address and a port: \"{default}\"")));
+            default
+        });
+        Placed { value, span: text.span }
+    }
+
+    /// A host with an optional port to connect to.
+    pub(super) fn address(&mut self, key: &'static str, port: u16) -> Option<Placed<(String, u16)>> {
+        let text = self.text(key)?;
+        let value = match text.value.rsplit_once(':') {
+            Some((host, number)) if !host.is_empty() && !host.contains(':') || host.starts_with('[') => {
+                number.parse().ok().map(|number| (host.trim_matches(['[', ']']).to_owned(), number))
+            }
+            None if !text.value.is_empty() => Some((text.value.clone(), port)),
+            _ => None,
+        };
+        if value.is_none() {
+            let found = self.report.new_error("not-an-address", format!("`{key}` is not a host and port"));
+            let found = found.at(text.span.clone(), "");
+            self.report.push(found.help(format!("write a host name or IP address and a port: \"10.0.0.5:{port}\"")));
+        }
+        Some(Placed { value: value?, span: text.span })
+    }
+
+    /// A topic with `{names}`, each one of `known`.
+    pub(super) fn topic_template(&mut self, key: &'static str, default: &str, known: &[&str]) -> Placed<String> {
+        let text = self.text_or(key, default);
+        let mut rest = text.value.as_str();
+        while let Some((_, after)) = rest.split_once('{') {
+            let (name, next) = after.split_once('}').unwrap_or((after, ""));
+            if !known.contains(&name) {
+                let title = format!("`{{{name}}}` is not known in `{key}`");
+                let found = self.report.new_error("unknown-name", title).at(text.span.clone(), "");
+                let names: Vec<String> = known.iter().map(|name| format!("{{{name}}}")).collect();
+                self.report.push(found.help(format!("known names: {}", names.join(", "))));
+            }
+            rest = next;
+        }
+        let sample = text.value.replace(['{', '}'], "");
+        if let Err(error) = crate::topic::check_name(&sample) {
+            self.report.error("topic", format!("`{key}` cannot be published to"), text.span.clone(), error.to_string());
+        }
+        text
+    }
+
+    /// Tells keys that only mean something with `kind = "mqtt"`.
+    pub(super) fn only_for_mqtt(&mut self, keys: &[&'static str]) {
+        for key in keys {
+            if let Some(Entry { key_span, .. }) = self.reader.any(key) {
+                let title = format!("`{key}` is only for `kind = \"mqtt\"`");
+                let found = self.report.new_error("not-for-this-kind", title).at(key_span, "");
+                self.report
+                    .push(found.help("for a hub or an edge the connection string says it all: remove this line"));
+            }
+        }
+    }
+
+    /// Tells that there is no `[uplink]`.
+    pub(super) fn missing_uplink(&mut self) {
+        if self.reader.any("uplink").is_none() {
+            let found = self.report.new_error("no-uplink", "there is no [uplink]: where should messages go?");
+            self.report.push(found.help(
+                "[uplink]\n  kind = \"iothub\"\n  connection_string = \"${HUB_CONNECTION}\"   # HostName=..;DeviceId=..;SharedAccessKey=..",
+            ));
+        }
+    }
+
+    /// What the keys of `[uplink]` demand of each other.
+    pub(super) fn check_uplink(&mut self, uplink: &Uplink) {
+        let given = [
+            uplink.connection_string.as_ref().map(|s| &s.span),
+            uplink.connection_string_file.as_ref().map(|s| &s.span),
+        ];
+        match (uplink.kind.value, given) {
+            (Kind::Mqtt, [Some(span), _] | [_, Some(span)]) => {
+                let found = self.report.new_error("not-for-this-kind", "a plain MQTT broker has no connection string");
+                self.report.push(found.at(span.clone(), "").help("say where it is: address = \"broker.example:8883\""));
+            }
+            (Kind::Mqtt, [None, None]) => {
+                if uplink.address.is_none() {
+                    self.lacks("address", uplink, "address = \"broker.example:8883\"");
+                }
+            }
+            (_, [Some(first), Some(second)]) => {
+                let found = self.report.new_error("two-connection-strings", "the connection string is given twice");
+                self.report.push(found.at(second.clone(), "").context(first.clone(), "here it is too"));
+            }
+            (_, [None, None]) if !self.has("connection_string") && !self.has("connection_string_file") => {
+                self.lacks(
+                    "connection_string",
+                    uplink,
+                    "connection_string = \"${HUB_CONNECTION}\"   # HostName=..;DeviceId=..;SharedAccessKey=..",
+                );
+            }
+            _ => {}
+        }
+        match (&uplink.certificate, &uplink.key) {
+            (Some(certificate), None) => {
+                self.report.error(
+                    "no-key",
+                    "a certificate needs its key",
+                    certificate.span.clone(),
+                    "no `key` beside it",
+                );
+            }
+            (None, Some(key)) => {
+                self.report.error(
+                    "no-certificate",
+                    "a key needs its certificate",
+                    key.span.clone(),
+                    "no `certificate` beside it",
+                );
+            }
+            _ => {}
+        }
+        let keep_alive = uplink.keep_alive.as_secs();
+        self.check("keep_alive", (1..=KEEP_ALIVE_MAX).contains(&keep_alive), "from 1s to 1177s, the hub's limit");
+        self.check("token_lifetime", uplink.token_lifetime >= TOKEN_LIFETIME_MIN, "at least 10s; 1h is usual");
+        let (shortest, longest) = uplink.backoff;
+        self.check("backoff_min", !shortest.is_zero() && shortest <= longest, "more than 0 and at most backoff_max");
+        self.check("ack_timeout", uplink.ack_timeout >= Duration::from_secs(1), "at least 1s");
+    }
+
+    fn has(&mut self, key: &'static str) -> bool {
+        self.reader.any(key).is_some()
+    }
+
+    fn lacks(&mut self, key: &str, uplink: &Uplink, help: &str) {
+        let found = self.report.new_error("missing-key", format!("[uplink] has no `{key}`"));
+        self.report.push(found.at(uplink.kind.span.clone(), "").help(help));
+    }
+
+    fn check(&mut self, key: &'static str, sound: bool, help: &str) {
+        if let Some(entry) = self.reader.any(key)
+            && !sound
+        {
+            let found = self.report.new_error("out-of-range", format!("`{key}` is out of range"));
+            self.report.push(found.at(entry.value.span(), "").help(help));
+        }
+    }
+
+    /// Replaces `${NAME}` by the environment variable and `$$` by `$`.
+    fn filled_in(&mut self, key: &str, text: Text<'_>) -> Option<String> {
+        let mut value = String::with_capacity(text.value.len());
+        let mut rest = text.value;
+        while let Some((before, after)) = rest.split_once('$') {
+            value.push_str(before);
+            rest = if let Some(after) = after.strip_prefix('$') {
+                value.push('$');
+                after
+            } else if let Some((name, after)) = after.strip_prefix('{').and_then(|after| after.split_once('}')) {
+                let Some(content) = (self.env)(name) else {
+                    let title = format!("the environment variable `{name}` is not set");
+                    let at = text.value.len() - rest.len() + before.len();
+                    let place = text.part(self.report.text, at..at + name.len() + 3);
+                    let found = self.report.new_error("no-such-variable", title).at(place, format!("`{key}` needs it"));
+                    self.report.push(found.help(format!(
+                        "export {name}=.. before the start; under systemd: Environment= or EnvironmentFile= in the unit"
+                    )));
+                    return None;
+                };
+                value.push_str(&content);
+                after
+            } else {
+                value.push('$');
+                after
+            };
+        }
+        value.push_str(rest);
+        Some(value)
+    }
+}
+
+fn in_units(bytes: u64) -> String {
+    const UNITS: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let whole = |shift: &u32| bytes >= 1 << shift && bytes.trailing_zeros() >= *shift;
+    match UNITS.iter().find(|(_, shift)| whole(shift)) {
+        Some((unit, shift)) => format!("{}{unit}", bytes >> shift),
+        None => format!("{bytes}B"),
+    }
+}

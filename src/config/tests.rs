@@ -1,0 +1,70 @@
+use super::*;
+
+fn env(name: &str) -> Option<String> {
+    (name == "HUB").then(|| "HostName=h;DeviceId=d;SharedAccessKey=a2V5".to_owned())
+}
+
+const MINIMAL: &str = "[uplink]\nconnection_string = \"${HUB}\"\n";
+
+#[test]
+fn a_connection_string_is_enough() {
+    let (config, found) = parse(0, MINIMAL, &env);
+    assert_eq!(found, []);
+    let config = config.unwrap();
+    assert_eq!(config.uplink.connection_string.unwrap().value.expose(), env("HUB").unwrap());
+    assert_eq!(config.rules.value, "rules");
+    assert_eq!(config.broker.listen.value.port(), 1883);
+    assert_eq!(config.uplink.window, 16);
+    assert_eq!(config.spool.max_size, 4 << 30);
+    assert_eq!(config.unmatched, Unmatched::Forward);
+}
+
+#[test]
+fn findings() {
+    let hub = "[uplink]\nconnection_string = \"x\"\n";
+    for (text, expect) in [
+        ("", vec!["no-uplink"]),
+        ("[uplink]\n", vec!["missing-key"]),
+        ("[uplink]\nconnection_string = \"${NOWHERE}\"", vec!["no-such-variable"]),
+        ("[uplink]\nconnection_string = \"x\"\nconnection_string_file = \"y\"", vec!["two-connection-strings"]),
+        ("[uplink]\nkind = \"mqtt\"\n", vec!["missing-key"]),
+        ("[uplink]\nkind = \"mqtt\"\naddress = \"h:1\"\nconnection_string = \"x\"", vec!["not-for-this-kind"]),
+        ("[uplink]\nkind = \"mqtt\"\naddress = \"h:1\"\ntopic = \"a/{gerät}\"", vec!["unknown-name"]),
+        ("[uplink]\nkind = \"mqtt\"\naddress = \"h:1\"\ntopic = \"a/#\"", vec!["topic"]),
+        ("[uplink]\nkind = \"hub\"\nconnection_string = \"x\"", vec!["unknown-value"]),
+        (&format!("{hub}topic = \"a\""), vec!["not-for-this-kind"]),
+        (&format!("{hub}certificate = \"c.pem\""), vec!["no-key"]),
+        (&format!("{hub}key = \"c.pem\""), vec!["no-certificate"]),
+        (&format!("{hub}address = \":x\""), vec!["not-an-address"]),
+        (&format!("{hub}keep_alive = \"20m\""), vec!["out-of-range"]),
+        (&format!("{hub}window = 0"), vec!["out-of-range"]),
+        (&format!("{hub}token_lifetime = \"ten\""), vec!["not-a-duration"]),
+        (&format!("{hub}[spool]\nmax_size = \"4 gigs\""), vec!["not-a-size"]),
+        (&format!("{hub}[spool]\nmax_size = \"1MiB\"\nwhen_ful = \"refuse\""), vec!["out-of-range", "unknown-key"]),
+        (&format!("{hub}[broker]\nlisten = 1883\n[admn]\n"), vec!["wrong-type", "unknown-key"]),
+        ("[uplink\n", vec!["toml-syntax"]),
+    ] {
+        let (config, found) = parse(0, text, &env);
+        let codes: Vec<&str> = found.iter().map(|d| d.code).collect();
+        assert!(expect.iter().all(|code| codes.contains(code)) && codes.len() >= expect.len(), "{text}\n{found:#?}");
+        assert!(config.is_none(), "{text}");
+    }
+}
+
+#[test]
+fn addresses() {
+    for (text, expect) in
+        [("127.0.0.1:8883", ("127.0.0.1", 8883)), ("edge.local", ("edge.local", 8883)), ("[::1]:1", ("::1", 1))]
+    {
+        let (config, found) = parse(0, &format!("{MINIMAL}address = \"{text}\""), &env);
+        assert_eq!(found, []);
+        let address = config.unwrap().uplink.address.unwrap().value;
+        assert_eq!((address.0.as_str(), address.1), expect);
+    }
+}
+
+#[test]
+fn a_dollar_can_be_written() {
+    let text = "rules = \"a$$b$c\"\n".to_owned() + MINIMAL;
+    assert_eq!(parse(0, &text, &env).0.unwrap().rules.value, "a$b$c");
+}
