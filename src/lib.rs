@@ -5,6 +5,7 @@
 //! words (`topic`, `message`, `diag`, `secret`, `metrics`) < cores (`config`, `rules`, `hub`) < engines (`broker`,
 //! `spool`, `quarantine`, `uplink`, `admin`, `hubsim`) < wiring (`bridge`, `app`) < shell (`cli`).
 
+pub mod admin;
 pub mod broker;
 pub mod cli;
 pub mod config;
@@ -13,7 +14,9 @@ pub mod hub;
 pub mod hubsim;
 pub mod message;
 pub mod metrics;
+pub mod quarantine;
 pub mod rules;
 pub mod secret;
 pub mod spool;
 pub mod topic;
+pub mod uplink;

@@ -44,8 +44,6 @@ pub struct Metrics {
     pub uplink_publishes: Counter,
     /// When the SAS token in use expires.
     pub sas_expiry: Gauge,
-    /// When the client certificate in use expires.
-    pub certificate_expiry: Gauge,
     pace: Arc<Pace>,
 }
 
@@ -89,11 +87,6 @@ impl Metrics {
             ),
             uplink_publishes: counter("uplink_publishes_total", "Publishes sent to the hub, repetitions among them"),
             sas_expiry: gauge("sas_expiry_timestamp_seconds", Unit::Seconds, "When the SAS token in use expires"),
-            certificate_expiry: gauge(
-                "certificate_expiry_timestamp_seconds",
-                Unit::Seconds,
-                "When the client certificate in use expires",
-            ),
             pace: Arc::default(),
         }
     }
@@ -142,6 +135,7 @@ pub fn describe_labelled() {
         ("brownbridge_messages_translated_total", "Hub messages made and stored, by rule"),
         ("brownbridge_messages_dropped_total", "Publishes that make no hub message on purpose, by reason"),
         ("brownbridge_messages_quarantined_total", "Publishes put into the quarantine, by reason"),
+        ("brownbridge_quarantine_evicted_total", "Quarantined publishes given up because the quarantine was full"),
         ("brownbridge_messages_shed_total", "Stored hub messages given up to make room, by reason"),
         ("brownbridge_uplink_reconnects_total", "Ends of the uplink's connection, by reason"),
         ("brownbridge_spool_recovered_total", "Hub messages found waiting in the spool at start"),

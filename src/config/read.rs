@@ -215,10 +215,8 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
                 let found = self.report.new_error("not-for-this-kind", "a plain MQTT broker has no connection string");
                 self.report.push(found.at(span.clone(), "").help("say where it is: address = \"broker.example:8883\""));
             }
-            (Kind::Mqtt, [None, None]) => {
-                if uplink.address.is_none() {
-                    self.lacks("address", uplink, "address = \"broker.example:8883\"");
-                }
+            (Kind::Mqtt, [None, None]) if uplink.address.is_none() => {
+                self.lacks("address", uplink, "address = \"broker.example:8883\"");
             }
             (_, [Some(first), Some(second)]) => {
                 let found = self.report.new_error("two-connection-strings", "the connection string is given twice");

@@ -1,0 +1,251 @@
+//! One connection from CONNECT to its end.
+
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rumqttc::{AsyncClient, Event, Incoming, Outgoing, QoS};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::dial::{Dialled, dial};
+use super::flight::Flight;
+use super::{Backlog, Options, Outcome, Status, Waiting};
+use crate::message::{HubMessage, Timestamp};
+use crate::metrics::Metrics;
+
+/// How long a planned end waits for the acknowledgements it is owed.
+const LAST_ACKS: Duration = Duration::from_secs(5);
+
+/// How a connection ended.
+pub(super) enum End {
+    /// The program ends.
+    Stopped,
+    /// The backlog is closed.
+    NoMore,
+    /// The token is due.
+    Renew,
+    /// Anything else.
+    Failed { reason: &'static str, text: String },
+}
+
+/// What the feeder and the driver of one connection share.
+struct Line<'a, O> {
+    outcome: &'a O,
+    flight: Mutex<&'a mut Flight>,
+    /// Told at every acknowledgement: the window may have room.
+    room: Notify,
+    /// Set when nothing more is to be handed over.
+    closing: CancellationToken,
+    connected: CancellationToken,
+    /// Set when the event loop has sent DISCONNECT, or failed while closing.
+    gone: CancellationToken,
+    options: &'a Options,
+    metrics: &'a Metrics,
+    status: &'a watch::Sender<Status>,
+}
+
+pub(super) async fn serve<B: Backlog, O: Outcome>(
+    options: &Options,
+    (backlog, outcome): (&mut B, &O),
+    flight: &mut Flight,
+    metrics: &Metrics,
+    (status, stop): (&watch::Sender<Status>, &CancellationToken),
+) -> End {
+    flight.restart();
+    let login = options.target.login(Timestamp::now());
+    let mut dialled = match dial(options, &login).await {
+        Ok(dialled) => dialled,
+        Err(error) => return End::Failed { reason: "network", text: format!("cannot open a socket: {error}") },
+    };
+    if let Some((expiry, _)) = login.expiry {
+        #[expect(clippy::cast_precision_loss)]
+        metrics.sas_expiry.set(expiry as f64);
+    }
+    let line = Line {
+        outcome,
+        flight: Mutex::new(flight),
+        room: Notify::new(),
+        closing: CancellationToken::new(),
+        connected: CancellationToken::new(),
+        gone: CancellationToken::new(),
+        options,
+        metrics,
+        status,
+    };
+    let client = dialled.client.clone();
+    let renew_in = login.expiry.map(|(_, renew_in)| renew_in);
+    // The driver's future lives to the end of the connection: see the module documentation.
+    tokio::select! {
+        biased;
+        end = line.drive(&mut dialled) => end,
+        end = line.feed(&client, backlog) => end,
+        end = line.close_in_time(&client, renew_in, stop) => end,
+        end = line.watch_silence() => end,
+    }
+}
+
+impl<O: Outcome> Line<'_, O> {
+    /// Polls the event loop, and turns what it reports into acknowledgements.
+    async fn drive(&self, dialled: &mut Dialled) -> End {
+        loop {
+            match dialled.event_loop.poll().await {
+                Ok(Event::Outgoing(Outgoing::Publish(packet_id))) => self.flight.lock().name(packet_id),
+                Ok(Event::Incoming(Incoming::ConnAck(_))) => self.on_connected(),
+                Ok(Event::Incoming(Incoming::PubAck(ack))) => self.on_puback(ack.pkid),
+                Ok(Event::Outgoing(Outgoing::Disconnect)) => {
+                    self.gone.cancel();
+                    return std::future::pending().await;
+                }
+                Ok(_) => {}
+                Err(_) if self.closing.is_cancelled() => {
+                    self.gone.cancel();
+                    return std::future::pending().await;
+                }
+                Err(error) => {
+                    let (reason, text) = dialled.explain(&error, &self.options.target);
+                    return End::Failed { reason, text };
+                }
+            }
+        }
+    }
+
+    fn on_connected(&self) {
+        self.metrics.uplink_connected.set(1.0);
+        tracing::info!("uplink: connected to {}", self.options.target.server().0);
+        self.status.send_modify(|status| {
+            status.connected = true;
+            status.trouble = None;
+        });
+        self.connected.cancel();
+    }
+
+    fn on_puback(&self, packet_id: u16) {
+        let Some(acknowledged) = self.flight.lock().acknowledge(packet_id) else { return };
+        let now = Timestamp::now();
+        if self.outcome.delivered(acknowledged.sequence) {
+            self.metrics.messages_delivered.increment(1);
+        }
+        #[expect(clippy::cast_precision_loss)]
+        {
+            self.metrics.delivery_seconds.record((now.0 - acknowledged.created.0).max(0) as f64 / 1000.0);
+            self.metrics.uplink_last_puback.set(now.0 as f64 / 1000.0);
+        }
+        self.status.send_if_modified(|status| {
+            status.last_puback = Some(Instant::now());
+            false
+        });
+        self.room.notify_one();
+    }
+
+    /// Hands messages to the event loop in order, as far as the window allows.
+    async fn feed<B: Backlog>(&self, client: &AsyncClient, backlog: &mut B) -> End {
+        self.connected.cancelled().await;
+        loop {
+            let left_over = self.flight.lock().left_over().cloned();
+            let waiting = match left_over {
+                Some(waiting) => waiting,
+                None => {
+                    self.window_open().await;
+                    let Some(waiting) = backlog.next().await else { return End::NoMore };
+                    waiting
+                }
+            };
+            if self.closing.is_cancelled() {
+                return std::future::pending().await;
+            }
+            if let Err(end) = self.hand_over(client, waiting).await {
+                return end;
+            }
+        }
+    }
+
+    async fn hand_over(&self, client: &AsyncClient, waiting: Waiting) -> Result<(), End> {
+        let Waiting { sequence, record } = &waiting;
+        let Ok(message) = HubMessage::parse(record) else {
+            tracing::error!(sequence, "a stored message cannot be read; it is given up");
+            self.outcome.abandon(*sequence, "unreadable");
+            return Ok(());
+        };
+        let topic = self.options.target.topic(&message, *sequence);
+        if crate::topic::check_name(&topic).is_err() {
+            tracing::error!(sequence, topic, "a stored message has no valid topic; it is given up");
+            self.outcome.abandon(*sequence, "invalid_topic");
+            return Ok(());
+        }
+        let body = record.slice_ref(message.body);
+        let created = message.created;
+        {
+            let mut flight = self.flight.lock();
+            let is_new = flight.left_over().is_none();
+            if is_new {
+                flight.add(waiting, created);
+            }
+            flight.hand();
+        }
+        self.metrics.uplink_publishes.increment(1);
+        match client.publish_bytes(topic, QoS::AtLeastOnce, false, body).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(End::Failed { reason: "protocol", text: format!("a message was not taken: {error}") }),
+        }
+    }
+
+    async fn window_open(&self) {
+        loop {
+            let room = self.room.notified();
+            if self.flight.lock().span() < usize::from(self.options.window) {
+                return;
+            }
+            room.await;
+        }
+    }
+
+    /// Ends the connection on purpose, for a new token or with the program: hands over nothing more, waits for
+    /// the acknowledgements, says DISCONNECT.
+    async fn close_in_time(&self, client: &AsyncClient, renew_in: Option<Duration>, stop: &CancellationToken) -> End {
+        let due = async {
+            match renew_in {
+                Some(renew_in) => tokio::time::sleep(renew_in).await,
+                None => std::future::pending().await,
+            }
+        };
+        let end = tokio::select! {
+            () = stop.cancelled() => End::Stopped,
+            () = due => End::Renew,
+        };
+        self.closing.cancel();
+        let acknowledged = async {
+            loop {
+                let room = self.room.notified();
+                if !self.flight.lock().is_waiting() {
+                    return;
+                }
+                room.await;
+            }
+        };
+        let last = async {
+            acknowledged.await;
+            let _ = client.disconnect().await;
+            self.gone.cancelled().await;
+        };
+        tokio::select! {
+            _ = tokio::time::timeout(LAST_ACKS, last) => {}
+            () = self.gone.cancelled() => {}
+        }
+        end
+    }
+
+    /// Gives the connection up when the hub takes messages and acknowledges none.
+    async fn watch_silence(&self) -> End {
+        let patience = self.options.ack_timeout;
+        let mut tick = tokio::time::interval(patience / 4);
+        loop {
+            tick.tick().await;
+            let silent = self.flight.lock().oldest_handed().map(|handed| handed.elapsed());
+            if silent.is_some_and(|silent| silent > patience) && !self.closing.is_cancelled() {
+                let host = self.options.target.server().0;
+                let text = format!("{host} has not acknowledged a message for {} s", patience.as_secs());
+                return End::Failed { reason: "ack_timeout", text };
+            }
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Makes a `rumqttc` client and event loop for one connection, and puts its errors into words.
+
+use std::io;
+use std::time::Duration;
+
+use rumqttc::{
+    AsyncClient, ConnectReturnCode, ConnectionError, EventLoop, MqttOptions, NetworkOptions, Proxy, ProxyAuth,
+    ProxyType, StateError, TlsConfiguration, TlsError, Transport,
+};
+
+use super::relay::Relay;
+use super::target::Login;
+use super::{Options, Target};
+use crate::hub::limits::D2C_MAX_BYTES;
+use crate::hub::refused::refused;
+
+/// Time to connect, and also (it is the same setting in `rumqttc`) to flush a publish into the socket.
+const NETWORK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Largest packet either way: the hub's largest message with the longest topic.
+const MAX_PACKET: usize = D2C_MAX_BYTES + 2 * 65_535;
+
+/// A client that is about to connect.
+pub(super) struct Dialled {
+    pub(super) client: AsyncClient,
+    pub(super) event_loop: EventLoop,
+    relay: Option<Relay>,
+}
+
+/// Prepares a connection; it is made when the event loop is polled first.
+pub(super) async fn dial(options: &Options, login: &Login) -> io::Result<Dialled> {
+    let target = &options.target;
+    let (host, port) = target.server();
+    let mut mqtt = MqttOptions::new(&login.client_id, host, port);
+    mqtt.set_keep_alive(options.keep_alive)
+        .set_clean_session(target.clean_session())
+        .set_inflight(options.window)
+        .set_max_packet_size(MAX_PACKET, MAX_PACKET);
+    if let Some(username) = &login.username {
+        let password = login.password.as_ref().map_or("", |password| password.expose());
+        mqtt.set_credentials(username, password);
+    }
+    if let Some(tls) = target.tls() {
+        mqtt.set_transport(Transport::Tls(TlsConfiguration::Rustls(tls.clone())));
+    }
+    let relay = match target.detour() {
+        None => None,
+        Some(address) => {
+            let relay = Relay::start(address.clone()).await?;
+            let (addr, port) = relay.local();
+            mqtt.set_proxy(Proxy { ty: ProxyType::Http, auth: ProxyAuth::None, addr, port });
+            Some(relay)
+        }
+    };
+    let (client, mut event_loop) = AsyncClient::new(mqtt, usize::from(options.window));
+    let mut network = NetworkOptions::new();
+    network.set_connection_timeout(NETWORK_TIMEOUT.as_secs());
+    network.set_tcp_nodelay(true);
+    event_loop.set_network_options(network);
+    Ok(Dialled { client, event_loop, relay })
+}
+
+impl Dialled {
+    /// The counter's label and a sentence for an error of the event loop.
+    pub(super) fn explain(&self, error: &ConnectionError, target: &Target) -> (&'static str, String) {
+        let (host, port) = target.server();
+        let dialled = target.detour().map_or_else(|| format!("{host}:{port}"), |(h, p)| format!("{h}:{p}"));
+        if let Some(error) = self.relay.as_ref().and_then(Relay::error) {
+            return ("network", format!("cannot reach {dialled}: {error}"));
+        }
+        match error {
+            ConnectionError::Io(error) | ConnectionError::Tls(TlsError::Io(error))
+                if error.get_ref().is_some_and(|e| e.is::<rumqttc::tokio_rustls::rustls::Error>()) =>
+            {
+                ("tls", format!("no TLS connection to {host} ({dialled}): {error}{}", tls_hint(error)))
+            }
+            ConnectionError::Io(error) | ConnectionError::Tls(TlsError::Io(error)) => {
+                ("network", format!("cannot reach {dialled}: {error}"))
+            }
+            ConnectionError::Tls(error) => ("tls", format!("no TLS connection to {host} ({dialled}): {error}")),
+            ConnectionError::NetworkTimeout | ConnectionError::FlushTimeout => {
+                ("timeout", format!("{dialled} did not answer within {} s", NETWORK_TIMEOUT.as_secs()))
+            }
+            ConnectionError::ConnectionRefused(code) => {
+                let code = return_code(*code);
+                ("refused", format!("{host} refused the connection (CONNACK {code}): {}", refused(code)))
+            }
+            ConnectionError::MqttState(StateError::Io(_) | StateError::ConnectionAborted) => {
+                ("closed", format!("{host} closed the connection"))
+            }
+            ConnectionError::MqttState(StateError::AwaitPingResp) => {
+                ("timeout", format!("{host} does not answer pings"))
+            }
+            error => ("protocol", format!("the connection to {host} failed: {error}")),
+        }
+    }
+}
+
+fn tls_hint(error: &io::Error) -> &'static str {
+    let text = error.to_string();
+    if text.contains("UnknownIssuer") {
+        ". Its certificate is signed by nobody this machine trusts: for an edge or the simulator name its root in \
+         `ca_file`; for Azure install the package ca-certificates"
+    } else if text.contains("NotValidYet") || text.contains("Expired") {
+        ". Look at the clock of this machine first, then at the certificate"
+    } else if text.contains("NotValidForName") {
+        ". The certificate is for another name: HostName (or GatewayHostName) must be the name in it"
+    } else {
+        ""
+    }
+}
+
+fn return_code(code: ConnectReturnCode) -> u8 {
+    match code {
+        ConnectReturnCode::Success => 0,
+        ConnectReturnCode::RefusedProtocolVersion => 1,
+        ConnectReturnCode::BadClientId => 2,
+        ConnectReturnCode::ServiceUnavailable => 3,
+        ConnectReturnCode::BadUserNamePassword => 4,
+        ConnectReturnCode::NotAuthorized => 5,
+    }
+}

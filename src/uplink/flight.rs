@@ -1,0 +1,160 @@
+//! What has been taken from the backlog and is not acknowledged yet, in order.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::Waiting;
+use crate::message::Timestamp;
+
+/// A message on its way.
+#[derive(Debug)]
+struct Entry {
+    waiting: Waiting,
+    created: Timestamp,
+    /// When it was handed to the current connection; `None` until then.
+    handed: Option<Instant>,
+    /// The identifier it went out with; 0 until the event loop names it.
+    packet_id: u16,
+    acknowledged: bool,
+}
+
+/// The in-flight messages of the uplink, across connections.
+#[derive(Debug, Default)]
+pub(super) struct Flight {
+    entries: VecDeque<Entry>,
+    /// How many entries, from the front, were handed to the current connection.
+    handed: usize,
+    /// How many of those have their packet identifier.
+    named: usize,
+}
+
+/// An acknowledged message.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Acknowledged {
+    pub(super) sequence: u64,
+    pub(super) created: Timestamp,
+}
+
+impl Flight {
+    /// Begins a connection: everything is to be handed over again.
+    pub(super) fn restart(&mut self) {
+        self.entries.retain(|entry| !entry.acknowledged);
+        for entry in &mut self.entries {
+            entry.handed = None;
+            entry.packet_id = 0;
+        }
+        self.handed = 0;
+        self.named = 0;
+    }
+
+    /// Messages between the oldest unacknowledged and the newest, both included: the window is measured in these.
+    pub(super) fn span(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The next message to hand over that an earlier connection left, in order.
+    pub(super) fn left_over(&self) -> Option<&Waiting> {
+        self.entries.get(self.handed).map(|entry| &entry.waiting)
+    }
+
+    /// Adds a message from the backlog.
+    pub(super) fn add(&mut self, waiting: Waiting, created: Timestamp) {
+        self.entries.push_back(Entry { waiting, created, handed: None, packet_id: 0, acknowledged: false });
+    }
+
+    /// The next message is being handed to the connection.
+    pub(super) fn hand(&mut self) {
+        if let Some(entry) = self.entries.get_mut(self.handed) {
+            entry.handed = Some(Instant::now());
+            self.handed += 1;
+        }
+    }
+
+    /// The event loop sent the oldest message that had no identifier yet: they go out as they were handed.
+    pub(super) fn name(&mut self, packet_id: u16) {
+        if let Some(entry) = self.entries.get_mut(self.named)
+            && self.named < self.handed
+        {
+            entry.packet_id = packet_id;
+            self.named += 1;
+        }
+    }
+
+    /// The hub acknowledged an identifier.
+    pub(super) fn acknowledge(&mut self, packet_id: u16) -> Option<Acknowledged> {
+        let named = self.entries.iter_mut().take(self.named);
+        let entry = named.into_iter().find(|entry| entry.packet_id == packet_id && !entry.acknowledged)?;
+        entry.acknowledged = true;
+        let acknowledged = Acknowledged { sequence: entry.waiting.sequence, created: entry.created };
+        while self.entries.pop_front_if(|entry| entry.acknowledged).is_some() {
+            self.handed -= 1;
+            self.named -= 1;
+        }
+        Some(acknowledged)
+    }
+
+    /// When the oldest unacknowledged message was handed to this connection.
+    pub(super) fn oldest_handed(&self) -> Option<Instant> {
+        self.entries.front().and_then(|entry| entry.handed)
+    }
+
+    /// True while a handed message is not acknowledged.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.handed > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(sequences: std::ops::Range<u64>) -> Flight {
+        let mut flight = Flight::default();
+        for sequence in sequences {
+            flight.add(Waiting { sequence, record: bytes::Bytes::new() }, Timestamp(0));
+        }
+        flight
+    }
+
+    #[test]
+    fn acknowledged_out_of_order_and_resent_in_order() {
+        let mut flight = filled(10..14);
+        for packet_id in 1..=3 {
+            flight.hand();
+            flight.name(packet_id);
+        }
+        let sequence = |flight: &mut Flight, id| flight.acknowledge(id).map(|a| a.sequence);
+        assert_eq!(sequence(&mut flight, 2), Some(11));
+        assert_eq!(flight.span(), 4, "11 is done, but 10 holds the window");
+        assert_eq!(sequence(&mut flight, 2), None, "once only");
+        assert_eq!(sequence(&mut flight, 9), None);
+        assert_eq!(sequence(&mut flight, 1), Some(10));
+        assert_eq!(flight.span(), 2);
+
+        flight.restart();
+        let mut resent = Vec::new();
+        while let Some(waiting) = flight.left_over() {
+            resent.push(waiting.sequence);
+            flight.hand();
+        }
+        assert_eq!(resent, [12, 13]);
+        assert_eq!(sequence(&mut flight, 3), None, "identifiers of the old connection mean nothing");
+    }
+
+    #[test]
+    fn a_restart_does_not_resend_what_was_acknowledged_behind_a_gap() {
+        let mut flight = filled(1..4);
+        for packet_id in 1..=3 {
+            flight.hand();
+            flight.name(packet_id);
+        }
+        flight.acknowledge(3);
+        flight.restart();
+        let mut resent = Vec::new();
+        while let Some(waiting) = flight.left_over() {
+            resent.push(waiting.sequence);
+            flight.hand();
+        }
+        assert_eq!(resent, [1, 2]);
+    }
+}

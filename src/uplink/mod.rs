@@ -1,0 +1,132 @@
+//! The uplink: takes what waits in the spool to the hub, one TLS connection, one feeder.
+//!
+//! The [`Backlog`] is the truth. A message leaves it only on the hub's PUBACK; what was in flight when a
+//! connection ended is kept here, in order, and sent first on the next one, with the same `$.mid`. So a
+//! message may arrive twice and never not at all, and messages of one device stay in order.
+//!
+//! Each connection gets a fresh `rumqttc` client and event loop: an event loop that saw an error, or a CONNACK
+//! without its session, throws away what it had pending. Its future is never dropped half-way, for a publish
+//! it has taken from its queue could be lost between its state and the wire; when a connection is to end, the
+//! whole event loop goes.
+//!
+//! A connection ends for these reasons, each counted in `uplink_reconnects`: `token_renewal` (planned, after
+//! what is in flight was acknowledged), `refused`, `tls`, `network`, `timeout`, `closed`, `ack_timeout` (the
+//! hub takes messages but acknowledges none) and `protocol`. All but the first are followed by a pause that
+//! doubles from `backoff` to its cap, with jitter.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+
+mod connection;
+mod dial;
+mod flight;
+mod relay;
+mod target;
+pub mod tls;
+
+pub use target::{HubTarget, MqttTarget, Target};
+
+use connection::End;
+use flight::Flight;
+
+/// What waits for the hub. The wiring implements it over the spool.
+pub trait Backlog: Send + 'static {
+    /// The next message in order; pending while there is none, `None` when there will be no more.
+    fn next(&mut self) -> impl Future<Output = Option<Waiting>> + Send;
+}
+
+/// What became of a message; the other half of the backlog.
+pub trait Outcome: Send + Sync + 'static {
+    /// The hub has it. False where it does not count any more (it was given up to make room).
+    fn delivered(&self, sequence: u64) -> bool;
+
+    /// It can never be sent, for `reason`.
+    fn abandon(&self, sequence: u64, reason: &'static str);
+}
+
+/// A message taken from the backlog.
+#[derive(Debug, Clone)]
+pub struct Waiting {
+    /// Its place in the backlog.
+    pub sequence: u64,
+    /// See [`crate::message`].
+    pub record: Bytes,
+}
+
+/// How the uplink connects and how much it has in flight.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where messages go.
+    pub target: Target,
+    /// Publishes in flight.
+    pub window: u16,
+    /// MQTT keep-alive.
+    pub keep_alive: Duration,
+    /// First and longest pause after a failed connection.
+    pub backoff: (Duration, Duration),
+    /// Age of the oldest unacknowledged publish at which the connection is given up.
+    pub ack_timeout: Duration,
+}
+
+/// What the uplink is doing, for /readyz.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Status {
+    /// True between CONNACK and the end of the connection.
+    pub connected: bool,
+    /// When the hub last acknowledged a message.
+    pub last_puback: Option<Instant>,
+    /// Why the last connection ended or could not be made, in words.
+    pub trouble: Option<String>,
+}
+
+/// Delivers until `stop`; the in-flight messages it then holds are still in the backlog.
+pub async fn run<B: Backlog, O: Outcome>(
+    options: Options,
+    (mut backlog, outcome): (B, O),
+    metrics: Metrics,
+    status: watch::Sender<Status>,
+    stop: CancellationToken,
+) {
+    let mut flight = Flight::default();
+    let mut pause = options.backoff.0;
+    loop {
+        let started = Instant::now();
+        let end = connection::serve(&options, (&mut backlog, &outcome), &mut flight, &metrics, (&status, &stop)).await;
+        metrics.uplink_connected.set(0.0);
+        let progressed = status.borrow().last_puback.is_some_and(|at| at >= started);
+        if progressed {
+            pause = options.backoff.0;
+        }
+        let (reason, text) = match end {
+            End::Stopped | End::NoMore => return,
+            End::Renew => {
+                metrics.uplink_reconnect("token_renewal");
+                continue;
+            }
+            End::Failed { reason, text } => (reason, text),
+        };
+        metrics.uplink_reconnect(reason);
+        let jittered = pause.mul_f64(rand::random_range(0.5..=1.0));
+        let known = status.borrow().trouble.as_deref() == Some(text.as_str());
+        if known {
+            tracing::debug!(reason, "uplink: {text}; trying again in {jittered:.1?}");
+        } else {
+            tracing::warn!(reason, "uplink: {text}; trying again in {jittered:.1?}");
+        }
+        status.send_modify(|status| {
+            status.connected = false;
+            status.trouble = Some(text);
+        });
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(jittered) => {}
+        }
+        pause = (pause * 2).min(options.backoff.1);
+    }
+}

@@ -1,0 +1,192 @@
+//! Where messages go, and under which topic and name.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rumqttc::tokio_rustls::rustls::ClientConfig;
+
+use crate::hub::connect::{self, Identity};
+use crate::hub::connection_string::{Auth, ConnectionString};
+use crate::hub::{d2c, sas};
+use crate::message::{HubMessage, Timestamp};
+use crate::secret::Secret;
+
+/// What the uplink connects to.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// An IoT Hub or an edgeHub.
+    Hub(HubTarget),
+    /// Any MQTT 3.1.1 broker.
+    Mqtt(MqttTarget),
+}
+
+/// An IoT Hub, or an edgeHub through `GatewayHostName`.
+#[derive(Debug, Clone)]
+pub struct HubTarget {
+    /// Identity, key and host names.
+    pub connection: ConnectionString,
+    /// Roots, and the client certificate with X.509.
+    pub tls: Arc<ClientConfig>,
+    /// Host and port to connect to instead of the name in the connection string, port 8883.
+    pub address: Option<(String, u16)>,
+    /// Lifetime of the tokens minted.
+    pub token_lifetime: Duration,
+    /// Prefix of `$.mid`: the spool's own identifier.
+    pub spool_id: u64,
+}
+
+/// A plain MQTT broker.
+#[derive(Debug, Clone)]
+pub struct MqttTarget {
+    /// Host and port.
+    pub address: (String, u16),
+    /// TLS, or plain TCP.
+    pub tls: Option<Arc<ClientConfig>>,
+    /// Topic with `{device}`, `{topic}` and `{properties}`.
+    pub topic: String,
+    /// User name and password.
+    pub credentials: Option<(Secret, Secret)>,
+    /// MQTT client id.
+    pub client_id: String,
+    /// Prefix of `$.mid` in `{properties}`.
+    pub spool_id: u64,
+}
+
+/// What CONNECT says.
+pub(super) struct Login {
+    pub(super) client_id: String,
+    pub(super) username: Option<String>,
+    /// `None` with X.509: the password flag is then absent.
+    pub(super) password: Option<Secret>,
+    /// When the password expires, seconds since 1970, and when it is to be renewed.
+    pub(super) expiry: Option<(i64, Duration)>,
+}
+
+/// How this program names itself to the hub.
+const CLIENT_TYPE: &str = concat!("brownbridge/", env!("CARGO_PKG_VERSION"));
+
+/// A token is renewed after this part of its life, as Microsoft's .NET and Java libraries do.
+const RENEW_AT: f64 = 0.85;
+
+impl Target {
+    /// The host to dial, the name its certificate must have, and the port.
+    pub(super) fn server(&self) -> (&str, u16) {
+        match self {
+            Self::Hub(hub) => {
+                let port = hub.address.as_ref().map_or(crate::hub::limits::MQTT_PORT, |(_, port)| *port);
+                (connect::server_name(&hub.connection), port)
+            }
+            Self::Mqtt(mqtt) => (&mqtt.address.0, mqtt.address.1),
+        }
+    }
+
+    /// Another host to open the TCP connection to.
+    pub(super) fn detour(&self) -> Option<&(String, u16)> {
+        match self {
+            Self::Hub(hub) => hub.address.as_ref().filter(|(host, _)| host != connect::server_name(&hub.connection)),
+            Self::Mqtt(_) => None,
+        }
+    }
+
+    pub(super) fn tls(&self) -> Option<&Arc<ClientConfig>> {
+        match self {
+            Self::Hub(hub) => Some(&hub.tls),
+            Self::Mqtt(mqtt) => mqtt.tls.as_ref(),
+        }
+    }
+
+    /// Hubs keep subscriptions and queued commands for a session that is not clean, as all their SDKs ask for.
+    pub(super) fn clean_session(&self) -> bool {
+        matches!(self, Self::Mqtt(_))
+    }
+
+    pub(super) fn login(&self, now: Timestamp) -> Login {
+        match self {
+            Self::Hub(hub) => hub.login(now),
+            Self::Mqtt(mqtt) => Login {
+                client_id: mqtt.client_id.clone(),
+                username: mqtt.credentials.as_ref().map(|(name, _)| name.expose().to_owned()),
+                password: mqtt.credentials.as_ref().map(|(_, password)| password.clone()),
+                expiry: None,
+            },
+        }
+    }
+
+    /// The topic `message` goes out on.
+    pub(super) fn topic(&self, message: &HubMessage<'_>, sequence: u64) -> String {
+        let mut topic = String::with_capacity(192);
+        match self {
+            Self::Hub(hub) => {
+                let sender = d2c::Sender { identity: Identity::of(&hub.connection), gateway: true };
+                d2c::push_topic(&mut topic, &sender, message, &message_id(hub.spool_id, sequence));
+            }
+            Self::Mqtt(mqtt) => mqtt.push_topic(&mut topic, message, sequence),
+        }
+        topic
+    }
+}
+
+impl HubTarget {
+    fn login(&self, now: Timestamp) -> Login {
+        let identity = Identity::of(&self.connection);
+        let (password, expiry) = match &self.connection.auth {
+            Auth::Key(key) => {
+                let lifetime = i64::try_from(self.token_lifetime.as_secs()).unwrap_or(3_600);
+                let expiry = now.as_secs().saturating_add(lifetime);
+                let token = sas::mint(key, &identity.resource(), expiry, None);
+                (Some(token), Some((expiry, self.token_lifetime.mul_f64(RENEW_AT))))
+            }
+            Auth::Token(token) => (Some(token.clone()), None),
+            Auth::X509 => (None, None),
+        };
+        Login {
+            client_id: identity.client_id(),
+            username: Some(identity.username(Some(CLIENT_TYPE))),
+            password,
+            expiry,
+        }
+    }
+}
+
+impl MqttTarget {
+    fn push_topic(&self, out: &mut String, message: &HubMessage<'_>, sequence: u64) {
+        let mut rest = self.topic.as_str();
+        while let Some((before, after)) = rest.split_once('{') {
+            out.push_str(before);
+            let Some((name, next)) = after.split_once('}') else { break };
+            match name {
+                "device" => push_levels(out, message.device),
+                "topic" => {
+                    let original = message.properties().find(|(name, _)| *name == "topic");
+                    push_levels(out, original.map_or("", |(_, topic)| topic));
+                }
+                _ => self.push_properties(out, message, sequence),
+            }
+            rest = next;
+        }
+        out.push_str(rest);
+    }
+
+    fn push_properties(&self, out: &mut String, message: &HubMessage<'_>, sequence: u64) {
+        let nobody = Identity { hub: "", device: "", module: None };
+        let mut topic = String::new();
+        let sender = d2c::Sender { identity: nobody, gateway: true };
+        d2c::push_topic(&mut topic, &sender, message, &message_id(self.spool_id, sequence));
+        let mut prefix = String::new();
+        d2c::push_prefix(&mut prefix, &nobody);
+        out.push_str(topic.strip_prefix(prefix.as_str()).unwrap_or(&topic));
+    }
+}
+
+/// Keeps a name from the plant from being read as a wildcard.
+fn push_levels(out: &mut String, name: &str) {
+    out.extend(name.chars().map(|c| if matches!(c, '+' | '#' | '\0') { '_' } else { c }));
+}
+
+/// The same for every sending of one message, so that the cloud can drop duplicates.
+pub(super) fn message_id(spool_id: u64, sequence: u64) -> String {
+    let mut id = String::with_capacity(36);
+    let _ = write!(id, "{spool_id:016x}-{sequence}");
+    id
+}

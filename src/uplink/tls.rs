@@ -1,0 +1,94 @@
+//! TLS settings from PEM texts: which roots to trust, which certificate to show.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rumqttc::tokio_rustls::rustls::crypto::ring;
+use rumqttc::tokio_rustls::rustls::pki_types::pem::{self, PemObject};
+use rumqttc::tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rumqttc::tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
+
+/// Why TLS cannot be set up.
+#[derive(Debug)]
+pub enum TlsError {
+    /// A PEM text without a certificate, or a broken one.
+    Certificate(Option<pem::Error>),
+    /// A PEM text without a private key, or a broken one.
+    Key(pem::Error),
+    /// Certificate and key do not belong together, or are of an unknown kind.
+    Pair(rustls::Error),
+    /// A root that is no usable certificate.
+    Root(rustls::Error),
+    /// The system trusts nobody.
+    NoSystemRoots,
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Certificate(None) => f.write_str("there is no certificate in it (-----BEGIN CERTIFICATE-----)"),
+            Self::Certificate(Some(error)) => write!(f, "the certificate in it cannot be read: {error}"),
+            Self::Key(pem::Error::NoItemsFound) => {
+                f.write_str("there is no private key in it (-----BEGIN PRIVATE KEY-----)")
+            }
+            Self::Key(error) => write!(f, "the private key in it cannot be read: {error}"),
+            Self::Pair(error) => write!(f, "certificate and key cannot be used together: {error}"),
+            Self::Root(error) => write!(f, "a certificate in it cannot be trusted as a root: {error}"),
+            Self::NoSystemRoots => f.write_str(
+                "this system has no trusted root certificates: install the package ca-certificates, or set `ca_file`",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for TlsError {}
+
+/// The certificates of a PEM text, in their order.
+pub fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
+    match found {
+        Ok(found) if found.is_empty() => Err(TlsError::Certificate(None)),
+        Ok(found) => Ok(found),
+        Err(error) => Err(TlsError::Certificate(Some(error))),
+    }
+}
+
+/// The private key of a PEM text: PKCS#8, PKCS#1 or SEC1.
+pub fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(text).map_err(TlsError::Key)
+}
+
+/// Roots from a PEM text, or the system's.
+pub fn roots(text: Option<&[u8]>) -> Result<RootCertStore, TlsError> {
+    let mut store = RootCertStore::empty();
+    match text {
+        Some(text) => {
+            for certificate in certificates(text)? {
+                store.add(certificate).map_err(TlsError::Root)?;
+            }
+        }
+        None => {
+            store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if store.is_empty() {
+                return Err(TlsError::NoSystemRoots);
+            }
+        }
+    }
+    Ok(store)
+}
+
+/// The settings of a TLS client; `identity` is its own certificate chain and key.
+pub fn client(
+    roots: RootCertStore,
+    identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Pair)?
+        .with_root_certificates(roots);
+    let config = match identity {
+        None => builder.with_no_client_auth(),
+        Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(TlsError::Pair)?,
+    };
+    Ok(Arc::new(config))
+}
