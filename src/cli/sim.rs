@@ -1,11 +1,214 @@
 //! `brownbridge sim`.
 
+use std::collections::HashMap;
+use std::io::{BufWriter, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::sync::mpsc::{self, error::TryRecvError};
+
+use crate::hub::connection_string::is_id;
+use crate::hub::limits::MQTT_PORT;
+use crate::hub::sas::Key;
+use crate::hubsim::{self, Credential, Misbehave, Options, Received, Running};
 
 /// A simulated IoT Hub (or edgeHub) behind real TLS, for trying and testing without Azure.
+///
+/// It prints a connection string, its CA and a ready [uplink] section to stderr, and every message it
+/// receives as one line of JSON to stdout. Stop it with Ctrl-C.
+///
+/// Keys and certificates last as long as the process; give --dir to keep them.
 #[derive(clap::Args)]
-pub(super) struct Args {}
+#[command(after_help = "\
+Examples:
+  brownbridge sim                              any device, on 127.0.0.1:8883
+  brownbridge sim --dir ~/sim --device press-4 only this device; its key survives restarts
+  brownbridge sim | jq .body                   only the payloads
+  brownbridge sim --cut-every 100              see the bridge deliver again what was cut off
+  brownbridge sim --x509 press-4               also write a client certificate for press-4")]
+pub(super) struct Args {
+    /// Address and port to listen on; port 0 takes a free one
+    #[arg(long, value_name = "ADDR:PORT", default_value_t = SocketAddr::from(([127, 0, 0, 1], MQTT_PORT)))]
+    listen: SocketAddr,
+    /// Host name of the simulated hub, as in HostName=.. [default: localhost; with --edge, hub.example]
+    #[arg(long, value_name = "NAME")]
+    host_name: Option<String>,
+    /// Keep the CA and the keys in this folder, so that a restart changes nothing
+    #[arg(long, value_name = "FOLDER")]
+    dir: Option<PathBuf>,
+    /// Accept only this device, or DEVICE/MODULE; its key is derived, or read from the file after `=`.
+    /// May be repeated [default: any device whose key fits]
+    #[arg(long, value_name = "ID[=KEY_FILE]")]
+    device: Vec<String>,
+    /// Write a client certificate for this device and accept it
+    #[arg(long, value_name = "ID")]
+    x509: Vec<String>,
+    /// Behave as the edgeHub of IoT Edge
+    #[arg(long)]
+    edge: bool,
+    /// Do not print messages, only count them
+    #[arg(long)]
+    quiet: bool,
+    #[command(flatten)]
+    faults: Faults,
+}
 
-pub(super) fn run(_args: Args) -> ExitCode {
-    ExitCode::from(2)
+/// Faults on purpose.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Misbehave")]
+struct Faults {
+    /// Write every PUBACK this many milliseconds late
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    puback_delay: u64,
+    /// Never write a PUBACK
+    #[arg(long)]
+    withhold_puback: bool,
+    /// Cut the line after every N messages of a connection, before the PUBACK of the Nth
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    cut_every: Option<u64>,
+    /// Refuse every CONNECT with return code 5
+    #[arg(long)]
+    refuse: bool,
+    /// Close every connection this long after its CONNECT, as if its token were over
+    #[arg(long, value_name = "SECONDS")]
+    expire: Option<u64>,
+}
+
+/// Messages wait here, in batches of one read, for a slow reader of stdout.
+const BATCHES: usize = 64;
+
+pub(super) fn run(args: Args) -> ExitCode {
+    match simulate(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn simulate(args: Args) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    // Another subscriber is only there under test.
+    let _ =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    runtime.block_on(serve(args))
+}
+
+async fn serve(args: Args) -> anyhow::Result<()> {
+    let (output, messages) = mpsc::channel(BATCHES);
+    let first = args.device.first().or(args.x509.first()).map_or("dev-01", |d| d.split('=').next().unwrap_or(d));
+    let (first, x509, quiet) = (first.to_owned(), args.x509.clone(), args.quiet);
+    let options = options(args, (!quiet).then_some(output))?;
+    let sim = hubsim::start(options).await?;
+    introduce(&sim, &first, &x509)?;
+    let printer = std::thread::spawn(move || print(messages));
+    let finished = async {
+        // The printer ends early only when nobody reads stdout any more.
+        while !printer.is_finished() {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::select! {
+        signal = tokio::signal::ctrl_c() => signal.context("cannot wait for Ctrl-C")?,
+        () = finished, if !quiet => {}
+    }
+    let counts = sim.counts();
+    sim.stop().await;
+    eprintln!("{} messages, {} dropped, {} connections", counts.messages, counts.dropped, counts.connected);
+    match printer.join() {
+        Ok(printed) => printed.context("stdout"),
+        Err(_) => anyhow::bail!("the printer failed"),
+    }
+}
+
+fn options(args: Args, output: Option<mpsc::Sender<Vec<Received>>>) -> anyhow::Result<Options> {
+    let mut devices = HashMap::new();
+    for device in &args.device {
+        let (id, credential) = match device.split_once('=') {
+            None => (device.as_str(), Credential::Derived),
+            Some((id, file)) => (id, Credential::Key(key_file(Path::new(file))?)),
+        };
+        let good = id.split('/').count() <= 2 && id.split('/').all(is_id);
+        anyhow::ensure!(good, "--device {id}: not a device id, nor DEVICE/MODULE");
+        devices.insert(id.to_owned(), credential);
+    }
+    for id in &args.x509 {
+        anyhow::ensure!(is_id(id), "--x509 {id}: not a device id");
+        if !devices.is_empty() {
+            devices.insert(id.clone(), Credential::Derived);
+        }
+    }
+    let default_host = if args.edge { "hub.example" } else { "localhost" };
+    Ok(Options {
+        listen: args.listen,
+        host: args.host_name.unwrap_or_else(|| default_host.to_owned()),
+        dir: args.dir,
+        devices,
+        edge: args.edge,
+        output,
+        misbehave: Misbehave {
+            puback_delay: Duration::from_millis(args.faults.puback_delay),
+            withhold_puback: args.faults.withhold_puback,
+            cut_every: args.faults.cut_every,
+            refuse: args.faults.refuse,
+            expire_after: args.faults.expire.map(Duration::from_secs),
+        },
+        ..Options::default()
+    })
+}
+
+fn key_file(path: &Path) -> anyhow::Result<Key> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("--device: {}", path.display()))?;
+    Key::parse(text.trim()).with_context(|| format!("--device: {}", path.display()))
+}
+
+/// Tells how to reach it. The key in it opens nothing but this simulator.
+fn introduce(sim: &Running, device: &str, x509: &[String]) -> anyhow::Result<()> {
+    let (connection, ca, address) = (sim.connection_string(device), sim.ca_file(), sim.local_addr());
+    eprintln!("The simulated hub listens on {address}. For bridge.toml:\n");
+    if x509.iter().any(|id| id == device) {
+        eprintln!("[uplink]\nkind = \"{}\"", sim.kind());
+    } else {
+        eprintln!("[uplink]\nkind = \"{}\"\nconnection_string = {:?}", sim.kind(), connection.expose());
+    }
+    for id in x509 {
+        let (certificate, key) = sim.device_certificate(id)?;
+        let prefix = if id == device { "" } else { "# " };
+        eprintln!("{prefix}connection_string = {:?}", sim.x509_connection_string(id));
+        eprintln!("{prefix}certificate = {certificate:?}\n{prefix}key = {key:?}");
+    }
+    eprintln!("ca_file = {ca:?}");
+    eprintln!("address = \"{address}\"\n");
+    Ok(())
+}
+
+/// Prints until the simulator stops; flushes whenever nothing more waits.
+fn print(mut messages: mpsc::Receiver<Vec<Received>>) -> std::io::Result<()> {
+    let mut out = BufWriter::with_capacity(64 * 1024, std::io::stdout().lock());
+    loop {
+        let batch = match messages.try_recv() {
+            Ok(batch) => batch,
+            Err(TryRecvError::Disconnected) => break,
+            Err(TryRecvError::Empty) => {
+                match out.flush() {
+                    Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+                    other => other?,
+                }
+                match messages.blocking_recv() {
+                    Some(batch) => batch,
+                    None => break,
+                }
+            }
+        };
+        for message in &batch {
+            serde_json::to_writer(&mut out, message)?;
+            out.write_all(b"\n")?;
+        }
+    }
+    out.flush()
 }

@@ -83,6 +83,11 @@ impl Key {
         Self(Zeroizing::new(bytes.to_vec()))
     }
 
+    /// The base64 text again.
+    pub fn encode(&self) -> Secret {
+        Secret::new(BASE64.encode(&*self.0))
+    }
+
     /// The key of one device of a group, in base64: base64(HMAC-SHA256(this key, id)).
     pub fn derive(&self, id: &str) -> Secret {
         Secret::new(BASE64.encode(self.mac(&[id]).finalize().into_bytes()))

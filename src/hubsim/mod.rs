@@ -1,1 +1,321 @@
-//! The hub simulator.
+//! The hub simulator: an MQTT 3.1.1 server over TLS that behaves as an IoT Hub, or an edgeHub, does.
+//!
+//! It exists to try a configuration without Azure and to test against. It is strict where the service
+//! is strict, because a simulator that forgives teaches wrong. Where the service's behaviour is not
+//! settled, the choice is a field of [`Options`].
+//!
+//! | the client does | hub | edgeHub (`edge`) |
+//! |---|---|---|
+//! | protocol level other than 4 | CONNACK 1 | CONNACK 1 |
+//! | malformed user name | CONNACK 5 | CONNACK 3 |
+//! | another host in the user name | CONNACK 5 | taken |
+//! | wrong client id, device, token, certificate | CONNACK 5 | CONNACK 5 |
+//! | connects again | the older connection is closed | same |
+//! | QoS 2, more than 262,144 bytes | closed | closed |
+//! | foreign topic, bad property bag | closed | PUBACK, dropped, counted |
+//! | undocumented topic filter, or a sixth | closed | granted, ignored |
+//! | UNSUBSCRIBE from what it never had | closed | UNSUBACK |
+//! | silence of 1.5 times the keep-alive | closed, at most after 1767 s | at most after 600 s |
+//! | its token is over | closed 300 s later | same |
+//!
+//! A message is handed to the output before its PUBACK is written. Connections, sessions, queues,
+//! packets and waiting times are all bounded.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::hub::sas::Key;
+use crate::secret::Secret;
+
+mod admission;
+mod authority;
+mod certificate;
+mod connection;
+mod counters;
+pub mod names;
+mod received;
+mod sessions;
+
+pub use authority::AuthorityError;
+pub use counters::{Closed, Counts};
+pub use received::{Received, Source};
+
+use admission::Register;
+use authority::Authority;
+use counters::Counters;
+use sessions::Sessions;
+
+/// How a device proves itself to the simulator.
+#[derive(Debug, Clone)]
+pub enum Credential {
+    /// A key derived from the simulator's master key, or a certificate of its CA with the device id as
+    /// common name.
+    Derived,
+    /// This key.
+    Key(Key),
+    /// The certificate with this SHA-256.
+    Thumbprint([u8; 32]),
+}
+
+/// Faults on purpose.
+#[derive(Debug, Clone, Default)]
+pub struct Misbehave {
+    /// PUBACKs are written this much later.
+    pub puback_delay: Duration,
+    /// PUBACKs are never written.
+    pub withhold_puback: bool,
+    /// The line is cut after every so many messages of a connection, before the PUBACK of the last.
+    pub cut_every: Option<u64>,
+    /// Every CONNECT is refused with 5.
+    pub refuse: bool,
+    /// A connection is closed this long after its CONNECT, as if its token were over.
+    pub expire_after: Option<Duration>,
+}
+
+/// What to simulate.
+#[derive(Debug)]
+pub struct Options {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The host name of the hub, as connection strings name it.
+    pub host: String,
+    /// Keep certificates and keys here; without it they last as long as the simulator.
+    pub dir: Option<PathBuf>,
+    /// The devices (`device` or `device/module`); empty takes any with [`Credential::Derived`].
+    pub devices: HashMap<String, Credential>,
+    /// Behave as an edgeHub.
+    pub edge: bool,
+    /// Say `session present` where subscriptions were kept.
+    pub session_present: bool,
+    /// How long after the end of its token a connection is closed.
+    pub expiry_grace: Duration,
+    /// Close on a foreign topic; otherwise the publish is acknowledged and dropped.
+    pub close_on_foreign_topic: bool,
+    /// How long a TLS handshake may take.
+    pub handshake_timeout: Duration,
+    /// How long the CONNECT may take after it.
+    pub connect_timeout: Duration,
+    /// Connections at once; a further one waits in the listen queue.
+    pub max_connections: usize,
+    /// Where messages go, in batches; without it they are checked and counted.
+    pub output: Option<mpsc::Sender<Vec<Received>>>,
+    /// Faults on purpose.
+    pub misbehave: Misbehave,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            host: "localhost".to_owned(),
+            dir: None,
+            devices: HashMap::new(),
+            edge: false,
+            session_present: true,
+            expiry_grace: Duration::from_secs(300),
+            close_on_foreign_topic: true,
+            handshake_timeout: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(60),
+            max_connections: 1000,
+            output: None,
+            misbehave: Misbehave::default(),
+        }
+    }
+}
+
+/// Why the simulator did not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The address is taken, or not ours.
+    Listen(SocketAddr, std::io::Error),
+    /// Certificates and keys.
+    Authority(AuthorityError),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listen(address, e) => write!(f, "cannot listen on {address}: {e}"),
+            Self::Authority(e) => e.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// What all connections share.
+struct Shared {
+    options: Options,
+    register: Register,
+    sessions: Sessions,
+    counters: Counters,
+    stop: CancellationToken,
+}
+
+/// A simulator at work. Dropping it stops it; [`stop`](Self::stop) also waits.
+pub struct Running {
+    local_addr: SocketAddr,
+    authority: Authority,
+    shared: Arc<Shared>,
+    accept: Option<JoinHandle<()>>,
+}
+
+/// Starts to listen.
+pub async fn start(options: Options) -> Result<Running, StartError> {
+    let authority = Authority::open(options.dir.as_deref()).map_err(StartError::Authority)?;
+    let tls = authority.server_config(&options.host).map_err(StartError::Authority)?;
+    let verifier = authority.client_verifier().map_err(StartError::Authority)?;
+    let listen = options.listen;
+    let listener = TcpListener::bind(listen).await.map_err(|e| StartError::Listen(listen, e))?;
+    let local_addr = listener.local_addr().map_err(|e| StartError::Listen(listen, e))?;
+    let register = Register {
+        host: options.host.clone(),
+        edge: options.edge,
+        master: authority.master.clone(),
+        devices: options.devices.clone(),
+        verifier,
+    };
+    let shared = Arc::new(Shared {
+        options,
+        register,
+        sessions: Sessions::default(),
+        counters: Counters::default(),
+        stop: CancellationToken::new(),
+    });
+    let accept = tokio::spawn(accept(listener, TlsAcceptor::from(Arc::new(tls)), Arc::clone(&shared)));
+    Ok(Running { local_addr, authority, shared, accept: Some(accept) })
+}
+
+impl Running {
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// The certificate a client must trust.
+    pub fn ca_file(&self) -> PathBuf {
+        self.authority.ca_file()
+    }
+
+    /// The connection string of a device, or `device/module`.
+    pub fn connection_string(&self, id: &str) -> Secret {
+        let (device, module) = id.split_once('/').map_or((id, None), |(device, module)| (device, Some(module)));
+        let mut text = format!("HostName={};DeviceId={device}", self.shared.options.host);
+        if let Some(module) = module {
+            text.push_str(";ModuleId=");
+            text.push_str(module);
+        }
+        match self.shared.options.devices.get(id) {
+            Some(Credential::Thumbprint(_)) => text.push_str(";x509=true"),
+            Some(Credential::Key(key)) => {
+                text.push_str(";SharedAccessKey=");
+                text.push_str(key.encode().expose());
+            }
+            Some(Credential::Derived) | None => {
+                text.push_str(";SharedAccessKey=");
+                text.push_str(self.authority.master.derive(id).expose());
+            }
+        }
+        text.push_str(self.gateway());
+        Secret::new(text)
+    }
+
+    /// The connection string of a device that has a certificate.
+    pub fn x509_connection_string(&self, device: &str) -> String {
+        format!("HostName={};DeviceId={device};x509=true{}", self.shared.options.host, self.gateway())
+    }
+
+    fn gateway(&self) -> &'static str {
+        if self.shared.options.edge { ";GatewayHostName=localhost" } else { "" }
+    }
+
+    /// The `kind` of an uplink to it.
+    pub fn kind(&self) -> &'static str {
+        if self.shared.options.edge { "edge" } else { "iothub" }
+    }
+
+    /// Makes a certificate for a device, signed by the simulator's CA: the paths of certificate and key.
+    pub fn device_certificate(&self, device: &str) -> Result<(PathBuf, PathBuf), AuthorityError> {
+        self.authority.issue(device)
+    }
+
+    /// The topic filters an identity is subscribed to.
+    pub fn subscriptions(&self, id: &str) -> Vec<String> {
+        self.shared.sessions.filters(id)
+    }
+
+    /// What happened so far.
+    pub fn counts(&self) -> Counts {
+        self.shared.counters.counts()
+    }
+
+    /// Closes all connections and waits for them.
+    pub async fn stop(mut self) {
+        self.shared.stop.cancel();
+        if let Some(accept) = self.accept.take() {
+            // The task ends by itself; an error would be a panic in it, which its own log line told.
+            let _ = accept.await;
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shared.stop.cancel();
+    }
+}
+
+/// The SHA-256 thumbprint of the first certificate in a PEM file.
+pub fn thumbprint_of(pem: &Path) -> Option<[u8; 32]> {
+    use rustls::pki_types::pem::PemObject as _;
+    CertificateDer::from_pem_file(pem).ok().map(|der| certificate::thumbprint(&der))
+}
+
+async fn accept(listener: TcpListener, tls: TlsAcceptor, shared: Arc<Shared>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let room = connections.len() < shared.options.max_connections.max(1);
+        tokio::select! {
+            () = shared.stop.cancelled() => break,
+            Some(_) = connections.join_next(), if !connections.is_empty() => {}
+            taken = listener.accept(), if room => match taken {
+                Ok((stream, peer)) => {
+                    shared.counters.accept();
+                    connections.spawn(one(stream, peer, tls.clone(), Arc::clone(&shared)));
+                }
+                // Out of descriptors, or the client gave up: neither gets better by spinning.
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            },
+        }
+    }
+    while connections.join_next().await.is_some() {}
+}
+
+async fn one(stream: TcpStream, peer: SocketAddr, tls: TlsAcceptor, shared: Arc<Shared>) {
+    let _ = stream.set_nodelay(true);
+    let handshake = tokio::time::timeout(shared.options.handshake_timeout, tls.accept(stream));
+    let closed = tokio::select! {
+        () = shared.stop.cancelled() => Closed::Stopped,
+        done = handshake => match done {
+            Ok(Ok(stream)) => connection::serve(stream, peer, &shared).await,
+            Ok(Err(e)) => {
+                tracing::info!(%peer, error = %e, "TLS handshake failed");
+                Closed::Handshake
+            }
+            Err(_) => Closed::Handshake,
+        },
+    };
+    tracing::debug!(%peer, reason = ?closed, "connection closed");
+    shared.counters.close(closed);
+}

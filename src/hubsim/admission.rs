@@ -1,0 +1,177 @@
+//! Who may connect: the CONNECT packet against the registered devices.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use rmqtt_codec::v3::Connect;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
+
+use super::Credential;
+use super::certificate::{common_name, thumbprint};
+use super::names::Username;
+use super::received::Source;
+use crate::hub::connect::Identity;
+use crate::hub::sas::{Key, Token, TokenError};
+
+/// What the hub stamps on messages of a device with a key.
+const BY_TOKEN: &str = r#"{"scope":"device","type":"sas","issuer":"iothub"}"#;
+const BY_CERTIFICATE: &str = r#"{"scope":"device","type":"x509Certificate","issuer":"external"}"#;
+
+/// Why a CONNECT is refused. The client learns only a number, the operator of the simulator this.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// Not MQTT 3.1.1.
+    Protocol,
+    Switch,
+    Username(String),
+    Host(String),
+    ClientId(String),
+    Unknown(String),
+    NoCredential,
+    Certificate(&'static str),
+    Policy,
+    Audience(String),
+    Token(TokenError),
+    TooMany,
+}
+
+impl Refusal {
+    /// The CONNACK return code: a hub answers 5 to nearly everything.
+    pub(super) fn code(&self, edge: bool) -> u8 {
+        match self {
+            Self::Protocol => 1,
+            Self::Username(_) if edge => 3,
+            Self::TooMany => 3,
+            _ => 5,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Protocol => f.write_str("not MQTT 3.1.1 (protocol level 4)"),
+            Self::Switch => f.write_str("told to refuse"),
+            Self::Username(name) => write!(f, "malformed user name {name:?}"),
+            Self::Host(name) => write!(f, "user name {name:?} names another hub"),
+            Self::ClientId(id) => write!(f, "client id {id:?} is not the identity of the user name"),
+            Self::Unknown(id) => write!(f, "no device {id:?}"),
+            Self::NoCredential => f.write_str("neither a password nor a client certificate"),
+            Self::Certificate(why) => write!(f, "client certificate: {why}"),
+            Self::Policy => f.write_str("the token names a policy of the hub; devices sign with their own key"),
+            Self::Audience(audience) => write!(f, "the token is for {audience:?}"),
+            Self::Token(e) => e.fmt(f),
+            Self::TooMany => f.write_str("too many sessions"),
+        }
+    }
+}
+
+/// A client that may come in.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    pub(super) source: Source,
+    pub(super) identity: String,
+    /// When its token ends, seconds since 1970.
+    pub(super) expiry: Option<i64>,
+}
+
+/// The registered devices.
+pub(super) struct Register {
+    pub(super) host: String,
+    pub(super) edge: bool,
+    pub(super) master: Key,
+    /// Empty: any device whose key is derived from the master key, or whose certificate our CA signed.
+    pub(super) devices: HashMap<String, Credential>,
+    pub(super) verifier: Arc<dyn ClientCertVerifier>,
+}
+
+impl Register {
+    /// Decides on a CONNECT. `now` is in seconds since 1970.
+    pub(super) fn admit(
+        &self,
+        connect: &Connect,
+        certificates: Option<&[CertificateDer<'_>]>,
+        now: i64,
+    ) -> Result<Admitted, Refusal> {
+        if connect.protocol.level() != 4 {
+            return Err(Refusal::Protocol);
+        }
+        let username = connect.username.as_deref().unwrap_or("");
+        let name = Username::parse(username).ok_or_else(|| Refusal::Username(username.to_owned()))?;
+        if !self.edge && !name.host.eq_ignore_ascii_case(&self.host) {
+            return Err(Refusal::Host(username.to_owned()));
+        }
+        let identity = Identity { hub: &self.host, device: name.device, module: name.module };
+        let id = identity.client_id();
+        if *connect.client_id != *id {
+            return Err(Refusal::ClientId(connect.client_id.to_string()));
+        }
+        let credential = match self.devices.get(&id) {
+            Some(credential) => credential.clone(),
+            None if self.devices.is_empty() => Credential::Derived,
+            None => return Err(Refusal::Unknown(id)),
+        };
+        let (expiry, auth_method) = match (&connect.password, certificates.and_then(<[_]>::split_first)) {
+            (Some(password), _) => (Some(self.token(password, &identity, &credential, now)?), BY_TOKEN),
+            (None, Some((leaf, chain))) => {
+                self.certificate(leaf, chain, &identity, &credential)?;
+                (None, BY_CERTIFICATE)
+            }
+            (None, None) => return Err(Refusal::NoCredential),
+        };
+        let source = Source { device: name.device.to_owned(), module: name.module.map(str::to_owned), auth_method };
+        Ok(Admitted { source, identity: id, expiry })
+    }
+
+    fn token(&self, password: &[u8], who: &Identity<'_>, known: &Credential, now: i64) -> Result<i64, Refusal> {
+        let text = std::str::from_utf8(password).map_err(|_| Refusal::Token(TokenError::Malformed))?;
+        let token = Token::parse(text).map_err(Refusal::Token)?;
+        if !token.key_name.is_empty() {
+            return Err(Refusal::Policy);
+        }
+        // The host of the resource is compared without case, the ids behind it with.
+        let (want, is) = (who.resource(), token.audience.as_str());
+        let fits = |want: &str| {
+            want.split_once('/').zip(is.split_once('/')).is_some_and(|((host, path), (their_host, their_path))| {
+                host.eq_ignore_ascii_case(their_host) && path == their_path
+            })
+        };
+        let through_gateway = Identity { hub: "localhost", ..*who }.resource();
+        if !(fits(&want) || (self.edge && fits(&through_gateway))) {
+            return Err(Refusal::Audience(token.audience));
+        }
+        let key = match known {
+            Credential::Key(key) => key.clone(),
+            Credential::Derived => Key::parse(self.master.derive(&who.client_id()).expose())
+                .map_err(|_| Refusal::Token(TokenError::Signature))?,
+            Credential::Thumbprint(_) => return Err(Refusal::Token(TokenError::Signature)),
+        };
+        token.check(now, &[&key]).map_err(Refusal::Token)?;
+        Ok(token.expiry)
+    }
+
+    fn certificate(
+        &self,
+        leaf: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        who: &Identity<'_>,
+        known: &Credential,
+    ) -> Result<(), Refusal> {
+        match known {
+            Credential::Key(_) => Err(Refusal::Certificate("this device has a key")),
+            Credential::Thumbprint(registered) if thumbprint(leaf) == *registered => Ok(()),
+            Credential::Thumbprint(_) => Err(Refusal::Certificate("its thumbprint is not the registered one")),
+            Credential::Derived => {
+                if common_name(leaf) != Some(who.device) {
+                    return Err(Refusal::Certificate("its common name is not the device id"));
+                }
+                self.verifier
+                    .verify_client_cert(leaf, chain, UnixTime::now())
+                    .map(|_| ())
+                    .map_err(|_| Refusal::Certificate("it is not signed by the simulator's CA, or expired"))
+            }
+        }
+    }
+}

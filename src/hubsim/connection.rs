@@ -1,0 +1,454 @@
+//! One client: its CONNECT, then packets in batches until something ends it.
+//!
+//! A read fills one buffer; all packets in it are decoded, their messages handed to the output in one
+//! piece, and then all their acknowledgements are written in one piece.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::ops::ControlFlow::{self, Break, Continue};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use rmqtt_codec::types::{Publish, QoS};
+use rmqtt_codec::v3::{Codec, Connect, ConnectAck, ConnectAckReason, LastWill, Packet, SubscribeReturnCode};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_rustls::server::TlsStream;
+use tokio_util::codec::{Decoder as _, Encoder as _};
+
+use super::Shared;
+use super::admission::{Admitted, Refusal};
+use super::counters::Closed;
+use super::names::{self, EventsTopic};
+use super::received::{Received, Source};
+use super::sessions::Hold;
+use crate::hub::limits::{
+    D2C_MAX_BYTES, EDGE_KEEP_ALIVE_TIMEOUT_MAX_SECS, KEEP_ALIVE_TIMEOUT_MAX_SECS, TOPIC_MAX_BYTES,
+};
+use crate::hub::{bag, d2c};
+use crate::message::Timestamp;
+
+/// The largest packet: a message at its limit, its topic, the packet identifier.
+const PACKET_MAX: u32 = (D2C_MAX_BYTES + TOPIC_MAX_BYTES + 16) as u32;
+const READ: usize = 64 * 1024;
+/// A client that does not read its acknowledgements is closed after this.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Delayed acknowledgements of one connection; at this many it is not read any more.
+const DELAYED_MAX: usize = 1024;
+
+type Stream = TlsStream<TcpStream>;
+
+/// Serves a client from its CONNECT to its end.
+pub(super) async fn serve(mut stream: Stream, peer: SocketAddr, shared: &Arc<Shared>) -> Closed {
+    let mut codec = Codec::new(PACKET_MAX);
+    let mut input = BytesMut::with_capacity(READ);
+    let first = timeout(shared.options.connect_timeout, first_packet(&mut stream, &mut codec, &mut input));
+    let first = tokio::select! {
+        () = shared.stop.cancelled() => return Closed::Stopped,
+        first = first => first,
+    };
+    let verdict = match first {
+        Err(_) => return Closed::NoConnect,
+        Ok(Err(closed)) => return closed,
+        Ok(Ok(First::OtherProtocol)) => Err(Refusal::Protocol),
+        Ok(Ok(First::Connect(connect))) => admit(&stream, *connect, shared),
+    };
+    let (admitted, connect, hold) = match verdict {
+        Ok(admitted) => admitted,
+        Err(refusal) => {
+            tracing::info!(%peer, reason = %refusal, "CONNECT refused");
+            let code = refusal.code(shared.options.edge);
+            let _ = timeout(WRITE_TIMEOUT, async {
+                stream.write_all(&[0x20, 2, 0, code]).await?;
+                stream.shutdown().await
+            })
+            .await;
+            return Closed::Refused;
+        }
+    };
+    shared.counters.connect();
+    tracing::info!(%peer, identity = %admitted.identity, "connected");
+    let mut connection = Connection::new(stream, codec, input, Arc::clone(shared), (admitted, &connect, hold));
+    let (stop, taken_over) = (shared.stop.clone(), connection.hold.taken_over.clone());
+    let closed = tokio::select! {
+        biased;
+        () = stop.cancelled() => Closed::Stopped,
+        () = taken_over.cancelled() => Closed::TakenOver,
+        closed = connection.run() => closed,
+    };
+    connection.end(connect.last_will, closed).await;
+    closed
+}
+
+enum First {
+    Connect(Box<Connect>),
+    OtherProtocol,
+}
+
+async fn first_packet(stream: &mut Stream, codec: &mut Codec, input: &mut BytesMut) -> Result<First, Closed> {
+    loop {
+        match codec.decode(input) {
+            Ok(Some((Packet::Connect(connect), _))) => return Ok(First::Connect(connect)),
+            Err(rmqtt_codec::error::DecodeError::UnsupportedProtocolLevel) => return Ok(First::OtherProtocol),
+            Ok(Some(_)) | Err(_) => return Err(Closed::Protocol),
+            Ok(None) => {}
+        }
+        match stream.read_buf(input).await {
+            Ok(0) | Err(_) => return Err(Closed::Lost),
+            Ok(_) => {}
+        }
+    }
+}
+
+fn admit(stream: &Stream, connect: Connect, shared: &Shared) -> Result<(Admitted, Connect, Hold), Refusal> {
+    if shared.options.misbehave.refuse {
+        return Err(Refusal::Switch);
+    }
+    let certificates = stream.get_ref().1.peer_certificates();
+    let admitted = shared.register.admit(&connect, certificates, Timestamp::now().as_secs())?;
+    let hold = shared.sessions.take(&admitted.identity, connect.clean_session).ok_or(Refusal::TooMany)?;
+    Ok((admitted, connect, hold))
+}
+
+struct Connection {
+    shared: Arc<Shared>,
+    stream: Stream,
+    codec: Codec,
+    input: BytesMut,
+    output: BytesMut,
+    batch: Vec<Received>,
+    source: Arc<Source>,
+    hold: Hold,
+    /// Silence longer than this ends it.
+    patience: Duration,
+    expires: Option<Instant>,
+    delayed: VecDeque<(Instant, NonZeroU16)>,
+    messages: u64,
+    counted: u64,
+    dropped: u64,
+    reported_version: u64,
+}
+
+/// What the next wait brought.
+enum Event {
+    Data,
+    AcksDue,
+    Closed(Closed),
+}
+
+impl Connection {
+    fn new(
+        stream: Stream,
+        codec: Codec,
+        input: BytesMut,
+        shared: Arc<Shared>,
+        (admitted, connect, hold): (Admitted, &Connect, Hold),
+    ) -> Self {
+        let cap = if shared.options.edge { EDGE_KEEP_ALIVE_TIMEOUT_MAX_SECS } else { KEEP_ALIVE_TIMEOUT_MAX_SECS };
+        let cap = Duration::from_secs(cap);
+        let patience = match connect.keep_alive {
+            0 => cap,
+            secs => (Duration::from_secs(secs.into()) * 3 / 2).min(cap),
+        };
+        let until_expiry = admitted.expiry.map(|expiry| {
+            let left = expiry.saturating_sub(Timestamp::now().as_secs());
+            // A token good for centuries would overflow the clock.
+            Duration::from_secs(u64::try_from(left).unwrap_or(0).min(100 * 366 * 86_400)) + shared.options.expiry_grace
+        });
+        let after = [until_expiry, shared.options.misbehave.expire_after].into_iter().flatten().min();
+        let mut connection = Self {
+            stream,
+            codec,
+            input,
+            output: BytesMut::new(),
+            batch: Vec::new(),
+            source: Arc::new(admitted.source),
+            patience,
+            expires: after.map(|after| Instant::now() + after),
+            delayed: VecDeque::new(),
+            messages: 0,
+            counted: 0,
+            dropped: 0,
+            reported_version: 1,
+            hold,
+            shared,
+        };
+        let session_present = connection.hold.present && connection.shared.options.session_present;
+        let return_code = ConnectAckReason::ConnectionAccepted;
+        connection.send(Packet::ConnectAck(ConnectAck { return_code, session_present }));
+        connection
+    }
+
+    async fn run(&mut self) -> Closed {
+        loop {
+            let verdict = self.take_packets();
+            if let Break(closed) = self.hand_over().await {
+                return closed;
+            }
+            if let Break(closed) = self.flush().await {
+                return closed;
+            }
+            if let Break(closed) = verdict {
+                return closed;
+            }
+            match self.wait().await {
+                Event::Data => {}
+                Event::AcksDue => self.release_acks(),
+                Event::Closed(closed) => return closed,
+            }
+        }
+    }
+
+    /// Decodes everything that is in the input buffer.
+    fn take_packets(&mut self) -> ControlFlow<Closed> {
+        let now = Timestamp::now();
+        loop {
+            match self.codec.decode(&mut self.input) {
+                Ok(None) => return Continue(()),
+                Ok(Some((Packet::Publish(publish), _))) => self.publish(&publish, now)?,
+                Ok(Some((packet, _))) => self.other(packet)?,
+                Err(rmqtt_codec::error::DecodeError::MaxSizeExceeded { .. }) => return Break(Closed::TooLarge),
+                Err(_) => return Break(Closed::Protocol),
+            }
+        }
+    }
+
+    fn publish(&mut self, publish: &Publish, now: Timestamp) -> ControlFlow<Closed> {
+        if publish.qos == QoS::ExactlyOnce {
+            return Break(Closed::Qos2);
+        }
+        if publish.topic.starts_with("$iothub/") {
+            self.twin_or_method(&publish.topic)?;
+            self.acknowledge(publish.packet_id);
+            return Continue(());
+        }
+        let Some(bag) = self.events_bag(&publish.topic)? else {
+            self.drop_message(publish);
+            return Continue(());
+        };
+        let size = publish.payload.len() + bag.len();
+        if size > D2C_MAX_BYTES && publish.payload.len() + d2c::bag_size(bag) > D2C_MAX_BYTES {
+            return Break(Closed::TooLarge);
+        }
+        let taken = self.take_message(bag, &publish.payload, now, publish.retain.then_some(("mqtt-retain", "true")));
+        if taken.is_err() {
+            if !self.shared.options.edge {
+                return Break(Closed::Bag);
+            }
+            self.drop_message(publish);
+            return Continue(());
+        }
+        if self.shared.options.misbehave.cut_every.is_some_and(|n| self.messages.is_multiple_of(n.max(1))) {
+            return Break(Closed::Cut);
+        }
+        self.acknowledge(publish.packet_id);
+        Continue(())
+    }
+
+    /// The bag of a publish to the client's own topic; `None` where it is to be dropped.
+    fn events_bag<'t>(&self, topic: &'t str) -> ControlFlow<Closed, Option<&'t str>> {
+        let options = &self.shared.options;
+        if options.edge {
+            return Continue(EventsTopic::parse_edge(topic).map(|t| t.bag));
+        }
+        let own = |t: &EventsTopic<'_>| t.device == self.source.device && t.module == self.source.module.as_deref();
+        match EventsTopic::parse(topic).filter(own) {
+            Some(topic) => Continue(Some(topic.bag)),
+            None if options.close_on_foreign_topic => {
+                tracing::info!(device = %self.source.device, topic, "publish to a topic that is not the device's own");
+                Break(Closed::Topic)
+            }
+            None => Continue(None),
+        }
+    }
+
+    fn take_message(
+        &mut self,
+        bag: &str,
+        body: &[u8],
+        now: Timestamp,
+        extra: Option<(&str, &str)>,
+    ) -> Result<(), bag::BagError> {
+        if self.shared.options.output.is_none() {
+            bag::check(bag)?;
+        } else {
+            let mut message = Received::new(&self.source, bag, body, now)?;
+            if let Some((name, value)) = extra {
+                message.properties.push((name.to_owned(), Some(value.to_owned())));
+            }
+            self.batch.push(message);
+        }
+        self.messages += 1;
+        Ok(())
+    }
+
+    fn drop_message(&mut self, publish: &Publish) {
+        self.dropped += 1;
+        self.acknowledge(publish.packet_id);
+    }
+
+    fn acknowledge(&mut self, id: Option<NonZeroU16>) {
+        let Some(packet_id) = id else { return };
+        let faults = &self.shared.options.misbehave;
+        if faults.withhold_puback {
+            return;
+        }
+        if faults.puback_delay.is_zero() {
+            self.send(Packet::PublishAck { packet_id });
+        } else {
+            self.delayed.push_back((Instant::now() + faults.puback_delay, packet_id));
+        }
+    }
+
+    fn release_acks(&mut self) {
+        let now = Instant::now();
+        while let Some((_, packet_id)) = self.delayed.pop_front_if(|(due, _)| *due <= now) {
+            self.send(Packet::PublishAck { packet_id });
+        }
+    }
+
+    fn other(&mut self, packet: Packet) -> ControlFlow<Closed> {
+        match packet {
+            Packet::PingRequest => self.send(Packet::PingResponse),
+            Packet::Disconnect => return Break(Closed::Goodbye),
+            Packet::PublishAck { .. } => {}
+            Packet::Subscribe { packet_id, topic_filters } => {
+                let mut status = Vec::with_capacity(topic_filters.len());
+                for (filter, qos) in &topic_filters {
+                    self.subscribe(filter)?;
+                    status.push(SubscribeReturnCode::Success(qos.less_value(QoS::AtLeastOnce)));
+                }
+                self.send(Packet::SubscribeAck { packet_id, status });
+            }
+            Packet::Unsubscribe { packet_id, topic_filters } => {
+                for filter in &topic_filters {
+                    let had = self.shared.sessions.unsubscribe(&self.hold, filter);
+                    if !had && !self.shared.options.edge {
+                        return Break(Closed::Unsubscribe);
+                    }
+                }
+                self.send(Packet::UnsubscribeAck { packet_id });
+            }
+            _ => return Break(Closed::Protocol),
+        }
+        Continue(())
+    }
+
+    fn subscribe(&self, filter: &str) -> ControlFlow<Closed> {
+        let Source { device, module, .. } = &*self.source;
+        let known = names::is_known_filter(filter, device, module.as_deref());
+        let kept = known && self.shared.sessions.subscribe(&self.hold, filter);
+        if kept || self.shared.options.edge {
+            return Continue(());
+        }
+        tracing::info!(%device, filter, "subscription refused");
+        Break(Closed::Subscribe)
+    }
+
+    /// Answers a twin request with an empty twin; a method's reply is taken and forgotten.
+    fn twin_or_method(&mut self, topic: &str) -> ControlFlow<Closed> {
+        let (path, rid) = topic.split_once("/?$rid=").unwrap_or((topic, ""));
+        let (status, body) = match path {
+            "$iothub/twin/GET" if !rid.is_empty() => {
+                let body =
+                    format!(r#"{{"desired":{{"$version":1}},"reported":{{"$version":{}}}}}"#, self.reported_version);
+                (format!("200/?$rid={rid}"), body)
+            }
+            "$iothub/twin/PATCH/properties/reported" if !rid.is_empty() => {
+                self.reported_version += 1;
+                (format!("204/?$rid={rid}&$version={}", self.reported_version), String::new())
+            }
+            path if path.starts_with("$iothub/methods/res/") => return Continue(()),
+            _ if self.shared.options.edge => return Continue(()),
+            _ => return Break(Closed::Topic),
+        };
+        self.send(Packet::Publish(Box::new(Publish {
+            dup: false,
+            retain: false,
+            qos: QoS::AtMostOnce,
+            topic: format!("$iothub/twin/res/{status}").into(),
+            packet_id: None,
+            payload: body.into(),
+            properties: None,
+        })));
+        Continue(())
+    }
+
+    /// Puts a packet behind the others that wait to be written.
+    fn send(&mut self, packet: Packet) {
+        // The packets above are all small and well formed, so that encoding them cannot fail.
+        let _ = self.codec.encode(packet, &mut self.output);
+    }
+
+    async fn hand_over(&mut self) -> ControlFlow<Closed> {
+        self.shared.counters.batch(self.messages - self.counted, std::mem::take(&mut self.dropped));
+        self.counted = self.messages;
+        if self.batch.is_empty() {
+            return Continue(());
+        }
+        let Some(output) = &self.shared.options.output else { return Continue(()) };
+        match output.send(std::mem::take(&mut self.batch)).await {
+            Ok(()) => Continue(()),
+            Err(_) => Break(Closed::NoOutput),
+        }
+    }
+
+    async fn flush(&mut self) -> ControlFlow<Closed> {
+        if self.output.is_empty() {
+            return Continue(());
+        }
+        let write = async {
+            self.stream.write_all(&self.output).await?;
+            self.stream.flush().await
+        };
+        match timeout(WRITE_TIMEOUT, write).await {
+            Ok(Ok(())) => {
+                self.output.clear();
+                Continue(())
+            }
+            Ok(Err(_)) => Break(Closed::Lost),
+            Err(_) => Break(Closed::NotReading),
+        }
+    }
+
+    async fn wait(&mut self) -> Event {
+        let silent = Instant::now() + self.patience;
+        let (deadline, reason) = match self.expires {
+            Some(expires) if expires < silent => (expires, Closed::Expired),
+            _ => (silent, Closed::Silent),
+        };
+        let acks_due = self.delayed.front().map(|(due, _)| *due);
+        let readable = self.delayed.len() < DELAYED_MAX;
+        self.input.reserve(READ.saturating_sub(self.input.len()).max(1));
+        tokio::select! {
+            read = self.stream.read_buf(&mut self.input), if readable => match read {
+                Ok(0) | Err(_) => Event::Closed(Closed::Lost),
+                Ok(_) => Event::Data,
+            },
+            () = sleep_until(acks_due.unwrap_or(deadline)), if acks_due.is_some() => Event::AcksDue,
+            () = sleep_until(deadline) => Event::Closed(reason),
+        }
+    }
+
+    /// The last things: the will where the client did not say goodbye, the session, the line.
+    async fn end(&mut self, will: Option<LastWill>, closed: Closed) {
+        if let Some(will) = will.filter(|_| closed != Closed::Goodbye && closed != Closed::Stopped) {
+            let bag = match self.events_bag(&will.topic) {
+                Continue(bag) => bag,
+                Break(_) => None,
+            };
+            if let Some(bag) = bag {
+                let stamp = Some(("iothub-MessageType", "Will"));
+                let _ = self.take_message(bag, &will.message, Timestamp::now(), stamp);
+                let _ = timeout(WRITE_TIMEOUT, self.hand_over()).await;
+            }
+        }
+        self.shared.sessions.leave(&self.hold);
+        if closed != Closed::Cut {
+            let _ = timeout(Duration::from_secs(1), self.stream.shutdown()).await;
+        }
+    }
+}

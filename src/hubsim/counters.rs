@@ -1,0 +1,113 @@
+//! What happened so far, as numbers that any task may read.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Why a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(usize)]
+pub enum Closed {
+    /// The client said DISCONNECT.
+    Goodbye,
+    /// The client's end of the line is gone.
+    Lost,
+    /// Nothing came for 1.5 times the keep-alive.
+    Silent,
+    /// The same identity connected again.
+    TakenOver,
+    /// The token ended.
+    Expired,
+    /// A publish with QoS 2.
+    Qos2,
+    /// A publish to a topic that is not the client's own.
+    Topic,
+    /// A property bag that does not parse.
+    Bag,
+    /// A message over the size limit.
+    TooLarge,
+    /// A topic filter that is not documented, or too many of them.
+    Subscribe,
+    /// An UNSUBSCRIBE from what was never subscribed.
+    Unsubscribe,
+    /// Bytes that are no MQTT, or a packet at the wrong time.
+    Protocol,
+    /// The line was cut on purpose.
+    Cut,
+    /// The client does not read what it is sent.
+    NotReading,
+    /// The CONNECT was refused.
+    Refused,
+    /// The TLS handshake failed or took too long.
+    Handshake,
+    /// No CONNECT came in time.
+    NoConnect,
+    /// Whoever takes the messages is gone.
+    NoOutput,
+    /// The simulator stops.
+    Stopped,
+}
+
+const REASONS: usize = Closed::Stopped as usize + 1;
+
+/// The running counts.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    accepted: AtomicU64,
+    connected: AtomicU64,
+    messages: AtomicU64,
+    dropped: AtomicU64,
+    closed: [AtomicU64; REASONS],
+}
+
+impl Counters {
+    pub(super) fn accept(&self) {
+        self.accepted.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn connect(&self) {
+        self.connected.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn batch(&self, messages: u64, dropped: u64) {
+        self.messages.fetch_add(messages, Relaxed);
+        if dropped > 0 {
+            self.dropped.fetch_add(dropped, Relaxed);
+        }
+    }
+
+    pub(super) fn close(&self, why: Closed) {
+        if let Some(count) = self.closed.get(why as usize) {
+            count.fetch_add(1, Relaxed);
+        }
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        Counts {
+            accepted: self.accepted.load(Relaxed),
+            connected: self.connected.load(Relaxed),
+            messages: self.messages.load(Relaxed),
+            dropped: self.dropped.load(Relaxed),
+            closed: std::array::from_fn(|i| self.closed.get(i).map_or(0, |c| c.load(Relaxed))),
+        }
+    }
+}
+
+/// The counts at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// TCP connections taken.
+    pub accepted: u64,
+    /// Connections that got CONNACK 0.
+    pub connected: u64,
+    /// Messages received, wills included.
+    pub messages: u64,
+    /// Publishes an edgeHub acknowledges and throws away.
+    pub dropped: u64,
+    closed: [u64; REASONS],
+}
+
+impl Counts {
+    /// How many connections ended so.
+    pub fn closed(&self, why: Closed) -> u64 {
+        self.closed.get(why as usize).copied().unwrap_or(0)
+    }
+}
