@@ -68,7 +68,7 @@ pub async fn serve<S: Source>(listener: TcpListener, recorder: Recorder, source:
     let mut upkeep = tokio::time::interval(UPKEEP);
     loop {
         let accepted = tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
             _ = upkeep.tick() => {
                 page.recorder.0.run_upkeep();
                 continue;
@@ -95,6 +95,8 @@ pub async fn serve<S: Source>(listener: TcpListener, recorder: Recorder, source:
             drop(place);
         });
     }
+    tasks.close();
+    tasks.wait().await;
 }
 
 async fn answer<S: Source>(page: &Page<S>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {

@@ -188,3 +188,6 @@ async fn accept<I: Ingest>(listener: TcpListener, shared: Arc<Shared<I>>, tasks:
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

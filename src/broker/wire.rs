@@ -47,6 +47,19 @@ pub(super) enum Outgoing {
     PingResp,
 }
 
+impl Outgoing {
+    /// First byte and identifier of an acknowledgement that says success: four bytes, the same in every version.
+    fn plain_ack(&self) -> Option<(u8, NonZeroU16)> {
+        match self {
+            Self::PubAck(packet_id) => Some((0x40, *packet_id)),
+            Self::PubRec(packet_id) => Some((0x50, *packet_id)),
+            Self::PubRel(packet_id) => Some((0x62, *packet_id)),
+            Self::PubComp { packet_id, known: true } => Some((0x70, *packet_id)),
+            _ => None,
+        }
+    }
+}
+
 /// Why a connection ends; each has a counter label, and a reason code for MQTT 5.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Close {
@@ -155,6 +168,11 @@ impl Wire {
 
     /// Appends a packet to the output; one that is over the client's own limit is not sent ([MQTT-3.1.2-25]).
     pub(super) fn encode(&mut self, packet: Outgoing, output: &mut BytesMut) -> Result<(), EncodeError> {
+        if let Some((first, packet_id)) = packet.plain_ack() {
+            let [high, low] = packet_id.get().to_be_bytes();
+            output.extend_from_slice(&[first, 2, high, low]);
+            return Ok(());
+        }
         let packet = match self.codec {
             MqttCodec::V5(_) => MqttPacket::V5(outgoing_v5(packet)),
             _ => MqttPacket::V3(outgoing_v3(packet)),
