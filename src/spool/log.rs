@@ -1,0 +1,475 @@
+//! The writing side: commits batches, rolls to the next segment, keeps spares ready, takes back what is done with.
+//!
+//! No threads and no clock of its own: `writer` drives it in the product, the tests drive it step by step.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::appender::{Shared, lock};
+use super::batch::{Batch, cursor_block};
+use super::disk::{DiskFile, is_full};
+use super::format::{BLOCK_HEADER, PAGE, SegmentHeader};
+use super::track::Segment;
+use super::{Durability, WhenFull};
+
+/// Spares to keep: one to append to next, and one so that a full disk can still record acknowledgements.
+const SPARES: usize = 2;
+
+/// What became of a commit.
+#[derive(Debug)]
+pub(super) enum Committed {
+    /// There was nothing to write.
+    Nothing,
+    /// So many records are durable.
+    Records(u64),
+    /// The disk has no room even for what was accepted; the batch is kept, try again later.
+    NoRoom,
+    /// The batch could not be made durable on two segments. The spool is at its end.
+    Failed(String),
+}
+
+/// The writer's state.
+pub(super) struct Log {
+    pub(super) shared: Arc<Shared>,
+    durability: Durability,
+    when_full: WhenFull,
+    spares: Vec<Spare>,
+    active: Option<Active>,
+    batch: Batch,
+    /// The batch holds records that are not durable yet.
+    taken: bool,
+    /// The cursor the last block says, and whether that block is synced.
+    cursor: u64,
+    unsynced: bool,
+    /// Creating a spare failed; wait for [`retry`](Self::retry).
+    no_space: bool,
+}
+
+struct Spare {
+    name: String,
+    len: u64,
+}
+
+struct Active {
+    file: Arc<dyn DiskFile>,
+    first_seq: u64,
+    salt: u32,
+    at: usize,
+    len: usize,
+}
+
+impl Active {
+    fn left(&self) -> usize {
+        self.len.saturating_sub(self.at)
+    }
+}
+
+impl Log {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        durability: Durability,
+        when_full: WhenFull,
+        spares: Vec<(String, u64)>,
+    ) -> Self {
+        let batch = Batch::new(shared.geometry.block);
+        let cursor = lock(&shared.track).cursor();
+        let spares = spares.into_iter().map(|(name, len)| Spare { name, len }).collect();
+        let active = None;
+        Self {
+            shared,
+            durability,
+            when_full,
+            spares,
+            active,
+            batch,
+            taken: false,
+            cursor,
+            unsynced: false,
+            no_space: false,
+        }
+    }
+
+    /// Makes the pending batch durable and says so.
+    pub(super) fn commit(&mut self) -> Committed {
+        if !self.taken {
+            self.take();
+        }
+        if !self.taken {
+            return Committed::Nothing;
+        }
+        let mut failures = Vec::new();
+        while failures.len() < 2 {
+            match self.write_batch() {
+                Ok(true) => return Committed::Records(self.publish()),
+                Ok(false) => return Committed::NoRoom,
+                Err(error) => {
+                    // What a failed write or fsync left behind is unknown, and asking again would be answered
+                    // "fine": this segment is finished.
+                    tracing::error!(%error, "spool: a commit failed; writing it again to a fresh segment");
+                    self.finish_segment(self.batch.first_seq());
+                    failures.push(error.to_string());
+                }
+            }
+        }
+        Committed::Failed(failures.join("; then "))
+    }
+
+    /// Writes the cursor if no block has carried it since it moved; `sync` also makes it durable.
+    /// Says whether a later call has something to do.
+    pub(super) fn write_cursor(&mut self, sync: bool) -> bool {
+        let cursor = self.mark_cursor();
+        if cursor != self.cursor && !self.taken {
+            let Some(next_seq) = self.reserve_cursor() else {
+                self.shared.cursor_moved.store(true, Ordering::Release);
+                return true;
+            };
+            if let Err(error) = self.put_cursor(next_seq, cursor) {
+                tracing::warn!(%error, "spool: the cursor cannot be written");
+                if !is_full(&error) {
+                    self.finish_segment(next_seq);
+                }
+            }
+        }
+        if sync && self.unsynced {
+            self.unsynced = false;
+            if let Some(Err(error)) = self.active.as_ref().map(|active| self.sync_file(&*active.file)) {
+                tracing::error!(%error, "spool: the cursor cannot be made durable");
+                let next_seq = lock(&self.shared.track).durable() + 1;
+                self.finish_segment(next_seq);
+            }
+        }
+        self.unsynced
+    }
+
+    /// Takes back finished segments, keeps spares, sheds if that is asked for, and says how much may be appended.
+    pub(super) fn tidy(&mut self) {
+        loop {
+            let freed = lock(&self.shared.track).free_front(false);
+            let Some(segment) = freed else { break };
+            self.recycle(segment);
+        }
+        self.replenish();
+        self.reuse_last();
+        while self.when_full == WhenFull::DropOldest && !self.can_take_batch() && self.shed() {}
+        self.admit();
+    }
+
+    /// After a full disk: ask for space again at the next [`tidy`](Self::tidy). Says whether that is needed.
+    pub(super) fn retry(&mut self) -> bool {
+        std::mem::take(&mut self.no_space)
+    }
+
+    /// Records were accepted that are not durable yet.
+    pub(super) fn has_batch(&self) -> bool {
+        self.taken
+    }
+
+    pub(super) fn wants_retry(&self) -> bool {
+        self.no_space || self.taken
+    }
+
+    fn take(&mut self) {
+        let mut pending = lock(&self.shared.pending);
+        if pending.batch.count() == 0 {
+            return;
+        }
+        std::mem::swap(&mut pending.batch, &mut self.batch);
+        let next_seq = pending.next_seq;
+        pending.batch.restart(next_seq);
+        self.taken = true;
+        // What may gather meanwhile: as much as will surely have a place when this batch is on disk.
+        let len = self.batch.len();
+        let fits = self.active.as_ref().is_some_and(|active| active.left() >= len);
+        let left = if fits { self.left() } else { self.shared.geometry.segment - PAGE };
+        let ready = if fits { self.ready() } else { self.spares.len() > SPARES };
+        let left = left.saturating_sub(len + PAGE + BLOCK_HEADER);
+        pending.limit = self.limit(left, ready);
+        let full = pending.full;
+        drop(pending);
+        if !full {
+            self.shared.room.notify_one();
+        }
+    }
+
+    /// False if there is no segment to write to.
+    fn write_batch(&mut self) -> io::Result<bool> {
+        if self.left() < self.batch.len() {
+            match self.roll(self.batch.first_seq()) {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                Err(error) if is_full(&error) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        let cursor = self.mark_cursor();
+        let Some(active) = self.active.as_mut() else { return Ok(false) };
+        self.batch.seal(active.salt, cursor, active.at, active.left());
+        match active.file.write_at(self.batch.bytes(), active.at as u64) {
+            Err(error) if is_full(&error) => return Ok(false),
+            written => written?,
+        }
+        let file = active.file.clone();
+        self.sync_file(&*file)?;
+        self.cursor = cursor;
+        self.unsynced = false;
+        Ok(true)
+    }
+
+    fn publish(&mut self) -> u64 {
+        self.taken = false;
+        let count = self.batch.count();
+        let seq = self.batch.first_seq() + count - 1;
+        if let Some(active) = &mut self.active {
+            active.at += self.batch.len();
+            let mut track = lock(&self.shared.track);
+            track.committed(seq, active.at as u64);
+            track.last_commit = self.batch.time();
+        }
+        let written = &self.shared.written;
+        written.commits.fetch_add(1, Ordering::Relaxed);
+        written.bytes.fetch_add(self.batch.len() as u64, Ordering::Relaxed);
+        self.shared.reading.committed();
+        self.shared.durable.send_modify(|durable| durable.seq = seq);
+        count
+    }
+
+    /// The cursor a block is about to say.
+    fn mark_cursor(&self) -> u64 {
+        // The mark is taken first: a cursor that moves in between sets it again.
+        self.shared.cursor_moved.store(false, Ordering::Release);
+        lock(&self.shared.track).cursor()
+    }
+
+    /// Room for one empty block that no appender has been promised; rolls where needed. The sequence it will carry.
+    fn reserve_cursor(&mut self) -> Option<u64> {
+        let mut pending = lock(&self.shared.pending);
+        if pending.batch.count() > 0 {
+            return None;
+        }
+        let next_seq = pending.next_seq;
+        if let Some(left) = self.left().checked_sub(BLOCK_HEADER) {
+            pending.limit = self.limit(left, self.ready());
+            return Some(next_seq);
+        }
+        // Rolling takes a while: nothing is taken in meanwhile, and `tidy` opens the door again.
+        pending.limit = 0;
+        drop(pending);
+        let rolled = self.roll(next_seq).unwrap_or_else(|error| {
+            tracing::error!(%error, "spool: no segment for the cursor");
+            false
+        });
+        rolled.then_some(next_seq)
+    }
+
+    fn put_cursor(&mut self, next_seq: u64, cursor: u64) -> io::Result<()> {
+        let now = self.shared.disk.now();
+        let Some(active) = self.active.as_mut() else { return Ok(()) };
+        let block = cursor_block(active.salt, next_seq, cursor, now);
+        active.file.write_at(&block, active.at as u64)?;
+        active.at += block.len();
+        lock(&self.shared.track).committed(next_seq - 1, active.at as u64);
+        self.shared.written.bytes.fetch_add(block.len() as u64, Ordering::Relaxed);
+        self.cursor = cursor;
+        self.unsynced = true;
+        Ok(())
+    }
+
+    fn left(&self) -> usize {
+        self.active.as_ref().map_or(0, Active::left)
+    }
+
+    /// Whether a batch may rely on a spare.
+    fn ready(&self) -> bool {
+        let track = lock(&self.shared.track);
+        // The last one is kept for acknowledgements, unless there is nothing to acknowledge.
+        self.spares.len() >= SPARES || (!self.spares.is_empty() && track.cursor() == track.durable())
+    }
+
+    fn limit(&self, left: usize, ready: bool) -> usize {
+        let most = self.shared.geometry.batch;
+        if ready { most } else { left.min(most) }
+    }
+
+    fn can_take_batch(&self) -> bool {
+        self.left() >= self.shared.geometry.batch || self.ready()
+    }
+
+    /// Makes a spare the active segment. False if there is none to be had.
+    fn roll(&mut self, first_seq: u64) -> io::Result<bool> {
+        if self.spares.is_empty() {
+            self.replenish();
+        }
+        if self.spares.is_empty() {
+            return Ok(false);
+        }
+        self.active = None;
+        let empty = {
+            let mut track = lock(&self.shared.track);
+            track.seal_active(first_seq - 1);
+            track.pop_empty_last(first_seq)
+        };
+        // Two segments must never begin with the same sequence.
+        if let Some(segment) = empty {
+            self.recycle(segment);
+        }
+        let Some(spare) = self.spares.pop() else { return Ok(false) };
+        let result = self.open_segment(&spare, first_seq);
+        if result.is_err() {
+            let _ = self.shared.disk.remove(&spare.name);
+            self.count_bytes();
+        }
+        result.map(|()| true)
+    }
+
+    fn open_segment(&mut self, spare: &Spare, first_seq: u64) -> io::Result<()> {
+        let disk = &*self.shared.disk;
+        let file = disk.open(&spare.name)?;
+        let salt = u32::try_from(disk.random() >> 32).unwrap_or(1);
+        let cursor = self.mark_cursor();
+        let header = SegmentHeader { salt, first_seq, cursor, id: self.shared.id, created: disk.now() };
+        file.write_at(&header.encode(), 0)?;
+        self.sync_file(&*file)?;
+        let segment = Segment { first_seq, last_seq: u64::MAX, salt, len: spare.len, created: header.created };
+        disk.rename(&spare.name, &segment.name())?;
+        if let Err(error) = self.sync_dir() {
+            let _ = disk.remove(&segment.name());
+            return Err(error);
+        }
+        self.cursor = cursor;
+        self.unsynced = false;
+        lock(&self.shared.track).push_active(segment, PAGE as u64);
+        let len = usize::try_from(spare.len).unwrap_or(0);
+        self.active = Some(Active { file, first_seq, salt, at: PAGE, len });
+        Ok(())
+    }
+
+    /// Nothing more is written to the active segment; `next_seq` will stand in another.
+    fn finish_segment(&mut self, next_seq: u64) {
+        let Some(active) = self.active.take() else { return };
+        self.unsynced = false;
+        let mut track = lock(&self.shared.track);
+        track.seal_active(next_seq - 1);
+        let empty = if active.first_seq == next_seq { track.pop_empty_last(next_seq) } else { None };
+        drop(track);
+        if let Some(segment) = empty {
+            // Not a spare: this file has just shown that it cannot be trusted.
+            if let Err(error) = self.shared.disk.remove(&segment.name()) {
+                tracing::warn!(%error, "spool: a failed segment cannot be removed");
+            }
+            self.count_bytes();
+        }
+    }
+
+    fn recycle(&mut self, segment: Segment) {
+        let disk = &*self.shared.disk;
+        let name = segment.name();
+        let wanted = self.spares.len() < SPARES && segment.len == self.shared.geometry.segment as u64;
+        let spare = format!("{:08x}-{:016x}.spare", segment.salt, segment.first_seq);
+        if wanted && disk.rename(&name, &spare).is_ok() {
+            self.spares.push(Spare { name: spare, len: segment.len });
+        } else if let Err(error) = disk.remove(&name) {
+            tracing::warn!(name, %error, "spool: a finished segment cannot be removed");
+        }
+        self.count_bytes();
+    }
+
+    /// Creates spares as far as size and disk allow.
+    fn replenish(&mut self) {
+        let len = self.shared.geometry.segment as u64;
+        while self.spares.len() < SPARES && !self.no_space {
+            if self.count_bytes() + len > self.shared.geometry.max_size {
+                return;
+            }
+            let name = format!("new-{:016x}.spare", self.shared.disk.random());
+            match self.shared.disk.create(&name, len) {
+                Ok(_) => self.spares.push(Spare { name, len }),
+                Err(error) => {
+                    self.no_space = true;
+                    tracing::warn!(%error, "spool: no space for another segment; trying again");
+                }
+            }
+        }
+        self.count_bytes();
+    }
+
+    /// Without a spare and without space, a last segment in which nothing waits is the only way on.
+    fn reuse_last(&mut self) {
+        if !self.spares.is_empty() || self.taken || self.left() >= self.shared.geometry.batch {
+            return;
+        }
+        let freed = {
+            let mut pending = lock(&self.shared.pending);
+            let mut track = lock(&self.shared.track);
+            let durable = track.durable();
+            if pending.batch.count() > 0 || track.cursor() != durable {
+                return;
+            }
+            pending.limit = 0;
+            track.seal_active(durable);
+            track.free_front(true)
+        };
+        self.active = None;
+        if let Some(segment) = freed {
+            self.recycle(segment);
+        }
+    }
+
+    fn shed(&mut self) -> bool {
+        let shed = {
+            let mut track = lock(&self.shared.track);
+            let shed = track.shed_front();
+            if let Some((segment, _)) = shed {
+                self.shared.reading.shed(segment.last_seq);
+            }
+            shed
+        };
+        let Some((segment, count)) = shed else { return false };
+        tracing::warn!(count, last = segment.last_seq, "spool: full, the oldest messages are dropped");
+        self.recycle(segment);
+        true
+    }
+
+    /// Tells the appenders how much there is room for.
+    fn admit(&mut self) {
+        let ready = self.ready();
+        let left = self.left();
+        let live = lock(&self.shared.track).segment_bytes();
+        let mut pending = lock(&self.shared.pending);
+        if !self.taken {
+            pending.limit = self.limit(left, ready);
+        }
+        // Resuming at nine tenths spares the appenders a stop for every few messages.
+        if pending.full && ready && !self.taken && live / 9 <= self.shared.geometry.max_size / 10 {
+            pending.full = false;
+        }
+        let open = !pending.full && pending.limit > 0;
+        drop(pending);
+        if open {
+            self.shared.room.notify_one();
+        }
+    }
+
+    fn count_bytes(&self) -> u64 {
+        let spares: u64 = self.spares.iter().map(|spare| spare.len).sum();
+        let bytes = lock(&self.shared.track).segment_bytes() + spares;
+        self.shared.written.disk_bytes.store(bytes, Ordering::Relaxed);
+        bytes
+    }
+
+    fn sync_file(&self, file: &dyn DiskFile) -> io::Result<()> {
+        match self.durability {
+            Durability::Fsync => file.sync().inspect_err(|_| {
+                self.shared.written.sync_failures.fetch_add(1, Ordering::Relaxed);
+            }),
+            Durability::Os => Ok(()),
+        }
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        match self.durability {
+            Durability::Fsync => self.shared.disk.sync(),
+            Durability::Os => Ok(()),
+        }
+    }
+}
