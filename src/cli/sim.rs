@@ -79,6 +79,8 @@ struct Faults {
 
 /// Messages wait here, in batches of one read, for a slow reader of stdout.
 const BATCHES: usize = 64;
+/// How long the last lines may take after Ctrl-C.
+const LAST_LINES: Duration = Duration::from_secs(2);
 
 pub(super) fn run(args: Args) -> ExitCode {
     match simulate(args) {
@@ -120,9 +122,15 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let counts = sim.counts();
     sim.stop().await;
     eprintln!("{} messages, {} dropped, {} connections", counts.messages, counts.dropped, counts.connected);
-    match printer.join() {
-        Ok(printed) => printed.context("stdout"),
-        Err(_) => anyhow::bail!("the printer failed"),
+    // Whoever reads stdout may have stopped to do so without closing it: Ctrl-C must end that too.
+    let joined = tokio::task::spawn_blocking(move || printer.join());
+    match tokio::time::timeout(LAST_LINES, joined).await {
+        Ok(Ok(Ok(printed))) => printed.context("stdout"),
+        Ok(_) => anyhow::bail!("the printer failed"),
+        Err(_) => {
+            eprintln!("error: stdout is not read; the last messages are not printed");
+            std::process::exit(2)
+        }
     }
 }
 
@@ -187,28 +195,29 @@ fn introduce(sim: &Running, device: &str, x509: &[String]) -> anyhow::Result<()>
     Ok(())
 }
 
-/// Prints until the simulator stops; flushes whenever nothing more waits.
-fn print(mut messages: mpsc::Receiver<Vec<Received>>) -> std::io::Result<()> {
-    let mut out = BufWriter::with_capacity(64 * 1024, std::io::stdout().lock());
+/// Prints until the simulator stops. A reader that closed stdout has seen enough.
+fn print(messages: mpsc::Receiver<Vec<Received>>) -> std::io::Result<()> {
+    match print_all(messages, std::io::stdout().lock()) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
+fn print_all(mut messages: mpsc::Receiver<Vec<Received>>, out: impl std::io::Write) -> std::io::Result<()> {
+    let mut out = BufWriter::with_capacity(64 * 1024, out);
     loop {
         let batch = match messages.try_recv() {
-            Ok(batch) => batch,
-            Err(TryRecvError::Disconnected) => break,
+            Ok(batch) => Some(batch),
+            Err(TryRecvError::Disconnected) => None,
             Err(TryRecvError::Empty) => {
-                match out.flush() {
-                    Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
-                    other => other?,
-                }
-                match messages.blocking_recv() {
-                    Some(batch) => batch,
-                    None => break,
-                }
+                out.flush()?;
+                messages.blocking_recv()
             }
         };
+        let Some(batch) = batch else { return out.flush() };
         for message in &batch {
             serde_json::to_writer(&mut out, message)?;
             out.write_all(b"\n")?;
         }
     }
-    out.flush()
 }

@@ -1,0 +1,174 @@
+#!/usr/bin/env python3
+"""Microsoft's device SDK against `brownbridge sim`.
+
+The simulator and the uplink share the code that writes and reads topics, bags and tokens, so an error
+in it cancels out between them. This is the stranger: what the SDK sent must be what the simulator shows.
+
+    pip install azure-iot-device==2.14.0
+    tests/interop/azure_sdk.py [path of brownbridge, default target/debug/brownbridge]
+
+The SDK dials port 8883 and no other, so 127.0.0.1:8883 must be free: taken is an error, not a skip.
+Exits 0 when all is equal, 1 on a difference, 2 when it could not run.
+"""
+
+import base64
+import json
+import pathlib
+import queue
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+
+from azure.iot.device import IoTHubDeviceClient, IoTHubModuleClient, Message, X509
+
+SENT = [
+    # body, system properties as the SDK names them, application properties
+    (b"plain", {}, {}),
+    (b"", {}, {"only": "properties"}),
+    (b'{"v":21.5}', {"content_type": "application/json", "content_encoding": "utf-8"}, {"site": "Plant 1"}),
+    ("Temperatur 21 °C".encode(), {"message_id": "m-1", "correlation_id": "c/1", "user_id": "line1/plc 7"}, {}),
+    (b"x", {"expiry_time_utc": "2030-01-02T03:04:05Z"}, {"topic": "a/b//c", "empty": "", "ampersand": "a&b=c&"}),
+    (b"x", {}, {"ü": "°C", "emoji": "\U0001f3ed", "plus": "1+1", "percent": "100%25", "space ": " a b "}),
+    (b"x", {}, {"marks": "!*'();:@=+$,/?#[]\"<>\\^`{|}~-._", "nul-ish": "\x01\t\n"}),
+    (bytes(range(256)), {"content_type": "application/octet-stream"}, {"binary": "1"}),
+    (b"y" * 250_000, {}, {"big": "1"}),
+]
+WIRE = {
+    "content_type": "content-type",
+    "content_encoding": "content-encoding",
+    "message_id": "message-id",
+    "correlation_id": "correlation-id",
+    "user_id": "user-id",
+    "expiry_time_utc": "absolute-expiry",
+}
+STAMPS = {"iothub-connection-device-id", "iothub-connection-module-id", "iothub-connection-auth-method",
+          "iothub-enqueuedtime", "iothub-message-source"}
+
+
+class Sim:
+    def __init__(self, binary, folder, *arguments):
+        self.process = subprocess.Popen(
+            [binary, "sim", "--dir", folder, *arguments],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8")
+        self.lines, said = queue.Queue(), queue.Queue()
+        threading.Thread(target=lambda: [self.lines.put(l) for l in self.process.stdout], daemon=True).start()
+        threading.Thread(target=lambda: [said.put(l) for l in self.process.stderr], daemon=True).start()
+        self.told = ""
+        while "address = " not in self.told:
+            try:
+                self.told += said.get(timeout=10)
+            except queue.Empty:
+                fail(2, f"the simulator did not start: {self.told}")
+        self.connection_string = re.search(r'connection_string = "(.*)"', self.told)[1]
+
+    def next(self):
+        try:
+            return json.loads(self.lines.get(timeout=10))
+        except queue.Empty:
+            fail(1, "a message did not arrive")
+
+    def stop(self):
+        self.process.send_signal(signal.SIGINT)
+        if (code := self.process.wait(10)) != 0:
+            fail(1, f"the simulator ended with {code}")
+
+
+def fail(code, text):
+    print(f"error: {text}", file=sys.stderr)
+    # The SDK's threads are not daemons.
+    sys.stderr.flush()
+    import os
+    os._exit(code)
+
+
+def compare(what, got, want):
+    if got != want:
+        fail(1, f"{what}:\n  sent    {want!r}\n  arrived {got!r}")
+
+
+def exchange(sim, client, name, module=None, kind="sas"):
+    client.connect()
+    for number, (body, system, properties) in enumerate(SENT):
+        message = Message(body)
+        for key, value in system.items():
+            setattr(message, key, value)
+        message.custom_properties = dict(properties)
+        client.send_message(message)
+        got = sim.next()
+        where = f"{name}, message {number}"
+        arrived = got["body"].encode() if "body" in got else base64.b64decode(got["body_base64"])
+        compare(f"{where}, body", arrived, body)
+        compare(f"{where}, device", (got["device"], got.get("module")), (client_device(name), module))
+        compare(f"{where}, properties", got["properties"], {k: v or None for k, v in properties.items()})
+        shown = {k: v for k, v in got["system"].items() if k not in STAMPS}
+        compare(f"{where}, system", shown, {WIRE[k]: v for k, v in system.items()})
+        auth = json.loads(got["system"]["iothub-connection-auth-method"])
+        compare(f"{where}, stamp", auth["type"], "sas" if kind == "sas" else "x509Certificate")
+    if module is None:
+        twin = client.get_twin()
+        compare(f"{name}, twin", set(twin), {"desired", "reported"})
+        client.patch_twin_reported_properties({"seen": True})
+    client.shutdown()
+    print(f"{name}: {len(SENT)} messages equal")
+
+
+def client_device(name):
+    return name.split("/")[0]
+
+
+def main():
+    binary = sys.argv[1] if len(sys.argv) > 1 else "target/debug/brownbridge"
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", 8883))
+        except OSError as e:
+            fail(2, f"port 8883, the only one the SDK dials, is taken: {e}")
+    with tempfile.TemporaryDirectory() as folder:
+        ca = lambda: pathlib.Path(folder, "ca.pem").read_text()
+        sim = Sim(binary, folder, "--device", "dev-01")
+        client = IoTHubDeviceClient.create_from_connection_string(
+            sim.connection_string, server_verification_cert=ca(), product_info="plant 7 (line&1)")
+        exchange(sim, client, "dev-01")
+        sim.stop()
+
+        sim = Sim(binary, folder, "--device", "dev-01/mod-01")
+        client = IoTHubModuleClient.create_from_connection_string(
+            sim.connection_string, server_verification_cert=ca())
+        exchange(sim, client, "dev-01/mod-01", module="mod-01")
+        sim.stop()
+
+        sim = Sim(binary, folder, "--x509", "x509-dev")
+        client = IoTHubDeviceClient.create_from_x509_certificate(
+            hostname="localhost", device_id="x509-dev", server_verification_cert=ca(),
+            x509=X509(f"{folder}/x509-dev.pem", f"{folder}/x509-dev.key"))
+        exchange(sim, client, "x509-dev", kind="x509")
+        sim.stop()
+
+        sim = Sim(binary, folder, "--edge", "--device", "leaf-01")
+        client = IoTHubDeviceClient.create_from_connection_string(
+            sim.connection_string, server_verification_cert=ca())
+        exchange(sim, client, "leaf-01")
+        sim.stop()
+
+        # The stranger must be refused too, or the above proves nothing about tokens.
+        sim = Sim(binary, folder, "--device", "dev-01")
+        wrong = re.sub(r"SharedAccessKey=[^;]*", "SharedAccessKey=" + base64.b64encode(b"k" * 32).decode(),
+                       sim.connection_string)
+        client = IoTHubDeviceClient.create_from_connection_string(
+            wrong, server_verification_cert=ca(), connection_retry=False)
+        try:
+            client.connect()
+        except Exception as e:
+            print(f"wrong key: refused ({type(e).__name__})")
+        else:
+            fail(1, "a wrong key was let in")
+        client.shutdown()
+        sim.stop()
+
+
+main()
