@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::num::NonZeroU16;
-use std::time::Instant;
+use tokio::time::Instant;
 
 use super::wire::Outgoing;
 

@@ -10,14 +10,14 @@ use std::io;
 use std::num::NonZeroU16;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use bytestring::ByteString;
 use rmqtt_codec::types::{Publish, QoS};
 use rmqtt_codec::v5::{SubscribeAckReason, UnsubscribeAckReason};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
 use super::acknowledge::{Acknowledgements, Kind};
@@ -25,7 +25,7 @@ use super::deliver::Window;
 use super::handshake::Connected;
 use super::router::{Inbox, Place};
 use super::wire::{Close, Incoming, Outgoing, Subscribe, Wire};
-use super::{Ingest, Offer, Shared};
+use super::{Commits as _, Ingest, Offer, Shared};
 use crate::message::{self, Timestamp};
 use crate::topic;
 
@@ -55,7 +55,7 @@ pub(super) struct Connection<'s, S, I: Ingest> {
     inbox: Inbox,
     window: Window,
     scratch: I::Scratch,
-    durable: watch::Receiver<u64>,
+    commits: I::Commits,
     owed: Acknowledgements,
     /// QoS 2 packet identifiers between PUBLISH and PUBREL ([MQTT-4.3.3-10]).
     unreleased: HashSet<NonZeroU16>,
@@ -102,7 +102,7 @@ where
             inbox,
             window: Window::new(connected.receive_max),
             scratch: shared.ingest.scratch(),
-            durable: shared.ingest.durable(),
+            commits: shared.ingest.commits(),
             owed: Acknowledgements::default(),
             unreleased: HashSet::new(),
             blocked: Blocked::No,
@@ -150,7 +150,7 @@ where
                 Event::Silent => {
                     // Silence while we do not read is ours, not the client's.
                     let heard = if wants_input { self.read_at } else { Instant::now() };
-                    alarm.as_mut().reset((heard + self.keep_alive).into());
+                    alarm.as_mut().reset(heard + self.keep_alive);
                 }
                 Event::Stop => self.stopping = true,
                 Event::End(close) => return close,
@@ -204,7 +204,7 @@ where
                 }
                 Err(_) => Event::End(Close::Lost),
             },
-            Ok(_) = self.durable.wait_for(|durable| due.is_some_and(|due| *durable >= due)), if due.is_some() => Event::Due,
+            () = self.commits.reach(due.unwrap_or(0)), if due.is_some() => Event::Due,
             () = self.shared.ingest.room(), if full => Event::Room,
             () = async { if let Some(written) = writing { written.await } }, if is_writing => Event::Written,
             Some(delivery) = self.inbox.next(), if may_deliver => Event::Deliver(delivery),
@@ -222,7 +222,7 @@ where
         if self.owed.len() == 0 {
             return;
         }
-        let durable = *self.durable.borrow();
+        let durable = self.commits.durable();
         let mut now = None;
         while let Some((packet, read)) = self.owed.release(durable) {
             let now = *now.get_or_insert_with(Instant::now);

@@ -2,7 +2,7 @@
 //!
 //! What a client may rely on:
 //! - **An acknowledgement means durable.** PUBACK (QoS 1) and PUBREC (QoS 2) leave only after
-//!   [`Ingest::durable`] covers everything [`Ingest::offer`] made of the publish. They leave in the order
+//!   [`Commits::durable`] covers everything [`Ingest::offer`] made of the publish. They leave in the order
 //!   of the publishes ([MQTT-4.6.0-2], [MQTT-4.6.0-3]), and later publishes are read and offered
 //!   meanwhile: 50 publishes in flight share commits instead of waiting for 50.
 //! - **Backpressure instead of loss.** While the ingest has no room, or [`Options::max_unacknowledged`]
@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -55,8 +55,20 @@ pub trait Ingest: Send + Sync + 'static {
     /// Returns when a publish that got [`Offer::Full`] is worth offering again.
     fn room(&self) -> impl Future<Output = ()> + Send;
 
-    /// The sequence up to which everything is on disk.
-    fn durable(&self) -> watch::Receiver<u64>;
+    /// Follows what is on disk.
+    type Commits: Commits;
+
+    /// Follows what is on disk, for one connection.
+    fn commits(&self) -> Self::Commits;
+}
+
+/// The sequence up to which everything is on disk.
+pub trait Commits: Send {
+    /// The sequence now.
+    fn durable(&self) -> u64;
+
+    /// Returns when the sequence has reached `sequence`.
+    fn reach(&mut self, sequence: u64) -> impl Future<Output = ()> + Send;
 }
 
 /// The answer to an offered publish.

@@ -155,8 +155,16 @@ impl Batch {
 
 /// An empty block: it carries the cursor when there are no records for it to ride with.
 pub(super) fn cursor_block(salt: u32, next_seq: u64, cursor: u64, time: i64) -> [u8; BLOCK_HEADER] {
-    BlockHeader { body_crc: crc32c::crc32c(&[]), body_len: 0, count: 0, into_commit: 0, first_seq: next_seq, cursor, time }
-        .encode(salt)
+    BlockHeader {
+        body_crc: crc32c::crc32c(&[]),
+        body_len: 0,
+        count: 0,
+        into_commit: 0,
+        first_seq: next_seq,
+        cursor,
+        time,
+    }
+    .encode(salt)
 }
 
 #[cfg(test)]

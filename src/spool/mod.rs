@@ -100,8 +100,8 @@ use batch::Batch;
 use disk::{Disk, FolderError, RealDisk};
 use format::PAGE;
 use log::Log;
-use read::{ReadCore, ReadQueue};
 pub use read::Reader;
+use read::{ReadCore, ReadQueue};
 
 /// How to open a spool.
 #[derive(Debug, Clone)]

@@ -112,7 +112,8 @@ impl World {
         }
         let stored = self.delivered.remove(index % self.delivered.len()).expect("in range");
         let acker = Acker { shared: self.log.shared.clone() };
-        let shed = self.options.when_full == WhenFull::DropOldest && stored.seq <= lock(&self.log.shared.track).cursor();
+        let shed =
+            self.options.when_full == WhenFull::DropOldest && stored.seq <= lock(&self.log.shared.track).cursor();
         assert_eq!(acker.ack(stored.seq), !shed, "ack of {}", stored.seq);
         assert!(!acker.ack(stored.seq), "acknowledged twice");
         self.owed.remove(&stored.seq);
