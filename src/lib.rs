@@ -6,6 +6,8 @@
 //! `spool`, `quarantine`, `uplink`, `admin`, `hubsim`) < wiring (`bridge`, `app`) < shell (`cli`).
 
 pub mod admin;
+pub mod app;
+pub mod bridge;
 pub mod broker;
 pub mod cli;
 pub mod config;

@@ -101,9 +101,9 @@ impl Metrics {
         ::metrics::counter!("brownbridge_messages_dropped_total", "reason" => reason).increment(1);
     }
 
-    /// Counts a publish that went to the quarantine.
-    pub fn quarantined(&self, reason: &'static str) {
-        ::metrics::counter!("brownbridge_messages_quarantined_total", "reason" => reason).increment(1);
+    /// Counts publishes that went to the quarantine for a reason.
+    pub fn quarantined(&self, reason: &str) -> Counter {
+        ::metrics::counter!("brownbridge_messages_quarantined_total", "reason" => reason.to_owned())
     }
 
     /// Counts an end of the uplink's connection.

@@ -1,0 +1,245 @@
+//! Builds the parts, joins them, and ends them in order.
+//!
+//! | task or thread | started by | ends when | queue into it |
+//! |---|---|---|---|
+//! | broker: accept loop, one task a connection | [`start`] | [`Running::stop`], first | sockets (not read while the spool is full) |
+//! | spool: writer and reader threads | [`start`] | after the uplink | one pending batch, 4 MB |
+//! | quarantine: writer thread | [`start`] | after the broker | 64 entries |
+//! | uplink | [`start`] | after it drained, or `drain_timeout` | the spool; `window` in flight |
+//! | admin | [`start`] | last | 64 connections |
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, Recorder};
+use crate::bridge::{Bridge, SpoolBacklog, SpoolOutcome};
+use crate::broker::Broker;
+use crate::message::Timestamp;
+use crate::metrics::{Metrics, describe_labelled};
+use crate::quarantine::{self, Quarantine};
+use crate::spool::{self, Appender, Durable, OpenError, Spool};
+use crate::uplink::{self, Status, Target};
+
+pub mod settings;
+
+pub use settings::Settings;
+
+/// How long plant connections may take to end.
+const BROKER_GRACE: Duration = Duration::from_secs(5);
+/// Age at which a waiting message, or the last acknowledgement, says that the uplink does not do its job.
+const STALE: Duration = Duration::from_secs(30);
+
+/// Why the program cannot start.
+#[derive(Debug)]
+pub enum StartError {
+    /// An address is taken or forbidden.
+    Listen(&'static str, SocketAddr, io::Error),
+    /// The spool's folder is locked, forbidden or no folder.
+    Spool(OpenError),
+    /// The quarantine's folder cannot be used.
+    Quarantine(PathBuf, io::Error),
+    /// The broker's socket cannot be used.
+    Broker(io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listen(what, address, error) => {
+                write!(f, "cannot listen on {address} for {what}: {error}")?;
+                match error.kind() {
+                    io::ErrorKind::AddrInUse => {
+                        write!(f, "; find who does with `ss -ltnp 'sport = :{}'` (mosquitto?)", address.port())
+                    }
+                    io::ErrorKind::PermissionDenied => f.write_str("; ports below 1024 need CAP_NET_BIND_SERVICE"),
+                    _ => Ok(()),
+                }
+            }
+            Self::Spool(error) => error.fmt(f),
+            Self::Quarantine(dir, error) => write!(f, "the quarantine {} cannot be used: {error}", dir.display()),
+            Self::Broker(error) => write!(f, "the broker cannot start: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// A running bridge.
+pub struct Running {
+    broker: Broker,
+    admin_addr: SocketAddr,
+    spool: Spool,
+    appender: Appender,
+    quarantine: quarantine::Writer,
+    uplink: JoinHandle<()>,
+    uplink_stop: CancellationToken,
+    status: watch::Receiver<Status>,
+    admin: JoinHandle<()>,
+    admin_stop: CancellationToken,
+    drain_timeout: Duration,
+}
+
+/// Starts everything. Only what belongs to this machine can fail: an unreachable hub is the uplink's to retry.
+pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running, StartError> {
+    let listen = settings.config.broker.listen.value;
+    let plant = TcpListener::bind(listen).await.map_err(|error| StartError::Listen("MQTT", listen, error))?;
+    let listen = settings.config.admin.listen.value;
+    let page = TcpListener::bind(listen).await.map_err(|error| StartError::Listen("/metrics", listen, error))?;
+    let admin_addr = page.local_addr().unwrap_or(listen);
+    describe_labelled();
+    let metrics = Metrics::register();
+
+    let opened = spool::open(settings.spool).map_err(StartError::Spool)?;
+    let recovered = &opened.recovered;
+    tracing::info!(waiting = recovered.waiting, "spool open after {:.0?}", recovered.took);
+    let (dir, max_size) = settings.quarantine;
+    let (quarantine, quarantine_writer): (Quarantine, _) =
+        quarantine::open(&dir, max_size).map_err(|error| StartError::Quarantine(dir, error))?;
+
+    match &mut settings.uplink.target {
+        Target::Hub(hub) => hub.spool_id = opened.appender.id(),
+        Target::Mqtt(mqtt) => mqtt.spool_id = opened.appender.id(),
+    }
+    let (status_sender, status) = watch::channel(Status::default());
+    let uplink_stop = CancellationToken::new();
+    let backlog = (SpoolBacklog(opened.reader), SpoolOutcome(opened.acker));
+    let uplink = tokio::spawn(uplink::run(settings.uplink, backlog, metrics.clone(), status_sender, uplink_stop.clone()));
+
+    let rules = (settings.rules, settings.unmatched);
+    let bridge = Bridge::new(rules, settings.own, opened.appender.clone(), quarantine, metrics.clone());
+    let broker = Broker::start(plant, settings.broker, Arc::new(bridge), metrics).map_err(StartError::Broker)?;
+
+    let admin_stop = CancellationToken::new();
+    let source = Arc::new(Gauges { appender: opened.appender.clone(), status: status.clone() });
+    let admin = tokio::spawn(admin::serve(page, recorder, source, admin_stop.clone()));
+    tracing::info!(mqtt = %broker.local_addr(), metrics = %format!("http://{admin_addr}/metrics"), "brownbridge is up");
+    Ok(Running {
+        broker,
+        admin_addr,
+        spool: opened.spool,
+        appender: opened.appender,
+        quarantine: quarantine_writer,
+        uplink,
+        uplink_stop,
+        status,
+        admin,
+        admin_stop,
+        drain_timeout: settings.config.uplink.drain_timeout,
+    })
+}
+
+impl Running {
+    /// Where MQTT clients connect.
+    pub fn mqtt_addr(&self) -> SocketAddr {
+        self.broker.local_addr()
+    }
+
+    /// Where /metrics is.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin_addr
+    }
+
+    /// What the uplink is doing.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// Returns, with the reason, only if the spool failed for good.
+    pub fn spool_failure(&self) -> impl Future<Output = Arc<str>> + Send + 'static {
+        let mut durable: watch::Receiver<Durable> = self.appender.durable();
+        async move {
+            match durable.wait_for(|durable| durable.failed.is_some()).await.map(|durable| durable.failed.clone()) {
+                Ok(Some(reason)) => reason,
+                _ => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Ends in the order of the message's way: the plant side, what is committed, the uplink when it has drained.
+    pub async fn stop(self) -> Result<(), spool::CloseError> {
+        self.broker.stop(BROKER_GRACE).await;
+        let waiting = tokio::task::spawn_blocking(move || self.quarantine.join());
+        let _ = tokio::time::timeout(BROKER_GRACE, waiting).await;
+        let drained = tokio::time::timeout(self.drain_timeout, drained(&self.appender)).await;
+        self.uplink_stop.cancel();
+        let _ = self.uplink.await;
+        let left = self.appender.stats().waiting;
+        if drained.is_err() && left > 0 {
+            tracing::info!("{left} messages stay in the spool for the next start");
+        }
+        let spool = self.spool;
+        let closed = tokio::task::spawn_blocking(move || spool.close()).await;
+        self.admin_stop.cancel();
+        let _ = self.admin.await;
+        closed.unwrap_or(Ok(()))
+    }
+}
+
+/// Returns when nothing waits.
+async fn drained(appender: &Appender) {
+    let mut look = tokio::time::interval(Duration::from_millis(10));
+    while appender.stats().waiting > 0 {
+        look.tick().await;
+    }
+}
+
+struct Gauges {
+    appender: Appender,
+    status: watch::Receiver<Status>,
+}
+
+impl Gauges {
+    fn oldest_age(&self, oldest_ms: Option<i64>) -> Duration {
+        let age = oldest_ms.map_or(0, |oldest| Timestamp::now().0.saturating_sub(oldest));
+        Duration::from_millis(u64::try_from(age).unwrap_or(0))
+    }
+}
+
+impl admin::Source for Gauges {
+    #[expect(clippy::cast_precision_loss)]
+    fn refresh(&self) {
+        let stats = self.appender.stats();
+        let gauge = |name: &'static str, value: f64| ::metrics::gauge!(name).set(value);
+        gauge("brownbridge_spool_messages", stats.waiting as f64);
+        gauge("brownbridge_spool_bytes", stats.disk_bytes as f64);
+        gauge("brownbridge_spool_oldest_age_seconds", self.oldest_age(stats.oldest_ms).as_secs_f64());
+        gauge("brownbridge_spool_full", f64::from(u8::from(stats.full)));
+        gauge("brownbridge_config_last_reload_successful", 1.0);
+        ::metrics::gauge!("brownbridge_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        let counter = |name: &'static str, value| ::metrics::counter!(name).absolute(value);
+        counter("brownbridge_spool_recovered_total", stats.recovered);
+        counter("brownbridge_spool_lost_total", stats.lost);
+        counter("brownbridge_spool_commits_total", stats.commits);
+        counter("brownbridge_spool_bytes_written_total", stats.bytes_written);
+        counter("brownbridge_spool_sync_failures_total", stats.sync_failures);
+        ::metrics::counter!("brownbridge_messages_shed_total", "reason" => "spool_full").absolute(stats.shed);
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        if let Some(reason) = &self.appender.durable().borrow().failed {
+            return Err(format!("the spool failed: {reason}"));
+        }
+        let stats = self.appender.stats();
+        let status = self.status.borrow();
+        let fresh = |at: Option<Instant>| at.is_some_and(|at| at.elapsed() < STALE);
+        if stats.waiting == 0 || (status.connected && fresh(status.last_puback)) {
+            return Ok(());
+        }
+        let waiting = stats.waiting;
+        match (&status.trouble, status.connected) {
+            (Some(trouble), false) => Err(format!("{waiting} messages wait; uplink: {trouble}")),
+            (None, false) => Err(format!("{waiting} messages wait; the uplink is not connected yet")),
+            (_, true) if self.oldest_age(stats.oldest_ms) < STALE => Ok(()),
+            (_, true) => Err(format!("{waiting} messages wait; connected, but the hub acknowledges nothing")),
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! From `bridge.toml` and the files it names to checked settings, all mistakes at once.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::bridge::Own;
+use crate::config::{self, Config, Durability, Kind, Placed, Unmatched, WhenFull};
+use crate::diag::{Diagnostic, SourceFile, Span};
+use crate::hub::connection_string::{Auth, ConnectionString};
+use crate::rules::{self, RuleSet};
+use crate::secret::Secret;
+use crate::uplink::tls::{self, TlsError};
+use crate::uplink::{HubTarget, MqttTarget, Target};
+use crate::{broker, spool, uplink};
+
+/// Everything [`super::start`] needs.
+pub struct Settings {
+    /// The rules.
+    pub rules: RuleSet,
+    /// What becomes of publishes no rule takes.
+    pub unmatched: Unmatched,
+    /// The uplink's identity.
+    pub own: Own,
+    /// The broker's bounds.
+    pub broker: broker::Options,
+    /// Where the uplink goes; the spool's identifier is filled in at start.
+    pub uplink: uplink::Options,
+    /// The spool.
+    pub spool: spool::Options,
+    /// Folder and size of the quarantine.
+    pub quarantine: (PathBuf, u64),
+    /// Where plant clients and scrapers connect, and how long the end may drain.
+    pub config: Config,
+}
+
+/// What loading found: the settings, unless there are errors, and what to tell the user.
+pub struct Loaded {
+    /// There only without errors.
+    pub settings: Option<Settings>,
+    /// What was found wrong or doubtful.
+    pub diagnostics: Vec<Diagnostic>,
+    /// The files the findings point into.
+    pub sources: Vec<SourceFile>,
+    /// What there is to say per rule file.
+    pub summaries: Vec<rules::FileSummary>,
+}
+
+/// Reads `bridge.toml` at `path` and everything it names. `Err` only where that file itself cannot be read.
+pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> io::Result<Loaded> {
+    let text = fs::read_to_string(path)?;
+    let base = path.parent().map(Path::to_owned).unwrap_or_default();
+    let (first, first_found) = config::parse(0, &text, env);
+    // The rule files come first in the list, so that their findings keep their places; bridge.toml is the last.
+    let mut place = Place { base, file: 0, found: Vec::new() };
+    let rule_files = match &first {
+        Some(config) => place.rule_files(&config.rules),
+        None => Vec::new(),
+    };
+    let file = rule_files.len();
+    let rules = rules::load(&rule_files);
+    let (config, found) = if file == 0 { (first, first_found) } else { config::parse(file, &text, env) };
+    for diagnostic in &mut place.found {
+        diagnostic.file = file;
+        diagnostic.primary.iter_mut().for_each(|label| label.file = file);
+    }
+    place.file = file;
+    place.found.extend(found);
+    let mut sources = rule_files;
+    sources.push(SourceFile { path: path.display().to_string(), text });
+    let resolved = config.and_then(|config| {
+        let target = place.target(&config);
+        let state = place.base.join(&config.state.value);
+        Some((target?, state, config))
+    });
+    let mut diagnostics = rules.diagnostics;
+    diagnostics.extend(place.found);
+    let sound = !diagnostics.iter().any(Diagnostic::is_error);
+    let settings = match (resolved, rules.rules) {
+        (Some(((target, own), state, config)), Some(rules)) if sound => Some(settled(rules, target, own, (state, config))),
+        _ => None,
+    };
+    Ok(Loaded { settings, diagnostics, sources, summaries: rules.files })
+}
+
+fn settled(rules: RuleSet, target: Target, own: Own, (state, config): (PathBuf, Config)) -> Settings {
+    let limit = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let broker = broker::Options {
+        max_packet_size: u32::try_from(config.broker.max_packet_size).unwrap_or(u32::MAX),
+        max_connections: config.broker.max_connections,
+        connect_timeout: config.broker.connect_timeout,
+        max_unacknowledged: config.broker.max_unacknowledged,
+        subscriber_queue_messages: config.broker.subscriber_queue_messages,
+        subscriber_queue_bytes: limit(config.broker.subscriber_queue_bytes),
+        max_retained: config.broker.max_retained,
+        max_retained_bytes: limit(config.broker.max_retained_bytes),
+        refused_client_id: match &target {
+            Target::Mqtt(mqtt) => Some(mqtt.client_id.clone()),
+            Target::Hub(_) => None,
+        },
+        ..broker::Options::default()
+    };
+    let uplink = uplink::Options {
+        target,
+        window: config.uplink.window,
+        keep_alive: config.uplink.keep_alive,
+        backoff: config.uplink.backoff,
+        ack_timeout: config.uplink.ack_timeout,
+    };
+    let mut spool = spool::Options::new(state.join("spool"), config.spool.max_size);
+    spool.linger = config.spool.commit_wait;
+    spool.durability = match config.spool.durability {
+        Durability::Fsync => spool::Durability::Fsync,
+        Durability::Os => spool::Durability::Os,
+    };
+    spool.when_full = match config.spool.when_full {
+        WhenFull::Refuse => spool::WhenFull::Refuse,
+        WhenFull::DropOldest => spool::WhenFull::DropOldest,
+    };
+    let quarantine = (state.join("quarantine"), config.quarantine.max_size);
+    Settings { rules, unmatched: config.unmatched, own, broker, uplink, spool, quarantine, config }
+}
+
+/// Reads rule files: a file as it is, a folder's `*.toml` in name order.
+pub fn read_rule_files(path: &Path) -> io::Result<Vec<SourceFile>> {
+    let mut paths = Vec::new();
+    if fs::metadata(path)?.is_dir() {
+        for entry in fs::read_dir(path)? {
+            let path = entry?.path();
+            let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
+            if path.extension().is_some_and(|extension| extension == "toml") && !hidden {
+                paths.push(path);
+            }
+        }
+        paths.sort();
+    } else {
+        paths.push(path.to_owned());
+    }
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path)
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+        Ok(SourceFile { path: path.display().to_string(), text })
+    };
+    paths.into_iter().map(read).collect()
+}
+
+/// Turns what `bridge.toml` names into what it is, and keeps the findings.
+struct Place {
+    base: PathBuf,
+    file: usize,
+    found: Vec<Diagnostic>,
+}
+
+impl Place {
+    fn error(&mut self, code: &'static str, title: impl Into<String>, span: &Span, help: Option<&str>) {
+        let found = Diagnostic::error(code, title, self.file);
+        let found = if span.is_empty() { found } else { found.at(span.clone(), "") };
+        self.found.push(match help {
+            Some(help) => found.help(help),
+            None => found,
+        });
+    }
+
+    fn rule_files(&mut self, rules: &Placed<String>) -> Vec<SourceFile> {
+        let path = self.base.join(&rules.value);
+        match read_rule_files(&path) {
+            Ok(files) => {
+                if files.is_empty() {
+                    let title = format!("there is no rule file in {}", path.display());
+                    let help = "every publish is unmatched; `unmatched` says what becomes of it";
+                    self.found.push(Diagnostic::warning("no-rules", title, self.file).help(help));
+                }
+                files
+            }
+            Err(error) => {
+                let title = format!("the rules in {} cannot be read: {error}", path.display());
+                self.error("no-such-file", title, &rules.span, Some("rules = \"rules\"   # a folder of *.toml, or one file"));
+                Vec::new()
+            }
+        }
+    }
+
+    fn target(&mut self, config: &Config) -> Option<(Target, Own)> {
+        match config.uplink.kind.value {
+            Kind::Mqtt => self.mqtt(config),
+            Kind::IotHub | Kind::Edge => self.hub(config),
+        }
+    }
+
+    fn mqtt(&mut self, config: &Config) -> Option<(Target, Own)> {
+        let uplink = &config.uplink;
+        let tls = if uplink.mqtt.tls { Some(self.tls(config)?) } else { None };
+        let username = uplink.mqtt.username.as_ref().map(|name| name.value.clone());
+        let password = uplink.mqtt.password.as_ref().map(|password| password.value.clone());
+        let credentials = username.map(|name| (name, password.unwrap_or_else(|| Secret::new(String::new()))));
+        let target = MqttTarget {
+            address: uplink.address.as_ref()?.value.clone(),
+            tls,
+            topic: uplink.mqtt.topic.value.clone(),
+            credentials,
+            client_id: uplink.mqtt.client_id.value.clone(),
+            spool_id: 0,
+        };
+        Some((Target::Mqtt(target), Own { hub: String::new(), device: None, module: None }))
+    }
+
+    fn hub(&mut self, config: &Config) -> Option<(Target, Own)> {
+        let uplink = &config.uplink;
+        let text = self.connection_string(config)?;
+        let connection = match ConnectionString::parse(text.value.expose()) {
+            Ok(connection) => connection,
+            Err(error) => {
+                self.error("connection-string", error.to_string(), &text.span, None);
+                return None;
+            }
+        };
+        if uplink.kind.value == Kind::Edge && connection.gateway.is_none() {
+            let help = "append ;GatewayHostName=<host name of the edge device> to the connection string";
+            self.error("no-gateway", "an edge needs `GatewayHostName` in the connection string", &text.span, Some(help));
+        }
+        match (&connection.auth, &uplink.certificate) {
+            (Auth::X509, None) => {
+                let help = "certificate = \"device.pem\"\n  key = \"device.key\"";
+                self.error("no-certificate", "x509=true needs a certificate and its key", &text.span, Some(help));
+            }
+            (Auth::Key(_) | Auth::Token(_), Some(certificate)) => {
+                let help = "write x509=true in the connection string, or remove `certificate` and `key`";
+                self.error("two-proofs", "a key and a certificate at once", &certificate.span, Some(help));
+            }
+            _ => {}
+        }
+        let tls = self.tls(config)?;
+        let own = Own {
+            hub: connection.host.clone(),
+            device: Some(connection.device.clone()),
+            module: connection.module.clone(),
+        };
+        let target = HubTarget {
+            connection,
+            tls,
+            address: uplink.address.as_ref().map(|address| address.value.clone()),
+            token_lifetime: uplink.token_lifetime,
+            spool_id: 0,
+        };
+        Some((Target::Hub(target), own))
+    }
+
+    fn connection_string(&mut self, config: &Config) -> Option<Placed<Secret>> {
+        if let Some(given) = &config.uplink.connection_string {
+            return Some(given.clone());
+        }
+        let file = config.uplink.connection_string_file.as_ref()?;
+        let text = self.read(file)?;
+        Some(Placed { value: Secret::new(String::from_utf8_lossy(&text).into_owned()), span: file.span.clone() })
+    }
+
+    fn read(&mut self, file: &Placed<String>) -> Option<Vec<u8>> {
+        let path = self.base.join(&file.value);
+        fs::read(&path)
+            .inspect_err(|error| {
+                let title = format!("{} cannot be read: {error}", path.display());
+                self.error("no-such-file", title, &file.span, None);
+            })
+            .ok()
+    }
+
+    fn tls(&mut self, config: &Config) -> Option<Arc<rustls::ClientConfig>> {
+        let uplink = &config.uplink;
+        let roots = match &uplink.ca_file {
+            None => {
+                let roots = tls::roots(None);
+                self.usable(roots, &uplink.kind.span, "the system's roots")
+            }
+            Some(file) => {
+                let text = self.read(file)?;
+                let roots = tls::roots(Some(&text));
+                self.usable(roots, &file.span, &file.value)
+            }
+        };
+        let identity = match (&uplink.certificate, &uplink.key) {
+            (Some(certificate), Some(key)) => {
+                let (chain, private) = (self.read(certificate), self.read(key));
+                let chain = self.usable(tls::certificates(&chain?), &certificate.span, &certificate.value);
+                let private = self.usable(tls::private_key(&private?), &key.span, &key.value);
+                Some((chain?, private?))
+            }
+            _ => None,
+        };
+        let span = uplink.certificate.as_ref().map_or(0..0, |certificate| certificate.span.clone());
+        let client = tls::client(roots?, identity);
+        self.usable(client, &span, "[uplink]")
+    }
+
+    fn usable<T>(&mut self, result: Result<T, TlsError>, span: &Span, name: &str) -> Option<T> {
+        result.inspect_err(|error| self.error("tls", format!("{name}: {error}"), span, None)).ok()
+    }
+}

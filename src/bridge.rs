@@ -1,0 +1,279 @@
+//! Joins the broker to rules, spool and quarantine, and the spool to the uplink. It owns no algorithm.
+//!
+//! The way of one publish is in [`Bridge::offer`]. Every way out of it counts the publish exactly once, as
+//! translated, dropped or quarantined, and only once it is settled: a publish that finds no room is offered
+//! again and counted then.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ::metrics::Counter;
+use tokio::sync::watch;
+
+use crate::broker::{Commits, Ingest, Offer};
+use crate::config::Unmatched;
+use crate::hub::connect::Identity;
+use crate::hub::{bag, d2c, limits};
+use crate::message::{Content, HubMessage, Publish, RecordWriter};
+use crate::metrics::{Metrics, translated_by_rule};
+use crate::quarantine::{Quarantine, Reason};
+use crate::rules::{self, Output, RuleSet, Verdict};
+use crate::spool::{Acker, AppendError, Appender, Durable, Reader};
+use crate::uplink::{Backlog, Outcome, Waiting};
+
+/// What takes the broker's publishes.
+pub struct Bridge {
+    rules: RuleSet,
+    unmatched: Unmatched,
+    own: Own,
+    spool: Appender,
+    quarantine: Quarantine,
+    metrics: Metrics,
+    by_rule: Vec<Counter>,
+    forwarded: Counter,
+    addressed: Counter,
+    closed: AtomicBool,
+}
+
+/// The identity of the uplink: what is addressed to it goes up as it is.
+#[derive(Debug, Clone)]
+pub struct Own {
+    /// The hub's host name.
+    pub hub: String,
+    /// The device id; `None` where the uplink is no hub.
+    pub device: Option<String>,
+    /// The module id.
+    pub module: Option<String>,
+}
+
+/// Characters of a `$.mid` at most, and what a topic has beside names and values.
+const TOPIC_OVERHEAD: usize = 512;
+
+impl Bridge {
+    /// Over loaded rules, an open spool and an open quarantine.
+    pub fn new(
+        (rules, unmatched): (RuleSet, Unmatched),
+        own: Own,
+        spool: Appender,
+        quarantine: Quarantine,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            by_rule: rules.names().map(translated_by_rule).collect(),
+            forwarded: translated_by_rule("(unmatched)"),
+            addressed: translated_by_rule("(addressed to the hub)"),
+            closed: AtomicBool::new(false),
+            rules,
+            unmatched,
+            own,
+            spool,
+            quarantine,
+            metrics,
+        }
+    }
+
+    fn translated(&self, publish: &Publish<'_>, out: &mut Output) -> Offer {
+        match self.rules.translate(publish, out) {
+            Verdict::Translated => self.store(publish, out, None),
+            Verdict::Dropped { .. } => self.drop("rule"),
+            Verdict::Quarantined { rule, reason } => {
+                let detail = out.detail().to_owned();
+                let reason = Reason { rule: self.rules.name(rule), reason: reason.label(), detail: &detail };
+                self.store(publish, out, Some(reason))
+            }
+            Verdict::Unmatched if self.unmatched == Unmatched::Drop => self.drop("unmatched"),
+            // What brokers and bridges say about themselves ($SYS) is for a rule that asks for it.
+            Verdict::Unmatched if publish.topic.starts_with('$') => self.drop("system_topic"),
+            Verdict::Unmatched => {
+                rules::forward(publish, out);
+                if out.records().next().is_none() {
+                    return self.isolate(publish, Reason { rule: "", reason: "too_long", detail: "the topic is too long" });
+                }
+                self.store(publish, out, None)
+            }
+        }
+    }
+
+    /// Spools what the rules made, and puts the publish into the quarantine beside it where a rule failed.
+    fn store(&self, publish: &Publish<'_>, out: &Output, failed: Option<Reason<'_>>) -> Offer {
+        let records = out.records().map(|(_, record)| record);
+        if let Some(detail) = records.clone().find_map(|record| self.too_large(record)) {
+            return self.isolate(publish, Reason { rule: "", reason: "too_large", detail: &detail });
+        }
+        let sequence = match self.spool.try_append(records) {
+            Ok(ticket) => ticket.0,
+            Err(error) => return self.not_appended(publish, error),
+        };
+        for (rule, _) in out.records() {
+            self.by_rule.get(rule).unwrap_or(&self.forwarded).increment(1);
+        }
+        match failed {
+            None => {
+                self.metrics.publishes_translated.increment(1);
+                Offer::Taken(sequence)
+            }
+            Some(reason) => Offer::TakenAfter(self.quarantined(publish, reason), sequence),
+        }
+    }
+
+    /// A publish already addressed to `devices/<own id>/messages/events/..`, as the remap of a classic bridge
+    /// writes it, goes up as it is.
+    fn as_addressed(&self, publish: &Publish<'_>, given: &str) -> Offer {
+        if let Err(error) = bag::check(given) {
+            let detail = format!("the hub would close the connection at this property bag: {error}");
+            return self.isolate(publish, Reason { rule: "", reason: "bad_property_bag", detail: &detail });
+        }
+        let mut record = Vec::with_capacity(publish.topic.len() + publish.payload.len() + 32);
+        let mut writer = RecordWriter::begin(&mut record, publish.received, Content::BagAsGiven, |_| ());
+        writer.property("", |out| out.extend_from_slice(given.as_bytes()));
+        let written = writer.finish(|out| out.extend_from_slice(publish.payload));
+        if let Some(detail) = written.is_ok().then(|| self.too_large(&record)).flatten() {
+            return self.isolate(publish, Reason { rule: "", reason: "too_large", detail: &detail });
+        }
+        match self.spool.try_append(std::iter::once(record.as_slice())) {
+            Ok(ticket) => {
+                self.addressed.increment(1);
+                self.metrics.publishes_translated.increment(1);
+                Offer::Taken(ticket.0)
+            }
+            Err(error) => self.not_appended(publish, error),
+        }
+    }
+
+    fn not_appended(&self, publish: &Publish<'_>, error: AppendError) -> Offer {
+        match error {
+            AppendError::Full => Offer::Full,
+            AppendError::Closed => {
+                self.closed.store(true, Ordering::Relaxed);
+                Offer::Full
+            }
+            AppendError::TooLarge => {
+                let detail = "the messages of this publish do not fit the spool's largest commit";
+                self.isolate(publish, Reason { rule: "", reason: "too_large", detail })
+            }
+        }
+    }
+
+    fn drop(&self, reason: &'static str) -> Offer {
+        self.metrics.dropped(reason);
+        Offer::Taken(0)
+    }
+
+    fn isolate(&self, publish: &Publish<'_>, reason: Reason<'_>) -> Offer {
+        Offer::TakenAfter(self.quarantined(publish, reason), 0)
+    }
+
+    fn quarantined(
+        &self,
+        publish: &Publish<'_>,
+        reason: Reason<'_>,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let stored = self.quarantine.put(publish, reason);
+        let counter = self.metrics.quarantined(reason.reason);
+        self.metrics.log_pace(|left_out| {
+            tracing::warn!(
+                topic = publish.topic, client = publish.client, rule = reason.rule, reason = reason.reason, left_out,
+                "a publish went to the quarantine: {}", reason.detail
+            );
+        });
+        Box::pin(async move {
+            stored.await;
+            counter.increment(1);
+        })
+    }
+
+    /// In words why the hub would not take a record; `None` where it will.
+    fn too_large(&self, record: &[u8]) -> Option<String> {
+        // Percent-encoding triples at most, so this decides all but the few that come near a limit.
+        if TOPIC_OVERHEAD + 3 * record.len() <= limits::TOPIC_MAX_BYTES {
+            return None;
+        }
+        let message = HubMessage::parse(record).ok()?;
+        let longest_topic = TOPIC_OVERHEAD + 3 * (record.len() - message.body.len());
+        if longest_topic <= limits::TOPIC_MAX_BYTES && longest_topic + message.body.len() <= limits::D2C_MAX_BYTES {
+            return None;
+        }
+        let sender = d2c::Sender { identity: self.own.identity(), gateway: true };
+        let longest_id = "0123456789abcdef-18446744073709551615";
+        let mut topic = String::new();
+        d2c::push_topic(&mut topic, &sender, &message, longest_id);
+        d2c::check_size(&sender, &message, longest_id, &topic).err().map(|error| error.to_string())
+    }
+}
+
+impl Own {
+    fn identity(&self) -> Identity<'_> {
+        let device = self.device.as_deref().unwrap_or_default();
+        Identity { hub: &self.hub, device, module: self.module.as_deref() }
+    }
+}
+
+impl Ingest for Bridge {
+    type Scratch = Output;
+    type Commits = SpoolCommits;
+
+    fn scratch(&self) -> Output {
+        Output::new()
+    }
+
+    fn offer(&self, out: &mut Output, publish: &Publish<'_>) -> Offer {
+        let given = self.own.device.as_deref().and_then(|own| d2c::addressed(publish.topic, own));
+        match given {
+            Some(given) => self.as_addressed(publish, given),
+            None => self.translated(publish, out),
+        }
+    }
+
+    async fn room(&self) {
+        if self.closed.load(Ordering::Relaxed) {
+            return std::future::pending().await;
+        }
+        self.spool.room().await;
+    }
+
+    fn commits(&self) -> SpoolCommits {
+        SpoolCommits(self.spool.durable())
+    }
+}
+
+/// The spool's durable sequence, for one connection.
+pub struct SpoolCommits(watch::Receiver<Durable>);
+
+impl Commits for SpoolCommits {
+    fn durable(&self) -> u64 {
+        self.0.borrow().seq
+    }
+
+    async fn reach(&mut self, sequence: u64) {
+        if self.0.wait_for(|durable| durable.seq >= sequence).await.is_err() {
+            // The spool is gone: nothing more becomes durable.
+            std::future::pending().await
+        }
+    }
+}
+
+/// The spool as the uplink reads it.
+pub struct SpoolBacklog(pub Reader);
+
+impl Backlog for SpoolBacklog {
+    async fn next(&mut self) -> Option<Waiting> {
+        let stored = self.0.next().await?;
+        Some(Waiting { sequence: stored.seq, record: stored.record })
+    }
+}
+
+/// The spool as the uplink settles it.
+pub struct SpoolOutcome(pub Acker);
+
+impl Outcome for SpoolOutcome {
+    fn delivered(&self, sequence: u64) -> bool {
+        self.0.ack(sequence)
+    }
+
+    fn abandon(&self, sequence: u64, reason: &'static str) {
+        if self.0.ack(sequence) {
+            ::metrics::counter!("brownbridge_messages_shed_total", "reason" => reason).increment(1);
+        }
+    }
+}
