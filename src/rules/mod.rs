@@ -1,1 +1,182 @@
-//! The rule engine.
+//! The rule engine: a publish in, hub messages out. Pure: it knows no client, no file and no clock.
+//!
+//! # Which rule
+//!
+//! Files are read in name order, rules in the order they stand. The first rule whose `topic` or `regex`
+//! matches takes the message. A rule with `continue = true` makes its message and the search goes on. A
+//! rule with `drop = true` ends it. The verdict is about the publish as a whole:
+//!
+//! | what happened | verdict |
+//! |---|---|
+//! | at least one message, and no rule failed | [`Verdict::Translated`] |
+//! | no message, a rule says `drop` | [`Verdict::Dropped`] |
+//! | a rule took it and could not make its message | [`Verdict::Quarantined`]; the messages of the rules before it stay |
+//! | no rule matched | [`Verdict::Unmatched`] |
+//!
+//! # What the body becomes
+//!
+//! | `decode` | body | said to be |
+//! |---|---|---|
+//! | none | the payload, byte for byte | JSON if it is JSON, else text if it is UTF-8, else binary; nothing if it is empty |
+//! | `"json"` | the payload, byte for byte; quarantined if it is no JSON | JSON |
+//! | `"text"` | `{"value":"<text>"}` | JSON |
+//! | `"number"` | `{"value":<number>}`, digits as written: `12.0` stays `12.0` | JSON |
+//! | `"raw"` | the payload, byte for byte, unseen | binary |
+//! | `{ format = "raw", as = "base64" }` | `{"value_base64":"..."}` | JSON |
+//!
+//! JSON means: UTF-8 (no byte order mark), RFC 8259, at most 128 levels deep.
+//!
+//! `add` puts its entries behind the last member of the object, in the order written, and leaves every other
+//! byte alone. A key the payload has already gets the new value in its place. Whoever needs a field (`add`,
+//! `{.field}`) needs an object, otherwise the publish is quarantined. A field that is missing leaves its
+//! entry out in `add` and `props`; in `device` the publish is quarantined. Of a key that is there twice
+//! the last one is read.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+mod explain;
+mod index;
+mod json;
+mod load;
+mod pattern;
+mod rule;
+mod template;
+pub mod testing;
+mod translate;
+
+pub use explain::{Explanation, Step, Tried, new_rule};
+pub use load::{CODES, FileSummary, Loaded, load};
+pub use translate::{Output, forward};
+
+use crate::message::Publish;
+
+/// A rule of a [`RuleSet`], counted in file order from 0.
+pub type RuleIndex = usize;
+
+/// Checked rules, ready to run. Immutable; a clone is another handle to the same rules.
+#[derive(Debug, Clone)]
+pub struct RuleSet(Arc<Rules>);
+
+#[derive(Debug)]
+struct Rules {
+    /// Tells rule sets apart, so that a cache notices a reload.
+    number: u64,
+    rules: Vec<rule::Rule>,
+    index: index::Index,
+}
+
+/// What became of a publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The output has at least one record.
+    Translated,
+    /// A rule says it is not wanted.
+    Dropped {
+        /// The rule that says so.
+        rule: RuleIndex,
+    },
+    /// A rule took it and could not make its message. Records of rules before it are in the output.
+    Quarantined {
+        /// The rule that failed.
+        rule: RuleIndex,
+        /// Why; [`Output::detail`] has it in words.
+        reason: QuarantineReason,
+    },
+    /// No rule matched.
+    Unmatched,
+}
+
+/// Why a rule could not make its message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QuarantineReason {
+    /// JSON was asked for and the payload is none.
+    NotJson,
+    /// JSON, but nested deeper than 128 levels.
+    TooDeep,
+    /// A field was asked for and the payload is no JSON object.
+    NotAnObject,
+    /// Text was asked for and the payload is not UTF-8.
+    NotText,
+    /// A number was asked for and the payload is none.
+    NotANumber,
+    /// The device is named after a field that is missing.
+    MissingField,
+    /// The device has no name.
+    EmptyDevice,
+    /// The device or a property is longer than 65,535 bytes.
+    TooLong,
+}
+
+impl QuarantineReason {
+    /// Every reason.
+    pub const ALL: [Self; 8] = [
+        Self::NotJson,
+        Self::TooDeep,
+        Self::NotAnObject,
+        Self::NotText,
+        Self::NotANumber,
+        Self::MissingField,
+        Self::EmptyDevice,
+        Self::TooLong,
+    ];
+
+    /// The reason as a fixed word, for metrics and `want.quarantine`.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::NotJson => "not_json",
+            Self::TooDeep => "too_deep",
+            Self::NotAnObject => "not_an_object",
+            Self::NotText => "not_text",
+            Self::NotANumber => "not_a_number",
+            Self::MissingField => "missing_field",
+            Self::EmptyDevice => "empty_device",
+            Self::TooLong => "too_long",
+        }
+    }
+}
+
+impl fmt::Display for QuarantineReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label())
+    }
+}
+
+impl RuleSet {
+    fn new(rules: Vec<rule::Rule>) -> Result<Self, regex::Error> {
+        static NUMBER: AtomicU64 = AtomicU64::new(1);
+        let index = index::Index::new(&rules)?;
+        Ok(Self(Arc::new(Rules { number: NUMBER.fetch_add(1, Ordering::Relaxed), rules, index })))
+    }
+
+    /// Translates a publish. Total: any publish, an outcome. The records are in `out` until its next use.
+    pub fn translate(&self, publish: &Publish<'_>, out: &mut Output) -> Verdict {
+        translate::translate(&self.0, publish, out)
+    }
+
+    /// Says which rules were tried and why each took the publish or did not.
+    pub fn explain(&self, publish: &Publish<'_>) -> Explanation {
+        explain::explain(self, publish)
+    }
+
+    /// How many rules there are.
+    pub fn len(&self) -> usize {
+        self.0.rules.len()
+    }
+
+    /// True where there is no rule.
+    pub fn is_empty(&self) -> bool {
+        self.0.rules.is_empty()
+    }
+
+    /// The name of a rule; empty for an index this set does not have.
+    pub fn name(&self, rule: RuleIndex) -> &str {
+        self.0.rules.get(rule).map_or("", |rule| &rule.name)
+    }
+
+    /// The names of all rules, in file order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.rules.iter().map(|rule| rule.name.as_str())
+    }
+}

@@ -1,0 +1,183 @@
+//! Why a publish takes the way it takes: for people, and for the messages of failing tests.
+
+use super::pattern::{Level, Pattern};
+use super::rule::{Action, Rule};
+use super::{Output, RuleIndex, RuleSet, Verdict};
+use crate::message::Publish;
+
+/// What happens to a publish, and why.
+#[derive(Debug)]
+pub struct Explanation {
+    /// The rules that were tried, in order; those behind the rule that took it were not.
+    pub tried: Vec<Tried>,
+    /// What became of it, from the same call as `run` makes.
+    pub verdict: Verdict,
+    /// The records, and why it was quarantined.
+    pub output: Output,
+    /// Where no rule matched: the one that came nearest, by its place in `tried`.
+    pub nearest: Option<usize>,
+}
+
+/// A rule that was tried.
+#[derive(Debug)]
+pub struct Tried {
+    /// Its index.
+    pub rule: RuleIndex,
+    /// Its name.
+    pub name: String,
+    /// The file and line it stands in.
+    pub path: String,
+    /// The line, from 1.
+    pub line: usize,
+    /// The topic or regex as the user wrote it.
+    pub pattern: String,
+    /// How it went.
+    pub step: Step,
+}
+
+/// How trying a rule went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// It takes the topic; names and what they stand for.
+    Took {
+        /// Name and text of each.
+        captures: Vec<(String, String)>,
+    },
+    /// A level differs.
+    Level {
+        /// The number of the level, from 1.
+        number: usize,
+        /// What the rule has there; nothing where the rule has no more levels.
+        want: Option<String>,
+        /// What the topic has there; nothing where it has no more levels.
+        got: Option<String>,
+    },
+    /// `+` and `#` in the first level do not take topics that begin with `$` ([MQTT-4.7.2-1]).
+    Dollar,
+    /// The regex does not match.
+    Regex,
+}
+
+impl Step {
+    /// The step in words.
+    pub fn in_words(&self) -> String {
+        match self {
+            Self::Took { .. } => "takes it".to_owned(),
+            Self::Level { number, want: Some(want), got: Some(got) } => {
+                format!("level {number} is `{got}`, the rule wants `{want}`")
+            }
+            Self::Level { number, want: Some(want), got: None } => {
+                format!("the topic ends before level {number}, the rule wants `{want}` there")
+            }
+            Self::Level { number, want: None, got } => {
+                format!(
+                    "the topic goes on at level {number} with `{}`, the rule ends there",
+                    got.as_deref().unwrap_or("")
+                )
+            }
+            Self::Dollar => "a wildcard in the first level does not take a topic that begins with `$`".to_owned(),
+            Self::Regex => "the regex does not match".to_owned(),
+        }
+    }
+}
+
+pub(super) fn explain(rules: &RuleSet, publish: &Publish<'_>) -> Explanation {
+    let mut output = Output::new();
+    let verdict = rules.translate(publish, &mut output);
+    let mut tried = Vec::new();
+    for (index, rule) in rules.0.rules.iter().enumerate() {
+        let step = attempt(rule, publish.topic);
+        let ends = matches!(step, Step::Took { .. }) && ends_here(rule, index, verdict);
+        tried.push(Tried {
+            rule: index,
+            name: rule.name.clone(),
+            path: rule.path.clone(),
+            line: rule.line,
+            pattern: rule.pattern.text().to_owned(),
+            step,
+        });
+        if ends {
+            break;
+        }
+    }
+    let nearest = match verdict {
+        Verdict::Unmatched => nearest(&tried),
+        _ => None,
+    };
+    Explanation { tried, verdict, output, nearest }
+}
+
+fn ends_here(rule: &Rule, index: RuleIndex, verdict: Verdict) -> bool {
+    let failed = matches!(verdict, Verdict::Quarantined { rule, .. } if rule == index);
+    rule.is_last() || failed || matches!(rule.action, Action::Drop)
+}
+
+fn attempt(rule: &Rule, topic: &str) -> Step {
+    let mut places = Vec::new();
+    if rule.pattern.captures(topic, &mut places) {
+        let text = |place: std::ops::Range<usize>| topic.get(place).unwrap_or("").to_owned();
+        return Step::Took { captures: rule.names.iter().cloned().zip(places.into_iter().map(text)).collect() };
+    }
+    if matches!(rule.pattern, Pattern::Regex { .. }) {
+        return Step::Regex;
+    }
+    let levels = rule.pattern.levels();
+    if topic.starts_with('$') && !matches!(levels.first(), Some(Level::Literal(_))) {
+        return Step::Dollar;
+    }
+    let mut words = topic.split('/');
+    for (index, level) in levels.iter().enumerate() {
+        let word = words.next();
+        let want = match (level, word) {
+            (Level::Literal(want), Some(word)) if want == word => continue,
+            (Level::Named(_) | Level::Plus, Some(_)) => continue,
+            (Level::Hash, _) => break,
+            (Level::Literal(want), _) => want.clone(),
+            (Level::Named(name), _) => format!("{{{name}}}"),
+            (Level::Plus, _) => "+".to_owned(),
+        };
+        return Step::Level { number: index + 1, want: Some(want), got: word.map(str::to_owned) };
+    }
+    Step::Level { number: levels.len() + 1, want: None, got: words.next().map(str::to_owned) }
+}
+
+/// The rule that agrees with the most levels before it fails.
+fn nearest(tried: &[Tried]) -> Option<usize> {
+    let agrees = |tried: &Tried| match &tried.step {
+        Step::Level { number, .. } => number - 1,
+        _ => 0,
+    };
+    let best = tried.iter().map(agrees).max().filter(|levels| *levels > 0)?;
+    tried.iter().position(|tried| agrees(tried) == best)
+}
+
+/// A rule that would take a topic, with a test, ready to be pasted and changed.
+pub fn new_rule(topic: &str) -> String {
+    let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
+    let levels: Vec<&str> = topic.split('/').collect();
+    let awkward = topic.contains(['{', '}']);
+    let (pattern, device) = match levels.split_last() {
+        Some((signal, [before @ .., _])) if !awkward => {
+            let mut pattern: Vec<&str> = before.to_vec();
+            pattern.extend(["{machine}", signal]);
+            (pattern.join("/"), "{machine}")
+        }
+        _ => (topic.to_owned(), "machine-1"),
+    };
+    let machine = match device {
+        "{machine}" => levels.iter().rev().nth(1).copied().unwrap_or(""),
+        device => device,
+    };
+    let (key, pattern) = match awkward {
+        true => ("regex ", format!("^{}$", regex::escape(topic))),
+        false => ("topic ", pattern),
+    };
+    format!(
+        "[[rule]]\nname   = {}\n{key} = {}\ndevice = {}\n\n[[test]]\ntopic       = {}\npayload     = '{{\"value\": 1}}'\nwant.device = {}\n",
+        quoted(topic),
+        quoted(&pattern),
+        quoted(device),
+        quoted(topic),
+        quoted(machine),
+    )
+}

@@ -1,0 +1,128 @@
+//! Rule files into checked rules and tests. Every mistake of every file is told, none stops the reading.
+
+use crate::diag::walk::{Reader, Report};
+use crate::diag::{Diagnostic, SourceFile, Span, syntax};
+
+use super::RuleSet;
+use super::rule::Rule;
+use super::testing::Test;
+
+mod later;
+mod read_rule;
+mod read_test;
+mod texts;
+mod whole;
+
+/// Every code a rule file can be answered with.
+pub const CODES: [&str; 22] = [
+    "bad-duration",
+    "bad-hex",
+    "bad-name",
+    "bad-regex",
+    "bad-topic",
+    "duplicate-name",
+    "never-runs",
+    "no-device",
+    "no-topic",
+    "no-want",
+    "not-available",
+    "raw-with-fields",
+    "reserved-property",
+    "template-syntax",
+    "toml-syntax",
+    "two-patterns",
+    "unknown-format",
+    "unknown-key",
+    "unknown-name",
+    "unknown-reason",
+    "unused-key",
+    "wrong-type",
+];
+
+/// What reading rule files came to.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The rules; none where there is an error.
+    pub rules: Option<RuleSet>,
+    /// Every finding, in the order of files and places.
+    pub diagnostics: Vec<Diagnostic>,
+    /// The `[[test]]`s of all files.
+    pub tests: Vec<Test>,
+    /// What each file has, in the order of the files.
+    pub files: Vec<FileSummary>,
+}
+
+/// What one file has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FileSummary {
+    /// How many `[[rule]]`s.
+    pub rules: usize,
+    /// How many `[[test]]`s.
+    pub tests: usize,
+}
+
+/// A rule as read, with what the checks across rules need, also where the rule itself has mistakes.
+struct Draft {
+    file: usize,
+    name: String,
+    name_span: Span,
+    named: bool,
+    goes_on: bool,
+    /// The topic filter, or the regex.
+    filter: Option<String>,
+    regex: Option<String>,
+    rule: Option<Rule>,
+}
+
+/// Reads rule files, given in the order in which their rules are to be tried.
+pub fn load(files: &[SourceFile]) -> Loaded {
+    let mut diagnostics = Vec::new();
+    let mut drafts = Vec::new();
+    let mut tests = Vec::new();
+    let mut summaries = Vec::new();
+    for (file, source) in files.iter().enumerate() {
+        let mut report = Report::new(file, &source.text);
+        summaries.push(load_file(source, &mut report, &mut drafts, &mut tests));
+        diagnostics.append(&mut report.found);
+    }
+    whole::never_runs(&drafts, &mut diagnostics);
+    whole::duplicate_names(&drafts, &mut diagnostics);
+    let mut rules = None;
+    if !diagnostics.iter().any(Diagnostic::is_error) {
+        match RuleSet::new(drafts.into_iter().filter_map(|draft| draft.rule).collect()) {
+            Ok(set) => rules = Some(set),
+            Err(error) => diagnostics.push(
+                Diagnostic::error("bad-regex", "the regexes of all rules are too large together", 0)
+                    .help(error.to_string()),
+            ),
+        }
+    }
+    diagnostics.sort_by_key(Diagnostic::sort_key);
+    Loaded { rules, diagnostics, tests, files: summaries }
+}
+
+fn load_file(
+    source: &SourceFile,
+    report: &mut Report<'_>,
+    drafts: &mut Vec<Draft>,
+    tests: &mut Vec<Test>,
+) -> FileSummary {
+    let Some(document) = syntax::parse(report) else { return FileSummary::default() };
+    let mut file = Reader::new(document.get_ref(), "the file");
+    let rules = file.tables("rule", report);
+    for (table, span) in &rules {
+        drafts.push(read_rule::read(table, span, source, report));
+    }
+    let cases = file.tables("test", report);
+    for (index, (table, span)) in cases.iter().enumerate() {
+        tests.extend(read_test::read(table, span, index + 1, report));
+    }
+    later::table(&mut file, report);
+    file.finish(report);
+    FileSummary { rules: rules.len(), tests: cases.len() }
+}
+
+/// The line of a byte offset, from 1.
+fn line(text: &str, at: usize) -> usize {
+    text.get(..at).unwrap_or("").matches('\n').count() + 1
+}

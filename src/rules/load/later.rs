@@ -1,0 +1,79 @@
+//! Keys and formats of later versions: known, and answered with a plain "not available".
+
+use toml::de::DeValue;
+
+use crate::diag::Span;
+use crate::diag::walk::{Entry, Reader, Report};
+
+/// Keys of a rule that later versions have. All but the first two change no names.
+const RULE_KEYS: [&str; 8] = ["lookup", "script", "scale", "set", "when", "throttle", "report_by_exception", "batch"];
+
+/// Formats of `decode` that later versions have.
+pub(super) const FORMATS: [&str; 5] = ["kepware", "keyvalue", "binary", "csv", "xml"];
+
+/// Says that a key or format is not available.
+pub(super) fn not_available(what: &str, span: Span, report: &mut Report<'_>) {
+    let title = format!("`{what}` is not available in this version of brownbridge");
+    report.error("not-available", title, span, "");
+}
+
+/// Reports the keys of a rule that later versions have. True where one of them would bring new names.
+pub(super) fn rule_keys(rule: &mut Reader<'_>, report: &mut Report<'_>) -> bool {
+    let mut brings_names = false;
+    for key in RULE_KEYS {
+        let Some(entry) = rule.any(key) else { continue };
+        not_available(key, entry.key_span.clone(), report);
+        brings_names |= key == "lookup";
+        durations(&entry, report);
+    }
+    brings_names
+}
+
+/// Reports the keys of a test that later versions have. True where there is one: the test cannot run.
+pub(super) fn test_keys(table: &mut Reader<'_>, keys: &[&'static str], report: &mut Report<'_>) -> bool {
+    let mut found = false;
+    for key in keys {
+        if let Some(entry) = table.any(key) {
+            not_available(key, entry.key_span, report);
+            found = true;
+        }
+    }
+    found
+}
+
+/// Reports the tables of a file for `lookup`.
+pub(super) fn table(file: &mut Reader<'_>, report: &mut Report<'_>) {
+    if let Some(entry) = file.any("table") {
+        not_available("table", entry.key_span, report);
+    }
+}
+
+/// Checks the durations among a key's values, so that a mistake in one is told now and not with the next version.
+fn durations(entry: &Entry<'_>, report: &mut Report<'_>) {
+    let mut check = |key: &str, value: &DeValue<'_>, span: Span| {
+        if !matches!(value, DeValue::String(text) if is_duration(text)) {
+            let found = report.new_error("bad-duration", format!("`{key}` is not a duration"));
+            let help = "write a number and a unit: \"500ms\", \"10s\", \"5m\", \"1h\"";
+            report.push(found.at(span, "").help(help));
+        }
+    };
+    match (entry.key, entry.value.get_ref()) {
+        ("throttle", value) => check("throttle", value, entry.value.span()),
+        ("report_by_exception" | "batch", DeValue::Table(table)) => {
+            for key in ["at_least_every", "max_wait"] {
+                if let Some(value) = table.get(key) {
+                    check(key, value.get_ref(), value.span());
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn is_duration(text: &str) -> bool {
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = text.strip_prefix(number).unwrap_or("");
+    matches!(unit, "ms" | "s" | "m" | "h" | "d")
+        && number.starts_with(|c: char| c.is_ascii_digit())
+        && number.parse().is_ok_and(f64::is_finite)
+}

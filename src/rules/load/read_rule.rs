@@ -1,0 +1,297 @@
+//! One `[[rule]]`.
+
+use regex_syntax::ast;
+use toml::de::{DeTable, DeValue};
+
+use super::texts::Names;
+use super::{Draft, later, line};
+use crate::diag::walk::{Entry, Reader, Report, Text, text};
+use crate::diag::{SourceFile, Span, nearest};
+use crate::rules::pattern::{self, Level, Mistake, Pattern};
+use crate::rules::rule::{Action, Decode, Message, Rule};
+use crate::rules::template::Template;
+
+const FORMATS: [&str; 4] = ["json", "text", "number", "raw"];
+
+/// A compiled regex may grow to this.
+const REGEX_LIMIT: usize = 16 << 20;
+
+/// What the pattern of a rule came to.
+#[derive(Default)]
+struct Asked {
+    pattern: Option<Pattern>,
+    names: Vec<String>,
+    place: Option<Span>,
+    filter: Option<String>,
+    regex: Option<String>,
+}
+
+pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, source: &SourceFile, report: &mut Report<'_>) -> Draft {
+    let before = report.found.len();
+    let mut keys = Reader::new(table, "rule");
+    let name = keys.string("name", report);
+    let asked = read_pattern(&mut keys, span, report);
+    let goes_on = keys.boolean("continue", report).is_some_and(|(yes, _)| yes);
+    let drops = keys.boolean("drop", report).is_some_and(|(yes, _)| yes);
+    let name_span = name.map(|name| name.span()).or(asked.place.clone()).unwrap_or(span.clone());
+    let shown =
+        name.map_or_else(|| asked.filter.clone().or(asked.regex.clone()).unwrap_or_default(), |n| n.value.into());
+    let brings_names = later::rule_keys(&mut keys, report);
+    let action = if drops {
+        unused(&mut keys, report);
+        Some(Action::Drop)
+    } else {
+        let names = Names { names: asked.names.clone(), place: asked.place.clone(), open: brings_names };
+        read_message(&mut keys, names, (&shown, &name_span), report).map(|message| Action::Send(Box::new(message)))
+    };
+    keys.finish(report);
+    let sound = !report.found.iter().skip(before).any(|found| found.is_error());
+    let rule = match (asked.pattern, action) {
+        (Some(pattern), Some(action)) if sound => Some(Rule {
+            name: shown.clone(),
+            path: source.path.clone(),
+            line: line(&source.text, name_span.start),
+            pattern,
+            names: asked.names,
+            goes_on,
+            action,
+        }),
+        _ => None,
+    };
+    Draft {
+        file: report.file,
+        name: shown,
+        name_span,
+        named: name.is_some(),
+        goes_on: goes_on && !drops,
+        filter: asked.filter,
+        regex: asked.regex,
+        rule,
+    }
+}
+
+/// Keys that mean nothing beside `drop = true`.
+fn unused(keys: &mut Reader<'_>, report: &mut Report<'_>) {
+    for key in ["device", "add", "props", "decode", "continue"] {
+        if let Some(entry) = keys.any(key) {
+            let title = format!("`{key}` means nothing beside `drop = true`");
+            let found = crate::diag::Diagnostic::warning("unused-key", title, report.file);
+            report.push(found.at(entry.key_span, "no message is made"));
+        }
+    }
+}
+
+fn read_pattern<'a>(keys: &mut Reader<'a>, span: &Span, report: &mut Report<'_>) -> Asked {
+    match (keys.any("topic"), keys.any("regex")) {
+        (Some(topic), Some(regex)) => {
+            let found = report.new_error("two-patterns", "a rule has `topic` or `regex`, not both");
+            report.push(found.at(regex.key_span, "one too many").context(topic.key_span, "the other one"));
+            Asked::default()
+        }
+        (Some(topic), None) => text(&topic, report).map(|text| read_topic(&text, report)).unwrap_or_default(),
+        (None, Some(regex)) => text(&regex, report).map(|text| read_regex(&text, report)).unwrap_or_default(),
+        (None, None) => {
+            let found = report.new_error("no-topic", "the rule does not say which topics it takes");
+            report.push(found.at(span.clone(), "no `topic`").help("topic = \"plant1/{line}/{machine}\""));
+            Asked::default()
+        }
+    }
+}
+
+fn read_topic(text: &Text<'_>, report: &mut Report<'_>) -> Asked {
+    let (levels, mistakes) = pattern::levels(text.value);
+    let sound = mistakes.is_empty();
+    for mistake in mistakes {
+        let part = |part| text.part(report.text, part);
+        let found = match mistake {
+            Mistake::Mixed(level) => report
+                .new_error("bad-topic", "a wildcard must be a whole topic level")
+                .at(part(level), "mixed with other characters")
+                .help("to match inside a level, use `regex = '...'` instead of `topic`"),
+            Mistake::Hash(level) => report
+                .new_error("bad-topic", "`#` must be the last topic level")
+                .at(part(level), "levels follow")
+                .help("for exactly one level write `+` or a name in braces"),
+            Mistake::Name(name) => report
+                .new_error("bad-name", "this cannot be the name of a topic level")
+                .at(part(name), "")
+                .help("a name has letters, digits and `_`, and is not `time`, `topic` or `client`"),
+            Mistake::Twice(name, first) => report
+                .new_error("bad-name", "two topic levels have the same name")
+                .at(part(name), "again")
+                .context(part(first), "first here"),
+            Mistake::Filter(error) => report.new_error("bad-topic", error.to_string()).at(text.span(), ""),
+        };
+        report.push(found);
+    }
+    let filter = pattern::filter(&levels);
+    Asked {
+        names: pattern::names(&levels),
+        place: Some(text.span()),
+        filter: Some(filter.clone()),
+        regex: None,
+        pattern: sound.then(|| Pattern::Topic { text: text.value.to_owned(), filter, levels }),
+    }
+}
+
+fn read_regex(text: &Text<'_>, report: &mut Report<'_>) -> Asked {
+    let mut asked = Asked { place: Some(text.span()), regex: Some(text.value.to_owned()), ..Asked::default() };
+    match regex::RegexBuilder::new(text.value).size_limit(REGEX_LIMIT).build() {
+        Ok(regex) => {
+            let named = || regex.capture_names().enumerate().filter_map(|(group, name)| Some((group, name?)));
+            asked.names = named().map(|(_, name)| name.to_owned()).collect();
+            let groups = named().map(|(group, _)| group).collect();
+            asked.pattern = Some(Pattern::Regex { text: text.value.to_owned(), regex, groups });
+        }
+        Err(error) => {
+            let told = match ast::parse::Parser::new().parse(text.value) {
+                Err(syntax) => Some((syntax.span().start.offset..syntax.span().end.offset, syntax.kind().to_string())),
+                Ok(_) => None,
+            };
+            let title = "this regex does not work";
+            match told {
+                Some((part, why)) => report.error("bad-regex", title, text.part(report.text, part), why),
+                None => {
+                    let why = error.to_string();
+                    report.error("bad-regex", title, text.span(), why.lines().last().unwrap_or(""));
+                }
+            }
+        }
+    }
+    asked
+}
+
+fn read_message(
+    keys: &mut Reader<'_>,
+    mut names: Names,
+    (name, name_span): (&str, &Span),
+    report: &mut Report<'_>,
+) -> Option<Message> {
+    let decode = keys.any("decode").map(|entry| (read_decode(&entry, &mut names, report), entry.value.span()));
+    let device = match keys.any("device") {
+        Some(entry) => text(&entry, report).map(|text| names.template(&text, report)),
+        None => {
+            let title = match name {
+                "" => "the rule does not say which device the message belongs to".to_owned(),
+                name => format!("rule `{name}` does not say which device the message belongs to"),
+            };
+            let found = report.new_error("no-device", title).at(name_span.clone(), "no `device`");
+            report.push(found.help(format!("device = \"{}\"", device_name(&names.names))));
+            None
+        }
+    };
+    let mut add = Vec::new();
+    let add_key = keys.any("add");
+    if let Some((table, _)) = keys.table("add", report) {
+        for (key, value) in table {
+            add.push((key.get_ref().as_ref().into(), names.value(key.get_ref(), value, report)));
+        }
+    }
+    let props = read_props(keys, &names, report);
+    let reads_fields = device.as_ref().is_some_and(Template::has_field)
+        || props.iter().any(|(_, template)| template.has_field())
+        || add.iter().any(|(_, value)| value.has_field());
+    let decode = match decode {
+        Some((Some(Decode::Raw), span)) if reads_fields || !add.is_empty() => {
+            let what = if add.is_empty() { "`{.field}`" } else { "`add`" };
+            let title = format!("{what} needs JSON, and `decode = \"raw\"` leaves the payload as it is");
+            let mut found = report.new_error("raw-with-fields", title).at(span.clone(), "no JSON comes of this");
+            if let Some(entry) = add_key.filter(|_| !add.is_empty()) {
+                found = found.context(entry.key_span, "this needs JSON");
+            }
+            report.push(found.fix(span, "{ format = \"raw\", as = \"base64\" }"));
+            None
+        }
+        decode => decode.and_then(|(decode, _)| decode),
+    };
+    Some(Message { decode, device: device?, add, props, reads_fields })
+}
+
+fn device_name(names: &[String]) -> String {
+    let known = ["device", "machine"].into_iter().find(|known| names.iter().any(|name| name == known));
+    match known.or(names.last().map(String::as_str)) {
+        Some(name) => format!("{{{name}}}"),
+        None => "machine-1".to_owned(),
+    }
+}
+
+fn read_decode<'a>(entry: &Entry<'a>, names: &mut Names, report: &mut Report<'_>) -> Option<Decode> {
+    let DeValue::Table(table) = entry.value.get_ref() else {
+        return format(&text(entry, report)?, None, names, report);
+    };
+    let mut keys = Reader::new(table, "decode");
+    let Some(name) = keys.any("format") else {
+        let found = report.new_error("unknown-format", "`decode` does not say which format");
+        report.push(found.at(entry.value.span(), "no `format`").help("decode = { format = \"json\" }"));
+        return None;
+    };
+    let name = text(&name, report)?;
+    if later::FORMATS.contains(&name.value) {
+        return format(&name, None, names, report);
+    }
+    let coding = if name.value == "raw" { keys.string("as", report) } else { None };
+    keys.finish(report);
+    format(&name, coding, names, report)
+}
+
+fn format(name: &Text<'_>, coding: Option<Text<'_>>, names: &mut Names, report: &mut Report<'_>) -> Option<Decode> {
+    match (name.value, coding) {
+        ("json", _) => return Some(Decode::Json),
+        ("text", _) => return Some(Decode::Text),
+        ("number", _) => return Some(Decode::Number),
+        ("raw", None) => return Some(Decode::Raw),
+        ("raw", Some(coding)) if coding.value == "base64" => return Some(Decode::RawBase64),
+        ("raw", Some(coding)) => {
+            let found = report.new_error("unknown-format", format!("`as` cannot be `{}`", coding.value));
+            report.push(found.at(coding.span(), "").fix(coding.span(), "\"base64\""));
+        }
+        (later, _) if later::FORMATS.contains(&later) => {
+            names.open = true;
+            later::not_available(later, name.span(), report);
+        }
+        (unknown, _) => {
+            let found = report.new_error("unknown-format", format!("unknown format `{unknown}`")).at(name.span(), "");
+            report.push(match nearest(unknown, FORMATS.into_iter().chain(later::FORMATS)) {
+                Some(meant) => found.fix(name.span(), format!("\"{meant}\"")),
+                None => found.help(format!("formats: {}", FORMATS.join(", "))),
+            });
+        }
+    }
+    None
+}
+
+fn read_props(keys: &mut Reader<'_>, names: &Names, report: &mut Report<'_>) -> Vec<(Box<str>, Template)> {
+    let mut props = Vec::new();
+    let Some((table, _)) = keys.table("props", report) else { return props };
+    for (key, value) in table {
+        let name = key.get_ref().as_ref();
+        if let Some(why) = reserved(name) {
+            let title = format!("the property `{name}` cannot be set by a rule");
+            report.error("reserved-property", title, key.span(), why);
+        }
+        props.push((name.into(), names.property(name, value, report)));
+    }
+    props
+}
+
+/// Why a property name is not free, if it is not.
+fn reserved(name: &str) -> Option<&'static str> {
+    let lower = name.to_ascii_lowercase();
+    match lower.as_str() {
+        "" => Some("a property needs a name"),
+        "device" | "topic" => Some("brownbridge sets it itself"),
+        _ if lower.starts_with('$') || lower.starts_with("iothub-") => Some("names of this kind belong to IoT Hub"),
+        _ => None,
+    }
+}
+
+/// Keeps the levels of a pattern in reach of `explain`.
+impl Pattern {
+    /// The levels of a topic pattern; none for a regex.
+    pub(in crate::rules) fn levels(&self) -> &[Level] {
+        match self {
+            Self::Topic { levels, .. } => levels,
+            Self::Regex { .. } => &[],
+        }
+    }
+}

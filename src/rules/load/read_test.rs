@@ -1,0 +1,137 @@
+//! One `[[test]]`.
+
+use toml::de::DeTable;
+
+use super::later;
+use crate::diag::walk::{Reader, Report, Text};
+use crate::diag::{Span, nearest};
+use crate::rules::QuarantineReason;
+use crate::rules::testing::{Test, Want, WantMessage};
+
+/// Reads a test; none where it has a mistake.
+pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, number: usize, report: &mut Report<'_>) -> Option<Test> {
+    let before = report.found.len();
+    let mut keys = Reader::new(table, "test");
+    let name = keys.string("name", report);
+    let topic = keys.string("topic", report);
+    let client = keys.string("client", report);
+    let payload = keys.string("payload", report);
+    let hex = keys.string("payload_hex", report);
+    let later = later::test_keys(&mut keys, &["send"], report);
+    let want = read_want(&mut keys, span, report);
+    keys.finish(report);
+    if let (Some(topic), false) = (&topic, later)
+        && let Err(error) = crate::topic::check_name(topic.value)
+    {
+        report.error("bad-topic", error.to_string(), topic.span(), "");
+    }
+    if topic.is_none() && !later {
+        report.error("no-topic", "the test does not say on which topic", span.clone(), "no `topic`");
+    }
+    if let (Some(_), Some(hex)) = (&payload, &hex) {
+        report.error("unused-key", "a test has `payload` or `payload_hex`, not both", hex.span(), "one too many");
+    }
+    let payload = match hex {
+        Some(hex) => read_hex(&hex, report),
+        None => payload.map_or(Vec::new(), |text| text.value.as_bytes().to_vec()),
+    };
+    if report.found.len() > before {
+        return None;
+    }
+    let topic = topic?;
+    Some(Test {
+        file: report.file,
+        name: name.map_or_else(|| format!("test {number} ({})", topic.value), |name| name.value.to_owned()),
+        topic: topic.value.to_owned(),
+        topic_span: topic.span(),
+        client: client.map_or("test", |client| client.value).to_owned(),
+        payload,
+        want: want?,
+    })
+}
+
+fn read_want(keys: &mut Reader<'_>, span: &Span, report: &mut Report<'_>) -> Option<Want> {
+    let Some(entry) = keys.any("want") else {
+        let found = report.new_error("no-want", "the test does not say what it wants").at(span.clone(), "no `want`");
+        report.push(found.help("want.device = \"press7\", want.payload = '{\"v\": 1}' or want.nothing = true"));
+        return None;
+    };
+    if entry.value.get_ref().is_array() {
+        let tables = keys.tables("want", report);
+        return Some(Want::Messages(
+            tables
+                .iter()
+                .map(|(table, span)| {
+                    let mut keys = Reader::new(table, "want");
+                    let want = read_message(&mut keys, span, report);
+                    keys.finish(report);
+                    want
+                })
+                .collect(),
+        ));
+    }
+    let (table, want_span) = keys.table("want", report)?;
+    let mut keys = Reader::new(table, "want");
+    later::test_keys(&mut keys, &["count"], report);
+    let nothing = keys.boolean("nothing", report);
+    let quarantine = keys.string("quarantine", report);
+    let message = read_message(&mut keys, &want_span, report);
+    keys.finish(report);
+    if let Some(word) = quarantine {
+        return read_reason(&word, report).map(|reason| Want::Quarantine(reason, word.span()));
+    }
+    match nothing {
+        Some((true, span)) => Some(Want::Nothing(span)),
+        _ => Some(Want::Messages(vec![message])),
+    }
+}
+
+fn read_reason(word: &Text<'_>, report: &mut Report<'_>) -> Option<QuarantineReason> {
+    let reason = QuarantineReason::ALL.into_iter().find(|reason| reason.label() == word.value);
+    if reason.is_none() {
+        let labels = QuarantineReason::ALL.map(QuarantineReason::label);
+        let title = format!("unknown reason `{}`", word.value);
+        let found = report.new_error("unknown-reason", title).at(word.span(), "");
+        report.push(match nearest(word.value, labels) {
+            Some(meant) => found.fix(word.span(), format!("\"{meant}\"")),
+            None => found.help(format!("reasons: {}", labels.join(", "))),
+        });
+    }
+    reason
+}
+
+fn read_message(keys: &mut Reader<'_>, span: &Span, report: &mut Report<'_>) -> WantMessage {
+    let owned = |text: Text<'_>| (text.value.to_owned(), text.span());
+    let device = keys.string("device", report).map(owned);
+    let payload = keys.string("payload", report).map(owned);
+    let mut props = Vec::new();
+    if let Some((table, _)) = keys.table("props", report) {
+        for (name, value) in table {
+            let entry = crate::diag::walk::Entry { key: name.get_ref(), key_span: name.span(), value };
+            if let Some(text) = crate::diag::walk::text(&entry, report) {
+                props.push((entry.key.to_owned(), text.value.to_owned(), text.span()));
+            }
+        }
+    }
+    WantMessage { span: span.clone(), device, payload, props }
+}
+
+fn read_hex(text: &Text<'_>, report: &mut Report<'_>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut high = None;
+    for (at, c) in text.value.char_indices().filter(|(_, c)| !c.is_whitespace()) {
+        let Some(digit) = c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()) else {
+            let place = text.part(report.text, at..at + c.len_utf8());
+            report.error("bad-hex", "this is not a hexadecimal digit", place, "0 to 9 and a to f");
+            return bytes;
+        };
+        match high.take() {
+            None => high = Some(digit),
+            Some(high) => bytes.push(high << 4 | digit),
+        }
+    }
+    if high.is_some() {
+        report.error("bad-hex", "a hexadecimal digit is missing", text.span(), "a byte has two digits");
+    }
+    bytes
+}

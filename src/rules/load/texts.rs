@@ -1,0 +1,131 @@
+//! Templates and `add` values of a rule, with the names they may use.
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+use crate::diag::walk::{Report, Text, type_name};
+use crate::diag::{Span, nearest};
+use crate::rules::rule::Value;
+use crate::rules::template::{BUILT_IN, Mistake, Template};
+
+/// The names a rule's templates may use.
+pub(super) struct Names {
+    pub(super) names: Vec<String>,
+    /// The pattern they come from.
+    pub(super) place: Option<Span>,
+    /// A key this version does not run would bring more names, so an unknown one is no finding.
+    pub(super) open: bool,
+}
+
+impl Names {
+    /// Reads a template and tells its mistakes.
+    pub(super) fn template(&self, text: &Text<'_>, report: &mut Report<'_>) -> Template {
+        let (template, mistakes) = Template::parse(text.value, &self.names);
+        for mistake in mistakes {
+            self.tell(mistake, text, report);
+        }
+        template
+    }
+
+    fn tell(&self, mistake: Mistake, text: &Text<'_>, report: &mut Report<'_>) {
+        let syntax = |report: &mut Report<'_>, title: &str, part: Span, help: &str| {
+            let found = report.new_error("template-syntax", title).at(text.part(report.text, part), "");
+            report.push(found.help(help));
+        };
+        match mistake {
+            Mistake::Unclosed(part) => {
+                syntax(
+                    report,
+                    "the closing brace is missing",
+                    part,
+                    "a brace that is meant as it stands is written twice: {{",
+                );
+            }
+            Mistake::LoneBrace(part) => {
+                syntax(
+                    report,
+                    "the opening brace is missing",
+                    part,
+                    "a brace that is meant as it stands is written twice: }}",
+                );
+            }
+            Mistake::EmptyName(part) => {
+                let part = part.start.saturating_sub(1)..part.end + 1;
+                syntax(
+                    report,
+                    "the name is missing",
+                    part,
+                    "write {name} for a name from the topic, {.field} for a field of the payload",
+                );
+            }
+            Mistake::Unknown(_) if self.open => {}
+            Mistake::Unknown(part) => {
+                let name = text.value.get(part.clone()).unwrap_or("");
+                let place = text.part(report.text, part);
+                let title = format!("`{{{name}}}` is not known in this rule");
+                let mut found = report.new_error("unknown-name", title).at(place.clone(), "unknown name");
+                if let Some(pattern) = &self.place {
+                    let list = if self.names.is_empty() { "none".to_owned() } else { self.names.join(", ") };
+                    found = found.context(pattern.clone(), format!("names from the topic: {list}"));
+                }
+                let known = self.names.iter().map(String::as_str).chain(BUILT_IN);
+                report.push(match nearest(name, known) {
+                    Some(meant) => found.fix(place, meant),
+                    None => found.help("a field of the payload is written with a dot: {.field}"),
+                });
+            }
+        }
+    }
+
+    /// Reads a value of `add`.
+    pub(super) fn value(&self, key: &str, value: &Spanned<DeValue<'_>>, report: &mut Report<'_>) -> Value {
+        match value.get_ref() {
+            DeValue::String(text) => {
+                let template = self.template(&Text::new(text, &value.span()), report);
+                match template.only_field() {
+                    Some(path) => Value::Field(path.into()),
+                    None => Value::Text(template),
+                }
+            }
+            DeValue::Array(values) => Value::List(values.iter().map(|value| self.value(key, value, report)).collect()),
+            DeValue::Table(table) => Value::Table(
+                table
+                    .iter()
+                    .map(|(key, value)| (key.get_ref().as_ref().into(), self.value(key.get_ref(), value, report)))
+                    .collect(),
+            ),
+            other => Value::Constant(constant(key, other, value.span(), report).into()),
+        }
+    }
+
+    /// Reads the value of a property: a template, or a constant that is sent as text.
+    pub(super) fn property(&self, key: &str, value: &Spanned<DeValue<'_>>, report: &mut Report<'_>) -> Template {
+        match value.get_ref() {
+            DeValue::String(text) => self.template(&Text::new(text, &value.span()), report),
+            other @ (DeValue::Array(_) | DeValue::Table(_)) => {
+                let title = format!("the property `{key}` must be text in quotes");
+                report.error("wrong-type", title, value.span(), format!("this is {}", type_name(other)));
+                Template::default()
+            }
+            other => {
+                let text = constant(key, other, value.span(), report);
+                Template::parse(text.trim_matches('"'), &[]).0
+            }
+        }
+    }
+}
+
+/// The JSON of a TOML number, truth value or date.
+fn constant(key: &str, value: &DeValue<'_>, span: Span, report: &mut Report<'_>) -> String {
+    let number = match value {
+        DeValue::Boolean(value) => return value.to_string(),
+        DeValue::Datetime(date) => return format!("\"{date}\""),
+        DeValue::Integer(n) => i64::from_str_radix(n.as_str(), n.radix()).ok().map(|n| n.to_string()),
+        DeValue::Float(f) => f.as_str().parse::<f64>().ok().filter(|f| f.is_finite()).map(|f| format!("{f:?}")),
+        _ => None,
+    };
+    number.unwrap_or_else(|| {
+        report.error("wrong-type", format!("`{key}` must be a number JSON knows"), span, "not finite, or too large");
+        "null".to_owned()
+    })
+}

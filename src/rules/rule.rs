@@ -1,0 +1,77 @@
+//! A rule as it runs: every text parsed, every name resolved.
+
+use super::pattern::Pattern;
+use super::template::Template;
+
+/// A checked rule.
+#[derive(Debug)]
+pub(super) struct Rule {
+    pub(super) name: String,
+    /// The file and line it stands in.
+    pub(super) path: String,
+    pub(super) line: usize,
+    pub(super) pattern: Pattern,
+    /// The names from the topic, in the order of the captures.
+    pub(super) names: Vec<String>,
+    pub(super) goes_on: bool,
+    pub(super) action: Action,
+}
+
+/// What a rule does with a publish.
+#[derive(Debug)]
+pub(super) enum Action {
+    Drop,
+    Send(Box<Message>),
+}
+
+/// How a rule makes its message.
+#[derive(Debug)]
+pub(super) struct Message {
+    pub(super) decode: Option<Decode>,
+    pub(super) device: Template,
+    pub(super) add: Vec<(Box<str>, Value)>,
+    pub(super) props: Vec<(Box<str>, Template)>,
+    /// A template has a field, so the payload must be an object.
+    pub(super) reads_fields: bool,
+}
+
+/// How the payload is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Decode {
+    Json,
+    Text,
+    Number,
+    Raw,
+    RawBase64,
+}
+
+/// A value for `add`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Value {
+    /// JSON text that never changes.
+    Constant(Box<str>),
+    Text(Template),
+    /// A field of the payload, with its type.
+    Field(Box<[Box<str>]>),
+    List(Vec<Value>),
+    Table(Vec<(Box<str>, Value)>),
+}
+
+impl Rule {
+    /// True where the search ends when this rule matches.
+    pub(super) fn is_last(&self) -> bool {
+        !self.goes_on || matches!(self.action, Action::Drop)
+    }
+}
+
+impl Value {
+    pub(super) fn has_field(&self) -> bool {
+        match self {
+            Self::Constant(_) => false,
+            Self::Text(template) => template.has_field(),
+            Self::Field(_) => true,
+            Self::List(values) => values.iter().any(Self::has_field),
+            Self::Table(entries) => entries.iter().any(|(_, value)| value.has_field()),
+        }
+    }
+}

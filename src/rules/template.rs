@@ -1,0 +1,180 @@
+//! Templates: `{level}`, `{.field}`, `{time}`, `{topic}`, `{client}`, and `{{` `}}` for braces.
+
+use std::ops::Range;
+
+use super::json::{self, Kind, Member};
+use crate::message::{Publish, Timestamp};
+
+/// Names a template knows beside those from the topic.
+pub(super) const BUILT_IN: [&str; 3] = ["time", "topic", "client"];
+
+/// A piece of a template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Part {
+    Literal(Box<str>),
+    /// A named level or capture, by its index in the rule.
+    Capture(usize),
+    /// A field of the payload, by its path.
+    Field(Box<[Box<str>]>),
+    Time,
+    Topic,
+    Client,
+}
+
+/// A text with placeholders.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Template(pub(super) Vec<Part>);
+
+/// What is wrong with a template, with the place inside its text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Mistake {
+    /// `{` without its `}`.
+    Unclosed(Range<usize>),
+    /// `}` without its `{`.
+    LoneBrace(Range<usize>),
+    /// `{}`, `{.}` or `{.a..b}`.
+    EmptyName(Range<usize>),
+    /// A name that is neither built in nor from the topic.
+    Unknown(Range<usize>),
+}
+
+impl Template {
+    /// Reads a template; `names` are the names from the topic. Every mistake is told.
+    pub(super) fn parse(text: &str, names: &[String]) -> (Self, Vec<Mistake>) {
+        let mut parts = Vec::new();
+        let mut mistakes = Vec::new();
+        let mut literal = String::new();
+        let mut chars = text.char_indices().peekable();
+        while let Some((at, c)) = chars.next() {
+            let doubled = chars.peek().is_some_and(|(_, next)| *next == c);
+            match c {
+                '{' | '}' if doubled => {
+                    chars.next();
+                    literal.push(c);
+                }
+                '}' => mistakes.push(Mistake::LoneBrace(at..at + 1)),
+                '{' => {
+                    let start = at + 1;
+                    let Some(length) = text.get(start..).and_then(|rest| rest.find('}')) else {
+                        mistakes.push(Mistake::Unclosed(at..text.len()));
+                        break;
+                    };
+                    let name = start..start + length;
+                    while chars.next_if(|(at, _)| *at <= name.end).is_some() {}
+                    if !literal.is_empty() {
+                        parts.push(Part::Literal(std::mem::take(&mut literal).into()));
+                    }
+                    match placeholder(text.get(name.clone()).unwrap_or(""), names) {
+                        Ok(part) => parts.push(part),
+                        Err(mistake) => mistakes.push(mistake(name)),
+                    }
+                }
+                c => literal.push(c),
+            }
+        }
+        if !literal.is_empty() {
+            parts.push(Part::Literal(literal.into()));
+        }
+        (Self(parts), mistakes)
+    }
+
+    /// True where a field of the payload is needed.
+    pub(super) fn has_field(&self) -> bool {
+        self.0.iter().any(|part| matches!(part, Part::Field(_)))
+    }
+
+    /// The field of a template that is nothing but one field.
+    pub(super) fn only_field(&self) -> Option<&[Box<str>]> {
+        match self.0.as_slice() {
+            [Part::Field(path)] => Some(path),
+            _ => None,
+        }
+    }
+
+    /// Appends the text; `escape` writes it as it stands inside a JSON string. Names the first field that is missing.
+    pub(super) fn render<'t>(
+        &'t self,
+        from: &Facts<'_>,
+        escape: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<(), &'t [Box<str>]> {
+        let put = |out: &mut Vec<u8>, text: &str| match escape {
+            true => json::push_escaped(out, text),
+            false => out.extend_from_slice(text.as_bytes()),
+        };
+        for part in &self.0 {
+            match part {
+                Part::Literal(text) => put(out, text),
+                Part::Capture(index) => put(out, from.capture(*index)),
+                Part::Topic => put(out, from.publish.topic),
+                Part::Client => put(out, from.publish.client),
+                Part::Time => push_time(out, from.publish.received),
+                Part::Field(path) => {
+                    let value = from.field(path).ok_or(path.as_ref())?;
+                    match value.strip_prefix('"').and_then(|value| value.strip_suffix('"')) {
+                        Some(text) if escape => out.extend_from_slice(text.as_bytes()),
+                        Some(text) => out.extend_from_slice(json::unescape(text).as_bytes()),
+                        None => put(out, value),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn placeholder(name: &str, names: &[String]) -> Result<Part, fn(Range<usize>) -> Mistake> {
+    if let Some(path) = name.strip_prefix('.') {
+        let path: Box<[Box<str>]> = path.split('.').map(Box::from).collect();
+        return if path.iter().any(|step| step.is_empty()) { Err(Mistake::EmptyName) } else { Ok(Part::Field(path)) };
+    }
+    if let Some(index) = names.iter().position(|known| known == name) {
+        return Ok(Part::Capture(index));
+    }
+    match name {
+        "" => Err(Mistake::EmptyName),
+        "time" => Ok(Part::Time),
+        "topic" => Ok(Part::Topic),
+        "client" => Ok(Part::Client),
+        _ => Err(Mistake::Unknown),
+    }
+}
+
+fn push_time(out: &mut Vec<u8>, time: Timestamp) {
+    use std::io::Write;
+    // Writing to a Vec cannot fail.
+    let _ = write!(out, "{time}");
+}
+
+/// What a template is filled from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Facts<'a> {
+    pub(super) publish: &'a Publish<'a>,
+    /// Where the captures are in the topic.
+    pub(super) captures: &'a [Range<usize>],
+    /// The payload as JSON, and the members of its object; both empty where no field is needed.
+    pub(super) text: &'a str,
+    pub(super) members: &'a [Member],
+}
+
+impl<'a> Facts<'a> {
+    pub(super) fn capture(&self, index: usize) -> &'a str {
+        self.captures.get(index).and_then(|place| self.publish.topic.get(place.clone())).unwrap_or("")
+    }
+
+    /// The JSON text of a field. Of a key that is there twice the last one counts.
+    pub(super) fn field(&self, path: &[Box<str>]) -> Option<&'a str> {
+        let (first, rest) = path.split_first()?;
+        let member = self.members.iter().rev().find(|member| member.is(self.text, first))?;
+        let mut value = self.text.get(member.value.clone())?;
+        let mut inner = Vec::new();
+        for step in rest {
+            if json::scan(value, Some(&mut inner)) != Ok(Kind::Object) {
+                return None;
+            }
+            let member = inner.iter().rev().find(|member| member.is(value, step))?;
+            value = value.get(member.value.clone())?;
+        }
+        Some(value)
+    }
+}

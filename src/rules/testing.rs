@@ -1,0 +1,211 @@
+//! Runs the `[[test]]`s that stand beside the rules, through the same `translate` as the plant's messages.
+//!
+//! The clock of a test stands at 2026-01-01T00:00:00.000Z. Payloads are compared as JSON where both sides
+//! are JSON (the order of members and white space do not count), otherwise as text.
+
+use serde_json::Value;
+
+use super::{Output, QuarantineReason, RuleSet, Step, Verdict};
+use crate::diag::{Diagnostic, Span};
+use crate::message::{HubMessage, Publish, Timestamp};
+
+/// The moment at which tests receive their messages.
+pub const TEST_TIME: Timestamp = Timestamp(1_767_225_600_000);
+
+/// A `[[test]]`.
+#[derive(Debug, Clone)]
+pub struct Test {
+    /// Index of its file.
+    pub file: usize,
+    /// Its name, or its number and topic.
+    pub name: String,
+    pub(super) topic: String,
+    pub(super) topic_span: Span,
+    pub(super) client: String,
+    pub(super) payload: Vec<u8>,
+    pub(super) want: Want,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Want {
+    Messages(Vec<WantMessage>),
+    Nothing(Span),
+    Quarantine(QuarantineReason, Span),
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct WantMessage {
+    pub(super) span: Span,
+    pub(super) device: Option<(String, Span)>,
+    pub(super) payload: Option<(String, Span)>,
+    pub(super) props: Vec<(String, String, Span)>,
+}
+
+/// How a test went.
+#[derive(Debug, Clone)]
+pub struct TestResult {
+    /// Index of its file.
+    pub file: usize,
+    /// Its name.
+    pub name: String,
+    /// What is wrong; nothing where it passed.
+    pub failures: Vec<Diagnostic>,
+}
+
+impl TestResult {
+    /// True where nothing is wrong.
+    pub fn passed(&self) -> bool {
+        self.failures.is_empty()
+    }
+}
+
+/// Runs tests in the order given.
+pub fn run(rules: &RuleSet, tests: &[Test]) -> Vec<TestResult> {
+    let mut out = Output::new();
+    let run =
+        |test: &Test| TestResult { file: test.file, name: test.name.clone(), failures: run_one(rules, test, &mut out) };
+    tests.iter().map(run).collect()
+}
+
+fn run_one(rules: &RuleSet, test: &Test, out: &mut Output) -> Vec<Diagnostic> {
+    let publish = Publish {
+        topic: &test.topic,
+        payload: &test.payload,
+        client: &test.client,
+        qos: 1,
+        retain: false,
+        received: TEST_TIME,
+    };
+    let verdict = rules.translate(&publish, out);
+    let mut wrong: Vec<(Span, String)> = Vec::new();
+    let made: Vec<HubMessage<'_>> = out.records().filter_map(|(_, record)| HubMessage::parse(record).ok()).collect();
+    match (&test.want, verdict) {
+        (Want::Quarantine(want, _), Verdict::Quarantined { reason, .. }) if *want == reason => {}
+        (Want::Nothing(_), Verdict::Dropped { .. } | Verdict::Unmatched) => {}
+        (Want::Quarantine(_, span), _) => wrong.push((span.clone(), outcome(rules, verdict, made.len(), out))),
+        (Want::Nothing(span), _) => wrong.push((span.clone(), outcome(rules, verdict, made.len(), out))),
+        (Want::Messages(_), Verdict::Quarantined { .. } | Verdict::Unmatched | Verdict::Dropped { .. }) => {
+            wrong.push((test.topic_span.clone(), outcome(rules, verdict, made.len(), out)));
+        }
+        (Want::Messages(wants), Verdict::Translated) => compare(wants, &made, &test.topic_span, &mut wrong),
+    }
+    let tell = |(span, label)| {
+        let title = format!("test `{}` failed", test.name);
+        let mut found = Diagnostic::error("test-failed", title, test.file).at(span, label);
+        for line in background(rules, &publish) {
+            found = found.help(line);
+        }
+        match out.advice() {
+            Some(advice) => found.help(format!("the rule could say {advice}")),
+            None => found,
+        }
+    };
+    wrong.into_iter().map(tell).collect()
+}
+
+fn outcome(rules: &RuleSet, verdict: Verdict, made: usize, out: &Output) -> String {
+    match verdict {
+        Verdict::Translated if made == 1 => "a message is made".to_owned(),
+        Verdict::Translated => format!("{made} messages are made"),
+        Verdict::Dropped { rule } => format!("rule `{}` drops it", rules.name(rule)),
+        Verdict::Quarantined { reason, .. } => format!("quarantined as {reason}: {}", out.detail()),
+        Verdict::Unmatched => "no rule takes this topic".to_owned(),
+    }
+}
+
+/// Which rules took the publish, and the payload they saw.
+fn background(rules: &RuleSet, publish: &Publish<'_>) -> Vec<String> {
+    let mut lines = Vec::new();
+    for tried in rules.explain(publish).tried {
+        if let Step::Took { captures } = tried.step {
+            let names: serde_json::Map<String, Value> =
+                captures.into_iter().map(|(name, text)| (name, Value::String(text))).collect();
+            lines.push(format!("rule `{}` takes it: {}", tried.name, Value::Object(names)));
+        }
+    }
+    if !lines.is_empty() {
+        let payload = match serde_json::from_slice::<Value>(publish.payload) {
+            Ok(json) => json.to_string(),
+            Err(_) => String::from_utf8_lossy(publish.payload).into_owned(),
+        };
+        lines.push(format!("  payload  {payload}"));
+    }
+    lines
+}
+
+fn compare(wants: &[WantMessage], made: &[HubMessage<'_>], topic: &Span, wrong: &mut Vec<(Span, String)>) {
+    if wants.len() != made.len() {
+        let label = format!("want {} messages, got {}", wants.len(), made.len());
+        wrong.push((wants.first().map_or(topic.clone(), |want| want.span.clone()), label));
+    }
+    for (want, got) in wants.iter().zip(made) {
+        if let Some((device, span)) = &want.device
+            && device != got.device
+        {
+            wrong.push((span.clone(), format!("got \"{}\"", got.device)));
+        }
+        if let Some((payload, span)) = &want.payload {
+            let differences = differences(payload, got.body);
+            if !differences.is_empty() {
+                wrong.push((span.clone(), differences.join("; ")));
+            }
+        }
+        for (name, value, span) in &want.props {
+            match got.properties().find(|(got, _)| got == name) {
+                Some((_, got)) if got == value => {}
+                Some((_, got)) => wrong.push((span.clone(), format!("got \"{got}\""))),
+                None => wrong.push((span.clone(), format!("there is no property `{name}`"))),
+            }
+        }
+    }
+}
+
+/// What is different between the payload a test wants and the one it got.
+fn differences(want: &str, got: &[u8]) -> Vec<String> {
+    if want.as_bytes() == got {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    match (serde_json::from_str(want), serde_json::from_slice(got)) {
+        (Ok(want), Ok(got)) => differ("", &want, &got, &mut found),
+        _ => found.push(format!("got {}", String::from_utf8_lossy(got))),
+    }
+    found
+}
+
+fn differ(path: &str, want: &Value, got: &Value, found: &mut Vec<String>) {
+    match (want, got) {
+        (Value::Object(want), Value::Object(got)) => {
+            for (key, value) in want {
+                let path = join(path, key);
+                match got.get(key) {
+                    Some(got) => differ(&path, value, got, found),
+                    None => found.push(format!("field `{path}` is missing")),
+                }
+            }
+            for (key, value) in got.iter().filter(|(key, _)| !want.contains_key(*key)) {
+                found.push(format!("extra field `{}`: {value}", join(path, key)));
+            }
+        }
+        (Value::Array(want), Value::Array(got)) if want.len() == got.len() => {
+            for (index, (want, got)) in want.iter().zip(got).enumerate() {
+                differ(&join(path, &index.to_string()), want, got, found);
+            }
+        }
+        (want, got) if same(want, got) => {}
+        (want, got) if path.is_empty() => found.push(format!("want {want}, got {got}")),
+        (want, got) => found.push(format!("field `{path}`: want {want}, got {got}")),
+    }
+}
+
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+/// Equal as JSON; 75 and 75.0 are the same number.
+fn same(want: &Value, got: &Value) -> bool {
+    match (want, got) {
+        (Value::Number(a), Value::Number(b)) if a.is_f64() || b.is_f64() => a.as_f64() == b.as_f64(),
+        (want, got) => want == got,
+    }
+}

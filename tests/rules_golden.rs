@@ -1,0 +1,107 @@
+//! What users read when a rule file has mistakes, kept word for word. Bless with `UPDATE_EXPECT=1`.
+
+use std::path::{Path, PathBuf};
+
+use brownbridge::diag::SourceFile;
+use brownbridge::rules::{self, CODES, testing};
+
+fn files(folder: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    files.sort();
+    assert!(!files.is_empty());
+    files
+}
+
+fn source(path: &Path) -> SourceFile {
+    let name = path.file_name().unwrap().to_string_lossy().into_owned();
+    SourceFile { path: name, text: std::fs::read_to_string(path).unwrap() }
+}
+
+fn expect(path: &Path, got: &str) {
+    let golden = path.with_extension("stderr");
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        std::fs::write(&golden, got).unwrap();
+    }
+    let want = std::fs::read_to_string(&golden).unwrap_or_default();
+    assert!(got == want, "{} differs\n--- want\n{want}\n--- got\n{got}", golden.display());
+}
+
+#[test]
+fn findings() {
+    let mut missing: Vec<&str> = CODES.to_vec();
+    for path in files("tests/golden/check") {
+        let sources = [source(&path)];
+        let loaded = rules::load(&sources);
+        let text: Vec<String> = loaded.diagnostics.iter().map(|found| found.render(&sources, false)).collect();
+        expect(&path, &text.join("\n"));
+        for found in &loaded.diagnostics {
+            assert!(CODES.contains(&found.code), "{} is not in CODES", found.code);
+            found.json(&sources);
+        }
+        let own = path.file_stem().unwrap().to_str().unwrap();
+        if loaded.diagnostics.iter().any(|found| found.code == own) {
+            missing.retain(|code| *code != own);
+        }
+        let errors = loaded.diagnostics.iter().any(|found| found.is_error());
+        assert_eq!(loaded.rules.is_none(), errors, "{own}: rules are there exactly where there is no error");
+    }
+    assert!(missing.is_empty(), "codes without a case of their own: {missing:?}");
+}
+
+/// Every fix is tried: the file it makes has one finding less of that place.
+#[test]
+fn fixes_do_what_they_promise() {
+    let mut tried = 0;
+    for path in files("tests/golden/check") {
+        let sources = [source(&path)];
+        for found in rules::load(&sources).diagnostics {
+            let Some(fix) = found.fix else { continue };
+            let mut text = sources[0].text.clone();
+            text.replace_range(fix.span.clone(), &fix.replacement);
+            let fixed = [SourceFile { path: sources[0].path.clone(), text }];
+            let place = found.primary.unwrap().span.start;
+            let still = rules::load(&fixed).diagnostics.iter().any(|again| {
+                again.code == found.code && again.title == found.title && again.primary.as_ref().is_some_and(|l| l.span.start == place)
+            });
+            assert!(!still, "{}: {:?} is still there", path.display(), found.title);
+            tried += 1;
+        }
+    }
+    assert!(tried > 10);
+}
+
+#[test]
+fn failing_tests() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rules/failing.toml");
+    let sources = [source(&path)];
+    let loaded = rules::load(&sources);
+    let results = testing::run(&loaded.rules.unwrap(), &loaded.tests);
+    assert!(results.iter().all(|result| !result.passed()));
+    let text: Vec<String> =
+        results.iter().flat_map(|result| &result.failures).map(|found| found.render(&sources, false)).collect();
+    expect(&path, &text.join("\n"));
+}
+
+fn all_pass(paths: &[PathBuf], least: usize) {
+    let sources: Vec<SourceFile> = paths.iter().map(|path| source(path)).collect();
+    let loaded = rules::load(&sources);
+    let text: Vec<String> = loaded.diagnostics.iter().map(|found| found.render(&sources, false)).collect();
+    assert!(text.is_empty(), "{}", text.join("\n"));
+    let results = testing::run(&loaded.rules.unwrap(), &loaded.tests);
+    let failed: Vec<String> =
+        results.iter().flat_map(|result| &result.failures).map(|found| found.render(&sources, false)).collect();
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+    assert!(results.len() >= least, "only {} tests", results.len());
+}
+
+#[test]
+fn what_each_key_means() {
+    all_pass(&[Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rules/meaning.toml")], 30);
+}
+
+#[test]
+fn shipped_rules() {
+    all_pass(&files("rules"), 7);
+}
