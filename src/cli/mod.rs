@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 mod check;
 mod explain;
+mod run;
 mod sim;
 mod test;
 
@@ -22,6 +23,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Run(run::Args),
     Check(check::Args),
     Test(test::Args),
     Explain(explain::Args),
@@ -31,6 +33,7 @@ enum Command {
 /// Parses the command line and runs it.
 pub fn main() -> ExitCode {
     match Cli::parse().command {
+        Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(args),
         Command::Test(args) => test::run(args),
         Command::Explain(args) => explain::run(args),

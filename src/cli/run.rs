@@ -1,0 +1,109 @@
+//! `brownbridge run`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::check::{could_not_run, print_error, print_findings};
+use crate::admin::Recorder;
+use crate::app::{self, Running, settings};
+
+/// `EX_CONFIG` of sysexits.h: systemd need not try again.
+const BAD_CONFIGURATION: u8 = 78;
+/// `EX_IOERR` of sysexits.h: the spool cannot keep its promise any more; a restart opens it afresh.
+const SPOOL_FAILED: u8 = 74;
+
+/// Runs the bridge until it is told to stop (SIGTERM or Ctrl-C).
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  export HUB_CONNECTION='HostName=..;DeviceId=..;SharedAccessKey=..'\n  \
+    brownbridge run --config bridge.toml\n\nExit code: 0 stopped, 2 could not run, 74 the spool's disk failed, \
+    78 bad configuration.\nAn unreachable hub never stops it: messages wait in the spool.")]
+pub(super) struct Args {
+    /// The configuration; `bridge.toml.example` shows all of it.
+    #[arg(long, default_value = "/etc/brownbridge/bridge.toml")]
+    config: PathBuf,
+    /// How log lines are written to stderr. The level is taken from BROWNBRIDGE_LOG (error, warn, info, debug).
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum LogFormat {
+    /// One readable line an event.
+    Text,
+    /// One JSON object an event.
+    Json,
+}
+
+pub(super) fn run(args: Args) -> ExitCode {
+    start_log(args.log, "info");
+    let loaded = match settings::load(&args.config, &|name| std::env::var(name).ok()) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            print_error(&format!("error: cannot read {}: {error}\n", args.config.display()));
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+    };
+    print_findings(&loaded.diagnostics, &loaded.sources);
+    let Some(settings) = loaded.settings else { return ExitCode::from(BAD_CONFIGURATION) };
+    let recorder = match Recorder::install() {
+        Ok(recorder) => recorder,
+        Err(error) => return could_not_run(&format!("the metrics cannot be set up: {error}")),
+    };
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return could_not_run(&format!("the runtime cannot start: {error}")),
+    };
+    runtime.block_on(async {
+        match app::start(settings, recorder).await {
+            Ok(running) => serve(running).await,
+            Err(error) => could_not_run(&error.to_string()),
+        }
+    })
+}
+
+async fn serve(running: Running) -> ExitCode {
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+    let failure = running.spool_failure();
+    tokio::select! {
+        reason = failure => {
+            tracing::error!("the spool failed and cannot keep its promise, the program ends: {reason}");
+            return ExitCode::from(SPOOL_FAILED);
+        }
+        signal = told_to_stop() => tracing::info!("{signal}: stopping"),
+    }
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
+    match running.stop().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("the spool was not closed cleanly: {error}");
+            ExitCode::from(SPOOL_FAILED)
+        }
+    }
+}
+
+/// Returns with the name of the first signal that asks for the end.
+pub(super) async fn told_to_stop() -> &'static str {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        let _ = tokio::signal::ctrl_c().await;
+        return "SIGINT";
+    };
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = tokio::signal::ctrl_c() => "SIGINT",
+    }
+}
+
+/// Sends log lines to stderr, with times in RFC 3339.
+pub(super) fn start_log(format: LogFormat, default_level: &str) {
+    use std::io::IsTerminal;
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("BROWNBRIDGE_LOG").unwrap_or_else(|_| EnvFilter::new(default_level));
+    let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(color);
+    let _ = match format {
+        LogFormat::Text => log.with_target(false).try_init(),
+        LogFormat::Json => log.json().flatten_event(true).with_target(false).try_init(),
+    };
+}

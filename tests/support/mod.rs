@@ -1,0 +1,256 @@
+//! The real program as processes, and a plain MQTT 3.1.1 publisher, for tests and benchmarks.
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test binary uses a part")]
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+pub const BINARY: &str = env!("CARGO_BIN_EXE_brownbridge");
+
+/// Waits for something another process brings about.
+pub fn until<T>(what: &str, patience: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within {patience:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A port nobody listens on at this moment.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A process that dies with its value.
+pub struct Process(Child);
+
+impl Process {
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+
+    /// SIGTERM, and the exit code.
+    pub fn terminate(&mut self) -> Option<i32> {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.0.wait().unwrap().code()
+    }
+
+    /// Resident memory in KiB: now, and the most there was.
+    pub fn rss(&self) -> (u64, u64) {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+            line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or(0)
+        };
+        (field("VmRSS:"), field("VmHWM:"))
+    }
+
+    /// CPU time used so far, in clock ticks of 10 ms.
+    pub fn cpu(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        Duration::from_millis(ticks * 10)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// `brownbridge sim`.
+pub struct Sim {
+    pub process: Process,
+    pub port: u16,
+    pub connection_string: String,
+    pub dir: PathBuf,
+    output: PathBuf,
+}
+
+impl Sim {
+    /// Starts on `port`; its keys and output are kept in `dir`, so that a restart is the same hub.
+    pub fn start(dir: &Path, port: u16, args: &[&str]) -> Self {
+        fs::create_dir_all(dir).unwrap();
+        let output = dir.join("received.jsonl");
+        let file = File::options().create(true).append(true).open(&output).unwrap();
+        let listen = format!("127.0.0.1:{port}");
+        let mut child = Command::new(BINARY)
+            .args(["sim", "--listen", &listen, "--dir"])
+            .arg(dir)
+            .args(args)
+            .stdout(file)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut connection_string = String::new();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        for line in lines.by_ref() {
+            if let Some(text) = line.strip_prefix("connection_string = \"") {
+                connection_string = text.trim_end_matches('"').to_owned();
+            }
+            if line.starts_with("address") {
+                break;
+            }
+        }
+        std::thread::spawn(move || lines.for_each(drop));
+        assert!(!connection_string.is_empty(), "the simulator did not start");
+        Self { process: Process(child), port, connection_string, dir: dir.to_owned(), output }
+    }
+
+    /// Every message received so far.
+    pub fn received(&self) -> Vec<serde_json::Value> {
+        let text = fs::read_to_string(&self.output).unwrap_or_default();
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+/// `brownbridge run`.
+pub struct Bridge {
+    pub process: Process,
+    pub mqtt: SocketAddr,
+    pub admin: SocketAddr,
+    pub log: PathBuf,
+}
+
+impl Bridge {
+    /// Writes `bridge.toml` into `dir` and starts; `extra` is more of `[uplink]`, then further sections.
+    pub fn start(dir: &Path, sim: &Sim, rules: &str, extra: &str) -> Self {
+        let (mqtt, admin) = (free_port(), free_port());
+        let config = format!(
+            "rules = \"rules\"\nstate = \"state\"\n\
+             [broker]\nlisten = \"127.0.0.1:{mqtt}\"\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n\
+             [uplink]\nconnection_string = \"{}\"\nca_file = \"{}\"\naddress = \"127.0.0.1:{}\"\n{extra}\n",
+            sim.connection_string,
+            sim.dir.join("ca.pem").display(),
+            sim.port,
+        );
+        fs::create_dir_all(dir.join("rules")).unwrap();
+        fs::write(dir.join("rules/10-test.toml"), rules).unwrap();
+        Self::with_config(dir, &config, (mqtt, admin))
+    }
+
+    pub fn with_config(dir: &Path, config: &str, (mqtt, admin): (u16, u16)) -> Self {
+        fs::write(dir.join("bridge.toml"), config).unwrap();
+        let log = dir.join("log.txt");
+        let child = Command::new(BINARY)
+            .args(["run", "--config"])
+            .arg(dir.join("bridge.toml"))
+            .stderr(File::options().create(true).append(true).open(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let bridge = Self { process: Process(child), mqtt: address(mqtt), admin: address(admin), log };
+        until("the bridge listens", Duration::from_secs(20), || TcpStream::connect(bridge.mqtt).ok());
+        bridge
+    }
+
+    pub fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.admin).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    /// The sum of a metric over its labels.
+    pub fn metric(&self, name: &str) -> f64 {
+        let page = self.get("/metrics");
+        let wanted = page.lines().filter(|line| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ') || rest.starts_with('{'))
+        });
+        wanted.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+}
+
+/// A plain MQTT 3.1.1 client that publishes at QoS 1 and counts its acknowledgements.
+pub struct Publisher {
+    stream: TcpStream,
+    next: u16,
+    /// When each publish in flight was written.
+    inflight: VecDeque<Instant>,
+    partial: Vec<u8>,
+}
+
+impl Publisher {
+    pub fn connect(address: SocketAddr, client_id: &str) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        let mut publisher = Self { stream, next: 0, inflight: VecDeque::new(), partial: Vec::new() };
+        let id = client_id.as_bytes();
+        let mut connect = vec![0x10, 12 + id.len() as u8, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, id.len() as u8];
+        connect.extend(id);
+        publisher.stream.write_all(&connect)?;
+        let mut connack = [0; 4];
+        publisher.stream.read_exact(&mut connack)?;
+        if connack != [0x20, 2, 0, 0] {
+            return Err(io::Error::other(format!("CONNACK {connack:?}")));
+        }
+        Ok(publisher)
+    }
+
+    /// Publishes in flight.
+    pub fn inflight(&self) -> usize {
+        self.inflight.len()
+    }
+
+    /// Appends a PUBLISH to `out`; send it with [`flush`](Self::flush).
+    pub fn publish(&mut self, out: &mut Vec<u8>, topic: &str, payload: &[u8]) {
+        self.next = self.next.checked_add(1).unwrap_or(1);
+        out.push(0x32);
+        let mut len = 4 + topic.len() + payload.len();
+        while len >= 128 {
+            out.push((len % 128) as u8 | 0x80);
+            len /= 128;
+        }
+        out.push(len as u8);
+        out.extend((topic.len() as u16).to_be_bytes());
+        out.extend(topic.as_bytes());
+        out.extend(self.next.to_be_bytes());
+        out.extend(payload);
+        self.inflight.push_back(Instant::now());
+    }
+
+    pub fn flush(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
+        self.stream.write_all(out)?;
+        out.clear();
+        Ok(())
+    }
+
+    /// Reads at least one acknowledgement; returns how long each took.
+    pub fn acknowledged(&mut self) -> io::Result<Vec<Duration>> {
+        let mut buf = [0; 4096];
+        while self.partial.len() < 4 {
+            let n = self.stream.read(&mut buf)?;
+            if n == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.partial.extend(&buf[..n]);
+        }
+        let now = Instant::now();
+        let whole = self.partial.len() / 4;
+        let mut took = Vec::with_capacity(whole);
+        for ack in self.partial.drain(..whole * 4).collect::<Vec<u8>>().chunks(4) {
+            assert_eq!(ack[..2], [0x40, 2], "a PUBACK");
+            took.push(now - self.inflight.pop_front().expect("a publish for each acknowledgement"));
+        }
+        Ok(took)
+    }
+}
