@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use brownbridge::hub::connect::Identity;
 use brownbridge::hub::sas::{Key, mint};
-use brownbridge::hubsim::names::{EventsTopic, Username};
+use brownbridge::hubsim::names::{EventsTopic, Username, is_known_filter};
 use brownbridge::hubsim::{Closed, Credential, Misbehave, Running, thumbprint_of};
 use brownbridge::message::Timestamp;
 use rmqtt_codec::types::{Protocol, QoS};
@@ -468,6 +468,86 @@ async fn who_never_speaks_or_reads_hurts_nobody() {
     assert_eq!(loris.next().await, None);
     ended(&sim, Closed::NoConnect).await;
     ended(&sim, Closed::Handshake).await;
+}
+
+#[tokio::test]
+async fn any_bytes_end_in_a_close_and_not_in_a_panic() {
+    use tokio_util::codec::Encoder as _;
+    let (sim, mut messages) = sim(|o| o.connect_timeout = Duration::from_secs(5)).await;
+    let drain = tokio::spawn(async move { while messages.recv().await.is_some() {} });
+    let mut valid = bytes::BytesMut::new();
+    let mut codec = rmqtt_codec::v3::Codec::new(0);
+    let packets = [publish(&format!("{EVENTS}a=%C3%BC"), 1, "x"), subscribe("$iothub/twin/res/#", QoS::AtLeastOnce)];
+    for packet in packets.into_iter().chain([publish("$iothub/twin/GET/?$rid=1", 1, " "), Packet::PingRequest]) {
+        codec.encode(packet, &mut valid).unwrap();
+    }
+    let mut connect = bytes::BytesMut::new();
+    codec.encode(hello(&sim, "dev-01").into(), &mut connect).unwrap();
+    // A small generator of its own: the same bytes in every run.
+    let mut seed = 1_u32;
+    let mut random = |below: usize| {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (seed >> 8) as usize % below
+    };
+    for round in 0..150_u64 {
+        // In turn the CONNECT is damaged, or what follows it.
+        let (mut first, mut then) = (connect.to_vec(), valid.to_vec());
+        let damaged = if round % 3 == 0 { &mut first } else { &mut then };
+        for _ in 0..=random(3) {
+            let at = random(damaged.len());
+            damaged[at] = u8::try_from(random(256)).unwrap();
+        }
+        damaged.truncate(1 + random(damaged.len()));
+        let mut client = Client::dial(&sim).await;
+        client.send_bytes(&first).await;
+        client.send_bytes(&then).await;
+        drop(client);
+    }
+    let all = async {
+        while sim.counts().ended() < 150 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LONG, all).await.expect("every connection ended in order");
+    Client::connected(&sim, "dev-02").await;
+    drain.abort();
+}
+
+#[tokio::test]
+async fn connections_are_bounded() {
+    let (sim, _messages) = sim(|o| o.max_connections = 1).await;
+    let mut first = Client::connected(&sim, "dev-01").await;
+    let second = Client::connected(&sim, "dev-02");
+    tokio::pin!(second);
+    for _ in 0..20 {
+        first.send(Packet::PingRequest).await;
+        tokio::select! {
+            answer = first.next() => assert_eq!(answer, Some(Packet::PingResponse)),
+            _ = &mut second => panic!("there was no room"),
+        }
+    }
+    first.send(Packet::Disconnect).await;
+    tokio::time::timeout(LONG, second).await.expect("room at last");
+}
+
+#[test]
+fn every_filter_of_the_sdks_is_granted() {
+    let mut seen = 0;
+    for row in golden("subscriptions") {
+        let scenario = row["scenario"].as_str().unwrap();
+        if row["packet"] != "SUBSCRIBE" || scenario.contains("dps") || scenario.starts_with("mosq") {
+            continue;
+        }
+        for filter in row["filters"].as_array().unwrap() {
+            let filter = filter["filter"].as_str().unwrap();
+            let (device, module) =
+                if scenario.contains("module") { ("edge-dev-01", Some("mod-01")) } else { ("dev-01", None) };
+            assert!(is_known_filter(filter, device, module), "{scenario}: {filter}");
+            assert!(filter.starts_with("$iothub/") || !is_known_filter(filter, "other", module), "{filter}");
+            seen += 1;
+        }
+    }
+    assert!(seen >= 8, "{seen}");
 }
 
 #[tokio::test]

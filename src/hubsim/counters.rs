@@ -106,6 +106,11 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// How many connections ended, for whatever reason.
+    pub fn ended(&self) -> u64 {
+        self.closed.iter().sum()
+    }
+
     /// How many connections ended so.
     pub fn closed(&self, why: Closed) -> u64 {
         self.closed.get(why as usize).copied().unwrap_or(0)
