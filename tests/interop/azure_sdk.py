@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 
 from azure.iot.device import IoTHubDeviceClient, IoTHubModuleClient, Message, X509
 
@@ -66,9 +67,10 @@ class Sim:
         self.connection_string = re.search(r'connection_string = "(.*)"', self.told)[1]
 
     def wait_for(self, text, times):
+        end = time.monotonic() + 20
         while self.told.count(text) < times:
             try:
-                self.told += self.said.get(timeout=20)
+                self.told += self.said.get(timeout=max(0, end - time.monotonic()))
             except queue.Empty:
                 fail(1, f"{text!r} was not said {times} times: {self.told}")
 
