@@ -169,7 +169,7 @@ async fn messages_arrive_as_the_hub_shows_them() {
     let (sim, mut messages) = sim(|_| ()).await;
     let mut client = Client::connected(&sim, "dev-01/mod-01").await;
     let topic = "devices/dev-01/modules/mod-01/messages/events/%24.mid=7&%24.ct=a%2Fb&%24.ctime=2026-01-01T00%3A00%3A00Z\
-                 &x=1&none&x=2&iothub-connection-device-id=spoofed&%24.new=n/lost=1";
+                 &x=1&none&x=2&mqtt-retain=no&iothub-connection-device-id=spoofed&%24.new=n/lost=1";
     let Packet::Publish(mut packet) = publish(topic, 1, vec![0xff, 0]) else { unreachable!() };
     packet.retain = true;
     client.send(Packet::Publish(packet)).await;

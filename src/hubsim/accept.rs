@@ -89,7 +89,8 @@ async fn serve(mut stream: Stream, peer: SocketAddr, shared: &Arc<Shared>) -> Cl
         }
     };
     shared.counters.connect();
-    tracing::info!(%peer, identity = %admitted.identity, "connected");
+    let identity = admitted.identity.clone();
+    tracing::info!(%peer, %identity, "connected");
     let mut connection = Connection::new(stream, codec, input, Arc::clone(shared), (admitted, &connect, hold));
     let (stop, taken_over) = (shared.stop.clone(), connection.hold.taken_over.clone());
     let closed = tokio::select! {
@@ -98,6 +99,7 @@ async fn serve(mut stream: Stream, peer: SocketAddr, shared: &Arc<Shared>) -> Cl
         () = taken_over.cancelled() => Closed::TakenOver,
         closed = connection.run() => closed,
     };
+    tracing::info!(%peer, %identity, reason = closed.why(), "closed");
     connection.end(connect.last_will, closed).await;
     closed
 }

@@ -163,7 +163,8 @@ impl Connection {
             return Break(Closed::TooLarge);
         }
         let taken = self.take_message(bag, &publish.payload, now, publish.retain.then_some(("mqtt-retain", "true")));
-        if taken.is_err() {
+        if let Err(error) = taken {
+            tracing::info!(device = %self.source.device, %error, "bad property bag");
             if !self.shared.options.edge {
                 return Break(Closed::Bag);
             }
@@ -206,6 +207,8 @@ impl Connection {
         } else {
             let mut message = Received::new(&self.source, bag, body, now)?;
             if let Some((name, value)) = extra {
+                // What the hub stamps wins over what the client wrote under that name.
+                message.properties.retain(|(n, _)| n != name);
                 message.properties.push((name.to_owned(), Some(value.to_owned())));
             }
             self.batch.push(message);
