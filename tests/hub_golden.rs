@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::string_slice)]
 
-use brownbridge::hub::connect::{Identity, server_name};
+use brownbridge::hub::connect::{Identity, password, server_name};
 use brownbridge::hub::connection_string::{Auth, ConnectionString, ConnectionStringError};
 use brownbridge::hub::sas::{Key, Token, TokenError, mint};
 use brownbridge::hub::{bag, d2c};
@@ -189,7 +189,12 @@ fn connects_look_like_those_of_the_sdks() {
             let name = identity.username(Some(product));
             assert!(name.ends_with(&format!("/?api-version=2021-04-12&DeviceClientType={own}")), "{name}");
         }
-        assert_eq!(!matches!(connection.auth, Auth::X509), row["has_password"].as_bool().unwrap(), "{id}");
+        let se = row["password_shape"]["se"].as_i64().unwrap_or(0);
+        let password = password(&connection, se);
+        assert_eq!(password.is_some(), row["has_password"].as_bool().unwrap(), "{id}");
+        if let Some(password) = password.filter(|_| id.starts_with("py_")) {
+            assert_eq!(password.expose(), text(&row["password_example"]), "{id}");
+        }
         // Node ignores the gateway when the device has a certificate.
         if id != "node_connect_x509_gateway" {
             assert_eq!(server_name(&connection), text(&row["transport"]["sni"]), "{id}");
@@ -449,6 +454,24 @@ fn sizes_at_the_limit() {
     let given = record(Content::BagAsGiven, &[("", "$.ct=a%2Fb&xy=1")], &vec![0; 262_144 - 6]);
     let message = HubMessage::parse(&given).unwrap();
     assert_eq!(d2c::size(&sender, &message, ""), 262_144);
+}
+
+#[test]
+fn a_refusal_is_told_in_plain_words() {
+    use brownbridge::hub::refused::{is_identity, refused};
+    for (code, identity, words) in [
+        (1, false, &["MQTT 3.1.1"][..]),
+        (2, true, &["device id"]),
+        (3, false, &["not available", "user name"]),
+        (4, true, &["key", "clock"]),
+        (5, true, &["clock", "key", "device id", "disabled", "X.509"]),
+        (77, false, &["does not know"]),
+    ] {
+        assert_eq!(is_identity(code), identity, "{code}");
+        for word in words {
+            assert!(refused(code).contains(word), "{code}: {word}");
+        }
+    }
 }
 
 #[test]

@@ -1,13 +1,15 @@
 //! `brownbridge sim`.
 
 use std::collections::HashMap;
-use std::io::{BufWriter, Write as _};
+use std::fmt::Write as _;
+use std::io::{BufWriter, IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, error::TryRecvError};
 
 use crate::hub::connection_string::is_id;
@@ -94,9 +96,10 @@ pub(super) fn run(args: Args) -> ExitCode {
 
 fn simulate(args: Args) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // Another subscriber is only there under test.
-    let _ =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init();
+    let _ = log.with_ansi(colour).with_target(false).try_init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(serve(args))
 }
@@ -106,6 +109,9 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let first = args.device.first().or(args.x509.first()).map_or("dev-01", |d| d.split('=').next().unwrap_or(d));
     let (first, x509, quiet) = (first.to_owned(), args.x509.clone(), args.quiet);
     let options = options(args, (!quiet).then_some(output))?;
+    // Before it says that it is ready: from then on Ctrl-C must end it cleanly.
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for Ctrl-C")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let sim = hubsim::start(options).await?;
     introduce(&sim, &first, &x509)?;
     let printer = std::thread::spawn(move || print(messages));
@@ -116,12 +122,20 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         }
     };
     tokio::select! {
-        signal = tokio::signal::ctrl_c() => signal.context("cannot wait for Ctrl-C")?,
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
         () = finished, if !quiet => {}
     }
     let counts = sim.counts();
     sim.stop().await;
-    eprintln!("{} messages, {} dropped, {} connections", counts.messages, counts.dropped, counts.connected);
+    // Nobody may be left who reads stderr; that is no failure.
+    let _ = writeln!(
+        std::io::stderr(),
+        "{} messages, {} dropped, {} connections",
+        counts.messages,
+        counts.dropped,
+        counts.connected
+    );
     // Whoever reads stdout may have stopped to do so without closing it: Ctrl-C must end that too.
     let joined = tokio::task::spawn_blocking(move || printer.join());
     match tokio::time::timeout(LAST_LINES, joined).await {
@@ -177,22 +191,19 @@ fn key_file(path: &Path) -> anyhow::Result<Key> {
 
 /// Tells how to reach it. The key in it opens nothing but this simulator.
 fn introduce(sim: &Running, device: &str, x509: &[String]) -> anyhow::Result<()> {
-    let (connection, ca, address) = (sim.connection_string(device), sim.ca_file(), sim.local_addr());
-    eprintln!("The simulated hub listens on {address}. For bridge.toml:\n");
-    if x509.iter().any(|id| id == device) {
-        eprintln!("[uplink]\nkind = \"{}\"", sim.kind());
-    } else {
-        eprintln!("[uplink]\nkind = \"{}\"\nconnection_string = {:?}", sim.kind(), connection.expose());
+    let (address, kind) = (sim.local_addr(), sim.kind());
+    let mut text = format!("The simulated hub listens on {address}. For bridge.toml:\n\n[uplink]\nkind = \"{kind}\"\n");
+    if !x509.iter().any(|id| id == device) {
+        let _ = writeln!(text, "connection_string = {:?}", sim.connection_string(device).expose());
     }
     for id in x509 {
         let (certificate, key) = sim.device_certificate(id)?;
         let prefix = if id == device { "" } else { "# " };
-        eprintln!("{prefix}connection_string = {:?}", sim.x509_connection_string(id));
-        eprintln!("{prefix}certificate = {certificate:?}\n{prefix}key = {key:?}");
+        let _ = writeln!(text, "{prefix}connection_string = {:?}", sim.x509_connection_string(id));
+        let _ = writeln!(text, "{prefix}certificate = {certificate:?}\n{prefix}key = {key:?}");
     }
-    eprintln!("ca_file = {ca:?}");
-    eprintln!("address = \"{address}\"\n");
-    Ok(())
+    let _ = writeln!(text, "ca_file = {:?}\naddress = \"{address}\"\n", sim.ca_file());
+    std::io::stderr().write_all(text.as_bytes()).context("stderr")
 }
 
 /// Prints until the simulator stops. A reader that closed stdout has seen enough.

@@ -140,7 +140,7 @@ const INDEX_FROM: usize = 16;
 /// The pairs of a bag as they are written, escapes and repeated names included.
 pub fn pairs(bag: &str) -> Pairs<'_> {
     let text = bag.split_once('/').map_or(bag, |(head, _)| head);
-    Pairs { rest: (!bag.is_empty()).then_some(text).filter(|t| !t.is_empty()), slash: text.len() < bag.len(), at: 0 }
+    Pairs { rest: Some(text).filter(|t| !t.is_empty()), slash: text.len() < bag.len(), at: 0 }
 }
 
 /// See [`pairs`].

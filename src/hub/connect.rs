@@ -1,8 +1,10 @@
 //! What a CONNECT says: client id, user name, and the resource its token is for.
 
 use super::bag;
-use super::connection_string::ConnectionString;
+use super::connection_string::{Auth, ConnectionString};
 use super::limits::API_VERSION;
+use super::sas;
+use crate::secret::Secret;
 
 /// Who connects, and to which hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,4 +55,14 @@ impl<'a> Identity<'a> {
 /// The host to dial and to expect in the certificate: the gateway's where there is one.
 pub fn server_name(connection: &ConnectionString) -> &str {
     connection.gateway.as_deref().unwrap_or(&connection.host)
+}
+
+/// The password of a CONNECT: a token good until `expiry` (seconds since 1970) where there is a key, the
+/// given token as it is, and none with a certificate.
+pub fn password(connection: &ConnectionString, expiry: i64) -> Option<Secret> {
+    match &connection.auth {
+        Auth::Key(key) => Some(sas::mint(key, &Identity::of(connection).resource(), expiry, None)),
+        Auth::Token(token) => Some(token.clone()),
+        Auth::X509 => None,
+    }
 }

@@ -53,6 +53,9 @@ impl From<rcgen::Error> for AuthorityError {
     }
 }
 
+/// TLS 1.3 is a preview, on hubs of another host name.
+const HUB_VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS12];
+
 /// The folder with the certificates; a temporary one is removed at the end.
 #[derive(Debug)]
 pub(super) struct Authority {
@@ -104,7 +107,7 @@ impl Authority {
     }
 
     /// What the server shows: good for the hub's name and for this machine.
-    pub(super) fn server_config(&self, host: &str) -> Result<rustls::ServerConfig, AuthorityError> {
+    pub(super) fn server_config(&self, host: &str, edge: bool) -> Result<rustls::ServerConfig, AuthorityError> {
         let mut names = vec![host.to_owned(), "localhost".into(), "127.0.0.1".into(), "::1".into()];
         names.dedup();
         let mut params = CertificateParams::new(names)?;
@@ -114,9 +117,10 @@ impl Authority {
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         let provider = Arc::new(ring::default_provider());
+        let versions = if edge { rustls::ALL_VERSIONS } else { HUB_VERSIONS };
         let tls = |e: rustls::Error| AuthorityError::Tls(e.to_string());
         rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .map_err(tls)?
             .with_client_cert_verifier(Arc::new(Asks(provider)))
             .with_single_cert(vec![certificate.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())

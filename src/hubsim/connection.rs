@@ -1,16 +1,16 @@
-//! One client: its CONNECT, then packets in batches until something ends it.
+//! One client that was let in: packets in batches until something ends it.
 //!
 //! A read fills one buffer; all packets in it are decoded, their messages handed to the output in one
 //! piece, and then all their acknowledgements are written in one piece.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use rmqtt_codec::error::DecodeError;
 use rmqtt_codec::types::{Publish, QoS};
 use rmqtt_codec::v3::{Codec, Connect, ConnectAck, ConnectAckReason, LastWill, Packet, SubscribeReturnCode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -20,7 +20,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::codec::{Decoder as _, Encoder as _};
 
 use super::Shared;
-use super::admission::{Admitted, Refusal};
+use super::admission::Admitted;
 use super::counters::Closed;
 use super::names::{self, EventsTopic};
 use super::received::{Received, Source};
@@ -32,88 +32,17 @@ use crate::hub::{bag, d2c};
 use crate::message::Timestamp;
 
 /// The largest packet: a message at its limit, its topic, the packet identifier.
-const PACKET_MAX: u32 = (D2C_MAX_BYTES + TOPIC_MAX_BYTES + 16) as u32;
-const READ: usize = 64 * 1024;
+pub(super) const PACKET_MAX: u32 = (D2C_MAX_BYTES + TOPIC_MAX_BYTES + 16) as u32;
+pub(super) const READ: usize = 64 * 1024;
 /// A client that does not read its acknowledgements is closed after this.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Delayed acknowledgements of one connection; at this many it is not read any more.
 const DELAYED_MAX: usize = 1024;
 
-type Stream = TlsStream<TcpStream>;
+pub(super) type Stream = TlsStream<TcpStream>;
 
-/// Serves a client from its CONNECT to its end.
-pub(super) async fn serve(mut stream: Stream, peer: SocketAddr, shared: &Arc<Shared>) -> Closed {
-    let mut codec = Codec::new(PACKET_MAX);
-    let mut input = BytesMut::with_capacity(READ);
-    let first = timeout(shared.options.connect_timeout, first_packet(&mut stream, &mut codec, &mut input));
-    let first = tokio::select! {
-        () = shared.stop.cancelled() => return Closed::Stopped,
-        first = first => first,
-    };
-    let verdict = match first {
-        Err(_) => return Closed::NoConnect,
-        Ok(Err(closed)) => return closed,
-        Ok(Ok(First::OtherProtocol)) => Err(Refusal::Protocol),
-        Ok(Ok(First::Connect(connect))) => admit(&stream, *connect, shared),
-    };
-    let (admitted, connect, hold) = match verdict {
-        Ok(admitted) => admitted,
-        Err(refusal) => {
-            tracing::info!(%peer, reason = %refusal, "CONNECT refused");
-            let code = refusal.code(shared.options.edge);
-            let _ = timeout(WRITE_TIMEOUT, async {
-                stream.write_all(&[0x20, 2, 0, code]).await?;
-                stream.shutdown().await
-            })
-            .await;
-            return Closed::Refused;
-        }
-    };
-    shared.counters.connect();
-    tracing::info!(%peer, identity = %admitted.identity, "connected");
-    let mut connection = Connection::new(stream, codec, input, Arc::clone(shared), (admitted, &connect, hold));
-    let (stop, taken_over) = (shared.stop.clone(), connection.hold.taken_over.clone());
-    let closed = tokio::select! {
-        biased;
-        () = stop.cancelled() => Closed::Stopped,
-        () = taken_over.cancelled() => Closed::TakenOver,
-        closed = connection.run() => closed,
-    };
-    connection.end(connect.last_will, closed).await;
-    closed
-}
-
-enum First {
-    Connect(Box<Connect>),
-    OtherProtocol,
-}
-
-async fn first_packet(stream: &mut Stream, codec: &mut Codec, input: &mut BytesMut) -> Result<First, Closed> {
-    loop {
-        match codec.decode(input) {
-            Ok(Some((Packet::Connect(connect), _))) => return Ok(First::Connect(connect)),
-            Err(rmqtt_codec::error::DecodeError::UnsupportedProtocolLevel) => return Ok(First::OtherProtocol),
-            Ok(Some(_)) | Err(_) => return Err(Closed::Protocol),
-            Ok(None) => {}
-        }
-        match stream.read_buf(input).await {
-            Ok(0) | Err(_) => return Err(Closed::Lost),
-            Ok(_) => {}
-        }
-    }
-}
-
-fn admit(stream: &Stream, connect: Connect, shared: &Shared) -> Result<(Admitted, Connect, Hold), Refusal> {
-    if shared.options.misbehave.refuse {
-        return Err(Refusal::Switch);
-    }
-    let certificates = stream.get_ref().1.peer_certificates();
-    let admitted = shared.register.admit(&connect, certificates, Timestamp::now().as_secs())?;
-    let hold = shared.sessions.take(&admitted.identity, connect.clean_session).ok_or(Refusal::TooMany)?;
-    Ok((admitted, connect, hold))
-}
-
-struct Connection {
+/// One client that was let in.
+pub(super) struct Connection {
     shared: Arc<Shared>,
     stream: Stream,
     codec: Codec,
@@ -121,7 +50,7 @@ struct Connection {
     output: BytesMut,
     batch: Vec<Received>,
     source: Arc<Source>,
-    hold: Hold,
+    pub(super) hold: Hold,
     /// Silence longer than this ends it.
     patience: Duration,
     expires: Option<Instant>,
@@ -140,7 +69,7 @@ enum Event {
 }
 
 impl Connection {
-    fn new(
+    pub(super) fn new(
         stream: Stream,
         codec: Codec,
         input: BytesMut,
@@ -182,7 +111,7 @@ impl Connection {
         connection
     }
 
-    async fn run(&mut self) -> Closed {
+    pub(super) async fn run(&mut self) -> Closed {
         loop {
             let verdict = self.take_packets();
             if let Break(closed) = self.hand_over().await {
@@ -210,7 +139,7 @@ impl Connection {
                 Ok(None) => return Continue(()),
                 Ok(Some((Packet::Publish(publish), _))) => self.publish(&publish, now)?,
                 Ok(Some((packet, _))) => self.other(packet)?,
-                Err(rmqtt_codec::error::DecodeError::MaxSizeExceeded { .. }) => return Break(Closed::TooLarge),
+                Err(DecodeError::MaxSizeExceeded { .. }) => return Break(Closed::TooLarge),
                 Err(_) => return Break(Closed::Protocol),
             }
         }
@@ -234,7 +163,8 @@ impl Connection {
             return Break(Closed::TooLarge);
         }
         let taken = self.take_message(bag, &publish.payload, now, publish.retain.then_some(("mqtt-retain", "true")));
-        if taken.is_err() {
+        if let Err(error) = taken {
+            tracing::info!(device = %self.source.device, %error, "bad property bag");
             if !self.shared.options.edge {
                 return Break(Closed::Bag);
             }
@@ -277,6 +207,8 @@ impl Connection {
         } else {
             let mut message = Received::new(&self.source, bag, body, now)?;
             if let Some((name, value)) = extra {
+                // What the hub stamps wins over what the client wrote under that name.
+                message.properties.retain(|(n, _)| n != name);
                 message.properties.push((name.to_owned(), Some(value.to_owned())));
             }
             self.batch.push(message);
@@ -434,7 +366,7 @@ impl Connection {
     }
 
     /// The last things: the will where the client did not say goodbye, the session, the line.
-    async fn end(&mut self, will: Option<LastWill>, closed: Closed) {
+    pub(super) async fn end(&mut self, will: Option<LastWill>, closed: Closed) {
         if let Some(will) = will.filter(|_| closed != Closed::Goodbye && closed != Closed::Stopped) {
             let bag = match self.events_bag(&will.topic) {
                 Continue(bag) => bag,

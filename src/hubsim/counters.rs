@@ -46,6 +46,33 @@ pub enum Closed {
     Stopped,
 }
 
+impl Closed {
+    /// The reason in words: a hub closes without a word, so the simulator's log must have it.
+    pub fn why(self) -> &'static str {
+        match self {
+            Self::Goodbye => "the client said DISCONNECT",
+            Self::Lost => "the client is gone",
+            Self::Silent => "nothing came for 1.5 times the keep-alive",
+            Self::TakenOver => "the same identity connected again; two clients with one id do this for ever",
+            Self::Expired => "its token is over",
+            Self::Qos2 => "publish with QoS 2, which IoT Hub does not know",
+            Self::Topic => "publish to a topic that is not the client's own",
+            Self::Bag => "the property bag does not parse",
+            Self::TooLarge => "the message is larger than 262144 bytes, properties included",
+            Self::Subscribe => "a topic filter that is not documented, or a sixth one",
+            Self::Unsubscribe => "UNSUBSCRIBE from a topic filter it did not have",
+            Self::Protocol => "not MQTT 3.1.1, or a packet out of place",
+            Self::Cut => "cut on purpose",
+            Self::NotReading => "the client does not read what it is sent",
+            Self::Refused => "the CONNECT was refused",
+            Self::Handshake => "the TLS handshake failed or took too long",
+            Self::NoConnect => "no CONNECT came in time",
+            Self::NoOutput => "nobody takes the messages any more",
+            Self::Stopped => "the simulator stops",
+        }
+    }
+}
+
 const REASONS: usize = Closed::Stopped as usize + 1;
 
 /// The running counts.
@@ -106,6 +133,11 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// How many connections ended, for whatever reason.
+    pub fn ended(&self) -> u64 {
+        self.closed.iter().sum()
+    }
+
     /// How many connections ended so.
     pub fn closed(&self, why: Closed) -> u64 {
         self.closed.get(why as usize).copied().unwrap_or(0)

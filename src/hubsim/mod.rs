@@ -6,6 +6,7 @@
 //!
 //! | the client does | hub | edgeHub (`edge`) |
 //! |---|---|---|
+//! | TLS | 1.2 | 1.2, 1.3 |
 //! | protocol level other than 4 | CONNACK 1 | CONNACK 1 |
 //! | malformed user name | CONNACK 5 | CONNACK 3 |
 //! | another host in the user name | CONNACK 5 | taken |
@@ -29,15 +30,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::hub::sas::Key;
 use crate::secret::Secret;
 
+mod accept;
 mod admission;
 mod authority;
 mod certificate;
@@ -174,7 +176,7 @@ pub struct Running {
 /// Starts to listen.
 pub async fn start(options: Options) -> Result<Running, StartError> {
     let authority = Authority::open(options.dir.as_deref()).map_err(StartError::Authority)?;
-    let tls = authority.server_config(&options.host).map_err(StartError::Authority)?;
+    let tls = authority.server_config(&options.host, options.edge).map_err(StartError::Authority)?;
     let verifier = authority.client_verifier().map_err(StartError::Authority)?;
     let listen = options.listen;
     let listener = TcpListener::bind(listen).await.map_err(|e| StartError::Listen(listen, e))?;
@@ -193,7 +195,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         counters: Counters::default(),
         stop: CancellationToken::new(),
     });
-    let accept = tokio::spawn(accept(listener, TlsAcceptor::from(Arc::new(tls)), Arc::clone(&shared)));
+    let accept = tokio::spawn(accept::run(listener, TlsAcceptor::from(Arc::new(tls)), Arc::clone(&shared)));
     Ok(Running { local_addr, authority, shared, accept: Some(accept) })
 }
 
@@ -280,42 +282,4 @@ impl Drop for Running {
 pub fn thumbprint_of(pem: &Path) -> Option<[u8; 32]> {
     use rustls::pki_types::pem::PemObject as _;
     CertificateDer::from_pem_file(pem).ok().map(|der| certificate::thumbprint(&der))
-}
-
-async fn accept(listener: TcpListener, tls: TlsAcceptor, shared: Arc<Shared>) {
-    let mut connections = JoinSet::new();
-    loop {
-        let room = connections.len() < shared.options.max_connections.max(1);
-        tokio::select! {
-            () = shared.stop.cancelled() => break,
-            Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            taken = listener.accept(), if room => match taken {
-                Ok((stream, peer)) => {
-                    shared.counters.accept();
-                    connections.spawn(one(stream, peer, tls.clone(), Arc::clone(&shared)));
-                }
-                // Out of descriptors, or the client gave up: neither gets better by spinning.
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-            },
-        }
-    }
-    while connections.join_next().await.is_some() {}
-}
-
-async fn one(stream: TcpStream, peer: SocketAddr, tls: TlsAcceptor, shared: Arc<Shared>) {
-    let _ = stream.set_nodelay(true);
-    let handshake = tokio::time::timeout(shared.options.handshake_timeout, tls.accept(stream));
-    let closed = tokio::select! {
-        () = shared.stop.cancelled() => Closed::Stopped,
-        done = handshake => match done {
-            Ok(Ok(stream)) => connection::serve(stream, peer, &shared).await,
-            Ok(Err(e)) => {
-                tracing::info!(%peer, error = %e, "TLS handshake failed");
-                Closed::Handshake
-            }
-            Err(_) => Closed::Handshake,
-        },
-    };
-    tracing::debug!(%peer, reason = ?closed, "connection closed");
-    shared.counters.close(closed);
 }

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, clippy::unwrap_used, clippy::indexing_slicing)]
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,7 +47,11 @@ pub(crate) async fn take(messages: &mut Messages, n: usize) -> Vec<Received> {
 
 /// What a well-behaved client says.
 pub(crate) fn hello(sim: &Running, id: &str) -> Connect {
-    let connection = ConnectionString::parse(sim.connection_string(id).expose()).unwrap();
+    hello_with(sim.connection_string(id).expose())
+}
+
+pub(crate) fn hello_with(connection_string: &str) -> Connect {
+    let connection = ConnectionString::parse(connection_string).unwrap();
     let identity = Identity::of(&connection);
     let Auth::Key(key) = &connection.auth else { panic!("a key") };
     let expiry = Timestamp::now().as_secs() + 3600;
@@ -93,9 +98,13 @@ impl Client {
 
     /// With a client certificate: the paths of certificate and key.
     pub(crate) async fn dial_as(sim: &Running, certificate: Option<(&Path, &Path)>) -> Self {
-        let tcp = TcpStream::connect(sim.local_addr()).await.unwrap();
+        Self::dial_at(sim.local_addr(), &sim.ca_file(), certificate).await
+    }
+
+    pub(crate) async fn dial_at(at: SocketAddr, ca: &Path, certificate: Option<(&Path, &Path)>) -> Self {
+        let tcp = TcpStream::connect(at).await.unwrap();
         let name = ServerName::try_from("localhost").unwrap();
-        let stream = TlsConnector::from(Arc::new(tls(&sim.ca_file(), certificate))).connect(name, tcp).await.unwrap();
+        let stream = TlsConnector::from(Arc::new(tls(ca, certificate))).connect(name, tcp).await.unwrap();
         Self { stream, codec: Codec::new(0), input: BytesMut::new() }
     }
 

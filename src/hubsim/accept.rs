@@ -1,0 +1,135 @@
+//! From a TCP connection to a client that is let in: TLS, the CONNECT packet, the verdict.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use rmqtt_codec::error::DecodeError;
+use rmqtt_codec::v3::{Codec, Connect, Packet};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::codec::Decoder as _;
+
+use super::Shared;
+use super::admission::{Admitted, Refusal};
+use super::connection::{Connection, PACKET_MAX, READ, Stream, WRITE_TIMEOUT};
+use super::counters::Closed;
+use super::sessions::Hold;
+use crate::message::Timestamp;
+
+/// Accepts until the simulator stops, then waits for the connections.
+pub(super) async fn run(listener: TcpListener, tls: TlsAcceptor, shared: Arc<Shared>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let room = connections.len() < shared.options.max_connections.max(1);
+        tokio::select! {
+            () = shared.stop.cancelled() => break,
+            Some(_) = connections.join_next(), if !connections.is_empty() => {}
+            taken = listener.accept(), if room => match taken {
+                Ok((stream, peer)) => {
+                    shared.counters.accept();
+                    connections.spawn(one(stream, peer, tls.clone(), Arc::clone(&shared)));
+                }
+                // Out of descriptors, or the client gave up: neither gets better by spinning.
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            },
+        }
+    }
+    while connections.join_next().await.is_some() {}
+}
+
+async fn one(stream: TcpStream, peer: SocketAddr, tls: TlsAcceptor, shared: Arc<Shared>) {
+    let _ = stream.set_nodelay(true);
+    let handshake = tokio::time::timeout(shared.options.handshake_timeout, tls.accept(stream));
+    let closed = tokio::select! {
+        () = shared.stop.cancelled() => Closed::Stopped,
+        done = handshake => match done {
+            Ok(Ok(stream)) => serve(stream, peer, &shared).await,
+            Ok(Err(e)) => {
+                tracing::info!(%peer, error = %e, "TLS handshake failed");
+                Closed::Handshake
+            }
+            Err(_) => Closed::Handshake,
+        },
+    };
+    tracing::debug!(%peer, reason = ?closed, "connection closed");
+    shared.counters.close(closed);
+}
+
+/// Serves a client from its CONNECT to its end.
+async fn serve(mut stream: Stream, peer: SocketAddr, shared: &Arc<Shared>) -> Closed {
+    let mut codec = Codec::new(PACKET_MAX);
+    let mut input = BytesMut::with_capacity(READ);
+    let first = timeout(shared.options.connect_timeout, first_packet(&mut stream, &mut codec, &mut input));
+    let first = tokio::select! {
+        () = shared.stop.cancelled() => return Closed::Stopped,
+        first = first => first,
+    };
+    let verdict = match first {
+        Err(_) => return Closed::NoConnect,
+        Ok(Err(closed)) => return closed,
+        Ok(Ok(First::OtherProtocol)) => Err(Refusal::Protocol),
+        Ok(Ok(First::Connect(connect))) => admit(&stream, *connect, shared),
+    };
+    let (admitted, connect, hold) = match verdict {
+        Ok(admitted) => admitted,
+        Err(refusal) => {
+            tracing::info!(%peer, reason = %refusal, "CONNECT refused");
+            let code = refusal.code(shared.options.edge);
+            let _ = timeout(WRITE_TIMEOUT, async {
+                stream.write_all(&[0x20, 2, 0, code]).await?;
+                stream.shutdown().await
+            })
+            .await;
+            return Closed::Refused;
+        }
+    };
+    shared.counters.connect();
+    let identity = admitted.identity.clone();
+    tracing::info!(%peer, %identity, "connected");
+    let mut connection = Connection::new(stream, codec, input, Arc::clone(shared), (admitted, &connect, hold));
+    let (stop, taken_over) = (shared.stop.clone(), connection.hold.taken_over.clone());
+    let closed = tokio::select! {
+        biased;
+        () = stop.cancelled() => Closed::Stopped,
+        () = taken_over.cancelled() => Closed::TakenOver,
+        closed = connection.run() => closed,
+    };
+    tracing::info!(%peer, %identity, reason = closed.why(), "closed");
+    connection.end(connect.last_will, closed).await;
+    closed
+}
+
+enum First {
+    Connect(Box<Connect>),
+    OtherProtocol,
+}
+
+async fn first_packet(stream: &mut Stream, codec: &mut Codec, input: &mut BytesMut) -> Result<First, Closed> {
+    loop {
+        match codec.decode(input) {
+            Ok(Some((Packet::Connect(connect), _))) => return Ok(First::Connect(connect)),
+            Err(DecodeError::UnsupportedProtocolLevel) => return Ok(First::OtherProtocol),
+            Ok(Some(_)) | Err(_) => return Err(Closed::Protocol),
+            Ok(None) => {}
+        }
+        match stream.read_buf(input).await {
+            Ok(0) | Err(_) => return Err(Closed::Lost),
+            Ok(_) => {}
+        }
+    }
+}
+
+fn admit(stream: &Stream, connect: Connect, shared: &Shared) -> Result<(Admitted, Connect, Hold), Refusal> {
+    if shared.options.misbehave.refuse {
+        return Err(Refusal::Switch);
+    }
+    let certificates = stream.get_ref().1.peer_certificates();
+    let admitted = shared.register.admit(&connect, certificates, Timestamp::now().as_secs())?;
+    let hold = shared.sessions.take(&admitted.identity, connect.clean_session).ok_or(Refusal::TooMany)?;
+    Ok((admitted, connect, hold))
+}
