@@ -2,6 +2,8 @@
 //!
 //! Publishers run in this process, the bridge and the simulated hub each in their own, all on one machine.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, reason = "a benchmark may fail loudly")]
+
 #[path = "../support/mod.rs"]
 mod support;
 

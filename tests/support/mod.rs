@@ -1,5 +1,6 @@
 //! The real program as processes, and a plain MQTT 3.1.1 publisher, for tests and benchmarks.
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test binary uses a part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::string_slice, reason = "test code")]
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
