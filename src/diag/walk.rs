@@ -93,17 +93,30 @@ pub struct Reader<'a> {
     table: &'a DeTable<'a>,
     what: &'a str,
     asked: Vec<&'a str>,
+    unoffered: Vec<&'a str>,
 }
 
 impl<'a> Reader<'a> {
     /// Opens a table; `what` names it in messages: ``unknown key `x` in <what>``.
     pub fn new(table: &'a DeTable<'a>, what: &'a str) -> Self {
-        Self { table, what, asked: Vec::new() }
+        Self { table, what, asked: Vec::new(), unoffered: Vec::new() }
     }
 
     /// Any value.
     pub fn any(&mut self, key: &'a str) -> Option<Entry<'a>> {
-        self.asked.push(key);
+        if !self.asked.contains(&key) {
+            self.asked.push(key);
+        }
+        self.entry(key)
+    }
+
+    /// Any value of a key that is known but not offered: neither listed nor suggested to anybody.
+    pub fn unoffered(&mut self, key: &'a str) -> Option<Entry<'a>> {
+        self.unoffered.push(key);
+        self.entry(key)
+    }
+
+    fn entry(&self, key: &str) -> Option<Entry<'a>> {
         let (name, value) = self.table.get_key_value(key)?;
         Some(Entry { key: name.get_ref(), key_span: name.span(), value })
     }
@@ -172,7 +185,7 @@ impl<'a> Reader<'a> {
     pub fn finish(self, report: &mut Report<'_>) {
         for (key, _) in self.table {
             let name: &str = key.get_ref();
-            if self.asked.contains(&name) {
+            if self.asked.contains(&name) || self.unoffered.contains(&name) {
                 continue;
             }
             let title = format!("unknown key `{name}` in {}", self.what);

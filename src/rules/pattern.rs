@@ -139,6 +139,14 @@ impl Pattern {
         }
     }
 
+    /// The levels of a topic pattern; none for a regex.
+    pub(super) fn levels(&self) -> &[Level] {
+        match self {
+            Self::Topic { levels, .. } => levels,
+            Self::Regex { .. } => &[],
+        }
+    }
+
     /// Appends where the names of the pattern are in a topic; false where it does not match.
     pub(super) fn captures(&self, topic: &str, places: &mut Vec<Range<usize>>) -> bool {
         match self {

@@ -5,7 +5,7 @@ use toml::de::DeValue;
 use crate::diag::Span;
 use crate::diag::walk::{Entry, Reader, Report};
 
-/// Keys of a rule that later versions have. All but the first two change no names.
+/// Keys of a rule that later versions have.
 const RULE_KEYS: [&str; 8] = ["lookup", "script", "scale", "set", "when", "throttle", "report_by_exception", "batch"];
 
 /// Formats of `decode` that later versions have.
@@ -21,7 +21,7 @@ pub(super) fn not_available(what: &str, span: Span, report: &mut Report<'_>) {
 pub(super) fn rule_keys(rule: &mut Reader<'_>, report: &mut Report<'_>) -> bool {
     let mut brings_names = false;
     for key in RULE_KEYS {
-        let Some(entry) = rule.any(key) else { continue };
+        let Some(entry) = rule.unoffered(key) else { continue };
         not_available(key, entry.key_span.clone(), report);
         brings_names |= key == "lookup";
         durations(&entry, report);
@@ -33,7 +33,7 @@ pub(super) fn rule_keys(rule: &mut Reader<'_>, report: &mut Report<'_>) -> bool 
 pub(super) fn test_keys(table: &mut Reader<'_>, keys: &[&'static str], report: &mut Report<'_>) -> bool {
     let mut found = false;
     for key in keys {
-        if let Some(entry) = table.any(key) {
+        if let Some(entry) = table.unoffered(key) {
             not_available(key, entry.key_span, report);
             found = true;
         }
@@ -43,7 +43,7 @@ pub(super) fn test_keys(table: &mut Reader<'_>, keys: &[&'static str], report: &
 
 /// Reports the tables of a file for `lookup`.
 pub(super) fn table(file: &mut Reader<'_>, report: &mut Report<'_>) {
-    if let Some(entry) = file.any("table") {
+    if let Some(entry) = file.unoffered("table") {
         not_available("table", entry.key_span, report);
     }
 }
