@@ -156,17 +156,15 @@ pub fn new_rule(topic: &str) -> String {
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
     let levels: Vec<&str> = topic.split('/').collect();
     let awkward = topic.contains(['{', '}']);
-    let (pattern, device) = match levels.split_last() {
-        Some((signal, [before @ .., _])) if !awkward => {
+    // The level before the last is most often the machine; an empty one names no device, and a wildcard does not
+    // take a first level that begins with `$`.
+    let (pattern, device, machine) = match levels.as_slice() {
+        [before @ .., machine, signal] if !awkward && !machine.is_empty() && !machine.starts_with('$') => {
             let mut pattern: Vec<&str> = before.to_vec();
             pattern.extend(["{machine}", signal]);
-            (pattern.join("/"), "{machine}")
+            (pattern.join("/"), "{machine}", *machine)
         }
-        _ => (topic.to_owned(), "machine-1"),
-    };
-    let machine = match device {
-        "{machine}" => levels.iter().rev().nth(1).copied().unwrap_or(""),
-        device => device,
+        _ => (topic.to_owned(), "machine-1", "machine-1"),
     };
     let (key, pattern) = match awkward {
         true => ("regex ", format!("^{}$", regex::escape(topic))),

@@ -67,6 +67,7 @@ struct Draft {
     name: String,
     name_span: Span,
     named: bool,
+    /// It does not take all messages of its topics for itself.
     goes_on: bool,
     /// The topic filter, or the regex.
     filter: Option<String>,

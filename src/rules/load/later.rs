@@ -17,16 +17,26 @@ pub(super) fn not_available(what: &str, span: Span, report: &mut Report<'_>) {
     report.error("not-available", title, span, "");
 }
 
-/// Reports the keys of a rule that later versions have. True where one of them would bring new names.
-pub(super) fn rule_keys(rule: &mut Reader<'_>, report: &mut Report<'_>) -> bool {
-    let mut brings_names = false;
+/// What keys of later versions would change about the rest of a rule.
+#[derive(Default)]
+pub(super) struct Later {
+    /// Templates may use names this version does not know.
+    pub(super) brings_names: bool,
+    /// The rule lets some messages of its topics go by.
+    pub(super) is_picky: bool,
+}
+
+/// Reports the keys of a rule that later versions have.
+pub(super) fn rule_keys(rule: &mut Reader<'_>, report: &mut Report<'_>) -> Later {
+    let mut later = Later::default();
     for key in RULE_KEYS {
         let Some(entry) = rule.unoffered(key) else { continue };
         not_available(key, entry.key_span.clone(), report);
-        brings_names |= key == "lookup";
+        later.brings_names |= key == "lookup";
+        later.is_picky |= key == "when";
         durations(&entry, report);
     }
-    brings_names
+    later
 }
 
 /// Reports the keys of a test that later versions have. True where there is one: the test cannot run.

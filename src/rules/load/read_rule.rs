@@ -37,12 +37,12 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, source: &SourceFile,
     let drops = keys.boolean("drop", report).is_some_and(|(yes, _)| yes);
     let name_span = name.map(|name| name.span()).or(asked.place.clone()).unwrap_or(span.clone());
     let shown = name.map_or_else(|| asked.text.clone(), |name| name.value.to_owned());
-    let brings_names = later::rule_keys(&mut keys, report);
+    let later = later::rule_keys(&mut keys, report);
     let action = if drops {
         unused(&mut keys, report);
         Some(Action::Drop)
     } else {
-        let names = Names { names: asked.names.clone(), place: asked.place.clone(), open: brings_names };
+        let names = Names { names: asked.names.clone(), place: asked.place.clone(), open: later.brings_names };
         read_message(&mut keys, names, (&shown, &name_span), report).map(|message| Action::Send(Box::new(message)))
     };
     keys.finish(report);
@@ -64,7 +64,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, source: &SourceFile,
         name: shown,
         name_span,
         named: name.is_some(),
-        goes_on: goes_on && !drops,
+        goes_on: (goes_on && !drops) || later.is_picky,
         filter: asked.filter,
         regex: asked.regex,
         rule,
