@@ -133,7 +133,7 @@ impl Pass<'_> {
                 }
                 _ => self.scalar()?,
             }
-            // A value has ended, or an empty container is about to.
+            // A value has ended, or an empty container is about to: then its closing bracket is next.
             loop {
                 if self.depth == 0 {
                     return Ok(());
@@ -146,7 +146,7 @@ impl Pass<'_> {
                 self.space();
                 let object = self.in_object();
                 match self.peek() {
-                    Some(b',') if self.closed_value() => {
+                    Some(b',') => {
                         self.at += 1;
                         self.space();
                         if object {
@@ -160,13 +160,6 @@ impl Pass<'_> {
                 }
             }
         }
-    }
-
-    /// False right after an opening bracket: nothing is there to be closed or followed by a comma.
-    fn closed_value(&self) -> bool {
-        let before = self.bytes.get(..self.at).unwrap_or(&[]);
-        let last = before.iter().rev().find(|byte| !is_space(**byte));
-        !matches!(last, Some(b'{' | b'[') | None)
     }
 
     fn key(&mut self) -> Result<(), NotJson> {

@@ -125,5 +125,5 @@ fn load_file(
 
 /// The line of a byte offset, from 1.
 fn line(text: &str, at: usize) -> usize {
-    text.get(..at).unwrap_or("").matches('\n').count() + 1
+    memchr::memchr_iter(b'\n', text.as_bytes().get(..at).unwrap_or(&[])).count() + 1
 }

@@ -42,7 +42,11 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, source: &SourceFile,
         unused(&mut keys, report);
         Some(Action::Drop)
     } else {
-        let names = Names { names: asked.names.clone(), place: asked.place.clone(), open: later.brings_names };
+        let names = Names {
+            names: asked.names.clone(),
+            place: asked.place.clone(),
+            open: later.brings_names || asked.place.is_none(),
+        };
         read_message(&mut keys, names, (&shown, &name_span), report).map(|message| Action::Send(Box::new(message)))
     };
     keys.finish(report);
