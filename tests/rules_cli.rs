@@ -60,6 +60,43 @@ fn commands() {
     }
 }
 
+/// What `explain` says, kept word for word. Bless with `UPDATE_EXPECT=1`.
+#[test]
+fn explanations() {
+    let mut text = String::new();
+    for (topic, payload) in [
+        ("gw07-press/temp/oil", "{\"v\": 61.5}"),
+        ("plant1/line3/press7/value/temp", "21.50"),
+        ("plant1/line3/press7/value/temp", "broken"),
+        ("plant1/testbench/x", "1"),
+        ("plant1/packing/wrapper3/speed", "1"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_brownbridge"));
+        command.args(["explain", topic, "--payload", payload]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        text.push_str(&format!("$ brownbridge explain {topic} --payload '{payload}'\n"));
+        text.push_str(&String::from_utf8(command.output().unwrap().stdout).unwrap());
+        text.push('\n');
+    }
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/rules/explain.txt");
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        std::fs::write(golden, &text).unwrap();
+    }
+    let want = std::fs::read_to_string(golden).unwrap_or_default();
+    assert!(text == want, "--- want\n{want}\n--- got\n{text}");
+}
+
+/// A file saved by an editor of another system: byte order mark, CRLF, another encoding.
+#[test]
+fn files_from_other_editors() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.toml");
+    let path = file.to_str().unwrap();
+    std::fs::write(&file, "\u{feff}[[rule]]\r\ntopic  = \"a/{line}\"\r\ndevice = \"{lin}\"\r\n").unwrap();
+    check(&["check", path], 1, "a.toml: 1 error\n", "a.toml:3:12\n");
+    std::fs::write(&file, b"[[rule]]\ntopic = \"\xe9\"\n").unwrap();
+    check(&["check", path], 2, "", "is not UTF-8 text: save it as UTF-8");
+}
+
 /// The rule that `explain` offers for a topic no rule takes passes its own test.
 #[test]
 fn an_offered_rule_works_as_it_is() {

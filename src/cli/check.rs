@@ -93,7 +93,12 @@ fn read_source(path: &Path) -> Result<SourceFile, String> {
 }
 
 fn cannot_read(path: &Path, error: &std::io::Error) -> String {
-    format!("cannot read {}: {error}", path.display())
+    match error.kind() {
+        std::io::ErrorKind::InvalidData => {
+            format!("{} is not UTF-8 text: save it as UTF-8 in your editor", path.display())
+        }
+        _ => format!("cannot read {}: {error}", path.display()),
+    }
 }
 
 /// Says why the command could not run; exit code 2.

@@ -3,6 +3,7 @@
 use super::pattern::{Level, Pattern};
 use super::rule::{Action, Rule};
 use super::{Output, RuleIndex, RuleSet, Verdict};
+use crate::diag::nearest as nearest_word;
 use crate::message::Publish;
 
 /// What happens to a publish, and why.
@@ -101,7 +102,7 @@ pub(super) fn explain(rules: &RuleSet, publish: &Publish<'_>) -> Explanation {
         }
     }
     let nearest = match verdict {
-        Verdict::Unmatched => nearest(&tried),
+        Verdict::Unmatched => nearest(&rules.0.rules, publish.topic),
         _ => None,
     };
     Explanation { tried, verdict, output, nearest }
@@ -141,14 +142,35 @@ fn attempt(rule: &Rule, topic: &str) -> Step {
     Step::Level { number: levels.len() + 1, want: None, got: words.next().map(str::to_owned) }
 }
 
-/// The rule that agrees with the most levels before it fails.
-fn nearest(tried: &[Tried]) -> Option<usize> {
-    let agrees = |tried: &Tried| match &tried.step {
-        Step::Level { number, .. } => number - 1,
-        _ => 0,
-    };
-    let best = tried.iter().map(agrees).max().filter(|levels| *levels > 0)?;
-    tried.iter().position(|tried| agrees(tried) == best)
+/// The rule whose levels look most like the topic, if one looks like it at all.
+fn nearest(rules: &[Rule], topic: &str) -> Option<RuleIndex> {
+    let looks = |rule: &Rule| likeness(rule.pattern.levels(), topic);
+    let best = rules.iter().map(looks).max().filter(|likeness| *likeness > 0)?;
+    rules.iter().position(|rule| looks(rule) == best)
+}
+
+/// How much a topic looks like a pattern: a literal counts most, a mistyped one almost as much, a wildcard little;
+/// a level too many or too few counts against.
+fn likeness(levels: &[Level], topic: &str) -> i32 {
+    let mut words = topic.split('/');
+    let mut likeness = 0;
+    let mut literals = 0;
+    for level in levels {
+        likeness += match (level, words.next()) {
+            (Level::Hash, _) => break,
+            (_, None) => -2,
+            (Level::Named(_) | Level::Plus, Some(_)) => 1,
+            (Level::Literal(want), Some(word)) => {
+                let points = if want == word { 3 } else { nearest_word(word, [want.as_str()]).map_or(0, |_| 2) };
+                literals += points;
+                points
+            }
+        };
+    }
+    if !matches!(levels.last(), Some(Level::Hash)) {
+        likeness -= words.map(|_| 2).sum::<i32>();
+    }
+    if literals > 0 { likeness } else { 0 }
 }
 
 /// A rule that would take a topic, with a test, ready to be pasted and changed.
