@@ -142,8 +142,13 @@ impl<'a> Reader<'a> {
         let entry = self.any(key)?;
         let number = entry.value.get_ref().as_integer();
         let found = number.and_then(|n| i64::from_str_radix(n.as_str(), n.radix()).ok());
-        if found.is_none() {
-            report.wrong_type(key, entry.value, "a whole number");
+        match (number, found) {
+            (_, Some(_)) => {}
+            (Some(_), None) => {
+                let title = format!("`{key}` is too large");
+                report.error("wrong-type", title, entry.value.span(), "does not fit 64 bits");
+            }
+            (None, None) => report.wrong_type(key, entry.value, "a whole number"),
         }
         Some((found?, entry.value.span()))
     }
@@ -221,5 +226,45 @@ pub fn type_name(value: &DeValue<'_>) -> &'static str {
         DeValue::Datetime(_) => "a date",
         DeValue::Array(_) => "a list",
         DeValue::Table(_) => "a table",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn typed_values_and_what_is_told_about_others() {
+        for (text, integer, boolean, told) in [
+            ("i = 1_000\nb = true", Some(1000), Some(true), vec![]),
+            ("i = -0\nb = false", Some(0), Some(false), vec![]),
+            ("i = 0x1F", Some(31), None, vec![]),
+            ("i = 99999999999999999999", None, None, vec!["`i` is too large"]),
+            ("i = 1.5\nb = 1", None, None, vec!["`i` must be a whole number", "`b` must be true or false"]),
+            ("j = 1", None, None, vec!["unknown key `j` in the file"]),
+        ] {
+            let table = DeTable::parse(text).unwrap();
+            let mut report = Report::new(0, text);
+            let mut keys = Reader::new(table.get_ref(), "the file");
+            assert_eq!(keys.integer("i", &mut report).map(|(value, _)| value), integer, "{text}");
+            assert_eq!(keys.boolean("b", &mut report).map(|(value, _)| value), boolean, "{text}");
+            keys.finish(&mut report);
+            assert_eq!(report.found.iter().map(|found| found.title.as_str()).collect::<Vec<_>>(), told, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_text_is_found_behind_any_quote() {
+        for (text, expect) in [
+            ("k = \"a{x}\"", "x"),
+            ("k = 'a{x}'", "x"),
+            ("k = \"\"\"\na{x}\"\"\"", "x"),
+            ("k = \"\\u0061{x}\"", "\"\\u0061{x}\""),
+        ] {
+            let table = DeTable::parse(text).unwrap();
+            let mut report = Report::new(0, text);
+            let value = Reader::new(table.get_ref(), "the file").string("k", &mut report).unwrap();
+            assert_eq!(text.get(value.part(text, 2..3)), Some(expect), "{text}");
+        }
     }
 }
