@@ -5,8 +5,8 @@
 use std::fmt::Write;
 
 use brownbridge::diag::SourceFile;
-use brownbridge::message::{HubMessage, Publish, Timestamp};
-use brownbridge::rules::{Output, RuleSet, Verdict, forward, load};
+use brownbridge::message::{Content, HubMessage, Publish, Timestamp};
+use brownbridge::rules::{Output, QuarantineReason, RuleSet, Verdict, forward, load};
 use proptest::prelude::*;
 
 fn rules(text: &str) -> RuleSet {
@@ -264,4 +264,48 @@ fn json() -> impl Strategy<Value = serde_json::Value> {
                 .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
         ]
     })
+}
+
+#[test]
+fn what_a_payload_looks_like() {
+    let set = rules("[[rule]]\ntopic = \"x\"\ndevice = \"d\"\n");
+    let deep = |depth: usize| [b"[".repeat(depth), b"]".repeat(depth)].concat();
+    for (payload, expect) in [
+        (b"".to_vec(), Content::None),
+        (b" ".to_vec(), Content::Text),
+        (b"1".to_vec(), Content::Json),
+        (b" {\"a\":[]} ".to_vec(), Content::Json),
+        (b"{a:1}".to_vec(), Content::Text),
+        ("\u{feff}1".as_bytes().to_vec(), Content::Text),
+        (b"\xff".to_vec(), Content::Binary),
+        (b"\"\xff\"".to_vec(), Content::Binary),
+        (deep(128), Content::Json),
+        (deep(129), Content::Text),
+    ] {
+        let mut out = Output::new();
+        set.translate(&publish("x", &payload), &mut out);
+        let (_, record) = out.records().next().unwrap();
+        assert_eq!(HubMessage::parse(record).unwrap().content, expect, "{:?}", payload.get(..9));
+        forward(&publish("x", &payload), &mut out);
+        let (_, record) = out.records().next().unwrap();
+        assert_eq!(HubMessage::parse(record).unwrap().content, expect);
+    }
+}
+
+#[test]
+fn limits_end_in_quarantine() {
+    let set = rules("[[rule]]\ntopic = \"{x}\"\ndevice = \"{.a}\"\nprops = { b = \"{.b}\" }\nadd = { x = \"{x}\" }\n");
+    let long = "y".repeat(65_536);
+    for (payload, expect) in [
+        (format!("{{\"a\":{}", "[".repeat(1_000_000)), QuarantineReason::TooDeep),
+        (format!("{{\"a\":\"{long}\"}}"), QuarantineReason::TooLong),
+        (format!("{{\"a\":1,\"b\":\"{long}\"}}"), QuarantineReason::TooLong),
+        (String::new(), QuarantineReason::NotAnObject),
+    ] {
+        let mut out = Output::new();
+        let verdict = set.translate(&publish("x", payload.as_bytes()), &mut out);
+        assert_eq!(verdict, Verdict::Quarantined { rule: 0, reason: expect });
+        assert_eq!(out.records().count(), 0);
+        assert!(out.detail().len() < 200, "a detail shows the beginning of a payload only");
+    }
 }
