@@ -9,7 +9,7 @@ use crate::diag::walk::{Entry, Reader, Report};
 const RULE_KEYS: [&str; 8] = ["lookup", "script", "scale", "set", "when", "throttle", "report_by_exception", "batch"];
 
 /// Formats of `decode` that later versions have.
-pub(super) const FORMATS: [&str; 5] = ["kepware", "keyvalue", "binary", "csv", "xml"];
+pub(super) const FORMATS: [&str; 3] = ["kepware", "keyvalue", "binary"];
 
 /// Says that a key or format is not available.
 pub(super) fn not_available(what: &str, span: Span, report: &mut Report<'_>) {
