@@ -20,6 +20,9 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> ExitCode {
+    if let Some(path) = args.paths.iter().find(|path| is_bridge_config(path)) {
+        return could_not_run(&format!("{} is no rule file, and this version checks rule files only", path.display()));
+    }
     let sources = match read_rule_files(&args.paths) {
         Ok(sources) => sources,
         Err(problem) => return could_not_run(&problem),
@@ -35,6 +38,11 @@ pub(super) fn run(args: Args) -> ExitCode {
         }
     }
     ExitCode::from(u8::from(loaded.rules.is_none()))
+}
+
+/// The configuration of the bridge is read by other rules than rule files; whoever checks it too branches off here.
+fn is_bridge_config(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == "bridge.toml")
 }
 
 fn summary_line(file: usize, summary: FileSummary, found: &[Diagnostic]) -> String {
@@ -85,7 +93,12 @@ fn read_source(path: &Path) -> Result<SourceFile, String> {
 }
 
 fn cannot_read(path: &Path, error: &std::io::Error) -> String {
-    format!("cannot read {}: {error}", path.display())
+    match error.kind() {
+        std::io::ErrorKind::InvalidData => {
+            format!("{} is not UTF-8 text: save it as UTF-8 in your editor", path.display())
+        }
+        _ => format!("cannot read {}: {error}", path.display()),
+    }
 }
 
 /// Says why the command could not run; exit code 2.

@@ -27,8 +27,8 @@ pub(super) struct Args {
     /// The client id of the publisher.
     #[arg(long, default_value = "client")]
     client: String,
-    /// Rule files, or folders of rule files.
-    #[arg(long, default_value = "rules", num_args = 1..)]
+    /// A rule file, or a folder of rule files; may be given several times.
+    #[arg(long, default_value = "rules")]
     rules: Vec<PathBuf>,
     /// Prints the explanation as JSON on stdout.
     #[arg(long)]

@@ -93,17 +93,30 @@ pub struct Reader<'a> {
     table: &'a DeTable<'a>,
     what: &'a str,
     asked: Vec<&'a str>,
+    unoffered: Vec<&'a str>,
 }
 
 impl<'a> Reader<'a> {
     /// Opens a table; `what` names it in messages: ``unknown key `x` in <what>``.
     pub fn new(table: &'a DeTable<'a>, what: &'a str) -> Self {
-        Self { table, what, asked: Vec::new() }
+        Self { table, what, asked: Vec::new(), unoffered: Vec::new() }
     }
 
     /// Any value.
     pub fn any(&mut self, key: &'a str) -> Option<Entry<'a>> {
-        self.asked.push(key);
+        if !self.asked.contains(&key) {
+            self.asked.push(key);
+        }
+        self.entry(key)
+    }
+
+    /// Any value of a key that is known but not offered: neither listed nor suggested to anybody.
+    pub fn unoffered(&mut self, key: &'a str) -> Option<Entry<'a>> {
+        self.unoffered.push(key);
+        self.entry(key)
+    }
+
+    fn entry(&self, key: &str) -> Option<Entry<'a>> {
         let (name, value) = self.table.get_key_value(key)?;
         Some(Entry { key: name.get_ref(), key_span: name.span(), value })
     }
@@ -129,8 +142,13 @@ impl<'a> Reader<'a> {
         let entry = self.any(key)?;
         let number = entry.value.get_ref().as_integer();
         let found = number.and_then(|n| i64::from_str_radix(n.as_str(), n.radix()).ok());
-        if found.is_none() {
-            report.wrong_type(key, entry.value, "a whole number");
+        match (number, found) {
+            (_, Some(_)) => {}
+            (Some(_), None) => {
+                let title = format!("`{key}` is too large");
+                report.error("wrong-type", title, entry.value.span(), "does not fit 64 bits");
+            }
+            (None, None) => report.wrong_type(key, entry.value, "a whole number"),
         }
         Some((found?, entry.value.span()))
     }
@@ -172,7 +190,7 @@ impl<'a> Reader<'a> {
     pub fn finish(self, report: &mut Report<'_>) {
         for (key, _) in self.table {
             let name: &str = key.get_ref();
-            if self.asked.contains(&name) {
+            if self.asked.contains(&name) || self.unoffered.contains(&name) {
                 continue;
             }
             let title = format!("unknown key `{name}` in {}", self.what);
@@ -208,5 +226,45 @@ pub fn type_name(value: &DeValue<'_>) -> &'static str {
         DeValue::Datetime(_) => "a date",
         DeValue::Array(_) => "a list",
         DeValue::Table(_) => "a table",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn typed_values_and_what_is_told_about_others() {
+        for (text, integer, boolean, told) in [
+            ("i = 1_000\nb = true", Some(1000), Some(true), vec![]),
+            ("i = -0\nb = false", Some(0), Some(false), vec![]),
+            ("i = 0x1F", Some(31), None, vec![]),
+            ("i = 99999999999999999999", None, None, vec!["`i` is too large"]),
+            ("i = 1.5\nb = 1", None, None, vec!["`i` must be a whole number", "`b` must be true or false"]),
+            ("j = 1", None, None, vec!["unknown key `j` in the file"]),
+        ] {
+            let table = DeTable::parse(text).unwrap();
+            let mut report = Report::new(0, text);
+            let mut keys = Reader::new(table.get_ref(), "the file");
+            assert_eq!(keys.integer("i", &mut report).map(|(value, _)| value), integer, "{text}");
+            assert_eq!(keys.boolean("b", &mut report).map(|(value, _)| value), boolean, "{text}");
+            keys.finish(&mut report);
+            assert_eq!(report.found.iter().map(|found| found.title.as_str()).collect::<Vec<_>>(), told, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_text_is_found_behind_any_quote() {
+        for (text, expect) in [
+            ("k = \"a{x}\"", "x"),
+            ("k = 'a{x}'", "x"),
+            ("k = \"\"\"\na{x}\"\"\"", "x"),
+            ("k = \"\\u0061{x}\"", "\"\\u0061{x}\""),
+        ] {
+            let table = DeTable::parse(text).unwrap();
+            let mut report = Report::new(0, text);
+            let value = Reader::new(table.get_ref(), "the file").string("k", &mut report).unwrap();
+            assert_eq!(text.get(value.part(text, 2..3)), Some(expect), "{text}");
+        }
     }
 }

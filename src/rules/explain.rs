@@ -3,6 +3,7 @@
 use super::pattern::{Level, Pattern};
 use super::rule::{Action, Rule};
 use super::{Output, RuleIndex, RuleSet, Verdict};
+use crate::diag::nearest as nearest_word;
 use crate::message::Publish;
 
 /// What happens to a publish, and why.
@@ -101,7 +102,7 @@ pub(super) fn explain(rules: &RuleSet, publish: &Publish<'_>) -> Explanation {
         }
     }
     let nearest = match verdict {
-        Verdict::Unmatched => nearest(&tried),
+        Verdict::Unmatched => nearest(&rules.0.rules, publish.topic),
         _ => None,
     };
     Explanation { tried, verdict, output, nearest }
@@ -141,14 +142,35 @@ fn attempt(rule: &Rule, topic: &str) -> Step {
     Step::Level { number: levels.len() + 1, want: None, got: words.next().map(str::to_owned) }
 }
 
-/// The rule that agrees with the most levels before it fails.
-fn nearest(tried: &[Tried]) -> Option<usize> {
-    let agrees = |tried: &Tried| match &tried.step {
-        Step::Level { number, .. } => number - 1,
-        _ => 0,
-    };
-    let best = tried.iter().map(agrees).max().filter(|levels| *levels > 0)?;
-    tried.iter().position(|tried| agrees(tried) == best)
+/// The rule whose levels look most like the topic, if one looks like it at all.
+fn nearest(rules: &[Rule], topic: &str) -> Option<RuleIndex> {
+    let looks = |rule: &Rule| likeness(rule.pattern.levels(), topic);
+    let best = rules.iter().map(looks).max().filter(|likeness| *likeness > 0)?;
+    rules.iter().position(|rule| looks(rule) == best)
+}
+
+/// How much a topic looks like a pattern: a literal counts most, a mistyped one almost as much, a wildcard little;
+/// a level too many or too few counts against.
+fn likeness(levels: &[Level], topic: &str) -> i32 {
+    let mut words = topic.split('/');
+    let mut likeness = 0;
+    let mut literals = 0;
+    for level in levels {
+        likeness += match (level, words.next()) {
+            (Level::Hash, _) => break,
+            (_, None) => -2,
+            (Level::Named(_) | Level::Plus, Some(_)) => 1,
+            (Level::Literal(want), Some(word)) => {
+                let points = if want == word { 3 } else { nearest_word(word, [want.as_str()]).map_or(0, |_| 2) };
+                literals += points;
+                points
+            }
+        };
+    }
+    if !matches!(levels.last(), Some(Level::Hash)) {
+        likeness -= words.map(|_| 2).sum::<i32>();
+    }
+    if literals > 0 { likeness } else { 0 }
 }
 
 /// A rule that would take a topic, with a test, ready to be pasted and changed.
@@ -156,17 +178,15 @@ pub fn new_rule(topic: &str) -> String {
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
     let levels: Vec<&str> = topic.split('/').collect();
     let awkward = topic.contains(['{', '}']);
-    let (pattern, device) = match levels.split_last() {
-        Some((signal, [before @ .., _])) if !awkward => {
+    // The level before the last is most often the machine; an empty one names no device, and a wildcard does not
+    // take a first level that begins with `$`.
+    let (pattern, device, machine) = match levels.as_slice() {
+        [before @ .., machine, signal] if !awkward && !machine.is_empty() && !machine.starts_with('$') => {
             let mut pattern: Vec<&str> = before.to_vec();
             pattern.extend(["{machine}", signal]);
-            (pattern.join("/"), "{machine}")
+            (pattern.join("/"), "{machine}", *machine)
         }
-        _ => (topic.to_owned(), "machine-1"),
-    };
-    let machine = match device {
-        "{machine}" => levels.iter().rev().nth(1).copied().unwrap_or(""),
-        device => device,
+        _ => (topic.to_owned(), "machine-1", "machine-1"),
     };
     let (key, pattern) = match awkward {
         true => ("regex ", format!("^{}$", regex::escape(topic))),

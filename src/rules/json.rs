@@ -133,7 +133,7 @@ impl Pass<'_> {
                 }
                 _ => self.scalar()?,
             }
-            // A value has ended, or an empty container is about to.
+            // A value has ended, or an empty container is about to: then its closing bracket is next.
             loop {
                 if self.depth == 0 {
                     return Ok(());
@@ -146,7 +146,7 @@ impl Pass<'_> {
                 self.space();
                 let object = self.in_object();
                 match self.peek() {
-                    Some(b',') if self.closed_value() => {
+                    Some(b',') => {
                         self.at += 1;
                         self.space();
                         if object {
@@ -160,13 +160,6 @@ impl Pass<'_> {
                 }
             }
         }
-    }
-
-    /// False right after an opening bracket: nothing is there to be closed or followed by a comma.
-    fn closed_value(&self) -> bool {
-        let before = self.bytes.get(..self.at).unwrap_or(&[]);
-        let last = before.iter().rev().find(|byte| !is_space(**byte));
-        !matches!(last, Some(b'{' | b'[') | None)
     }
 
     fn key(&mut self) -> Result<(), NotJson> {
@@ -326,4 +319,110 @@ impl Pass<'_> {
 
 fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\n' | b'\r' | b'\t')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn members(text: &str) -> Vec<(&str, &str)> {
+        let mut list = Vec::new();
+        scan(text, Some(&mut list)).unwrap();
+        list.iter()
+            .map(|member| (text.get(member.key.clone()).unwrap(), text.get(member.value.clone()).unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn members_of_an_object() {
+        for (text, expect) in [
+            ("{}", vec![]),
+            (" { } ", vec![]),
+            ("[{\"a\":1}]", vec![]),
+            ("{\"a\":1}", vec![("a", "1")]),
+            ("{ \"a\" : {\"b\":[1,{}]} , \"\\\"c\" : \"}\" }", vec![("a", "{\"b\":[1,{}]}"), ("\\\"c", "\"}\"")]),
+            ("{\"a\":[],\"b\":{},\"a\":null}", vec![("a", "[]"), ("b", "{}"), ("a", "null")]),
+        ] {
+            assert_eq!(members(text), expect, "{text}");
+        }
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_and_costs_no_stack() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(scan(&nested(MAX_DEPTH), None), Ok(Kind::Array));
+        assert_eq!(scan(&nested(MAX_DEPTH + 1), None), Err(NotJson::TooDeep));
+        assert_eq!(scan(&"{\"a\":".repeat(1_000_000), None), Err(NotJson::TooDeep));
+    }
+
+    fn check_against_serde(text: &str) {
+        let ours = scan(text, None).is_ok();
+        let theirs = serde_json::from_str::<serde_json::Value>(text);
+        let expect = theirs.as_ref().is_ok_and(|_| true)
+            || theirs.as_ref().is_err_and(|error| error.to_string().starts_with("number out of range"));
+        assert_eq!(ours, expect, "{text:?}: {theirs:?}");
+    }
+
+    #[test]
+    fn the_same_texts_are_json_as_for_serde_json() {
+        for text in [
+            "",
+            " ",
+            "01",
+            "-",
+            "-0",
+            "1.",
+            ".5",
+            "1e",
+            "1e+",
+            "1E-2",
+            "+1",
+            "tru",
+            "true1",
+            "nul",
+            "[1,]",
+            "[,1]",
+            "{,}",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{\"a\":1,}",
+            "{\"a\":1 \"b\":2}",
+            "{1:2}",
+            "[1 2]",
+            "[}",
+            "{]",
+            "[]]",
+            "\"\\x\"",
+            "\"\\u12\"",
+            "\"\\ud800\"",
+            "\"\\ud800\\udc00\"",
+            "\"\\udc00\"",
+            "\"\t\"",
+            "\"",
+            "\u{feff}1",
+            "[[],{},[{}]]",
+            "{\"a\":[]}",
+            "[{}1]",
+            "{}{}",
+        ] {
+            check_against_serde(text);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn random_texts_are_json_as_for_serde_json(text in "([\\[\\]{},: ]|\"a\"|\"\\\\\\\\u00e9\"|1|-2\\.5|true|null){0,12}") {
+            check_against_serde(&text);
+        }
+
+        #[test]
+        fn escaped_text_reads_back(text in any::<String>()) {
+            let mut out = b"\"".to_vec();
+            push_escaped(&mut out, &text);
+            out.push(b'"');
+            prop_assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text);
+        }
+    }
 }

@@ -67,6 +67,7 @@ struct Draft {
     name: String,
     name_span: Span,
     named: bool,
+    /// It does not take all messages of its topics for itself.
     goes_on: bool,
     /// The topic filter, or the regex.
     filter: Option<String>,
@@ -124,5 +125,5 @@ fn load_file(
 
 /// The line of a byte offset, from 1.
 fn line(text: &str, at: usize) -> usize {
-    text.get(..at).unwrap_or("").matches('\n').count() + 1
+    memchr::memchr_iter(b'\n', text.as_bytes().get(..at).unwrap_or(&[])).count() + 1
 }

@@ -13,6 +13,20 @@
 //! | a rule took it and could not make its message | [`Verdict::Quarantined`]; the messages of the rules before it stay |
 //! | no rule matched | [`Verdict::Unmatched`] |
 //!
+//! # What a text may refer to
+//!
+//! | written | stands for |
+//! |---|---|
+//! | `{line}` | the topic level `{line}` of `topic`, or the capture `(?<line>..)` of `regex`; empty where an optional capture took no part |
+//! | `{.field}`, `{.a.b}` | a field of the decoded payload, nested with dots |
+//! | `{time}` | when the publish was received, RFC 3339 in UTC with milliseconds |
+//! | `{topic}`, `{client}` | the topic, the client id of the publisher |
+//! | `{{`, `}}` | a brace |
+//!
+//! A text field is put in without its quotes, any other as its JSON. An `add` value that is one `{.field}` and
+//! nothing else keeps the type of the field. A name in `topic` is a whole level; braces that are part of a
+//! topic need `regex`.
+//!
 //! # What the body becomes
 //!
 //! | `decode` | body | said to be |

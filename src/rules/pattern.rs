@@ -139,6 +139,14 @@ impl Pattern {
         }
     }
 
+    /// The levels of a topic pattern; none for a regex.
+    pub(super) fn levels(&self) -> &[Level] {
+        match self {
+            Self::Topic { levels, .. } => levels,
+            Self::Regex { .. } => &[],
+        }
+    }
+
     /// Appends where the names of the pattern are in a topic; false where it does not match.
     pub(super) fn captures(&self, topic: &str, places: &mut Vec<Range<usize>>) -> bool {
         match self {
@@ -162,6 +170,66 @@ impl Pattern {
                 }
                 places.extend(groups.iter().map(|group| slots.get(*group).map_or(0..0, |(start, end)| start..end)));
                 true
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn covering() {
+        for (wide, narrow, expect) in [
+            ("#", "a/b", true),
+            ("#", "$SYS/b", false),
+            ("+/b", "$SYS/b", false),
+            ("$SYS/#", "$SYS/b", true),
+            ("a/#", "a", true),
+            ("a/#", "a/#", true),
+            ("a/+", "a/#", false),
+            ("a/+", "a/+", true),
+            ("a/+", "a/b/c", false),
+            ("a/b", "a/+", false),
+            ("a/+/c", "a/b/c", true),
+        ] {
+            assert_eq!(covers(wide, narrow), expect, "{wide} {narrow}");
+        }
+    }
+
+    #[test]
+    fn reading_levels() {
+        for (text, expect, places) in [
+            ("a/{b}/+/#", "a/+/+/#", vec![]),
+            ("a/{b}c", "a/{b}c", vec![Mistake::Mixed(2..6)]),
+            ("é/#/{x}", "é/#/+", vec![Mistake::Hash(3..4)]),
+            ("{}/{x}/{x}", "+/+/+", vec![Mistake::Name(1..1), Mistake::Twice(8..9, 4..5)]),
+            ("{1}/{topic}", "+/+", vec![Mistake::Name(1..2), Mistake::Name(5..10)]),
+            ("", "", vec![Mistake::Filter(TopicError::Empty)]),
+        ] {
+            let (levels, mistakes) = levels(text);
+            assert_eq!((filter(&levels).as_str(), mistakes), (expect, places), "{text}");
+        }
+    }
+
+    fn random_filter() -> impl Strategy<Value = String> {
+        (proptest::collection::vec("[ab$]|\\+", 1..4), any::<bool>()).prop_map(|(mut levels, hash)| {
+            if hash {
+                levels.push("#".into());
+            }
+            levels.join("/")
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_covered_filter_takes_nothing_else(wide in random_filter(), narrow in random_filter(),
+            names in proptest::collection::vec("[ab$](/[ab$]){0,4}", 20))
+        {
+            for name in names.iter().filter(|name| covers(&wide, &narrow) && topic::matches(&narrow, name)) {
+                prop_assert!(topic::matches(&wide, name), "{} {} {}", wide, narrow, name);
             }
         }
     }

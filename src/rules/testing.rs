@@ -1,5 +1,15 @@
 //! Runs the `[[test]]`s that stand beside the rules, through the same `translate` as the plant's messages.
 //!
+//! | key | meaning |
+//! |---|---|
+//! | `topic`, `client` | of the publish; the client is `test` where none is named |
+//! | `payload`, `payload_hex` | its payload, as text or as hexadecimal digits; empty where there is neither |
+//! | `name` | how the test is called; its number and topic where there is none |
+//! | `want.device`, `want.payload`, `want.props.x` | one message is made, and this is in it |
+//! | `want = [ {..}, .. ]` | these messages are made, in this order |
+//! | `want.nothing = true` | no message is made, and nothing is quarantined |
+//! | `want.quarantine = "reason"` | a rule takes it and fails for this reason ([`QuarantineReason::label`]) |
+//!
 //! The clock of a test stands at 2026-01-01T00:00:00.000Z. Payloads are compared as JSON where both sides
 //! are JSON (the order of members and white space do not count), otherwise as text.
 
@@ -39,6 +49,14 @@ pub(super) struct WantMessage {
     pub(super) device: Option<(String, Span)>,
     pub(super) payload: Option<(String, Span)>,
     pub(super) props: Vec<(String, String, Span)>,
+}
+
+impl WantMessage {
+    /// The place of the first thing that is wanted of the message.
+    pub(super) fn first_place(&self) -> Option<Span> {
+        let texts = self.device.iter().chain(&self.payload).map(|(_, span)| span);
+        texts.chain(self.props.iter().map(|(_, _, span)| span)).next().cloned()
+    }
 }
 
 /// How a test went.

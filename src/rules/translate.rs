@@ -13,6 +13,9 @@ use super::template::{Facts, Template};
 use super::{QuarantineReason, RuleIndex, Rules, Verdict};
 use crate::message::{Content, Publish, RecordWriter};
 
+/// Room an [`Output`] keeps in each of its buffers from one translation to the next, in bytes.
+const KEPT: usize = 1 << 20;
+
 /// Where a translation puts its records, and what it needs to work without allocating. One per connection.
 #[derive(Debug, Default)]
 pub struct Output {
@@ -61,8 +64,15 @@ impl Output {
         self.advice
     }
 
+    /// Forgets the last translation. What one huge payload needed is given back.
     fn clear(&mut self) {
-        self.records.clear();
+        let Work { decoded, members, device, value } = &mut self.work;
+        for buffer in [&mut self.records, decoded, device, value] {
+            buffer.clear();
+            buffer.shrink_to(KEPT);
+        }
+        members.clear();
+        members.shrink_to(KEPT / size_of::<Member>());
         self.ends.clear();
         self.detail.clear();
         self.advice = None;

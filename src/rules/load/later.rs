@@ -5,11 +5,11 @@ use toml::de::DeValue;
 use crate::diag::Span;
 use crate::diag::walk::{Entry, Reader, Report};
 
-/// Keys of a rule that later versions have. All but the first two change no names.
+/// Keys of a rule that later versions have.
 const RULE_KEYS: [&str; 8] = ["lookup", "script", "scale", "set", "when", "throttle", "report_by_exception", "batch"];
 
 /// Formats of `decode` that later versions have.
-pub(super) const FORMATS: [&str; 5] = ["kepware", "keyvalue", "binary", "csv", "xml"];
+pub(super) const FORMATS: [&str; 3] = ["kepware", "keyvalue", "binary"];
 
 /// Says that a key or format is not available.
 pub(super) fn not_available(what: &str, span: Span, report: &mut Report<'_>) {
@@ -17,23 +17,33 @@ pub(super) fn not_available(what: &str, span: Span, report: &mut Report<'_>) {
     report.error("not-available", title, span, "");
 }
 
-/// Reports the keys of a rule that later versions have. True where one of them would bring new names.
-pub(super) fn rule_keys(rule: &mut Reader<'_>, report: &mut Report<'_>) -> bool {
-    let mut brings_names = false;
+/// What keys of later versions would change about the rest of a rule.
+#[derive(Default)]
+pub(super) struct Later {
+    /// Templates may use names this version does not know.
+    pub(super) brings_names: bool,
+    /// The rule lets some messages of its topics go by.
+    pub(super) is_picky: bool,
+}
+
+/// Reports the keys of a rule that later versions have.
+pub(super) fn rule_keys(rule: &mut Reader<'_>, report: &mut Report<'_>) -> Later {
+    let mut later = Later::default();
     for key in RULE_KEYS {
-        let Some(entry) = rule.any(key) else { continue };
+        let Some(entry) = rule.unoffered(key) else { continue };
         not_available(key, entry.key_span.clone(), report);
-        brings_names |= key == "lookup";
+        later.brings_names |= key == "lookup";
+        later.is_picky |= key == "when";
         durations(&entry, report);
     }
-    brings_names
+    later
 }
 
 /// Reports the keys of a test that later versions have. True where there is one: the test cannot run.
 pub(super) fn test_keys(table: &mut Reader<'_>, keys: &[&'static str], report: &mut Report<'_>) -> bool {
     let mut found = false;
     for key in keys {
-        if let Some(entry) = table.any(key) {
+        if let Some(entry) = table.unoffered(key) {
             not_available(key, entry.key_span, report);
             found = true;
         }
@@ -43,7 +53,7 @@ pub(super) fn test_keys(table: &mut Reader<'_>, keys: &[&'static str], report: &
 
 /// Reports the tables of a file for `lookup`.
 pub(super) fn table(file: &mut Reader<'_>, report: &mut Report<'_>) {
-    if let Some(entry) = file.any("table") {
+    if let Some(entry) = file.unoffered("table") {
         not_available("table", entry.key_span, report);
     }
 }

@@ -7,7 +7,7 @@ use super::texts::Names;
 use super::{Draft, later, line};
 use crate::diag::walk::{Entry, Reader, Report, Text, text};
 use crate::diag::{SourceFile, Span, nearest};
-use crate::rules::pattern::{self, Level, Mistake, Pattern};
+use crate::rules::pattern::{self, Mistake, Pattern};
 use crate::rules::rule::{Action, Decode, Message, Rule};
 use crate::rules::template::Template;
 
@@ -20,6 +20,8 @@ const REGEX_LIMIT: usize = 16 << 20;
 #[derive(Default)]
 struct Asked {
     pattern: Option<Pattern>,
+    /// The pattern as written.
+    text: String,
     names: Vec<String>,
     place: Option<Span>,
     filter: Option<String>,
@@ -34,14 +36,17 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, source: &SourceFile,
     let goes_on = keys.boolean("continue", report).is_some_and(|(yes, _)| yes);
     let drops = keys.boolean("drop", report).is_some_and(|(yes, _)| yes);
     let name_span = name.map(|name| name.span()).or(asked.place.clone()).unwrap_or(span.clone());
-    let shown =
-        name.map_or_else(|| asked.filter.clone().or(asked.regex.clone()).unwrap_or_default(), |n| n.value.into());
-    let brings_names = later::rule_keys(&mut keys, report);
+    let shown = name.map_or_else(|| asked.text.clone(), |name| name.value.to_owned());
+    let later = later::rule_keys(&mut keys, report);
     let action = if drops {
         unused(&mut keys, report);
         Some(Action::Drop)
     } else {
-        let names = Names { names: asked.names.clone(), place: asked.place.clone(), open: brings_names };
+        let names = Names {
+            names: asked.names.clone(),
+            place: asked.place.clone(),
+            open: later.brings_names || asked.place.is_none(),
+        };
         read_message(&mut keys, names, (&shown, &name_span), report).map(|message| Action::Send(Box::new(message)))
     };
     keys.finish(report);
@@ -63,7 +68,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, source: &SourceFile,
         name: shown,
         name_span,
         named: name.is_some(),
-        goes_on: goes_on && !drops,
+        goes_on: (goes_on && !drops) || later.is_picky,
         filter: asked.filter,
         regex: asked.regex,
         rule,
@@ -126,6 +131,7 @@ fn read_topic(text: &Text<'_>, report: &mut Report<'_>) -> Asked {
     }
     let filter = pattern::filter(&levels);
     Asked {
+        text: text.value.to_owned(),
         names: pattern::names(&levels),
         place: Some(text.span()),
         filter: Some(filter.clone()),
@@ -135,7 +141,12 @@ fn read_topic(text: &Text<'_>, report: &mut Report<'_>) -> Asked {
 }
 
 fn read_regex(text: &Text<'_>, report: &mut Report<'_>) -> Asked {
-    let mut asked = Asked { place: Some(text.span()), regex: Some(text.value.to_owned()), ..Asked::default() };
+    let mut asked = Asked {
+        text: text.value.to_owned(),
+        place: Some(text.span()),
+        regex: Some(text.value.to_owned()),
+        ..Asked::default()
+    };
     match regex::RegexBuilder::new(text.value).size_limit(REGEX_LIMIT).build() {
         Ok(regex) => {
             let named = || regex.capture_names().enumerate().filter_map(|(group, name)| Some((group, name?)));
@@ -282,16 +293,5 @@ fn reserved(name: &str) -> Option<&'static str> {
         "device" | "topic" => Some("brownbridge sets it itself"),
         _ if lower.starts_with('$') || lower.starts_with("iothub-") => Some("names of this kind belong to IoT Hub"),
         _ => None,
-    }
-}
-
-/// Keeps the levels of a pattern in reach of `explain`.
-impl Pattern {
-    /// The levels of a topic pattern; none for a regex.
-    pub(in crate::rules) fn levels(&self) -> &[Level] {
-        match self {
-            Self::Topic { levels, .. } => levels,
-            Self::Regex { .. } => &[],
-        }
     }
 }

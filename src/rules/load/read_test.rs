@@ -77,6 +77,15 @@ fn read_want(keys: &mut Reader<'_>, span: &Span, report: &mut Report<'_>) -> Opt
     let quarantine = keys.string("quarantine", report);
     let message = read_message(&mut keys, &want_span, report);
     keys.finish(report);
+    let no_message = match (&quarantine, &nothing) {
+        (Some(_), _) => Some("quarantine"),
+        (None, Some((true, _))) => Some("nothing"),
+        _ => None,
+    };
+    if let (Some(instead), Some(span)) = (no_message, message.first_place()) {
+        let title = format!("a test that wants `{instead}` can want nothing of a message");
+        report.error("unused-key", title, span, "there is no message to compare");
+    }
     if let Some(word) = quarantine {
         return read_reason(&word, report).map(|reason| Want::Quarantine(reason, word.span()));
     }
