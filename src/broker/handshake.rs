@@ -33,6 +33,9 @@ pub(super) struct Connected {
 /// Why there was no CONNECT; the value is the counter's label.
 pub(super) type Refused = &'static str;
 
+/// A connection that was closed without a byte: a port scan or a health check, nothing to warn of.
+pub(super) const PROBED: Refused = "probed";
+
 /// Reads CONNECT. A refusal the protocol has an answer for is answered.
 pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
@@ -201,6 +204,7 @@ impl Connected {
 async fn read<S: AsyncRead + Unpin>(stream: &mut S, input: &mut BytesMut) -> Result<(), Refused> {
     match stream.read_buf(input).await {
         Ok(n) if n > 0 => Ok(()),
+        _ if input.is_empty() => Err(PROBED),
         _ => Err("closed_before_connect"),
     }
 }

@@ -35,6 +35,10 @@ where
         Ok(connected) => connected,
         Err(reason) => {
             shared.metrics.connection_closed(reason);
+            if reason == handshake::PROBED {
+                tracing::debug!(%peer, reason, "a connection without a byte");
+                return;
+            }
             shared.metrics.log_pace(|left_out| {
                 tracing::warn!(%peer, reason, left_out, "a client was refused before it connected");
             });

@@ -157,8 +157,12 @@ impl Bridge {
             .spawn()
             .unwrap();
         let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-        let bridge = Self { process: Process(child), mqtt: address(mqtt), admin: address(admin), log };
-        until("the bridge listens", Duration::from_secs(20), || TcpStream::connect(bridge.mqtt).ok());
+        let mut bridge = Self { process: Process(child), mqtt: address(mqtt), admin: address(admin), log };
+        until("the bridge listens", Duration::from_secs(20), || {
+            let running = bridge.process.0.try_wait().unwrap().is_none();
+            assert!(running, "the bridge ended: {}", fs::read_to_string(&bridge.log).unwrap());
+            TcpStream::connect(bridge.mqtt).ok()
+        });
         bridge
     }
 
