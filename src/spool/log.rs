@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use super::appender::{Shared, lock};
 use super::batch::{Batch, cursor_block};
 use super::disk::{DiskFile, is_full};
-use super::format::{BLOCK_HEADER, PAGE, SegmentHeader};
+use super::format::{BLOCK_HEADER, PAGE, SegmentHeader, spare_name};
 use super::track::Segment;
 use super::{Durability, WhenFull};
 
@@ -53,7 +53,6 @@ struct Spare {
 
 struct Active {
     file: Arc<dyn DiskFile>,
-    first_seq: u64,
     salt: u32,
     at: usize,
     len: usize,
@@ -151,7 +150,9 @@ impl Log {
         }
         self.replenish();
         self.reuse_last();
-        while self.when_full == WhenFull::DropOldest && !self.can_take_batch() && self.shed() {}
+        // Only once someone was refused: what waits is not given up for room that nobody needs.
+        let needed = self.when_full == WhenFull::DropOldest && lock(&self.shared.pending).full;
+        while needed && !self.can_take_batch() && self.shed() {}
         self.admit();
     }
 
@@ -304,22 +305,27 @@ impl Log {
             return Ok(false);
         }
         self.active = None;
-        let empty = {
-            let mut track = lock(&self.shared.track);
-            track.seal_active(first_seq - 1);
-            track.pop_empty_last(first_seq)
-        };
-        // Two segments must never begin with the same sequence.
-        if let Some(segment) = empty {
-            self.recycle(segment);
-        }
         let Some(spare) = self.spares.pop() else { return Ok(false) };
         let result = self.open_segment(&spare, first_seq);
         if result.is_err() {
             let _ = self.shared.disk.remove(&spare.name);
             self.count_bytes();
         }
-        result.map(|()| true)
+        result?;
+        // Its predecessor may have no record, only cursors or a commit that failed. It went on being the place
+        // where the sequence is kept, until now.
+        let empty = lock(&self.shared.track).take_empty_before_last();
+        if let Some(segment) = empty {
+            self.remove(&segment.name());
+        }
+        Ok(true)
+    }
+
+    fn remove(&self, name: &str) {
+        if let Err(error) = self.shared.disk.remove(name) {
+            tracing::warn!(name, %error, "spool: a finished segment cannot be removed");
+        }
+        self.count_bytes();
     }
 
     fn open_segment(&mut self, spare: &Spare, first_seq: u64) -> io::Result<()> {
@@ -340,38 +346,28 @@ impl Log {
         self.unsynced = false;
         lock(&self.shared.track).push_active(segment, PAGE as u64);
         let len = usize::try_from(spare.len).unwrap_or(0);
-        self.active = Some(Active { file, first_seq, salt, at: PAGE, len });
+        self.active = Some(Active { file, salt, at: PAGE, len });
         Ok(())
     }
 
     /// Nothing more is written to the active segment; `next_seq` will stand in another.
     fn finish_segment(&mut self, next_seq: u64) {
-        let Some(active) = self.active.take() else { return };
+        self.active = None;
         self.unsynced = false;
-        let mut track = lock(&self.shared.track);
-        track.seal_active(next_seq - 1);
-        let empty = if active.first_seq == next_seq { track.pop_empty_last(next_seq) } else { None };
-        drop(track);
-        if let Some(segment) = empty {
-            // Not a spare: this file has just shown that it cannot be trusted.
-            if let Err(error) = self.shared.disk.remove(&segment.name()) {
-                tracing::warn!(%error, "spool: a failed segment cannot be removed");
-            }
-            self.count_bytes();
-        }
+        lock(&self.shared.track).seal_active(next_seq - 1);
     }
 
     fn recycle(&mut self, segment: Segment) {
         let disk = &*self.shared.disk;
         let name = segment.name();
         let wanted = self.spares.len() < SPARES && segment.len == self.shared.geometry.segment as u64;
-        let spare = format!("{:08x}-{:016x}.spare", segment.salt, segment.first_seq);
+        let spare = spare_name(segment.last_seq + 1, segment.salt);
         if wanted && disk.rename(&name, &spare).is_ok() {
             self.spares.push(Spare { name: spare, len: segment.len });
-        } else if let Err(error) = disk.remove(&name) {
-            tracing::warn!(name, %error, "spool: a finished segment cannot be removed");
+            self.count_bytes();
+        } else {
+            self.remove(&name);
         }
-        self.count_bytes();
     }
 
     /// Creates spares as far as size and disk allow.
@@ -440,7 +436,9 @@ impl Log {
             pending.limit = self.limit(left, ready);
         }
         // Resuming at nine tenths spares the appenders a stop for every few messages.
-        if pending.full && ready && !self.taken && live / 9 <= self.shared.geometry.max_size / 10 {
+        let low = live / 9 <= self.shared.geometry.max_size / 10;
+        let drops = self.when_full == WhenFull::DropOldest && self.can_take_batch();
+        if pending.full && !self.taken && (drops || (ready && low)) {
             pending.full = false;
         }
         let open = !pending.full && pending.limit > 0;

@@ -20,7 +20,7 @@
 //! | name | what |
 //! |---|---|
 //! | `<first sequence, 16 hex digits>-<salt, 8>.seg` | a live segment, its space allocated at creation |
-//! | `*.spare` | a segment to be used next, at most two |
+//! | `*.spare` | a segment to be used next, at most two; if it was one before, its name begins with the sequence after its last |
 //! | `id` | the spool's id, 16 hex digits |
 //! | `lock` | locked while in use, holds the process id |
 //! | `quarantine/` | whatever else was found; nothing is ever deleted there |

@@ -160,9 +160,11 @@ impl Track {
         }
     }
 
-    /// Takes out the last segment if it holds no record, that is, would share its first sequence with the next.
-    pub(super) fn pop_empty_last(&mut self, next_seq: u64) -> Option<Segment> {
-        self.segments.pop_back_if(|segment| segment.first_seq == next_seq)
+    /// Takes out the segment before the last if it holds no record.
+    pub(super) fn take_empty_before_last(&mut self) -> Option<Segment> {
+        let at = self.segments.len().checked_sub(2)?;
+        let segment = self.segments.get(at)?;
+        if segment.last_seq < segment.first_seq { self.segments.remove(at) } else { None }
     }
 
     pub(super) fn committed(&mut self, durable: u64, end: u64) {
