@@ -283,8 +283,10 @@ impl Log {
     /// Whether a batch may rely on a spare.
     fn ready(&self) -> bool {
         let track = lock(&self.shared.track);
-        // The last one is kept for acknowledgements, unless there is nothing to acknowledge.
-        self.spares.len() >= SPARES || (!self.spares.is_empty() && track.cursor() == track.durable())
+        // The last one is kept for acknowledgements, unless there is nothing to acknowledge, or else what waits
+        // would have to be given up for it.
+        let needless = self.when_full == WhenFull::DropOldest || track.cursor() == track.durable();
+        self.spares.len() >= SPARES || (needless && !self.spares.is_empty())
     }
 
     fn limit(&self, left: usize, ready: bool) -> usize {

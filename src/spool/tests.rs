@@ -136,6 +136,12 @@ impl World {
         new.damaged = self.damaged;
         new.content = self.content;
         new.durable = new.log.shared.durable.borrow().seq;
+        if new.appender().id() != self.appender().id() {
+            // Nothing waited, and the last segment was lost to a failed write: the sequence begins anew.
+            self.owed.retain(|seq, _| *seq <= self.durable && *seq > lock(&self.log.shared.track).cursor());
+            assert!(self.owed.is_empty(), "begins anew and owes {:?}", self.owed);
+            self.durable = 0;
+        }
         assert!(new.durable >= self.durable, "durable to {}, found to {}", self.durable, new.durable);
         let cursor = lock(&new.log.shared.track).cursor();
         let oldest = self.owed.keys().find(|seq| **seq <= self.durable).copied();

@@ -133,10 +133,10 @@ impl Track {
     /// Takes out the oldest segment if nothing in it waits. The very last one stays, it keeps the sequence,
     /// unless `even_last`.
     pub(super) fn free_front(&mut self, even_last: bool) -> Option<Segment> {
-        if !self.has_free_front() && !(even_last && self.segments.len() == 1) {
-            return None;
+        if self.has_free_front() || (even_last && self.segments.len() == 1) {
+            return self.segments.pop_front_if(|segment| segment.last_seq <= self.cursor);
         }
-        self.segments.pop_front_if(|segment| segment.last_seq <= self.cursor)
+        None
     }
 
     pub(super) fn has_free_front(&self) -> bool {
