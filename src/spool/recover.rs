@@ -137,7 +137,8 @@ impl Folder {
 
     fn settle_id(&self, disk: &dyn Disk, empty: bool) -> u64 {
         // Without segments the sequence begins anew, and must not meet the old names again.
-        let known = self.id.or(self.header_id).filter(|_| !empty);
+        // The segments are right where the file is not: a new id cannot be written on a full disk.
+        let known = self.header_id.or(self.id).filter(|_| !empty);
         let id = known.unwrap_or_else(|| disk.random());
         if self.id != Some(id)
             && let Err(error) = write_id(disk, id)
