@@ -73,8 +73,9 @@ async fn many_tasks_append_one_reads_and_all_arrives_in_order() {
 }
 
 fn arrive(last: &mut BTreeMap<u32, u32>, stored: &Stored) {
-    let number = |at: usize| u32::from_le_bytes(stored.record[at..at + 4].try_into().expect("four bytes"));
-    let (task, n) = (number(0), number(4));
+    let (task, rest) = stored.record.split_first_chunk().expect("the task");
+    let (n, _) = rest.split_first_chunk().expect("the number");
+    let (task, n) = (u32::from_le_bytes(*task), u32::from_le_bytes(*n));
     assert_eq!(stored.record.len(), 8 + n as usize % 500);
     let expect = last.get(&task).map_or(0, |last| last + 1);
     assert_eq!(n, expect, "order of task {task}");

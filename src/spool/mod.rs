@@ -140,7 +140,7 @@ impl Options {
         let segment = usize::try_from(wanted.clamp(4 * page, 1 << 30) / page * page).unwrap_or(1 << 30);
         let batch = (segment / 4).min(4 << 20);
         let max_size = self.max_size.max(4 * segment as u64);
-        Geometry { segment, batch, block: batch.min(64 << 10), max_size }
+        Geometry { segment, batch, block: (segment / 64).min(64 << 10), max_size }
     }
 }
 

@@ -456,6 +456,8 @@ fn a_failed_sync_is_never_asked_again() {
     world.disk.set_faults(Faults { syncs: 1, ..Faults::default() });
     world.commit();
     assert_eq!((world.durable, world.failed, world.appender().stats().sync_failures), (2, false, 1));
+    let live = world.disk.names().iter().filter(|name| name.ends_with(".seg")).count();
+    assert_eq!(live, 2, "the failed segment is finished");
     world.disk.power_cut();
     world.reopen();
     world.append(&[70]).expect("room");
@@ -464,6 +466,44 @@ fn a_failed_sync_is_never_asked_again() {
     assert!(world.failed, "two segments failed and the spool goes on");
     assert_eq!(world.append(&[80]), Err(AppendError::Closed));
     world.prove();
+}
+
+#[test]
+fn what_a_restart_finds_only_in_memory_is_made_durable_before_it_counts() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, options(8));
+        world.append(&[50, 3000, 600]).expect("room");
+        world.disk.set_faults(Faults { syncs: 1, ..Faults::default() });
+        world.commit();
+        world.append(&[60, 70]).expect("room");
+        world.disk.set_faults(Faults { syncs: 2, ..Faults::default() });
+        world.commit();
+        assert!(world.failed);
+        world.disk.set_faults(Faults::default());
+        world.reopen();
+        assert_eq!(world.durable, 5, "the page cache still had it");
+        world.disk.power_cut();
+        world.reopen();
+        world.prove();
+    }
+}
+
+#[test]
+fn a_torn_tail_is_cut_and_no_loss() {
+    for seed in 0..60 {
+        let mut world = World::new(seed, options(8));
+        world.append(&[100, 100]).expect("room");
+        world.commit();
+        // Several blocks and pages in one commit; the power goes before its sync.
+        world.append(&[1000, 1000, 1000, 1000, 1000]).expect("room");
+        world.disk.set_faults(Faults { power: Some(1), ..Faults::default() });
+        world.commit();
+        assert!(world.failed);
+        world.disk.power_cut();
+        world.reopen();
+        world.check();
+        world.prove();
+    }
 }
 
 #[test]
