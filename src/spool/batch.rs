@@ -4,6 +4,8 @@ use super::format::{BLOCK_HEADER, BlockHeader, PAGE, RECORD_HEADER, padded};
 
 /// A batch this long ends on a page, so that no later commit rewrites a page it filled.
 const PAD_FROM: usize = 12 * 1024;
+/// A buffer that grew beyond this in a burst shrinks to it when the burst is over.
+const KEEP: usize = 512 * 1024;
 /// What the count of a block header can say.
 const MAX_COUNT: u32 = u16::MAX as u32;
 
@@ -32,6 +34,9 @@ impl Batch {
 
     /// Empties the batch; its first record will have `first_seq`.
     pub(super) fn restart(&mut self, first_seq: u64) {
+        if self.buf.capacity() > KEEP && self.buf.len() < KEEP / 4 {
+            self.buf.shrink_to(KEEP);
+        }
         self.buf.clear();
         self.blocks.clear();
         self.first_seq = first_seq;
@@ -155,8 +160,16 @@ impl Batch {
 
 /// An empty block: it carries the cursor when there are no records for it to ride with.
 pub(super) fn cursor_block(salt: u32, next_seq: u64, cursor: u64, time: i64) -> [u8; BLOCK_HEADER] {
-    BlockHeader { body_crc: crc32c::crc32c(&[]), body_len: 0, count: 0, into_commit: 0, first_seq: next_seq, cursor, time }
-        .encode(salt)
+    BlockHeader {
+        body_crc: crc32c::crc32c(&[]),
+        body_len: 0,
+        count: 0,
+        into_commit: 0,
+        first_seq: next_seq,
+        cursor,
+        time,
+    }
+    .encode(salt)
 }
 
 #[cfg(test)]

@@ -77,9 +77,12 @@ mod recover;
 mod segment;
 #[cfg(test)]
 mod sim;
+mod space;
 #[cfg(test)]
 mod tests;
 mod track;
+#[cfg(test)]
+mod world;
 mod writer;
 
 use std::collections::VecDeque;
@@ -100,15 +103,16 @@ use batch::Batch;
 use disk::{Disk, FolderError, RealDisk};
 use format::PAGE;
 use log::Log;
-use read::{ReadCore, ReadQueue};
 pub use read::Reader;
+use read::{ReadCore, ReadQueue};
 
 /// How to open a spool.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Its folder; made where needed.
     pub dir: PathBuf,
-    /// Bound on the bytes of all segments.
+    /// Bound on the bytes of all segments. It also bounds one publish, to a quarter of a segment: 1 MB from 16 MB
+    /// on, 4 MB from 1 GB on. A message of 256 KB takes at least 5 MB.
     pub max_size: u64,
     /// What "durable" means.
     pub durability: Durability,

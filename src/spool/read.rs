@@ -186,7 +186,10 @@ impl ReadCore {
     pub(super) fn fill(&mut self, out: &mut VecDeque<Stored>, records: usize, bytes: usize) -> Filled {
         let mut taken = 0;
         loop {
-            while out.len() < records && taken < bytes && let Some(stored) = self.next_of_block() {
+            while out.len() < records
+                && taken < bytes
+                && let Some(stored) = self.next_of_block()
+            {
                 taken += stored.record.len();
                 out.push_back(stored);
             }

@@ -44,7 +44,7 @@ struct Folder {
 pub(super) fn recover(disk: &dyn Disk, segment_len: u64) -> io::Result<Recovery> {
     let mut folder = Folder::default();
     for (name, len) in disk.list()? {
-        folder.file(disk, &name, len, segment_len);
+        folder.file(disk, &name, len, segment_len)?;
     }
     let mut segments = std::mem::take(&mut folder.segments);
     segments.sort_by_key(|segment| (segment.first_seq, segment.created));
@@ -77,9 +77,9 @@ pub(super) fn recover(disk: &dyn Disk, segment_len: u64) -> io::Result<Recovery>
 }
 
 impl Folder {
-    fn file(&mut self, disk: &dyn Disk, name: &str, len: u64, segment_len: u64) {
+    fn file(&mut self, disk: &dyn Disk, name: &str, len: u64, segment_len: u64) -> io::Result<()> {
         if let Some((first_seq, salt)) = parse_segment_name(name) {
-            match self.segment(disk, name, (first_seq, salt), len) {
+            match self.segment(disk, name, (first_seq, salt), len)? {
                 Some(segment) => self.segments.push(segment),
                 None => {
                     self.aside.push(first_seq);
@@ -101,19 +101,30 @@ impl Folder {
         } else {
             self.put_aside(disk, name);
         }
+        Ok(())
     }
 
     /// None if nothing in the file can be read by this program.
-    fn segment(&mut self, disk: &dyn Disk, name: &str, (first_seq, salt): (u64, u32), len: u64) -> Option<Segment> {
+    fn segment(
+        &mut self,
+        disk: &dyn Disk,
+        name: &str,
+        (first_seq, salt): (u64, u32),
+        len: u64,
+    ) -> io::Result<Option<Segment>> {
         let segment = Segment { first_seq, last_seq: 0, salt, len, created: 0 };
-        // A file that cannot be opened now may be readable later: the reader will see.
-        let Ok(file) = disk.open(name) else { return Some(segment) };
+        let file = match disk.open(name) {
+            Ok(file) => file,
+            // The owner can mend this one, and without the file the sequence would be a guess.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
+            Err(_) => return Ok(None),
+        };
         let mut page = vec![0; PAGE];
         let check = match file.read_at(&mut page, 0) {
             Ok(read) => SegmentHeader::check(page.get(..read).unwrap_or_default()),
             Err(_) => HeaderCheck::Damaged,
         };
-        match check {
+        Ok(match check {
             HeaderCheck::Good(header) if (header.first_seq, header.salt) == (first_seq, salt) => {
                 self.header_id = Some(header.id);
                 Some(Segment { created: header.created, ..segment })
@@ -124,7 +135,7 @@ impl Folder {
             }
             // The name says as much as the header; what counts is whether there are blocks.
             _ => Window::new(file, salt).search(PAGE as u64, len).map(|_| segment),
-        }
+        })
     }
 
     fn put_aside(&mut self, disk: &dyn Disk, name: &str) {

@@ -205,7 +205,9 @@ impl Track {
         while self.times.get(1).is_some_and(|&(first, _)| first <= oldest) {
             self.times.pop_front();
         }
-        if oldest <= self.read_to && let Some(&(_, time)) = self.times.front() {
+        if oldest <= self.read_to
+            && let Some(&(_, time)) = self.times.front()
+        {
             return Some(time);
         }
         let segment = self.segments.iter().find(|segment| oldest <= segment.last_seq)?;

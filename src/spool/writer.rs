@@ -69,7 +69,8 @@ fn gather(log: &Log, last_batch: u64, linger: Duration) {
         return;
     }
     pending.wake_at = Some(last_batch);
-    let waited = log.shared.work.wait_timeout_while(pending, linger, |pending| pending.wake_at.is_some() && !pending.closed);
+    let waited =
+        log.shared.work.wait_timeout_while(pending, linger, |pending| pending.wake_at.is_some() && !pending.closed);
     waited.unwrap_or_else(PoisonError::into_inner).0.wake_at = None;
 }
 

@@ -14,7 +14,8 @@ const BACKLOG: u64 = 1 << 30;
 fn main() {
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
     let root = tempfile::tempdir_in(target).expect("a folder under target/");
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().expect("a runtime");
     println!("{:>6} {:>7} {:>12} {:>10} {:>10} {:>9}", "tasks", "window", "durable/s", "p50 us", "p99 us", "msg/sync");
     for tasks in [1, 10, 100] {
         for window in [1, 20] {
@@ -34,7 +35,8 @@ async fn throughput(dir: &Path, tasks: usize, window: usize) {
         }
     });
     let started = Instant::now();
-    let publishers: Vec<_> = (0..tasks).map(|_| tokio::spawn(publish(appender.clone(), window, started + RUN))).collect();
+    let publishers: Vec<_> =
+        (0..tasks).map(|_| tokio::spawn(publish(appender.clone(), window, started + RUN))).collect();
     let mut times = Vec::new();
     for publisher in publishers {
         times.extend(publisher.await.expect("no panic"));
