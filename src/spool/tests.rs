@@ -106,6 +106,36 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_bytes_in_the_folder_open_and_nothing_corrupt_comes_out(
+        seed: u64, writes in prop::collection::vec((any::<u64>(), prop::collection::vec(any::<u8>(), 1..100)), 0..60),
+        first_seq in 0..200u64, stranger in prop::collection::vec(any::<u8>(), 0..9000),
+    ) {
+        let mut world = backlog(seed, 60);
+        world.damaged = true;
+        world.disk.put(&super::format::segment_name(first_seq, 7), &stranger);
+        world.disk.edit(|_, bytes| for (at, patch) in &writes {
+            let at = (at.wrapping_add(seed) % bytes.len().max(1) as u64) as usize;
+            let end = (at + patch.len()).min(bytes.len());
+            bytes[at..end].copy_from_slice(&patch[..end - at]);
+        });
+        let owed = world.owed.clone();
+        let mut again = World::on(world.disk.clone(), world.options.clone());
+        let mut out = VecDeque::new();
+        again.core.fill(&mut out, usize::MAX, usize::MAX);
+        prop_assert!(out.iter().all(|stored| owed.get(&stored.seq).is_some_and(|expect| stored.record == expect)));
+        prop_assert_eq!(again.appender().stats().lost + out.len() as u64, again.recovered.waiting);
+        again.damaged = true;
+        let ticket = again.append(&[10]).expect("room");
+        again.commit();
+        prop_assert_eq!(again.durable, ticket.0);
+        again.check();
+    }
+}
+
 /// A backlog in several sealed segments, none acknowledged.
 fn backlog(seed: u64, records: usize) -> World {
     let mut world = World::new(seed, options(16));
