@@ -165,7 +165,7 @@ async fn closing_ends_the_reader_and_the_appenders() {
     assert_eq!(open(options(dir.path())).expect("opens").recovered.waiting, 1);
 }
 
-/// What `tests/golden/spool/v1` holds: 40 records in two publishes of one, the first 5 acknowledged.
+/// What `tests/golden/spool/v1` holds: 40 records in two segments, the first 5 acknowledged.
 fn golden() -> impl Iterator<Item = Vec<u8>> {
     (1..=40u64).map(|n| format!("record {n} ").repeat(n as usize % 9 + 1).into_bytes())
 }
