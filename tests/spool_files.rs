@@ -1,7 +1,9 @@
 //! The spool over real files and with its threads.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use brownbridge::spool::{AppendError, Durability, OpenError, Opened, Options, Stored, WhenFull, open};
@@ -163,6 +165,59 @@ async fn closing_ends_the_reader_and_the_appenders() {
     assert_eq!(appender.try_append([&b"late"[..]].into_iter()), Err(AppendError::Closed));
     appender.room().await;
     assert_eq!(open(options(dir.path())).expect("opens").recovered.waiting, 1);
+}
+
+/// The process this test kills is this test itself, told by the environment to append until it dies.
+#[tokio::test]
+async fn kill_9_loses_nothing_that_was_durable() {
+    const CHILD: &str = "BROWNBRIDGE_SPOOL_CHILD";
+    if let Some(dir) = std::env::var_os(CHILD) {
+        return append_for_ever(Path::new(&dir)).await;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut promised = 0;
+    for round in 1..=6 {
+        let mut child = Command::new(std::env::current_exe().expect("this test"))
+            .args(["--exact", "kill_9_loses_nothing_that_was_durable", "--nocapture"])
+            .env(CHILD, dir.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("started");
+        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let (mut seen, mut killed) = (0, false);
+        for line in lines.map_while(Result::ok) {
+            if let Some(seq) = line.strip_prefix("durable ") {
+                promised = seq.parse().expect("a sequence");
+                seen += 1;
+            }
+            if seen >= round * 60 && !killed {
+                child.kill().expect("killed");
+                killed = true;
+            }
+        }
+        child.wait().expect("gone");
+        let mut opened = open(options(dir.path())).expect("opens");
+        assert!(killed && opened.recovered.waiting >= promised, "{} of {promised}", opened.recovered.waiting);
+        for seq in 1..=opened.recovered.waiting {
+            let stored = next(&mut opened).await;
+            assert_eq!(stored, Stored { seq, record: seq.to_le_bytes().repeat(20).into() });
+        }
+        opened.spool.close().expect("closes");
+    }
+}
+
+async fn append_for_ever(dir: &Path) {
+    let Opened { appender, spool: _open, .. } = open(options(dir)).expect("opens");
+    let mut durable = appender.durable();
+    let mut seq = durable.borrow().seq;
+    loop {
+        for _ in 0..7 {
+            seq += 1;
+            appender.try_append([&seq.to_le_bytes().repeat(20)[..]].into_iter()).expect("room");
+        }
+        let durable = durable.wait_for(|durable| durable.seq >= seq).await.expect("open").seq;
+        println!("\ndurable {durable}");
+    }
 }
 
 /// What `tests/golden/spool/v1` holds: 40 records in two segments, the first 5 acknowledged.

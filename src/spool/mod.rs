@@ -320,7 +320,7 @@ pub struct Opened {
     pub spool: Spool,
 }
 
-/// Owns the threads and the lock of the folder. Dropping it closes the spool too.
+/// Owns the threads and the lock of the folder. Dropping it closes the spool too, so keep it: `..` in a pattern drops it.
 pub struct Spool {
     shared: Arc<Shared>,
     writer: Option<JoinHandle<Result<(), String>>>,
