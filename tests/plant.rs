@@ -6,7 +6,7 @@ mod support;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,7 +24,9 @@ fn folder() -> tempfile::TempDir {
 
 /// Publishes and waits for the acknowledgement.
 fn send(bridge: &Bridge, topic: &str, payload: &str) {
-    let mut publisher = Publisher::connect(bridge.mqtt, "test").unwrap();
+    static CLIENTS: AtomicU32 = AtomicU32::new(0);
+    let client_id = format!("test-{}", CLIENTS.fetch_add(1, Ordering::Relaxed));
+    let mut publisher = Publisher::connect(bridge.mqtt, &client_id).unwrap();
     let mut out = Vec::new();
     publisher.publish(&mut out, topic, payload.as_bytes());
     publisher.flush(&mut out).unwrap();

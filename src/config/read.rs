@@ -222,6 +222,7 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
                 let found = self.report.new_error("two-connection-strings", "the connection string is given twice");
                 self.report.push(found.at(second.clone(), "").context(first.clone(), "here it is too"));
             }
+            (Kind::Mqtt, [None, None]) => {}
             (_, [None, None]) if !self.has("connection_string") && !self.has("connection_string_file") => {
                 self.lacks(
                     "connection_string",

@@ -52,6 +52,14 @@ fn findings() {
 }
 
 #[test]
+fn a_plain_broker_needs_its_address_only() {
+    let (config, found) = parse(0, "[uplink]\nkind = \"mqtt\"\naddress = \"h:1883\"\ntls = false", &env);
+    assert_eq!(found, []);
+    let uplink = config.unwrap().uplink;
+    assert_eq!((uplink.kind.value, uplink.mqtt.tls), (Kind::Mqtt, false));
+}
+
+#[test]
 fn addresses() {
     for (text, expect) in
         [("127.0.0.1:8883", ("127.0.0.1", 8883)), ("edge.local", ("edge.local", 8883)), ("[::1]:1", ("::1", 1))]

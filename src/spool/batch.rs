@@ -4,6 +4,8 @@ use super::format::{BLOCK_HEADER, BlockHeader, PAGE, RECORD_HEADER, padded};
 
 /// A batch this long ends on a page, so that no later commit rewrites a page it filled.
 const PAD_FROM: usize = 12 * 1024;
+/// A buffer that grew beyond this in a burst shrinks to it when the burst is over.
+const KEEP: usize = 512 * 1024;
 /// What the count of a block header can say.
 const MAX_COUNT: u32 = u16::MAX as u32;
 
@@ -32,6 +34,9 @@ impl Batch {
 
     /// Empties the batch; its first record will have `first_seq`.
     pub(super) fn restart(&mut self, first_seq: u64) {
+        if self.buf.capacity() > KEEP && self.buf.len() < KEEP / 4 {
+            self.buf.shrink_to(KEEP);
+        }
         self.buf.clear();
         self.blocks.clear();
         self.first_seq = first_seq;

@@ -197,12 +197,25 @@ pub(super) fn segment_name(first_seq: u64, salt: u32) -> String {
     format!("{first_seq:016x}-{salt:08x}.seg")
 }
 
+/// The name of a spare that was a segment; everything before `next_seq` is resolved.
+pub(super) fn spare_name(next_seq: u64, salt: u32) -> String {
+    format!("{next_seq:016x}-{salt:08x}.spare")
+}
+
 /// First sequence and salt, if `name` is the name of a live segment.
 pub(super) fn parse_segment_name(name: &str) -> Option<(u64, u32)> {
-    let (first, salt) = name.strip_suffix(".seg")?.split_once('-')?;
-    let first_seq = u64::from_str_radix(first, 16).ok()?;
-    let salt = u32::from_str_radix(salt, 16).ok()?;
-    (first_seq <= MAX_SEQ && segment_name(first_seq, salt) == name).then_some((first_seq, salt))
+    parse_name(name, ".seg").filter(|&(first_seq, salt)| segment_name(first_seq, salt) == name)
+}
+
+/// The sequence in the name of a spare that was a segment.
+pub(super) fn parse_spare_name(name: &str) -> Option<u64> {
+    parse_name(name, ".spare").filter(|&(next_seq, salt)| spare_name(next_seq, salt) == name).map(|(seq, _)| seq)
+}
+
+fn parse_name(name: &str, suffix: &str) -> Option<(u64, u32)> {
+    let (seq, salt) = name.strip_suffix(suffix)?.split_once('-')?;
+    let seq = u64::from_str_radix(seq, 16).ok().filter(|&seq| seq <= MAX_SEQ)?;
+    Some((seq, u32::from_str_radix(salt, 16).ok()?))
 }
 
 struct Put<'a>(&'a mut [u8]);

@@ -14,7 +14,7 @@ use super::track::Segment;
 use super::{Durability, WhenFull};
 
 /// Spares to keep: one to append to next, and one so that a full disk can still record acknowledgements.
-const SPARES: usize = 2;
+pub(super) const SPARES: usize = 2;
 
 /// What became of a commit.
 #[derive(Debug)]
@@ -33,27 +33,26 @@ pub(super) enum Committed {
 pub(super) struct Log {
     pub(super) shared: Arc<Shared>,
     durability: Durability,
-    when_full: WhenFull,
-    spares: Vec<Spare>,
-    active: Option<Active>,
+    pub(super) when_full: WhenFull,
+    pub(super) spares: Vec<Spare>,
+    pub(super) active: Option<Active>,
     batch: Batch,
     /// The batch holds records that are not durable yet.
-    taken: bool,
+    pub(super) taken: bool,
     /// The cursor the last block says, and whether that block is synced.
     cursor: u64,
     unsynced: bool,
     /// Creating a spare failed; wait for [`retry`](Self::retry).
-    no_space: bool,
+    pub(super) no_space: bool,
 }
 
-struct Spare {
-    name: String,
-    len: u64,
+pub(super) struct Spare {
+    pub(super) name: String,
+    pub(super) len: u64,
 }
 
-struct Active {
+pub(super) struct Active {
     file: Arc<dyn DiskFile>,
-    first_seq: u64,
     salt: u32,
     at: usize,
     len: usize,
@@ -140,24 +139,6 @@ impl Log {
             }
         }
         self.unsynced
-    }
-
-    /// Takes back finished segments, keeps spares, sheds if that is asked for, and says how much may be appended.
-    pub(super) fn tidy(&mut self) {
-        loop {
-            let freed = lock(&self.shared.track).free_front(false);
-            let Some(segment) = freed else { break };
-            self.recycle(segment);
-        }
-        self.replenish();
-        self.reuse_last();
-        while self.when_full == WhenFull::DropOldest && !self.can_take_batch() && self.shed() {}
-        self.admit();
-    }
-
-    /// After a full disk: ask for space again at the next [`tidy`](Self::tidy). Says whether that is needed.
-    pub(super) fn retry(&mut self) -> bool {
-        std::mem::take(&mut self.no_space)
     }
 
     /// Records were accepted that are not durable yet.
@@ -275,24 +256,8 @@ impl Log {
         Ok(())
     }
 
-    fn left(&self) -> usize {
+    pub(super) fn left(&self) -> usize {
         self.active.as_ref().map_or(0, Active::left)
-    }
-
-    /// Whether a batch may rely on a spare.
-    fn ready(&self) -> bool {
-        let track = lock(&self.shared.track);
-        // The last one is kept for acknowledgements, unless there is nothing to acknowledge.
-        self.spares.len() >= SPARES || (!self.spares.is_empty() && track.cursor() == track.durable())
-    }
-
-    fn limit(&self, left: usize, ready: bool) -> usize {
-        let most = self.shared.geometry.batch;
-        if ready { most } else { left.min(most) }
-    }
-
-    fn can_take_batch(&self) -> bool {
-        self.left() >= self.shared.geometry.batch || self.ready()
     }
 
     /// Makes a spare the active segment. False if there is none to be had.
@@ -304,22 +269,20 @@ impl Log {
             return Ok(false);
         }
         self.active = None;
-        let empty = {
-            let mut track = lock(&self.shared.track);
-            track.seal_active(first_seq - 1);
-            track.pop_empty_last(first_seq)
-        };
-        // Two segments must never begin with the same sequence.
-        if let Some(segment) = empty {
-            self.recycle(segment);
-        }
         let Some(spare) = self.spares.pop() else { return Ok(false) };
         let result = self.open_segment(&spare, first_seq);
         if result.is_err() {
             let _ = self.shared.disk.remove(&spare.name);
             self.count_bytes();
         }
-        result.map(|()| true)
+        result?;
+        // Its predecessor may have no record, only cursors or a commit that failed. It went on being the place
+        // where the sequence is kept, until now.
+        let empty = lock(&self.shared.track).take_empty_before_last();
+        if let Some(segment) = empty {
+            self.remove(&segment.name());
+        }
+        Ok(true)
     }
 
     fn open_segment(&mut self, spare: &Spare, first_seq: u64) -> io::Result<()> {
@@ -340,121 +303,15 @@ impl Log {
         self.unsynced = false;
         lock(&self.shared.track).push_active(segment, PAGE as u64);
         let len = usize::try_from(spare.len).unwrap_or(0);
-        self.active = Some(Active { file, first_seq, salt, at: PAGE, len });
+        self.active = Some(Active { file, salt, at: PAGE, len });
         Ok(())
     }
 
     /// Nothing more is written to the active segment; `next_seq` will stand in another.
     fn finish_segment(&mut self, next_seq: u64) {
-        let Some(active) = self.active.take() else { return };
-        self.unsynced = false;
-        let mut track = lock(&self.shared.track);
-        track.seal_active(next_seq - 1);
-        let empty = if active.first_seq == next_seq { track.pop_empty_last(next_seq) } else { None };
-        drop(track);
-        if let Some(segment) = empty {
-            // Not a spare: this file has just shown that it cannot be trusted.
-            if let Err(error) = self.shared.disk.remove(&segment.name()) {
-                tracing::warn!(%error, "spool: a failed segment cannot be removed");
-            }
-            self.count_bytes();
-        }
-    }
-
-    fn recycle(&mut self, segment: Segment) {
-        let disk = &*self.shared.disk;
-        let name = segment.name();
-        let wanted = self.spares.len() < SPARES && segment.len == self.shared.geometry.segment as u64;
-        let spare = format!("{:08x}-{:016x}.spare", segment.salt, segment.first_seq);
-        if wanted && disk.rename(&name, &spare).is_ok() {
-            self.spares.push(Spare { name: spare, len: segment.len });
-        } else if let Err(error) = disk.remove(&name) {
-            tracing::warn!(name, %error, "spool: a finished segment cannot be removed");
-        }
-        self.count_bytes();
-    }
-
-    /// Creates spares as far as size and disk allow.
-    fn replenish(&mut self) {
-        let len = self.shared.geometry.segment as u64;
-        while self.spares.len() < SPARES && !self.no_space {
-            if self.count_bytes() + len > self.shared.geometry.max_size {
-                return;
-            }
-            let name = format!("new-{:016x}.spare", self.shared.disk.random());
-            match self.shared.disk.create(&name, len) {
-                Ok(_) => self.spares.push(Spare { name, len }),
-                Err(error) => {
-                    self.no_space = true;
-                    tracing::warn!(%error, "spool: no space for another segment; trying again");
-                }
-            }
-        }
-        self.count_bytes();
-    }
-
-    /// Without a spare and without space, a last segment in which nothing waits is the only way on.
-    fn reuse_last(&mut self) {
-        if !self.spares.is_empty() || self.taken || self.left() >= self.shared.geometry.batch {
-            return;
-        }
-        let freed = {
-            let mut pending = lock(&self.shared.pending);
-            let mut track = lock(&self.shared.track);
-            let durable = track.durable();
-            if pending.batch.count() > 0 || track.cursor() != durable {
-                return;
-            }
-            pending.limit = 0;
-            track.seal_active(durable);
-            track.free_front(true)
-        };
         self.active = None;
-        if let Some(segment) = freed {
-            self.recycle(segment);
-        }
-    }
-
-    fn shed(&mut self) -> bool {
-        let shed = {
-            let mut track = lock(&self.shared.track);
-            let shed = track.shed_front();
-            if let Some((segment, _)) = shed {
-                self.shared.reading.shed(segment.last_seq);
-            }
-            shed
-        };
-        let Some((segment, count)) = shed else { return false };
-        tracing::warn!(count, last = segment.last_seq, "spool: full, the oldest messages are dropped");
-        self.recycle(segment);
-        true
-    }
-
-    /// Tells the appenders how much there is room for.
-    fn admit(&mut self) {
-        let ready = self.ready();
-        let left = self.left();
-        let live = lock(&self.shared.track).segment_bytes();
-        let mut pending = lock(&self.shared.pending);
-        if !self.taken {
-            pending.limit = self.limit(left, ready);
-        }
-        // Resuming at nine tenths spares the appenders a stop for every few messages.
-        if pending.full && ready && !self.taken && live / 9 <= self.shared.geometry.max_size / 10 {
-            pending.full = false;
-        }
-        let open = !pending.full && pending.limit > 0;
-        drop(pending);
-        if open {
-            self.shared.room.notify_one();
-        }
-    }
-
-    fn count_bytes(&self) -> u64 {
-        let spares: u64 = self.spares.iter().map(|spare| spare.len).sum();
-        let bytes = lock(&self.shared.track).segment_bytes() + spares;
-        self.shared.written.disk_bytes.store(bytes, Ordering::Relaxed);
-        bytes
+        self.unsynced = false;
+        lock(&self.shared.track).seal_active(next_seq - 1);
     }
 
     fn sync_file(&self, file: &dyn DiskFile) -> io::Result<()> {

@@ -20,7 +20,7 @@
 //! | name | what |
 //! |---|---|
 //! | `<first sequence, 16 hex digits>-<salt, 8>.seg` | a live segment, its space allocated at creation |
-//! | `*.spare` | a segment to be used next, at most two |
+//! | `*.spare` | a segment to be used next, at most two; if it was one before, its name begins with the sequence after its last |
 //! | `id` | the spool's id, 16 hex digits |
 //! | `lock` | locked while in use, holds the process id |
 //! | `quarantine/` | whatever else was found; nothing is ever deleted there |
@@ -77,9 +77,12 @@ mod recover;
 mod segment;
 #[cfg(test)]
 mod sim;
+mod space;
 #[cfg(test)]
 mod tests;
 mod track;
+#[cfg(test)]
+mod world;
 mod writer;
 
 use std::collections::VecDeque;
@@ -108,7 +111,8 @@ use read::{ReadCore, ReadQueue};
 pub struct Options {
     /// Its folder; made where needed.
     pub dir: PathBuf,
-    /// Bound on the bytes of all segments.
+    /// Bound on the bytes of all segments. It also bounds one publish, to a quarter of a segment: 1 MB from 16 MB
+    /// on, 4 MB from 1 GB on. A message of 256 KB takes at least 5 MB.
     pub max_size: u64,
     /// What "durable" means.
     pub durability: Durability,
@@ -140,7 +144,7 @@ impl Options {
         let segment = usize::try_from(wanted.clamp(4 * page, 1 << 30) / page * page).unwrap_or(1 << 30);
         let batch = (segment / 4).min(4 << 20);
         let max_size = self.max_size.max(4 * segment as u64);
-        Geometry { segment, batch, block: batch.min(64 << 10), max_size }
+        Geometry { segment, batch, block: (segment / 64).min(64 << 10), max_size }
     }
 }
 
@@ -316,7 +320,7 @@ pub struct Opened {
     pub spool: Spool,
 }
 
-/// Owns the threads and the lock of the folder. Dropping it closes the spool too.
+/// Owns the threads and the lock of the folder. Dropping it closes the spool too, so keep it: `..` in a pattern drops it.
 pub struct Spool {
     shared: Arc<Shared>,
     writer: Option<JoinHandle<Result<(), String>>>,

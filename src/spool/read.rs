@@ -53,6 +53,11 @@ impl ReadQueue {
         self.shed_to.store(last_seq, Ordering::Release);
     }
 
+    /// Whether the record may still be delivered.
+    pub(super) fn is_due(&self, stored: &Stored) -> bool {
+        stored.seq > self.shed_to.load(Ordering::Acquire)
+    }
+
     pub(super) fn close(&self) {
         lock(&self.state).closed = true;
         self.work.notify_one();
@@ -72,7 +77,7 @@ impl Reader {
         let queue = &self.shared.reading;
         loop {
             while let Some(stored) = self.hand.pop_front() {
-                if stored.seq > queue.shed_to.load(Ordering::Acquire) {
+                if queue.is_due(&stored) {
                     return Some(stored);
                 }
             }

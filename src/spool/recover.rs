@@ -4,12 +4,15 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 
 use super::disk::Disk;
-use super::format::{HeaderCheck, PAGE, SegmentHeader, parse_segment_name};
+use super::format::{HeaderCheck, PAGE, SegmentHeader, parse_segment_name, parse_spare_name};
 use super::segment::{Found, Window};
 use super::track::{Segment, Track};
 
+/// Bytes copied at once.
+const CHUNK: usize = 512 * 1024;
 const ID: &str = "id";
 const ID_NEW: &str = "id.new";
 /// Sixteen digits and a line feed.
@@ -28,6 +31,8 @@ pub(super) struct Recovery {
 struct Folder {
     segments: Vec<Segment>,
     spares: Vec<(String, u64)>,
+    /// Spares were segments once; their names tell up to where everything is resolved.
+    resolved: u64,
     id: Option<u64>,
     header_id: Option<u64>,
     /// First sequences of segments that had to be put aside.
@@ -39,7 +44,7 @@ struct Folder {
 pub(super) fn recover(disk: &dyn Disk, segment_len: u64) -> io::Result<Recovery> {
     let mut folder = Folder::default();
     for (name, len) in disk.list()? {
-        folder.file(disk, &name, len, segment_len);
+        folder.file(disk, &name, len, segment_len)?;
     }
     let mut segments = std::mem::take(&mut folder.segments);
     segments.sort_by_key(|segment| (segment.first_seq, segment.created));
@@ -54,24 +59,27 @@ pub(super) fn recover(disk: &dyn Disk, segment_len: u64) -> io::Result<Recovery>
         let tail = tail(disk, last);
         next_seq = next_seq.max(tail.next_seq);
         cursor = tail.cursor;
+        if let Err(error) = settle(disk, last, tail.last_commit.clone()) {
+            tracing::warn!(%error, "spool: the last commit of the earlier run cannot be made durable again");
+        }
     }
     // Segments are removed from the front only when all in them is acknowledged or shed.
-    cursor = cursor.max(first.unwrap_or(1).saturating_sub(1));
+    cursor = cursor.max(first.unwrap_or(1).saturating_sub(1)).max(folder.resolved);
     next_seq = next_seq.max(cursor + 1);
     let mut end = next_seq - 1;
     for segment in segments.iter_mut().rev() {
         segment.last_seq = end;
         end = end.min(segment.first_seq.saturating_sub(1));
     }
-    let id = folder.settle_id(disk, first.is_none());
+    let id = folder.settle_id(disk, first.is_none() && folder.resolved == 0);
     let track = Track::new(cursor, next_seq - 1, VecDeque::from(segments));
     Ok(Recovery { track, next_seq, id, spares: folder.spares, quarantined: folder.quarantined })
 }
 
 impl Folder {
-    fn file(&mut self, disk: &dyn Disk, name: &str, len: u64, segment_len: u64) {
+    fn file(&mut self, disk: &dyn Disk, name: &str, len: u64, segment_len: u64) -> io::Result<()> {
         if let Some((first_seq, salt)) = parse_segment_name(name) {
-            match self.segment(disk, name, (first_seq, salt), len) {
+            match self.segment(disk, name, (first_seq, salt), len)? {
                 Some(segment) => self.segments.push(segment),
                 None => {
                     self.aside.push(first_seq);
@@ -79,6 +87,7 @@ impl Folder {
                 }
             }
         } else if name.ends_with(".spare") {
+            self.resolved = self.resolved.max(parse_spare_name(name).map_or(0, |next_seq| next_seq.saturating_sub(1)));
             // Nothing in a spare is needed: one of another size, or too many, is simply space.
             if len == segment_len && self.spares.len() < 2 {
                 self.spares.push((name.to_owned(), len));
@@ -92,19 +101,30 @@ impl Folder {
         } else {
             self.put_aside(disk, name);
         }
+        Ok(())
     }
 
     /// None if nothing in the file can be read by this program.
-    fn segment(&mut self, disk: &dyn Disk, name: &str, (first_seq, salt): (u64, u32), len: u64) -> Option<Segment> {
+    fn segment(
+        &mut self,
+        disk: &dyn Disk,
+        name: &str,
+        (first_seq, salt): (u64, u32),
+        len: u64,
+    ) -> io::Result<Option<Segment>> {
         let segment = Segment { first_seq, last_seq: 0, salt, len, created: 0 };
-        // A file that cannot be opened now may be readable later: the reader will see.
-        let Ok(file) = disk.open(name) else { return Some(segment) };
+        let file = match disk.open(name) {
+            Ok(file) => file,
+            // The owner can mend this one, and without the file the sequence would be a guess.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
+            Err(_) => return Ok(None),
+        };
         let mut page = vec![0; PAGE];
         let check = match file.read_at(&mut page, 0) {
             Ok(read) => SegmentHeader::check(page.get(..read).unwrap_or_default()),
             Err(_) => HeaderCheck::Damaged,
         };
-        match check {
+        Ok(match check {
             HeaderCheck::Good(header) if (header.first_seq, header.salt) == (first_seq, salt) => {
                 self.header_id = Some(header.id);
                 Some(Segment { created: header.created, ..segment })
@@ -115,7 +135,7 @@ impl Folder {
             }
             // The name says as much as the header; what counts is whether there are blocks.
             _ => Window::new(file, salt).search(PAGE as u64, len).map(|_| segment),
-        }
+        })
     }
 
     fn put_aside(&mut self, disk: &dyn Disk, name: &str) {
@@ -128,7 +148,8 @@ impl Folder {
 
     fn settle_id(&self, disk: &dyn Disk, empty: bool) -> u64 {
         // Without segments the sequence begins anew, and must not meet the old names again.
-        let known = self.id.or(self.header_id).filter(|_| !empty);
+        // The segments are right where the file is not: a new id cannot be written on a full disk.
+        let known = self.header_id.or(self.id).filter(|_| !empty);
         let id = known.unwrap_or_else(|| disk.random());
         if self.id != Some(id)
             && let Err(error) = write_id(disk, id)
@@ -142,6 +163,29 @@ impl Folder {
 struct Tail {
     next_seq: u64,
     cursor: u64,
+    /// The bytes of the last commit.
+    last_commit: Range<u64>,
+}
+
+/// Writes the last commit over itself and syncs it.
+///
+/// The process before may have ended between writing and syncing, or by a failed sync: what can be read now may be
+/// in memory only, and counted as clean. Only pages that are written again are sure to reach the disk.
+fn settle(disk: &dyn Disk, segment: &Segment, commit: Range<u64>) -> io::Result<()> {
+    let file = disk.open(&segment.name())?;
+    let mut bytes = vec![0; CHUNK];
+    let mut at = commit.start;
+    while at < commit.end {
+        let len = usize::try_from(commit.end - at).unwrap_or(CHUNK).min(CHUNK);
+        let part = bytes.get_mut(..len).unwrap_or_default();
+        let read = file.read_at(part, at)?;
+        if read == 0 {
+            break;
+        }
+        file.write_at(part.get(..read).unwrap_or_default(), at)?;
+        at += read as u64;
+    }
+    file.sync()
 }
 
 /// Reads a whole segment to find where its durable records end.
@@ -150,7 +194,8 @@ struct Tail {
 /// records that were durable. A good block behind it of a *later* commit tells: that commit was begun only after
 /// the one with the hole was durable. A torn tail is cut at the hole, damage is left for the reader to count.
 fn tail(disk: &dyn Disk, segment: &Segment) -> Tail {
-    let mut tail = Tail { next_seq: segment.first_seq, cursor: 0 };
+    let mut tail = Tail { next_seq: segment.first_seq, cursor: 0, last_commit: PAGE as u64..PAGE as u64 };
+    let mut commit = None;
     let Ok(file) = disk.open(&segment.name()) else { return tail };
     let mut page = vec![0; PAGE];
     if let Ok(read) = file.read_at(&mut page, 0)
@@ -167,6 +212,11 @@ fn tail(disk: &dyn Disk, segment: &Segment) -> Tail {
                 tail.cursor = tail.cursor.max(header.cursor);
                 if header.first_seq == tail.next_seq || header.commit_first() > tail.next_seq {
                     tail.next_seq = tail.next_seq.max(header.end_seq());
+                    if header.count > 0 && commit != Some(header.commit_first()) {
+                        commit = Some(header.commit_first());
+                        tail.last_commit.start = pos;
+                    }
+                    tail.last_commit.end = pos + header.len_on_disk() as u64;
                 }
                 pos += header.len_on_disk() as u64;
             }

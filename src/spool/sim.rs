@@ -267,15 +267,12 @@ impl Disk for SimDisk {
 impl DiskFile for SimFile {
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
         let mut state = lock(&self.disk.0);
-        let powered = state.op();
-        let failed = state.faults.writes > 0 && powered.is_ok();
+        state.op()?;
+        let failed = state.faults.writes > 0;
         state.faults.writes -= u32::from(failed);
-        // A write that fails, or loses its power, may have come some way.
+        // A write that fails may have come some way.
         let part = state.random() as usize % (bytes.len() + 1);
-        let len = if failed || (powered.is_err() && state.faults.power == Some(0)) { part } else { bytes.len() };
-        if powered.is_err() {
-            return powered;
-        }
+        let len = if failed { part } else { bytes.len() };
         let at = at as usize;
         let file = &mut state.inodes[self.inode];
         assert!(at + bytes.len() <= file.live.len(), "a write past the end of the segment");

@@ -1,201 +1,14 @@
 //! The spool against a model, over a disk with faults.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
 
 use super::appender::lock;
-use super::log::{Committed, Log};
-use super::read::{Filled, ReadCore};
-use super::sim::{Faults, SimDisk};
+use super::sim::Faults;
+use super::world::{SEGMENT, World, options};
 use super::*;
-
-const SEGMENT: u64 = 32 * 1024;
-
-/// A spool without threads over a simulated disk, and what it owes.
-struct World {
-    disk: SimDisk,
-    options: Options,
-    log: Log,
-    core: ReadCore,
-    recovered: Recovered,
-    /// Accepted and not acknowledged: sequence to content.
-    owed: BTreeMap<u64, Vec<u8>>,
-    /// The last sequence that was reported durable.
-    durable: u64,
-    delivered: VecDeque<Stored>,
-    last_delivered: u64,
-    /// Destroyed on purpose, so that losses are expected.
-    damaged: bool,
-    failed: bool,
-    content: u64,
-}
-
-fn options(segments: u64) -> Options {
-    Options { segment_size: Some(SEGMENT), ..Options::new("unused", segments * SEGMENT) }
-}
-
-impl World {
-    fn new(seed: u64, options: Options) -> Self {
-        Self::on(SimDisk::new(seed), options)
-    }
-
-    fn on(disk: SimDisk, options: Options) -> Self {
-        let (mut log, core, recovered) = assemble(Arc::new(disk.clone()), &options).expect("opens");
-        log.tidy();
-        Self {
-            disk,
-            options,
-            log,
-            core,
-            recovered,
-            owed: BTreeMap::new(),
-            durable: 0,
-            delivered: VecDeque::new(),
-            last_delivered: 0,
-            damaged: false,
-            failed: false,
-            content: 0,
-        }
-    }
-
-    fn appender(&self) -> Appender {
-        Appender { shared: self.log.shared.clone() }
-    }
-
-    fn append(&mut self, sizes: &[usize]) -> Result<Ticket, AppendError> {
-        let records: Vec<Vec<u8>> = sizes
-            .iter()
-            .map(|&size| {
-                self.content += 1;
-                let mut record = self.content.to_le_bytes().to_vec();
-                record.resize(size.max(8), self.content as u8);
-                record
-            })
-            .collect();
-        let ticket = self.appender().try_append(records.iter().map(Vec::as_slice))?;
-        let first = ticket.0 + 1 - records.len() as u64;
-        self.owed.extend((first..).zip(records));
-        Ok(ticket)
-    }
-
-    fn commit(&mut self) {
-        if !self.failed {
-            if let Committed::Failed(_) = self.log.commit() {
-                self.failed = true;
-                lock(&self.log.shared.pending).closed = true;
-                return;
-            }
-            self.log.tidy();
-            self.durable = self.log.shared.durable.borrow().seq;
-        }
-    }
-
-    fn read(&mut self, most: usize) {
-        let mut out = VecDeque::new();
-        self.core.fill(&mut out, most, usize::MAX);
-        for stored in out {
-            assert!(stored.seq > self.last_delivered, "out of order");
-            assert!(stored.seq <= self.durable, "delivered before durable");
-            self.last_delivered = stored.seq;
-            let expect = self.owed.get(&stored.seq);
-            assert_eq!(Some(&stored.record[..]), expect.map(Vec::as_slice), "content of {}", stored.seq);
-            self.delivered.push_back(stored);
-        }
-    }
-
-    fn ack(&mut self, index: usize) {
-        if self.delivered.is_empty() {
-            return;
-        }
-        let stored = self.delivered.remove(index % self.delivered.len()).expect("in range");
-        let acker = Acker { shared: self.log.shared.clone() };
-        let shed =
-            self.options.when_full == WhenFull::DropOldest && stored.seq <= lock(&self.log.shared.track).cursor();
-        assert_eq!(acker.ack(stored.seq), !shed, "ack of {}", stored.seq);
-        assert!(!acker.ack(stored.seq), "acknowledged twice");
-        self.owed.remove(&stored.seq);
-    }
-
-    fn check(&self) {
-        let s = self.appender().stats();
-        assert_eq!(s.appended + s.recovered, s.acked + s.shed + s.lost + s.waiting, "{s:?}");
-        assert!(s.disk_bytes <= self.options.max_size, "{s:?}");
-        if self.options.when_full == WhenFull::Refuse && !self.damaged {
-            assert_eq!(s.waiting, self.owed.len() as u64, "{s:?}");
-            assert_eq!((s.lost, s.shed), (0, 0));
-        }
-    }
-
-    /// Opens anew what is on disk. What was durable must be there; what was not may be.
-    fn reopen(&mut self) {
-        let mut new = Self::on(self.disk.clone(), self.options.clone());
-        new.damaged = self.damaged;
-        new.content = self.content;
-        new.durable = new.log.shared.durable.borrow().seq;
-        assert!(new.durable >= self.durable, "durable to {}, found to {}", self.durable, new.durable);
-        let cursor = lock(&new.log.shared.track).cursor();
-        let oldest = self.owed.keys().find(|seq| **seq <= self.durable).copied();
-        if self.options.when_full == WhenFull::Refuse {
-            assert!(oldest.is_none_or(|seq| seq > cursor), "the cursor {cursor} is past {oldest:?}");
-        }
-        let recovered: Vec<u64> = (cursor + 1..=new.durable).collect();
-        assert_eq!(new.recovered.waiting, recovered.len() as u64);
-        // Read everything once with its own reader, then begin again.
-        let mut out = VecDeque::new();
-        assert_eq!(ReadCore::new(new.log.shared.clone()).fill(&mut out, usize::MAX, usize::MAX), Filled::AllDurable);
-        if !self.damaged {
-            assert_eq!(out.iter().map(|stored| stored.seq).collect::<Vec<_>>(), recovered, "all of the backlog");
-        }
-        for stored in &out {
-            if let Some(expect) = self.owed.get(&stored.seq) {
-                assert_eq!(stored.record, expect);
-            }
-        }
-        for stored in out {
-            new.owed.insert(stored.seq, stored.record.to_vec());
-        }
-        *self = new;
-    }
-
-    /// The spool works again once nothing goes wrong any more: everything owed comes, and new records too.
-    fn prove(&mut self) {
-        self.disk.set_faults(Faults::default());
-        self.disk.set_capacity(u64::MAX);
-        if self.failed {
-            self.disk.power_cut();
-            self.reopen();
-        }
-        self.log.retry();
-        self.commit();
-        for _ in 0..200 {
-            self.read(usize::MAX);
-            while !self.delivered.is_empty() {
-                self.ack(0);
-            }
-            self.log.write_cursor(true);
-            self.log.retry();
-            self.commit();
-            if self.owed.is_empty() {
-                break;
-            }
-            if self.options.when_full == WhenFull::DropOldest {
-                let cursor = lock(&self.log.shared.track).cursor();
-                self.owed.retain(|seq, _| *seq > cursor);
-            }
-        }
-        assert!(self.damaged || self.owed.is_empty(), "never delivered: {:?}", self.owed.keys());
-        self.log.tidy();
-        let ticket = self.append(&[100]).expect("room in an empty spool");
-        self.commit();
-        assert_eq!(self.durable, ticket.0);
-        self.read(usize::MAX);
-        assert_eq!(self.delivered.pop_back().map(|stored| stored.seq), Some(ticket.0));
-        self.check();
-    }
-}
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -268,8 +81,14 @@ fn play(world: &mut World, op: &Op) {
     world.check();
 }
 
+/// About a second; PROPTEST_CASES asks for more.
+fn config() -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(150);
+    ProptestConfig { cases, max_shrink_iters: 2000, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, max_shrink_iters: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn the_spool_is_a_queue_whatever_the_disk_does(
@@ -285,4 +104,355 @@ proptest! {
         }
         world.prove();
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_bytes_in_the_folder_open_and_nothing_corrupt_comes_out(
+        seed: u64, writes in prop::collection::vec((any::<u64>(), prop::collection::vec(any::<u8>(), 1..100)), 0..60),
+        first_seq in 0..200u64, stranger in prop::collection::vec(any::<u8>(), 0..9000),
+    ) {
+        let mut world = backlog(seed, 60);
+        world.damaged = true;
+        world.disk.put(&super::format::segment_name(first_seq, 7), &stranger);
+        world.disk.edit(|_, bytes| for (at, patch) in &writes {
+            let at = (at.wrapping_add(seed) % bytes.len().max(1) as u64) as usize;
+            let end = (at + patch.len()).min(bytes.len());
+            bytes[at..end].copy_from_slice(&patch[..end - at]);
+        });
+        let owed = world.owed.clone();
+        let mut again = World::on(world.disk.clone(), world.options.clone());
+        let mut out = VecDeque::new();
+        again.core.fill(&mut out, usize::MAX, usize::MAX);
+        prop_assert!(out.iter().all(|stored| owed.get(&stored.seq).is_some_and(|expect| stored.record == expect)));
+        prop_assert_eq!(again.appender().stats().lost + out.len() as u64, again.recovered.waiting);
+        again.damaged = true;
+        let ticket = again.append(&[10]).expect("room");
+        again.commit();
+        prop_assert_eq!(again.durable, ticket.0);
+        again.check();
+    }
+}
+
+/// A backlog in several sealed segments, none acknowledged.
+fn backlog(seed: u64, records: usize) -> World {
+    let mut world = World::new(seed, options(16));
+    for n in 0..records {
+        world.append(&[200 + n % 7, 300]).expect("room");
+        world.commit();
+    }
+    world
+}
+
+#[test]
+fn a_power_cut_after_any_operation_loses_nothing_durable() {
+    let script = |world: &mut World| {
+        for round in 0..14 {
+            let _ = world.append(&[20, 3000, 700 + round]);
+            world.commit();
+            let _ = world.append(&[1500, 1500, 1500]);
+            world.commit();
+            if !world.failed {
+                world.read(5);
+                (0..4).for_each(|_| world.ack(0));
+                world.log.write_cursor(round % 2 == 0);
+                world.log.tidy();
+            }
+        }
+    };
+    let mut whole = World::new(1, options(6));
+    script(&mut whole);
+    let ops = whole.disk.ops();
+    assert!(ops > 60 && whole.durable > 50, "the script does too little: {ops}, {}", whole.durable);
+    for power in 0..ops {
+        for seed in [1, 2] {
+            let mut world = World::new(seed, options(6));
+            let before = world.disk.ops();
+            world.disk.set_faults(Faults { power: Some(power.saturating_sub(before)), ..Faults::default() });
+            script(&mut world);
+            world.disk.power_cut();
+            world.reopen();
+            world.prove();
+        }
+    }
+}
+
+#[test]
+fn without_fsync_a_power_cut_loses_what_was_called_durable() {
+    let lost = (0..40).filter(|&seed| {
+        let mut world = World::new(seed, Options { durability: Durability::Os, ..options(8) });
+        for _ in 0..5 {
+            world.append(&[100, 900]).expect("room");
+            world.commit();
+        }
+        world.disk.power_cut();
+        let (log, ..) = assemble(Arc::new(world.disk.clone()), &world.options).expect("opens");
+        let found = log.shared.durable.borrow().seq;
+        found < world.durable
+    });
+    assert!(lost.count() > 10, "the simulated power cut cannot tell a synced disk from an unsynced one");
+}
+
+#[test]
+fn a_flipped_bit_costs_its_block_and_is_counted() {
+    for seed in 0..60u64 {
+        let mut world = backlog(seed, 300);
+        world.damaged = true;
+        let mut at = seed.wrapping_mul(7919);
+        world.disk.edit(|name, bytes| {
+            if name.ends_with(".seg") {
+                at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let bit = (at >> 20) as usize % (bytes.len() * 8);
+                bytes[bit / 8] ^= 1 << (bit % 8);
+            }
+        });
+        let segments = lock(&world.log.shared.track).segment_bytes() / SEGMENT;
+        assert!(segments > 4, "{segments} segments are no backlog");
+        let durable = world.durable;
+        let owed = std::mem::take(&mut world.owed);
+        let mut again = World::on(world.disk.clone(), world.options.clone());
+        let mut out = VecDeque::new();
+        again.core.fill(&mut out, usize::MAX, usize::MAX);
+        for stored in &out {
+            assert_eq!(stored.record, owed[&stored.seq], "a corrupt record was delivered");
+        }
+        let stats = again.appender().stats();
+        // The very last commit may look like a torn tail; everything else is told from it.
+        assert!(again.recovered.waiting + 2 >= durable);
+        assert_eq!(stats.lost + out.len() as u64, again.recovered.waiting);
+        assert!(stats.lost <= 2 * segments, "{} records lost to {segments} bits", stats.lost);
+        assert_eq!(again.recovered.quarantined, 0);
+        again.damaged = true;
+        again.check();
+    }
+}
+
+#[test]
+fn a_destroyed_segment_costs_its_records_only() {
+    type Damage = fn(&mut Vec<u8>);
+    let whole = backlog(3, 300);
+    let names: Vec<String> = whole.disk.names().into_iter().filter(|name| name.ends_with(".seg")).collect();
+    let rows: [(&str, usize, Damage, u64, bool); 6] = [
+        ("damaged header", 1, |bytes| bytes[..64].fill(0xff), 0, false),
+        ("all zero", 1, |bytes| bytes.fill(0), 1, true),
+        ("all zero, the first", 0, |bytes| bytes.fill(0), 1, true),
+        ("a newer version", 1, |bytes| newer(bytes), 1, true),
+        ("cut short", 1, |bytes| bytes.truncate(9000), 0, true),
+        ("empty", 1, Vec::clear, 1, true),
+    ];
+    for (what, which, damage, quarantined, loses) in rows {
+        let mut world = backlog(3, 300);
+        world.disk.edit(|name, bytes| {
+            if name == names[which] {
+                damage(bytes);
+            }
+        });
+        world.damaged = true;
+        let owed = world.owed.clone();
+        let mut again = World::on(world.disk.clone(), world.options.clone());
+        assert_eq!(again.recovered.quarantined, quarantined, "{what}");
+        assert_eq!(again.recovered.waiting, 600, "{what}");
+        let mut out = VecDeque::new();
+        again.core.fill(&mut out, usize::MAX, usize::MAX);
+        assert!(out.iter().all(|stored| stored.record == owed[&stored.seq]), "{what}");
+        let lost = again.appender().stats().lost;
+        assert_eq!(lost + out.len() as u64, 600, "{what}");
+        assert_eq!(lost > 0, loses, "{what}: {lost} lost");
+        assert!(lost < 120, "{what}: {lost} lost");
+    }
+}
+
+/// A sound header of version 2.
+fn newer(bytes: &mut [u8]) {
+    bytes[8] = 2;
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[..12]), &bytes[16..64]);
+    bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+}
+
+#[test]
+fn what_is_no_part_of_the_spool_is_put_aside() {
+    let mut world = backlog(4, 3);
+    world.disk.put("notes.txt", b"by the night shift");
+    world.disk.put("0000000000000001-nosalt00.seg", b"");
+    world.reopen();
+    assert_eq!(world.recovered.quarantined, 2);
+    let names = world.disk.names();
+    assert!(names.contains(&"quarantine/notes.txt".to_owned()), "{names:?}");
+    world.prove();
+}
+
+#[test]
+fn a_failed_sync_is_never_asked_again() {
+    let mut world = World::new(5, options(8));
+    world.append(&[50]).expect("room");
+    world.commit();
+    world.append(&[60]).expect("room");
+    world.disk.set_faults(Faults { syncs: 1, ..Faults::default() });
+    world.commit();
+    assert_eq!((world.durable, world.failed, world.appender().stats().sync_failures), (2, false, 1));
+    let live = world.disk.names().iter().filter(|name| name.ends_with(".seg")).count();
+    assert_eq!(live, 2, "the failed segment is finished");
+    world.disk.power_cut();
+    world.reopen();
+    world.append(&[70]).expect("room");
+    world.disk.set_faults(Faults { syncs: 2, ..Faults::default() });
+    world.commit();
+    assert!(world.failed, "two segments failed and the spool goes on");
+    assert_eq!(world.append(&[80]), Err(AppendError::Closed));
+    world.prove();
+}
+
+#[test]
+fn what_a_restart_finds_only_in_memory_is_made_durable_before_it_counts() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, options(8));
+        world.append(&[50, 3000, 600]).expect("room");
+        world.disk.set_faults(Faults { syncs: 1, ..Faults::default() });
+        world.commit();
+        world.append(&[60, 70]).expect("room");
+        world.disk.set_faults(Faults { syncs: 2, ..Faults::default() });
+        world.commit();
+        assert!(world.failed);
+        world.disk.set_faults(Faults::default());
+        world.reopen();
+        assert_eq!(world.durable, 5, "the page cache still had it");
+        world.disk.power_cut();
+        world.reopen();
+        world.prove();
+    }
+}
+
+#[test]
+fn a_torn_tail_is_cut_and_no_loss() {
+    for seed in 0..60 {
+        let mut world = World::new(seed, options(8));
+        world.append(&[100, 100]).expect("room");
+        world.commit();
+        // Several blocks and pages in one commit; the power goes before its sync.
+        world.append(&[1000, 1000, 1000, 1000, 1000]).expect("room");
+        world.disk.set_faults(Faults { power: Some(1), ..Faults::default() });
+        world.commit();
+        assert!(world.failed);
+        world.disk.power_cut();
+        world.reopen();
+        world.check();
+        world.prove();
+    }
+}
+
+#[test]
+fn a_full_spool_refuses_and_goes_on_at_nine_tenths() {
+    let mut world = World::new(6, options(40));
+    while world.append(&[4000]).is_ok() {
+        world.commit();
+    }
+    assert!(world.appender().stats().full);
+    world.log.tidy();
+    assert_eq!(world.append(&[10]), Err(AppendError::Full), "full for small ones too");
+    let free_of = |world: &World| 40 - lock(&world.log.shared.track).segment_bytes() / SEGMENT;
+    loop {
+        world.read(1);
+        world.ack(0);
+        world.log.tidy();
+        match world.append(&[10]) {
+            Ok(_) => break,
+            Err(error) => assert_eq!((error, free_of(&world) < 4), (AppendError::Full, true)),
+        }
+    }
+    assert_eq!(free_of(&world), 4, "a tenth of forty segments");
+    assert_eq!(world.append(&[9000]), Err(AppendError::TooLarge));
+    world.prove();
+}
+
+#[test]
+fn a_full_disk_refuses_acknowledges_and_recovers() {
+    let mut world = World::new(7, options(20));
+    world.disk.set_capacity(5 * SEGMENT);
+    while world.append(&[4000]).is_ok() {
+        world.commit();
+    }
+    world.log.tidy();
+    assert!(world.appender().stats().full && !world.failed);
+    world.read(3);
+    (0..3).for_each(|_| world.ack(0));
+    world.log.write_cursor(true);
+    world.disk.power_cut();
+    world.reopen();
+    assert_eq!(lock(&world.log.shared.track).cursor(), 3, "the acknowledgements are on the full disk");
+    assert_eq!(world.append(&[4000]), Err(AppendError::Full));
+    world.disk.set_capacity(u64::MAX);
+    assert!(world.log.retry());
+    world.log.tidy();
+    world.append(&[4000]).expect("room again without a restart");
+    world.prove();
+}
+
+#[test]
+fn drop_oldest_sheds_whole_segments_and_late_acknowledgements_do_not_count() {
+    let mut world = World::new(8, Options { when_full: WhenFull::DropOldest, ..options(4) });
+    let acker = Acker { shared: world.log.shared.clone() };
+    let mut read = VecDeque::new();
+    let mut appended = 0;
+    while world.appender().stats().shed == 0 {
+        match world.append(&[2000]) {
+            Ok(_) => appended += 1,
+            Err(_) => world.log.tidy(),
+        }
+        world.commit();
+        if appended == 6 && read.is_empty() {
+            world.core.fill(&mut read, 6, usize::MAX);
+            assert!(acker.ack(3));
+        }
+    }
+    let stats = world.appender().stats();
+    let cursor = lock(&world.log.shared.track).cursor();
+    assert_eq!((stats.shed, stats.acked), (cursor - 1, 1), "the acknowledged one is not shed");
+    assert!(!acker.ack(1) && !acker.ack(3));
+    let mut rest = VecDeque::new();
+    world.core.fill(&mut rest, usize::MAX, usize::MAX);
+    assert_eq!(rest.front().map(|stored| stored.seq), Some(cursor + 1), "the reader skips ahead");
+    assert_eq!(stats.lost, 0);
+    world.check();
+}
+
+#[tokio::test]
+async fn a_record_counted_as_shed_is_not_delivered_from_the_hand() {
+    let mut world = World::new(9, Options { when_full: WhenFull::DropOldest, ..options(4) });
+    world.append(&[100, 100, 100]).expect("room");
+    world.commit();
+    let mut hand = VecDeque::new();
+    world.core.fill(&mut hand, 3, usize::MAX);
+    let mut reader = Reader { shared: world.log.shared.clone(), hand };
+    assert_eq!(reader.next().await.map(|stored| stored.seq), Some(1));
+    world.log.shared.reading.shed(2);
+    assert_eq!(reader.next().await.map(|stored| stored.seq), Some(3));
+}
+
+#[test]
+fn the_oldest_waiting_message_is_known() {
+    let mut world = World::new(10, options(8));
+    assert_eq!(world.appender().stats().oldest_ms, None);
+    world.append(&[10]).expect("room");
+    world.commit();
+    let first = world.appender().stats().oldest_ms.expect("one waits");
+    world.append(&[10]).expect("room");
+    world.commit();
+    world.read(9);
+    assert!(world.appender().stats().oldest_ms.is_some_and(|oldest| (first..first + 1000).contains(&oldest)));
+    world.ack(0);
+    world.ack(0);
+    assert_eq!(world.appender().stats().oldest_ms, None);
+}
+
+#[test]
+fn the_id_stays_with_the_folder() {
+    let mut world = backlog(11, 2);
+    let id = world.appender().id();
+    world.reopen();
+    assert_eq!(world.appender().id(), id);
+    world.disk.remove("id").expect("is there");
+    world.reopen();
+    assert_eq!(world.appender().id(), id, "every segment has it too");
 }

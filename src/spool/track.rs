@@ -133,10 +133,10 @@ impl Track {
     /// Takes out the oldest segment if nothing in it waits. The very last one stays, it keeps the sequence,
     /// unless `even_last`.
     pub(super) fn free_front(&mut self, even_last: bool) -> Option<Segment> {
-        if !self.has_free_front() && !(even_last && self.segments.len() == 1) {
-            return None;
+        if self.has_free_front() || (even_last && self.segments.len() == 1) {
+            return self.segments.pop_front_if(|segment| segment.last_seq <= self.cursor);
         }
-        self.segments.pop_front_if(|segment| segment.last_seq <= self.cursor)
+        None
     }
 
     pub(super) fn has_free_front(&self) -> bool {
@@ -160,9 +160,11 @@ impl Track {
         }
     }
 
-    /// Takes out the last segment if it holds no record, that is, would share its first sequence with the next.
-    pub(super) fn pop_empty_last(&mut self, next_seq: u64) -> Option<Segment> {
-        self.segments.pop_back_if(|segment| segment.first_seq == next_seq)
+    /// Takes out the segment before the last if it holds no record.
+    pub(super) fn take_empty_before_last(&mut self) -> Option<Segment> {
+        let at = self.segments.len().checked_sub(2)?;
+        let segment = self.segments.get(at)?;
+        if segment.last_seq < segment.first_seq { self.segments.remove(at) } else { None }
     }
 
     pub(super) fn committed(&mut self, durable: u64, end: u64) {
