@@ -88,7 +88,8 @@ impl Bridge {
             Verdict::Unmatched => {
                 rules::forward(publish, out);
                 if out.records().next().is_none() {
-                    return self.isolate(publish, Reason { rule: "", reason: "too_long", detail: "the topic is too long" });
+                    return self
+                        .isolate(publish, Reason { rule: "", reason: "too_long", detail: "the topic is too long" });
                 }
                 self.store(publish, out, None)
             }
@@ -164,17 +165,18 @@ impl Bridge {
         Offer::TakenAfter(self.quarantined(publish, reason), 0)
     }
 
-    fn quarantined(
-        &self,
-        publish: &Publish<'_>,
-        reason: Reason<'_>,
-    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    fn quarantined(&self, publish: &Publish<'_>, reason: Reason<'_>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let stored = self.quarantine.put(publish, reason);
         let counter = self.metrics.quarantined(reason.reason);
         self.metrics.log_pace(|left_out| {
             tracing::warn!(
-                topic = publish.topic, client = publish.client, rule = reason.rule, reason = reason.reason, left_out,
-                "a publish went to the quarantine: {}", reason.detail
+                topic = publish.topic,
+                client = publish.client,
+                rule = reason.rule,
+                reason = reason.reason,
+                left_out,
+                "a publish went to the quarantine: {}",
+                reason.detail
             );
         });
         Box::pin(async move {

@@ -51,7 +51,8 @@ fn assert_conserved(bridge: &Bridge) {
     let taken = m("publishes_translated_total") + m("messages_dropped_total") + m("messages_quarantined_total");
     assert_eq!(m("publishes_received_total"), taken);
     let made = m("messages_translated_total") + m("spool_recovered_total");
-    let settled = m("messages_delivered_total") + m("messages_shed_total") + m("spool_lost_total") + m("spool_messages");
+    let settled =
+        m("messages_delivered_total") + m("messages_shed_total") + m("spool_lost_total") + m("spool_messages");
     assert_eq!(made, settled);
 }
 
@@ -78,7 +79,9 @@ fn a_publish_becomes_a_hub_message() {
     assert_eq!(received[2]["properties"], serde_json::json!({"a": "b"}));
     assert!(received[2]["system"]["message-id"].is_null(), "what is addressed to the hub goes up as it is");
 
-    until("delivery is counted", PATIENCE, || (bridge.metric("brownbridge_messages_delivered_total") == 3.0).then_some(()));
+    until("delivery is counted", PATIENCE, || {
+        (bridge.metric("brownbridge_messages_delivered_total") == 3.0).then_some(())
+    });
     assert_conserved(&bridge);
     for (label, count) in [
         ("brownbridge_messages_dropped_total{reason=\"rule\"}", 1),
@@ -313,7 +316,8 @@ fn a_certificate_instead_of_a_key() {
     let sim = Sim::start(&dir.path().join("sim"), free_port(), &["--x509", "plc-7"]);
     let find = |ending: &str| {
         let files = std::fs::read_dir(&sim.dir).unwrap().map(|file| file.unwrap().path());
-        let mut files = files.filter(|path| path.to_string_lossy().ends_with(ending) && path.to_string_lossy().contains("plc-7"));
+        let mut files =
+            files.filter(|path| path.to_string_lossy().ends_with(ending) && path.to_string_lossy().contains("plc-7"));
         files.next().unwrap()
     };
     let keys = format!("certificate = {:?}\nkey = {:?}", find(".pem"), find(".key"));
@@ -392,7 +396,11 @@ fn what_run_says_of_a_bad_start() {
         (None, 78, "cannot read bridge.toml"),
         (Some(String::new()), 78, "there is no [uplink]"),
         (Some(format!("{hub}\"${{HUB_CONNECTION}}\"")), 78, "`HUB_CONNECTION` is not set"),
-        (Some(format!("{hub}\"HostName=h;SharedAccessKeyName=owner;SharedAccessKey=a2V5\"")), 78, "device connection string is needed"),
+        (
+            Some(format!("{hub}\"HostName=h;SharedAccessKeyName=owner;SharedAccessKey=a2V5\"")),
+            78,
+            "device connection string is needed",
+        ),
         (Some(format!("{hub}\"HostName=h;DeviceId=d;SharedAccessKey=not base64\"")), 78, "not base64"),
         (Some(format!("{hub}\"HostName=h;DeviceId=d;x509=true\"")), 78, "x509=true needs a certificate"),
         (Some(format!("{hub}{good}")), 78, "ca.pem cannot be read"),

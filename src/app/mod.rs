@@ -112,7 +112,8 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let (status_sender, status) = watch::channel(Status::default());
     let uplink_stop = CancellationToken::new();
     let backlog = (SpoolBacklog(opened.reader), SpoolOutcome(opened.acker));
-    let uplink = tokio::spawn(uplink::run(settings.uplink, backlog, metrics.clone(), status_sender, uplink_stop.clone()));
+    let uplink =
+        tokio::spawn(uplink::run(settings.uplink, backlog, metrics.clone(), status_sender, uplink_stop.clone()));
 
     let rules = (settings.rules, settings.unmatched);
     let bridge = Bridge::new(rules, settings.own, opened.appender.clone(), quarantine, metrics.clone());

@@ -78,7 +78,9 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> io::Result<Loa
     diagnostics.extend(place.found);
     let sound = !diagnostics.iter().any(Diagnostic::is_error);
     let settings = match (resolved, rules.rules) {
-        (Some(((target, own), state, config)), Some(rules)) if sound => Some(settled(rules, target, own, (state, config))),
+        (Some(((target, own), state, config)), Some(rules)) if sound => {
+            Some(settled(rules, target, own, (state, config)))
+        }
         _ => None,
     };
     Ok(Loaded { settings, diagnostics, sources, summaries: rules.files })
@@ -175,7 +177,12 @@ impl Place {
             }
             Err(error) => {
                 let title = format!("the rules in {} cannot be read: {error}", path.display());
-                self.error("no-such-file", title, &rules.span, Some("rules = \"rules\"   # a folder of *.toml, or one file"));
+                self.error(
+                    "no-such-file",
+                    title,
+                    &rules.span,
+                    Some("rules = \"rules\"   # a folder of *.toml, or one file"),
+                );
                 Vec::new()
             }
         }
@@ -217,7 +224,12 @@ impl Place {
         };
         if uplink.kind.value == Kind::Edge && connection.gateway.is_none() {
             let help = "append ;GatewayHostName=<host name of the edge device> to the connection string";
-            self.error("no-gateway", "an edge needs `GatewayHostName` in the connection string", &text.span, Some(help));
+            self.error(
+                "no-gateway",
+                "an edge needs `GatewayHostName` in the connection string",
+                &text.span,
+                Some(help),
+            );
         }
         match (&connection.auth, &uplink.certificate) {
             (Auth::X509, None) => {

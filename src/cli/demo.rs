@@ -23,8 +23,10 @@ use crate::hubsim::{self, Received};
 
 /// Shows it all on this machine: a small plant, the bridge, a simulated hub behind real TLS.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  brownbridge demo            until Ctrl-C\n  brownbridge demo --for 10s  ends by itself\n\n\
-    While it runs, change a rule in rules/, start it again, and see what the hub gets.")]
+#[command(
+    after_help = "Example:\n  brownbridge demo            until Ctrl-C\n  brownbridge demo --for 10s  ends by itself\n\n\
+    While it runs, change a rule in rules/, start it again, and see what the hub gets."
+)]
 pub(super) struct Args {
     /// Ends by itself after this time: 10s, 2m.
     #[arg(long = "for", value_name = "TIME", value_parser = time)]

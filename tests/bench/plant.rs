@@ -90,7 +90,13 @@ fn ingest() {
         let dir = folder("bench-ingest");
         let sim = Sim::start(&dir.join("sim"), free_port(), &["--quiet", "--refuse"]);
         let bridge = Bridge::start(&dir, &sim, RULES, "");
-        let total = if connections * window == 1 { 3_000 } else if connections * window < 50 { 40_000 } else { 200_000 };
+        let total = if connections * window == 1 {
+            3_000
+        } else if connections * window < 50 {
+            40_000
+        } else {
+            200_000
+        };
         let before = bridge.process.cpu();
         let (took, latencies) = load(&bridge, connections, window, total);
         let cpu = (bridge.process.cpu() - before).as_secs_f64() * 100_000.0 / total as f64;

@@ -1,6 +1,12 @@
 //! The real program as processes, and a plain MQTT 3.1.1 publisher, for tests and benchmarks.
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test binary uses a part")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::string_slice, reason = "test code")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "test code"
+)]
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -177,9 +183,9 @@ impl Bridge {
     /// The sum of a metric over its labels.
     pub fn metric(&self, name: &str) -> f64 {
         let page = self.get("/metrics");
-        let wanted = page.lines().filter(|line| {
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ') || rest.starts_with('{'))
-        });
+        let wanted = page
+            .lines()
+            .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ') || rest.starts_with('{')));
         wanted.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 }
@@ -233,6 +239,7 @@ impl Publisher {
         self.inflight.push_back(Instant::now());
     }
 
+    /// Writes what [`publish`](Self::publish) collected.
     pub fn flush(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
         self.stream.write_all(out)?;
         out.clear();
@@ -257,5 +264,11 @@ impl Publisher {
             took.push(now - self.inflight.pop_front().expect("a publish for each acknowledgement"));
         }
         Ok(took)
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        let _ = self.stream.write_all(&[0xe0, 0]);
     }
 }
