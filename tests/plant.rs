@@ -403,7 +403,7 @@ fn what_run_says_of_a_bad_start() {
         ),
         (Some(format!("{hub}\"HostName=h;DeviceId=d;SharedAccessKey=not base64\"")), 78, "not base64"),
         (Some(format!("{hub}\"HostName=h;DeviceId=d;x509=true\"")), 78, "x509=true needs a certificate"),
-        (Some(format!("{hub}{good}")), 78, "ca.pem cannot be read"),
+        (Some(format!("{hub}{good}")), 78, "ca.pem: No such file"),
         (Some(format!("kind = \"edge\"\n{hub}{good}")), 78, "unknown key `kind`"),
         (Some(format!("rules = \"nowhere\"\n{hub}{good}")), 78, "cannot be read"),
         (Some(format!("{hub}{good}window = 0\n[spool]\nmax_sise = \"1GiB\"")), 78, "did you mean"),

@@ -125,11 +125,11 @@ fn settled(rules: RuleSet, target: Target, own: Own, (state, config): (PathBuf, 
 }
 
 /// Reads rule files: a file as it is, a folder's `*.toml` in name order.
-pub fn read_rule_files(path: &Path) -> io::Result<Vec<SourceFile>> {
+pub fn read_rule_files(path: &Path) -> Result<Vec<SourceFile>, String> {
     let mut paths = Vec::new();
-    if fs::metadata(path)?.is_dir() {
-        for entry in fs::read_dir(path)? {
-            let path = entry?.path();
+    if path.is_dir() {
+        for entry in fs::read_dir(path).map_err(|error| cannot_read(path, &error))? {
+            let path = entry.map_err(|error| cannot_read(path, &error))?.path();
             let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
             if path.extension().is_some_and(|extension| extension == "toml") && !hidden {
                 paths.push(path);
@@ -139,12 +139,19 @@ pub fn read_rule_files(path: &Path) -> io::Result<Vec<SourceFile>> {
     } else {
         paths.push(path.to_owned());
     }
-    let read = |path: PathBuf| {
-        let text = fs::read_to_string(&path)
-            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
-        Ok(SourceFile { path: path.display().to_string(), text })
+    let read = |path: PathBuf| match fs::read_to_string(&path) {
+        Ok(text) => Ok(SourceFile { path: path.display().to_string(), text }),
+        Err(error) => Err(cannot_read(&path, &error)),
     };
     paths.into_iter().map(read).collect()
+}
+
+/// Says which file cannot be read and why.
+pub fn cannot_read(path: &Path, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::InvalidData => format!("{} is not UTF-8 text: save it as UTF-8 in your editor", path.display()),
+        _ => format!("cannot read {}: {error}", path.display()),
+    }
 }
 
 /// Turns what `bridge.toml` names into what it is, and keeps the findings.
@@ -176,7 +183,7 @@ impl Place {
                 files
             }
             Err(error) => {
-                let title = format!("the rules in {} cannot be read: {error}", path.display());
+                let title = format!("the rules cannot be read: {error}");
                 self.error(
                     "no-such-file",
                     title,
@@ -271,8 +278,7 @@ impl Place {
         let path = self.base.join(&file.value);
         fs::read(&path)
             .inspect_err(|error| {
-                let title = format!("{} cannot be read: {error}", path.display());
-                self.error("no-such-file", title, &file.span, None);
+                self.error("no-such-file", cannot_read(&path, error), &file.span, None);
             })
             .ok()
     }
