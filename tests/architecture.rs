@@ -63,7 +63,8 @@ fn floor(module: &str) -> Option<usize> {
 fn every_module_has_a_floor() {
     let known: BTreeSet<&str> = FLOORS.concat().into_iter().collect();
     let tops: BTreeSet<String> = sources().into_iter().map(|(top, ..)| top).collect();
-    let missing: Vec<_> = tops.iter().filter(|top| !known.contains(top.as_str()) && *top != "lib" && *top != "main").collect();
+    let missing: Vec<_> =
+        tops.iter().filter(|top| !known.contains(top.as_str()) && *top != "lib" && *top != "main").collect();
     assert!(missing.is_empty(), "no floor for {missing:?}");
     let gone: Vec<_> = known.iter().filter(|module| !tops.contains(**module)).collect();
     assert!(gone.is_empty(), "a floor for {gone:?}, which is not there");
@@ -97,7 +98,8 @@ fn imports_point_to_lower_floors() {
 
 #[test]
 fn cores_touch_no_file_socket_or_clock() {
-    let forbidden = ["std::fs", "std::net::Tcp", "tokio::", "SystemTime::now", "Instant::now", "std::env", "std::thread"];
+    let forbidden =
+        ["std::fs", "std::net::Tcp", "tokio::", "SystemTime::now", "Instant::now", "std::env", "std::thread"];
     let mut wrong = Vec::new();
     for (top, path, text) in sources() {
         // `Timestamp::now` is the one clock, a word for engines to call.
@@ -149,7 +151,8 @@ fn architecture_md_names_tests_that_exist() {
     }
     let section = text.split("## Invariants").nth(1).unwrap().split("\n## ").next().unwrap();
     let names = regex::Regex::new(r"`(\w+)`").unwrap();
-    let tests: Vec<&str> = names.captures_iter(section).map(|found| found.extract::<1>().1[0]).filter(|n| n.contains('_')).collect();
+    let tests: Vec<&str> =
+        names.captures_iter(section).map(|found| found.extract::<1>().1[0]).filter(|n| n.contains('_')).collect();
     assert!(tests.len() >= 9, "{tests:?}");
     for test in tests {
         assert!(code.contains(&format!("fn {test}")), "ARCHITECTURE.md names the test `{test}`, which is not there");

@@ -325,6 +325,9 @@ fn a_certificate_instead_of_a_key() {
     send(&bridge, "t/a", "1");
     let received = wait_for(&sim, 1);
     assert_eq!(received[0]["device"], "plc-7");
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+    assert!(bridge.metric("brownbridge_certificate_expiry_timestamp_seconds") > now);
+    assert!(!bridge.get("/metrics").contains("sas_expiry"), "no token, no gauge");
 }
 
 #[test]

@@ -250,6 +250,10 @@ impl Place {
             _ => {}
         }
         let tls = self.tls(config)?;
+        let certificate_expiry = uplink.certificate.as_ref().and_then(|file| {
+            let chain = tls::certificates(&self.read(file)?).ok()?;
+            tls::expiry(chain.first()?)
+        });
         let own = Own {
             hub: connection.host.clone(),
             device: Some(connection.device.clone()),
@@ -259,6 +263,7 @@ impl Place {
             connection,
             tls,
             address: uplink.address.as_ref().map(|address| address.value.clone()),
+            certificate_expiry,
             token_lifetime: uplink.token_lifetime,
             spool_id: 0,
         };

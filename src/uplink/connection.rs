@@ -58,8 +58,10 @@ pub(super) async fn serve<B: Backlog, O: Outcome>(
         Err(error) => return End::Failed { reason: "network", text: format!("cannot open a socket: {error}") },
     };
     if let Some((expiry, _)) = login.expiry {
-        #[expect(clippy::cast_precision_loss)]
-        metrics.sas_expiry.set(expiry as f64);
+        metrics.sas_expires(expiry);
+    }
+    if let Some(expiry) = options.target.certificate_expiry() {
+        metrics.certificate_expires(expiry);
     }
     let line = Line {
         outcome,
