@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::bridge::Own;
-use crate::config::{self, Config, Durability, Kind, Placed, Unmatched, WhenFull};
+use crate::config::{self, Config, Kind, Placed, Unmatched};
 use crate::diag::{Diagnostic, SourceFile, Span};
 use crate::hub::connection_string::{Auth, ConnectionString};
 use crate::rules::{self, RuleSet};
@@ -68,7 +68,7 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> io::Result<Loa
     place.file = file;
     place.found.extend(found);
     let mut sources = rule_files;
-    sources.push(SourceFile { path: path.display().to_string(), text });
+    sources.push(SourceFile { path: path.display().to_string(), text: config::masked(&text) });
     let resolved = config.and_then(|config| {
         let target = place.target(&config);
         let state = place.base.join(&config.state.value);
@@ -112,14 +112,8 @@ fn settled(rules: RuleSet, target: Target, own: Own, (state, config): (PathBuf, 
     };
     let mut spool = spool::Options::new(state.join("spool"), config.spool.max_size);
     spool.linger = config.spool.commit_wait;
-    spool.durability = match config.spool.durability {
-        Durability::Fsync => spool::Durability::Fsync,
-        Durability::Os => spool::Durability::Os,
-    };
-    spool.when_full = match config.spool.when_full {
-        WhenFull::Refuse => spool::WhenFull::Refuse,
-        WhenFull::DropOldest => spool::WhenFull::DropOldest,
-    };
+    spool.durability = config.spool.durability;
+    spool.when_full = config.spool.when_full;
     let quarantine = (state.join("quarantine"), config.quarantine.max_size);
     Settings { rules, unmatched: config.unmatched, own, broker, uplink, spool, quarantine, config }
 }
