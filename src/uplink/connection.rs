@@ -32,7 +32,7 @@ pub(super) enum End {
 struct Line<'a, O> {
     outcome: &'a O,
     flight: Mutex<&'a mut Flight>,
-    /// Told at every acknowledgement: the window may have room.
+    /// Tells every acknowledgement to all who wait: the window may have room, the flight may be empty.
     room: Notify,
     /// Set when nothing more is to be handed over.
     closing: CancellationToken,
@@ -134,7 +134,7 @@ impl<O: Outcome> Line<'_, O> {
             status.last_puback = Some(Instant::now());
             false
         });
-        self.room.notify_one();
+        self.room.notify_waiters();
     }
 
     /// Hands messages to the event loop in order, as far as the window allows.
@@ -214,6 +214,9 @@ impl<O: Outcome> Line<'_, O> {
             () = due => End::Renew,
         };
         self.closing.cancel();
+        if !self.connected.is_cancelled() {
+            return end; // Nothing was handed over, and nobody is there to take leave of.
+        }
         let acknowledged = async {
             loop {
                 let room = self.room.notified();
