@@ -341,16 +341,14 @@ where
         let Subscribe { packet_id, identifier, filters } = subscribe;
         let is_v5 = self.wire.is_v5();
         let mut status = Vec::with_capacity(filters.len());
-        let mut granted = Vec::new();
         for (filter, options) in filters {
             status.push(if topic::check_filter(&filter).is_err() {
                 SubscribeAckReason::TopicFilterInvalid
             } else if is_v5 && filter.starts_with("$share/") {
                 SubscribeAckReason::SharedSubscriptionNotSupported
-            } else if self.place.is_full() {
+            } else if !self.place.subscribe(&filter, options, identifier) {
                 SubscribeAckReason::QuotaExceeded
             } else {
-                granted.push((filter, options));
                 match options.qos {
                     QoS::AtMostOnce => SubscribeAckReason::GrantedQos0,
                     QoS::AtLeastOnce => SubscribeAckReason::GrantedQos1,
@@ -358,10 +356,8 @@ where
                 }
             });
         }
+        // The retained messages wait in the inbox, behind this.
         self.send(Outgoing::SubAck { packet_id, status });
-        for (filter, options) in granted {
-            self.place.subscribe(&filter, options, identifier);
-        }
     }
 
     fn unsubscribe(&mut self, filter: &str) -> UnsubscribeAckReason {

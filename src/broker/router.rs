@@ -1,6 +1,6 @@
 //! Who is connected, who subscribes to what, what is retained.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -140,7 +140,7 @@ pub(super) struct Place<'r> {
     router: &'r Router,
     client_id: ByteString,
     outbox: Arc<Outbox>,
-    filters: Vec<ByteString>,
+    filters: HashSet<ByteString>,
     /// Cancelled when another connection takes the client id over.
     pub(super) kick: CancellationToken,
     ended: CancellationToken,
@@ -167,7 +167,7 @@ impl Router {
             router: self,
             client_id: client_id.clone(),
             outbox,
-            filters: Vec::new(),
+            filters: HashSet::new(),
             kick: client.kick.clone(),
             ended: client.ended.clone(),
         };
@@ -247,21 +247,20 @@ impl Router {
 }
 
 impl Place<'_> {
-    /// True once the client has as many subscriptions as it may.
-    pub(super) fn is_full(&self) -> bool {
-        self.filters.len() >= self.router.options.max_subscriptions
-    }
-
     /// Adds or replaces a subscription ([MQTT-3.8.4-3]) and queues the retained messages it asks for.
+    /// False where the client has as many as it may.
     pub(super) fn subscribe(
         &mut self,
         filter: &ByteString,
         options: SubscriptionOptions,
         identifier: Option<NonZeroU32>,
-    ) {
+    ) -> bool {
+        let known = self.filters.contains(filter);
+        if !known && self.filters.len() >= self.router.options.max_subscriptions {
+            return false;
+        }
         let filter = ByteString::from(&**filter);
         let subscription = Subscription { client: Arc::clone(&self.outbox), options, identifier };
-        let known = self.filters.contains(&filter);
         {
             let mut subscriptions = self.router.subscriptions.write();
             let here = subscriptions.entry(&filter);
@@ -270,7 +269,7 @@ impl Place<'_> {
         }
         if !known {
             self.router.subscribed.fetch_add(1, Ordering::Release);
-            self.filters.push(filter.clone());
+            self.filters.insert(filter.clone());
         }
         let wanted = match options.retain_handling {
             RetainHandling::AtSubscribe => true,
@@ -280,6 +279,7 @@ impl Place<'_> {
         if wanted {
             self.send_retained(&filter, options.qos, identifier);
         }
+        true
     }
 
     fn send_retained(&self, filter: &str, qos: QoS, identifier: Option<NonZeroU32>) {
@@ -296,10 +296,11 @@ impl Place<'_> {
 
     /// Ends a subscription; says whether there was one.
     pub(super) fn unsubscribe(&mut self, filter: &str) -> bool {
-        let Some(at) = self.filters.iter().position(|known| &**known == filter) else { return false };
-        self.filters.swap_remove(at);
-        self.forget(filter);
-        true
+        let known = self.filters.remove(filter);
+        if known {
+            self.forget(filter);
+        }
+        known
     }
 
     fn forget(&self, filter: &str) {

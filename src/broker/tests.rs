@@ -478,6 +478,38 @@ async fn a_subscriber_that_never_reads_costs_its_own_queue() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn subscriptions_are_bounded_within_one_packet() {
+    let bench = Bench::with(Options { max_subscriptions: 2, ..Options::default() });
+    let mut sub = bench.connect(&connect_311("sub")).await;
+    let filters: Vec<u8> = ["a", "b", "c"].iter().flat_map(|filter| [text(filter), vec![0]].concat()).collect();
+    sub.send(&packet(0x82, &[&[0, 1], &filters])).await;
+    assert_eq!(sub.read().await, "90050001000080");
+    sub.send(&subscribe(2, "a", 1)).await;
+    assert_eq!(sub.read().await, "9003000201", "one it has is replaced [MQTT-3.8.4-3]");
+}
+
+#[tokio::test(start_paused = true)]
+async fn properties_count_against_a_subscribers_queue() {
+    let options = Options { subscriber_queue_bytes: 10_000, max_retained_bytes: 10_000, ..Options::default() };
+    let bench = Bench::with(options);
+    let mut dead = bench.connect(&connect_5("dead")).await;
+    dead.send(&packet(0x82, &[&[0, 1, 0], &text("#"), &[0]])).await;
+    dead.read().await;
+    let mut plc = bench.connect(&connect_5("plc")).await;
+    // A user property of 10 kB: the properties are 10,008 bytes long.
+    let property = [vec![0x26], text("n"), text(&"x".repeat(10_002))].concat();
+    for n in 0..100 {
+        plc.send(&packet(0x31, &[&text(&format!("t/{n}")), &[0x98, 0x4e], &property])).await;
+        assert_eq!(plc.read().await, "");
+    }
+    let delivered = dead.read().await.len() / 2;
+    assert!((100_000..200_000).contains(&delivered), "{delivered}");
+    let mut late = bench.connect(&connect_5("late")).await;
+    late.send(&packet(0x82, &[&[0, 1, 0], &text("t/1"), &[0]])).await;
+    assert_eq!(late.read().await, "900400010000", "not retained: it is over the limit");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_end_acknowledges_what_becomes_durable() {
     let bench = Bench::new();
     let mut client = bench.connect(&connect_5("a")).await;
