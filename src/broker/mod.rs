@@ -94,11 +94,11 @@ pub struct Options {
     pub max_unacknowledged: usize,
     /// Messages that may wait for one subscriber.
     pub subscriber_queue_messages: usize,
-    /// Bytes of topics and payloads that may wait for one subscriber.
+    /// Bytes of topics, payloads and MQTT 5 properties that may wait for one subscriber.
     pub subscriber_queue_bytes: usize,
     /// Most retained messages.
     pub max_retained: usize,
-    /// Most bytes of retained topics and payloads.
+    /// Most bytes of retained topics, payloads and MQTT 5 properties.
     pub max_retained_bytes: usize,
     /// Most subscriptions of one client.
     pub max_subscriptions: usize,

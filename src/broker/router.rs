@@ -24,6 +24,8 @@ pub(super) struct Message {
     pub(super) payload: Bytes,
     pub(super) qos: QoS,
     pub(super) properties: Option<PublishProperties>,
+    /// What it takes of a bound in bytes.
+    size: usize,
 }
 
 impl Message {
@@ -43,13 +45,21 @@ impl Message {
             topic: text(&publish.topic),
             payload: Bytes::copy_from_slice(&publish.payload),
             qos: publish.qos,
+            size: publish.topic.len() + publish.payload.len() + properties.as_ref().map_or(0, properties_size),
             properties,
         }
     }
+}
 
-    fn size(&self) -> usize {
-        self.topic.len() + self.payload.len()
-    }
+/// The memory of MQTT 5 properties: an empty user property has 5 bytes on the wire and many more here.
+fn properties_size(properties: &PublishProperties) -> usize {
+    let text = |text: &Option<ByteString>| text.as_ref().map_or(0, |text| text.len());
+    let user = properties.user_properties.iter();
+    size_of::<PublishProperties>()
+        + properties.correlation_data.as_ref().map_or(0, Bytes::len)
+        + text(&properties.content_type)
+        + text(&properties.response_topic)
+        + user.map(|(name, value)| size_of::<(ByteString, ByteString)>() + name.len() + value.len()).sum::<usize>()
 }
 
 /// One message for one subscriber.
@@ -85,7 +95,7 @@ impl Outbox {
     }
 
     fn put(&self, delivery: Delivery) -> bool {
-        let size = delivery.message.size();
+        let size = delivery.message.size;
         // An empty queue takes any one message, so that a message over the byte limit is not undeliverable.
         let before = self.bytes.fetch_add(size, Ordering::Relaxed);
         let fits = before == 0 || before + size <= self.max_bytes;
@@ -100,7 +110,7 @@ impl Outbox {
 impl Inbox {
     pub(super) async fn next(&mut self) -> Option<Delivery> {
         let delivery = self.queue.recv().await?;
-        self.bytes.fetch_sub(delivery.message.size(), Ordering::Relaxed);
+        self.bytes.fetch_sub(delivery.message.size, Ordering::Relaxed);
         Some(delivery)
     }
 }
@@ -230,15 +240,15 @@ impl Router {
     fn retain(&self, message: &Arc<Message>) {
         let mut retained = self.retained.lock();
         if let Some(old) = retained.messages.remove(&message.topic) {
-            retained.bytes -= old.size();
+            retained.bytes -= old.size;
         }
         if message.payload.is_empty() {
             return; // [MQTT-3.3.1-10]
         }
         let fits = retained.messages.len() < self.options.max_retained
-            && retained.bytes + message.size() <= self.options.max_retained_bytes;
+            && retained.bytes + message.size <= self.options.max_retained_bytes;
         if fits {
-            retained.bytes += message.size();
+            retained.bytes += message.size;
             retained.messages.insert(message.topic.clone(), Arc::clone(message));
         } else {
             self.metrics.retained_dropped.increment(1);
