@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use brownbridge::spool::{Opened, Options, open};
+use brownbridge::spool::{AppendError, Opened, Options, open};
 use libfuzzer_sys::fuzz_target;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
@@ -27,7 +27,7 @@ fuzz_target!(|bytes: &[u8]| {
     let before = RUNTIME.block_on(read_all(&mut opened));
     let next = opened.appender.durable().borrow().seq + 1;
     assert!(before.is_none_or(|last| last < next));
-    opened.appender.try_append([&record(next)[..]].into_iter()).expect("room");
+    RUNTIME.block_on(append(&opened, &record(next)));
     opened.spool.close().expect("written");
 
     let mut opened = start(&dir);
@@ -43,6 +43,13 @@ fn start(dir: &Path) -> Opened {
 /// What the program of version 1 wrote under a sequence.
 fn record(seq: u64) -> Vec<u8> {
     format!("record {seq} ").repeat(seq as usize % 9 + 1).into_bytes()
+}
+
+async fn append(opened: &Opened, record: &[u8]) {
+    while let Err(error) = opened.appender.try_append([record].into_iter()) {
+        assert_eq!(error, AppendError::Full);
+        tokio::time::timeout(Duration::from_secs(5), opened.appender.room()).await.expect("room in time");
+    }
 }
 
 /// Reads until all that waits was delivered; returns the last sequence.
