@@ -72,6 +72,12 @@ def main() -> None:
             b'rules = "r"\n[uplink]\nconnection_string = "HostName=h;DeviceId=d;SharedAccessKey=${KEY}"\n[spool]\nmax_size = "1 GB"\n',
             b'[broker]\nlisten = "0.0.0.0:1883"\n[uplink]\nkind = "mqtt"\n[uplink.mqtt]\ntopic = "{device}/{topic}"\n',
         ],
+        "connection_string": [
+            b"HostName=h.azure-devices.net;DeviceId=d;SharedAccessKey=c2VjcmV0IGtleSBvZiB0aGUgcGxhbnQ=",
+            b'"HostName=h;DeviceId=d;ModuleId=m;x509=true;GatewayHostName=fe80::1"',
+            b"HostName=h;DeviceId=d;SharedAccessSignature=SharedAccessSignature sr=h%2Fdevices%2Fd&sig=YQ%3D%3D&se=1",
+            b"h/d/m/?api-version=2021-04-12&DeviceClientType=a%20b",
+        ],
     }
     for target, inputs in seeds.items():
         folder = HERE / "seeds" / target
