@@ -34,6 +34,8 @@ use crate::metrics::Metrics;
 mod acknowledge;
 mod connection;
 mod deliver;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod handshake;
 mod router;
 mod session;
