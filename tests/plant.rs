@@ -463,6 +463,6 @@ fn what_run_says_of_a_bad_start() {
         let (got, stderr) = run(dir.path(), &["run", "--config", "bridge.toml"]);
         assert_eq!(got, Some(code), "{config:?}\n{stderr}");
         assert!(stderr.contains(expect), "{config:?}\n{stderr}");
-        assert!(!stderr.contains("a2V5") || config.is_some_and(|c| c.contains("Sha")), "{stderr}");
+        assert!(!stderr.contains("a2V5"), "no key is shown: {stderr}");
     }
 }

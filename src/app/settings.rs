@@ -68,7 +68,7 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> io::Result<Loa
     place.file = file;
     place.found.extend(found);
     let mut sources = rule_files;
-    sources.push(SourceFile { path: path.display().to_string(), text });
+    sources.push(SourceFile { path: path.display().to_string(), text: config::masked(&text) });
     let resolved = config.and_then(|config| {
         let target = place.target(&config);
         let state = place.base.join(&config.state.value);
