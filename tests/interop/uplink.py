@@ -172,9 +172,9 @@ def main():
         rows.run(f"{upstairs.name}: topics", topics_are_filled_in, stage, program, upstairs)
         rows.run(f"{upstairs.name}: two restarts of Mosquitto under load", a_restart_loses_nothing, stage, program, upstairs)
     for name, upstairs, uplink, told in [
-        ("wrong-password", plain, login("wrong-p") + "tls = false\n", ["refused the connection", "user name", "password"]),
-        ("no-password", plain, "tls = false\n", ["refused the connection", "user name", "password"]),
-        ("wrong-password-tls", tls, login("wrong-p") + secure(tls), ["refused the connection", "user name", "password"]),
+        ("wrong-password", plain, login("wrong-p") + "tls = false\n", ["refused the connection", "`username`", "`password`"]),
+        ("no-password", plain, "tls = false\n", ["refused the connection", "`username`", "`password`"]),
+        ("wrong-password-tls", tls, login("wrong-p") + secure(tls), ["refused the connection", "`username`", "`password`"]),
         ("unknown-ca", tls, login() + f'ca_file = "{other}/ca.pem"\n', ["UnknownIssuer", "`ca_file`"]),
         ("tls-to-plain", plain, login() + f'ca_file = "{other}/ca.pem"\n', ["localhost"]),
         ("plain-to-tls", tls, login() + "tls = false\n", ["localhost"]),
