@@ -47,6 +47,7 @@ WIRE = {
     "user_id": "user-id",
     "expiry_time_utc": "absolute-expiry",
 }
+PASSED = []
 STAMPS = {"iothub-connection-device-id", "iothub-connection-module-id", "iothub-connection-auth-method",
           "iothub-enqueuedtime", "iothub-message-source"}
 
@@ -86,8 +87,15 @@ class Sim:
             fail(1, f"the simulator ended with {code}")
 
 
+def passed(text):
+    PASSED.append(text)
+    print(text, flush=True)
+
+
 def fail(code, text):
     print(f"error: {text}", file=sys.stderr)
+    if code == 1:
+        print(f"{len(PASSED)} passed, 1 failed", flush=True)
     for process in Sim.running:
         process.kill()
     # The SDK's threads are not daemons: they would keep a failed run alive.
@@ -123,7 +131,7 @@ def exchange(sim, client, name, module=None, kind="sas"):
         compare(f"{name}, twin", set(twin), {"desired", "reported"})
         client.patch_twin_reported_properties({"seen": True})
     client.shutdown()
-    print(f"{name}: {len(SENT)} messages equal")
+    passed(f"{name}: {len(SENT)} messages equal")
 
 
 def client_device(name):
@@ -177,7 +185,7 @@ def main():
         compare("after renewal", sim.next()["body"], "renewed")
         client.shutdown()
         sim.stop()
-        print("token renewed")
+        passed("token renewed")
 
         # The stranger must be refused too, or the above proves nothing about tokens.
         sim = Sim(binary, folder, "--device", "dev-01")
@@ -188,11 +196,12 @@ def main():
         try:
             client.connect()
         except Exception as e:
-            print(f"wrong key: refused ({type(e).__name__})")
+            passed(f"wrong key: refused ({type(e).__name__})")
         else:
             fail(1, "a wrong key was let in")
         client.shutdown()
         sim.stop()
+    print(f"{len(PASSED)} passed, 0 failed")
 
 
 main()

@@ -4,7 +4,7 @@
 Programs: mosquitto_pub, mosquitto_sub, a Mosquitto bridge, paho-mqtt (1.6 and 2.x), mqtt.js, promtool.
 
     pip install paho-mqtt
-    tests/interop/clients.py [path of brownbridge, default $BROWNBRIDGE, then what cargo built]
+    tests/interop/clients.py [path of brownbridge, default $BROWNBRIDGE, then what cargo built] [--only TEXT]
 
 Every row publishes, and then the simulated hub must have received exactly that: device, properties,
 system properties and body, in the order of the publishes of one client. At the end the sums of /metrics
@@ -24,6 +24,7 @@ import subprocess
 import sys
 import warnings
 
+sys.dont_write_bytecode = True
 import rig
 from rig import Failure, check, until
 
@@ -538,9 +539,9 @@ def ends_well(plant):
 
 
 def main():
-    program = rig.binary()
+    program, only = rig.arguments()
     rig.need("mosquitto", "mosquitto_pub", "mosquitto_sub", "node", "npm", "promtool")
-    rows, plant = rig.Rows(), Plant(rig.Stage(), program)
+    rows, plant = rig.Rows(only), Plant(rig.Stage(), program)
     run = lambda name, row, *arguments: rows.run(name, row, plant, *arguments)
     run("mqtt.js: npm install", install_mqtt_js)
     for version in VERSIONS:

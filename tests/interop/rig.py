@@ -63,16 +63,17 @@ def listens(port):
     return False
 
 
-def binary():
-    """The program under test: the argument, BROWNBRIDGE, or what cargo built last."""
-    arguments = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__.split("\n")[0])
-    arguments.add_argument("binary", nargs="?", default=os.environ.get("BROWNBRIDGE"))
-    given = arguments.parse_args().binary
+def arguments():
+    """The program under test (the argument, BROWNBRIDGE, or what cargo built last), and which rows to run."""
+    parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__.split("\n")[0])
+    parser.add_argument("binary", nargs="?", default=os.environ.get("BROWNBRIDGE"))
+    parser.add_argument("--only", metavar="TEXT", default="", help="run only the rows with TEXT in their name")
+    given = parser.parse_args()
     built = [ROOT / "target" / profile / "brownbridge" for profile in ("release", "debug")]
-    candidates = [pathlib.Path(given)] if given else built
+    candidates = [pathlib.Path(given.binary)] if given.binary else built
     for path in candidates:
         if path.is_file():
-            return str(path.resolve())
+            return str(path.resolve()), given.only
     could_not_run(f"there is no {' and no '.join(str(path) for path in candidates)}: cargo build --release")
 
 
@@ -247,11 +248,12 @@ class Mosquitto:
 class Rows:
     """Counts what passed, and prints each row."""
 
-    def __init__(self):
-        self.passed = self.failed = 0
+    def __init__(self, only=""):
+        self.only, self.passed, self.failed = only, 0, 0
 
-    def run(self, name, row, *arguments, also=""):
-        """Runs one row; `also` is a function that adds to the text of a failure."""
+    def run(self, name, row, *arguments):
+        if self.only not in name:
+            return
         begun = time.monotonic()
         try:
             row(*arguments)
@@ -259,8 +261,6 @@ class Rows:
             self.failed += 1
             told = isinstance(failure, Failure)
             print(f"FAILED  {name}: {failure if told else traceback.format_exc()}")
-            if also:
-                print(also())
         else:
             self.passed += 1
             print(f"ok      {name}  ({time.monotonic() - begun:.1f} s)")

@@ -4,15 +4,17 @@
 Everything acknowledged to the plant must reach a subscriber, also when Mosquitto is restarted meanwhile, and a
 bridge that is refused must say why in the log and on /readyz.
 
-    tests/interop/uplink.py [path of brownbridge, default $BROWNBRIDGE, then what cargo built]
+    tests/interop/uplink.py [path of brownbridge, default $BROWNBRIDGE, then what cargo built] [--only TEXT]
 
 Exits 0 when all rows passed, 1 on a difference, 2 when it could not run.
 """
 
 import json
 import re
+import sys
 import threading
 
+sys.dont_write_bytecode = True
 import rig
 from rig import check, until
 
@@ -161,9 +163,9 @@ def certificates(stage, name):
 
 
 def main():
-    program = rig.binary()
+    program, only = rig.arguments()
     rig.need("mosquitto", "mosquitto_passwd", "mosquitto_pub", "mosquitto_sub", "openssl")
-    rows, stage = rig.Rows(), rig.Stage()
+    rows, stage = rig.Rows(only), rig.Stage()
     stage.why = []
     plain = Upstairs(stage, "plain")
     tls = Upstairs(stage, "tls", certificates(stage, "ours"))
