@@ -168,6 +168,7 @@ impl Bridge {
     fn quarantined(&self, publish: &Publish<'_>, reason: Reason<'_>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let stored = self.quarantine.put(publish, reason);
         let counter = self.metrics.quarantined(reason.reason);
+        let unsettled = Unsettled { stored: false, counter, metrics: self.metrics.clone() };
         self.metrics.log_pace(|left_out| {
             tracing::warn!(
                 topic = publish.topic,
@@ -181,7 +182,7 @@ impl Bridge {
         });
         Box::pin(async move {
             stored.await;
-            counter.increment(1);
+            unsettled.settle();
         })
     }
 
@@ -208,6 +209,30 @@ impl Own {
     fn identity(&self) -> Identity<'_> {
         let device = self.device.as_deref().unwrap_or_default();
         Identity { hub: &self.hub, device, module: self.module.as_deref() }
+    }
+}
+
+/// A publish on its way into the quarantine: counted when it is there, or when its client is gone before that and
+/// nobody learns whether it is.
+struct Unsettled {
+    stored: bool,
+    counter: Counter,
+    metrics: Metrics,
+}
+
+impl Unsettled {
+    fn settle(mut self) {
+        self.stored = true;
+    }
+}
+
+impl Drop for Unsettled {
+    fn drop(&mut self) {
+        if self.stored {
+            self.counter.increment(1);
+        } else {
+            self.metrics.dropped("publisher_gone");
+        }
     }
 }
 
@@ -277,5 +302,43 @@ impl Outcome for SpoolOutcome {
         if self.0.ack(sequence) {
             ::metrics::counter!("brownbridge_messages_shed_total", "reason" => reason).increment(1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+    use crate::message::Timestamp;
+    use crate::{quarantine, spool};
+
+    #[tokio::test]
+    async fn a_publish_counts_once_even_if_its_client_does_not_wait_for_the_quarantine() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = spool::open(spool::Options::new(dir.path().join("spool"), 16 << 20)).unwrap();
+        let (quarantine, writer) = quarantine::open(&dir.path().join("quarantine"), 1 << 20).unwrap();
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let own = Own { hub: "h".into(), device: Some("own".into()), module: None };
+        let rules = (rules::load(&[]).rules.unwrap(), Unmatched::Drop);
+        let bridge = Bridge::new(rules, own, opened.appender, quarantine, Metrics::register());
+        let topic = "devices/own/messages/events/a==b";
+        let publish = Publish { topic, payload: b"", client: "c", qos: 1, retain: false, received: Timestamp(0) };
+        let offer = || {
+            let Offer::TakenAfter(written, 0) = bridge.offer(&mut bridge.scratch(), &publish) else { panic!("taken") };
+            written
+        };
+        let stored = metrics::with_local_recorder(&recorder, offer);
+        stored.await;
+        metrics::with_local_recorder(&recorder, || drop(offer()));
+        let page = recorder.handle().render();
+        for expect in [
+            "messages_quarantined_total{reason=\"bad_property_bag\"} 1\n",
+            "messages_dropped_total{reason=\"publisher_gone\"} 1\n",
+        ] {
+            assert!(page.contains(expect), "{page}");
+        }
+        drop(bridge);
+        writer.join();
     }
 }

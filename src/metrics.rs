@@ -42,8 +42,6 @@ pub struct Metrics {
     pub uplink_last_puback: Gauge,
     /// Publishes sent to the hub, repetitions among them.
     pub uplink_publishes: Counter,
-    /// When the SAS token in use expires.
-    pub sas_expiry: Gauge,
     pace: Arc<Pace>,
 }
 
@@ -86,7 +84,6 @@ impl Metrics {
                 "When the hub last acknowledged a message",
             ),
             uplink_publishes: counter("uplink_publishes_total", "Publishes sent to the hub, repetitions among them"),
-            sas_expiry: gauge("sas_expiry_timestamp_seconds", Unit::Seconds, "When the SAS token in use expires"),
             pace: Arc::default(),
         }
     }
@@ -104,6 +101,16 @@ impl Metrics {
     /// Counts publishes that went to the quarantine for a reason.
     pub fn quarantined(&self, reason: &str) -> Counter {
         ::metrics::counter!("brownbridge_messages_quarantined_total", "reason" => reason.to_owned())
+    }
+
+    /// Says when the SAS token in use expires. Without a token there is no such gauge, and no alarm about it.
+    pub fn sas_expires(&self, seconds: i64) {
+        set("brownbridge_sas_expiry_timestamp_seconds", seconds);
+    }
+
+    /// Says when the client certificate in use expires. Without one there is no such gauge.
+    pub fn certificate_expires(&self, seconds: i64) {
+        set("brownbridge_certificate_expiry_timestamp_seconds", seconds);
     }
 
     /// Counts an end of the uplink's connection.
@@ -147,6 +154,12 @@ pub fn describe_labelled() {
         ::metrics::describe_counter!(name, help);
     }
     for (name, unit, help) in [
+        ("brownbridge_sas_expiry_timestamp_seconds", Unit::Seconds, "When the SAS token in use expires"),
+        (
+            "brownbridge_certificate_expiry_timestamp_seconds",
+            Unit::Seconds,
+            "When the client certificate in use expires",
+        ),
         ("brownbridge_spool_messages", Unit::Count, "Hub messages waiting for the hub's acknowledgement"),
         ("brownbridge_spool_bytes", Unit::Bytes, "Disk space the spool takes"),
         ("brownbridge_spool_oldest_age_seconds", Unit::Seconds, "Age of the oldest waiting hub message"),
@@ -156,6 +169,11 @@ pub fn describe_labelled() {
     ] {
         ::metrics::describe_gauge!(name, unit, help);
     }
+}
+
+#[expect(clippy::cast_precision_loss)]
+fn set(name: &'static str, value: i64) {
+    ::metrics::gauge!(name).set(value as f64);
 }
 
 fn counter(name: &'static str, help: &'static str) -> Counter {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::bridge::Own;
-use crate::config::{self, Config, Durability, Kind, Placed, Unmatched, WhenFull};
+use crate::config::{self, Config, Kind, Placed, Unmatched};
 use crate::diag::{Diagnostic, SourceFile, Span};
 use crate::hub::connection_string::{Auth, ConnectionString};
 use crate::rules::{self, RuleSet};
@@ -68,7 +68,7 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> io::Result<Loa
     place.file = file;
     place.found.extend(found);
     let mut sources = rule_files;
-    sources.push(SourceFile { path: path.display().to_string(), text });
+    sources.push(SourceFile { path: path.display().to_string(), text: config::masked(&text) });
     let resolved = config.and_then(|config| {
         let target = place.target(&config);
         let state = place.base.join(&config.state.value);
@@ -112,24 +112,18 @@ fn settled(rules: RuleSet, target: Target, own: Own, (state, config): (PathBuf, 
     };
     let mut spool = spool::Options::new(state.join("spool"), config.spool.max_size);
     spool.linger = config.spool.commit_wait;
-    spool.durability = match config.spool.durability {
-        Durability::Fsync => spool::Durability::Fsync,
-        Durability::Os => spool::Durability::Os,
-    };
-    spool.when_full = match config.spool.when_full {
-        WhenFull::Refuse => spool::WhenFull::Refuse,
-        WhenFull::DropOldest => spool::WhenFull::DropOldest,
-    };
+    spool.durability = config.spool.durability;
+    spool.when_full = config.spool.when_full;
     let quarantine = (state.join("quarantine"), config.quarantine.max_size);
     Settings { rules, unmatched: config.unmatched, own, broker, uplink, spool, quarantine, config }
 }
 
 /// Reads rule files: a file as it is, a folder's `*.toml` in name order.
-pub fn read_rule_files(path: &Path) -> io::Result<Vec<SourceFile>> {
+pub fn read_rule_files(path: &Path) -> Result<Vec<SourceFile>, String> {
     let mut paths = Vec::new();
-    if fs::metadata(path)?.is_dir() {
-        for entry in fs::read_dir(path)? {
-            let path = entry?.path();
+    if path.is_dir() {
+        for entry in fs::read_dir(path).map_err(|error| cannot_read(path, &error))? {
+            let path = entry.map_err(|error| cannot_read(path, &error))?.path();
             let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
             if path.extension().is_some_and(|extension| extension == "toml") && !hidden {
                 paths.push(path);
@@ -139,12 +133,19 @@ pub fn read_rule_files(path: &Path) -> io::Result<Vec<SourceFile>> {
     } else {
         paths.push(path.to_owned());
     }
-    let read = |path: PathBuf| {
-        let text = fs::read_to_string(&path)
-            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
-        Ok(SourceFile { path: path.display().to_string(), text })
+    let read = |path: PathBuf| match fs::read_to_string(&path) {
+        Ok(text) => Ok(SourceFile { path: path.display().to_string(), text }),
+        Err(error) => Err(cannot_read(&path, &error)),
     };
     paths.into_iter().map(read).collect()
+}
+
+/// Says which file cannot be read and why.
+pub fn cannot_read(path: &Path, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::InvalidData => format!("{} is not UTF-8 text: save it as UTF-8 in your editor", path.display()),
+        _ => format!("cannot read {}: {error}", path.display()),
+    }
 }
 
 /// Turns what `bridge.toml` names into what it is, and keeps the findings.
@@ -176,7 +177,7 @@ impl Place {
                 files
             }
             Err(error) => {
-                let title = format!("the rules in {} cannot be read: {error}", path.display());
+                let title = format!("the rules cannot be read: {error}");
                 self.error(
                     "no-such-file",
                     title,
@@ -243,6 +244,10 @@ impl Place {
             _ => {}
         }
         let tls = self.tls(config)?;
+        let certificate_expiry = uplink.certificate.as_ref().and_then(|file| {
+            let chain = tls::certificates(&self.read(file)?).ok()?;
+            tls::expiry(chain.first()?)
+        });
         let own = Own {
             hub: connection.host.clone(),
             device: Some(connection.device.clone()),
@@ -252,6 +257,7 @@ impl Place {
             connection,
             tls,
             address: uplink.address.as_ref().map(|address| address.value.clone()),
+            certificate_expiry,
             token_lifetime: uplink.token_lifetime,
             spool_id: 0,
         };
@@ -271,8 +277,7 @@ impl Place {
         let path = self.base.join(&file.value);
         fs::read(&path)
             .inspect_err(|error| {
-                let title = format!("{} cannot be read: {error}", path.display());
-                self.error("no-such-file", title, &file.span, None);
+                self.error("no-such-file", cannot_read(&path, error), &file.span, None);
             })
             .ok()
     }

@@ -138,7 +138,8 @@ where
                 Err(close) => return close,
             };
             self.release();
-            if self.stopping && self.owed.len() == 0 && self.output.is_empty() {
+            let writing = matches!(self.blocked, Blocked::Writing(..));
+            if self.stopping && !writing && self.owed.len() == 0 && self.output.is_empty() {
                 return Close::ShuttingDown;
             }
             match self.next_event(wants_input, &mut alarm).await {
@@ -293,7 +294,6 @@ where
             self.owed.owe(packet_id, Kind::PubRec, 0, self.read_at);
             return Ok(());
         }
-        self.shared.metrics.publishes_received.increment(1);
         self.shared.router.route(Some(&self.place), &publish);
         self.offer(publish);
         Ok(())
@@ -308,7 +308,11 @@ where
             retain: publish.retain,
             received: self.received,
         };
-        self.blocked = match self.shared.ingest.offer(&mut self.scratch, &offered) {
+        let answer = self.shared.ingest.offer(&mut self.scratch, &offered);
+        if !matches!(answer, Offer::Full) {
+            self.shared.metrics.publishes_received.increment(1);
+        }
+        self.blocked = match answer {
             Offer::Taken(sequence) => {
                 self.owe(publish.packet_id, publish.qos, sequence);
                 Blocked::No
@@ -341,16 +345,14 @@ where
         let Subscribe { packet_id, identifier, filters } = subscribe;
         let is_v5 = self.wire.is_v5();
         let mut status = Vec::with_capacity(filters.len());
-        let mut granted = Vec::new();
         for (filter, options) in filters {
             status.push(if topic::check_filter(&filter).is_err() {
                 SubscribeAckReason::TopicFilterInvalid
             } else if is_v5 && filter.starts_with("$share/") {
                 SubscribeAckReason::SharedSubscriptionNotSupported
-            } else if self.place.is_full() {
+            } else if !self.place.subscribe(&filter, options, identifier) {
                 SubscribeAckReason::QuotaExceeded
             } else {
-                granted.push((filter, options));
                 match options.qos {
                     QoS::AtMostOnce => SubscribeAckReason::GrantedQos0,
                     QoS::AtLeastOnce => SubscribeAckReason::GrantedQos1,
@@ -358,10 +360,8 @@ where
                 }
             });
         }
+        // The retained messages wait in the inbox, behind this.
         self.send(Outgoing::SubAck { packet_id, status });
-        for (filter, options) in granted {
-            self.place.subscribe(&filter, options, identifier);
-        }
     }
 
     fn unsubscribe(&mut self, filter: &str) -> UnsubscribeAckReason {

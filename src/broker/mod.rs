@@ -34,6 +34,8 @@ use crate::metrics::Metrics;
 mod acknowledge;
 mod connection;
 mod deliver;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod handshake;
 mod router;
 mod session;
@@ -75,7 +77,8 @@ pub trait Commits: Send {
 pub enum Offer {
     /// Taken: acknowledge when the durable sequence reaches this one; 0 means at once.
     Taken(u64),
-    /// Taken, and part of it is written elsewhere: await that, then as [`Offer::Taken`].
+    /// Taken, and part of it is written elsewhere: await that, then as [`Offer::Taken`]. Who drops the future
+    /// instead never acknowledges.
     TakenAfter(Pin<Box<dyn Future<Output = ()> + Send>>, u64),
     /// No room: stop reading, wait for [`Ingest::room`], offer again.
     Full,
@@ -94,11 +97,11 @@ pub struct Options {
     pub max_unacknowledged: usize,
     /// Messages that may wait for one subscriber.
     pub subscriber_queue_messages: usize,
-    /// Bytes of topics and payloads that may wait for one subscriber.
+    /// Bytes of topics, payloads and MQTT 5 properties that may wait for one subscriber.
     pub subscriber_queue_bytes: usize,
     /// Most retained messages.
     pub max_retained: usize,
-    /// Most bytes of retained topics and payloads.
+    /// Most bytes of retained topics, payloads and MQTT 5 properties.
     pub max_retained_bytes: usize,
     /// Most subscriptions of one client.
     pub max_subscriptions: usize,
@@ -130,6 +133,16 @@ struct Shared<I> {
     router: Router,
     metrics: Metrics,
     stop: CancellationToken,
+    /// Places for wills that wait for room.
+    wills: Semaphore,
+}
+
+impl<I> Shared<I> {
+    fn new(options: Options, ingest: Arc<I>, metrics: Metrics, stop: CancellationToken) -> Self {
+        let router = Router::new(&options, metrics.clone());
+        let wills = Semaphore::new((options.max_connections / 10).max(1));
+        Self { options, ingest, router, metrics, stop, wills }
+    }
 }
 
 /// A running broker.
@@ -150,8 +163,7 @@ impl Broker {
         let local_addr = listener.local_addr()?;
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
-        let router = Router::new(&options, metrics.clone());
-        let shared = Arc::new(Shared { options, ingest, router, metrics, stop: stop.clone() });
+        let shared = Arc::new(Shared::new(options, ingest, metrics, stop.clone()));
         tasks.spawn(accept(listener, shared, tasks.clone()));
         Ok(Self { local_addr, stop, tasks })
     }

@@ -1,6 +1,6 @@
 //! Who is connected, who subscribes to what, what is retained.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,6 +24,8 @@ pub(super) struct Message {
     pub(super) payload: Bytes,
     pub(super) qos: QoS,
     pub(super) properties: Option<PublishProperties>,
+    /// What it takes of a bound in bytes.
+    size: usize,
 }
 
 impl Message {
@@ -43,13 +45,21 @@ impl Message {
             topic: text(&publish.topic),
             payload: Bytes::copy_from_slice(&publish.payload),
             qos: publish.qos,
+            size: publish.topic.len() + publish.payload.len() + properties.as_ref().map_or(0, properties_size),
             properties,
         }
     }
+}
 
-    fn size(&self) -> usize {
-        self.topic.len() + self.payload.len()
-    }
+/// The memory of MQTT 5 properties: an empty user property has 5 bytes on the wire and many more here.
+fn properties_size(properties: &PublishProperties) -> usize {
+    let text = |text: &Option<ByteString>| text.as_ref().map_or(0, |text| text.len());
+    let user = properties.user_properties.iter();
+    size_of::<PublishProperties>()
+        + properties.correlation_data.as_ref().map_or(0, Bytes::len)
+        + text(&properties.content_type)
+        + text(&properties.response_topic)
+        + user.map(|(name, value)| size_of::<(ByteString, ByteString)>() + name.len() + value.len()).sum::<usize>()
 }
 
 /// One message for one subscriber.
@@ -85,7 +95,7 @@ impl Outbox {
     }
 
     fn put(&self, delivery: Delivery) -> bool {
-        let size = delivery.message.size();
+        let size = delivery.message.size;
         // An empty queue takes any one message, so that a message over the byte limit is not undeliverable.
         let before = self.bytes.fetch_add(size, Ordering::Relaxed);
         let fits = before == 0 || before + size <= self.max_bytes;
@@ -100,7 +110,7 @@ impl Outbox {
 impl Inbox {
     pub(super) async fn next(&mut self) -> Option<Delivery> {
         let delivery = self.queue.recv().await?;
-        self.bytes.fetch_sub(delivery.message.size(), Ordering::Relaxed);
+        self.bytes.fetch_sub(delivery.message.size, Ordering::Relaxed);
         Some(delivery)
     }
 }
@@ -140,7 +150,7 @@ pub(super) struct Place<'r> {
     router: &'r Router,
     client_id: ByteString,
     outbox: Arc<Outbox>,
-    filters: Vec<ByteString>,
+    filters: HashSet<ByteString>,
     /// Cancelled when another connection takes the client id over.
     pub(super) kick: CancellationToken,
     ended: CancellationToken,
@@ -167,7 +177,7 @@ impl Router {
             router: self,
             client_id: client_id.clone(),
             outbox,
-            filters: Vec::new(),
+            filters: HashSet::new(),
             kick: client.kick.clone(),
             ended: client.ended.clone(),
         };
@@ -230,15 +240,15 @@ impl Router {
     fn retain(&self, message: &Arc<Message>) {
         let mut retained = self.retained.lock();
         if let Some(old) = retained.messages.remove(&message.topic) {
-            retained.bytes -= old.size();
+            retained.bytes -= old.size;
         }
         if message.payload.is_empty() {
             return; // [MQTT-3.3.1-10]
         }
         let fits = retained.messages.len() < self.options.max_retained
-            && retained.bytes + message.size() <= self.options.max_retained_bytes;
+            && retained.bytes + message.size <= self.options.max_retained_bytes;
         if fits {
-            retained.bytes += message.size();
+            retained.bytes += message.size;
             retained.messages.insert(message.topic.clone(), Arc::clone(message));
         } else {
             self.metrics.retained_dropped.increment(1);
@@ -247,21 +257,20 @@ impl Router {
 }
 
 impl Place<'_> {
-    /// True once the client has as many subscriptions as it may.
-    pub(super) fn is_full(&self) -> bool {
-        self.filters.len() >= self.router.options.max_subscriptions
-    }
-
     /// Adds or replaces a subscription ([MQTT-3.8.4-3]) and queues the retained messages it asks for.
+    /// False where the client has as many as it may.
     pub(super) fn subscribe(
         &mut self,
         filter: &ByteString,
         options: SubscriptionOptions,
         identifier: Option<NonZeroU32>,
-    ) {
+    ) -> bool {
+        let known = self.filters.contains(filter);
+        if !known && self.filters.len() >= self.router.options.max_subscriptions {
+            return false;
+        }
         let filter = ByteString::from(&**filter);
         let subscription = Subscription { client: Arc::clone(&self.outbox), options, identifier };
-        let known = self.filters.contains(&filter);
         {
             let mut subscriptions = self.router.subscriptions.write();
             let here = subscriptions.entry(&filter);
@@ -270,7 +279,7 @@ impl Place<'_> {
         }
         if !known {
             self.router.subscribed.fetch_add(1, Ordering::Release);
-            self.filters.push(filter.clone());
+            self.filters.insert(filter.clone());
         }
         let wanted = match options.retain_handling {
             RetainHandling::AtSubscribe => true,
@@ -280,6 +289,7 @@ impl Place<'_> {
         if wanted {
             self.send_retained(&filter, options.qos, identifier);
         }
+        true
     }
 
     fn send_retained(&self, filter: &str, qos: QoS, identifier: Option<NonZeroU32>) {
@@ -296,10 +306,11 @@ impl Place<'_> {
 
     /// Ends a subscription; says whether there was one.
     pub(super) fn unsubscribe(&mut self, filter: &str) -> bool {
-        let Some(at) = self.filters.iter().position(|known| &**known == filter) else { return false };
-        self.filters.swap_remove(at);
-        self.forget(filter);
-        true
+        let known = self.filters.remove(filter);
+        if known {
+            self.forget(filter);
+        }
+        known
     }
 
     fn forget(&self, filter: &str) {

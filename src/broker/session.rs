@@ -70,9 +70,9 @@ where
     }
 }
 
-/// Publishes a will as if its client had, waiting for room like any publish.
+/// Publishes a will as if its client had. It may wait like any publish, but nobody is there to be slowed down by
+/// that: a client that comes and goes while there is no room must not fill all places, so few may wait.
 async fn publish_will<I: Ingest>(will: &Publish, client: &str, close: Close, shared: &Shared<I>) {
-    shared.metrics.publishes_received.increment(1);
     shared.router.route(None, will);
     let publish = message::Publish {
         topic: &will.topic,
@@ -83,14 +83,18 @@ async fn publish_will<I: Ingest>(will: &Publish, client: &str, close: Close, sha
         received: Timestamp::now(),
     };
     let mut scratch = shared.ingest.scratch();
+    let mut answer = shared.ingest.offer(&mut scratch, &publish);
+    shared.metrics.publishes_received.increment(1);
+    let waits = shared.wills.try_acquire();
     loop {
-        match shared.ingest.offer(&mut scratch, &publish) {
+        match answer {
             Offer::Taken(_) => return,
-            Offer::TakenAfter(written, _) => return written.await,
+            Offer::TakenAfter(written, _) if waits.is_ok() => return written.await,
+            Offer::TakenAfter(..) => return,
             Offer::Full if close == Close::ShuttingDown || shared.stop.is_cancelled() => {
-                shared.metrics.dropped("will_at_shutdown");
-                return;
+                return shared.metrics.dropped("will_at_shutdown");
             }
+            Offer::Full if waits.is_err() => return shared.metrics.dropped("will_without_room"),
             Offer::Full => {
                 tokio::select! {
                     () = shared.ingest.room() => {}
@@ -98,5 +102,6 @@ async fn publish_will<I: Ingest>(will: &Publish, client: &str, close: Close, sha
                 }
             }
         }
+        answer = shared.ingest.offer(&mut scratch, &publish);
     }
 }

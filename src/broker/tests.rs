@@ -3,6 +3,9 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ::metrics::Counter;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::{Notify, watch};
@@ -16,6 +19,8 @@ struct Fake {
     durable: watch::Sender<u64>,
     room_left: Mutex<usize>,
     room: Notify,
+    /// Permits are writes elsewhere that are done; a topic below `elsewhere/` needs one.
+    written: Arc<Semaphore>,
 }
 
 impl Ingest for Fake {
@@ -32,6 +37,10 @@ impl Ingest for Fake {
         self.offered.lock().push((publish.topic.into(), publish.payload.to_vec(), publish.client.into()));
         if publish.topic.starts_with("dropped/") {
             return Offer::Taken(0);
+        }
+        if publish.topic.starts_with("elsewhere/") {
+            let written = Arc::clone(&self.written);
+            return Offer::TakenAfter(Box::pin(async move { written.acquire().await.unwrap().forget() }), 0);
         }
         let mut sequence = self.sequence.lock();
         *sequence += 1;
@@ -67,6 +76,7 @@ impl Commits for watch::Receiver<u64> {
 
 struct Bench {
     shared: Arc<Shared<Fake>>,
+    received: Arc<AtomicU64>,
 }
 
 /// A client's end of the stream; what it reads is hex.
@@ -78,17 +88,19 @@ impl Bench {
     }
 
     fn with(options: Options) -> Self {
-        let metrics = Metrics::register();
+        let received = Arc::new(AtomicU64::new(0));
+        let mut metrics = Metrics::register();
+        metrics.publishes_received = Counter::from_arc(Arc::clone(&received));
         let ingest = Fake {
             offered: Mutex::default(),
             sequence: Mutex::new(0),
             durable: watch::Sender::new(0),
             room_left: Mutex::new(usize::MAX),
             room: Notify::new(),
+            written: Arc::new(Semaphore::new(0)),
         };
-        let router = Router::new(&options, metrics.clone());
-        let stop = CancellationToken::new();
-        Self { shared: Arc::new(Shared { options, ingest: Arc::new(ingest), router, metrics, stop }) }
+        let shared = Arc::new(Shared::new(options, Arc::new(ingest), metrics, CancellationToken::new()));
+        Self { shared, received }
     }
 
     fn open(&self) -> Client {
@@ -108,6 +120,10 @@ impl Bench {
 
     fn commit(&self, durable: u64) {
         self.shared.ingest.durable.send_replace(durable);
+    }
+
+    fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
     }
 
     fn offered(&self) -> Vec<String> {
@@ -478,6 +494,38 @@ async fn a_subscriber_that_never_reads_costs_its_own_queue() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn subscriptions_are_bounded_within_one_packet() {
+    let bench = Bench::with(Options { max_subscriptions: 2, ..Options::default() });
+    let mut sub = bench.connect(&connect_311("sub")).await;
+    let filters: Vec<u8> = ["a", "b", "c"].iter().flat_map(|filter| [text(filter), vec![0]].concat()).collect();
+    sub.send(&packet(0x82, &[&[0, 1], &filters])).await;
+    assert_eq!(sub.read().await, "90050001000080");
+    sub.send(&subscribe(2, "a", 1)).await;
+    assert_eq!(sub.read().await, "9003000201", "one it has is replaced [MQTT-3.8.4-3]");
+}
+
+#[tokio::test(start_paused = true)]
+async fn properties_count_against_a_subscribers_queue() {
+    let options = Options { subscriber_queue_bytes: 10_000, max_retained_bytes: 10_000, ..Options::default() };
+    let bench = Bench::with(options);
+    let mut dead = bench.connect(&connect_5("dead")).await;
+    dead.send(&packet(0x82, &[&[0, 1, 0], &text("#"), &[0]])).await;
+    dead.read().await;
+    let mut plc = bench.connect(&connect_5("plc")).await;
+    // A user property of 10 kB: the properties are 10,008 bytes long.
+    let property = [vec![0x26], text("n"), text(&"x".repeat(10_002))].concat();
+    for n in 0..100 {
+        plc.send(&packet(0x31, &[&text(&format!("t/{n}")), &[0x98, 0x4e], &property])).await;
+        assert_eq!(plc.read().await, "");
+    }
+    let delivered = dead.read().await.len() / 2;
+    assert!((100_000..200_000).contains(&delivered), "{delivered}");
+    let mut late = bench.connect(&connect_5("late")).await;
+    late.send(&packet(0x82, &[&[0, 1, 0], &text("t/1"), &[0]])).await;
+    assert_eq!(late.read().await, "900400010000", "not retained: it is over the limit");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_end_acknowledges_what_becomes_durable() {
     let bench = Bench::new();
     let mut client = bench.connect(&connect_5("a")).await;
@@ -489,4 +537,50 @@ async fn the_end_acknowledges_what_becomes_durable() {
     bench.commit(1);
     assert_eq!(client.read().await, "40020001e0028b00closed");
     assert_eq!(bench.offered().len(), 1, "nothing is taken up after the stop");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publish_without_room_counts_when_it_is_taken() {
+    let bench = Bench::new();
+    *bench.shared.ingest.room_left.lock() = 1;
+    let mut client = bench.connect(&connect_311("a")).await;
+    client.send(&[publish(2, "t", 1, "x"), publish(2, "t", 2, "x")].concat()).await;
+    assert_eq!(client.read().await, "");
+    assert_eq!(bench.received(), 1);
+    let mut again = bench.connect(&connect_311("a")).await;
+    assert_eq!(client.read().await, "closed", "taken over while its publish waits for room");
+    *bench.shared.ingest.room_left.lock() = usize::MAX;
+    again.send(&publish(2 | 8, "t", 2, "x")).await;
+    bench.commit(2);
+    assert_eq!(again.read().await, "40020002");
+    assert_eq!((bench.received(), bench.offered().len()), (2, 2), "counted once, as it was taken once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_waits_for_what_is_written_elsewhere() {
+    let bench = Bench::new();
+    let mut client = bench.connect(&connect_311("a")).await;
+    client.send(&publish(2, "elsewhere/t", 1, "x")).await;
+    assert_eq!(client.read().await, "");
+    bench.shared.stop.cancel();
+    assert_eq!(client.read().await, "");
+    bench.shared.ingest.written.add_permits(1);
+    assert_eq!(client.read().await, "40020001closed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn wills_that_find_no_room_are_bounded() {
+    let with_will = packet(0x10, &[&text("MQTT"), &[4, 6, 0, 0], &text("a"), &text("state/a"), &text("offline")]);
+    let bench = Bench::with(Options { max_connections: 20, ..Options::default() });
+    *bench.shared.ingest.room_left.lock() = 0;
+    for _ in 0..5 {
+        // A PLC that comes again and again while the spool is full.
+        drop(bench.connect(&with_will).await);
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    *bench.shared.ingest.room_left.lock() = usize::MAX;
+    bench.shared.ingest.room.notify_waiters();
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(bench.received(), 5);
+    assert_eq!(bench.offered().len(), 2, "a tenth of the connections may wait");
 }

@@ -4,55 +4,86 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::app::settings;
 use crate::diag::{Diagnostic, SourceFile};
 use crate::rules::{self, FileSummary};
 
-/// Checks rule files and tells every mistake at once.
+/// Checks rule files and bridge.toml, and tells every mistake at once.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  brownbridge check rules\n\nExit code: 0 no errors, 1 errors, 2 could not run.")]
+#[command(after_help = "Examples:\n  brownbridge check rules              the rule files of a folder\n  \
+    brownbridge check bridge.toml        the configuration and the rules it names\n\n\
+    Exit code: 0 no errors, 1 errors, 2 could not run.")]
 pub(super) struct Args {
-    /// Rule files, or folders of rule files.
+    /// Rule files, folders of rule files, or one bridge.toml.
     #[arg(default_value = "rules")]
     paths: Vec<PathBuf>,
+    /// A configuration with another name than bridge.toml; its rules are checked too.
+    #[arg(long, value_name = "FILE", conflicts_with = "paths")]
+    config: Option<PathBuf>,
     /// Prints the findings as JSON on stdout.
     #[arg(long)]
     json: bool,
 }
 
+/// What there is to tell.
+struct Checked {
+    sources: Vec<SourceFile>,
+    found: Vec<Diagnostic>,
+    summaries: Vec<FileSummary>,
+    sound: bool,
+}
+
 pub(super) fn run(args: Args) -> ExitCode {
-    if let Some(path) = args.paths.iter().find(|path| is_bridge_config(path)) {
-        return could_not_run(&format!("{} is no rule file, and this version checks rule files only", path.display()));
-    }
-    let sources = match read_rule_files(&args.paths) {
-        Ok(sources) => sources,
+    let is_config = |path: &&PathBuf| path.file_name().is_some_and(|name| name == "bridge.toml");
+    let config = args.config.as_ref().or_else(|| args.paths.iter().find(is_config));
+    let checked = match config {
+        Some(_) if args.config.is_none() && args.paths.len() > 1 => {
+            return could_not_run("bridge.toml names its rules itself: check it alone");
+        }
+        Some(config) => check_config(config),
+        None => check_rules(&args.paths),
+    };
+    let checked = match checked {
+        Ok(checked) => checked,
         Err(problem) => return could_not_run(&problem),
     };
-    let loaded = rules::load(&sources);
     if args.json {
-        let findings: Vec<_> = loaded.diagnostics.iter().map(|found| found.json(&sources)).collect();
+        let findings: Vec<_> = checked.found.iter().map(|found| found.json(&checked.sources)).collect();
         print(&format!("{}\n", serde_json::Value::Array(findings)));
     } else {
-        print_findings(&loaded.diagnostics, &sources);
-        for (file, (source, summary)) in sources.iter().zip(&loaded.files).enumerate() {
-            print(&format!("{}: {}\n", source.path, summary_line(file, *summary, &loaded.diagnostics)));
+        print_findings(&checked.found, &checked.sources);
+        for (file, source) in checked.sources.iter().enumerate() {
+            let line = summary_line(file, checked.summaries.get(file), &checked.found);
+            print(&format!("{}: {line}\n", source.path));
         }
     }
-    ExitCode::from(u8::from(loaded.rules.is_none()))
+    ExitCode::from(u8::from(!checked.sound))
 }
 
-/// The configuration of the bridge is read by other rules than rule files; whoever checks it too branches off here.
-fn is_bridge_config(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name == "bridge.toml")
+fn check_rules(paths: &[PathBuf]) -> Result<Checked, String> {
+    let sources = read_rule_files(paths)?;
+    let loaded = rules::load(&sources);
+    Ok(Checked { sources, found: loaded.diagnostics, summaries: loaded.files, sound: loaded.rules.is_some() })
 }
 
-fn summary_line(file: usize, summary: FileSummary, found: &[Diagnostic]) -> String {
+fn check_config(path: &Path) -> Result<Checked, String> {
+    let loaded =
+        settings::load(path, &|name| std::env::var(name).ok()).map_err(|error| settings::cannot_read(path, &error))?;
+    let sound = loaded.settings.is_some();
+    Ok(Checked { sources: loaded.sources, found: loaded.diagnostics, summaries: loaded.summaries, sound })
+}
+
+fn summary_line(file: usize, summary: Option<&FileSummary>, found: &[Diagnostic]) -> String {
     let here = || found.iter().filter(|found| found.file == file);
     let errors = here().filter(|found| found.is_error()).count();
     let warnings = here().count() - errors;
     let warned = if warnings == 0 { String::new() } else { format!(", {}", counted(warnings, "warning")) };
-    match errors {
-        0 => format!("ok, {}, {}{warned}", counted(summary.rules, "rule"), counted(summary.tests, "test")),
-        errors => format!("{}{warned}", counted(errors, "error")),
+    match (errors, summary) {
+        (0, None) => format!("ok{warned}"),
+        (0, Some(summary)) => {
+            format!("ok, {}, {}{warned}", counted(summary.rules, "rule"), counted(summary.tests, "test"))
+        }
+        (errors, _) => format!("{}{warned}", counted(errors, "error")),
     }
 }
 
@@ -64,41 +95,13 @@ fn counted(count: usize, word: &str) -> String {
 pub(super) fn read_rule_files(paths: &[PathBuf]) -> Result<Vec<SourceFile>, String> {
     let mut files = Vec::new();
     for path in paths {
-        if path.is_dir() {
-            let before = files.len();
-            let entries = std::fs::read_dir(path).map_err(|error| cannot_read(path, &error))?;
-            for entry in entries {
-                let file = entry.map_err(|error| cannot_read(path, &error))?.path();
-                if file.extension().is_some_and(|extension| extension == "toml") {
-                    files.push(file);
-                }
-            }
-            if files.len() == before {
-                return Err(format!("there is no rule file (*.toml) in the folder {}", path.display()));
-            }
-            if let Some(added) = files.get_mut(before..) {
-                added.sort();
-            }
-        } else {
-            files.push(path.clone());
+        let found = settings::read_rule_files(path)?;
+        if found.is_empty() {
+            return Err(format!("there is no rule file (*.toml) in the folder {}", path.display()));
         }
+        files.extend(found);
     }
-    files.iter().map(|path| read_source(path)).collect()
-}
-
-/// Reads one file the user wrote.
-fn read_source(path: &Path) -> Result<SourceFile, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| cannot_read(path, &error))?;
-    Ok(SourceFile { path: path.display().to_string(), text })
-}
-
-fn cannot_read(path: &Path, error: &std::io::Error) -> String {
-    match error.kind() {
-        std::io::ErrorKind::InvalidData => {
-            format!("{} is not UTF-8 text: save it as UTF-8 in your editor", path.display())
-        }
-        _ => format!("cannot read {}: {error}", path.display()),
-    }
+    Ok(files)
 }
 
 /// Says why the command could not run; exit code 2.

@@ -1,12 +1,18 @@
 //! `brownbridge explain`.
 
-use std::fmt::Write;
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use serde_json::json;
+
 use super::check::{could_not_run, print, print_findings, read_rule_files};
-use crate::message::{HubMessage, Publish, Timestamp};
-use crate::rules::{self, Explanation, RuleSet, Step, Verdict};
+use crate::hub::connect::Identity;
+use crate::hub::d2c;
+use crate::message::{HubMessage, Publish};
+use crate::rules::testing::TEST_TIME;
+use crate::rules::{self, Explanation, Output, RuleSet, Step, Verdict};
 use crate::topic;
 
 /// Says which rule takes a topic and what the hub would receive.
@@ -30,6 +36,9 @@ pub(super) struct Args {
     /// A rule file, or a folder of rule files; may be given several times.
     #[arg(long, default_value = "rules")]
     rules: Vec<PathBuf>,
+    /// The device id of the bridge itself, for the hub topic.
+    #[arg(long, value_name = "ID", default_value = "GATEWAY")]
+    gateway: String,
     /// Prints the explanation as JSON on stdout.
     #[arg(long)]
     json: bool,
@@ -61,11 +70,12 @@ pub(super) fn run(args: Args) -> ExitCode {
         client: &args.client,
         qos: 1,
         retain: false,
-        received: Timestamp::now(),
+        // A fixed moment, as in tests: the same call says the same.
+        received: TEST_TIME,
     };
     let explanation = set.explain(&publish);
-    let told = if args.json { as_json(set, &publish, &explanation) } else { in_words(set, &publish, &explanation) };
-    print(&told);
+    let told = Told { set, publish: &publish, explanation: &explanation, gateway: &args.gateway };
+    print(&if args.json { told.as_json() } else { told.in_words() });
     match explanation.verdict {
         Verdict::Translated | Verdict::Dropped { .. } => ExitCode::SUCCESS,
         Verdict::Quarantined { .. } => ExitCode::from(1),
@@ -73,79 +83,138 @@ pub(super) fn run(args: Args) -> ExitCode {
     }
 }
 
-/// The topic a message goes to at the hub.
-///
-/// Rules know no hub: this is the place to compute it from the record once the hub's topics are at hand.
-fn hub_topic(_message: &HubMessage<'_>) -> Option<String> {
-    None
+struct Told<'a> {
+    set: &'a RuleSet,
+    publish: &'a Publish<'a>,
+    explanation: &'a Explanation,
+    gateway: &'a str,
 }
 
-fn in_words(set: &RuleSet, publish: &Publish<'_>, explanation: &Explanation) -> String {
-    let mut out = String::new();
-    // Writing to a String cannot fail.
-    let _ = write_words(&mut out, set, publish, explanation);
-    out
-}
+impl Told<'_> {
+    /// The topic a message goes up on. Its id is made when it is stored.
+    fn hub_topic(&self, message: &HubMessage<'_>) -> String {
+        let identity = Identity { hub: "", device: self.gateway, module: None };
+        let mut topic = String::new();
+        d2c::push_topic(&mut topic, &d2c::Sender { identity, gateway: true }, message, "MESSAGE-ID");
+        topic
+    }
 
-fn write_words(out: &mut String, set: &RuleSet, publish: &Publish<'_>, explanation: &Explanation) -> std::fmt::Result {
-    writeln!(out, "topic {}", publish.topic)?;
-    if !explanation.tried.is_empty() {
-        writeln!(out, "\nrules tried, in order")?;
+    fn in_words(&self) -> String {
+        let mut out = String::new();
+        // Writing to a String cannot fail.
+        let _ = self.write_tried(&mut out).and_then(|()| self.write_outcome(&mut out));
+        out
     }
-    for tried in &explanation.tried {
-        writeln!(out, "  {} ({}:{})  {}", tried.name, tried.path, tried.line, tried.pattern)?;
-        writeln!(out, "    {}", tried.step.in_words())?;
-        if let Step::Took { captures } = &tried.step {
-            for (name, text) in captures {
-                writeln!(out, "    {{{name}}} = {text}")?;
-            }
-        }
-    }
-    for (rule, record) in explanation.output.records() {
-        let Ok(message) = HubMessage::parse(record) else { continue };
-        writeln!(out, "\nmessage from rule `{}`", set.name(rule))?;
-        write_message(out, &message)?;
-    }
-    match explanation.verdict {
-        Verdict::Translated => Ok(()),
-        Verdict::Dropped { rule } => writeln!(out, "\nnothing is sent: rule `{}` drops it", set.name(rule)),
-        Verdict::Quarantined { rule, reason } => {
-            writeln!(
-                out,
-                "\nrule `{}` puts it into quarantine ({reason}): {}",
-                set.name(rule),
-                explanation.output.detail()
-            )?;
-            match explanation.output.advice() {
-                Some(advice) => writeln!(out, "the rule could say: {advice}"),
-                None => Ok(()),
-            }
-        }
-        Verdict::Unmatched => {
-            writeln!(out, "\nno rule takes this topic")?;
-            if let Some(near) = explanation.nearest.and_then(|nearest| explanation.tried.get(nearest)) {
-                writeln!(out, "nearest: {} ({}:{}), but {}", near.name, near.path, near.line, near.step.in_words())?;
-            }
-            write!(out, "\na rule that would:\n\n{}", rules::new_rule(publish.topic))
-        }
-    }
-}
 
-fn write_message(out: &mut String, message: &HubMessage<'_>) -> std::fmt::Result {
-    if let Some(topic) = hub_topic(message) {
-        writeln!(out, "  hub topic   {topic}")?;
+    fn write_tried(&self, out: &mut String) -> fmt::Result {
+        writeln!(out, "topic {}", self.publish.topic)?;
+        if !self.explanation.tried.is_empty() {
+            writeln!(out, "\nrules tried, in order")?;
+        }
+        for tried in &self.explanation.tried {
+            writeln!(out, "  {} ({}:{})  {}", tried.name, tried.path, tried.line, tried.pattern)?;
+            writeln!(out, "    {}", tried.step.in_words())?;
+            if let Step::Took { captures } = &tried.step {
+                for (name, text) in captures {
+                    writeln!(out, "    {{{name}}} = {text}")?;
+                }
+            }
+        }
+        Ok(())
     }
-    writeln!(out, "  device      {}", message.device)?;
-    for (name, value) in message.properties() {
-        writeln!(out, "  property    {name} = {value}")?;
+
+    fn write_outcome(&self, out: &mut String) -> fmt::Result {
+        let (set, output) = (self.set, &self.explanation.output);
+        for (rule, record) in output.records() {
+            writeln!(out, "\nmessage from rule `{}`", set.name(rule))?;
+            self.write_message(out, record)?;
+        }
+        match self.explanation.verdict {
+            Verdict::Translated => Ok(()),
+            Verdict::Dropped { rule } => writeln!(out, "\nnothing is sent: rule `{}` drops it", set.name(rule)),
+            Verdict::Quarantined { rule, reason } => {
+                let name = set.name(rule);
+                writeln!(out, "\nrule `{name}` puts it into quarantine ({reason}): {}", output.detail())?;
+                match output.advice() {
+                    Some(advice) => writeln!(out, "the rule could say: {advice}"),
+                    None => Ok(()),
+                }
+            }
+            Verdict::Unmatched => self.write_unmatched(out),
+        }
     }
-    if let Some(kind) = message.content.content_type() {
-        let encoding = message.content.encoding().map_or(String::new(), |encoding| format!("; {encoding}"));
-        writeln!(out, "  content     {kind}{encoding}")?;
+
+    fn write_unmatched(&self, out: &mut String) -> fmt::Result {
+        let explanation = self.explanation;
+        writeln!(out, "\nno rule takes this topic")?;
+        if let Some(near) = explanation.nearest.and_then(|nearest| explanation.tried.get(nearest)) {
+            writeln!(out, "nearest: {} ({}:{}), but {}", near.name, near.path, near.line, near.step.in_words())?;
+        }
+        let mut forwarded = Output::new();
+        rules::forward(self.publish, &mut forwarded);
+        if let Some((_, record)) = forwarded.records().next() {
+            writeln!(out, "\nwith `unmatched = \"forward\"` (the default) the hub receives")?;
+            self.write_message(out, record)?;
+        }
+        write!(out, "\na rule that would:\n\n{}", rules::new_rule(self.publish.topic))
     }
-    match std::str::from_utf8(message.body) {
-        Ok(text) => writeln!(out, "  body        {text}"),
-        Err(_) => writeln!(out, "  body        {} bytes: {}", message.body.len(), hex(message.body)),
+
+    fn write_message(&self, out: &mut String, record: &[u8]) -> fmt::Result {
+        let Ok(message) = HubMessage::parse(record) else { return Ok(()) };
+        writeln!(out, "  hub topic   {}", self.hub_topic(&message))?;
+        if !message.device.is_empty() {
+            writeln!(out, "  device      {}", message.device)?;
+        }
+        for (name, value) in message.properties() {
+            writeln!(out, "  property    {name} = {value}")?;
+        }
+        if let Some(kind) = message.content.content_type() {
+            let encoding = message.content.encoding().map_or(String::new(), |encoding| format!("; {encoding}"));
+            writeln!(out, "  content     {kind}{encoding}")?;
+        }
+        match std::str::from_utf8(message.body) {
+            Ok(text) => writeln!(out, "  body        {text}"),
+            Err(_) => writeln!(out, "  body        {} bytes: {}", message.body.len(), hex(message.body)),
+        }
+    }
+
+    fn as_json(&self) -> String {
+        let (set, explanation) = (self.set, self.explanation);
+        let tried = explanation.tried.iter().map(|tried| {
+            let captures = match &tried.step {
+                Step::Took { captures } => Some(captures.iter().cloned().collect::<BTreeMap<_, _>>()),
+                _ => None,
+            };
+            json!({
+                "rule": tried.name, "path": tried.path, "line": tried.line, "pattern": tried.pattern,
+                "took": captures.is_some(), "why": tried.step.in_words(), "captures": captures,
+            })
+        });
+        let messages = explanation.output.records().filter_map(|(rule, record)| {
+            let message = HubMessage::parse(record).ok()?;
+            let body_hex: String = message.body.iter().map(|byte| format!("{byte:02x}")).collect();
+            Some(json!({
+                "rule": set.name(rule), "device": message.device, "properties": message.properties().collect::<Vec<_>>(),
+                "content_type": message.content.content_type(), "content_encoding": message.content.encoding(),
+                "hub_topic": self.hub_topic(&message),
+                "body": std::str::from_utf8(message.body).ok(), "body_hex": body_hex,
+            }))
+        });
+        let (verdict, rule, reason) = match explanation.verdict {
+            Verdict::Translated => ("translated", None, None),
+            Verdict::Dropped { rule } => ("dropped", Some(set.name(rule)), None),
+            Verdict::Quarantined { rule, reason } => ("quarantined", Some(set.name(rule)), Some(reason.label())),
+            Verdict::Unmatched => ("unmatched", None, None),
+        };
+        let nearest = explanation.nearest.and_then(|nearest| explanation.tried.get(nearest));
+        let told = json!({
+            "topic": self.publish.topic, "verdict": verdict, "rule": rule, "reason": reason,
+            "detail": explanation.output.detail(), "advice": explanation.output.advice(),
+            "tried": tried.collect::<Vec<_>>(), "messages": messages.collect::<Vec<_>>(),
+            "nearest": nearest.map(|tried| tried.name.as_str()),
+            "new_rule": (verdict == "unmatched").then(|| rules::new_rule(self.publish.topic)),
+        });
+        format!("{told}\n")
     }
 }
 
@@ -157,45 +226,4 @@ fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x} ");
     }
     if bytes.len() > SHOWN { text + "..." } else { text.trim_end().to_owned() }
-}
-
-fn as_json(set: &RuleSet, publish: &Publish<'_>, explanation: &Explanation) -> String {
-    let tried = explanation.tried.iter().map(|tried| {
-        let captures = match &tried.step {
-            Step::Took { captures } => Some(captures.iter().cloned().collect::<std::collections::BTreeMap<_, _>>()),
-            _ => None,
-        };
-        serde_json::json!({
-            "rule": tried.name, "path": tried.path, "line": tried.line, "pattern": tried.pattern,
-            "took": captures.is_some(), "why": tried.step.in_words(), "captures": captures,
-        })
-    });
-    let messages = explanation.output.records().filter_map(|(rule, record)| {
-        let message = HubMessage::parse(record).ok()?;
-        let properties: Vec<_> = message.properties().collect();
-        Some(serde_json::json!({
-            "rule": set.name(rule), "device": message.device, "properties": properties,
-            "content_type": message.content.content_type(), "content_encoding": message.content.encoding(),
-            "hub_topic": hub_topic(&message),
-            "body": std::str::from_utf8(message.body).ok(), "body_hex": message.body.iter().fold(String::new(), |mut hex, byte| {
-                let _ = write!(hex, "{byte:02x}");
-                hex
-            }),
-        }))
-    });
-    let (verdict, rule, reason) = match explanation.verdict {
-        Verdict::Translated => ("translated", None, None),
-        Verdict::Dropped { rule } => ("dropped", Some(set.name(rule)), None),
-        Verdict::Quarantined { rule, reason } => ("quarantined", Some(set.name(rule)), Some(reason.label())),
-        Verdict::Unmatched => ("unmatched", None, None),
-    };
-    let nearest =
-        explanation.nearest.and_then(|nearest| explanation.tried.get(nearest)).map(|tried| tried.name.as_str());
-    let told = serde_json::json!({
-        "topic": publish.topic, "verdict": verdict, "rule": rule, "reason": reason,
-        "detail": explanation.output.detail(), "advice": explanation.output.advice(),
-        "tried": tried.collect::<Vec<_>>(), "messages": messages.collect::<Vec<_>>(), "nearest": nearest,
-        "new_rule": matches!(explanation.verdict, Verdict::Unmatched).then(|| rules::new_rule(publish.topic)),
-    });
-    format!("{told}\n")
 }

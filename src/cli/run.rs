@@ -40,7 +40,7 @@ pub(super) fn run(args: Args) -> ExitCode {
     let loaded = match settings::load(&args.config, &|name| std::env::var(name).ok()) {
         Ok(loaded) => loaded,
         Err(error) => {
-            print_error(&format!("error: cannot read {}: {error}\n", args.config.display()));
+            print_error(&format!("error: {}\n", settings::cannot_read(&args.config, &error)));
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::io::{BufWriter, IsTerminal as _, Write as _};
+use std::io::{BufWriter, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, error::TryRecvError};
 
+use super::run::{LogFormat, start_log};
 use crate::hub::connection_string::is_id;
 use crate::hub::limits::MQTT_PORT;
 use crate::hub::sas::Key;
@@ -95,11 +96,7 @@ pub(super) fn run(args: Args) -> ExitCode {
 }
 
 fn simulate(args: Args) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // Another subscriber is only there under test.
-    let _ = log.with_ansi(colour).with_target(false).try_init();
+    start_log(LogFormat::Text, "info");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(serve(args))
 }

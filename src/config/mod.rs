@@ -14,9 +14,11 @@ use crate::diag::walk::Report;
 use crate::diag::{Diagnostic, Span};
 use crate::secret::Secret;
 
+mod mask;
 mod read;
 pub mod units;
 
+pub use mask::masked;
 use read::Section;
 
 /// A value with its place in `bridge.toml`.

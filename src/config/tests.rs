@@ -76,3 +76,26 @@ fn a_dollar_can_be_written() {
     let text = "rules = \"a$$b$c\"\n".to_owned() + MINIMAL;
     assert_eq!(parse(0, &text, &env).0.unwrap().rules.value, "a$b$c");
 }
+
+/// Settings without their places.
+fn values(text: &str) -> String {
+    let (config, found) = parse(0, text, &env);
+    assert_eq!(found, [], "{text}");
+    let config = format!("{:#?}", config.unwrap());
+    config.lines().filter(|line| !line.contains("span: ")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_example_is_complete_and_says_the_defaults() {
+    let example = include_str!("../../bridge.toml.example");
+    let connection = example.lines().find(|line| line.starts_with("connection_string")).unwrap();
+    assert_eq!(values(example), values(&format!("[uplink]\n{connection}")));
+    // Every key the program knows stands in it, also those that are only a comment.
+    let source = [include_str!("mod.rs"), include_str!("read.rs")].concat();
+    let calls = regex::Regex::new(r#"section\.(?:\w+)\(\s*"(\w+)""#).unwrap();
+    let keys: Vec<&str> = calls.captures_iter(&source).map(|call| call.extract::<1>().1[0]).collect();
+    assert!(keys.len() > 25, "{keys:?}");
+    for key in keys {
+        assert!(example.contains(&format!("{key} = ")), "`{key}` is not in bridge.toml.example");
+    }
+}

@@ -13,16 +13,17 @@ const SIZES: [(&str, u64); 8] = [
     ("B", 1),
 ];
 
-const DURATIONS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+const DURATIONS: [(&str, u64); 6] =
+    [("us", 1), ("ms", 1_000), ("s", 1_000_000), ("m", 60_000_000), ("h", 3_600_000_000), ("d", 86_400_000_000)];
 
 /// A number of bytes with its unit.
 pub fn size(text: &str) -> Option<u64> {
     scaled(text, &SIZES)
 }
 
-/// A length of time with its unit, down to milliseconds.
+/// A length of time with its unit, down to microseconds.
 pub fn duration(text: &str) -> Option<Duration> {
-    scaled(text, &DURATIONS).map(Duration::from_millis)
+    scaled(text, &DURATIONS).map(Duration::from_micros)
 }
 
 fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
@@ -65,15 +66,16 @@ mod tests {
     #[test]
     fn durations() {
         for (text, expect) in [
-            ("500ms", Some(500)),
-            ("1.5s", Some(1_500)),
-            ("5m", Some(300_000)),
-            ("1h", Some(3_600_000)),
-            ("2d", Some(172_800_000)),
+            ("0.5ms", Some(500)),
+            ("500us", Some(500)),
+            ("1.5s", Some(1_500_000)),
+            ("5m", Some(300_000_000)),
+            ("1h", Some(3_600_000_000)),
+            ("2d", Some(172_800_000_000)),
             ("10 sec", None),
             ("-1s", None),
         ] {
-            assert_eq!(duration(text), expect.map(Duration::from_millis), "{text}");
+            assert_eq!(duration(text), expect.map(Duration::from_micros), "{text}");
         }
     }
 }

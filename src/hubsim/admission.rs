@@ -164,7 +164,7 @@ impl Register {
             Credential::Thumbprint(registered) if thumbprint(leaf) == *registered => Ok(()),
             Credential::Thumbprint(_) => Err(Refusal::Certificate("its thumbprint is not the registered one")),
             Credential::Derived => {
-                if common_name(leaf) != Some(who.device) {
+                if common_name(leaf).as_deref() != Some(who.device) {
                     return Err(Refusal::Certificate("its common name is not the device id"));
                 }
                 self.verifier

@@ -44,6 +44,8 @@ pub(super) struct Log {
     unsynced: bool,
     /// Creating a spare failed; wait for [`retry`](Self::retry).
     pub(super) no_space: bool,
+    /// The shortage has been logged.
+    pub(super) told_no_space: bool,
 }
 
 pub(super) struct Spare {
@@ -86,6 +88,7 @@ impl Log {
             cursor,
             unsynced: false,
             no_space: false,
+            told_no_space: false,
         }
     }
 

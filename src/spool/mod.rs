@@ -97,6 +97,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
+pub use crate::config::{Durability, WhenFull};
 pub use appender::{Acker, Appender};
 use appender::{Geometry, Pending, Shared, Written, lock};
 use batch::Batch;
@@ -146,24 +147,6 @@ impl Options {
         let max_size = self.max_size.max(4 * segment as u64);
         Geometry { segment, batch, block: (segment / 64).min(64 << 10), max_size }
     }
-}
-
-/// When a record counts as durable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
-    /// The disk has it.
-    Fsync,
-    /// The operating system has it: it survives the process, not a power cut.
-    Os,
-}
-
-/// What happens when neither size nor disk allow another segment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WhenFull {
-    /// Appends are refused until there is room again.
-    Refuse,
-    /// The oldest segment is given up, and its waiting records are counted as shed.
-    DropOldest,
 }
 
 /// The sequence of the last record of an append.

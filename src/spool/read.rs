@@ -196,12 +196,16 @@ impl ReadCore {
             if out.len() >= records || taken >= bytes {
                 return Filled::Enough;
             }
-            let view = {
+            let (view, durable) = {
                 let track = lock(&self.shared.track);
                 self.expected = self.expected.max(track.cursor() + 1);
-                track.view(self.expected)
+                (track.view(self.expected), track.durable())
             };
-            let Some(view) = view else { return Filled::AllDurable };
+            let Some(view) = view else {
+                // Durable and in no segment: the recovery had to put aside every file that could have held it.
+                self.skip_to(durable + 1);
+                return Filled::AllDurable;
+            };
             match self.go_to(&view) {
                 Ok(()) => self.step(&view),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => self.skip_to(view.last_seq + 1),

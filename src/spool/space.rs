@@ -76,10 +76,16 @@ impl Log {
             }
             let name = format!("new-{:016x}.spare", self.shared.disk.random());
             match self.shared.disk.create(&name, len) {
-                Ok(_) => self.spares.push(Spare { name, len }),
+                Ok(_) => {
+                    self.told_no_space = false;
+                    self.spares.push(Spare { name, len });
+                }
                 Err(error) => {
                     self.no_space = true;
-                    tracing::warn!(%error, "spool: no space for another segment; trying again");
+                    // Once per shortage: it is tried again every second, for hours perhaps.
+                    if !std::mem::replace(&mut self.told_no_space, true) {
+                        tracing::warn!(%error, "spool: no space for another segment; trying again");
+                    }
                 }
             }
         }

@@ -264,6 +264,21 @@ fn a_destroyed_segment_costs_its_records_only() {
     }
 }
 
+#[test]
+fn with_every_segment_put_aside_nothing_waits_for_ever() {
+    let mut world = backlog(3, 300);
+    world.disk.edit(|_, bytes| bytes.fill(0));
+    world.damaged = true;
+    let mut again = World::on(world.disk.clone(), world.options.clone());
+    assert!(again.recovered.waiting > 0, "the names tell of {:?}", again.recovered);
+    let mut out = VecDeque::new();
+    again.core.fill(&mut out, usize::MAX, usize::MAX);
+    let stats = again.appender().stats();
+    assert_eq!((out.len(), stats.waiting, stats.lost), (0, 0, again.recovered.waiting));
+    again.damaged = true;
+    again.prove();
+}
+
 /// A sound header of version 2.
 fn newer(bytes: &mut [u8]) {
     bytes[8] = 2;

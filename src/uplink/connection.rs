@@ -32,7 +32,7 @@ pub(super) enum End {
 struct Line<'a, O> {
     outcome: &'a O,
     flight: Mutex<&'a mut Flight>,
-    /// Told at every acknowledgement: the window may have room.
+    /// Tells every acknowledgement to all who wait: the window may have room, the flight may be empty.
     room: Notify,
     /// Set when nothing more is to be handed over.
     closing: CancellationToken,
@@ -58,8 +58,10 @@ pub(super) async fn serve<B: Backlog, O: Outcome>(
         Err(error) => return End::Failed { reason: "network", text: format!("cannot open a socket: {error}") },
     };
     if let Some((expiry, _)) = login.expiry {
-        #[expect(clippy::cast_precision_loss)]
-        metrics.sas_expiry.set(expiry as f64);
+        metrics.sas_expires(expiry);
+    }
+    if let Some(expiry) = options.target.certificate_expiry() {
+        metrics.certificate_expires(expiry);
     }
     let line = Line {
         outcome,
@@ -134,7 +136,7 @@ impl<O: Outcome> Line<'_, O> {
             status.last_puback = Some(Instant::now());
             false
         });
-        self.room.notify_one();
+        self.room.notify_waiters();
     }
 
     /// Hands messages to the event loop in order, as far as the window allows.
@@ -150,9 +152,6 @@ impl<O: Outcome> Line<'_, O> {
                     waiting
                 }
             };
-            if self.closing.is_cancelled() {
-                return std::future::pending().await;
-            }
             if let Err(end) = self.hand_over(client, waiting).await {
                 return end;
             }
@@ -180,8 +179,12 @@ impl<O: Outcome> Line<'_, O> {
             if is_new {
                 flight.add(waiting, created);
             }
-            flight.hand();
         }
+        // Only now: the backlog gives a message once, so the next connection must find this one in the flight.
+        if self.closing.is_cancelled() {
+            return std::future::pending().await;
+        }
+        self.flight.lock().hand();
         self.metrics.uplink_publishes.increment(1);
         match client.publish_bytes(topic, QoS::AtLeastOnce, false, body).await {
             Ok(()) => Ok(()),
@@ -213,6 +216,9 @@ impl<O: Outcome> Line<'_, O> {
             () = due => End::Renew,
         };
         self.closing.cancel();
+        if !self.connected.is_cancelled() {
+            return end; // Nothing was handed over, and nobody is there to take leave of.
+        }
         let acknowledged = async {
             loop {
                 let room = self.room.notified();
@@ -247,5 +253,59 @@ impl<O: Outcome> Line<'_, O> {
                 return End::Failed { reason: "ack_timeout", text };
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use tokio::sync::mpsc;
+
+    use super::super::tests::{options, waiting};
+    use super::*;
+
+    struct Nobody;
+
+    impl Outcome for Nobody {
+        fn delivered(&self, _: u64) -> bool {
+            true
+        }
+
+        fn abandon(&self, _: u64, _: &'static str) {}
+    }
+
+    #[tokio::test]
+    async fn what_comes_while_the_connection_closes_is_kept_for_the_next_one() {
+        let options = options(1, 4);
+        let (metrics, status) = (Metrics::register(), watch::Sender::default());
+        let mut flight = Flight::default();
+        let line = Line {
+            outcome: &Nobody,
+            flight: Mutex::new(&mut flight),
+            room: Notify::new(),
+            closing: CancellationToken::new(),
+            connected: CancellationToken::new(),
+            gone: CancellationToken::new(),
+            options: &options,
+            metrics: &metrics,
+            status: &status,
+        };
+        let (client, _events) = AsyncClient::new(rumqttc::MqttOptions::new("c", "localhost", 1), 4);
+        let (sender, mut backlog) = mpsc::channel(1);
+        line.connected.cancel();
+        {
+            let mut feed = pin!(line.feed(&client, &mut backlog));
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(feed.as_mut().poll(&mut context).is_pending(), "nothing waits");
+            line.closing.cancel();
+            sender.try_send(waiting(7)).unwrap();
+            assert!(feed.as_mut().poll(&mut context).is_pending());
+        }
+        assert!(backlog.try_recv().is_err(), "it was taken");
+        assert!(!flight.is_waiting(), "the closing connection did not get it");
+        flight.restart();
+        assert_eq!(flight.left_over().map(|waiting| waiting.sequence), Some(7));
     }
 }

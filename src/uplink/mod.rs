@@ -130,3 +130,6 @@ pub async fn run<B: Backlog, O: Outcome>(
         pause = (pause * 2).min(options.backoff.1);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,6 +30,8 @@ pub struct HubTarget {
     pub tls: Arc<ClientConfig>,
     /// Host and port to connect to instead of the name in the connection string, port 8883.
     pub address: Option<(String, u16)>,
+    /// When the client certificate ends, seconds since 1970.
+    pub certificate_expiry: Option<i64>,
     /// Lifetime of the tokens minted.
     pub token_lifetime: Duration,
     /// Prefix of `$.mid`: the spool's own identifier.
@@ -78,6 +80,14 @@ impl Target {
                 (connect::server_name(&hub.connection), port)
             }
             Self::Mqtt(mqtt) => (&mqtt.address.0, mqtt.address.1),
+        }
+    }
+
+    /// When the client certificate ends, where there is one.
+    pub(super) fn certificate_expiry(&self) -> Option<i64> {
+        match self {
+            Self::Hub(hub) => hub.certificate_expiry,
+            Self::Mqtt(_) => None,
         }
     }
 

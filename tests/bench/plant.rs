@@ -134,27 +134,54 @@ fn end_to_end() {
             idle as f64 / 1024.0,
             bridge.process.rss().1 as f64 / 1024.0,
         );
-        if window == 16 {
-            one_at_a_time(&bridge, total);
+    }
+    at_a_steady_rate();
+}
+
+/// Delivery latency at a rate the bridge can keep up with.
+fn at_a_steady_rate() {
+    println!("\nplant's publish to hub's PUBACK, window 16    p50 ms   p99 ms   RSS MB peak");
+    for rate in [100, 15_000] {
+        let dir = folder("bench-rate");
+        let sim = Sim::start(&dir.join("sim"), free_port(), &["--quiet"]);
+        let bridge = Bridge::start(&dir, &sim, RULES, "");
+        until("connected", PATIENCE, || (bridge.metric("brownbridge_uplink_connected") == 1.0).then_some(()));
+        let mut publisher = Publisher::connect(bridge.mqtt, "steady").unwrap();
+        let (payload, mut out) = (payload(), Vec::new());
+        let (started, mut sent) = (Instant::now(), 0);
+        while started.elapsed() < Duration::from_secs(5) {
+            let due = (started.elapsed().as_secs_f64() * f64::from(rate)) as usize;
+            while sent < due {
+                publisher.publish(&mut out, "plant1/packaging/machine1/speed", &payload);
+                sent += 1;
+            }
+            publisher.flush(&mut out).unwrap();
+            while publisher.inflight() > 0 {
+                publisher.acknowledged().unwrap();
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
+        delivered(&bridge, sent);
+        let page = bridge.get("/metrics");
+        println!(
+            "{rate:6} msg/s {:41} {:8} {:10.1}",
+            format!("<= {}", quantile(&page, 0.5)),
+            format!("<= {}", quantile(&page, 0.99)),
+            bridge.process.rss().1 as f64 / 1024.0,
+        );
     }
 }
 
-/// Delivery latency without a queue: the next message goes when the last one has arrived.
-fn one_at_a_time(bridge: &Bridge, before: usize) {
-    let mut publisher = Publisher::connect(bridge.mqtt, "single").unwrap();
-    let (payload, mut out) = (payload(), Vec::new());
-    for _ in 0..2_000 {
-        publisher.publish(&mut out, "plant1/packaging/machine1/speed", &payload);
-        publisher.flush(&mut out).unwrap();
-        publisher.acknowledged().unwrap();
-    }
-    delivered(bridge, before + 2_000);
-    let page = bridge.get("/metrics");
-    println!("  single publishes, from the plant's publish to the hub's PUBACK: see below");
-    for line in page.lines().filter(|line| line.starts_with("brownbridge_delivery_seconds_bucket")) {
-        println!("    {line}");
-    }
+/// The upper bound in ms of the histogram bucket a quantile falls into.
+fn quantile(page: &str, part: f64) -> f64 {
+    let buckets: Vec<(f64, f64)> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("brownbridge_delivery_seconds_bucket{le=\""))
+        .filter_map(|rest| rest.split_once("\"} "))
+        .map(|(bound, count)| (bound.parse().unwrap_or(f64::INFINITY), count.parse().unwrap_or(0.0)))
+        .collect();
+    let total = buckets.last().map_or(0.0, |(_, count)| *count);
+    buckets.iter().find(|(_, count)| *count >= total * part).map_or(0.0, |(bound, _)| bound * 1000.0)
 }
 
 fn delivered(bridge: &Bridge, total: usize) {

@@ -1,0 +1,27 @@
+//! A broker without a listener, for the fuzz targets: it serves whatever stream it is given.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+
+use super::router::Router;
+use super::{Ingest, Options, Shared, session};
+use crate::metrics::Metrics;
+
+/// A broker whose connections are streams of the caller.
+pub struct Lab<I>(Shared<I>);
+
+impl<I: Ingest> Lab<I> {
+    /// A broker nobody is connected to.
+    pub fn new(options: Options, ingest: Arc<I>, metrics: Metrics) -> Self {
+        let router = Router::new(&options, metrics.clone());
+        Self(Shared { options, ingest, router, metrics, stop: CancellationToken::new() })
+    }
+
+    /// Serves one connection from its first byte to its end, as [`Broker`](super::Broker) does.
+    pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) {
+        session::serve(stream, SocketAddr::from(([127, 0, 0, 1], 9)), &self.0).await;
+    }
+}

@@ -1,0 +1,119 @@
+//! The uplink against a broker played byte by byte.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::message::{Content, RecordWriter, Timestamp};
+
+/// Far more than a planned end needs, and less than the 5 s for which it waits for acknowledgements.
+const SOON: Duration = Duration::from_secs(3);
+
+impl Backlog for mpsc::Receiver<Waiting> {
+    async fn next(&mut self) -> Option<Waiting> {
+        self.recv().await
+    }
+}
+
+#[derive(Clone, Default)]
+struct Delivered(Arc<Mutex<Vec<u64>>>);
+
+impl Outcome for Delivered {
+    fn delivered(&self, sequence: u64) -> bool {
+        self.0.lock().push(sequence);
+        true
+    }
+
+    fn abandon(&self, _: u64, reason: &'static str) {
+        panic!("abandoned: {reason}");
+    }
+}
+
+pub(super) fn waiting(sequence: u64) -> Waiting {
+    let mut record = Vec::new();
+    RecordWriter::begin(&mut record, Timestamp(0), Content::None, |_| ()).finish(|_| ()).unwrap();
+    Waiting { sequence, record: record.into() }
+}
+
+pub(super) fn options(port: u16, window: u16) -> Options {
+    let target = MqttTarget {
+        address: ("127.0.0.1".into(), port),
+        tls: None,
+        topic: "t".into(),
+        credentials: None,
+        client_id: "c".into(),
+        spool_id: 0,
+    };
+    Options {
+        target: Target::Mqtt(target),
+        window,
+        keep_alive: Duration::from_secs(60),
+        backoff: (Duration::from_millis(1), Duration::from_millis(1)),
+        ack_timeout: Duration::from_secs(60),
+    }
+}
+
+struct Bench {
+    listener: TcpListener,
+    backlog: mpsc::Sender<Waiting>,
+    stop: CancellationToken,
+    uplink: JoinHandle<()>,
+}
+
+impl Bench {
+    async fn new(window: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (backlog, queue) = mpsc::channel(16);
+        let stop = CancellationToken::new();
+        let options = options(listener.local_addr().unwrap().port(), window);
+        let outcome = Delivered::default();
+        let status = watch::Sender::default();
+        let uplink = tokio::spawn(run(options, (queue, outcome), Metrics::register(), status, stop.clone()));
+        Self { listener, backlog, stop, uplink }
+    }
+
+    async fn accept(&self) -> TcpStream {
+        let (mut stream, _) = self.listener.accept().await.unwrap();
+        assert_eq!(packet(&mut stream).await[0], 0x10);
+        stream
+    }
+}
+
+/// One packet of less than 128 bytes.
+async fn packet(stream: &mut TcpStream) -> Vec<u8> {
+    let mut packet = vec![0; 2];
+    stream.read_exact(&mut packet).await.unwrap();
+    packet.resize(2 + usize::from(packet[1]), 0);
+    stream.read_exact(&mut packet[2..]).await.unwrap();
+    packet
+}
+
+#[tokio::test]
+async fn a_planned_end_takes_no_longer_than_its_acknowledgements() {
+    let bench = Bench::new(1).await;
+    bench.backlog.send(waiting(1)).await.unwrap();
+    bench.backlog.send(waiting(2)).await.unwrap();
+    let mut hub = bench.accept().await;
+    hub.write_all(&[0x20, 2, 0, 0]).await.unwrap();
+    assert_eq!(packet(&mut hub).await, [0x32, 5, 0, 1, b't', 0, 1]);
+    // The window is full: the feeder waits for the same acknowledgement as the end does.
+    bench.stop.cancel();
+    tokio::task::yield_now().await;
+    hub.write_all(&[0x40, 2, 0, 1]).await.unwrap();
+    let farewell = tokio::time::timeout(SOON, packet(&mut hub)).await.expect("DISCONNECT");
+    assert_eq!(farewell, [0xe0, 0]);
+    tokio::time::timeout(SOON, bench.uplink).await.expect("the end").unwrap();
+}
+
+#[tokio::test]
+async fn an_end_while_connecting_waits_for_nobody() {
+    let bench = Bench::new(1).await;
+    let _silent = bench.accept().await;
+    bench.stop.cancel();
+    tokio::time::timeout(SOON, bench.uplink).await.expect("the end").unwrap();
+}
