@@ -75,7 +75,7 @@ impl Dialled {
                 ("tls", format!("no TLS connection to {host} ({dialled}): {error}{}", tls_hint(error)))
             }
             ConnectionError::Io(error) | ConnectionError::Tls(TlsError::Io(error)) => {
-                ("network", format!("cannot reach {dialled}: {error}"))
+                ("network", format!("cannot reach {dialled}: {error}{}", port_hint(error, target)))
             }
             ConnectionError::Tls(error) => ("tls", format!("no TLS connection to {host} ({dialled}): {error}")),
             ConnectionError::NetworkTimeout | ConnectionError::FlushTimeout => {
@@ -113,6 +113,17 @@ fn tls_hint(error: &io::Error) -> &'static str {
         ". The certificate is for another name: HostName (or GatewayHostName) must be the name in it"
     } else {
         ""
+    }
+}
+
+/// A port for plain MQTT hangs up when it is greeted with TLS, which is the default.
+fn port_hint(error: &io::Error, target: &Target) -> &'static str {
+    let hung_up = matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof);
+    match target {
+        Target::Mqtt(mqtt) if hung_up && mqtt.tls.is_some() => {
+            ". If that port speaks MQTT without TLS, set `tls = false` in [uplink]"
+        }
+        _ => "",
     }
 }
 

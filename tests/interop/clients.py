@@ -513,6 +513,24 @@ def mosquitto_bridge(plant, name, settings, messages, notifies):
         check("publishes on $SYS", dropped(plant), begun)
 
 
+def mosquitto_bridge_the_other_way(plant):
+    """What the plant publishes comes down to a Mosquitto whose bridge asks for it."""
+    lower = rig.Mosquitto(plant.stage, "other-way", (
+        f"allow_anonymous true\nconnection other-way\naddress 127.0.0.1:{plant.port}\n"
+        "try_private false\ntopic down/# in 1"))
+    until("its subscription is acknowledged", lambda: "Received SUBACK" in lower.said())
+    output = plant.stage.folder / "other-way.txt"
+    with open(output, "wb") as file:
+        argv = ["mosquitto_sub", "-h", "127.0.0.1", "-p", lower.port, "-q", "1", "-t", "down/#", "-F", "%t|%p"]
+        child = plant.stage.start("other-way.sub", argv, file)
+    until("a subscriber of that Mosquitto", lambda: re.search("Sending SUBACK to (?!local)", lower.said()))
+    plant.pub("mqttv311", "down/Ö 1", "-q", "1", "-m", JSON, payload=JSON)
+    until(lambda: f"the message, there is {output.read_text()!r}", lambda: output.read_text() == f"down/Ö 1|{JSON}\n")
+    plant.settle()
+    plant.stage.end(child)
+    lower.down()
+
+
 # Rows: metrics
 
 
@@ -570,6 +588,7 @@ def main():
         "try_private false\nnotifications false\nbridge_attempt_unsubscribe false\nbridge_protocol_version mqttv311\n"
         f'cleansession true\ntopic "" out 1 press7/temp {bag}',
         [("press7/temp", f'{{"n":{n}}}', bag) for n in range(5)], False)
+    run("mosquitto bridge, the other way", mosquitto_bridge_the_other_way)
     run("promtool check metrics", metrics_are_sound)
     run("all counted, sums of /metrics", counted_and_balanced)
     run("the bridge ends by itself", ends_well)

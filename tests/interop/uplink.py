@@ -178,8 +178,8 @@ def main():
         ("no-password", plain, "tls = false\n", ["refused the connection", "`username`", "`password`"]),
         ("wrong-password-tls", tls, login("wrong-p") + secure(tls), ["refused the connection", "`username`", "`password`"]),
         ("unknown-ca", tls, login() + f'ca_file = "{other}/ca.pem"\n', ["UnknownIssuer", "`ca_file`"]),
-        ("tls-to-plain", plain, login() + f'ca_file = "{other}/ca.pem"\n', ["localhost"]),
-        ("plain-to-tls", tls, login() + "tls = false\n", ["localhost"]),
+        ("tls-to-plain", plain, login() + f'ca_file = "{other}/ca.pem"\n', ["`tls = false`"]),
+        ("plain-to-tls", tls, login() + "tls = false\n", ["localhost closed the connection"]),
     ]:
         rows.run(f"told: {name}", what_is_told, stage, program, upstairs, name, uplink, told)
     rows.run("Mosquitto and its subscriber end", lambda: [upstairs.end() for upstairs in (plain, tls)])
