@@ -370,6 +370,9 @@ fn a_plain_broker_as_uplink_and_no_loop() {
     until("it is refused by itself", PATIENCE, || {
         itself.get("/metrics").contains("uplink_reconnects_total{reason=\"refused\"}").then_some(())
     });
+    until("why is told, in a broker's words", PATIENCE, || {
+        itself.get("/readyz").contains("does `address` lead back to this bridge?").then_some(())
+    });
     assert_eq!(itself.metric("brownbridge_publishes_received_total"), 1.0);
 }
 
