@@ -17,7 +17,9 @@ use tokio::runtime::{Builder, Runtime};
 
 mod harm;
 
-static FOLDER: LazyLock<TempDir> = LazyLock::new(|| tempfile::tempdir_in("/dev/shm").expect("a folder in memory"));
+static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
+    tempfile::Builder::new().prefix("brownbridge-fuzz-").tempdir_in("/dev/shm").expect("a folder in memory")
+});
 static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| Builder::new_current_thread().enable_time().build().expect("a runtime"));
 
