@@ -169,7 +169,7 @@ impl Bridge {
         let stored = self.quarantine.put(publish, reason);
         let counter = self.metrics.quarantined(reason.reason);
         let unsettled = Unsettled { stored: false, counter, metrics: self.metrics.clone() };
-        self.metrics.log_pace(|left_out| {
+        self.metrics.log_pace(&format!("{} {}", reason.rule, reason.reason), |left_out| {
             tracing::warn!(
                 topic = excerpt(publish.topic),
                 client = excerpt(publish.client),

@@ -39,7 +39,7 @@ where
                 tracing::debug!(%peer, reason, "a connection without a byte");
                 return;
             }
-            shared.metrics.log_pace(|left_out| {
+            shared.metrics.log_pace(reason, |left_out| {
                 tracing::warn!(%peer, reason, left_out, "a client was refused before it connected");
             });
             return;
@@ -57,7 +57,7 @@ where
     shared.metrics.connections.decrement(1);
     shared.metrics.connection_closed(close.label());
     if close.is_fault() {
-        shared.metrics.log_pace(|left_out| {
+        shared.metrics.log_pace(close.label(), |left_out| {
             tracing::warn!(%peer, client = message::excerpt(&client_id), reason = close.label(), left_out, "a client's connection was closed");
         });
     } else {

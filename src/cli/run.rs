@@ -74,6 +74,7 @@ async fn serve(running: Running) -> ExitCode {
             return ExitCode::from(SPOOL_FAILED);
         }
         signal = told_to_stop() => tracing::info!("{signal}: stopping"),
+        () = told_to_reload() => {}
     }
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
     match running.stop().await {
@@ -96,6 +97,17 @@ pub(super) async fn told_to_stop() -> &'static str {
         _ = terminate.recv() => "SIGTERM",
         _ = tokio::signal::ctrl_c() => "SIGINT",
     }
+}
+
+/// Answers SIGHUP, which would end the process otherwise; never returns.
+async fn told_to_reload() {
+    use tokio::signal::unix::{SignalKind, signal};
+    if let Ok(mut hangup) = signal(SignalKind::hangup()) {
+        while hangup.recv().await.is_some() {
+            tracing::warn!("SIGHUP: this version reads its files at start only; restart it, no message is lost by that");
+        }
+    }
+    std::future::pending().await
 }
 
 /// Sends log lines to stderr, with times in RFC 3339.
