@@ -113,6 +113,13 @@ impl Inbox {
         self.bytes.fetch_sub(delivery.message.size, Ordering::Relaxed);
         Some(delivery)
     }
+
+    /// The next delivery, if it is there already.
+    pub(super) fn try_next(&mut self) -> Option<Delivery> {
+        let delivery = self.queue.try_recv().ok()?;
+        self.bytes.fetch_sub(delivery.message.size, Ordering::Relaxed);
+        Some(delivery)
+    }
 }
 
 #[derive(Debug)]

@@ -584,3 +584,53 @@ async fn wills_that_find_no_room_are_bounded() {
     assert_eq!(bench.received(), 5);
     assert_eq!(bench.offered().len(), 2, "a tenth of the connections may wait");
 }
+
+/// A socket that never runs dry: a client that publishes QoS 0 without a pause.
+struct Flood {
+    input: std::io::Cursor<Vec<u8>>,
+    output: Arc<Mutex<Vec<u8>>>,
+}
+
+impl tokio::io::AsyncRead for Flood {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        buf: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        // A few packets at a time.
+        let read = std::io::Read::read(&mut self.input, buf.initialize_unfilled_to(64))?;
+        buf.advance(read);
+        std::task::Poll::Ready(Ok(()))
+    }
+}
+
+impl tokio::io::AsyncWrite for Flood {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        self.output.lock().extend_from_slice(bytes);
+        std::task::Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_publishes_without_a_pause_gets_what_it_subscribed_to() {
+    let bench = Bench::new();
+    let mut input = [connect_311("a"), subscribe(1, "t", 0)].concat();
+    (0..2_000).for_each(|_| input.extend(publish(0, "t", 0, "x")));
+    let output = Arc::new(Mutex::new(Vec::new()));
+    let stream = Flood { input: std::io::Cursor::new(input), output: Arc::clone(&output) };
+    session::serve(stream, SocketAddr::from(([127, 0, 0, 1], 9)), &bench.shared).await;
+    // CONNACK and SUBACK, then the messages, none lost to a full queue of 1,000.
+    assert_eq!(output.lock().len(), 4 + 5 + 2_000 * publish(0, "t", 0, "x").len());
+}
