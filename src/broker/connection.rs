@@ -254,8 +254,9 @@ where
     }
 
     fn deliver(&mut self, delivery: super::router::Delivery) {
-        let packet = self.window.send(delivery);
-        self.send(packet);
+        if let Some(packet) = self.window.send(delivery) {
+            self.send(packet);
+        }
     }
 
     fn on_packet(&mut self, packet: Incoming) -> Result<(), Close> {

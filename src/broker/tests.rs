@@ -455,6 +455,24 @@ async fn retained_messages() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn messages_expire() {
+    let bench = Bench::new();
+    let mut plc = bench.connect(&connect_5("plc")).await;
+    plc.send(&publish_5(1, "a", 0, &[0x02, 0, 0, 0, 10], "x")).await;
+    assert_eq!(plc.read().await, "");
+    let subscribe = packet(0x82, &[&[0, 1, 0], &text("a"), &[0]]);
+    // Each read takes a little of the paused clock's time, too.
+    for (wait, left) in [(3_500, Some(7)), (4_000, Some(3)), (3_000, None)] {
+        tokio::time::advance(Duration::from_millis(wait)).await;
+        let mut sub = bench.connect(&connect_5("sub")).await;
+        sub.send(&subscribe).await;
+        let message = left.map(|left| hex(&publish_5(1, "a", 0, &[0x02, 0, 0, 0, left], "x")));
+        let expect = format!("900400010000{}", message.unwrap_or_default());
+        assert_eq!(sub.read().await, expect, "{left:?} [MQTT-3.3.2-5] [MQTT-3.3.2-6]");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn mqtt_5_subscription_options() {
     let bench = Bench::new();
     let mut sub = bench.connect(&connect_5("sub")).await;
