@@ -224,6 +224,11 @@ fn a_line_cut_every_50_messages_loses_nothing() {
         publisher.acknowledged().unwrap();
     }
     until("the spool drains", PATIENCE, || (bridge.metric("brownbridge_spool_messages") == 0.0).then_some(()));
+    // The simulator acknowledges before it prints.
+    let last = sent.last().map(|id| format!("{{\"id\":\"{id}\"}}"));
+    until("the last is printed", PATIENCE, || {
+        bodies(&sim.received()).iter().any(|body| Some(body) == last.as_ref()).then_some(())
+    });
     let received = sim.received();
     assert_nothing_missing(&received, &sent);
     assert!(received.len() > sent.len(), "no line was cut");
