@@ -174,7 +174,11 @@ pub fn describe_labelled() {
         ("brownbridge_spool_bytes", Unit::Bytes, "Disk space the spool takes"),
         ("brownbridge_spool_oldest_age_seconds", Unit::Seconds, "Age of the oldest waiting hub message"),
         ("brownbridge_spool_full", Unit::Count, "1 while the spool refuses messages for lack of room"),
-        ("brownbridge_config_last_reload_successful", Unit::Count, "1 if the configuration was sound when it was last read"),
+        (
+            "brownbridge_config_last_reload_successful",
+            Unit::Count,
+            "1 if the configuration was sound when it was last read",
+        ),
         ("brownbridge_build_info", Unit::Count, "1, with the version as a label"),
     ] {
         ::metrics::describe_gauge!(name, unit, help);

@@ -178,7 +178,7 @@ fn assert_nothing_missing(received: &[Value], acknowledged: &[String]) {
 fn kill_9_under_load_loses_nothing_acknowledged() {
     let kills: u32 = std::env::var("BROWNBRIDGE_KILLS").map_or(4, |n| n.parse().unwrap());
     let dir = folder();
-    let sim = Sim::start(&dir.path().join("sim"), free_port(), &[]);
+    let mut sim = Sim::start(&dir.path().join("sim"), free_port(), &[]);
     let address = Arc::new(Mutex::new(([127, 0, 0, 1], 1).into()));
     let stop = Arc::new(AtomicBool::new(false));
     let publishers: Vec<_> = (0..3)
@@ -204,6 +204,8 @@ fn kill_9_under_load_loses_nothing_acknowledged() {
     assert_conserved(&bridge);
     assert_eq!(bridge.metric("brownbridge_spool_lost_total"), 0.0);
     assert_eq!(bridge.process.terminate(), Some(0));
+    // The simulator acknowledges before it prints; its end prints the rest.
+    assert_eq!(sim.process.terminate(), Some(0));
     assert_nothing_missing(&sim.received(), &acknowledged);
 }
 

@@ -104,7 +104,9 @@ async fn told_to_reload() {
     use tokio::signal::unix::{SignalKind, signal};
     if let Ok(mut hangup) = signal(SignalKind::hangup()) {
         while hangup.recv().await.is_some() {
-            tracing::warn!("SIGHUP: this version reads its files at start only; restart it, no message is lost by that");
+            tracing::warn!(
+                "SIGHUP: this version reads its files at start only; restart it, no message is lost by that"
+            );
         }
     }
     std::future::pending().await
