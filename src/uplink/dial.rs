@@ -35,6 +35,8 @@ pub(super) async fn dial(options: &Options, login: &Login) -> io::Result<Dialled
     mqtt.set_keep_alive(options.keep_alive)
         .set_clean_session(target.clean_session())
         .set_inflight(options.window)
+        // A PUBACK tells the hub that a command was carried out: what nothing here takes is not acknowledged.
+        .set_manual_acks(true)
         .set_max_packet_size(MAX_PACKET, MAX_PACKET);
     if let Some(username) = &login.username {
         let password = login.password.as_ref().map_or("", |password| password.expose());
