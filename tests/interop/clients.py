@@ -90,6 +90,8 @@ class Plant:
 
     def __init__(self, stage, program):
         self.stage = stage
+        (stage.folder / "binary").write_bytes(bytes(range(256)))
+        (stage.folder / "big").write_bytes(BIG)
         self.hub = rig.Hub(stage, program)
         self.bridge = rig.Bridge(stage, program, self.hub.uplink(), RULES)
         self.port = self.bridge.port
@@ -177,8 +179,6 @@ PUBLISHES = [
 
 def publishes(plant, version, qos, topic, arguments, payload):
     files = {"binary": plant.stage.folder / "binary", "big": plant.stage.folder / "big"}
-    files["binary"].write_bytes(bytes(range(256)))
-    files["big"].write_bytes(BIG)
     arguments = [word.format(**files) if word.startswith("{b") else word for word in arguments]
     plant.pub(version, topic, "-q", qos, *arguments, payload=payload)
     if "-r" in arguments:
