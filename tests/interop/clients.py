@@ -475,6 +475,8 @@ def install_mqtt_js(plant):
 
 def mqtt_js(plant, version):
     script = pathlib.Path(__file__).with_name("mqttjs.mjs")
+    if not (plant.stage.folder / "npm").exists():
+        install_mqtt_js(plant)
     told = plant.stage.run(["node", script, plant.stage.folder / "npm", plant.port, version], patience=60)
     for line in told.splitlines():
         sent = json.loads(line)
