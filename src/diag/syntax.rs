@@ -8,7 +8,7 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 use super::walk::Report;
-use super::{Diagnostic, Span};
+use super::{Diagnostic, Span, may_be_secret};
 
 /// Parses the text of the report's file. The table is there only where the syntax is right: half a table would
 /// lead to findings that vanish with the syntax error.
@@ -121,7 +121,7 @@ fn typographic(report: &Report<'_>, line: &Span, span: &Span) -> Option<Diagnost
     let inside = rest.get(..end)?;
     let found = report.new_error("toml-syntax", "text must be in straight quotes");
     let found = found.at(place.clone(), "these are typographic quotes");
-    Some(if inside.contains('\\') { found } else { found.fix(place, format!("\"{inside}\"")) })
+    Some(if inside.contains('\\') || may_be_secret(text) { found } else { found.fix(place, format!("\"{inside}\"")) })
 }
 
 /// A value without its quotes, or with one of them.
@@ -138,7 +138,8 @@ fn value(report: &Report<'_>, line: &Span, span: &Span, message: &str) -> Option
         return Some(syntax("`true` and `false` are written in small letters").at(place.clone(), "").fix(place, lower));
     }
     if is_unquoted(word) {
-        return Some(syntax("text must be in quotes").at(place.clone(), "").fix(place, format!("\"{word}\"")));
+        let found = syntax("text must be in quotes").at(place.clone(), "");
+        return Some(if may_be_secret(text) { found } else { found.fix(place, format!("\"{word}\"")) });
     }
     if let Some(quote) = value.chars().next().filter(|c| matches!(c, '"' | '\''))
         && value.matches(quote).count() == 1
@@ -160,6 +161,7 @@ fn separators(report: &Report<'_>, line: &Span, span: &Span, message: &str) -> O
     if message.contains("expected `=`")
         && let Some((key, value)) = text.split_once(':')
         && key.trim().chars().all(is_key)
+        && !may_be_secret(text)
     {
         let fixed = format!("{} ={value}", key.trim_end());
         return Some(syntax("a key and its value are joined by `=`").at(line.clone(), "").fix(line.clone(), fixed));
@@ -176,9 +178,7 @@ fn separators(report: &Report<'_>, line: &Span, span: &Span, message: &str) -> O
     }
     let next = report.text.get(span.start..line.end)?;
     if message.contains("expected newline") && value_of(next).is_some() {
-        let at = line.start + before.trim_end().len();
-        let title = "each key has a line of its own";
-        return Some(syntax(title).at(span.clone(), "this begins a new line").fix(at..span.start, "\n"));
+        return Some(syntax("each key has a line of its own").at(span.clone(), "put this on the next line"));
     }
     None
 }
@@ -233,6 +233,8 @@ mod tests {
             ("regex = \"\\d+\"", "a backslash in double quotes has a meaning of its own", None),
             ("= 3", "this is not valid TOML", None),
             ("a = plant # the plant", "text must be in quotes", Some("\"plant\"")),
+            ("password = s3cret", "text must be in quotes", None),
+            ("connection_string = “HostName=h”", "text must be in straight quotes", None),
             ("a = True # yes", "`true` and `false` are written in small letters", Some("true")),
             ("a = “x y” # b", "text must be in straight quotes", Some("\"x y\"")),
             ("a = \"x”", "text must be in straight quotes", Some("\"x\"")),
@@ -240,7 +242,7 @@ mod tests {
             ("a = { b = „x“, c = 1 }", "text must be in straight quotes", Some("\"x\"")),
             ("a = { b = 1 c = 2 }", "a comma is missing", Some(",")),
             ("a = { b = \"x\" c = 2 }", "a comma is missing", Some(",")),
-            ("a = \"x\" b = 1", "each key has a line of its own", Some("\n")),
+            ("a = \"x\" b = 1", "each key has a line of its own", None),
             ("[[r]]\na = 1\n[r]\nb = 1", "one pair of brackets is missing", Some("[[r]]")),
             ("  [r]\na = 1\n[[r]]\nb = 1", "one pair of brackets is missing", Some("[[r]]")),
             ("[rule]\na = 1\n[rule]\na = 1", "one pair of brackets is missing", Some("[[rule]]")),
