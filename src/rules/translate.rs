@@ -202,7 +202,7 @@ fn decode<'a>(
             let text = std::str::from_utf8(payload).unwrap_or("");
             if !push_number(text.trim(), decoded) {
                 let mut detail = format!("the payload is not a number: {}", shown(payload));
-                if push_number(&text.trim().replacen(',', ".", 1), &mut Vec::new()) {
+                if is_number(&text.trim().replacen(',', ".", 1)) {
                     detail.push_str(" (a decimal comma?)");
                 }
                 return Err(Refusal(QuarantineReason::NotANumber, detail, None));
@@ -278,6 +278,11 @@ fn shown(payload: &[u8]) -> String {
             if payload.len() > 16 { hex + " ..." } else { hex }
         }
     }
+}
+
+/// True for what `decode = "number"` takes.
+pub(super) fn is_number(text: &str) -> bool {
+    push_number(text, &mut Vec::new())
 }
 
 /// Appends a number as JSON wants it. The digits stay as written; a `+`, leading zeros, and a point without
