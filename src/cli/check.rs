@@ -100,8 +100,8 @@ fn as_config(path: &Path) -> Option<PathBuf> {
 /// True for a text with keys that only bridge.toml has, and without a rule.
 fn looks_like_config(text: &str) -> bool {
     let (table, _) = toml::de::DeTable::parse_recoverable(text);
-    let has = |key: &&str| table.get_ref().contains_key(*key);
-    ["uplink", "broker", "spool", "state"].iter().any(|key| has(key)) && !["rule", "test"].iter().any(|key| has(key))
+    let has_one_of = |keys: &[&str]| keys.iter().any(|key| table.get_ref().contains_key(*key));
+    has_one_of(&["uplink", "broker", "spool", "state"]) && !has_one_of(&["rule", "test"])
 }
 
 fn check_rules(paths: &[PathBuf]) -> Result<Checked, String> {

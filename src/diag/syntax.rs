@@ -72,18 +72,20 @@ fn brackets(report: &Report<'_>, line: &Span) -> Option<Diagnostic> {
         return None;
     }
     let name = header.trim_matches(['[', ']']);
-    if name.is_empty() || !name.chars().all(is_key) {
+    if !name.starts_with(|c: char| c.is_ascii_alphabetic()) || !name.chars().all(is_key) {
         return None;
     }
+    let only_a_list = matches!(name, "rule" | "test");
     let (single, double) = (format!("[{name}]"), format!("[[{name}]]"));
     let place = |at: usize, line: &str| {
         let start = at + line.len() - line.trim_start().len();
         start..start + line.trim().len()
     };
-    if header != single && header != double && header.starts_with("[[") {
+    if header != single && header != double {
+        let doubled = header.starts_with("[[") || header.ends_with("]]") || only_a_list;
         let place = place(line.start, text);
         let found = report.new_error("toml-syntax", "a bracket is missing").at(place.clone(), "");
-        return Some(found.fix(place, double));
+        return Some(found.fix(place, if doubled { double } else { single }));
     }
     let mut at = 0;
     let lines = report.text.split_inclusive('\n').map(|line| {
@@ -96,7 +98,7 @@ fn brackets(report: &Report<'_>, line: &Span) -> Option<Diagnostic> {
         .collect();
     // Of a list there may be many; where one header says that it is a list, or the name can be nothing else, the
     // others lack their brackets.
-    let is_list = headers.iter().any(|(_, double)| *double) || matches!(name, "rule" | "test");
+    let is_list = headers.iter().any(|(_, double)| *double) || only_a_list;
     let mut wrong = headers.iter().filter(|(_, double)| !double).filter(|_| is_list && headers.len() > 1);
     let (wrong, _) = wrong.clone().find(|(place, _)| place.start >= line.start).or_else(|| wrong.next())?;
     let title = "one pair of brackets is missing";
@@ -107,21 +109,31 @@ fn brackets(report: &Report<'_>, line: &Span) -> Option<Diagnostic> {
 fn typographic(report: &Report<'_>, line: &Span, span: &Span) -> Option<Diagnostic> {
     let text = report.text.get(line.clone())?;
     let value = value_of(text).map_or(line.end, |value| line.start + value.start);
-    let start = [span.start, value].into_iter().find(|at| {
-        let rest = report.text.get(*at..line.end).unwrap_or("");
-        rest.starts_with(is_typographic) || rest.strip_prefix('"').is_some_and(|rest| !rest.contains('"'))
+    let (start, place) = [span.start, value].into_iter().find_map(|start| {
+        let length = quoted(report.text.get(start..line.end)?)?;
+        Some((start, start..start + length))
     })?;
-    let open = report.text.get(start..line.end)?.chars().next()?;
-    let rest = report.text.get(start + open.len_utf8()..line.end)?;
-    let (end, close) = rest.char_indices().find(|(_, c)| is_typographic(*c) || *c == '"')?;
-    if !is_typographic(open) && !is_typographic(close) {
-        return None;
-    }
-    let place = start..start + open.len_utf8() + end + close.len_utf8();
-    let inside = rest.get(..end)?;
+    let open = report.text.get(start..)?.chars().next()?;
+    let inside = report.text.get(place.clone())?.strip_prefix(open)?.trim_end_matches(is_quote);
     let found = report.new_error("toml-syntax", "text must be in straight quotes");
     let found = found.at(place.clone(), "these are typographic quotes");
-    Some(if inside.contains('\\') || may_be_secret(text) { found } else { found.fix(place, format!("\"{inside}\"")) })
+    let risky = inside.contains(['\\', '"']) || may_be_secret(text);
+    Some(if risky { found } else { found.fix(place, format!("\"{inside}\"")) })
+}
+
+/// The length of the quoted text at the beginning of `rest`, where at least one of its quotes is typographic.
+fn quoted(rest: &str) -> Option<usize> {
+    let open = rest.chars().next()?;
+    let behind = rest.get(open.len_utf8()..)?;
+    if is_typographic(open) {
+        // An apostrophe inside does not close a text in double quotes.
+        let closes = |c: &char| is_quote(*c) && is_single(*c) == is_single(open);
+        let (end, close) = behind.char_indices().find(|(_, c)| closes(c))?;
+        return Some(open.len_utf8() + end + close.len_utf8());
+    }
+    let word = without_comment(behind);
+    let half = open == '"' && !behind.contains('"') && word.ends_with(|c| is_typographic(c) && !is_single(c));
+    half.then(|| open.len_utf8() + word.len())
 }
 
 /// A value without its quotes, or with one of them.
@@ -193,6 +205,14 @@ fn is_typographic(c: char) -> bool {
     matches!(c, '\u{2018}'..='\u{201f}' | '\u{ab}' | '\u{bb}' | '\u{2039}' | '\u{203a}')
 }
 
+fn is_quote(c: char) -> bool {
+    is_typographic(c) || matches!(c, '"' | '\'')
+}
+
+fn is_single(c: char) -> bool {
+    matches!(c, '\u{2018}'..='\u{201b}' | '\u{2039}' | '\u{203a}' | '\'')
+}
+
 /// The place of the value in a line `key = value`, without what surrounds it.
 fn value_of(line: &str) -> Option<Span> {
     let (key, value) = line.split_once('=')?;
@@ -228,7 +248,10 @@ mod tests {
             ("a = 'oven\r\nb = 1", "the closing quote is missing", Some("'")),
             ("a = 1\na = 2", "this key is there twice", None),
             ("a = \"\"\"x\ny", "the closing quotes are missing", None),
-            ("[[rule]\n", "a bracket is missing", Some("[[rule]]")),
+            ("[[r]\n", "a bracket is missing", Some("[[r]]")),
+            ("[r]]\n", "a bracket is missing", Some("[[r]]")),
+            ("[rule\n", "a bracket is missing", Some("[[rule]]")),
+            ("[uplink\n", "a bracket is missing", Some("[uplink]")),
             ("device: \"x\"", "a key and its value are joined by `=`", Some("device = \"x\"")),
             ("regex = \"\\d+\"", "a backslash in double quotes has a meaning of its own", None),
             ("= 3", "this is not valid TOML", None),
@@ -238,6 +261,9 @@ mod tests {
             ("a = True # yes", "`true` and `false` are written in small letters", Some("true")),
             ("a = “x y” # b", "text must be in straight quotes", Some("\"x y\"")),
             ("a = \"x”", "text must be in straight quotes", Some("\"x\"")),
+            ("a = “it’s x”", "text must be in straight quotes", Some("\"it’s x\"")),
+            ("a = \"it’s x", "the closing quote is missing", Some("\"")),
+            ("a = ‘x’", "text must be in straight quotes", Some("\"x\"")),
             ("a = ‘\\d’", "text must be in straight quotes", None),
             ("a = { b = „x“, c = 1 }", "text must be in straight quotes", Some("\"x\"")),
             ("a = { b = 1 c = 2 }", "a comma is missing", Some(",")),
@@ -263,6 +289,18 @@ mod tests {
                     "{fixed:?}: {:?}",
                     again.found
                 );
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_answered(text in "([\\[\\]{}=,\"'“”‘\\\\#\n a-c:T1.]|true|True|rule|\"\"\"|ä){0,40}") {
+            let mut report = Report::new(0, &text);
+            let sound = parse(&mut report).is_some();
+            proptest::prop_assert_eq!(sound, report.found.is_empty());
+            for fix in report.found.iter().filter_map(|found| found.fix.as_ref()) {
+                proptest::prop_assert!(text.get(fix.span.clone()).is_some(), "{:?} {:?}", text, fix);
             }
         }
     }

@@ -123,10 +123,13 @@ impl<'a> Text<'a> {
 
     /// The place of a part of the string. Where escapes make the two differ, the whole string.
     pub fn part(&self, source: &str, part: Span) -> Span {
-        match source.get(self.start..self.end).and_then(|raw| raw.find(self.value)) {
-            Some(quote) => self.start + quote + part.start..self.start + quote + part.end,
-            None => self.span(),
-        }
+        self.exact_part(source, part).unwrap_or(self.span())
+    }
+
+    /// The place of a part of the string; none where escapes make the two differ. Only this may be replaced.
+    pub fn exact_part(&self, source: &str, part: Span) -> Option<Span> {
+        let quote = self.start + source.get(self.span())?.find(self.value)?;
+        Some(quote + part.start..quote + part.end)
     }
 }
 

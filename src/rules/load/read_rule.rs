@@ -160,7 +160,8 @@ fn read_topic(text: &Text<'_>, report: &mut Report<'_>) -> Asked {
 fn foreign_wildcards(text: &Text<'_>, levels: &[Level], report: &mut Report<'_>) {
     let mut at = 0;
     for (level, written) in levels.iter().zip(text.value.split('/')) {
-        let place = text.part(report.text, at..at + written.len());
+        let exact = text.exact_part(report.text, at..at + written.len());
+        let place = exact.clone().unwrap_or(text.span());
         at += written.len() + 1;
         if !matches!(level, Level::Literal(_)) {
             continue;
@@ -170,8 +171,11 @@ fn foreign_wildcards(text: &Text<'_>, levels: &[Level], report: &mut Report<'_>)
             report.push(found.help("write `+` or `{name}` for one level, `#` for all that follow"));
         } else if let Some(name) = placeholder_elsewhere(written) {
             let title = format!("`{written}` takes only a level that is written so");
-            let found = Diagnostic::warning("odd-level", title, report.file).at(place.clone(), "a name is in braces");
-            report.push(found.fix(place, format!("{{{name}}}")));
+            let found = Diagnostic::warning("odd-level", title, report.file).at(place, "a name is in braces");
+            report.push(match exact {
+                Some(place) => found.fix(place, format!("{{{name}}}")),
+                None => found.help(format!("write {{{name}}}")),
+            });
         }
     }
 }

@@ -63,16 +63,18 @@ impl Names {
             Mistake::Unknown(_) if self.open => {}
             Mistake::Unknown(part) => {
                 let name = text.value.get(part.clone()).unwrap_or("");
-                let place = text.part(report.text, part);
+                let exact = text.exact_part(report.text, part);
+                let place = exact.clone().unwrap_or(text.span());
                 let title = format!("`{{{name}}}` is not known in this rule");
-                let mut found = report.new_error("unknown-name", title).at(place.clone(), "unknown name");
+                let mut found = report.new_error("unknown-name", title).at(place, "unknown name");
                 if let Some(pattern) = &self.place {
                     let list = if self.names.is_empty() { "none".to_owned() } else { self.names.join(", ") };
                     found = found.context(pattern.clone(), format!("names from the topic: {list}"));
                 }
-                report.push(match self.meant(name) {
-                    Ok(meant) => found.fix(place, meant),
-                    Err(advice) => found.help(advice),
+                report.push(match (self.meant(name), exact) {
+                    (Ok(meant), Some(place)) => found.fix(place, meant),
+                    (Ok(meant), None) => found.help(format!("did you mean {{{meant}}}?")),
+                    (Err(advice), _) => found.help(advice),
                 });
             }
         }
