@@ -64,7 +64,7 @@ fn in_words(report: &Report<'_>, line: &Span, span: Span, message: &str) -> Diag
     syntax("this is not valid TOML").at(span, message)
 }
 
-/// Headers: `[[rule]`, and `[rule]` where another one is written `[[rule]]`.
+/// Headers: `[[rule]`, and `[rule]` where there is another rule.
 fn brackets(report: &Report<'_>, line: &Span) -> Option<Diagnostic> {
     let text = report.text.get(line.clone())?;
     let header = text.trim();
@@ -75,14 +75,14 @@ fn brackets(report: &Report<'_>, line: &Span) -> Option<Diagnostic> {
     if !name.starts_with(|c: char| c.is_ascii_alphabetic()) || !name.chars().all(is_key) {
         return None;
     }
-    let only_a_list = matches!(name, "rule" | "test");
+    let is_list = matches!(name, "rule" | "test");
     let (single, double) = (format!("[{name}]"), format!("[[{name}]]"));
     let place = |at: usize, line: &str| {
         let start = at + line.len() - line.trim_start().len();
         start..start + line.trim().len()
     };
     if header != single && header != double {
-        let doubled = header.starts_with("[[") || header.ends_with("]]") || only_a_list;
+        let doubled = header.starts_with("[[") || header.ends_with("]]") || is_list;
         let place = place(line.start, text);
         let found = report.new_error("toml-syntax", "a bracket is missing").at(place.clone(), "");
         return Some(found.fix(place, if doubled { double } else { single }));
@@ -92,15 +92,11 @@ fn brackets(report: &Report<'_>, line: &Span) -> Option<Diagnostic> {
         at += line.len();
         (at - line.len(), line)
     });
-    let headers: Vec<(Span, bool)> = lines
-        .filter(|(_, line)| line.trim() == single || line.trim() == double)
-        .map(|(at, line)| (place(at, line), line.trim() == double))
-        .collect();
-    // Of a list there may be many; where one header says that it is a list, or the name can be nothing else, the
-    // others lack their brackets.
-    let is_list = headers.iter().any(|(_, double)| *double) || only_a_list;
-    let mut wrong = headers.iter().filter(|(_, double)| !double).filter(|_| is_list && headers.len() > 1);
-    let (wrong, _) = wrong.clone().find(|(place, _)| place.start >= line.start).or_else(|| wrong.next())?;
+    let headers: Vec<(usize, &str)> =
+        lines.filter(|(_, line)| is_list && (line.trim() == single || line.trim() == double)).collect();
+    let mut wrong = headers.iter().filter(|(_, line)| headers.len() > 1 && line.trim() == single);
+    let (at, wrong) = wrong.clone().find(|(at, _)| *at >= line.start).or_else(|| wrong.next())?;
+    let wrong = place(*at, wrong);
     let title = "one pair of brackets is missing";
     Some(report.new_error("toml-syntax", title).at(wrong.clone(), "").fix(wrong.clone(), double))
 }
@@ -269,9 +265,10 @@ mod tests {
             ("a = { b = 1 c = 2 }", "a comma is missing", Some(",")),
             ("a = { b = \"x\" c = 2 }", "a comma is missing", Some(",")),
             ("a = \"x\" b = 1", "each key has a line of its own", None),
-            ("[[r]]\na = 1\n[r]\nb = 1", "one pair of brackets is missing", Some("[[r]]")),
-            ("  [r]\na = 1\n[[r]]\nb = 1", "one pair of brackets is missing", Some("[[r]]")),
+            ("[[rule]]\na = 1\n[rule]\nb = 1", "one pair of brackets is missing", Some("[[rule]]")),
+            ("  [test]\na = 1\n[[test]]\nb = 1", "one pair of brackets is missing", Some("[[test]]")),
             ("[rule]\na = 1\n[rule]\na = 1", "one pair of brackets is missing", Some("[[rule]]")),
+            ("[uplink]\na = 1\n[[uplink]]\na = 1", "this key is there twice", None),
             ("[uplink]\na = 1\n[uplink]\na = 1", "this key is there twice", None),
         ] {
             let mut report = Report::new(0, text);

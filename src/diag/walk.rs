@@ -49,7 +49,11 @@ impl<'s> Report<'s> {
         let found = match (want, value.get_ref()) {
             _ if may_be_secret(key) => found.help("put it in quotes"),
             (Want::Text, DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_)) => {
-                found.fix(value.span(), format!("\"{word}\""))
+                match key {
+                    // A size or a duration needs its unit too.
+                    "name" | "device" | "client" | "payload" => found.fix(value.span(), format!("\"{word}\"")),
+                    _ => found.help("put it in quotes"),
+                }
             }
             (Want::Flag, DeValue::String(text)) if matches!(text.as_ref(), "true" | "false") => {
                 found.fix(value.span(), text.as_ref())
