@@ -138,9 +138,14 @@ impl Default for Census {
 impl Census {
     /// Enters a client; it is connected until the value is dropped.
     pub(super) fn enter(&self, client: Client) -> Entry<'_> {
-        let zero = || AtomicU64::new(0);
-        let (packets_in, packets_out, publishes_in, publishes_out) = (zero(), zero(), zero(), zero());
-        let presence = Arc::new(Presence { client, packets_in, packets_out, publishes_in, publishes_out });
+        // CONNECT and CONNACK were before there was anything to count in.
+        let presence = Arc::new(Presence {
+            client,
+            packets_in: AtomicU64::new(1),
+            packets_out: AtomicU64::new(1),
+            publishes_in: AtomicU64::new(0),
+            publishes_out: AtomicU64::new(0),
+        });
         let mut people = self.people.lock();
         let number = people.next;
         people.next += 1;
