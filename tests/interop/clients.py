@@ -90,6 +90,8 @@ class Plant:
 
     def __init__(self, stage, program):
         self.stage = stage
+        (stage.folder / "binary").write_bytes(bytes(range(256)))
+        (stage.folder / "big").write_bytes(BIG)
         self.hub = rig.Hub(stage, program)
         self.bridge = rig.Bridge(stage, program, self.hub.uplink(), RULES)
         self.port = self.bridge.port
@@ -177,8 +179,6 @@ PUBLISHES = [
 
 def publishes(plant, version, qos, topic, arguments, payload):
     files = {"binary": plant.stage.folder / "binary", "big": plant.stage.folder / "big"}
-    files["binary"].write_bytes(bytes(range(256)))
-    files["big"].write_bytes(BIG)
     arguments = [word.format(**files) if word.startswith("{b") else word for word in arguments]
     plant.pub(version, topic, "-q", qos, *arguments, payload=payload)
     if "-r" in arguments:
@@ -475,6 +475,8 @@ def install_mqtt_js(plant):
 
 def mqtt_js(plant, version):
     script = pathlib.Path(__file__).with_name("mqttjs.mjs")
+    if not (plant.stage.folder / "npm").exists():
+        install_mqtt_js(plant)
     told = plant.stage.run(["node", script, plant.stage.folder / "npm", plant.port, version], patience=60)
     for line in told.splitlines():
         sent = json.loads(line)
