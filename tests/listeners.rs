@@ -345,3 +345,47 @@ fn the_broker_tells_about_itself() {
     }
     assert_eq!(bridge.metric("brownbridge_publishes_received_total"), 0.0, "it is nothing for rules or hub");
 }
+
+#[test]
+fn status_says_who_is_connected() {
+    let dir = folder();
+    let (bridge, _) = start_websocket(dir.path(), "");
+    let mut client = Publisher::connect(bridge.mqtt, "press7").unwrap();
+    let mut out = Vec::new();
+    client.publish(&mut out, "t", b"hello");
+    client.flush(&mut out).unwrap();
+    client.acknowledged().unwrap();
+    let ask = |args: &[&str]| Command::new(BINARY).arg("status").args(args).output().unwrap();
+    let config = dir.path().join("bridge.toml").display().to_string();
+    let admin = bridge.admin.to_string();
+
+    let done = ask(&["--admin", &admin, "--json"]);
+    assert_eq!(done.status.code(), Some(1), "a message waits and there is no hub");
+    let report: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(report["clients"]["connected"], 1);
+    let known = &report["clients"]["list"][0];
+    for (key, expect) in [
+        ("client_id", "press7".into()),
+        ("via", "mqtt".into()),
+        ("mqtt_version", "3.1.1".into()),
+        ("keep_alive_seconds", 0.into()),
+        ("messages_in", 1.into()),
+        ("messages_out", serde_json::Value::from(0)),
+    ] {
+        assert_eq!(known[key], expect, "{key}");
+    }
+    assert_eq!(report["counters"]["received"], 1);
+    assert_eq!(report["spool"]["waiting"], 1);
+    assert_eq!(report["uplink"]["connected"], false);
+    assert_eq!(report["listeners"][1]["name"], "websocket");
+
+    let done = ask(&["--config", &config]);
+    let shown = String::from_utf8_lossy(&done.stdout);
+    for expect in ["press7  127.0.0.1:", "1 messages wait", "1 received: 1 translated", "NOT READY", "not connected"] {
+        assert!(shown.contains(expect), "{expect}: {shown}");
+    }
+    drop(bridge);
+    let done = ask(&["--admin", &admin]);
+    assert_eq!(done.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&done.stderr).contains(&admin));
+}

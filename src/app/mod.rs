@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Recorder};
 use crate::bridge::{Bridge, SpoolBacklog, SpoolOutcome};
-use crate::broker::{Broker, Listener, Transport};
+use crate::broker::{Broker, Census, Listener, Transport};
 use crate::message::Timestamp;
 use crate::metrics::{Metrics, describe_labelled};
 use crate::quarantine::{self, Quarantine};
@@ -30,6 +30,7 @@ use crate::spool::{self, Appender, Durable, OpenError, Spool};
 use crate::uplink::{self, Status, Target};
 
 pub mod settings;
+pub mod status;
 
 pub use settings::Settings;
 
@@ -122,7 +123,12 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let broker = Broker::start(listeners, settings.broker, Arc::new(bridge), metrics).map_err(StartError::Broker)?;
 
     let admin_stop = CancellationToken::new();
-    let source = Arc::new(Gauges { appender: opened.appender.clone(), status: status.clone() });
+    let source = Arc::new(Gauges {
+        appender: opened.appender.clone(),
+        status: status.clone(),
+        listeners: broker.addresses().to_vec(),
+        census: broker.census(),
+    });
     let admin = tokio::spawn(admin::serve(page, recorder, source, admin_stop.clone()));
     let plant: Vec<String> = broker.addresses().iter().map(|(name, address)| format!("{name}://{address}")).collect();
     tracing::info!(listeners = plant.join(" "), metrics = %format!("http://{admin_addr}/metrics"), "brownbridge is up");
@@ -221,6 +227,8 @@ async fn drained(appender: &Appender) {
 struct Gauges {
     appender: Appender,
     status: watch::Receiver<Status>,
+    listeners: Vec<(&'static str, SocketAddr)>,
+    census: Arc<Census>,
 }
 
 impl Gauges {
@@ -248,6 +256,26 @@ impl admin::Source for Gauges {
         counter("brownbridge_spool_bytes_written_total", stats.bytes_written);
         counter("brownbridge_spool_sync_failures_total", stats.sync_failures);
         ::metrics::counter!("brownbridge_messages_shed_total", "reason" => "spool_full").absolute(stats.shed);
+    }
+
+    fn status(&self, metrics: &str) -> String {
+        let stats = self.appender.stats();
+        let (clients, uptime) = status::Clients::of(&self.census);
+        let address = |(name, address): &(&str, SocketAddr)| status::Address {
+            name: (*name).to_owned(),
+            address: address.to_string(),
+        };
+        let report = status::Report {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: uptime.as_secs(),
+            not_ready: self.ready().err(),
+            listeners: self.listeners.iter().map(address).collect(),
+            uplink: status::Uplink::of(&self.status.borrow()),
+            spool: status::Spool::of(&stats, self.oldest_age(stats.oldest_ms)),
+            counters: status::Counters::of(metrics),
+            clients,
+        };
+        report.to_string()
     }
 
     fn ready(&self) -> Result<(), String> {
