@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Recorder};
 use crate::bridge::{Bridge, SpoolBacklog, SpoolOutcome};
-use crate::broker::Broker;
+use crate::broker::{Broker, Census, Listener, Transport};
 use crate::message::Timestamp;
 use crate::metrics::{Metrics, describe_labelled};
 use crate::quarantine::{self, Quarantine};
@@ -30,6 +30,7 @@ use crate::spool::{self, Appender, Durable, OpenError, Spool};
 use crate::uplink::{self, Status, Target};
 
 pub mod settings;
+pub mod status;
 
 pub use settings::Settings;
 
@@ -78,6 +79,7 @@ impl std::error::Error for StartError {}
 /// A running bridge.
 pub struct Running {
     broker: Broker,
+    mqtt_addr: SocketAddr,
     admin_addr: SocketAddr,
     spool: Spool,
     appender: Appender,
@@ -92,8 +94,7 @@ pub struct Running {
 
 /// Starts everything. Only what belongs to this machine can fail: an unreachable hub is the uplink's to retry.
 pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running, StartError> {
-    let listen = settings.config.broker.listen.value;
-    let plant = TcpListener::bind(listen).await.map_err(|error| StartError::Listen("MQTT", listen, error))?;
+    let listeners = listen(std::mem::take(&mut settings.listeners)).await?;
     let listen = settings.config.admin.listen.value;
     let page = TcpListener::bind(listen).await.map_err(|error| StartError::Listen("/metrics", listen, error))?;
     let admin_addr = page.local_addr().unwrap_or(listen);
@@ -119,13 +120,20 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
 
     let rules = (settings.rules, settings.unmatched);
     let bridge = Bridge::new(rules, settings.own, opened.appender.clone(), quarantine, metrics.clone());
-    let broker = Broker::start(plant, settings.broker, Arc::new(bridge), metrics).map_err(StartError::Broker)?;
+    let broker = Broker::start(listeners, settings.broker, Arc::new(bridge), metrics).map_err(StartError::Broker)?;
 
     let admin_stop = CancellationToken::new();
-    let source = Arc::new(Gauges { appender: opened.appender.clone(), status: status.clone() });
+    let source = Arc::new(Gauges {
+        appender: opened.appender.clone(),
+        status: status.clone(),
+        listeners: broker.addresses().to_vec(),
+        census: broker.census(),
+    });
     let admin = tokio::spawn(admin::serve(page, recorder, source, admin_stop.clone()));
-    tracing::info!(mqtt = %broker.local_addr(), metrics = %format!("http://{admin_addr}/metrics"), "brownbridge is up");
+    let plant: Vec<String> = broker.addresses().iter().map(|(name, address)| format!("{name}://{address}")).collect();
+    tracing::info!(listeners = plant.join(" "), metrics = %format!("http://{admin_addr}/metrics"), "brownbridge is up");
     Ok(Running {
+        mqtt_addr: broker.addresses().first().map_or(settings.config.broker.listen.value, |(_, address)| *address),
         broker,
         admin_addr,
         spool: opened.spool,
@@ -140,10 +148,25 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     })
 }
 
+/// Opens the sockets of the plant's side, in their order.
+async fn listen(wanted: Vec<(SocketAddr, Transport)>) -> Result<Vec<Listener>, StartError> {
+    let mut listeners = Vec::new();
+    for (address, transport) in wanted {
+        let name = match transport {
+            Transport::Tcp => "MQTT",
+            Transport::Tls(_) => "MQTT over TLS",
+            Transport::WebSocket => "MQTT over WebSocket",
+        };
+        let socket = TcpListener::bind(address).await.map_err(|error| StartError::Listen(name, address, error))?;
+        listeners.push(Listener { socket, transport });
+    }
+    Ok(listeners)
+}
+
 impl Running {
     /// Where MQTT clients connect.
     pub fn mqtt_addr(&self) -> SocketAddr {
-        self.broker.local_addr()
+        self.mqtt_addr
     }
 
     /// Where /metrics is.
@@ -204,6 +227,8 @@ async fn drained(appender: &Appender) {
 struct Gauges {
     appender: Appender,
     status: watch::Receiver<Status>,
+    listeners: Vec<(&'static str, SocketAddr)>,
+    census: Arc<Census>,
 }
 
 impl Gauges {
@@ -231,6 +256,26 @@ impl admin::Source for Gauges {
         counter("brownbridge_spool_bytes_written_total", stats.bytes_written);
         counter("brownbridge_spool_sync_failures_total", stats.sync_failures);
         ::metrics::counter!("brownbridge_messages_shed_total", "reason" => "spool_full").absolute(stats.shed);
+    }
+
+    fn status(&self, metrics: &str) -> String {
+        let stats = self.appender.stats();
+        let (clients, uptime) = status::Clients::of(&self.census);
+        let address = |(name, address): &(&str, SocketAddr)| status::Address {
+            name: (*name).to_owned(),
+            address: address.to_string(),
+        };
+        let report = status::Report {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: uptime.as_secs(),
+            not_ready: self.ready().err(),
+            listeners: self.listeners.iter().map(address).collect(),
+            uplink: status::Uplink::of(&self.status.borrow()),
+            spool: status::Spool::of(&stats, self.oldest_age(stats.oldest_ms)),
+            counters: status::Counters::of(metrics),
+            clients,
+        };
+        report.to_string()
     }
 
     fn ready(&self) -> Result<(), String> {

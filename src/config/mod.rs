@@ -65,6 +65,10 @@ pub enum Unmatched {
 pub struct Broker {
     /// Where MQTT clients connect.
     pub listen: Placed<SocketAddr>,
+    /// Where MQTT clients connect over WebSocket.
+    pub websocket: Option<Placed<SocketAddr>>,
+    /// Where MQTT clients connect over TLS.
+    pub tls: Option<PlantTls>,
     /// Largest packet accepted, in bytes.
     pub max_packet_size: u64,
     /// Most connections at one time.
@@ -81,6 +85,19 @@ pub struct Broker {
     pub max_retained: usize,
     /// Most bytes of retained messages.
     pub max_retained_bytes: u64,
+}
+
+/// `[broker] tls`: a TLS listener beside the plain one.
+#[derive(Debug, Clone)]
+pub struct PlantTls {
+    /// Where it listens.
+    pub listen: Placed<SocketAddr>,
+    /// PEM file of the server's certificate and its chain.
+    pub certificate: Placed<String>,
+    /// PEM file of the certificate's key.
+    pub key: Placed<String>,
+    /// PEM file of the roots a client's certificate must lead to; without it clients need none.
+    pub client_ca: Option<Placed<String>>,
 }
 
 /// What the uplink connects to.
@@ -233,6 +250,8 @@ fn whole(mut top: Section<'_, '_, '_>) -> Option<Config> {
 fn broker(section: &mut Section<'_, '_, '_>) -> Broker {
     Broker {
         listen: section.listen("listen", SocketAddr::from(([0, 0, 0, 0], 1883))),
+        websocket: section.listen_if("websocket", SocketAddr::from(([0, 0, 0, 0], 9001))),
+        tls: section.table("tls", "[broker] tls", plant_tls).flatten(),
         max_packet_size: section.size("max_packet_size", 1 << 20, 1 << 10..=268_435_455),
         max_connections: section.count("max_connections", 10_000, 1..=1_000_000),
         connect_timeout: section.duration("connect_timeout", Duration::from_secs(10)),
@@ -242,6 +261,14 @@ fn broker(section: &mut Section<'_, '_, '_>) -> Broker {
         max_retained: section.count("max_retained", 10_000, 0..=1_000_000),
         max_retained_bytes: section.size("max_retained_bytes", 16 << 20, 0..=1 << 32),
     }
+}
+
+fn plant_tls(section: &mut Section<'_, '_, '_>) -> Option<PlantTls> {
+    let listen = section.listen("listen", SocketAddr::from(([0, 0, 0, 0], 8883)));
+    let certificate = section.demanded("certificate", "certificate = \"plant.pem\"   # the chain, leaf first");
+    let key = section.demanded("key", "key = \"plant.key\"");
+    let client_ca = section.text("client_ca");
+    Some(PlantTls { listen, certificate: certificate?, key: key?, client_ca })
 }
 
 fn uplink(section: &mut Section<'_, '_, '_>) -> Option<Uplink> {
