@@ -285,6 +285,31 @@ async fn tls_and_mutual_tls() {
 }
 
 #[test]
+fn who_does_not_shake_hands_is_let_go() {
+    let dir = folder();
+    issue(dir.path(), "plant", &authority(dir.path(), "ca"));
+    let port = free_port();
+    let tls = format!("tls = {{ listen = \"127.0.0.1:{port}\", certificate = \"plant.pem\", key = \"plant.key\" }}");
+    let (bridge, websocket) = start_websocket(dir.path(), &format!("{tls}\nconnect_timeout = \"300ms\""));
+    let closed = |reason: &str| bridge.metric(&format!("brownbridge_broker_disconnects_total{{reason=\"{reason}\"}}"));
+    let probed = closed("probed");
+    for address in [local(port), websocket] {
+        let (timed_out, before) = (closed("connect_timeout"), closed("probed"));
+        // A port scan is nothing to warn of.
+        drop(TcpStream::connect(address).unwrap());
+        support::until("the scan is counted", PATIENCE, || (closed("probed") > before).then_some(()));
+        let mut silent = TcpStream::connect(address).unwrap();
+        assert_eq!(exchange(&mut silent, &[], |_| false), b"");
+        support::until("silence is counted", PATIENCE, || (closed("connect_timeout") > timed_out).then_some(()));
+    }
+    assert_eq!(closed("probed"), probed + 2.0);
+    assert_eq!(closed("tls_handshake"), 0.0);
+    // MQTT in the clear on the TLS port.
+    exchange(&mut TcpStream::connect(local(port)).unwrap(), CONNECT, |_| false);
+    support::until("plaintext is counted", PATIENCE, || (closed("tls_handshake") == 1.0).then_some(()));
+}
+
+#[test]
 fn bad_tls_files_are_told_at_check() {
     let dir = folder();
     let ca = authority(dir.path(), "ca");

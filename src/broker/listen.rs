@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
-use super::{Ingest, Shared, session, websocket};
+use super::{Ingest, Shared, handshake, session, websocket};
 
 /// A listening socket and what is spoken on it.
 pub struct Listener {
@@ -131,7 +132,11 @@ async fn serve<I: Ingest>(stream: TcpStream, peer: Peer, transport: Transport, s
         Transport::Tls(config) => {
             let accepting = async {
                 let accepted = TlsAcceptor::from(config).accept(stream).await;
-                accepted.map_err(|error| Refusal { reason: "tls_handshake", detail: error.to_string() })
+                accepted.map_err(|error| match error.kind() {
+                    // Gone in the middle, mostly before the first byte: a port scan or a health check.
+                    ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset => Refusal::PROBED,
+                    _ => Refusal { reason: "tls_handshake", detail: error.to_string() },
+                })
             };
             // The handshake's state is large and short-lived: it must not stay in the task of the connection.
             if let Some(stream) = begun(Box::pin(accepting), peer, shared).await {
@@ -153,6 +158,11 @@ pub(super) struct Refusal {
     pub(super) detail: String,
 }
 
+impl Refusal {
+    /// Nothing was asked for.
+    pub(super) const PROBED: Self = Self { reason: handshake::PROBED, detail: String::new() };
+}
+
 /// Waits for the handshake below MQTT; tells and counts one that fails.
 async fn begun<T, I: Ingest>(
     handshake: impl Future<Output = Result<T, Refusal>>,
@@ -170,6 +180,10 @@ async fn begun<T, I: Ingest>(
         Err(_) => Refusal { reason: "connect_timeout", detail: "the handshake was not done in time".to_owned() },
     };
     shared.metrics.connection_closed(reason);
+    if reason == handshake::PROBED {
+        tracing::debug!(%peer, via = peer.via, reason, "a connection that asked for nothing");
+        return None;
+    }
     shared.metrics.log_pace(reason, |left_out| {
         tracing::warn!(%peer, via = peer.via, reason, detail, left_out, "a client was refused before it connected");
     });
