@@ -14,12 +14,16 @@ use std::time::Duration;
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use super::{Ingest, Shared, handshake, session, websocket};
+
+/// Silence after which the system probes whether a peer is still there.
+const PROBE_AFTER: Duration = Duration::from_secs(120);
 
 /// A listening socket and what is spoken on it.
 pub struct Listener {
@@ -118,6 +122,8 @@ pub(super) async fn accept<I: Ingest>(
             continue;
         };
         let _ = stream.set_nodelay(true);
+        // A client that vanished without keep-alive would hold its place for ever.
+        let _ = SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(PROBE_AFTER));
         let (shared, transport) = (Arc::clone(&shared), listener.transport.clone());
         tasks.spawn(async move {
             serve(stream, Peer { address, via }, transport, &shared).await;
