@@ -135,26 +135,31 @@ pub(super) async fn accept<I: Ingest>(
 async fn serve<I: Ingest>(stream: TcpStream, peer: Peer, transport: Transport, shared: &Shared<I>) {
     match transport {
         Transport::Tcp => session::serve(stream, peer, shared).await,
-        Transport::Tls(config) => {
-            let accepting = async {
-                let accepted = TlsAcceptor::from(config).accept(stream).await;
-                accepted.map_err(|error| match error.kind() {
-                    // Gone in the middle, mostly before the first byte: a port scan or a health check.
-                    ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset => Refusal::PROBED,
-                    _ => Refusal { reason: "tls_handshake", detail: error.to_string() },
-                })
-            };
-            // The handshake's state is large and short-lived: it must not stay in the task of the connection.
-            if let Some(stream) = begun(Box::pin(accepting), peer, shared).await {
-                session::serve(stream, peer, shared).await;
-            }
-        }
-        Transport::WebSocket => {
-            let max_message = usize::try_from(shared.options.max_packet_size).unwrap_or(usize::MAX);
-            if let Some(stream) = begun(Box::pin(websocket::upgrade(stream, max_message)), peer, shared).await {
-                session::serve(stream, peer, shared).await;
-            }
-        }
+        // In boxes, so that a plain connection's task has no room for their state.
+        Transport::Tls(config) => Box::pin(serve_tls(stream, peer, config, shared)).await,
+        Transport::WebSocket => Box::pin(serve_websocket(stream, peer, shared)).await,
+    }
+}
+
+async fn serve_tls<I: Ingest>(stream: TcpStream, peer: Peer, config: Arc<ServerConfig>, shared: &Shared<I>) {
+    let accepting = async {
+        let accepted = TlsAcceptor::from(config).accept(stream).await;
+        accepted.map_err(|error| match error.kind() {
+            // Gone in the middle, mostly before the first byte: a port scan or a health check.
+            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset => Refusal::PROBED,
+            _ => Refusal { reason: "tls_handshake", detail: error.to_string() },
+        })
+    };
+    // The handshake's state is large and short-lived: it must not stay in the task of the connection.
+    if let Some(stream) = begun(Box::pin(accepting), peer, shared).await {
+        session::serve(stream, peer, shared).await;
+    }
+}
+
+async fn serve_websocket<I: Ingest>(stream: TcpStream, peer: Peer, shared: &Shared<I>) {
+    let max_packet_size = usize::try_from(shared.options.max_packet_size).unwrap_or(usize::MAX);
+    if let Some(stream) = begun(Box::pin(websocket::upgrade(stream, max_packet_size)), peer, shared).await {
+        session::serve(stream, peer, shared).await;
     }
 }
 
