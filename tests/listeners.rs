@@ -1,4 +1,4 @@
-//! The plant's side of the real program beside the plain port: WebSocket, TLS, `$SYS`, who is connected.
+//! The plant's side of the real program beside the plain port: WebSocket, TLS, `$SYS`, who is there, who comes and goes.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::string_slice, reason = "test code")]
 
 mod support;
