@@ -12,6 +12,7 @@ pub mod broker;
 pub mod cli;
 pub mod config;
 pub mod diag;
+pub mod fence;
 pub mod hub;
 pub mod hubsim;
 pub mod message;
