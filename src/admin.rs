@@ -23,6 +23,8 @@ use tokio_util::task::TaskTracker;
 const MAX_CONNECTIONS: usize = 64;
 /// Time for a request's head, and for an idle connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may last; a scraper simply opens the next.
+const MAX_LIFE: Duration = Duration::from_secs(300);
 /// How often histograms are folded together between scrapes, so that they stay small.
 const UPKEEP: Duration = Duration::from_secs(1);
 
@@ -88,8 +90,9 @@ pub async fn serve<S: Source>(listener: TcpListener, recorder: Recorder, source:
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIMEOUT)
                 .serve_connection(TokioIo::new(stream), service);
+            // A peer that never reads its answer must not keep its place.
             tokio::select! {
-                _ = connection => {}
+                _ = tokio::time::timeout(MAX_LIFE, connection) => {}
                 () = stop.cancelled() => {}
             }
             drop(place);

@@ -8,10 +8,11 @@
 //! - `publishes_received` = `publishes_translated` + sum of `messages_dropped` + sum of `messages_quarantined`
 //! - sum of `messages_translated` + `spool_recovered` = `messages_delivered` + sum of `messages_shed` + `spool_lost` + `spool_messages`
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use ::metrics::{Counter, Gauge, Histogram, Unit};
+use parking_lot::Mutex;
 
 use crate::message::Timestamp;
 
@@ -45,12 +46,15 @@ pub struct Metrics {
     pace: Arc<Pace>,
 }
 
-/// At most one log line a second for what a misbehaving client can cause at will.
+/// At most one log line a second and kind for what a misbehaving client can cause at will.
 #[derive(Default)]
 struct Pace {
-    last: AtomicI64,
-    left_out: AtomicU64,
+    /// When each kind was last logged, in seconds, and how often it was left out since.
+    kinds: Mutex<HashMap<String, (i64, u64)>>,
 }
+
+/// Kinds of paced log lines that are told apart; what is beyond shares one pace.
+const MAX_KINDS: usize = 1_000;
 
 impl Metrics {
     /// Registers everything with the installed recorder; without one the handles do nothing.
@@ -118,15 +122,21 @@ impl Metrics {
         ::metrics::counter!("brownbridge_uplink_reconnects_total", "reason" => reason).increment(1);
     }
 
-    /// Calls `log` at most once a second, with the number of calls left out since.
-    pub fn log_pace(&self, log: impl FnOnce(u64)) {
+    /// Calls `log` at most once a second for each `kind`, with the number of calls left out since, if any.
+    pub fn log_pace(&self, kind: &str, log: impl FnOnce(Option<u64>)) {
         let now = Timestamp::now().as_secs();
-        let last = self.pace.last.swap(now, Ordering::Relaxed);
-        if last == now {
-            self.pace.left_out.fetch_add(1, Ordering::Relaxed);
-        } else {
-            log(self.pace.left_out.swap(0, Ordering::Relaxed));
-        }
+        let left_out = {
+            let mut kinds = self.pace.kinds.lock();
+            let kind = if kinds.len() < MAX_KINDS || kinds.contains_key(kind) { kind } else { "" };
+            let (last, left_out) = kinds.entry(kind.to_owned()).or_insert((i64::MIN, 0));
+            if *last == now {
+                *left_out += 1;
+                return;
+            }
+            *last = now;
+            std::mem::take(left_out)
+        };
+        log((left_out > 0).then_some(left_out));
     }
 }
 
@@ -164,7 +174,11 @@ pub fn describe_labelled() {
         ("brownbridge_spool_bytes", Unit::Bytes, "Disk space the spool takes"),
         ("brownbridge_spool_oldest_age_seconds", Unit::Seconds, "Age of the oldest waiting hub message"),
         ("brownbridge_spool_full", Unit::Count, "1 while the spool refuses messages for lack of room"),
-        ("brownbridge_config_last_reload_successful", Unit::Count, "1 if the configuration in use is the one on disk"),
+        (
+            "brownbridge_config_last_reload_successful",
+            Unit::Count,
+            "1 if the configuration was sound when it was last read",
+        ),
         ("brownbridge_build_info", Unit::Count, "1, with the version as a label"),
     ] {
         ::metrics::describe_gauge!(name, unit, help);

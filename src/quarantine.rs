@@ -15,7 +15,8 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::future::Future;
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -133,6 +134,22 @@ fn write(mut queue: mpsc::Receiver<Job>, mut files: Files) {
     }
 }
 
+fn store(file: &mut File, lines: &[u8]) -> io::Result<()> {
+    file.write_all(lines)?;
+    file.sync_data()
+}
+
+fn count_lines(path: &Path) -> io::Result<u64> {
+    let mut file = File::open(path)?;
+    let (mut lines, mut buffer) = (0, vec![0; 64 * 1024]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(lines),
+            n => lines += memchr::memchr_iter(b'\n', buffer.get(..n).unwrap_or_default()).count() as u64,
+        }
+    }
+}
+
 struct Files {
     dir: PathBuf,
     max_size: u64,
@@ -143,23 +160,34 @@ impl Files {
     /// Goes on with the newest file, after a line that a crash cut short.
     fn resume(&mut self) -> io::Result<()> {
         let Some(newest) = self.list()?.pop() else { return Ok(()) };
-        let content = fs::read(&newest)?;
-        let mut file = OpenOptions::new().append(true).open(&newest)?;
-        if content.last().is_some_and(|last| *last != b'\n') {
+        let mut file = OpenOptions::new().read(true).append(true).open(&newest)?;
+        let size = file.metadata()?.len();
+        let mut last = [b'\n'];
+        if size > 0 {
+            file.seek(SeekFrom::End(-1))?;
+            file.read_exact(&mut last)?;
+        }
+        if last != [b'\n'] {
             file.write_all(b"\n")?;
         }
-        self.current = Some((file, content.len() as u64));
+        self.current = Some((file, size));
         Ok(())
     }
 
     fn append(&mut self, lines: &[u8]) -> io::Result<()> {
-        let (mut file, size) = match self.current.take() {
-            Some((file, size)) if size < self.max_size / FILES => (file, size),
-            _ => (self.create()?, 0),
-        };
         // After an error `current` stays empty: what a failed sync left behind is never trusted again.
-        file.write_all(lines)?;
-        file.sync_data()?;
+        let (file, size) = match self.current.take() {
+            Some((mut file, size)) if size < self.max_size / FILES => {
+                store(&mut file, lines)?;
+                (file, size)
+            }
+            _ => {
+                let (path, mut file) = self.create()?;
+                // The lines are written again: a new file that could not take them would hold them twice.
+                store(&mut file, lines).inspect_err(|_| drop(fs::remove_file(&path)))?;
+                (file, 0)
+            }
+        };
         self.current = Some((file, size + lines.len() as u64));
         if let Err(error) = self.evict() {
             tracing::warn!("old files of the quarantine in {} cannot be removed: {error}", self.dir.display());
@@ -167,16 +195,16 @@ impl Files {
         Ok(())
     }
 
-    fn create(&self) -> io::Result<File> {
+    fn create(&self) -> io::Result<(PathBuf, File)> {
         let now = Timestamp::now().0;
         for n in 0..1_000 {
             let path = self.dir.join(format!("{now:015}-{n:03}.jsonl"));
-            match OpenOptions::new().append(true).create_new(true).open(path) {
+            match OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
                 Ok(file) => {
                     File::open(&self.dir)?.sync_all()?;
-                    return Ok(file);
+                    return Ok((path, file));
                 }
             }
         }
@@ -195,7 +223,7 @@ impl Files {
             if total <= self.max_size {
                 break;
             }
-            let entries = memchr::memchr_iter(b'\n', &fs::read(path)?).count() as u64;
+            let entries = count_lines(path)?;
             fs::remove_file(path)?;
             total -= size;
             ::metrics::counter!("brownbridge_quarantine_evicted_total").increment(entries);

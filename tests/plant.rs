@@ -178,7 +178,7 @@ fn assert_nothing_missing(received: &[Value], acknowledged: &[String]) {
 fn kill_9_under_load_loses_nothing_acknowledged() {
     let kills: u32 = std::env::var("BROWNBRIDGE_KILLS").map_or(4, |n| n.parse().unwrap());
     let dir = folder();
-    let sim = Sim::start(&dir.path().join("sim"), free_port(), &[]);
+    let mut sim = Sim::start(&dir.path().join("sim"), free_port(), &[]);
     let address = Arc::new(Mutex::new(([127, 0, 0, 1], 1).into()));
     let stop = Arc::new(AtomicBool::new(false));
     let publishers: Vec<_> = (0..3)
@@ -204,6 +204,8 @@ fn kill_9_under_load_loses_nothing_acknowledged() {
     assert_conserved(&bridge);
     assert_eq!(bridge.metric("brownbridge_spool_lost_total"), 0.0);
     assert_eq!(bridge.process.terminate(), Some(0));
+    // The simulator acknowledges before it prints; its end prints the rest.
+    assert_eq!(sim.process.terminate(), Some(0));
     assert_nothing_missing(&sim.received(), &acknowledged);
 }
 
@@ -224,6 +226,11 @@ fn a_line_cut_every_50_messages_loses_nothing() {
         publisher.acknowledged().unwrap();
     }
     until("the spool drains", PATIENCE, || (bridge.metric("brownbridge_spool_messages") == 0.0).then_some(()));
+    // The simulator acknowledges before it prints.
+    let last = sent.last().map(|id| format!("{{\"id\":\"{id}\"}}"));
+    until("the last is printed", PATIENCE, || {
+        bodies(&sim.received()).iter().any(|body| Some(body) == last.as_ref()).then_some(())
+    });
     let received = sim.received();
     assert_nothing_missing(&received, &sent);
     assert!(received.len() > sent.len(), "no line was cut");
@@ -370,6 +377,9 @@ fn a_plain_broker_as_uplink_and_no_loop() {
     until("it is refused by itself", PATIENCE, || {
         itself.get("/metrics").contains("uplink_reconnects_total{reason=\"refused\"}").then_some(())
     });
+    until("why is told, in a broker's words", PATIENCE, || {
+        itself.get("/readyz").contains("does `address` lead back to this bridge?").then_some(())
+    });
     assert_eq!(itself.metric("brownbridge_publishes_received_total"), 1.0);
 }
 
@@ -384,6 +394,53 @@ fn two_processes_never_share_a_spool() {
     let (code, stderr) = run(dir.path(), &["run", "--config", "second.toml"]);
     assert_eq!(code, Some(2));
     assert!(stderr.contains("spool") && stderr.contains("in use"), "{stderr}");
+}
+
+#[test]
+fn what_a_client_says_cannot_forge_or_flood_the_log() {
+    let dir = folder();
+    let sim = Sim::start(&dir.path().join("sim"), free_port(), &[]);
+    let bridge = Bridge::start(dir.path(), &sim, RULES, "");
+    let long = "x".repeat(10_000);
+    for (client_id, topic) in [("a\nforged", "t/a"), (long.as_str(), "json/a")] {
+        let lines = || log(&bridge).matches("WARN").count();
+        let before = lines();
+        // What one client can cause at will is told once a second at most.
+        until("a warning", PATIENCE, || {
+            let mut publisher = Publisher::connect(bridge.mqtt, client_id).unwrap();
+            let mut out = Vec::new();
+            publisher.publish(&mut out, topic, b"{\"a\": nonsense\nforged");
+            publisher.publish(&mut out, "t/+", b"");
+            let _ = publisher.flush(&mut out);
+            while publisher.acknowledged().is_ok() {}
+            (lines() > before).then_some(())
+        });
+    }
+    for line in log(&bridge).lines() {
+        assert!(!line.starts_with("forged") && line.len() < 2_000, "{line}");
+    }
+}
+
+#[test]
+fn a_quarantine_that_cannot_be_written_does_not_keep_the_program_from_ending() {
+    let dir = folder();
+    let sim = Sim::start(&dir.path().join("sim"), free_port(), &[]);
+    let mut bridge = Bridge::start(dir.path(), &sim, RULES, "");
+    send(&bridge, "t/a", "1");
+    std::fs::remove_dir(dir.path().join("state/quarantine")).unwrap();
+    let mut publisher = Publisher::connect(bridge.mqtt, "p").unwrap();
+    let mut out = Vec::new();
+    publisher.publish(&mut out, "json/a", b"{oops");
+    publisher.flush(&mut out).unwrap();
+    until("it is told", PATIENCE, || log(&bridge).contains("cannot be written").then_some(()));
+    let (told, ended) = std::sync::mpsc::channel();
+    let pid = rustix::process::Pid::from_raw(i32::try_from(bridge.process.id()).unwrap()).unwrap();
+    std::thread::spawn(move || told.send(bridge.process.terminate()));
+    let ended = ended.recv_timeout(PATIENCE);
+    if ended.is_err() {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+    assert_eq!(ended, Ok(Some(0)));
 }
 
 fn run(dir: &Path, args: &[&str]) -> (Option<i32>, String) {

@@ -35,6 +35,8 @@ pub use settings::Settings;
 
 /// How long plant connections may take to end.
 const BROKER_GRACE: Duration = Duration::from_secs(5);
+/// How long the disk may take to close the spool. What is acknowledged is on it already.
+const CLOSE_GRACE: Duration = Duration::from_secs(10);
 /// Age at which a waiting message, or the last acknowledgement, says that the uplink does not do its job.
 const STALE: Duration = Duration::from_secs(30);
 
@@ -58,7 +60,7 @@ impl fmt::Display for StartError {
                 write!(f, "cannot listen on {address} for {what}: {error}")?;
                 match error.kind() {
                     io::ErrorKind::AddrInUse => {
-                        write!(f, "; find who does with `ss -ltnp 'sport = :{}'` (mosquitto?)", address.port())
+                        write!(f, "; `ss -ltnp 'sport = :{}'` tells who does", address.port())
                     }
                     io::ErrorKind::PermissionDenied => f.write_str("; ports below 1024 need CAP_NET_BIND_SERVICE"),
                     _ => Ok(()),
@@ -176,12 +178,18 @@ impl Running {
         let left = self.appender.stats().waiting;
         if drained.is_err() && left > 0 {
             tracing::info!("{left} messages stay in the spool for the next start");
+        } else {
+            tracing::info!("everything is delivered");
         }
         let spool = self.spool;
-        let closed = tokio::task::spawn_blocking(move || spool.close()).await;
+        let closed = tokio::time::timeout(CLOSE_GRACE, tokio::task::spawn_blocking(move || spool.close())).await;
         self.admin_stop.cancel();
         let _ = self.admin.await;
-        closed.unwrap_or(Ok(()))
+        match closed {
+            Ok(Ok(closed)) => closed,
+            Ok(Err(_)) => Err(spool::CloseError("its closing was cut off".into())),
+            Err(_) => Err(spool::CloseError(format!("the disk did not answer within {CLOSE_GRACE:?}"))),
+        }
     }
 }
 

@@ -138,6 +138,12 @@ where
                 Err(close) => return close,
             };
             self.release();
+            // Here and not only below, where a socket that never runs dry comes first.
+            while self.may_deliver()
+                && let Some(delivery) = self.inbox.try_next()
+            {
+                self.deliver(delivery);
+            }
             let writing = matches!(self.blocked, Blocked::Writing(..));
             if self.stopping && !writing && self.owed.len() == 0 && self.output.is_empty() {
                 return Close::ShuttingDown;
@@ -178,7 +184,7 @@ where
 
     async fn next_event(&mut self, wants_input: bool, alarm: &mut Pin<Box<tokio::time::Sleep>>) -> Event {
         let due = self.owed.waits_for();
-        let may_deliver = self.window.is_open() && self.output.len() < OUTPUT_HIGH;
+        let may_deliver = self.may_deliver();
         let read_size = if wants_input { self.read_size } else { 0 };
         let (full, writing) = match &mut self.blocked {
             Blocked::No => (false, None),
@@ -243,9 +249,14 @@ where
         }
     }
 
+    fn may_deliver(&self) -> bool {
+        self.window.is_open() && self.output.len() < OUTPUT_HIGH && !self.stopping
+    }
+
     fn deliver(&mut self, delivery: super::router::Delivery) {
-        let packet = self.window.send(delivery);
-        self.send(packet);
+        if let Some(packet) = self.window.send(delivery) {
+            self.send(packet);
+        }
     }
 
     fn on_packet(&mut self, packet: Incoming) -> Result<(), Close> {

@@ -11,6 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use rmqtt_codec::types::{Publish, QoS};
 use rmqtt_codec::v5::{PublishProperties, RetainHandling, SubscriptionOptions};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Options;
@@ -26,6 +27,8 @@ pub(super) struct Message {
     pub(super) properties: Option<PublishProperties>,
     /// What it takes of a bound in bytes.
     size: usize,
+    /// When its message expiry interval began, where it has one.
+    expires_from: Option<Instant>,
 }
 
 impl Message {
@@ -45,9 +48,22 @@ impl Message {
             topic: text(&publish.topic),
             payload: Bytes::copy_from_slice(&publish.payload),
             qos: publish.qos,
+            expires_from: properties.as_ref().and_then(|p| p.message_expiry_interval).map(|_| Instant::now()),
             size: publish.topic.len() + publish.payload.len() + properties.as_ref().map_or(0, properties_size),
             properties,
         }
+    }
+
+    /// The properties to deliver, with what is left of the expiry interval ([MQTT-3.3.2-6]); `None` once nothing
+    /// is ([MQTT-3.3.2-5]).
+    pub(super) fn properties_now(&self) -> Option<Option<PublishProperties>> {
+        let mut properties = self.properties.clone();
+        if let (Some(from), Some(properties)) = (self.expires_from, &mut properties) {
+            let waited = u32::try_from(from.elapsed().as_secs()).unwrap_or(u32::MAX);
+            let interval = properties.message_expiry_interval.map_or(0, NonZeroU32::get);
+            properties.message_expiry_interval = Some(NonZeroU32::new(interval.saturating_sub(waited))?);
+        }
+        Some(properties)
     }
 }
 
@@ -110,6 +126,13 @@ impl Outbox {
 impl Inbox {
     pub(super) async fn next(&mut self) -> Option<Delivery> {
         let delivery = self.queue.recv().await?;
+        self.bytes.fetch_sub(delivery.message.size, Ordering::Relaxed);
+        Some(delivery)
+    }
+
+    /// The next delivery, if it is there already.
+    pub(super) fn try_next(&mut self) -> Option<Delivery> {
+        let delivery = self.queue.try_recv().ok()?;
         self.bytes.fetch_sub(delivery.message.size, Ordering::Relaxed);
         Some(delivery)
     }

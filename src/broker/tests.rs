@@ -12,6 +12,8 @@ use tokio::sync::{Notify, watch};
 
 use super::*;
 
+mod pressure;
+
 /// An ingest whose commits and room the test decides.
 struct Fake {
     offered: Mutex<Vec<(String, Vec<u8>, String)>>,
@@ -455,6 +457,24 @@ async fn retained_messages() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn messages_expire() {
+    let bench = Bench::new();
+    let mut plc = bench.connect(&connect_5("plc")).await;
+    plc.send(&publish_5(1, "a", 0, &[0x02, 0, 0, 0, 10], "x")).await;
+    assert_eq!(plc.read().await, "");
+    let subscribe = packet(0x82, &[&[0, 1, 0], &text("a"), &[0]]);
+    // Each read takes a little of the paused clock's time, too.
+    for (wait, left) in [(3_500, Some(7)), (4_000, Some(3)), (3_000, None)] {
+        tokio::time::advance(Duration::from_millis(wait)).await;
+        let mut sub = bench.connect(&connect_5("sub")).await;
+        sub.send(&subscribe).await;
+        let message = left.map(|left| hex(&publish_5(1, "a", 0, &[0x02, 0, 0, 0, left], "x")));
+        let expect = format!("900400010000{}", message.unwrap_or_default());
+        assert_eq!(sub.read().await, expect, "{left:?} [MQTT-3.3.2-5] [MQTT-3.3.2-6]");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn mqtt_5_subscription_options() {
     let bench = Bench::new();
     let mut sub = bench.connect(&connect_5("sub")).await;
@@ -537,50 +557,4 @@ async fn the_end_acknowledges_what_becomes_durable() {
     bench.commit(1);
     assert_eq!(client.read().await, "40020001e0028b00closed");
     assert_eq!(bench.offered().len(), 1, "nothing is taken up after the stop");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_publish_without_room_counts_when_it_is_taken() {
-    let bench = Bench::new();
-    *bench.shared.ingest.room_left.lock() = 1;
-    let mut client = bench.connect(&connect_311("a")).await;
-    client.send(&[publish(2, "t", 1, "x"), publish(2, "t", 2, "x")].concat()).await;
-    assert_eq!(client.read().await, "");
-    assert_eq!(bench.received(), 1);
-    let mut again = bench.connect(&connect_311("a")).await;
-    assert_eq!(client.read().await, "closed", "taken over while its publish waits for room");
-    *bench.shared.ingest.room_left.lock() = usize::MAX;
-    again.send(&publish(2 | 8, "t", 2, "x")).await;
-    bench.commit(2);
-    assert_eq!(again.read().await, "40020002");
-    assert_eq!((bench.received(), bench.offered().len()), (2, 2), "counted once, as it was taken once");
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_end_waits_for_what_is_written_elsewhere() {
-    let bench = Bench::new();
-    let mut client = bench.connect(&connect_311("a")).await;
-    client.send(&publish(2, "elsewhere/t", 1, "x")).await;
-    assert_eq!(client.read().await, "");
-    bench.shared.stop.cancel();
-    assert_eq!(client.read().await, "");
-    bench.shared.ingest.written.add_permits(1);
-    assert_eq!(client.read().await, "40020001closed");
-}
-
-#[tokio::test(start_paused = true)]
-async fn wills_that_find_no_room_are_bounded() {
-    let with_will = packet(0x10, &[&text("MQTT"), &[4, 6, 0, 0], &text("a"), &text("state/a"), &text("offline")]);
-    let bench = Bench::with(Options { max_connections: 20, ..Options::default() });
-    *bench.shared.ingest.room_left.lock() = 0;
-    for _ in 0..5 {
-        // A PLC that comes again and again while the spool is full.
-        drop(bench.connect(&with_will).await);
-        tokio::time::advance(Duration::from_secs(1)).await;
-    }
-    *bench.shared.ingest.room_left.lock() = usize::MAX;
-    bench.shared.ingest.room.notify_waiters();
-    tokio::time::advance(Duration::from_secs(1)).await;
-    assert_eq!(bench.received(), 5);
-    assert_eq!(bench.offered().len(), 2, "a tenth of the connections may wait");
 }

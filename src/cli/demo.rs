@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -20,6 +21,8 @@ use crate::admin::Recorder;
 use crate::app::{self, settings};
 use crate::config::units;
 use crate::hubsim::{self, Received};
+use crate::message::{Publish, Timestamp};
+use crate::rules::{Output, RuleSet, Verdict};
 
 /// Shows it all on this machine: a small plant, the bridge, a simulated hub behind real TLS.
 #[derive(clap::Args)]
@@ -54,7 +57,7 @@ const BATCHES: usize = 64;
 const TRIES: u16 = 100;
 
 pub(super) fn run(args: Args) -> ExitCode {
-    start_log(LogFormat::Text, "warn");
+    start_log(LogFormat::Text, "error");
     let dir = std::env::temp_dir().join(format!("brownbridge-demo-{}", std::process::id()));
     let outcome = in_folder(&args, &dir);
     let _ = fs::remove_dir_all(&dir);
@@ -62,10 +65,13 @@ pub(super) fn run(args: Args) -> ExitCode {
 }
 
 fn in_folder(args: &Args, dir: &Path) -> anyhow::Result<ExitCode> {
-    fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    fs::DirBuilder::new().mode(0o700).create(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let rules = rules(args, dir)?;
     let recorder = Recorder::install().context("the metrics cannot be set up")?;
-    tokio::runtime::Runtime::new().context("the runtime cannot start")?.block_on(show(args, dir, &rules, recorder))
+    let runtime = tokio::runtime::Runtime::new().context("the runtime cannot start")?;
+    let shown = runtime.block_on(show(args, dir, &rules, recorder));
+    runtime.shutdown_background();
+    shown
 }
 
 fn rules(args: &Args, dir: &Path) -> anyhow::Result<PathBuf> {
@@ -94,6 +100,7 @@ async fn show(args: &Args, dir: &Path, rules: &Path, recorder: Recorder) -> anyh
     let loaded = settings::load(&config, &|_| None)?;
     print_findings(&loaded.diagnostics, &loaded.sources);
     let Some(settings) = loaded.settings else { return Ok(ExitCode::from(1)) };
+    let set = settings.rules.clone();
     let running = app::start(settings, recorder).await?;
     introduce(&hub, rules, &running);
 
@@ -108,7 +115,7 @@ async fn show(args: &Args, dir: &Path, rules: &Path, recorder: Recorder) -> anyh
     let why = tokio::select! {
         signal = told_to_stop() => signal.to_owned(),
         () = lasts => "the time is over".to_owned(),
-        () = show_what_comes_in(mqtt, &watched) => "the broker closed the demo's own client".to_owned(),
+        () = show_what_comes_in(mqtt, &set, &watched) => "the broker closed the demo's own client".to_owned(),
         () = show_what_arrives(received) => "the hub ended".to_owned(),
         () = plant(mqtt, &watched) => "the plant ended".to_owned(),
         reason = failure => format!("the spool failed: {reason}"),
@@ -116,7 +123,7 @@ async fn show(args: &Args, dir: &Path, rules: &Path, recorder: Recorder) -> anyh
     let _ = running.stop().await;
     let counts = hub.counts();
     hub.stop().await;
-    print(&format!("\n{why}: the hub received {} messages, and nothing is left behind.\n", counts.messages));
+    print(&format!("\n{why}; messages the hub received: {}. Nothing is left behind.\n", counts.messages));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -151,7 +158,7 @@ fn introduce(hub: &hubsim::Running, rules: &Path, running: &app::Running) {
          metrics  http://{admin}/metrics   also /healthz and /readyz\n\n\
          Try it from another terminal:\n  \
          mosquitto_pub -h 127.0.0.1 -p {} -q 1 -t plant1/packaging/wrapper3/speed -m '{{\"rpm\": 1450}}'\n\n\
-         plant >  a publish on the plant floor        > hub  what IoT Hub received\n\n",
+         plant >  a publish on the plant floor        > hub  what IoT Hub received        Ctrl-C ends it\n\n",
         rules.display(),
         hub.local_addr(),
         mqtt.port(),
@@ -164,8 +171,9 @@ fn client(id: &str, port: u16) -> (AsyncClient, rumqttc::EventLoop) {
     AsyncClient::new(options, 16)
 }
 
-/// Prints every publish that the broker takes, also the user's own.
-async fn show_what_comes_in(port: u16, watched: &Notify) {
+/// Prints every publish that the broker takes, also the user's own, and what becomes of it if not a hub message.
+async fn show_what_comes_in(port: u16, rules: &RuleSet, watched: &Notify) {
+    let mut out = Output::new();
     let (client, mut events) = client("demo-watcher", port);
     if client.subscribe("#", QoS::AtMostOnce).await.is_err() {
         return;
@@ -174,7 +182,23 @@ async fn show_what_comes_in(port: u16, watched: &Notify) {
         match event {
             Event::Incoming(Incoming::SubAck(_)) => watched.notify_one(),
             Event::Incoming(Incoming::Publish(publish)) => {
-                print(&format!("plant >  {}  {}\n", publish.topic, String::from_utf8_lossy(&publish.payload)));
+                let payload = String::from_utf8_lossy(&publish.payload);
+                print(&format!("plant >  {}  {payload}\n", publish.topic));
+                let publish = Publish {
+                    topic: &publish.topic,
+                    payload: &publish.payload,
+                    client: "",
+                    qos: 0,
+                    retain: publish.retain,
+                    received: Timestamp::now(),
+                };
+                match rules.translate(&publish, &mut out) {
+                    Verdict::Dropped { rule } => print(&format!("  > dropped by rule `{}`\n", rules.name(rule))),
+                    Verdict::Quarantined { reason, .. } => {
+                        print(&format!("  > quarantine  {reason}: {}\n", out.detail()));
+                    }
+                    Verdict::Translated | Verdict::Unmatched => {}
+                }
             }
             _ => {}
         }
@@ -216,7 +240,7 @@ async fn plant(port: u16, watched: &Notify) {
 }
 
 fn equipment(n: u64) -> (&'static str, String) {
-    let now = crate::message::Timestamp::now().0;
+    let now = Timestamp::now().0;
     let wave = n * 37 % 50;
     match n % 4 {
         0 => ("plant1/packaging/wrapper3/speed", format!("{{\"rpm\": {}}}", 1_420 + wave)),

@@ -54,12 +54,15 @@ pub(super) fn run(args: Args) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return could_not_run(&format!("the runtime cannot start: {error}")),
     };
-    runtime.block_on(async {
+    let code = runtime.block_on(async {
         match app::start(settings, recorder).await {
             Ok(running) => serve(running).await,
             Err(error) => could_not_run(&error.to_string()),
         }
-    })
+    });
+    // A thread that still waits for a broken disk must not keep the process; nothing it holds was acknowledged.
+    runtime.shutdown_background();
+    code
 }
 
 async fn serve(running: Running) -> ExitCode {
@@ -71,6 +74,7 @@ async fn serve(running: Running) -> ExitCode {
             return ExitCode::from(SPOOL_FAILED);
         }
         signal = told_to_stop() => tracing::info!("{signal}: stopping"),
+        () = told_to_reload() => {}
     }
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
     match running.stop().await {
@@ -93,6 +97,19 @@ pub(super) async fn told_to_stop() -> &'static str {
         _ = terminate.recv() => "SIGTERM",
         _ = tokio::signal::ctrl_c() => "SIGINT",
     }
+}
+
+/// Answers SIGHUP, which would end the process otherwise; never returns.
+async fn told_to_reload() {
+    use tokio::signal::unix::{SignalKind, signal};
+    if let Ok(mut hangup) = signal(SignalKind::hangup()) {
+        while hangup.recv().await.is_some() {
+            tracing::warn!(
+                "SIGHUP: this version reads its files at start only; restart it, no message is lost by that"
+            );
+        }
+    }
+    std::future::pending().await
 }
 
 /// Sends log lines to stderr, with times in RFC 3339.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, EventLoop, MqttOptions, NetworkOptions, Proxy, ProxyAuth,
-    ProxyType, StateError, TlsConfiguration, TlsError, Transport,
+    ProxyType, StateError, TlsConfiguration, TlsError, Transport, mqttbytes,
 };
 
 use super::relay::Relay;
@@ -35,6 +35,8 @@ pub(super) async fn dial(options: &Options, login: &Login) -> io::Result<Dialled
     mqtt.set_keep_alive(options.keep_alive)
         .set_clean_session(target.clean_session())
         .set_inflight(options.window)
+        // A PUBACK tells the hub that a command was carried out: what nothing here takes is not acknowledged.
+        .set_manual_acks(true)
         .set_max_packet_size(MAX_PACKET, MAX_PACKET);
     if let Some(username) = &login.username {
         let password = login.password.as_ref().map_or("", |password| password.expose());
@@ -75,7 +77,7 @@ impl Dialled {
                 ("tls", format!("no TLS connection to {host} ({dialled}): {error}{}", tls_hint(error)))
             }
             ConnectionError::Io(error) | ConnectionError::Tls(TlsError::Io(error)) => {
-                ("network", format!("cannot reach {dialled}: {error}"))
+                ("network", format!("cannot reach {dialled}: {error}{}", port_hint(error, target)))
             }
             ConnectionError::Tls(error) => ("tls", format!("no TLS connection to {host} ({dialled}): {error}")),
             ConnectionError::NetworkTimeout | ConnectionError::FlushTimeout => {
@@ -83,11 +85,17 @@ impl Dialled {
             }
             ConnectionError::ConnectionRefused(code) => {
                 let code = return_code(*code);
-                ("refused", format!("{host} refused the connection (CONNACK {code}): {}", refused(code)))
+                let why = match target {
+                    Target::Hub(_) => refused(code),
+                    Target::Mqtt(_) => refused_by_broker(code),
+                };
+                ("refused", format!("{host} refused the connection (CONNACK {code}): {why}"))
             }
-            ConnectionError::MqttState(StateError::Io(_) | StateError::ConnectionAborted) => {
-                ("closed", format!("{host} closed the connection"))
-            }
+            ConnectionError::MqttState(
+                StateError::Io(_)
+                | StateError::ConnectionAborted
+                | StateError::Deserialization(mqttbytes::Error::Io(_)),
+            ) => ("closed", format!("{host} closed the connection")),
             ConnectionError::MqttState(StateError::AwaitPingResp) => {
                 ("timeout", format!("{host} does not answer pings"))
             }
@@ -107,6 +115,34 @@ fn tls_hint(error: &io::Error) -> &'static str {
         ". The certificate is for another name: HostName (or GatewayHostName) must be the name in it"
     } else {
         ""
+    }
+}
+
+/// A port for plain MQTT hangs up when it is greeted with TLS, which is the default.
+fn port_hint(error: &io::Error, target: &Target) -> &'static str {
+    let hung_up = matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof);
+    match target {
+        Target::Mqtt(mqtt) if hung_up && mqtt.tls.is_some() => {
+            ". If that port speaks MQTT without TLS, set `tls = false` in [uplink]"
+        }
+        _ => "",
+    }
+}
+
+/// The likely causes behind a CONNACK return code of a broker that is no hub.
+fn refused_by_broker(code: u8) -> &'static str {
+    match code {
+        1 => "the broker does not speak MQTT 3.1.1",
+        2 => {
+            "the broker does not take this client id: does `address` lead back to this bridge? \
+             If not, set another `client_id` in [uplink]"
+        }
+        3 => "the broker is not available: it is tried again",
+        4 | 5 => {
+            "the broker does not let this client in: look at `username` and `password` in [uplink], \
+             and at who may connect in the broker's own settings"
+        }
+        code => refused(code),
     }
 }
 
