@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::bridge::Own;
-use crate::config::{self, Config, Kind, Placed, Unmatched};
+use crate::config::{self, Config, Kind, OverRate, Placed, Unmatched};
 use crate::diag::{Diagnostic, SourceFile, Span};
 use crate::hub::connection_string::{Auth, ConnectionString};
 use crate::rules::{self, RuleSet};
@@ -101,7 +101,12 @@ fn settled(rules: RuleSet, target: Target, own: Own, (state, config): (PathBuf, 
             Target::Mqtt(mqtt) => Some(mqtt.client_id.clone()),
             Target::Hub(_) => None,
         },
-        ..broker::Options::default()
+        max_subscriptions: config.broker.limits.max_subscriptions,
+        max_connections_per_address: config.broker.limits.max_connections_per_address,
+        max_connect_rate: u32::try_from(config.broker.limits.max_connect_rate).unwrap_or(u32::MAX),
+        max_publish_rate: u32::try_from(config.broker.limits.max_publish_rate).unwrap_or(u32::MAX),
+        close_over_publish_rate: config.broker.limits.over_publish_rate == OverRate::Close,
+        gate: None,
     };
     let uplink = uplink::Options {
         target,

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::connection::Connection;
 use super::wire::Close;
-use super::{Ingest, Offer, Shared, handshake};
+use super::{Ingest, Offer, Shared, gate, handshake};
 use crate::message::{self, Timestamp};
 
 /// How long a taken-over connection may take to end before the new one goes on without it.
@@ -22,6 +22,9 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     I: Ingest,
 {
+    let Some(visit) = shared.doors.enter(peer) else {
+        return shared.metrics.connection_closed("connections_per_address");
+    };
     let mut input = BytesMut::new();
     let connect = handshake::connect(&mut stream, &mut input, &shared.options);
     let connected = tokio::select! {
@@ -31,7 +34,7 @@ where
             connected.unwrap_or(Err("connect_timeout"))
         }
     };
-    let mut connected = match connected {
+    let connected = match connected {
         Ok(connected) => connected,
         Err(reason) => {
             shared.metrics.connection_closed(reason);
@@ -45,6 +48,8 @@ where
             return;
         }
     };
+    let admitted = gate::admit(&mut stream, connected, (peer, &visit), shared).await;
+    let Some(mut connected) = admitted else { return };
     let client_id = ByteString::from(&*connected.client_id);
     let will = connected.will.take();
     let (place, inbox, taken_over) = shared.router.enter(client_id.clone());

@@ -1,5 +1,7 @@
 //! Patterns of an access file: names with `*`, and topic filters with `{client}` and `{user}`.
 
+use std::fmt;
+
 use super::Caller;
 use crate::topic::{self, TopicError};
 
@@ -27,6 +29,12 @@ impl Name {
     }
 }
 
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// A part of a template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Piece {
@@ -41,6 +49,16 @@ pub(super) const PLACEHOLDERS: [&str; 2] = ["client", "user"];
 /// A topic filter with placeholders.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Template(Vec<Piece>);
+
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|piece| match piece {
+            Piece::Text(text) => f.write_str(&text.replace('{', "{{").replace('}', "}}")),
+            Piece::Client => f.write_str("{client}"),
+            Piece::User => f.write_str("{user}"),
+        })
+    }
+}
 
 /// Why a text is no filter template; places count from its first byte.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -82,7 +82,7 @@ impl Rights {
 }
 
 /// The filter of `$share/<group>/<filter>`; any other as it is.
-fn unshared(filter: &str) -> &str {
+pub(super) fn unshared(filter: &str) -> &str {
     let shared = filter.strip_prefix("$share/").and_then(|rest| rest.split_once('/'));
     shared.map_or(filter, |(_, filter)| filter)
 }
