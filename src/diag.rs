@@ -236,6 +236,13 @@ fn position(text: &str, at: usize) -> (usize, usize) {
     (line, column)
 }
 
+/// True for a line that may hold a key or a password. Where source texts are shown, those are covered; a fix would
+/// write them out again, so such a line gets none.
+fn may_be_secret(line: &str) -> bool {
+    let lower = line.to_ascii_lowercase();
+    ["password", "connection", "sharedaccess", "secret", "token"].iter().any(|word| lower.contains(word))
+}
+
 /// The candidate a mistyped word most likely means, if one is near enough.
 pub fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     let word = word.to_lowercase();

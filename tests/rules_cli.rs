@@ -1,6 +1,6 @@
 //! `check`, `test` and `explain` as a user runs them: exit code, stdout and stderr.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 use std::process::Command;
 
@@ -26,9 +26,18 @@ fn commands() {
     for (args, code, stdout, stderr) in [
         (vec!["check"], 0, "rules/10-packaging.toml: ok, 1 rule, 2 tests\n", ""),
         (vec!["check", "rules"], 0, "rules/40-bare-values.toml: ok, 2 rules, 3 tests\n", ""),
-        (vec!["check", typos], 1, "bad-1-typos.toml: 7 errors, 1 warning\n", "error: unknown key `devise` in rule"),
+        (vec!["check", typos], 1, "bad-1-typos.toml: 6 errors\n", "error: unknown key `devise` in rule"),
         (vec!["check", "--json", typos], 1, "\"code\":\"unknown-key\"", ""),
-        (vec!["check", "no/such"], 2, "", "error: cannot read no/such: No such file"),
+        (
+            vec!["check", "no/such"],
+            2,
+            "",
+            "error: there is no file or folder `no/such` here: name one, e.g. brownbridge check PATH (No such file",
+        ),
+        (vec!["check", "bridge.toml.example"], 0, "bridge.toml.example: ok\n", ""),
+        (vec!["check", "tests/golden/bridge/typos.toml"], 1, "typos.toml: 3 errors\n", "did you mean"),
+        (vec!["check", "rules", "bridge.toml.example"], 2, "", "bridge.toml.example is a configuration and names its"),
+        (vec!["test", "bridge.toml.example"], 2, "", "error: bridge.toml.example is a configuration, no rule file"),
         (vec!["check", "src/rules"], 2, "", "there is no rule file (*.toml) in the folder src/rules"),
         (vec!["check", "bridge.toml"], 2, "", "error: cannot read bridge.toml: No such file"),
         (vec!["check", "--config", "bridge.toml.example"], 0, "bridge.toml.example: ok\n", ""),
@@ -37,7 +46,7 @@ fn commands() {
         (vec!["test", "--json"], 0, "\"passed\":true", ""),
         (vec!["test", "tests/golden/rules/failing.toml"], 1, "0 passed, 5 failed\n", "want 1500, got 1450"),
         (vec!["test", typos], 1, "no test was run: the rules have errors\n", "error: unknown format `jsn`"),
-        (vec!["test", "no/such"], 2, "", "error: cannot read no/such"),
+        (vec!["test", "no/such"], 2, "", "name one, e.g. brownbridge test PATH (No such file"),
         (
             explain(&["gw07-press/temp/oil", "--payload", "{\"v\":1}"]),
             0,
@@ -56,6 +65,14 @@ fn commands() {
         (explain(&["a/b/c"]), 2, "topic  = \"a/{machine}/c\"\n", ""),
         (explain(&["a/+"]), 2, "", "error: a topic to publish to cannot contain `+` or `#`"),
         (explain(&["a", "--payload-file", "no/such"]), 2, "", "error: cannot read no/such"),
+        (vec!["explain", "a", "--rules", "no/such"], 2, "", "name one, e.g. brownbridge explain TOPIC --rules PATH"),
+        (
+            vec!["explain", "devices/gw1/messages/events/$.ct=a/b&c=d", "--gateway", "gw1", "--json"],
+            0,
+            "\"lost\":\"b&c=d\"",
+            "",
+        ),
+        (explain(&["plant1/packaging/w3/speed", "--json"]), 1, "\"detail\":\"no payload was given", ""),
         (vec!["explain", "a", "--rules", typos], 1, "", "error: unknown format `jsn`"),
     ] {
         check(&args, code, stdout, stderr);
@@ -66,17 +83,27 @@ fn commands() {
 #[test]
 fn explanations() {
     let mut text = String::new();
-    for (topic, payload) in [
-        ("gw07-press/temp/oil", "{\"v\": 61.5}"),
-        ("plant1/line3/press7/value/temp", "21.50"),
-        ("plant1/line3/press7/value/temp", "broken"),
-        ("plant1/testbench/x", "1"),
-        ("plant1/packing/wrapper3/speed", "1"),
+    for line in [
+        "gw07-press/temp/oil --payload {\"v\":61.5}",
+        "plant1/line3/press7/value/temp --payload 21.50",
+        "plant1/line3/press7/value/temp --payload 21,50",
+        "plant1/line3/press7/value/temp",
+        "plant1/packaging/wrapper3/speed",
+        "plant1/testbench/x --payload 1",
+        "plant1/packing/wrapper3/speed --payload 1",
+        "devices/gw1/messages/events/a=b%20c&$.ct=text%2Fplain --payload 1 --gateway gw1",
+        "devices/gw1/messages/events/a=b/c&d=e --payload 1 --gateway gw1",
+        "devices/gw1/messages/events/a=b=c --payload 1 --gateway gw1",
+        "devices/gw1/messages/events/a=b --payload 1",
+        "plant/hall2/oven/temp --payload 1 --rules tests/golden/rules/many.toml",
+        "plant/hall2/oven/temp --payload 1 --rules tests/golden/rules/many.toml --all",
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_brownbridge"));
-        command.args(["explain", topic, "--payload", payload]).current_dir(env!("CARGO_MANIFEST_DIR"));
-        text.push_str(&format!("$ brownbridge explain {topic} --payload '{payload}'\n"));
-        text.push_str(&String::from_utf8(command.output().unwrap().stdout).unwrap());
+        command.arg("explain").args(line.split(' ')).current_dir(env!("CARGO_MANIFEST_DIR"));
+        let output = command.output().unwrap();
+        let code = output.status.code().unwrap();
+        text.push_str(&format!("$ brownbridge explain {line}   # exit code {code}\n"));
+        text.push_str(&String::from_utf8(output.stdout).unwrap());
         text.push('\n');
     }
     let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/rules/explain.txt");
@@ -85,6 +112,41 @@ fn explanations() {
     }
     let want = std::fs::read_to_string(golden).unwrap_or_default();
     assert!(text == want, "--- want\n{want}\n--- got\n{text}");
+}
+
+/// Where the configuration lies, it is what is checked, and its rules with it; what was found is told before the sums.
+#[test]
+fn a_folder_with_a_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let put = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    std::fs::create_dir(folder.path().join("rules")).unwrap();
+    put("rules/a.toml", "[[rule]]\ntopic = \"a/*\"\ndevice = \"a\"\n");
+    put("bridge.toml", "state = \"state\"\n[uplink]\nkind = \"mqtt\"\naddress = \"127.0.0.1:1883\"\n");
+    let text = std::fs::read_to_string(folder.path().join("bridge.toml")).unwrap();
+    put("my.toml", &text);
+    for args in [&["check"][..], &["check", "."], &["check", "./bridge.toml"], &["check", "my.toml"]] {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_brownbridge"));
+        command.args(args).current_dir(folder.path()).stdout(writer.try_clone().unwrap()).stderr(writer);
+        let status = command.status().unwrap();
+        drop(command);
+        let told = std::io::read_to_string(&mut reader).unwrap();
+        assert_eq!(status.code(), Some(0), "{args:?}\n{told}");
+        let lines: Vec<&str> = told.lines().collect();
+        assert_eq!(lines.first(), Some(&"warning: `*` is no MQTT wildcard"), "{args:?}\n{told}");
+        assert!(lines[lines.len() - 2].ends_with("a.toml: ok, 1 rule, 0 tests, 1 warning"), "{args:?}\n{told}");
+        assert!(lines[lines.len() - 1].ends_with(".toml: ok"), "{args:?}\n{told}");
+    }
+    std::fs::remove_file(folder.path().join("bridge.toml")).unwrap();
+    std::fs::remove_dir_all(folder.path().join("rules")).unwrap();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_brownbridge")).arg("check").current_dir(folder.path()).output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        told.starts_with("error: there is no folder `rules` here: name one, e.g. brownbridge check PATH"),
+        "{told}"
+    );
+    assert_eq!(output.status.code(), Some(2));
 }
 
 /// A file saved by an editor of another system: byte order mark, CRLF, another encoding.
@@ -104,7 +166,7 @@ fn files_from_other_editors() {
 fn an_offered_rule_works_as_it_is() {
     use brownbridge::diag::SourceFile;
     use brownbridge::rules::{load, new_rule, testing};
-    for topic in [
+    let topics = [
         "a",
         "a/b",
         "a/b/c",
@@ -116,8 +178,23 @@ fn an_offered_rule_works_as_it_is() {
         "a'\"b\\n/c/d",
         "$SYS/x/y",
         "$SYS/x",
-    ] {
-        let text = new_rule(topic);
+    ];
+    let payloads: [(&[u8], &str); 9] = [
+        (b"", "'{\"value\": 1}'"),
+        (b"{\"v\": 1}", "'{\"v\": 1}'"),
+        (b"-21.50 ", "decode = \"number\""),
+        (b"21,5", "decode = \"text\""),
+        (b"it's \"on\"\n\x01", "decode = \"text\""),
+        (b"[1]", "\"[1]\""),
+        (b"\xff\x00", "payload_hex = \"ff00\""),
+        (&[b'x'; 5000], "'{\"value\": 1}'"),
+        (&[0xff; 5000], "payload_hex = \"ffff"),
+    ];
+    let rows =
+        topics.iter().map(|topic| (*topic, payloads[0])).chain(payloads.iter().map(|payload| ("a/b/c", *payload)));
+    for (topic, (payload, holds)) in rows {
+        let text = new_rule(topic, payload);
+        assert!(text.contains(holds), "{text}");
         let loaded = load(&[SourceFile { path: "new.toml".into(), text: text.clone() }]);
         assert!(loaded.diagnostics.is_empty(), "{topic}\n{text}\n{:?}", loaded.diagnostics);
         assert_eq!(loaded.tests.len(), 1);

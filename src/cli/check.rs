@@ -1,6 +1,6 @@
 //! `brownbridge check`, and how rule files are found and findings are printed.
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -11,11 +11,12 @@ use crate::rules::{self, FileSummary};
 /// Checks rule files and bridge.toml, and tells every mistake at once.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  brownbridge check rules              the rule files of a folder\n  \
-    brownbridge check bridge.toml        the configuration and the rules it names\n\n\
+    brownbridge check bridge.toml        the configuration and the rules it names\n  \
+    brownbridge check /etc/brownbridge   the same, by the folder bridge.toml lies in\n\n\
     Exit code: 0 no errors, 1 errors, 2 could not run.")]
 pub(super) struct Args {
-    /// Rule files, folders of rule files, or one bridge.toml.
-    #[arg(default_value = "rules")]
+    /// Rule files, folders of rule files, or one bridge.toml or the folder it lies in [default: bridge.toml if it
+    /// lies here, else the folder rules].
     paths: Vec<PathBuf>,
     /// A configuration with another name than bridge.toml; its rules are checked too.
     #[arg(long, value_name = "FILE", conflicts_with = "paths")]
@@ -24,6 +25,12 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
 }
+
+/// How the configuration is called where nobody says otherwise.
+const BRIDGE_TOML: &str = "bridge.toml";
+
+/// Where the rules are where nobody says otherwise.
+const RULES: &str = "rules";
 
 /// What there is to tell.
 struct Checked {
@@ -34,14 +41,10 @@ struct Checked {
 }
 
 pub(super) fn run(args: Args) -> ExitCode {
-    let is_config = |path: &&PathBuf| path.file_name().is_some_and(|name| name == "bridge.toml");
-    let config = args.config.as_ref().or_else(|| args.paths.iter().find(is_config));
-    let checked = match config {
-        Some(_) if args.config.is_none() && args.paths.len() > 1 => {
-            return could_not_run("bridge.toml names its rules itself: check it alone");
-        }
-        Some(config) => check_config(config),
-        None => check_rules(&args.paths),
+    let checked = match subject(args.config, args.paths) {
+        Ok(Subject::Config(path)) => check_config(&path),
+        Ok(Subject::Rules(paths)) => check_rules(&paths),
+        Err(problem) => Err(problem),
     };
     let checked = match checked {
         Ok(checked) => checked,
@@ -60,8 +63,49 @@ pub(super) fn run(args: Args) -> ExitCode {
     ExitCode::from(u8::from(!checked.sound))
 }
 
+/// What is to be checked.
+enum Subject {
+    Config(PathBuf),
+    Rules(Vec<PathBuf>),
+}
+
+fn subject(config: Option<PathBuf>, paths: Vec<PathBuf>) -> Result<Subject, String> {
+    if let Some(config) = config {
+        return Ok(Subject::Config(config));
+    }
+    if paths.is_empty() {
+        let here = PathBuf::from(BRIDGE_TOML);
+        return Ok(if here.is_file() { Subject::Config(here) } else { Subject::Rules(vec![RULES.into()]) });
+    }
+    match paths.iter().find_map(|path| as_config(path)) {
+        Some(config) if paths.len() > 1 => {
+            Err(format!("{} is a configuration and names its rules itself: check it alone", config.display()))
+        }
+        Some(config) => Ok(Subject::Config(config)),
+        None => Ok(Subject::Rules(paths)),
+    }
+}
+
+/// The configuration a path means: bridge.toml, the folder it lies in, or a file that looks like one.
+fn as_config(path: &Path) -> Option<PathBuf> {
+    let inside = path.join(BRIDGE_TOML);
+    if inside.is_file() {
+        return Some(inside);
+    }
+    let named = path.file_name().is_some_and(|name| name == BRIDGE_TOML);
+    let looks = || std::fs::read_to_string(path).is_ok_and(|text| looks_like_config(&text));
+    (named || looks()).then(|| path.to_owned())
+}
+
+/// True for a text with keys that only bridge.toml has, and without a rule.
+fn looks_like_config(text: &str) -> bool {
+    let (table, _) = toml::de::DeTable::parse_recoverable(text);
+    let has_one_of = |keys: &[&str]| keys.iter().any(|key| table.get_ref().contains_key(*key));
+    has_one_of(&["uplink", "broker", "spool", "state"]) && !has_one_of(&["rule", "test"])
+}
+
 fn check_rules(paths: &[PathBuf]) -> Result<Checked, String> {
-    let sources = read_rule_files(paths)?;
+    let sources = read_rule_files(paths, "brownbridge check PATH")?;
     let loaded = rules::load(&sources);
     Ok(Checked { sources, found: loaded.diagnostics, summaries: loaded.files, sound: loaded.rules.is_some() })
 }
@@ -91,17 +135,26 @@ fn counted(count: usize, word: &str) -> String {
     if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") }
 }
 
-/// Reads rule files; of a folder every `*.toml` in it, in name order.
-pub(super) fn read_rule_files(paths: &[PathBuf]) -> Result<Vec<SourceFile>, String> {
+/// Reads rule files; of a folder every `*.toml` in it, in name order. `usage` is how to name others.
+pub(super) fn read_rule_files(paths: &[PathBuf], usage: &str) -> Result<Vec<SourceFile>, String> {
     let mut files = Vec::new();
     for path in paths {
+        if let Err(error) = std::fs::metadata(path)
+            && error.kind() == ErrorKind::NotFound
+        {
+            let what = if path == Path::new(RULES) { "folder" } else { "file or folder" };
+            return Err(format!("there is no {what} `{}` here: name one, e.g. {usage} ({error})", path.display()));
+        }
         let found = settings::read_rule_files(path)?;
         if found.is_empty() {
             return Err(format!("there is no rule file (*.toml) in the folder {}", path.display()));
         }
         files.extend(found);
     }
-    Ok(files)
+    match files.iter().find(|file| looks_like_config(&file.text)) {
+        Some(config) => Err(format!("{} is a configuration, no rule file: name its rules, e.g. {usage}", config.path)),
+        None => Ok(files),
+    }
 }
 
 /// Says why the command could not run; exit code 2.

@@ -8,25 +8,26 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::check::{could_not_run, print, print_findings, read_rule_files};
+use crate::hub::bag::{self, BagError, Property};
 use crate::hub::connect::Identity;
 use crate::hub::d2c;
 use crate::message::{HubMessage, Publish};
 use crate::rules::testing::TEST_TIME;
-use crate::rules::{self, Explanation, Output, RuleSet, Step, Verdict};
+use crate::rules::{self, Explanation, Output, QuarantineReason, RuleSet, Step, Verdict};
 use crate::topic;
 
 /// Says which rule takes a topic and what the hub would receive.
 #[derive(clap::Args)]
 #[command(
     after_help = "Example:\n  brownbridge explain plant1/packaging/wrapper3/speed --payload '{\"rpm\": 1450}'\n\n\
-    Exit code: 0 a rule took it, 1 it is quarantined or the rules have errors, 2 no rule matched or could not run."
+    Exit code: 0 it goes up or is dropped, 1 it is quarantined or the rules have errors, 2 no rule matched or could not run."
 )]
 pub(super) struct Args {
     /// The topic of a publish.
     topic: String,
     /// The payload of the publish.
-    #[arg(long, default_value = "", conflicts_with = "payload_file")]
-    payload: String,
+    #[arg(long, conflicts_with = "payload_file")]
+    payload: Option<String>,
     /// Reads the payload from a file.
     #[arg(long)]
     payload_file: Option<PathBuf>,
@@ -36,6 +37,9 @@ pub(super) struct Args {
     /// A rule file, or a folder of rule files; may be given several times.
     #[arg(long, default_value = "rules")]
     rules: Vec<PathBuf>,
+    /// Shows every rule that was tried, not only the nearest.
+    #[arg(long)]
+    all: bool,
     /// The device id of the bridge itself, for the hub topic.
     #[arg(long, value_name = "ID", default_value = "GATEWAY")]
     gateway: String,
@@ -48,14 +52,19 @@ pub(super) fn run(args: Args) -> ExitCode {
     if let Err(error) = topic::check_name(&args.topic) {
         return could_not_run(&error.to_string());
     }
-    let payload = match &args.payload_file {
-        None => args.payload.into_bytes(),
-        Some(path) => match std::fs::read(path) {
-            Ok(payload) => payload,
+    let payload = match (args.payload, &args.payload_file) {
+        (Some(payload), _) => Some(payload.into_bytes()),
+        (None, None) => None,
+        (None, Some(path)) => match std::fs::read(path) {
+            Ok(payload) => Some(payload),
             Err(error) => return could_not_run(&format!("cannot read {}: {error}", path.display())),
         },
     };
-    let sources = match read_rule_files(&args.rules) {
+    if let Some(bag) = d2c::addressed(&args.topic, &args.gateway) {
+        let addressed = Addressed { topic: &args.topic, bag, payload: payload.as_deref().unwrap_or_default() };
+        return addressed.tell(args.json);
+    }
+    let sources = match read_rule_files(&args.rules, "brownbridge explain TOPIC --rules PATH") {
         Ok(sources) => sources,
         Err(problem) => return could_not_run(&problem),
     };
@@ -66,7 +75,7 @@ pub(super) fn run(args: Args) -> ExitCode {
     };
     let publish = Publish {
         topic: &args.topic,
-        payload: &payload,
+        payload: payload.as_deref().unwrap_or_default(),
         client: &args.client,
         qos: 1,
         retain: false,
@@ -74,7 +83,14 @@ pub(super) fn run(args: Args) -> ExitCode {
         received: TEST_TIME,
     };
     let explanation = set.explain(&publish);
-    let told = Told { set, publish: &publish, explanation: &explanation, gateway: &args.gateway };
+    let told = Told {
+        set,
+        publish: &publish,
+        explanation: &explanation,
+        gateway: &args.gateway,
+        has_payload: payload.is_some(),
+        all: args.all,
+    };
     print(&if args.json { told.as_json() } else { told.in_words() });
     match explanation.verdict {
         Verdict::Translated | Verdict::Dropped { .. } => ExitCode::SUCCESS,
@@ -88,7 +104,12 @@ struct Told<'a> {
     publish: &'a Publish<'a>,
     explanation: &'a Explanation,
     gateway: &'a str,
+    has_payload: bool,
+    all: bool,
 }
+
+/// Rules that did not take the topic are shown up to this many.
+const SHOWN: usize = 5;
 
 impl Told<'_> {
     /// The topic a message goes up on. Its id is made when it is stored.
@@ -111,7 +132,8 @@ impl Told<'_> {
         if !self.explanation.tried.is_empty() {
             writeln!(out, "\nrules tried, in order")?;
         }
-        for tried in &self.explanation.tried {
+        let shown = self.shown();
+        for tried in shown.iter().filter_map(|at| self.explanation.tried.get(*at)) {
             writeln!(out, "  {} ({}:{})  {}", tried.name, tried.path, tried.line, tried.pattern)?;
             writeln!(out, "    {}", tried.step.in_words())?;
             if let Step::Took { captures } = &tried.step {
@@ -120,7 +142,39 @@ impl Told<'_> {
                 }
             }
         }
-        Ok(())
+        match self.explanation.tried.len() - shown.len() {
+            0 => Ok(()),
+            1 => writeln!(out, "  and 1 more that does not take it (--all shows it)"),
+            more => writeln!(out, "  and {more} more that do not take it (--all shows them)"),
+        }
+    }
+
+    /// The places in `tried` of the rules to show: those that took the topic, and the nearest of the others.
+    fn shown(&self) -> Vec<usize> {
+        let tried = &self.explanation.tried;
+        let took = |at: &usize| tried.get(*at).is_some_and(|tried| matches!(tried.step, Step::Took { .. }));
+        let (mut shown, mut others): (Vec<usize>, Vec<usize>) = (0..tried.len()).partition(took);
+        if !self.all {
+            others.sort_by_key(|at| tried.get(*at).map(|tried| std::cmp::Reverse(tried.likeness)));
+            others.truncate(SHOWN);
+        }
+        shown.append(&mut others);
+        shown.sort_unstable();
+        shown
+    }
+
+    /// Where a rule wants what no payload was given for: how to give one.
+    fn payload_missing(&self) -> Option<&'static str> {
+        match self.explanation.verdict {
+            _ if self.has_payload => None,
+            Verdict::Quarantined { reason: QuarantineReason::NotANumber, .. } => {
+                Some("no payload was given: add --payload '21.5'")
+            }
+            Verdict::Quarantined { reason: QuarantineReason::NotAnObject | QuarantineReason::NotJson, .. } => {
+                Some("no payload was given: add --payload '{\"value\": 1}'")
+            }
+            _ => None,
+        }
     }
 
     fn write_outcome(&self, out: &mut String) -> fmt::Result {
@@ -134,6 +188,9 @@ impl Told<'_> {
             Verdict::Dropped { rule } => writeln!(out, "\nnothing is sent: rule `{}` drops it", set.name(rule)),
             Verdict::Quarantined { rule, reason } => {
                 let name = set.name(rule);
+                if let Some(missing) = self.payload_missing() {
+                    return writeln!(out, "\nrule `{name}` needs a payload ({reason}): {missing}");
+                }
                 writeln!(out, "\nrule `{name}` puts it into quarantine ({reason}): {}", output.detail())?;
                 match output.advice() {
                     Some(advice) => writeln!(out, "the rule could say: {advice}"),
@@ -150,13 +207,19 @@ impl Told<'_> {
         if let Some(near) = explanation.nearest.and_then(|nearest| explanation.tried.get(nearest)) {
             writeln!(out, "nearest: {} ({}:{}), but {}", near.name, near.path, near.line, near.step.in_words())?;
         }
+        if let Some(id) = addressee(self.publish.topic) {
+            writeln!(
+                out,
+                "if `{id}` is the device id of the bridge itself, it goes up as it is: --gateway {id} shows how"
+            )?;
+        }
         let mut forwarded = Output::new();
         rules::forward(self.publish, &mut forwarded);
         if let Some((_, record)) = forwarded.records().next() {
             writeln!(out, "\nwith `unmatched = \"forward\"` (the default) the hub receives")?;
             self.write_message(out, record)?;
         }
-        write!(out, "\na rule that would:\n\n{}", rules::new_rule(self.publish.topic))
+        write!(out, "\na rule that would:\n\n{}", rules::new_rule(self.publish.topic, self.publish.payload))
     }
 
     fn write_message(&self, out: &mut String, record: &[u8]) -> fmt::Result {
@@ -172,10 +235,7 @@ impl Told<'_> {
             let encoding = message.content.encoding().map_or(String::new(), |encoding| format!("; {encoding}"));
             writeln!(out, "  content     {kind}{encoding}")?;
         }
-        match std::str::from_utf8(message.body) {
-            Ok(text) => writeln!(out, "  body        {text}"),
-            Err(_) => writeln!(out, "  body        {} bytes: {}", message.body.len(), hex(message.body)),
-        }
+        write_body(out, message.body)
     }
 
     fn as_json(&self) -> String {
@@ -192,12 +252,11 @@ impl Told<'_> {
         });
         let messages = explanation.output.records().filter_map(|(rule, record)| {
             let message = HubMessage::parse(record).ok()?;
-            let body_hex: String = message.body.iter().map(|byte| format!("{byte:02x}")).collect();
             Some(json!({
                 "rule": set.name(rule), "device": message.device, "properties": message.properties().collect::<Vec<_>>(),
                 "content_type": message.content.content_type(), "content_encoding": message.content.encoding(),
                 "hub_topic": self.hub_topic(&message),
-                "body": std::str::from_utf8(message.body).ok(), "body_hex": body_hex,
+                "body": std::str::from_utf8(message.body).ok(), "body_hex": body_hex(message.body),
             }))
         });
         let (verdict, rule, reason) = match explanation.verdict {
@@ -209,21 +268,102 @@ impl Told<'_> {
         let nearest = explanation.nearest.and_then(|nearest| explanation.tried.get(nearest));
         let told = json!({
             "topic": self.publish.topic, "verdict": verdict, "rule": rule, "reason": reason,
-            "detail": explanation.output.detail(), "advice": explanation.output.advice(),
+            "detail": self.payload_missing().unwrap_or(explanation.output.detail()),
+            "advice": explanation.output.advice().filter(|_| self.payload_missing().is_none()),
             "tried": tried.collect::<Vec<_>>(), "messages": messages.collect::<Vec<_>>(),
             "nearest": nearest.map(|tried| tried.name.as_str()),
-            "new_rule": (verdict == "unmatched").then(|| rules::new_rule(self.publish.topic)),
+            "new_rule": (verdict == "unmatched").then(|| rules::new_rule(self.publish.topic, self.publish.payload)),
         });
         format!("{told}\n")
     }
 }
 
+/// The device id in a topic of the hub's own form.
+fn addressee(topic: &str) -> Option<&str> {
+    let id = topic.strip_prefix("devices/")?.split('/').next()?;
+    d2c::addressed(topic, id).map(|_| id)
+}
+
+/// A publish that is addressed to the hub already: `run` asks no rule about it.
+struct Addressed<'a> {
+    topic: &'a str,
+    bag: &'a str,
+    payload: &'a [u8],
+}
+
+impl Addressed<'_> {
+    fn tell(&self, as_json: bool) -> ExitCode {
+        let properties = bag::decode(self.bag);
+        print(&if as_json { self.as_json(&properties) } else { self.in_words(&properties) });
+        ExitCode::from(u8::from(properties.is_err()))
+    }
+
+    fn in_words(&self, properties: &Result<Vec<Property<'_>>, BagError>) -> String {
+        let mut out = format!("topic {}\n\n", self.topic);
+        // Writing to a String cannot fail.
+        let _ = match properties {
+            Ok(properties) => self.write_message(&mut out, properties),
+            Err(error) => writeln!(
+                out,
+                "addressed to the hub, and put into quarantine (bad_property_bag): the hub would close the connection: {error}"
+            ),
+        };
+        out
+    }
+
+    fn write_message(&self, out: &mut String, properties: &[Property<'_>]) -> fmt::Result {
+        writeln!(out, "addressed to the hub: goes up as it is, no rule is asked")?;
+        writeln!(out, "  hub topic   {}", self.topic)?;
+        for (name, value) in properties {
+            writeln!(out, "  property    {name} = {}", value.as_deref().unwrap_or(""))?;
+        }
+        write_body(out, self.payload)?;
+        match bag::lost(self.bag) {
+            Some(lost) => writeln!(
+                out,
+                "\nthe hub ignores what stands behind the first `/`: `{lost}` (a `/` in a value is written %2F)"
+            ),
+            None => Ok(()),
+        }
+    }
+
+    fn as_json(&self, properties: &Result<Vec<Property<'_>>, BagError>) -> String {
+        let (verdict, reason) = match properties {
+            Ok(_) => ("addressed", None),
+            Err(_) => ("quarantined", Some("bad_property_bag")),
+        };
+        let message = properties.as_ref().ok().map(|properties| {
+            json!({
+                "properties": properties, "hub_topic": self.topic,
+                "body": std::str::from_utf8(self.payload).ok(), "body_hex": body_hex(self.payload),
+            })
+        });
+        let told = json!({
+            "topic": self.topic, "verdict": verdict, "reason": reason,
+            "detail": properties.as_ref().map_or_else(BagError::to_string, |_| String::new()),
+            "tried": [], "messages": message.into_iter().collect::<Vec<_>>(), "lost": bag::lost(self.bag),
+        });
+        format!("{told}\n")
+    }
+}
+
+fn body_hex(body: &[u8]) -> String {
+    body.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn write_body(out: &mut String, body: &[u8]) -> fmt::Result {
+    match std::str::from_utf8(body) {
+        Ok(text) => writeln!(out, "  body        {text}"),
+        Err(_) => writeln!(out, "  body        {} bytes: {}", body.len(), hex(body)),
+    }
+}
+
 fn hex(bytes: &[u8]) -> String {
-    const SHOWN: usize = 32;
+    const BYTES: usize = 32;
     let mut text = String::new();
-    for byte in bytes.iter().take(SHOWN) {
+    for byte in bytes.iter().take(BYTES) {
         // Writing to a String cannot fail.
         let _ = write!(text, "{byte:02x} ");
     }
-    if bytes.len() > SHOWN { text + "..." } else { text.trim_end().to_owned() }
+    if bytes.len() > BYTES { text + "..." } else { text.trim_end().to_owned() }
 }

@@ -21,7 +21,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> ExitCode {
-    let sources = match read_rule_files(&args.paths) {
+    let sources = match read_rule_files(&args.paths, "brownbridge test PATH") {
         Ok(sources) => sources,
         Err(problem) => return could_not_run(&problem),
     };

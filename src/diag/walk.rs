@@ -7,7 +7,7 @@
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Diagnostic, Span, nearest};
+use super::{Diagnostic, Span, may_be_secret, nearest};
 
 /// The findings about one file.
 #[derive(Debug)]
@@ -41,9 +41,67 @@ impl<'s> Report<'s> {
         Diagnostic::error(code, title, self.file)
     }
 
-    fn wrong_type(&mut self, key: &str, value: &Spanned<DeValue<'_>>, want: &str) {
-        let title = format!("`{key}` must be {want}");
-        self.error("wrong-type", title, value.span(), format!("this is {}", type_name(value.get_ref())));
+    fn wrong_type(&mut self, key: &str, value: &Spanned<DeValue<'_>>, want: Want) {
+        let title = format!("`{key}` must be {}", want.in_words());
+        let found =
+            self.new_error("wrong-type", title).at(value.span(), format!("this is {}", type_name(value.get_ref())));
+        let word = self.text.get(value.span()).unwrap_or("");
+        let found = match (want, value.get_ref()) {
+            _ if may_be_secret(key) => found.help("put it in quotes"),
+            (Want::Text, DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_)) => {
+                match key {
+                    // A size or a duration needs its unit too.
+                    "name" | "device" | "client" | "payload" => found.fix(value.span(), format!("\"{word}\"")),
+                    _ => found.help("put it in quotes"),
+                }
+            }
+            (Want::Flag, DeValue::String(text)) if matches!(text.as_ref(), "true" | "false") => {
+                found.fix(value.span(), text.as_ref())
+            }
+            (Want::Whole, DeValue::String(text)) if text.parse::<i64>().is_ok() => {
+                found.fix(value.span(), text.as_ref())
+            }
+            _ => found.help(want.example(key)),
+        };
+        self.push(found);
+    }
+}
+
+/// What a value must be.
+#[derive(Debug, Clone, Copy)]
+enum Want {
+    Text,
+    Flag,
+    Whole,
+    Table,
+    Tables,
+}
+
+impl Want {
+    fn in_words(self) -> &'static str {
+        match self {
+            Self::Text => "text in quotes",
+            Self::Flag => "true or false",
+            Self::Whole => "a whole number",
+            Self::Table => "a table",
+            Self::Tables => "a list of tables",
+        }
+    }
+
+    /// A line with a right value.
+    fn example(self, key: &str) -> String {
+        match (self, key) {
+            (Self::Text, "topic") => "one topic for each rule: topic = \"plant1/{line}/{machine}\"".to_owned(),
+            (Self::Text, "device") => "device = \"{machine}\"".to_owned(),
+            (Self::Text, _) => format!("{key} = \"text\""),
+            (Self::Flag, _) => format!("{key} = true"),
+            (Self::Whole, _) => format!("{key} = 10"),
+            (Self::Table, "add" | "props") => format!("{key} = {{ site = \"plant1\" }}"),
+            (Self::Table, "want") => "want = { device = \"press7\" }".to_owned(),
+            (Self::Table, _) => format!("write [{key}] on a line of its own, and its keys below it"),
+            (Self::Tables, "want") => "want = [{ device = \"press7\" }, { device = \"press8\" }]".to_owned(),
+            (Self::Tables, _) => format!("write [[{key}]] on a line of its own, and its keys below it"),
+        }
     }
 }
 
@@ -69,10 +127,13 @@ impl<'a> Text<'a> {
 
     /// The place of a part of the string. Where escapes make the two differ, the whole string.
     pub fn part(&self, source: &str, part: Span) -> Span {
-        match source.get(self.start..self.end).and_then(|raw| raw.find(self.value)) {
-            Some(quote) => self.start + quote + part.start..self.start + quote + part.end,
-            None => self.span(),
-        }
+        self.exact_part(source, part).unwrap_or(self.span())
+    }
+
+    /// The place of a part of the string; none where escapes make the two differ. Only this may be replaced.
+    pub fn exact_part(&self, source: &str, part: Span) -> Option<Span> {
+        let quote = self.start + source.get(self.span())?.find(self.value)?;
+        Some(quote + part.start..quote + part.end)
     }
 }
 
@@ -132,7 +193,7 @@ impl<'a> Reader<'a> {
         let entry = self.any(key)?;
         let found = entry.value.get_ref().as_bool();
         if found.is_none() {
-            report.wrong_type(key, entry.value, "true or false");
+            report.wrong_type(key, entry.value, Want::Flag);
         }
         Some((found?, entry.value.span()))
     }
@@ -148,7 +209,7 @@ impl<'a> Reader<'a> {
                 let title = format!("`{key}` is too large");
                 report.error("wrong-type", title, entry.value.span(), "does not fit 64 bits");
             }
-            (None, None) => report.wrong_type(key, entry.value, "a whole number"),
+            (None, None) => report.wrong_type(key, entry.value, Want::Whole),
         }
         Some((found?, entry.value.span()))
     }
@@ -158,7 +219,7 @@ impl<'a> Reader<'a> {
         let entry = self.any(key)?;
         let found = entry.value.get_ref().as_table();
         if found.is_none() {
-            report.wrong_type(key, entry.value, "a table");
+            report.wrong_type(key, entry.value, Want::Table);
         }
         Some((found?, entry.value.span()))
     }
@@ -173,21 +234,23 @@ impl<'a> Reader<'a> {
                 DeValue::Table(_) => found.at(entry.key_span, "one pair of brackets is missing"),
                 other => found.at(entry.value.span(), format!("this is {}", type_name(other))),
             };
-            report.push(found);
+            report.push(found.help(Want::Tables.example(key)));
             return Vec::new();
         };
         let mut tables = Vec::new();
         for value in array.iter() {
             match value.get_ref().as_table() {
                 Some(table) => tables.push((table, value.span())),
-                None => report.wrong_type(key, value, "a list of tables"),
+                None => report.wrong_type(key, value, Want::Tables),
             }
         }
         tables
     }
 
-    /// Reports every key that was never asked for.
-    pub fn finish(self, report: &mut Report<'_>) {
+    /// Reports every key that was never asked for, and returns the keys that those most likely mean: who misses one
+    /// of them need not say so again.
+    pub fn finish(self, report: &mut Report<'_>) -> Vec<&'a str> {
+        let mut mistyped = Vec::new();
         for (key, _) in self.table {
             let name: &str = key.get_ref();
             if self.asked.contains(&name) || self.unoffered.contains(&name) {
@@ -196,11 +259,14 @@ impl<'a> Reader<'a> {
             let title = format!("unknown key `{name}` in {}", self.what);
             let found = report.new_error("unknown-key", title).at(key.span(), "not a key this program knows");
             let free = self.asked.iter().copied().filter(|asked| self.table.get(*asked).is_none());
-            report.push(match nearest(name, free) {
+            let meant = nearest(name, free);
+            mistyped.extend(meant);
+            report.push(match meant {
                 Some(meant) => found.fix(key.span(), meant),
                 None => found.help(format!("known keys: {}", self.asked.join(", "))),
             });
         }
+        mistyped
     }
 }
 
@@ -210,7 +276,7 @@ pub fn text<'a>(entry: &Entry<'a>, report: &mut Report<'_>) -> Option<Text<'a>> 
     match entry.value.get_ref() {
         DeValue::String(value) => Some(Text { value, start: span.start, end: span.end }),
         _ => {
-            report.wrong_type(entry.key, entry.value, "text in quotes");
+            report.wrong_type(entry.key, entry.value, Want::Text);
             None
         }
     }

@@ -1,7 +1,9 @@
 //! Why a publish takes the way it takes: for people, and for the messages of failing tests.
 
+use super::json;
 use super::pattern::{Level, Pattern};
 use super::rule::{Action, Rule};
+use super::translate::is_number;
 use super::{Output, RuleIndex, RuleSet, Verdict};
 use crate::diag::nearest as nearest_word;
 use crate::message::Publish;
@@ -34,6 +36,8 @@ pub struct Tried {
     pub pattern: String,
     /// How it went.
     pub step: Step,
+    /// How much the topic looks like what the rule takes; only to be compared.
+    pub likeness: i32,
 }
 
 /// How trying a rule went.
@@ -96,13 +100,14 @@ pub(super) fn explain(rules: &RuleSet, publish: &Publish<'_>) -> Explanation {
             line: rule.line,
             pattern: rule.pattern.text().to_owned(),
             step,
+            likeness: likeness(rule.pattern.levels(), publish.topic),
         });
         if ends {
             break;
         }
     }
     let nearest = match verdict {
-        Verdict::Unmatched => nearest(&rules.0.rules, publish.topic),
+        Verdict::Unmatched => nearest(&tried),
         _ => None,
     };
     Explanation { tried, verdict, output, nearest }
@@ -143,10 +148,9 @@ fn attempt(rule: &Rule, topic: &str) -> Step {
 }
 
 /// The rule whose levels look most like the topic, if one looks like it at all.
-fn nearest(rules: &[Rule], topic: &str) -> Option<RuleIndex> {
-    let looks = |rule: &Rule| likeness(rule.pattern.levels(), topic);
-    let best = rules.iter().map(looks).max().filter(|likeness| *likeness > 0)?;
-    rules.iter().position(|rule| looks(rule) == best)
+fn nearest(tried: &[Tried]) -> Option<usize> {
+    let best = tried.iter().map(|tried| tried.likeness).max().filter(|likeness| *likeness > 0)?;
+    tried.iter().position(|tried| tried.likeness == best)
 }
 
 /// How much a topic looks like a pattern: a literal counts most, a mistyped one almost as much, a wildcard little;
@@ -173,9 +177,9 @@ fn likeness(levels: &[Level], topic: &str) -> i32 {
     if literals > 0 { likeness } else { 0 }
 }
 
-/// A rule that would take a topic, with a test, ready to be pasted and changed.
-pub fn new_rule(topic: &str) -> String {
-    let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
+/// A rule that would take a publish, with a test, ready to be pasted and changed. Without a payload the test has one
+/// of its own.
+pub fn new_rule(topic: &str, payload: &[u8]) -> String {
     let levels: Vec<&str> = topic.split('/').collect();
     let awkward = topic.contains(['{', '}']);
     // The level before the last is most often the machine; an empty one names no device, and a wildcard does not
@@ -192,12 +196,40 @@ pub fn new_rule(topic: &str) -> String {
         true => ("regex ", format!("^{}$", regex::escape(topic))),
         false => ("topic ", pattern),
     };
+    let (decode, sample) = sample(payload);
     format!(
-        "[[rule]]\nname   = {}\n{key} = {}\ndevice = {}\n\n[[test]]\ntopic       = {}\npayload     = '{{\"value\": 1}}'\nwant.device = {}\n",
+        "[[rule]]\nname   = {}\n{key} = {}\n{decode}device = {}\n\n[[test]]\ntopic       = {}\n{sample}\nwant.device = {}\n",
         quoted(topic),
         quoted(&pattern),
         quoted(device),
         quoted(topic),
         quoted(machine),
     )
+}
+
+/// The `decode` that a payload needs, as a line, and the line of the test that has the payload.
+fn sample(payload: &[u8]) -> (&'static str, String) {
+    /// A longer payload is no line to paste.
+    const LONGEST: usize = 400;
+    let own = || "payload     = '{\"value\": 1}'".to_owned();
+    let (decode, line) = match std::str::from_utf8(payload) {
+        Ok("") => ("", own()),
+        Ok(text) => {
+            let decode = match json::scan(text, None) {
+                _ if is_number(text.trim()) => "decode = \"number\"\n",
+                Ok(_) => "",
+                Err(_) => "decode = \"text\"\n",
+            };
+            (decode, format!("payload     = {}", quoted(text)))
+        }
+        Err(_) => {
+            let hex: String = payload.iter().take(LONGEST / 4).map(|byte| format!("{byte:02x}")).collect();
+            ("decode = { format = \"raw\", as = \"base64\" }\n", format!("payload_hex = \"{hex}\""))
+        }
+    };
+    (decode, if line.len() > LONGEST { own() } else { line })
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
 }

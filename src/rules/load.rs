@@ -14,7 +14,7 @@ mod texts;
 mod whole;
 
 /// Every code a rule file can be answered with.
-pub const CODES: [&str; 22] = [
+pub const CODES: [&str; 24] = [
     "bad-duration",
     "bad-hex",
     "bad-name",
@@ -23,9 +23,11 @@ pub const CODES: [&str; 22] = [
     "duplicate-name",
     "never-runs",
     "no-device",
+    "no-rules",
     "no-topic",
     "no-want",
     "not-available",
+    "odd-level",
     "raw-with-fields",
     "reserved-property",
     "template-syntax",
@@ -120,6 +122,10 @@ fn load_file(
     }
     later::table(&mut file, report);
     file.finish(report);
+    if document.get_ref().is_empty() {
+        let found = Diagnostic::warning("no-rules", "there is no [[rule]] in this file", report.file);
+        report.push(found.help("brownbridge explain TOPIC writes a first one"));
+    }
     FileSummary { rules: rules.len(), tests: cases.len() }
 }
 

@@ -43,8 +43,11 @@
 //! `add` puts its entries behind the last member of the object, in the order written, and leaves every other
 //! byte alone. A key the payload has already gets the new value in its place. Whoever needs a field (`add`,
 //! `{.field}`) needs an object, otherwise the publish is quarantined. A field that is missing leaves its
-//! entry out in `add` and `props`; in `device` the publish is quarantined. Of a key that is there twice
-//! the last one is read.
+//! entry out in `add` and `props`; in `device` the publish is quarantined, as it is where the field is an object,
+//! a list or null. Of a key that is there twice the last one is read.
+//!
+//! Numbers in `add` keep their spelling where JSON can write them so (`1e3` stays `1e3`). JSON has no dates: a TOML
+//! date goes up as text, as it is written.
 
 use std::fmt;
 use std::sync::Arc;
@@ -117,6 +120,8 @@ pub enum QuarantineReason {
     NotANumber,
     /// The device is named after a field that is missing.
     MissingField,
+    /// The device is named after a field that is an object, a list or null.
+    DeviceNotText,
     /// The device has no name.
     EmptyDevice,
     /// The device or a property is longer than 65,535 bytes.
@@ -125,13 +130,14 @@ pub enum QuarantineReason {
 
 impl QuarantineReason {
     /// Every reason.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::NotJson,
         Self::TooDeep,
         Self::NotAnObject,
         Self::NotText,
         Self::NotANumber,
         Self::MissingField,
+        Self::DeviceNotText,
         Self::EmptyDevice,
         Self::TooLong,
     ];
@@ -145,6 +151,7 @@ impl QuarantineReason {
             Self::NotText => "not_text",
             Self::NotANumber => "not_a_number",
             Self::MissingField => "missing_field",
+            Self::DeviceNotText => "device_not_text",
             Self::EmptyDevice => "empty_device",
             Self::TooLong => "too_long",
         }

@@ -85,7 +85,8 @@ pub(super) fn levels(text: &str) -> (Vec<Level>, Vec<Mistake>) {
     (levels, mistakes)
 }
 
-fn is_name(name: &str) -> bool {
+/// True for what a level may be called.
+pub(super) fn is_name(name: &str) -> bool {
     let mut chars = name.chars();
     chars.next().is_some_and(|c| c.is_alphabetic() || c == '_')
         && chars.all(|c| c.is_alphanumeric() || c == '_')

@@ -25,6 +25,26 @@ pub(super) enum Part {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Template(pub(super) Vec<Part>);
 
+/// What a rendered template becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// The inside of a JSON string: written with its escapes.
+    Json,
+    /// A property, as it is.
+    Property,
+    /// The name of a device, as it is; an object, a list or null names none.
+    Device,
+}
+
+/// Why a template cannot be rendered: the path of the field it needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gap<'t> {
+    /// The payload does not have it.
+    Missing(&'t [Box<str>]),
+    /// It names no device.
+    NotText(&'t [Box<str>]),
+}
+
 /// What is wrong with a template, with the place inside its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Mistake {
@@ -91,13 +111,9 @@ impl Template {
         }
     }
 
-    /// Appends the text; `escape` writes it as it stands inside a JSON string. Names the first field that is missing.
-    pub(super) fn render<'t>(
-        &'t self,
-        from: &Facts<'_>,
-        escape: bool,
-        out: &mut Vec<u8>,
-    ) -> Result<(), &'t [Box<str>]> {
+    /// Appends the text. Names the first field that will not do.
+    pub(super) fn render<'t>(&'t self, from: &Facts<'_>, place: Place, out: &mut Vec<u8>) -> Result<(), Gap<'t>> {
+        let escape = place == Place::Json;
         let put = |out: &mut Vec<u8>, text: &str| match escape {
             true => json::push_escaped(out, text),
             false => out.extend_from_slice(text.as_bytes()),
@@ -110,7 +126,10 @@ impl Template {
                 Part::Client => put(out, from.publish.client),
                 Part::Time => push_time(out, from.publish.received),
                 Part::Field(path) => {
-                    let value = from.field(path).ok_or(path.as_ref())?;
+                    let value = from.field(path).ok_or(Gap::Missing(path))?;
+                    if place == Place::Device && value.starts_with(['{', '[', 'n']) {
+                        return Err(Gap::NotText(path));
+                    }
                     match value.strip_prefix('"').and_then(|value| value.strip_suffix('"')) {
                         Some(text) if escape => out.extend_from_slice(text.as_bytes()),
                         Some(text) => out.extend_from_slice(json::unescape(text).as_bytes()),

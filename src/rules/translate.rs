@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::index::Cache;
 use super::json::{self, Kind, Member, NotJson};
 use super::rule::{Action, Decode, Message, Value};
-use super::template::{Facts, Template};
+use super::template::{Facts, Gap, Place, Template};
 use super::{QuarantineReason, RuleIndex, Rules, Verdict};
 use crate::message::{Content, Publish, RecordWriter};
 
@@ -135,10 +135,7 @@ fn send(
     let text = if needs_object { object(message, body, members)? } else { "" };
     let facts = Facts { publish, captures, text, members };
     device.clear();
-    if let Err(path) = message.device.render(&facts, false, device) {
-        let detail = format!("`device` needs the field `{}`, the payload does not have it", path.join("."));
-        return Err(Refusal(QuarantineReason::MissingField, detail, None));
-    }
+    message.device.render(&facts, Place::Device, device).map_err(no_device)?;
     if device.is_empty() {
         return Err(Refusal(QuarantineReason::EmptyDevice, "the name of the device is empty".into(), None));
     }
@@ -146,7 +143,7 @@ fn send(
     let mut writer = RecordWriter::begin(records, publish.received, content, |out| out.extend_from_slice(device));
     for (name, template) in &message.props {
         value.clear();
-        if template.render(&facts, false, value).is_ok() {
+        if template.render(&facts, Place::Property, value).is_ok() {
             writer.property(name, |out| out.extend_from_slice(value));
         }
     }
@@ -158,6 +155,19 @@ fn send(
         let detail = "the device or a property is longer than 65535 bytes".into();
         Refusal(QuarantineReason::TooLong, detail, None)
     })
+}
+
+fn no_device(gap: Gap<'_>) -> Refusal {
+    match gap {
+        Gap::Missing(path) => {
+            let detail = format!("`device` needs the field `{}`, the payload does not have it", path.join("."));
+            Refusal(QuarantineReason::MissingField, detail, None)
+        }
+        Gap::NotText(path) => {
+            let detail = format!("the field `{}` names no device: it is an object, a list or null", path.join("."));
+            Refusal(QuarantineReason::DeviceNotText, detail, None)
+        }
+    }
 }
 
 /// The body before `add`, and what it is where `decode` decides that.
@@ -191,7 +201,10 @@ fn decode<'a>(
             decoded.extend_from_slice(b"{\"value\":");
             let text = std::str::from_utf8(payload).unwrap_or("");
             if !push_number(text.trim(), decoded) {
-                let detail = format!("the payload is not a number: {}", shown(payload));
+                let mut detail = format!("the payload is not a number: {}", shown(payload));
+                if is_number(&text.trim().replacen(',', ".", 1)) {
+                    detail.push_str(" (a decimal comma?)");
+                }
                 return Err(Refusal(QuarantineReason::NotANumber, detail, None));
             }
             decoded.push(b'}');
@@ -265,6 +278,11 @@ fn shown(payload: &[u8]) -> String {
             if payload.len() > 16 { hex + " ..." } else { hex }
         }
     }
+}
+
+/// True for what `decode = "number"` takes.
+pub(super) fn is_number(text: &str) -> bool {
+    push_number(text, &mut Vec::new())
 }
 
 /// Appends a number as JSON wants it. The digits stay as written; a `+`, leading zeros, and a point without
@@ -371,7 +389,7 @@ fn push_value(value: &Value, facts: &Facts<'_>, out: &mut Vec<u8>) -> bool {
 
 fn push_text(template: &Template, facts: &Facts<'_>, out: &mut Vec<u8>) -> bool {
     out.push(b'"');
-    let whole = template.render(facts, true, out).is_ok();
+    let whole = template.render(facts, Place::Json, out).is_ok();
     out.push(b'"');
     whole
 }

@@ -14,7 +14,26 @@ pub(super) const FORMATS: [&str; 3] = ["kepware", "keyvalue", "binary"];
 /// Says that a key or format is not available.
 pub(super) fn not_available(what: &str, span: Span, report: &mut Report<'_>) {
     let title = format!("`{what}` is not available in this version of brownbridge");
-    report.error("not-available", title, span, "");
+    let found = report.new_error("not-available", title).at(span, "");
+    report.push(found.help(instead(what)));
+}
+
+/// What to write instead, and what that changes.
+fn instead(what: &str) -> &'static str {
+    match what {
+        "lookup" | "table" => "remove it: write a rule for each name, with the value in `add`",
+        "script" => "remove it: the payload then goes up as it is, with what `add` puts there",
+        "scale" => "remove it: the value then goes up as it was read",
+        "set" => "use `add`: it also replaces a field that is there, without calculating",
+        "when" => "remove it: the rule then takes every message of its topics",
+        "throttle" => "remove it: every message then goes up",
+        "report_by_exception" => "remove it: every message then goes up, changed or not",
+        "batch" => "remove it: every message then goes up by itself",
+        "kepware" => "remove it: the JSON of Kepware then goes up as it is",
+        "keyvalue" => "write decode = \"text\": the whole text then goes up as `value`",
+        "binary" => "write decode = { format = \"raw\", as = \"base64\" }",
+        _ => "remove this test: it cannot run in this version",
+    }
 }
 
 /// What keys of later versions would change about the rest of a rule.

@@ -6,8 +6,8 @@ use toml::de::{DeTable, DeValue};
 use super::texts::Names;
 use super::{Draft, later, line};
 use crate::diag::walk::{Entry, Reader, Report, Text, text};
-use crate::diag::{SourceFile, Span, nearest};
-use crate::rules::pattern::{self, Mistake, Pattern};
+use crate::diag::{Diagnostic, SourceFile, Span, nearest};
+use crate::rules::pattern::{self, Level, Mistake, Pattern};
 use crate::rules::rule::{Action, Decode, Message, Rule};
 use crate::rules::template::Template;
 
@@ -32,7 +32,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, source: &SourceFile,
     let before = report.found.len();
     let mut keys = Reader::new(table, "rule");
     let name = keys.string("name", report);
-    let asked = read_pattern(&mut keys, span, report);
+    let asked = read_pattern(&mut keys, report);
     let goes_on = keys.boolean("continue", report).is_some_and(|(yes, _)| yes);
     let drops = keys.boolean("drop", report).is_some_and(|(yes, _)| yes);
     let name_span = name.map(|name| name.span()).or(asked.place.clone()).unwrap_or(span.clone());
@@ -45,11 +45,20 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, source: &SourceFile,
         let names = Names {
             names: asked.names.clone(),
             place: asked.place.clone(),
-            open: later.brings_names || asked.place.is_none(),
+            open: later.brings_names || asked.pattern.is_none(),
+            regex: asked.regex.is_some(),
         };
-        read_message(&mut keys, names, (&shown, &name_span), report).map(|message| Action::Send(Box::new(message)))
+        read_message(&mut keys, names, report).map(|message| Action::Send(Box::new(message)))
     };
-    keys.finish(report);
+    let mistyped = keys.finish(report);
+    let missing = |key: &str| table.get(key).is_none() && !mistyped.contains(&key);
+    if missing("topic") && missing("regex") {
+        let found = report.new_error("no-topic", "the rule does not say which topics it takes");
+        report.push(found.at(span.clone(), "no `topic`").help("topic = \"plant1/{line}/{machine}\""));
+    }
+    if !drops && missing("device") {
+        no_device(&shown, &name_span, &asked.names, report);
+    }
     let sound = !report.found.iter().skip(before).any(|found| found.is_error());
     let rule = match (asked.pattern, action) {
         (Some(pattern), Some(action)) if sound => Some(Rule {
@@ -80,13 +89,22 @@ fn unused(keys: &mut Reader<'_>, report: &mut Report<'_>) {
     for key in ["device", "add", "props", "decode", "continue"] {
         if let Some(entry) = keys.any(key) {
             let title = format!("`{key}` means nothing beside `drop = true`");
-            let found = crate::diag::Diagnostic::warning("unused-key", title, report.file);
+            let found = Diagnostic::warning("unused-key", title, report.file);
             report.push(found.at(entry.key_span, "no message is made"));
         }
     }
 }
 
-fn read_pattern<'a>(keys: &mut Reader<'a>, span: &Span, report: &mut Report<'_>) -> Asked {
+fn no_device(rule: &str, place: &Span, names: &[String], report: &mut Report<'_>) {
+    let title = match rule {
+        "" => "the rule does not say which device the message belongs to".to_owned(),
+        name => format!("rule `{name}` does not say which device the message belongs to"),
+    };
+    let found = report.new_error("no-device", title).at(place.clone(), "no `device`");
+    report.push(found.help(format!("device = \"{}\"", device_name(names))));
+}
+
+fn read_pattern<'a>(keys: &mut Reader<'a>, report: &mut Report<'_>) -> Asked {
     match (keys.any("topic"), keys.any("regex")) {
         (Some(topic), Some(regex)) => {
             let found = report.new_error("two-patterns", "a rule has `topic` or `regex`, not both");
@@ -95,11 +113,7 @@ fn read_pattern<'a>(keys: &mut Reader<'a>, span: &Span, report: &mut Report<'_>)
         }
         (Some(topic), None) => text(&topic, report).map(|text| read_topic(&text, report)).unwrap_or_default(),
         (None, Some(regex)) => text(&regex, report).map(|text| read_regex(&text, report)).unwrap_or_default(),
-        (None, None) => {
-            let found = report.new_error("no-topic", "the rule does not say which topics it takes");
-            report.push(found.at(span.clone(), "no `topic`").help("topic = \"plant1/{line}/{machine}\""));
-            Asked::default()
-        }
+        (None, None) => Asked::default(),
     }
 }
 
@@ -129,15 +143,50 @@ fn read_topic(text: &Text<'_>, report: &mut Report<'_>) -> Asked {
         };
         report.push(found);
     }
+    foreign_wildcards(text, &levels, report);
     let filter = pattern::filter(&levels);
     Asked {
         text: text.value.to_owned(),
         names: pattern::names(&levels),
         place: Some(text.span()),
-        filter: Some(filter.clone()),
+        filter: sound.then(|| filter.clone()),
         regex: None,
         pattern: sound.then(|| Pattern::Topic { text: text.value.to_owned(), filter, levels }),
     }
+}
+
+/// Warns of levels that are wildcards or names elsewhere, and that MQTT takes as they stand. `$name` is none of
+/// them: topics of that kind exist.
+fn foreign_wildcards(text: &Text<'_>, levels: &[Level], report: &mut Report<'_>) {
+    let mut at = 0;
+    for (level, written) in levels.iter().zip(text.value.split('/')) {
+        let exact = text.exact_part(report.text, at..at + written.len());
+        let place = exact.clone().unwrap_or(text.span());
+        at += written.len() + 1;
+        if !matches!(level, Level::Literal(_)) {
+            continue;
+        }
+        if written == "*" {
+            let found = Diagnostic::warning("odd-level", "`*` is no MQTT wildcard", report.file).at(place, "");
+            report.push(found.help("write `+` or `{name}` for one level, `#` for all that follow"));
+        } else if let Some(name) = placeholder_elsewhere(written) {
+            let title = format!("`{written}` takes only a level that is written so");
+            let found = Diagnostic::warning("odd-level", title, report.file).at(place, "a name is in braces");
+            report.push(match exact {
+                Some(place) => found.fix(place, format!("{{{name}}}")),
+                None => found.help(format!("write {{{name}}}")),
+            });
+        }
+    }
+}
+
+/// The name in `<name>`, `:name` or `%name%`.
+fn placeholder_elsewhere(level: &str) -> Option<&str> {
+    let between = |open, close| level.strip_prefix(open)?.strip_suffix(close);
+    between('<', '>')
+        .or_else(|| between('%', '%'))
+        .or_else(|| level.strip_prefix(':'))
+        .filter(|name| pattern::is_name(name))
 }
 
 fn read_regex(text: &Text<'_>, report: &mut Report<'_>) -> Asked {
@@ -155,42 +204,51 @@ fn read_regex(text: &Text<'_>, report: &mut Report<'_>) -> Asked {
             asked.pattern = Some(Pattern::Regex { text: text.value.to_owned(), regex, groups });
         }
         Err(error) => {
-            let told = match ast::parse::Parser::new().parse(text.value) {
-                Err(syntax) => Some((syntax.span().start.offset..syntax.span().end.offset, syntax.kind().to_string())),
-                Ok(_) => None,
-            };
-            let title = "this regex does not work";
-            match told {
-                Some((part, why)) => report.error("bad-regex", title, text.part(report.text, part), why),
-                None => {
-                    let why = error.to_string();
-                    report.error("bad-regex", title, text.span(), why.lines().last().unwrap_or(""));
-                }
-            }
+            asked.regex = None;
+            bad_regex(text, &error, report);
         }
     }
     asked
 }
 
-fn read_message(
-    keys: &mut Reader<'_>,
-    mut names: Names,
-    (name, name_span): (&str, &Span),
-    report: &mut Report<'_>,
-) -> Option<Message> {
-    let decode = keys.any("decode").map(|entry| (read_decode(&entry, &mut names, report), entry.value.span()));
-    let device = match keys.any("device") {
-        Some(entry) => text(&entry, report).map(|text| names.template(&text, report)),
-        None => {
-            let title = match name {
-                "" => "the rule does not say which device the message belongs to".to_owned(),
-                name => format!("rule `{name}` does not say which device the message belongs to"),
-            };
-            let found = report.new_error("no-device", title).at(name_span.clone(), "no `device`");
-            report.push(found.help(format!("device = \"{}\"", device_name(&names.names))));
-            None
+fn bad_regex(text: &Text<'_>, error: &regex::Error, report: &mut Report<'_>) {
+    let found = report.new_error("bad-regex", "this regex does not work");
+    report.push(match ast::parse::Parser::new().parse(text.value) {
+        Err(syntax) => {
+            let part = syntax.span().start.offset..syntax.span().end.offset;
+            let found = found.at(text.part(report.text, part), syntax.kind().to_string());
+            match regex_advice(syntax.kind()) {
+                Some(advice) => found.help(advice),
+                None => found,
+            }
         }
-    };
+        Ok(_) => found.at(text.span(), error.to_string().lines().last().unwrap_or("")),
+    });
+}
+
+/// What to do about the mistakes people make in a regex.
+fn regex_advice(kind: &ast::ErrorKind) -> Option<&'static str> {
+    match kind {
+        ast::ErrorKind::GroupUnclosed | ast::ErrorKind::GroupUnopened => {
+            Some("a group is written (..); a parenthesis that is meant as it stands is written \\( or \\)")
+        }
+        ast::ErrorKind::UnsupportedLookAround => {
+            Some("write what the topic looks like; a rule before this one can take those that are not wanted")
+        }
+        ast::ErrorKind::GroupNameInvalid | ast::ErrorKind::GroupNameEmpty | ast::ErrorKind::GroupNameUnexpectedEof => {
+            Some("a name has letters, digits and `_`, a letter first: (?<line>[^/]+)")
+        }
+        ast::ErrorKind::RepetitionMissing => {
+            Some("`*` and `+` repeat what stands before them; one topic level is [^/]+, any text is .*")
+        }
+        ast::ErrorKind::UnsupportedBackreference => Some("a regex here cannot refer to its own groups"),
+        _ => None,
+    }
+}
+
+fn read_message(keys: &mut Reader<'_>, mut names: Names, report: &mut Report<'_>) -> Option<Message> {
+    let decode = keys.any("decode").map(|entry| (read_decode(&entry, &mut names, report), entry.value.span()));
+    let device = keys.string("device", report).map(|text| names.template(&text, report));
     let mut add = Vec::new();
     let add_key = keys.any("add");
     if let Some((table, _)) = keys.table("add", report) {

@@ -18,14 +18,19 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, number: usize, repor
     let payload = keys.string("payload", report);
     let hex = keys.string("payload_hex", report);
     let later = later::test_keys(&mut keys, &["send"], report);
-    let want = read_want(&mut keys, span, report);
-    keys.finish(report);
+    let want = read_want(&mut keys, report);
+    let mistyped = keys.finish(report);
     if let (Some(topic), false) = (&topic, later)
         && let Err(error) = crate::topic::check_name(topic.value)
     {
         report.error("bad-topic", error.to_string(), topic.span(), "");
     }
-    if topic.is_none() && !later {
+    let missing = |key: &str| table.get(key).is_none() && !mistyped.contains(&key);
+    if missing("want") {
+        let found = report.new_error("no-want", "the test does not say what it wants").at(span.clone(), "no `want`");
+        report.push(found.help("want.device = \"press7\", want.payload = '{\"v\": 1}' or want.nothing = true"));
+    }
+    if missing("topic") && !later {
         report.error("no-topic", "the test does not say on which topic", span.clone(), "no `topic`");
     }
     if let (Some(_), Some(hex)) = (&payload, &hex) {
@@ -50,12 +55,8 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, number: usize, repor
     })
 }
 
-fn read_want(keys: &mut Reader<'_>, span: &Span, report: &mut Report<'_>) -> Option<Want> {
-    let Some(entry) = keys.any("want") else {
-        let found = report.new_error("no-want", "the test does not say what it wants").at(span.clone(), "no `want`");
-        report.push(found.help("want.device = \"press7\", want.payload = '{\"v\": 1}' or want.nothing = true"));
-        return None;
-    };
+fn read_want(keys: &mut Reader<'_>, report: &mut Report<'_>) -> Option<Want> {
+    let entry = keys.any("want")?;
     if entry.value.get_ref().is_array() {
         let tables = keys.tables("want", report);
         return Some(Want::Messages(

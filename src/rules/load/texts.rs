@@ -15,6 +15,8 @@ pub(super) struct Names {
     pub(super) place: Option<Span>,
     /// A key this version does not run would bring more names, so an unknown one is no finding.
     pub(super) open: bool,
+    /// They come from a regex.
+    pub(super) regex: bool,
 }
 
 impl Names {
@@ -61,19 +63,38 @@ impl Names {
             Mistake::Unknown(_) if self.open => {}
             Mistake::Unknown(part) => {
                 let name = text.value.get(part.clone()).unwrap_or("");
-                let place = text.part(report.text, part);
+                let exact = text.exact_part(report.text, part);
+                let place = exact.clone().unwrap_or(text.span());
                 let title = format!("`{{{name}}}` is not known in this rule");
-                let mut found = report.new_error("unknown-name", title).at(place.clone(), "unknown name");
+                let mut found = report.new_error("unknown-name", title).at(place, "unknown name");
                 if let Some(pattern) = &self.place {
                     let list = if self.names.is_empty() { "none".to_owned() } else { self.names.join(", ") };
                     found = found.context(pattern.clone(), format!("names from the topic: {list}"));
                 }
-                let known = self.names.iter().map(String::as_str).chain(BUILT_IN);
-                report.push(match nearest(name, known) {
-                    Some(meant) => found.fix(place, meant),
-                    None => found.help("a field of the payload is written with a dot: {.field}"),
+                report.push(match (self.meant(name), exact) {
+                    (Ok(meant), Some(place)) => found.fix(place, meant),
+                    (Ok(meant), None) => found.help(format!("did you mean {{{meant}}}?")),
+                    (Err(advice), _) => found.help(advice),
                 });
             }
+        }
+    }
+
+    /// What an unknown name most likely means, or what to do about it.
+    fn meant(&self, name: &str) -> Result<String, &'static str> {
+        let lower = name.to_ascii_lowercase();
+        let known = self.names.iter().map(String::as_str).chain(BUILT_IN);
+        match lower.as_str() {
+            "now" | "timestamp" | "date" | "datetime" => Ok("time".to_owned()),
+            "payload" | "body" | "value" => Err("a field of the payload is written {.field}"),
+            _ if lower.chars().all(|c| c.is_ascii_digit()) && self.regex => {
+                Err("groups need a name: `PLC_(?<plc>\\d+)` makes {plc}")
+            }
+            _ => match (nearest(name, known), lower.strip_prefix("payload.")) {
+                (Some(meant), _) => Ok(meant.to_owned()),
+                (None, Some(field)) => Ok(format!(".{field}")),
+                (None, None) => Err("known are {time}, {topic}, {client}; a field of the payload is written {.field}"),
+            },
         }
     }
 
@@ -121,11 +142,18 @@ fn constant(key: &str, value: &DeValue<'_>, span: Span, report: &mut Report<'_>)
         DeValue::Boolean(value) => return value.to_string(),
         DeValue::Datetime(date) => return format!("\"{date}\""),
         DeValue::Integer(n) => i64::from_str_radix(n.as_str(), n.radix()).ok().map(|n| n.to_string()),
-        DeValue::Float(f) => f.as_str().parse::<f64>().ok().filter(|f| f.is_finite()).map(|f| format!("{f:?}")),
+        DeValue::Float(f) => float(f.as_str()),
         _ => None,
     };
     number.unwrap_or_else(|| {
         report.error("wrong-type", format!("`{key}` must be a number JSON knows"), span, "not finite, or too large");
         "null".to_owned()
     })
+}
+
+/// A number with a point as JSON: as written where JSON can write it so.
+fn float(text: &str) -> Option<String> {
+    let value = text.parse::<f64>().ok().filter(|value| value.is_finite())?;
+    let as_written = serde_json::from_str::<&serde_json::value::RawValue>(text).is_ok();
+    Some(if as_written { text.to_owned() } else { format!("{value:?}") })
 }
