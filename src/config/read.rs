@@ -212,6 +212,11 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
             self.report.push(found.help("users = \"users.toml\"   # brownbridge passwd users.toml NAME"));
         }
         if let (Some(access), Some(learn)) = (&fence.access, &fence.learn) {
+            if access.value == learn.value {
+                let found = self.report.new_error("learning", "what is learned would overwrite the access file");
+                let found = found.at(learn.span.clone(), "").context(access.span.clone(), "the same file");
+                return self.report.push(found.help("learn = \"learned-access.toml\""));
+            }
             let title = "the access file is not enforced while `learn` is there";
             let found = Diagnostic::warning("learning", title, self.report.file).at(learn.span.clone(), "");
             self.report.push(found.context(access.span.clone(), "this one"));
