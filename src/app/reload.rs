@@ -19,6 +19,10 @@ use super::gate::{Files, Keeper};
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// How long a file must lie still, and how often that is waited for.
+const SETTLE: Duration = Duration::from_millis(100);
+const SETTLE_AT_MOST: usize = 50;
+
 /// What tells one state of a file from the next.
 type Mark = Option<(u64, i64, i64, u64)>;
 
@@ -33,9 +37,8 @@ pub(super) async fn run(files: Files, keeper: Keeper, sound: Arc<AtomicBool>, st
             () = hung_up(&mut hangup) => true,
         };
         learn(&files, &keeper);
-        let now = marks(&files);
-        if asked || now != known {
-            known = now;
+        if asked || marks(&files) != known {
+            known = settled(&files).await;
             let files = files.clone();
             let Ok(read) = tokio::task::spawn_blocking(move || files.read(0)).await else { continue };
             sound.store(read.policy.is_some(), Ordering::Relaxed);
@@ -49,6 +52,20 @@ pub(super) async fn run(files: Files, keeper: Keeper, sound: Arc<AtomicBool>, st
             }
         }
     }
+}
+
+/// The files once nobody writes them any more: an editor empties a file before it fills it.
+async fn settled(files: &Files) -> [Mark; 2] {
+    let mut seen = marks(files);
+    for _ in 0..SETTLE_AT_MOST {
+        tokio::time::sleep(SETTLE).await;
+        let now = marks(files);
+        if now == seen {
+            break;
+        }
+        seen = now;
+    }
+    seen
 }
 
 async fn hung_up(hangup: &mut Option<tokio::signal::unix::Signal>) {
