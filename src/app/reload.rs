@@ -29,14 +29,15 @@ type Mark = Option<(u64, i64, i64, u64)>;
 /// Watches until `stop`. `sound` tells whether the files on disk are the ones in use.
 pub(super) async fn run(files: Files, keeper: Keeper, sound: Arc<AtomicBool>, stop: CancellationToken) {
     let mut hangup = signal(SignalKind::hangup()).ok();
+    let mut page = Page::default();
     let mut known = marks(&files);
     loop {
         let asked = tokio::select! {
-            () = stop.cancelled() => return learn(&files, &keeper),
+            () = stop.cancelled() => return page.turn(&files, &keeper),
             () = tokio::time::sleep(LOOK) => false,
             () = hung_up(&mut hangup) => true,
         };
-        learn(&files, &keeper);
+        page.turn(&files, &keeper);
         if asked || marks(&files) != known {
             known = settled(&files).await;
             let files = files.clone();
@@ -82,11 +83,26 @@ fn marks(files: &Files) -> [Mark; 2] {
     })
 }
 
-/// Writes what was learned since the last time.
-fn learn(files: &Files, keeper: &Keeper) {
-    let Some((path, text)) = files.learn.as_deref().zip(keeper.learned()) else { return };
-    if let Err(error) = write(path, &text) {
-        tracing::warn!("what is learned cannot be written to {}: {error}", path.display());
+/// What is learned and not yet on disk.
+#[derive(Default)]
+struct Page {
+    unwritten: Option<String>,
+    told: bool,
+}
+
+impl Page {
+    /// Writes what was learned since the last time, or could not be written then.
+    fn turn(&mut self, files: &Files, keeper: &Keeper) {
+        self.unwritten = keeper.learned().or(self.unwritten.take());
+        let Some((path, text)) = files.learn.as_deref().zip(self.unwritten.as_ref()) else { return };
+        match write(path, text) {
+            Ok(()) => *self = Self::default(),
+            Err(error) if !self.told => {
+                tracing::warn!("what is learned cannot be written to {}: {error}", path.display());
+                self.told = true;
+            }
+            Err(_) => {}
+        }
     }
 }
 

@@ -22,7 +22,8 @@ const LONGEST: u64 = 65_535;
 #[command(after_help = "Examples:\n  brownbridge passwd users.toml panel            asks for the password, twice\n  \
     pass show panel | brownbridge passwd users.toml panel --stdin\n  \
     brownbridge passwd users.toml panel --delete\n\n\
-    The file gets Argon2id hashes and the mode 0600. A running bridge takes it up within seconds.\n\
+    The file gets Argon2id hashes and the mode 0600; a new one belongs to the owner of its folder. A running\n\
+    bridge takes it up within seconds.\n\
     Exit code: 0 done, 1 the users file has errors, 2 could not run.")]
 pub(super) struct Args {
     /// The users file, `users` of [broker] in bridge.toml; made where there is none.
@@ -151,9 +152,11 @@ fn write(path: &Path, text: &str) -> Result<(), String> {
     let written = (|| {
         let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
         file.write_all(text.as_bytes())?;
-        if let Ok(old) = fs::metadata(path) {
-            // Root edits the file of the service's own user: it must stay able to read it.
-            let (uid, gid) = (old.uid(), old.gid());
+        // Root edits the file of the service's own user, who must be able to read it; a new one belongs to the owner
+        // of its folder.
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if let Ok(owner) = fs::metadata(path).or_else(|_| fs::metadata(folder)) {
+            let (uid, gid) = (owner.uid(), owner.gid());
             let _ = std::os::unix::fs::fchown(&file, Some(uid), Some(gid));
         }
         file.sync_all()?;
