@@ -1,4 +1,5 @@
-//! The admin page: `/metrics` for Prometheus, `/healthz` for "the process lives", `/readyz` for "it does its job".
+//! The admin page: `/metrics` for Prometheus, `/healthz` for "the process lives", `/readyz` for "it does its job",
+//! `/status` for `brownbridge status`.
 //!
 //! It owns the metrics recorder. What it shows beyond that comes in through [`Source`]: gauges that are read
 //! when scraped, and readiness with its reason in words.
@@ -38,6 +39,9 @@ pub trait Source: Send + Sync + 'static {
 
     /// `Err` says in words why the process does not do its job.
     fn ready(&self) -> Result<(), String>;
+
+    /// The state of the process as JSON; `metrics` is the page of that moment.
+    fn status(&self, metrics: &str) -> String;
 }
 
 /// The installed metrics recorder.
@@ -108,18 +112,25 @@ async fn answer<S: Source>(page: &Page<S>, request: Request<Incoming>) -> Result
         _ if !is_get => text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n"),
         "/metrics" => {
             page.source.refresh();
-            let mut response = text(StatusCode::OK, page.recorder.render());
-            let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-            response.headers_mut().insert(CONTENT_TYPE, kind);
-            response
+            typed("text/plain; version=0.0.4; charset=utf-8", page.recorder.render())
+        }
+        "/status" => {
+            page.source.refresh();
+            typed("application/json", page.source.status(&page.recorder.render()))
         }
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" => match page.source.ready() {
             Ok(()) => text(StatusCode::OK, "ready\n"),
             Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
         },
-        _ => text(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz\n"),
+        _ => text(StatusCode::NOT_FOUND, "there are /metrics, /healthz, /readyz and /status\n"),
     })
+}
+
+fn typed(kind: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {

@@ -92,6 +92,11 @@ impl Metrics {
         }
     }
 
+    /// The counter of connections accepted by a listener.
+    pub fn accepted(&self, listener: &'static str) -> Counter {
+        ::metrics::counter!("brownbridge_broker_accepted_total", "listener" => listener)
+    }
+
     /// Counts a plant connection that ended, or never began.
     pub fn connection_closed(&self, reason: &'static str) {
         ::metrics::counter!("brownbridge_broker_disconnects_total", "reason" => reason).increment(1);
@@ -153,6 +158,7 @@ pub fn translated_by_rule(rule: &str) -> Counter {
 /// Describes the metrics that have labels or are set at scrape time.
 pub fn describe_labelled() {
     for (name, help) in [
+        ("brownbridge_broker_accepted_total", "Connections accepted, by listener"),
         ("brownbridge_broker_disconnects_total", "Plant connections that ended, by reason"),
         ("brownbridge_broker_subscriptions_refused_total", "Subscriptions of plant clients refused, by reason"),
         ("brownbridge_messages_translated_total", "Hub messages made and stored, by rule"),

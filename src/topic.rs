@@ -159,6 +159,11 @@ impl<T> Trie<T> {
         self.root.walk(Some(name), name.starts_with('$'), &mut found);
     }
 
+    /// True where something is filed under a filter whose first level is `level`, word for word.
+    pub fn has_branch(&self, level: &str) -> bool {
+        self.root.literal.contains_key(level)
+    }
+
     /// True where nothing is filed.
     pub fn is_empty(&self) -> bool {
         self.root.is_empty()

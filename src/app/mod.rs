@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Recorder};
 use crate::bridge::{Bridge, SpoolBacklog, SpoolOutcome};
-use crate::broker::Broker;
+use crate::broker::{Broker, Census, Listener, Transport};
 use crate::message::Timestamp;
 use crate::metrics::{Metrics, describe_labelled};
 use crate::quarantine::{self, Quarantine};
@@ -34,6 +34,7 @@ use crate::uplink::{self, Status, Target};
 pub mod gate;
 mod reload;
 pub mod settings;
+pub mod status;
 
 use gate::Keeper;
 pub use settings::Settings;
@@ -85,6 +86,7 @@ pub struct Running {
     broker: Broker,
     fence: Option<JoinHandle<()>>,
     fence_stop: CancellationToken,
+    mqtt_addr: SocketAddr,
     admin_addr: SocketAddr,
     spool: Spool,
     appender: Appender,
@@ -99,8 +101,7 @@ pub struct Running {
 
 /// Starts everything. Only what belongs to this machine can fail: an unreachable hub is the uplink's to retry.
 pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running, StartError> {
-    let listen = settings.config.broker.listen.value;
-    let plant = TcpListener::bind(listen).await.map_err(|error| StartError::Listen("MQTT", listen, error))?;
+    let listeners = listen(std::mem::take(&mut settings.listeners)).await?;
     let listen = settings.config.admin.listen.value;
     let page = TcpListener::bind(listen).await.map_err(|error| StartError::Listen("/metrics", listen, error))?;
     let admin_addr = page.local_addr().unwrap_or(listen);
@@ -133,13 +134,21 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         settings.broker.gate = Some(Arc::new(keeper.clone()));
         tokio::spawn(reload::run(fence.files, keeper, Arc::clone(&sound), fence_stop.clone()))
     });
-    let broker = Broker::start(plant, settings.broker, Arc::new(bridge), metrics).map_err(StartError::Broker)?;
+    let broker = Broker::start(listeners, settings.broker, Arc::new(bridge), metrics).map_err(StartError::Broker)?;
 
     let admin_stop = CancellationToken::new();
-    let source = Arc::new(Gauges { appender: opened.appender.clone(), status: status.clone(), sound });
+    let source = Arc::new(Gauges {
+        appender: opened.appender.clone(),
+        status: status.clone(),
+        listeners: broker.addresses().to_vec(),
+        census: broker.census(),
+        sound,
+    });
     let admin = tokio::spawn(admin::serve(page, recorder, source, admin_stop.clone()));
-    tracing::info!(mqtt = %broker.local_addr(), metrics = %format!("http://{admin_addr}/metrics"), "brownbridge is up");
+    let plant: Vec<String> = broker.addresses().iter().map(|(name, address)| format!("{name}://{address}")).collect();
+    tracing::info!(listeners = plant.join(" "), metrics = %format!("http://{admin_addr}/metrics"), "brownbridge is up");
     Ok(Running {
+        mqtt_addr: broker.addresses().first().map_or(settings.config.broker.listen.value, |(_, address)| *address),
         broker,
         fence,
         fence_stop,
@@ -156,10 +165,25 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     })
 }
 
+/// Opens the sockets of the plant's side, in their order.
+async fn listen(wanted: Vec<(SocketAddr, Transport)>) -> Result<Vec<Listener>, StartError> {
+    let mut listeners = Vec::new();
+    for (address, transport) in wanted {
+        let name = match transport {
+            Transport::Tcp => "MQTT",
+            Transport::Tls(_) => "MQTT over TLS",
+            Transport::WebSocket => "MQTT over WebSocket",
+        };
+        let socket = TcpListener::bind(address).await.map_err(|error| StartError::Listen(name, address, error))?;
+        listeners.push(Listener { socket, transport });
+    }
+    Ok(listeners)
+}
+
 impl Running {
     /// Where MQTT clients connect.
     pub fn mqtt_addr(&self) -> SocketAddr {
-        self.broker.local_addr()
+        self.mqtt_addr
     }
 
     /// Where /metrics is.
@@ -226,6 +250,8 @@ struct Gauges {
     status: watch::Receiver<Status>,
     /// False while files on disk have errors and older ones are in use.
     sound: Arc<AtomicBool>,
+    listeners: Vec<(&'static str, SocketAddr)>,
+    census: Arc<Census>,
 }
 
 impl Gauges {
@@ -254,6 +280,26 @@ impl admin::Source for Gauges {
         counter("brownbridge_spool_bytes_written_total", stats.bytes_written);
         counter("brownbridge_spool_sync_failures_total", stats.sync_failures);
         ::metrics::counter!("brownbridge_messages_shed_total", "reason" => "spool_full").absolute(stats.shed);
+    }
+
+    fn status(&self, metrics: &str) -> String {
+        let stats = self.appender.stats();
+        let (clients, uptime) = status::Clients::of(&self.census);
+        let address = |(name, address): &(&str, SocketAddr)| status::Address {
+            name: (*name).to_owned(),
+            address: address.to_string(),
+        };
+        let report = status::Report {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: uptime.as_secs(),
+            not_ready: self.ready().err(),
+            listeners: self.listeners.iter().map(address).collect(),
+            uplink: status::Uplink::of(&self.status.borrow()),
+            spool: status::Spool::of(&stats, self.oldest_age(stats.oldest_ms)),
+            counters: status::Counters::of(metrics),
+            clients,
+        };
+        report.to_string()
     }
 
     fn ready(&self) -> Result<(), String> {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,6 +28,8 @@ pub struct Settings {
     pub own: Own,
     /// The broker's bounds.
     pub broker: broker::Options,
+    /// Where plant clients connect.
+    pub listeners: Vec<(SocketAddr, broker::Transport)>,
     /// Where the uplink goes; the spool's identifier is filled in at start.
     pub uplink: uplink::Options,
     /// The spool.
@@ -35,7 +38,7 @@ pub struct Settings {
     pub quarantine: (PathBuf, u64),
     /// The fence of the plaintext port, where there is one.
     pub fence: Option<Fence>,
-    /// Where plant clients and scrapers connect, and how long the end may drain.
+    /// Where scrapers connect, and how long the end may drain.
     pub config: Config,
 }
 
@@ -85,16 +88,16 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> io::Result<Loa
     sources.push(SourceFile { path: path.display().to_string(), text: config::masked(&text) });
     let fence = config.as_ref().and_then(|config| place.fence(&config.broker.fence, &mut sources));
     let resolved = config.and_then(|config| {
-        let target = place.target(&config);
+        let (target, listeners) = (place.target(&config), place.listeners(&config));
         let state = place.base.join(&config.state.value);
-        Some((target?, state, config))
+        Some((target?, listeners?, state, config))
     });
     let mut diagnostics = rules.diagnostics;
     diagnostics.extend(place.found);
     let sound = !diagnostics.iter().any(Diagnostic::is_error);
     let settings = match (resolved, rules.rules) {
-        (Some(((target, own), state, config)), Some(rules)) if sound => {
-            let mut settings = settled(rules, target, own, (state, config));
+        (Some(((target, own), listeners, state, config)), Some(rules)) if sound => {
+            let mut settings = settled(rules, (target, own), listeners, (state, config));
             settings.fence = fence;
             Some(settings)
         }
@@ -103,7 +106,12 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> io::Result<Loa
     Ok(Loaded { settings, diagnostics, sources, summaries: rules.files })
 }
 
-fn settled(rules: RuleSet, target: Target, own: Own, (state, config): (PathBuf, Config)) -> Settings {
+fn settled(
+    rules: RuleSet,
+    (target, own): (Target, Own),
+    listeners: Vec<(SocketAddr, broker::Transport)>,
+    (state, config): (PathBuf, Config),
+) -> Settings {
     let limit = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let broker = broker::Options {
         max_packet_size: u32::try_from(config.broker.max_packet_size).unwrap_or(u32::MAX),
@@ -137,7 +145,8 @@ fn settled(rules: RuleSet, target: Target, own: Own, (state, config): (PathBuf, 
     spool.durability = config.spool.durability;
     spool.when_full = config.spool.when_full;
     let quarantine = (state.join("quarantine"), config.quarantine.max_size);
-    Settings { rules, unmatched: config.unmatched, own, broker, uplink, spool, quarantine, fence: None, config }
+    let fence = None;
+    Settings { rules, unmatched: config.unmatched, own, broker, listeners, uplink, spool, quarantine, fence, config }
 }
 
 /// Reads rule files: a file as it is, a folder's `*.toml` in name order.
@@ -233,6 +242,26 @@ impl Place {
         self.found.append(&mut read.found);
         sources.append(&mut read.sources);
         Some(Fence { files, policy: read.policy?, notebook })
+    }
+
+    fn listeners(&mut self, config: &Config) -> Option<Vec<(SocketAddr, broker::Transport)>> {
+        let broker = &config.broker;
+        let mut listeners = vec![(broker.listen.value, broker::Transport::Tcp)];
+        if let Some(tls) = &broker.tls {
+            let (chain, key) = (self.read(&tls.certificate, None), self.read(&tls.key, None));
+            let roots = tls.client_ca.as_ref().map(|file| (file, self.read(file, None)));
+            let chain = self.usable(tls::certificates(&chain?), &tls.certificate.span, &tls.certificate.value);
+            let key = self.usable(tls::private_key(&key?), &tls.key.span, &tls.key.value);
+            let roots = match roots {
+                None => None,
+                Some((file, text)) => Some(self.usable(tls::roots(Some(&text?)), &file.span, &file.value)?),
+            };
+            let server = broker::server_tls((chain?, key?), roots).map_err(TlsError::Pair);
+            let server = self.usable(server, &tls.certificate.span, &tls.certificate.value)?;
+            listeners.push((tls.listen.value, broker::Transport::Tls(server)));
+        }
+        listeners.extend(broker.websocket.as_ref().map(|at| (at.value, broker::Transport::WebSocket)));
+        Some(listeners)
     }
 
     fn target(&mut self, config: &Config) -> Option<(Target, Own)> {

@@ -9,6 +9,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::num::NonZeroU16;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use tokio::time::Instant;
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
 use super::acknowledge::{Acknowledgements, Kind};
+use super::census::Presence;
 use super::deliver::Window;
 use super::gate::Badge;
 use super::handshake::Connected;
@@ -54,6 +56,7 @@ pub(super) struct Connection<'s, S, I: Ingest> {
     client_id: ByteString,
     place: Place<'s>,
     inbox: Inbox,
+    presence: Arc<Presence>,
     window: Window,
     scratch: I::Scratch,
     commits: I::Commits,
@@ -64,6 +67,8 @@ pub(super) struct Connection<'s, S, I: Ingest> {
     blocked: Blocked,
     input: BytesMut,
     output: BytesMut,
+    /// A TLS or WebSocket stream may still hold written bytes.
+    unflushed: bool,
     read_size: usize,
     keep_alive: Duration,
     /// When the bytes now being decoded were read.
@@ -92,7 +97,7 @@ where
         stream: S,
         input: BytesMut,
         mut connected: Connected,
-        (place, inbox): (Place<'s>, Inbox),
+        (place, inbox, presence): (Place<'s>, Inbox, Arc<Presence>),
         shared: &'s Shared<I>,
     ) -> Self {
         let mut output = BytesMut::new();
@@ -102,6 +107,7 @@ where
             client_id: ByteString::from(&*connected.client_id),
             place,
             inbox,
+            presence,
             window: Window::new(connected.receive_max),
             scratch: shared.ingest.scratch(),
             commits: shared.ingest.commits(),
@@ -111,6 +117,7 @@ where
             blocked: Blocked::No,
             input,
             output,
+            unflushed: false,
             read_size: READ_MIN,
             keep_alive: connected.keep_alive + connected.keep_alive / 2,
             wire: Wire::new(connected.codec),
@@ -197,7 +204,8 @@ where
         };
         let is_writing = writing.is_some();
         let rests = self.badge.rests_until();
-        let transfer = transfer(&mut self.stream, &mut self.input, &mut self.output, read_size);
+        let output = (&mut self.output, &mut self.unflushed);
+        let transfer = transfer(&mut self.stream, &mut self.input, output, read_size);
         tokio::select! {
             biased;
             () = self.place.kick.cancelled() => Event::End(Close::TakenOver),
@@ -249,10 +257,13 @@ where
             Outgoing::Publish(publish) => publish.packet_id,
             _ => None,
         };
+        let is_publish = matches!(packet, Outgoing::Publish(_));
         if self.wire.encode(packet, &mut self.output).is_err() {
             self.window.forget(packet_id);
             self.shared.metrics.local_deliveries_dropped.increment(1);
+            return;
         }
+        self.presence.sent(is_publish);
     }
 
     fn may_deliver(&self) -> bool {
@@ -266,6 +277,7 @@ where
     }
 
     fn on_packet(&mut self, packet: Incoming) -> Result<(), Close> {
+        self.presence.received(matches!(packet, Incoming::Publish(_)));
         match packet {
             Incoming::Publish(publish) => self.on_publish(publish)?,
             Incoming::PubRel(packet_id) => {
@@ -430,11 +442,11 @@ where
 async fn transfer<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     input: &mut BytesMut,
-    output: &mut BytesMut,
+    (output, unflushed): (&mut BytesMut, &mut bool),
     read_size: usize,
 ) -> io::Result<usize> {
     poll_fn(|cx| {
-        let wrote = poll_write_all(stream, output, cx)?;
+        let wrote = poll_write_all(stream, output, unflushed, cx)?;
         if read_size > 0 {
             input.reserve(read_size);
             if let Poll::Ready(read) = poll_read_buf(Pin::new(stream), cx, input)? {
@@ -453,6 +465,7 @@ async fn transfer<S: AsyncRead + AsyncWrite + Unpin>(
 fn poll_write_all<S: AsyncWrite + Unpin>(
     stream: &mut S,
     output: &mut BytesMut,
+    unflushed: &mut bool,
     cx: &mut Context<'_>,
 ) -> io::Result<bool> {
     let mut wrote = false;
@@ -465,8 +478,9 @@ fn poll_write_all<S: AsyncWrite + Unpin>(
         }
     }
     // A TLS or WebSocket stream buffers: without this its last bytes would wait for the next ones.
-    if wrote && output.is_empty() {
-        let _ = Pin::new(stream).poll_flush(cx)?;
+    *unflushed |= wrote;
+    if *unflushed && output.is_empty() {
+        *unflushed = Pin::new(stream).poll_flush(cx)?.is_pending();
     }
     Ok(wrote)
 }

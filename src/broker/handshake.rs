@@ -23,6 +23,8 @@ const MAX_CONNECT: u32 = 256 * 1024;
 pub(super) struct Connected {
     pub(super) codec: MqttCodec,
     pub(super) client_id: ByteString,
+    /// The MQTT version, for people.
+    pub(super) version: &'static str,
     pub(super) keep_alive: Duration,
     pub(super) will: Option<Box<Publish>>,
     pub(super) receive_max: Option<NonZeroU16>,
@@ -118,6 +120,7 @@ async fn check_v3<S: AsyncWrite + Unpin>(
     Ok(Connected {
         codec,
         client_id: if empty { assigned_id() } else { packet.client_id },
+        version: if packet.protocol.level() == 3 { "3.1" } else { "3.1.1" },
         keep_alive: Duration::from_secs(packet.keep_alive.into()),
         will,
         receive_max: None,
@@ -175,6 +178,7 @@ async fn check_v5<S: AsyncWrite + Unpin>(
     Ok(Connected {
         codec,
         client_id: if empty { assigned_id() } else { packet.client_id },
+        version: "5",
         keep_alive: Duration::from_secs(packet.keep_alive.into()),
         will,
         receive_max: packet.receive_max,

@@ -1,4 +1,4 @@
-//! The local MQTT broker: one plaintext port for MQTT 3.1, 3.1.1 and 5.
+//! The local MQTT broker: MQTT 3.1, 3.1.1 and 5 on a plaintext port, and over TLS and WebSocket where wanted.
 //!
 //! What a client may rely on:
 //! - **An acknowledgement means durable.** PUBACK (QoS 1) and PUBREC (QoS 2) leave only after
@@ -23,7 +23,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -32,17 +31,24 @@ use crate::message::Publish;
 use crate::metrics::Metrics;
 
 mod acknowledge;
+mod census;
 mod connection;
 mod deliver;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod gate;
 mod handshake;
+mod listen;
 mod router;
 mod session;
+mod system;
+mod websocket;
 mod wire;
 
+pub use census::{Census, Client, Totals, Traffic};
 pub use gate::{Gate, Judgement, Pass, Refusal, RefusalCode, Visitor};
+pub use listen::{Listener, Transport, server_tls};
+
 use router::Router;
 
 /// Where publishes go. The wiring implements it over rules and spool.
@@ -91,9 +97,9 @@ pub enum Offer {
 pub struct Options {
     /// Largest packet accepted, in bytes.
     pub max_packet_size: u32,
-    /// Most connections at one time; more are closed at once.
+    /// Most connections of all listeners at one time; more are closed at once.
     pub max_connections: usize,
-    /// Time from accept to a complete CONNECT.
+    /// Time from accept to a complete CONNECT, and for a TLS or WebSocket handshake before that.
     pub connect_timeout: Duration,
     /// Publishes of one connection that may wait for their commit before its socket is not read.
     pub max_unacknowledged: usize,
@@ -166,30 +172,42 @@ impl<I> Shared<I> {
 
 /// A running broker.
 pub struct Broker {
-    local_addr: SocketAddr,
+    addresses: Vec<(&'static str, SocketAddr)>,
+    census: Arc<Census>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl Broker {
-    /// Serves `listener` until [`stop`](Self::stop).
+    /// Serves all `listeners` until [`stop`](Self::stop).
     pub fn start<I: Ingest>(
-        listener: TcpListener,
+        listeners: Vec<Listener>,
         options: Options,
         ingest: Arc<I>,
         metrics: Metrics,
     ) -> std::io::Result<Self> {
-        let local_addr = listener.local_addr()?;
+        let address = |listener: &Listener| Ok((listener.transport.name(), listener.socket.local_addr()?));
+        let addresses = listeners.iter().map(address).collect::<std::io::Result<_>>()?;
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
+        let places = Arc::new(Semaphore::new(options.max_connections));
         let shared = Arc::new(Shared::new(options, ingest, metrics, stop.clone()));
-        tasks.spawn(accept(listener, shared, tasks.clone()));
-        Ok(Self { local_addr, stop, tasks })
+        let census = Arc::clone(&shared.router.census);
+        for listener in listeners {
+            tasks.spawn(listen::accept(listener, Arc::clone(&shared), Arc::clone(&places), tasks.clone()));
+        }
+        tasks.spawn(system::refresh(shared));
+        Ok(Self { addresses, census, stop, tasks })
     }
 
-    /// Where the broker listens.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.local_addr
+    /// Where the broker listens, with the name of each transport, in the order of the listeners.
+    pub fn addresses(&self) -> &[(&'static str, SocketAddr)] {
+        &self.addresses
+    }
+
+    /// Who is connected.
+    pub fn census(&self) -> Arc<Census> {
+        Arc::clone(&self.census)
     }
 
     /// Stops accepting and reading, acknowledges what becomes durable within `grace`, closes all connections.
@@ -199,36 +217,6 @@ impl Broker {
         if tokio::time::timeout(grace, self.tasks.wait()).await.is_err() {
             tracing::warn!("some plant connections did not end within {grace:?}");
         }
-    }
-}
-
-async fn accept<I: Ingest>(listener: TcpListener, shared: Arc<Shared<I>>, tasks: TaskTracker) {
-    let places = Arc::new(Semaphore::new(shared.options.max_connections));
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = shared.stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of file descriptors, mostly: give the system a moment instead of spinning.
-                tracing::warn!("cannot accept a connection: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            shared.metrics.connection_closed("too_many_connections");
-            continue;
-        };
-        let _ = stream.set_nodelay(true);
-        let shared = Arc::clone(&shared);
-        tasks.spawn(async move {
-            session::serve(stream, peer, &shared).await;
-            drop(place);
-        });
     }
 }
 

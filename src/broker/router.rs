@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Options;
+use super::census::Census;
+use super::{Options, system};
 use crate::metrics::Metrics;
 use crate::topic::{self, Trie};
 
@@ -164,6 +165,7 @@ pub(super) struct Router {
     /// Lets a publish skip the lock while nobody subscribes, the common case of a bridge.
     subscribed: AtomicUsize,
     retained: Mutex<Retained>,
+    pub(super) census: Arc<Census>,
     options: Options,
     metrics: Metrics,
 }
@@ -186,6 +188,7 @@ impl Router {
             subscriptions: RwLock::default(),
             subscribed: AtomicUsize::new(0),
             retained: Mutex::default(),
+            census: Arc::default(),
             options: options.clone(),
             metrics,
         }
@@ -257,7 +260,21 @@ impl Router {
             self.metrics.local_deliveries.increment(1);
         } else {
             self.metrics.local_deliveries_dropped.increment(1);
+            self.census.lost();
         }
+    }
+
+    /// True where a subscription's first level is `level`.
+    pub(super) fn has_subscribers_below(&self, level: &str) -> bool {
+        self.subscribed.load(Ordering::Acquire) > 0 && self.subscriptions.read().has_branch(level)
+    }
+
+    pub(super) fn subscription_count(&self) -> usize {
+        self.subscribed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn retained_count(&self) -> usize {
+        self.retained.lock().messages.len()
     }
 
     fn retain(&self, message: &Arc<Message>) {
@@ -316,10 +333,14 @@ impl Place<'_> {
     }
 
     fn send_retained(&self, filter: &str, qos: QoS, identifier: Option<NonZeroU32>) {
-        let found: Vec<Arc<Message>> = {
+        let mut found: Vec<Arc<Message>> = {
             let retained = self.router.retained.lock();
             retained.messages.values().filter(|m| topic::matches(filter, &m.topic)).map(Arc::clone).collect()
         };
+        if filter.starts_with(system::ROOT) {
+            let own = system::publishes(self.router);
+            found.extend(own.iter().filter(|p| topic::matches(filter, &p.topic)).map(|p| Arc::new(Message::detach(p))));
+        }
         for message in found {
             let qos = qos.less_value(message.qos);
             let identifiers = identifier.into_iter().collect();

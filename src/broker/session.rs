@@ -1,6 +1,6 @@
 //! The life of one connection: handshake, take-over, traffic, will.
 
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -8,7 +8,9 @@ use bytestring::ByteString;
 use rmqtt_codec::types::Publish;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::census::Client;
 use super::connection::Connection;
+use super::listen::Peer;
 use super::wire::Close;
 use super::{Ingest, Offer, Shared, gate, handshake};
 use crate::message::{self, Timestamp};
@@ -17,12 +19,13 @@ use crate::message::{self, Timestamp};
 const TAKE_OVER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Serves one socket from its first byte to its end.
-pub(super) async fn serve<S, I>(mut stream: S, peer: SocketAddr, shared: &Shared<I>)
+pub(super) async fn serve<S, I>(mut stream: S, peer: impl Into<Peer>, shared: &Shared<I>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
     I: Ingest,
 {
-    let Some(visit) = shared.doors.enter(peer) else {
+    let peer = peer.into();
+    let Some(visit) = shared.doors.enter(peer.address) else {
         return shared.metrics.connection_closed("connections_per_address");
     };
     let mut input = BytesMut::new();
@@ -48,7 +51,7 @@ where
             return;
         }
     };
-    let admitted = gate::admit(&mut stream, connected, (peer, &visit), shared).await;
+    let admitted = gate::admit(&mut stream, connected, (peer.address, &visit), shared).await;
     let Some(mut connected) = admitted else { return };
     let client_id = ByteString::from(&*connected.client_id);
     let will = connected.will.take();
@@ -58,7 +61,17 @@ where
     }
     tracing::debug!(%peer, client = message::excerpt(&client_id), "connected");
     shared.metrics.connections.increment(1);
-    let close = Connection::new(stream, input, connected, (place, inbox), shared).run().await;
+    let entry = shared.router.census.enter(Client {
+        client_id: message::excerpt(&client_id).to_owned(),
+        address: peer.address,
+        via: peer.via,
+        version: connected.version,
+        keep_alive: connected.keep_alive,
+        since: Timestamp::now(),
+    });
+    let presence = Arc::clone(&entry.presence);
+    let close = Connection::new(stream, input, connected, (place, inbox, presence), shared).run().await;
+    drop(entry);
     shared.metrics.connections.decrement(1);
     shared.metrics.connection_closed(close.label());
     if close.is_fault() {

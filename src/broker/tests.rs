@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 
 use super::*;
 
+mod listeners;
 mod pressure;
 
 /// An ingest whose commits and room the test decides.

@@ -13,6 +13,7 @@ mod explain;
 mod passwd;
 mod run;
 mod sim;
+mod status;
 mod test;
 
 /// A durable bridge from plaintext MQTT on the plant floor to Azure IoT Hub and IoT Edge.
@@ -26,6 +27,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Run(run::Args),
+    Status(status::Args),
     Check(check::Args),
     Test(test::Args),
     Explain(explain::Args),
@@ -38,6 +40,7 @@ enum Command {
 pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::run(args),
+        Command::Status(args) => status::run(args),
         Command::Check(args) => check::run(args),
         Command::Test(args) => test::run(args),
         Command::Explain(args) => explain::run(args),

@@ -65,6 +65,10 @@ pub enum Unmatched {
 pub struct Broker {
     /// Where MQTT clients connect.
     pub listen: Placed<SocketAddr>,
+    /// Where MQTT clients connect over WebSocket.
+    pub websocket: Option<Placed<SocketAddr>>,
+    /// Where MQTT clients connect over TLS.
+    pub tls: Option<PlantTls>,
     /// Largest packet accepted, in bytes.
     pub max_packet_size: u64,
     /// Most connections at one time.
@@ -122,6 +126,19 @@ pub enum OverRate {
     Wait,
     /// Its connection is closed.
     Close,
+}
+
+/// `[broker] tls`: a TLS listener beside the plain one.
+#[derive(Debug, Clone)]
+pub struct PlantTls {
+    /// Where it listens.
+    pub listen: Placed<SocketAddr>,
+    /// PEM file of the server's certificate and its chain.
+    pub certificate: Placed<String>,
+    /// PEM file of the certificate's key.
+    pub key: Placed<String>,
+    /// PEM file of the roots a client's certificate must lead to; without it clients need none.
+    pub client_ca: Option<Placed<String>>,
 }
 
 /// What the uplink connects to.
@@ -274,6 +291,8 @@ fn whole(mut top: Section<'_, '_, '_>) -> Option<Config> {
 fn broker(section: &mut Section<'_, '_, '_>) -> Broker {
     Broker {
         listen: section.listen("listen", SocketAddr::from(([0, 0, 0, 0], 1883))),
+        websocket: section.listen_if("websocket", SocketAddr::from(([0, 0, 0, 0], 9001))),
+        tls: section.table("tls", "[broker] tls", plant_tls).flatten(),
         max_packet_size: section.size("max_packet_size", 1 << 20, 1 << 10..=268_435_455),
         max_connections: section.count("max_connections", 10_000, 1..=1_000_000),
         connect_timeout: section.duration("connect_timeout", Duration::from_secs(10)),
@@ -307,6 +326,14 @@ fn limits(section: &mut Section<'_, '_, '_>) -> Limits {
         over_publish_rate: over.map_or(OverRate::Wait, |choice| choice.value),
         max_subscriptions: section.count("max_subscriptions", 1_000, 0..=1_000_000),
     }
+}
+
+fn plant_tls(section: &mut Section<'_, '_, '_>) -> Option<PlantTls> {
+    let listen = section.listen("listen", SocketAddr::from(([0, 0, 0, 0], 8883)));
+    let certificate = section.demanded("certificate", "certificate = \"plant.pem\"   # the chain, leaf first");
+    let key = section.demanded("key", "key = \"plant.key\"");
+    let client_ca = section.text("client_ca");
+    Some(PlantTls { listen, certificate: certificate?, key: key?, client_ca })
 }
 
 fn uplink(section: &mut Section<'_, '_, '_>) -> Option<Uplink> {

@@ -143,6 +143,20 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
         Placed { value, span: text.span }
     }
 
+    /// An IP address and port to listen on, where one is given; `sample` is shown where it is wrong.
+    pub(super) fn listen_if(&mut self, key: &'static str, sample: SocketAddr) -> Option<Placed<SocketAddr>> {
+        self.has(key).then(|| self.listen(key, sample))
+    }
+
+    /// A text that must be there.
+    pub(super) fn demanded(&mut self, key: &'static str, sample: &str) -> Option<Placed<String>> {
+        if !self.has(key) {
+            let found = self.report.new_error("missing-key", format!("there is no `{key}`"));
+            self.report.push(found.at(self.span(), "").help(sample));
+        }
+        self.text(key)
+    }
+
     /// A host with an optional port to connect to.
     pub(super) fn address(&mut self, key: &'static str, port: u16) -> Option<Placed<(String, u16)>> {
         let text = self.text(key)?;

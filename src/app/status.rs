@@ -1,0 +1,208 @@
+//! What `/status` tells and `brownbridge status` shows: one value, written by the running bridge and read by the command.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::broker::{Census, Client, Traffic};
+use crate::spool::Stats;
+use crate::uplink;
+
+/// Most clients listed; more are only counted. It bounds the page to some megabytes.
+pub const MAX_CLIENTS: usize = 10_000;
+
+/// The state of a running bridge.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Version of the program.
+    pub version: String,
+    /// Seconds since its broker started.
+    pub uptime_seconds: u64,
+    /// Why the bridge does not do its job, as `/readyz` says it; null while it does.
+    pub not_ready: Option<String>,
+    /// Where clients connect.
+    pub listeners: Vec<Address>,
+    /// The cloud's side.
+    pub uplink: Uplink,
+    /// What waits.
+    pub spool: Spool,
+    /// What became of all publishes, since the start.
+    pub counters: Counters,
+    /// Who is connected.
+    pub clients: Clients,
+}
+
+/// One listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address {
+    /// `mqtt`, `mqtts` or `websocket`.
+    pub name: String,
+    /// Where it listens.
+    pub address: String,
+}
+
+/// The cloud's side.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uplink {
+    /// True while it is connected.
+    pub connected: bool,
+    /// Why the last connection ended or could not be made.
+    pub trouble: Option<String>,
+    /// How long ago the hub acknowledged a message.
+    pub last_acknowledged_seconds_ago: Option<u64>,
+}
+
+/// What waits for the hub.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spool {
+    /// Messages.
+    pub waiting: u64,
+    /// How long the oldest has waited.
+    pub oldest_age_seconds: u64,
+    /// Disk space it takes.
+    pub bytes: u64,
+    /// True while it refuses messages for lack of room.
+    pub full: bool,
+}
+
+/// The counters of /metrics that tell what became of everything, summed over their labels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Publishes taken from clients.
+    pub received: u64,
+    /// Publishes of which the rules made at least one hub message.
+    pub translated: u64,
+    /// Publishes that make no hub message on purpose.
+    pub dropped: u64,
+    /// Publishes in the quarantine.
+    pub quarantined: u64,
+    /// Hub messages the hub acknowledged.
+    pub delivered: u64,
+    /// Hub messages given up to make room.
+    pub shed: u64,
+    /// Hub messages that could not be read back from disk.
+    pub lost: u64,
+}
+
+/// Who is connected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clients {
+    /// How many.
+    pub connected: usize,
+    /// Most there were at one time.
+    pub maximum: usize,
+    /// In the order they came; at most [`MAX_CLIENTS`].
+    pub list: Vec<Connected>,
+}
+
+/// One client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connected {
+    /// Its client identifier, a long one cut.
+    pub client_id: String,
+    /// Where it comes from.
+    pub address: String,
+    /// The listener it came to.
+    pub via: String,
+    /// `3.1`, `3.1.1` or `5`.
+    pub mqtt_version: String,
+    /// 0 is none.
+    pub keep_alive_seconds: u64,
+    /// When it connected.
+    pub since: String,
+    /// Publishes from it.
+    pub messages_in: u64,
+    /// Publishes to it.
+    pub messages_out: u64,
+}
+
+impl From<(Client, Traffic)> for Connected {
+    fn from((client, traffic): (Client, Traffic)) -> Self {
+        Self {
+            client_id: client.client_id,
+            address: client.address.to_string(),
+            via: client.via.to_owned(),
+            mqtt_version: client.version.to_owned(),
+            keep_alive_seconds: client.keep_alive.as_secs(),
+            since: client.since.to_string(),
+            messages_in: traffic.publishes_in,
+            messages_out: traffic.publishes_out,
+        }
+    }
+}
+
+impl Clients {
+    /// Who is in the census.
+    pub(super) fn of(census: &Census) -> (Self, Duration) {
+        let totals = census.totals();
+        let list = census.clients(MAX_CLIENTS).into_iter().map(Connected::from).collect();
+        (Self { connected: totals.connected, maximum: totals.maximum, list }, totals.uptime)
+    }
+}
+
+impl Uplink {
+    pub(super) fn of(status: &uplink::Status) -> Self {
+        Self {
+            connected: status.connected,
+            trouble: status.trouble.clone(),
+            last_acknowledged_seconds_ago: status.last_puback.map(|at| at.elapsed().as_secs()),
+        }
+    }
+}
+
+impl Spool {
+    pub(super) fn of(stats: &Stats, oldest_age: Duration) -> Self {
+        Self {
+            waiting: stats.waiting,
+            oldest_age_seconds: oldest_age.as_secs(),
+            bytes: stats.disk_bytes,
+            full: stats.full,
+        }
+    }
+}
+
+impl Counters {
+    /// Sums a page of Prometheus' text format.
+    pub(super) fn of(page: &str) -> Self {
+        Self {
+            received: sum(page, "brownbridge_publishes_received_total"),
+            translated: sum(page, "brownbridge_publishes_translated_total"),
+            dropped: sum(page, "brownbridge_messages_dropped_total"),
+            quarantined: sum(page, "brownbridge_messages_quarantined_total"),
+            delivered: sum(page, "brownbridge_messages_delivered_total"),
+            shed: sum(page, "brownbridge_messages_shed_total"),
+            lost: sum(page, "brownbridge_spool_lost_total"),
+        }
+    }
+}
+
+fn sum(page: &str, name: &str) -> u64 {
+    let lines = page.lines().filter_map(|line| line.strip_prefix(name));
+    let lines = lines.filter(|rest| rest.starts_with([' ', '{']));
+    lines.filter_map(|rest| rest.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+}
+
+impl fmt::Display for Report {
+    /// The page as it is served.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let json = serde_json::to_string(self).map_err(|_| fmt::Error)?;
+        writeln!(f, "{json}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_summed_over_their_labels() {
+        let page = "# TYPE x counter\n\
+            brownbridge_messages_dropped_total{reason=\"rule\"} 2\n\
+            brownbridge_messages_dropped_total{reason=\"an odd } one\"} 3\n\
+            brownbridge_messages_dropped_total_of_another 100\n\
+            brownbridge_publishes_received_total 7\n";
+        let counters = Counters::of(page);
+        assert_eq!((counters.dropped, counters.received, counters.lost), (5, 7, 0));
+    }
+}
