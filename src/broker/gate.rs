@@ -326,3 +326,72 @@ fn connack(codec: &MqttCodec, code: RefusalCode) -> MqttPacket {
         MqttPacket::V3(v3::Packet::ConnectAck(v3::ConnectAck { return_code, session_present: false }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_with_a_second_of_burst() {
+        let start = Instant::now();
+        for (rate, expect) in [
+            // Milliseconds of attempts, and how many of them are within the rate.
+            (2, vec![(0, true), (0, true), (0, false), (600, true), (600, false), (9_000, true), (9_000, true)]),
+            (1, vec![(0, true), (500, false), (3_000, true)]),
+        ] {
+            let mut pace = Pace::new(rate, true, start).unwrap();
+            for (millis, within) in expect {
+                let now = start + Duration::from_millis(millis);
+                assert_eq!(pace.opens() <= now, within, "{rate}/s at {millis} ms");
+                let mut next = pace;
+                assert_eq!(next.take(now), within, "{rate}/s at {millis} ms");
+                if within {
+                    pace = next;
+                }
+            }
+        }
+        assert!(Pace::new(0, true, start).is_none());
+    }
+
+    fn doors(max_connections_per_address: usize, max_connect_rate: u32) -> Doors {
+        Doors::new(&Options { max_connections_per_address, max_connect_rate, ..Options::default() })
+    }
+
+    fn peer(text: &str) -> SocketAddr {
+        SocketAddr::new(text.parse().unwrap(), 1)
+    }
+
+    #[test]
+    fn an_address_has_its_places() {
+        let doors = doors(2, 0);
+        let mut visits: Vec<_> = (0..2 + TOLD).map(|_| doors.enter(peer("10.0.0.1")).unwrap()).collect();
+        assert!(doors.enter(peer("10.0.0.1")).is_none(), "more than can be told");
+        assert!(doors.enter(peer("::ffff:10.0.0.1")).is_none(), "the same address");
+        assert!(doors.enter(peer("10.0.0.2")).unwrap().check().is_ok());
+        let label = visits[0].check().map_err(|refusal| refusal.label);
+        assert_eq!(label, Err("connections_per_address"));
+        visits.truncate(2);
+        assert_eq!(visits[1].check(), Ok(()));
+        // The subscriber of an IPv6 network is one, whatever its addresses.
+        let visits: Vec<_> = (1..=3).map(|n| doors.enter(peer(&format!("fd00::{n}"))).unwrap()).collect();
+        assert!(visits[0].check().is_err());
+        drop(visits);
+        assert!(doors.enter(peer("fd00::9")).unwrap().check().is_ok());
+    }
+
+    #[test]
+    fn an_address_connects_at_its_rate_and_is_forgotten() {
+        let limited = doors(10, 2);
+        let connect = || limited.enter(peer("10.0.0.1")).unwrap().check().map_err(|refusal| refusal.label);
+        assert_eq!([connect(), connect(), connect()], [Ok(()), Ok(()), Err("connect_rate")]);
+        let unlimited = doors(10, 0);
+        drop(unlimited.enter(peer("10.0.0.1")));
+        assert!(unlimited.addresses.lock().open.is_empty());
+        let fast = doors(10, 1_000_000);
+        for n in 0..20_000_u32 {
+            let visit = fast.enter(SocketAddr::new(IpAddr::from(n.to_be_bytes()), 1)).unwrap();
+            let _ = visit.check();
+        }
+        assert!(fast.addresses.lock().open.len() <= 4 * ADDRESSES);
+    }
+}
