@@ -409,10 +409,10 @@ subscribe = []
         /// Enforcing what was learned refuses nothing that was seen.
         #[test]
         fn what_was_seen_is_allowed(
-            publishes in prop::collection::vec((topic(), 0..3_usize, any::<u8>()), 0..60),
-            subscriptions in prop::collection::vec((filter(), 0..3_usize), 0..20),
+            publishes in prop::collection::vec((topic(), 0..5_usize, any::<u8>()), 0..60),
+            subscriptions in prop::collection::vec((filter(), 0..5_usize), 0..20),
         ) {
-            let clients = [("c1", None), ("c2", Some("u")), ("*+\"\n", None)];
+            let clients = [("c1", None), ("c2", Some("u")), ("*+\"\n", None), ("+", None), ("$s", None)];
             let mut notebook = Notebook::default();
             for (topic, who, last) in &publishes {
                 let caller = caller(clients[*who].0, clients[*who].1, *last);
