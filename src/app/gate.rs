@@ -3,7 +3,7 @@
 //! A decision is made at CONNECT and kept with the connection; a reload makes a new generation, and each connection
 //! asks again at its next publish or subscription. Connections survive a reload; subscriptions made before it stay.
 //!
-//! Passwords are verified on blocking threads, at most [`VERIFICATIONS`] at a time. What was verified once is
+//! Passwords are verified on blocking threads, at most `VERIFICATIONS` at a time. What was verified once is
 //! remembered as a keyed hash, so that a thousand clients that come back at once need not be hashed again.
 
 use std::collections::HashSet;
