@@ -112,8 +112,14 @@ impl Files {
         let path = self.learn.as_ref().filter(|path| path.exists());
         let Some(path) = path else { return self.learn.as_ref().map(|_| Notebook::default()) };
         let text = read.open(first, path)?;
-        let (access, found) = Access::parse(first + read.sources.len(), &text);
+        let file = first + read.sources.len();
+        let (access, found) = Access::parse(file, &text);
         read.found.extend(found.into_iter().filter(Diagnostic::is_error));
+        if access.as_ref().is_some_and(|access| !access.only_allows()) {
+            let found =
+                Diagnostic::error("learning", "this file has [[deny]] or [[bind]]: learning would lose them", file);
+            read.found.push(found.help("learn into another file, and copy what you want from it"));
+        }
         read.sources.push(SourceFile { path: path.display().to_string(), text });
         access.map(|access| Notebook::resume(&access))
     }

@@ -65,6 +65,11 @@ impl Access {
         (access.filter(|_| sound), report.found)
     }
 
+    /// True for a file without `[[deny]]` and `[[bind]]`, as learning writes it.
+    pub fn only_allows(&self) -> bool {
+        self.deny.is_empty() && self.bind.is_empty()
+    }
+
     /// Warns of entries for users nobody can be.
     pub fn check_users(&self, file: usize, users: Option<&Users>) -> Vec<Diagnostic> {
         let known = |name: &Name| users.is_some_and(|users| users.names().any(|user| name.matches(user)));
@@ -264,6 +269,20 @@ mod tests {
             assert_eq!(codes, expect, "{text}\n{found:#?}");
             assert_eq!(access.is_none(), found.iter().any(Diagnostic::is_error), "{text}");
         }
+    }
+
+    #[test]
+    fn fixes_do_what_they_promise() {
+        let text = "[[dny]]\nclient = \"x\"\n[[allow]]\nfrom = [\"10.1.2.3/8\"]\npublish = [\"a/{clint}\", \"{{/{usr}\"]\nsubscrib = []\n";
+        let found = Access::parse(0, text).1;
+        let fixes: Vec<_> = found.iter().filter_map(|found| found.fix.clone()).collect();
+        assert_eq!(fixes.len(), 5, "{found:#?}");
+        let mut fixed = text.to_owned();
+        for fix in fixes.into_iter().rev() {
+            fixed.replace_range(fix.span, &fix.replacement);
+        }
+        let left: Vec<_> = Access::parse(0, &fixed).1.into_iter().map(|found| found.code).collect();
+        assert!(left.is_empty(), "{left:?}\n{fixed}");
     }
 
     #[test]

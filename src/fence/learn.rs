@@ -341,13 +341,14 @@ mod tests {
         (0..20).for_each(|n| notebook.does(&gateway, false, (Action::Publish, &format!("gw/s{n}/v"))));
         let auto = caller("auto-1", None, 50);
         notebook.connected(&auto, true);
+        notebook.does(&auto, true, (Action::Subscribe, "$share/g/"));
         notebook.does(&auto, true, (Action::Subscribe, "$share/g/plant/+/temp"));
         let text = notebook.take_changes().unwrap();
         let expect = r##"
 [[allow]]
 from      = ["10.1.2.50"]
 publish   = []
-subscribe = ["plant/+/temp"]
+subscribe = ["$share/g/", "plant/+/temp"]
 
 [[allow]]
 client    = "plc-*"

@@ -81,10 +81,10 @@ impl Rights {
     }
 }
 
-/// The filter of `$share/<group>/<filter>`; any other as it is.
+/// The filter of `$share/<group>/<filter>`; any other as it is, also one that has no filter there.
 pub(super) fn unshared(filter: &str) -> &str {
     let shared = filter.strip_prefix("$share/").and_then(|rest| rest.split_once('/'));
-    shared.map_or(filter, |(_, filter)| filter)
+    shared.map(|(_, filter)| filter).filter(|filter| topic::check_filter(filter).is_ok()).unwrap_or(filter)
 }
 
 #[cfg(test)]
@@ -160,6 +160,8 @@ mod tests {
             (anyone, "sub", "#", false),
             (anyone, "sub", "$share/g/plant/x/cmd/#", true),
             (anyone, "sub", "$share/g/plant/#", false),
+            (anyone, "sub", "$share/g/", false),
+            (anyone, "sub", "$share/g/#", false),
             (panel, "pub", "panel/panel/a", true),
             (panel, "sub", "plant/#", true),
             (panel, "sub", "plant/+/cmd", true),
