@@ -107,6 +107,11 @@ impl Metrics {
         ::metrics::counter!("brownbridge_messages_dropped_total", "reason" => reason).increment(1);
     }
 
+    /// Counts a subscription that was refused.
+    pub fn subscription_refused(&self, reason: &'static str) {
+        ::metrics::counter!("brownbridge_broker_subscriptions_refused_total", "reason" => reason).increment(1);
+    }
+
     /// Counts publishes that went to the quarantine for a reason.
     pub fn quarantined(&self, reason: &str) -> Counter {
         ::metrics::counter!("brownbridge_messages_quarantined_total", "reason" => reason.to_owned())
@@ -155,6 +160,7 @@ pub fn describe_labelled() {
     for (name, help) in [
         ("brownbridge_broker_accepted_total", "Connections accepted, by listener"),
         ("brownbridge_broker_disconnects_total", "Plant connections that ended, by reason"),
+        ("brownbridge_broker_subscriptions_refused_total", "Subscriptions of plant clients refused, by reason"),
         ("brownbridge_messages_translated_total", "Hub messages made and stored, by rule"),
         ("brownbridge_messages_dropped_total", "Publishes that make no hub message on purpose, by reason"),
         ("brownbridge_messages_quarantined_total", "Publishes put into the quarantine, by reason"),

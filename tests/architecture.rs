@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Top-level modules by floor; a module may name modules of lower floors only.
 const FLOORS: [&[&str]; 5] = [
     &["topic", "message", "diag", "secret", "metrics"],
-    &["config", "rules", "hub"],
+    &["config", "rules", "hub", "fence"],
     &["broker", "spool", "quarantine", "uplink", "admin", "hubsim"],
     &["bridge", "app"],
     &["cli"],
@@ -18,7 +18,7 @@ const FLOORS: [&[&str]; 5] = [
 const SIDEWAYS: [(&str, &str); 2] = [("app", "bridge"), ("metrics", "message")];
 
 /// Pure modules: bytes, text and `now` in, values out.
-const PURE: [&str; 6] = ["topic", "message", "diag", "config", "rules", "hub"];
+const PURE: [&str; 7] = ["topic", "message", "diag", "config", "rules", "hub", "fence"];
 
 const MAX_LINES: usize = 600;
 

@@ -6,6 +6,7 @@
 //! | spool: writer and reader threads | [`start`] | after the uplink | one pending batch, 4 MB |
 //! | quarantine: writer thread | [`start`] | after the broker | 64 entries |
 //! | uplink | [`start`] | after it drained, or `drain_timeout` | the spool; `window` in flight |
+//! | fence: watch of its files | [`start`] | with the broker | none; passwords wait for one of 2 places |
 //! | admin | [`start`] | last | 64 connections |
 
 use std::fmt;
@@ -13,6 +14,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
@@ -29,9 +31,12 @@ use crate::quarantine::{self, Quarantine};
 use crate::spool::{self, Appender, Durable, OpenError, Spool};
 use crate::uplink::{self, Status, Target};
 
+pub mod gate;
+mod reload;
 pub mod settings;
 pub mod status;
 
+use gate::Keeper;
 pub use settings::Settings;
 
 /// How long plant connections may take to end.
@@ -79,6 +84,8 @@ impl std::error::Error for StartError {}
 /// A running bridge.
 pub struct Running {
     broker: Broker,
+    fence: Option<JoinHandle<()>>,
+    fence_stop: CancellationToken,
     mqtt_addr: SocketAddr,
     admin_addr: SocketAddr,
     spool: Spool,
@@ -120,6 +127,13 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
 
     let rules = (settings.rules, settings.unmatched);
     let bridge = Bridge::new(rules, settings.own, opened.appender.clone(), quarantine, metrics.clone());
+    let sound = Arc::new(AtomicBool::new(true));
+    let fence_stop = CancellationToken::new();
+    let fence = settings.fence.map(|fence| {
+        let keeper = Keeper::new(fence.policy, fence.notebook);
+        settings.broker.gate = Some(Arc::new(keeper.clone()));
+        tokio::spawn(reload::run(fence.files, keeper, Arc::clone(&sound), fence_stop.clone()))
+    });
     let broker = Broker::start(listeners, settings.broker, Arc::new(bridge), metrics).map_err(StartError::Broker)?;
 
     let admin_stop = CancellationToken::new();
@@ -128,6 +142,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         status: status.clone(),
         listeners: broker.addresses().to_vec(),
         census: broker.census(),
+        sound,
     });
     let admin = tokio::spawn(admin::serve(page, recorder, source, admin_stop.clone()));
     let plant: Vec<String> = broker.addresses().iter().map(|(name, address)| format!("{name}://{address}")).collect();
@@ -135,6 +150,8 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     Ok(Running {
         mqtt_addr: broker.addresses().first().map_or(settings.config.broker.listen.value, |(_, address)| *address),
         broker,
+        fence,
+        fence_stop,
         admin_addr,
         spool: opened.spool,
         appender: opened.appender,
@@ -193,6 +210,10 @@ impl Running {
     /// Ends in the order of the message's way: the plant side, what is committed, the uplink when it has drained.
     pub async fn stop(self) -> Result<(), spool::CloseError> {
         self.broker.stop(BROKER_GRACE).await;
+        self.fence_stop.cancel();
+        if let Some(fence) = self.fence {
+            let _ = fence.await;
+        }
         let waiting = tokio::task::spawn_blocking(move || self.quarantine.join());
         let _ = tokio::time::timeout(BROKER_GRACE, waiting).await;
         let drained = tokio::time::timeout(self.drain_timeout, drained(&self.appender)).await;
@@ -227,6 +248,8 @@ async fn drained(appender: &Appender) {
 struct Gauges {
     appender: Appender,
     status: watch::Receiver<Status>,
+    /// False while files on disk have errors and older ones are in use.
+    sound: Arc<AtomicBool>,
     listeners: Vec<(&'static str, SocketAddr)>,
     census: Arc<Census>,
 }
@@ -247,7 +270,8 @@ impl admin::Source for Gauges {
         gauge("brownbridge_spool_bytes", stats.disk_bytes as f64);
         gauge("brownbridge_spool_oldest_age_seconds", self.oldest_age(stats.oldest_ms).as_secs_f64());
         gauge("brownbridge_spool_full", f64::from(u8::from(stats.full)));
-        gauge("brownbridge_config_last_reload_successful", 1.0);
+        let sound = u8::from(self.sound.load(Ordering::Relaxed));
+        gauge("brownbridge_config_last_reload_successful", f64::from(sound));
         ::metrics::gauge!("brownbridge_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         let counter = |name: &'static str, value| ::metrics::counter!(name).absolute(value);
         counter("brownbridge_spool_recovered_total", stats.recovered);

@@ -6,9 +6,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::gate::{Files, Policy};
 use crate::bridge::Own;
-use crate::config::{self, Config, Kind, Placed, Unmatched};
+use crate::config::{self, Config, Kind, OverRate, Placed, Unmatched};
 use crate::diag::{Diagnostic, SourceFile, Span};
+use crate::fence::learn::Notebook;
 use crate::hub::connection_string::{Auth, ConnectionString};
 use crate::rules::{self, RuleSet};
 use crate::secret::Secret;
@@ -34,8 +36,20 @@ pub struct Settings {
     pub spool: spool::Options,
     /// Folder and size of the quarantine.
     pub quarantine: (PathBuf, u64),
+    /// The fence of the plaintext port, where there is one.
+    pub fence: Option<Fence>,
     /// Where scrapers connect, and how long the end may drain.
     pub config: Config,
+}
+
+/// The fence as its files say.
+pub struct Fence {
+    /// Where it stands.
+    pub files: Files,
+    /// What it says.
+    pub policy: Policy,
+    /// What is learned goes here.
+    pub notebook: Option<Notebook>,
 }
 
 /// What loading found: the settings, unless there are errors, and what to tell the user.
@@ -72,6 +86,7 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> io::Result<Loa
     place.found.extend(found);
     let mut sources = rule_files;
     sources.push(SourceFile { path: path.display().to_string(), text: config::masked(&text) });
+    let fence = config.as_ref().and_then(|config| place.fence(&config.broker.fence, &mut sources));
     let resolved = config.and_then(|config| {
         let (target, listeners) = (place.target(&config), place.listeners(&config));
         let state = place.base.join(&config.state.value);
@@ -82,7 +97,9 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> io::Result<Loa
     let sound = !diagnostics.iter().any(Diagnostic::is_error);
     let settings = match (resolved, rules.rules) {
         (Some(((target, own), listeners, state, config)), Some(rules)) if sound => {
-            Some(settled(rules, (target, own), listeners, (state, config)))
+            let mut settings = settled(rules, (target, own), listeners, (state, config));
+            settings.fence = fence;
+            Some(settings)
         }
         _ => None,
     };
@@ -109,7 +126,12 @@ fn settled(
             Target::Mqtt(mqtt) => Some(mqtt.client_id.clone()),
             Target::Hub(_) => None,
         },
-        ..broker::Options::default()
+        max_subscriptions: config.broker.limits.max_subscriptions,
+        max_connections_per_address: config.broker.limits.max_connections_per_address,
+        max_connect_rate: u32::try_from(config.broker.limits.max_connect_rate).unwrap_or(u32::MAX),
+        max_publish_rate: u32::try_from(config.broker.limits.max_publish_rate).unwrap_or(u32::MAX),
+        close_over_publish_rate: config.broker.limits.over_publish_rate == OverRate::Close,
+        gate: None,
     };
     let uplink = uplink::Options {
         target,
@@ -123,7 +145,8 @@ fn settled(
     spool.durability = config.spool.durability;
     spool.when_full = config.spool.when_full;
     let quarantine = (state.join("quarantine"), config.quarantine.max_size);
-    Settings { rules, unmatched: config.unmatched, own, broker, listeners, uplink, spool, quarantine, config }
+    let fence = None;
+    Settings { rules, unmatched: config.unmatched, own, broker, listeners, uplink, spool, quarantine, fence, config }
 }
 
 /// Reads rule files: a file as it is, a folder's `*.toml` in name order.
@@ -197,12 +220,36 @@ impl Place {
         }
     }
 
+    /// Reads the files of the fence; none where there is nothing to judge by, or with errors.
+    fn fence(&mut self, config: &config::Fence, sources: &mut Vec<SourceFile>) -> Option<Fence> {
+        for (file, help) in [(&config.access, None), (&config.users, Some("brownbridge passwd users.toml NAME"))] {
+            if let Some(file) = file {
+                self.read(file, help)?;
+            }
+        }
+        let path = |file: &Option<Placed<String>>| file.as_ref().map(|file| self.base.join(&file.value));
+        let files = Files {
+            access: path(&config.access),
+            users: path(&config.users),
+            learn: path(&config.learn),
+            anonymous: config.anonymous,
+        };
+        if files.is_empty() {
+            return None;
+        }
+        let mut read = files.read(sources.len());
+        let notebook = files.notebook(sources.len(), &mut read);
+        self.found.append(&mut read.found);
+        sources.append(&mut read.sources);
+        Some(Fence { files, policy: read.policy?, notebook })
+    }
+
     fn listeners(&mut self, config: &Config) -> Option<Vec<(SocketAddr, broker::Transport)>> {
         let broker = &config.broker;
         let mut listeners = vec![(broker.listen.value, broker::Transport::Tcp)];
         if let Some(tls) = &broker.tls {
-            let (chain, key) = (self.read(&tls.certificate), self.read(&tls.key));
-            let roots = tls.client_ca.as_ref().map(|file| (file, self.read(file)));
+            let (chain, key) = (self.read(&tls.certificate, None), self.read(&tls.key, None));
+            let roots = tls.client_ca.as_ref().map(|file| (file, self.read(file, None)));
             let chain = self.usable(tls::certificates(&chain?), &tls.certificate.span, &tls.certificate.value);
             let key = self.usable(tls::private_key(&key?), &tls.key.span, &tls.key.value);
             let roots = match roots {
@@ -273,7 +320,7 @@ impl Place {
         }
         let tls = self.tls(config)?;
         let certificate_expiry = uplink.certificate.as_ref().and_then(|file| {
-            let chain = tls::certificates(&self.read(file)?).ok()?;
+            let chain = tls::certificates(&self.read(file, None)?).ok()?;
             tls::expiry(chain.first()?)
         });
         let own = Own {
@@ -297,15 +344,15 @@ impl Place {
             return Some(given.clone());
         }
         let file = config.uplink.connection_string_file.as_ref()?;
-        let text = self.read(file)?;
+        let text = self.read(file, None)?;
         Some(Placed { value: Secret::new(String::from_utf8_lossy(&text).into_owned()), span: file.span.clone() })
     }
 
-    fn read(&mut self, file: &Placed<String>) -> Option<Vec<u8>> {
+    fn read(&mut self, file: &Placed<String>, help: Option<&str>) -> Option<Vec<u8>> {
         let path = self.base.join(&file.value);
         fs::read(&path)
             .inspect_err(|error| {
-                self.error("no-such-file", cannot_read(&path, error), &file.span, None);
+                self.error("no-such-file", cannot_read(&path, error), &file.span, help);
             })
             .ok()
     }
@@ -318,14 +365,14 @@ impl Place {
                 self.usable(roots, &uplink.kind.span, "the system's roots")
             }
             Some(file) => {
-                let text = self.read(file)?;
+                let text = self.read(file, None)?;
                 let roots = tls::roots(Some(&text));
                 self.usable(roots, &file.span, &file.value)
             }
         };
         let identity = match (&uplink.certificate, &uplink.key) {
             (Some(certificate), Some(key)) => {
-                let (chain, private) = (self.read(certificate), self.read(key));
+                let (chain, private) = (self.read(certificate, None), self.read(key, None));
                 let chain = self.usable(tls::certificates(&chain?), &certificate.span, &certificate.value);
                 let private = self.usable(tls::private_key(&private?), &key.span, &key.value);
                 Some((chain?, private?))

@@ -26,6 +26,7 @@ struct Entry {
     kind: Kind,
     sequence: u64,
     read: Instant,
+    refused: bool,
 }
 
 /// The acknowledgements one connection owes.
@@ -37,7 +38,12 @@ pub(super) struct Acknowledgements {
 impl Acknowledgements {
     /// Owes the acknowledgement of a publish read at `read`, due when `sequence` is durable.
     pub(super) fn owe(&mut self, packet_id: NonZeroU16, kind: Kind, sequence: u64, read: Instant) {
-        self.queue.push_back(Entry { packet_id, kind, sequence, read });
+        self.queue.push_back(Entry { packet_id, kind, sequence, read, refused: false });
+    }
+
+    /// Owes the answer to a publish its client was not allowed to make.
+    pub(super) fn refuse(&mut self, packet_id: NonZeroU16, kind: Kind, read: Instant) {
+        self.queue.push_back(Entry { packet_id, kind, sequence: 0, read, refused: true });
     }
 
     /// How many are owed.
@@ -54,6 +60,7 @@ impl Acknowledgements {
     pub(super) fn release(&mut self, durable: u64) -> Option<(Outgoing, Instant)> {
         let entry = self.queue.pop_front_if(|entry| entry.sequence <= durable)?;
         let packet = match entry.kind {
+            kind if entry.refused => Outgoing::NotAuthorized(kind, entry.packet_id),
             Kind::PubAck => Outgoing::PubAck(entry.packet_id),
             Kind::PubRec => Outgoing::PubRec(entry.packet_id),
         };

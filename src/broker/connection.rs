@@ -24,6 +24,7 @@ use tokio_util::io::{poll_read_buf, poll_write_buf};
 use super::acknowledge::{Acknowledgements, Kind};
 use super::census::Presence;
 use super::deliver::Window;
+use super::gate::Badge;
 use super::handshake::Connected;
 use super::router::{Inbox, Place};
 use super::wire::{Close, Incoming, Outgoing, Subscribe, Wire};
@@ -62,6 +63,7 @@ pub(super) struct Connection<'s, S, I: Ingest> {
     owed: Acknowledgements,
     /// QoS 2 packet identifiers between PUBLISH and PUBREL ([MQTT-4.3.3-10]).
     unreleased: HashSet<NonZeroU16>,
+    badge: Badge,
     blocked: Blocked,
     input: BytesMut,
     output: BytesMut,
@@ -111,6 +113,7 @@ where
             commits: shared.ingest.commits(),
             owed: Acknowledgements::default(),
             unreleased: HashSet::new(),
+            badge: std::mem::take(&mut connected.badge),
             blocked: Blocked::No,
             input,
             output,
@@ -179,6 +182,7 @@ where
             let room = matches!(self.blocked, Blocked::No)
                 && self.owed.len() < self.shared.options.max_unacknowledged
                 && self.output.len() < OUTPUT_HIGH
+                && self.badge.rests_until().is_none()
                 && !self.stopping;
             if !room {
                 return Ok(false);
@@ -200,6 +204,7 @@ where
             Blocked::Writing(written, ..) => (false, Some(written)),
         };
         let is_writing = writing.is_some();
+        let rests = self.badge.rests_until();
         let output = (&mut self.output, &mut self.unflushed);
         let transfer = transfer(&mut self.stream, &mut self.input, output, read_size);
         tokio::select! {
@@ -222,6 +227,7 @@ where
             },
             () = self.commits.reach(due.unwrap_or(0)), if due.is_some() => Event::Due,
             () = self.shared.ingest.room(), if full => Event::Room,
+            () = tokio::time::sleep_until(rests.unwrap_or(self.read_at)), if rests.is_some() => Event::Due,
             () = async { if let Some(written) = writing { written.await } }, if is_writing => Event::Written,
             Some(delivery) = self.inbox.next(), if may_deliver => Event::Deliver(delivery),
             () = alarm.as_mut(), if !self.keep_alive.is_zero() => Event::Silent,
@@ -310,6 +316,9 @@ where
         if topic::check_name(&publish.topic).is_err() {
             return Err(Close::TopicName); // [MQTT-3.3.2-2]
         }
+        if !self.badge.count_publish() {
+            return Err(Close::MessageRate);
+        }
         if publish.qos == QoS::ExactlyOnce
             && let Some(packet_id) = publish.packet_id
             && !self.unreleased.insert(packet_id)
@@ -318,9 +327,30 @@ where
             self.owed.owe(packet_id, Kind::PubRec, 0, self.read_at);
             return Ok(());
         }
+        if !self.badge.may_publish(&publish.topic) {
+            self.refuse(&publish);
+            return Ok(());
+        }
         self.shared.router.route(Some(&self.place), &publish);
         self.offer(publish);
         Ok(())
+    }
+
+    /// Answers a publish the client may not make. MQTT 3.1.1 has no word for that: it is acknowledged and dropped.
+    fn refuse(&mut self, publish: &Publish) {
+        self.shared.metrics.publishes_received.increment(1);
+        self.shared.metrics.dropped("not_authorized");
+        self.shared.metrics.log_pace("publish not authorized", |left_out| {
+            let (client, topic) = (message::excerpt(&self.client_id), message::excerpt(&publish.topic));
+            tracing::warn!(client, topic, left_out, "a publish was refused: the client may not publish to this topic");
+        });
+        if let Some(packet_id) = publish.packet_id {
+            let kind = if publish.qos == QoS::ExactlyOnce { Kind::PubRec } else { Kind::PubAck };
+            self.owed.refuse(packet_id, kind, self.read_at);
+            if self.wire.is_v5() {
+                self.unreleased.remove(&packet_id); // A refused exchange ends with its PUBREC.
+            }
+        }
     }
 
     fn offer(&mut self, publish: Box<Publish>) {
@@ -374,7 +404,11 @@ where
                 SubscribeAckReason::TopicFilterInvalid
             } else if is_v5 && filter.starts_with("$share/") {
                 SubscribeAckReason::SharedSubscriptionNotSupported
+            } else if !self.badge.may_subscribe(&filter) {
+                self.refused(&filter, "not_authorized");
+                SubscribeAckReason::NotAuthorized
             } else if !self.place.subscribe(&filter, options, identifier) {
+                self.refused(&filter, "max_subscriptions");
                 SubscribeAckReason::QuotaExceeded
             } else {
                 match options.qos {
@@ -386,6 +420,14 @@ where
         }
         // The retained messages wait in the inbox, behind this.
         self.send(Outgoing::SubAck { packet_id, status });
+    }
+
+    fn refused(&self, filter: &str, reason: &'static str) {
+        self.shared.metrics.subscription_refused(reason);
+        self.shared.metrics.log_pace("subscription refused", |left_out| {
+            let (client, filter) = (message::excerpt(&self.client_id), message::excerpt(filter));
+            tracing::warn!(client, filter, reason, left_out, "a subscription was refused");
+        });
     }
 
     fn unsubscribe(&mut self, filter: &str) -> UnsubscribeAckReason {

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_util::codec::{Decoder, Encoder};
 
 use super::Options;
+use super::gate::Badge;
 
 /// Largest CONNECT read, whatever the packet limit: nobody is known yet who could be trusted with more.
 const MAX_CONNECT: u32 = 256 * 1024;
@@ -27,6 +28,7 @@ pub(super) struct Connected {
     pub(super) keep_alive: Duration,
     pub(super) will: Option<Box<Publish>>,
     pub(super) receive_max: Option<NonZeroU16>,
+    pub(super) badge: Badge,
     /// An identifier the broker chose, to be told to the client.
     assigned: bool,
     session_expiry: bool,
@@ -122,6 +124,7 @@ async fn check_v3<S: AsyncWrite + Unpin>(
         keep_alive: Duration::from_secs(packet.keep_alive.into()),
         will,
         receive_max: None,
+        badge: Badge::claimed(packet.username, packet.password),
         assigned: empty,
         session_expiry: false,
     })
@@ -179,12 +182,18 @@ async fn check_v5<S: AsyncWrite + Unpin>(
         keep_alive: Duration::from_secs(packet.keep_alive.into()),
         will,
         receive_max: packet.receive_max,
+        badge: Badge::claimed(packet.username, packet.password),
         assigned: empty,
         session_expiry: packet.session_expiry_interval_secs > 0,
     })
 }
 
 impl Connected {
+    /// True where the broker chose the client id.
+    pub(super) fn is_assigned(&self) -> bool {
+        self.assigned
+    }
+
     /// Appends the CONNACK that accepts this client.
     pub(super) fn accept(&mut self, options: &Options, output: &mut BytesMut) {
         let packet = match self.codec {

@@ -36,6 +36,7 @@ mod connection;
 mod deliver;
 #[cfg(fuzzing)]
 pub mod fuzz;
+mod gate;
 mod handshake;
 mod listen;
 mod presence;
@@ -46,6 +47,7 @@ mod websocket;
 mod wire;
 
 pub use census::{Census, Client, Totals, Traffic};
+pub use gate::{Gate, Judgement, Pass, Refusal, RefusalCode, Visitor};
 pub use listen::{Listener, Transport, server_tls};
 
 use router::Router;
@@ -119,6 +121,16 @@ pub struct Options {
     pub max_subscriptions: usize,
     /// A client id that is refused: the uplink's own, so that a bridge pointed at itself cannot loop.
     pub refused_client_id: Option<String>,
+    /// Most connections of one address.
+    pub max_connections_per_address: usize,
+    /// CONNECTs of one address a second; 0 is no limit.
+    pub max_connect_rate: u32,
+    /// Publishes of one client a second; 0 is no limit.
+    pub max_publish_rate: u32,
+    /// A client over its publish rate is closed instead of read later.
+    pub close_over_publish_rate: bool,
+    /// Judges clients; without one everybody may do everything.
+    pub gate: Option<Arc<dyn Gate>>,
 }
 
 impl Default for Options {
@@ -134,6 +146,11 @@ impl Default for Options {
             max_retained_bytes: 16 * 1024 * 1024,
             max_subscriptions: 1_000,
             refused_client_id: None,
+            max_connections_per_address: 10_000,
+            max_connect_rate: 0,
+            max_publish_rate: 0,
+            close_over_publish_rate: false,
+            gate: None,
         }
     }
 }
@@ -143,6 +160,7 @@ struct Shared<I> {
     options: Options,
     ingest: Arc<I>,
     router: Router,
+    doors: gate::Doors,
     metrics: Metrics,
     stop: CancellationToken,
     /// Places for wills that wait for room.
@@ -153,7 +171,8 @@ impl<I> Shared<I> {
     fn new(options: Options, ingest: Arc<I>, metrics: Metrics, stop: CancellationToken) -> Self {
         let router = Router::new(&options, metrics.clone());
         let wills = Semaphore::new((options.max_connections / 10).max(1));
-        Self { options, ingest, router, metrics, stop, wills }
+        let doors = gate::Doors::new(&options);
+        Self { options, ingest, router, doors, metrics, stop, wills }
     }
 }
 

@@ -13,7 +13,7 @@ use super::connection::Connection;
 use super::listen::Peer;
 use super::presence::Who;
 use super::wire::Close;
-use super::{Ingest, Offer, Shared, handshake, presence};
+use super::{Ingest, Offer, Shared, gate, handshake, presence};
 use crate::message::{self, Timestamp};
 
 /// How long a taken-over connection may take to end before the new one goes on without it.
@@ -26,6 +26,9 @@ where
     I: Ingest,
 {
     let peer = peer.into();
+    let Some(visit) = shared.doors.enter(peer.address) else {
+        return shared.metrics.connection_closed("connections_per_address");
+    };
     let mut input = BytesMut::new();
     let connect = handshake::connect(&mut stream, &mut input, &shared.options);
     let connected = tokio::select! {
@@ -35,7 +38,7 @@ where
             connected.unwrap_or(Err("connect_timeout"))
         }
     };
-    let mut connected = match connected {
+    let connected = match connected {
         Ok(connected) => connected,
         Err(reason) => {
             shared.metrics.connection_closed(reason);
@@ -49,6 +52,8 @@ where
             return;
         }
     };
+    let admitted = gate::admit(&mut stream, connected, (peer.address, &visit), shared).await;
+    let Some(mut connected) = admitted else { return };
     let client_id = ByteString::from(&*connected.client_id);
     let will = connected.will.take();
     let (place, inbox, taken_over) = shared.router.enter(client_id.clone());

@@ -13,6 +13,8 @@ use rmqtt_codec::v5::{
 use rmqtt_codec::{MqttCodec, MqttPacket, v3, v5};
 use tokio_util::codec::{Decoder, Encoder};
 
+use super::acknowledge::Kind;
+
 /// A packet of a connected client.
 #[derive(Debug)]
 pub(super) enum Incoming {
@@ -40,10 +42,21 @@ pub(super) enum Outgoing {
     Publish(Box<Publish>),
     PubAck(NonZeroU16),
     PubRec(NonZeroU16),
+    /// Answers a publish that is not allowed; before MQTT 5 an acknowledgement like any other.
+    NotAuthorized(Kind, NonZeroU16),
     PubRel(NonZeroU16),
-    PubComp { packet_id: NonZeroU16, known: bool },
-    SubAck { packet_id: NonZeroU16, status: Vec<SubscribeAckReason> },
-    UnsubAck { packet_id: NonZeroU16, status: Vec<UnsubscribeAckReason> },
+    PubComp {
+        packet_id: NonZeroU16,
+        known: bool,
+    },
+    SubAck {
+        packet_id: NonZeroU16,
+        status: Vec<SubscribeAckReason>,
+    },
+    UnsubAck {
+        packet_id: NonZeroU16,
+        status: Vec<UnsubscribeAckReason>,
+    },
     PingResp,
 }
 
@@ -81,6 +94,8 @@ pub(super) enum Close {
     TopicAlias,
     /// No packet in one and a half times the keep-alive ([MQTT-3.1.2-24]).
     KeepAlive,
+    /// More publishes a second than a client may make.
+    MessageRate,
     /// Another connection came with the same client id ([MQTT-3.1.4-2]).
     TakenOver,
     /// The broker ends.
@@ -100,6 +115,7 @@ impl Close {
             Self::TopicName => "topic_name_invalid",
             Self::TopicAlias => "topic_alias_invalid",
             Self::KeepAlive => "keep_alive_timeout",
+            Self::MessageRate => "message_rate_too_high",
             Self::TakenOver => "session_taken_over",
             Self::ShuttingDown => "shutting_down",
         }
@@ -124,6 +140,7 @@ impl Close {
             Self::TopicName => DisconnectReasonCode::TopicNameInvalid,
             Self::TopicAlias => DisconnectReasonCode::TopicAliasInvalid,
             Self::KeepAlive => DisconnectReasonCode::KeepAliveTimeout,
+            Self::MessageRate => DisconnectReasonCode::MessageRateTooHigh,
             Self::TakenOver => DisconnectReasonCode::SessionTakenOver,
             Self::ShuttingDown => DisconnectReasonCode::ServerShuttingDown,
         })
@@ -249,8 +266,12 @@ fn incoming_v5(packet: v5::Packet) -> Result<Incoming, Close> {
 fn outgoing_v3(packet: Outgoing) -> v3::Packet {
     match packet {
         Outgoing::Publish(publish) => v3::Packet::Publish(publish),
-        Outgoing::PubAck(packet_id) => v3::Packet::PublishAck { packet_id },
-        Outgoing::PubRec(packet_id) => v3::Packet::PublishReceived { packet_id },
+        Outgoing::PubAck(packet_id) | Outgoing::NotAuthorized(Kind::PubAck, packet_id) => {
+            v3::Packet::PublishAck { packet_id }
+        }
+        Outgoing::PubRec(packet_id) | Outgoing::NotAuthorized(Kind::PubRec, packet_id) => {
+            v3::Packet::PublishReceived { packet_id }
+        }
         Outgoing::PubRel(packet_id) => v3::Packet::PublishRelease { packet_id },
         Outgoing::PubComp { packet_id, .. } => v3::Packet::PublishComplete { packet_id },
         Outgoing::SubAck { packet_id, status } => {
@@ -287,6 +308,14 @@ fn outgoing_v5(packet: Outgoing) -> v5::Packet {
         Outgoing::Publish(publish) => v5::Packet::Publish(publish),
         Outgoing::PubAck(packet_id) => v5::Packet::PublishAck(first(packet_id)),
         Outgoing::PubRec(packet_id) => v5::Packet::PublishReceived(first(packet_id)),
+        Outgoing::NotAuthorized(Kind::PubAck, packet_id) => {
+            let reason_code = PublishAckReason::NotAuthorized;
+            v5::Packet::PublishAck(PublishAck { reason_code, ..first(packet_id) })
+        }
+        Outgoing::NotAuthorized(Kind::PubRec, packet_id) => {
+            let reason_code = PublishAckReason::NotAuthorized;
+            v5::Packet::PublishReceived(PublishAck { reason_code, ..first(packet_id) })
+        }
         Outgoing::PubRel(packet_id) => v5::Packet::PublishRelease(second(packet_id, true)),
         Outgoing::PubComp { packet_id, known } => v5::Packet::PublishComplete(second(packet_id, known)),
         Outgoing::SubAck { packet_id, status } => {

@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 mod check;
 mod demo;
 mod explain;
+mod passwd;
 mod run;
 mod sim;
 mod status;
@@ -31,6 +32,7 @@ enum Command {
     Test(test::Args),
     Explain(explain::Args),
     Demo(demo::Args),
+    Passwd(passwd::Args),
     Sim(sim::Args),
 }
 
@@ -43,6 +45,7 @@ pub fn main() -> ExitCode {
         Command::Test(args) => test::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::Passwd(args) => passwd::run(args),
         Command::Sim(args) => sim::run(args),
     }
 }

@@ -67,6 +67,8 @@ pub(super) fn run(args: Args) -> ExitCode {
 
 async fn serve(running: Running) -> ExitCode {
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+    // SIGHUP asks for a reload: it must not end a bridge that has nothing to reload.
+    let _hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup());
     let failure = running.spool_failure();
     tokio::select! {
         reason = failure => {

@@ -85,6 +85,47 @@ pub struct Broker {
     pub max_retained: usize,
     /// Most bytes of retained messages.
     pub max_retained_bytes: u64,
+    /// Who may come in and do what.
+    pub fence: Fence,
+    /// What one address or client may ask for.
+    pub limits: Limits,
+}
+
+/// The keys of `[broker]` about users and rights.
+#[derive(Debug, Clone)]
+pub struct Fence {
+    /// The access file.
+    pub access: Option<Placed<String>>,
+    /// The users file.
+    pub users: Option<Placed<String>>,
+    /// True where clients without a user name may connect.
+    pub anonymous: bool,
+    /// The file to write who talks into; nothing of the access file is enforced then.
+    pub learn: Option<Placed<String>>,
+}
+
+/// The keys of `[broker]` about single addresses and clients.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Most connections of one address.
+    pub max_connections_per_address: usize,
+    /// CONNECTs of one address a second; 0 is no limit.
+    pub max_connect_rate: usize,
+    /// Publishes of one client a second; 0 is no limit.
+    pub max_publish_rate: usize,
+    /// What becomes of a client over its publish rate.
+    pub over_publish_rate: OverRate,
+    /// Most subscriptions of one client.
+    pub max_subscriptions: usize,
+}
+
+/// What becomes of a client over its publish rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OverRate {
+    /// Its socket is read later.
+    Wait,
+    /// Its connection is closed.
+    Close,
 }
 
 /// `[broker] tls`: a TLS listener beside the plain one.
@@ -260,6 +301,30 @@ fn broker(section: &mut Section<'_, '_, '_>) -> Broker {
         subscriber_queue_bytes: section.size("subscriber_queue_bytes", 1 << 20, 1 << 10..=1 << 30),
         max_retained: section.count("max_retained", 10_000, 0..=1_000_000),
         max_retained_bytes: section.size("max_retained_bytes", 16 << 20, 0..=1 << 32),
+        fence: fence(section),
+        limits: limits(section),
+    }
+}
+
+fn fence(section: &mut Section<'_, '_, '_>) -> Fence {
+    let fence = Fence {
+        access: section.text("access"),
+        users: section.text("users"),
+        anonymous: section.flag("anonymous", true),
+        learn: section.text("learn"),
+    };
+    section.check_fence(&fence);
+    fence
+}
+
+fn limits(section: &mut Section<'_, '_, '_>) -> Limits {
+    let over = section.choice("over_publish_rate", &[("wait", OverRate::Wait), ("close", OverRate::Close)]);
+    Limits {
+        max_connections_per_address: section.count("max_connections_per_address", 10_000, 1..=1_000_000),
+        max_connect_rate: section.count("max_connect_rate", 0, 0..=1_000_000),
+        max_publish_rate: section.count("max_publish_rate", 0, 0..=10_000_000),
+        over_publish_rate: over.map_or(OverRate::Wait, |choice| choice.value),
+        max_subscriptions: section.count("max_subscriptions", 1_000, 0..=1_000_000),
     }
 }
 

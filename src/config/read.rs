@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
-use super::{Kind, Placed, Uplink, units};
+use super::{Fence, Kind, Placed, Uplink, units};
 use crate::diag::walk::{Entry, Reader, Report, Text};
-use crate::diag::{Span, nearest};
+use crate::diag::{Diagnostic, Span, nearest};
 use crate::secret::Secret;
 
 /// Longest keep-alive the hub honours, in seconds (it waits 1.5 times as long, at most 1767 s).
@@ -215,6 +215,25 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
             self.report.push(found.help(
                 "[uplink]\n  kind = \"iothub\"\n  connection_string = \"${HUB_CONNECTION}\"   # HostName=..;DeviceId=..;SharedAccessKey=..",
             ));
+        }
+    }
+
+    /// What the keys of `[broker]` about users and rights demand of each other.
+    pub(super) fn check_fence(&mut self, fence: &Fence) {
+        if !fence.anonymous && fence.users.is_none() && !self.has("users") {
+            let span = self.reader.any("anonymous").map_or(self.span(), |entry| entry.value.span());
+            let found = self.report.new_error("no-users", "nobody could connect: there are no users").at(span, "");
+            self.report.push(found.help("users = \"users.toml\"   # brownbridge passwd users.toml NAME"));
+        }
+        if let (Some(access), Some(learn)) = (&fence.access, &fence.learn) {
+            if access.value == learn.value {
+                let found = self.report.new_error("learning", "what is learned would overwrite the access file");
+                let found = found.at(learn.span.clone(), "").context(access.span.clone(), "the same file");
+                return self.report.push(found.help("learn = \"learned-access.toml\""));
+            }
+            let title = "the access file is not enforced while `learn` is there";
+            let found = Diagnostic::warning("learning", title, self.report.file).at(learn.span.clone(), "");
+            self.report.push(found.context(access.span.clone(), "this one"));
         }
     }
 

@@ -42,6 +42,11 @@ fn findings() {
         (&format!("{hub}[spool]\nmax_size = \"4 gigs\""), vec!["not-a-size"]),
         (&format!("{hub}[spool]\nmax_size = \"1MiB\"\nwhen_ful = \"refuse\""), vec!["out-of-range", "unknown-key"]),
         (&format!("{hub}[broker]\nlisten = 1883\n[admn]\n"), vec!["wrong-type", "unknown-key"]),
+        (&format!("{hub}[broker]\nanonymous = false"), vec!["no-users"]),
+        (
+            &format!("{hub}[broker]\nover_publish_rate = \"drop\"\nmax_connect_rate = -1"),
+            vec!["unknown-value", "out-of-range"],
+        ),
         ("[uplink\n", vec!["toml-syntax"]),
     ] {
         let (config, found) = parse(0, text, &env);
