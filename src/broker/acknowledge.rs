@@ -32,17 +32,24 @@ struct Entry {
 #[derive(Debug, Default)]
 pub(super) struct Acknowledgements {
     queue: VecDeque<Entry>,
+    pubacks: usize,
 }
 
 impl Acknowledgements {
     /// Owes the acknowledgement of a publish read at `read`, due when `sequence` is durable.
     pub(super) fn owe(&mut self, packet_id: NonZeroU16, kind: Kind, sequence: u64, read: Instant) {
+        self.pubacks += usize::from(kind == Kind::PubAck);
         self.queue.push_back(Entry { packet_id, kind, sequence, read });
     }
 
     /// How many are owed.
     pub(super) fn len(&self) -> usize {
         self.queue.len()
+    }
+
+    /// How many of them are for QoS 1.
+    pub(super) fn pubacks(&self) -> usize {
+        self.pubacks
     }
 
     /// The sequence the oldest one waits for.
@@ -53,6 +60,7 @@ impl Acknowledgements {
     /// Takes the oldest acknowledgement if `durable` covers it, with the moment its publish was read.
     pub(super) fn release(&mut self, durable: u64) -> Option<(Outgoing, Instant)> {
         let entry = self.queue.pop_front_if(|entry| entry.sequence <= durable)?;
+        self.pubacks -= usize::from(entry.kind == Kind::PubAck);
         let packet = match entry.kind {
             Kind::PubAck => Outgoing::PubAck(entry.packet_id),
             Kind::PubRec => Outgoing::PubRec(entry.packet_id),

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
-use super::router::Router;
 use super::{Ingest, Options, Shared, session};
 use crate::metrics::Metrics;
 
@@ -16,8 +15,7 @@ pub struct Lab<I>(Shared<I>);
 impl<I: Ingest> Lab<I> {
     /// A broker nobody is connected to.
     pub fn new(options: Options, ingest: Arc<I>, metrics: Metrics) -> Self {
-        let router = Router::new(&options, metrics.clone());
-        Self(Shared { options, ingest, router, metrics, stop: CancellationToken::new() })
+        Self(Shared::new(options, ingest, metrics, CancellationToken::new()))
     }
 
     /// Serves one connection from its first byte to its end, as [`Broker`](super::Broker) does.

@@ -32,6 +32,8 @@ use crate::message::Publish;
 use crate::metrics::Metrics;
 
 mod acknowledge;
+mod alias;
+mod application_message;
 mod connection;
 mod deliver;
 #[cfg(fuzzing)]
