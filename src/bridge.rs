@@ -15,7 +15,7 @@ use crate::broker::{Commits, Ingest, Offer};
 use crate::config::Unmatched;
 use crate::hub::connect::Identity;
 use crate::hub::{bag, d2c, limits};
-use crate::message::{Content, HubMessage, Publish, RecordWriter};
+use crate::message::{Content, HubMessage, Publish, RecordWriter, excerpt};
 use crate::metrics::{Metrics, translated_by_rule};
 use crate::quarantine::{Quarantine, Reason};
 use crate::rules::{self, Output, RuleSet, Verdict};
@@ -171,13 +171,13 @@ impl Bridge {
         let unsettled = Unsettled { stored: false, counter, metrics: self.metrics.clone() };
         self.metrics.log_pace(|left_out| {
             tracing::warn!(
-                topic = publish.topic,
-                client = publish.client,
+                topic = excerpt(publish.topic),
+                client = excerpt(publish.client),
                 rule = reason.rule,
                 reason = reason.reason,
+                detail = excerpt(reason.detail),
                 left_out,
-                "a publish went to the quarantine: {}",
-                reason.detail
+                "a publish went to the quarantine"
             );
         });
         Box::pin(async move {

@@ -61,6 +61,11 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// The beginning of a text from outside, short enough for a line in the log.
+pub fn excerpt(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(200)).unwrap_or(text)
+}
+
 /// One publish as a plant client sent it.
 #[derive(Debug, Clone, Copy)]
 pub struct Publish<'a> {

@@ -386,6 +386,53 @@ fn two_processes_never_share_a_spool() {
     assert!(stderr.contains("spool") && stderr.contains("in use"), "{stderr}");
 }
 
+#[test]
+fn what_a_client_says_cannot_forge_or_flood_the_log() {
+    let dir = folder();
+    let sim = Sim::start(&dir.path().join("sim"), free_port(), &[]);
+    let bridge = Bridge::start(dir.path(), &sim, RULES, "");
+    let long = "x".repeat(10_000);
+    for (client_id, topic) in [("a\nforged", "t/a"), (long.as_str(), "json/a")] {
+        let lines = || log(&bridge).matches("WARN").count();
+        let before = lines();
+        // What one client can cause at will is told once a second at most.
+        until("a warning", PATIENCE, || {
+            let mut publisher = Publisher::connect(bridge.mqtt, client_id).unwrap();
+            let mut out = Vec::new();
+            publisher.publish(&mut out, topic, b"{\"a\": nonsense\nforged");
+            publisher.publish(&mut out, "t/+", b"");
+            let _ = publisher.flush(&mut out);
+            while publisher.acknowledged().is_ok() {}
+            (lines() > before).then_some(())
+        });
+    }
+    for line in log(&bridge).lines() {
+        assert!(!line.starts_with("forged") && line.len() < 2_000, "{line}");
+    }
+}
+
+#[test]
+fn a_quarantine_that_cannot_be_written_does_not_keep_the_program_from_ending() {
+    let dir = folder();
+    let sim = Sim::start(&dir.path().join("sim"), free_port(), &[]);
+    let mut bridge = Bridge::start(dir.path(), &sim, RULES, "");
+    send(&bridge, "t/a", "1");
+    std::fs::remove_dir(dir.path().join("state/quarantine")).unwrap();
+    let mut publisher = Publisher::connect(bridge.mqtt, "p").unwrap();
+    let mut out = Vec::new();
+    publisher.publish(&mut out, "json/a", b"{oops");
+    publisher.flush(&mut out).unwrap();
+    until("it is told", PATIENCE, || log(&bridge).contains("cannot be written").then_some(()));
+    let (told, ended) = std::sync::mpsc::channel();
+    let pid = rustix::process::Pid::from_raw(i32::try_from(bridge.process.id()).unwrap()).unwrap();
+    std::thread::spawn(move || told.send(bridge.process.terminate()));
+    let ended = ended.recv_timeout(PATIENCE);
+    if ended.is_err() {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+    assert_eq!(ended, Ok(Some(0)));
+}
+
 fn run(dir: &Path, args: &[&str]) -> (Option<i32>, String) {
     let output = Command::new(BINARY).args(args).current_dir(dir).env_remove("HUB_CONNECTION").output().unwrap();
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())

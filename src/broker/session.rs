@@ -51,17 +51,17 @@ where
     if let Some(ended) = taken_over {
         let _ = tokio::time::timeout(TAKE_OVER_PATIENCE, ended.cancelled()).await;
     }
-    tracing::debug!(%peer, client = %client_id, "connected");
+    tracing::debug!(%peer, client = message::excerpt(&client_id), "connected");
     shared.metrics.connections.increment(1);
     let close = Connection::new(stream, input, connected, (place, inbox), shared).run().await;
     shared.metrics.connections.decrement(1);
     shared.metrics.connection_closed(close.label());
     if close.is_fault() {
         shared.metrics.log_pace(|left_out| {
-            tracing::warn!(%peer, client = %client_id, reason = close.label(), left_out, "a client's connection was closed");
+            tracing::warn!(%peer, client = message::excerpt(&client_id), reason = close.label(), left_out, "a client's connection was closed");
         });
     } else {
-        tracing::debug!(%peer, client = %client_id, reason = close.label(), "disconnected");
+        tracing::debug!(%peer, client = message::excerpt(&client_id), reason = close.label(), "disconnected");
     }
     if let Some(will) = will
         && close.publishes_will()

@@ -54,12 +54,15 @@ pub(super) fn run(args: Args) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return could_not_run(&format!("the runtime cannot start: {error}")),
     };
-    runtime.block_on(async {
+    let code = runtime.block_on(async {
         match app::start(settings, recorder).await {
             Ok(running) => serve(running).await,
             Err(error) => could_not_run(&error.to_string()),
         }
-    })
+    });
+    // A thread that still waits for a broken disk must not keep the process; nothing it holds was acknowledged.
+    runtime.shutdown_background();
+    code
 }
 
 async fn serve(running: Running) -> ExitCode {

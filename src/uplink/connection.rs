@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::dial::{Dialled, dial};
 use super::flight::Flight;
 use super::{Backlog, Options, Outcome, Status, Waiting};
-use crate::message::{HubMessage, Timestamp};
+use crate::message::{HubMessage, Timestamp, excerpt};
 use crate::metrics::Metrics;
 
 /// How long a planned end waits for the acknowledgements it is owed.
@@ -167,7 +167,7 @@ impl<O: Outcome> Line<'_, O> {
         };
         let topic = self.options.target.topic(&message, *sequence);
         if crate::topic::check_name(&topic).is_err() {
-            tracing::error!(sequence, topic, "a stored message has no valid topic; it is given up");
+            tracing::error!(sequence, topic = excerpt(&topic), "a stored message has no valid topic; it is given up");
             self.outcome.abandon(*sequence, "invalid_topic");
             return Ok(());
         }

@@ -10,7 +10,8 @@ use brownbridge::hubsim::names::{EventsTopic, Username, is_known_filter};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
-    let _ = (Token::parse(text).map(|token| token.check(0, &[])), Username::parse(text), is_known_filter(text, "d", None));
+    let _ =
+        (Token::parse(text).map(|token| token.check(0, &[])), Username::parse(text), is_known_filter(text, "d", None));
     let (topic, edge) = (EventsTopic::parse(text), EventsTopic::parse_edge(text));
     assert!(edge.is_none() || topic.is_some() || text.starts_with('/'));
     let connection = match ConnectionString::parse(text) {

@@ -8,7 +8,8 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|text: &str| {
     let (filters, name) = text.rsplit_once('\n').unwrap_or((text, text));
     let filters: Vec<&str> = filters.split('\n').filter(|filter| check_filter(filter).is_ok()).collect();
-    let valid = !name.is_empty() && name.len() <= 65_535 && name.split('/').count() <= 200 && !name.contains(['\0', '+', '#']);
+    let valid =
+        !name.is_empty() && name.len() <= 65_535 && name.split('/').count() <= 200 && !name.contains(['\0', '+', '#']);
     assert_eq!(check_name(name).is_ok(), valid);
     if valid {
         assert_eq!(check_filter(name), Ok(()), "a name is a filter without wildcards");

@@ -34,7 +34,8 @@ fn one(files: &mut Vec<File>, harm: &[u8]) {
     let other = files.get(usize::from(*value) % count).map_or(Vec::new(), |file| file.bytes.clone());
     let Some(file) = files.get_mut(which % count) else { return };
     let from = number(0) % (file.bytes.len() + 1);
-    let named = |name: &str, rest: &str| format!("{:016x}-{}", number(0) << (value % 64), name.get(17..).unwrap_or(rest));
+    let named =
+        |name: &str, rest: &str| format!("{:016x}-{}", number(0) << (value % 64), name.get(17..).unwrap_or(rest));
     match kind & 15 {
         0..=2 => file.bytes.iter_mut().skip(from).take(1).for_each(|byte| *byte ^= value),
         3 => file.bytes.iter_mut().skip(from).take(number(4)).for_each(|byte| *byte = *value),

@@ -54,7 +54,6 @@ impl<'i> Client<'i> {
             rest = after[digits..].get(len..).expect("a whole packet");
             let kind = first >> 4;
             assert!(matches!(kind, 2..=7 | 9 | 11 | 13 | 14), "a broker does not send {first:#x}");
-            // The refusal of another protocol level is the only answer that may come before a second CONNACK.
             assert_eq!(kind == 2, packets == 0, "CONNACK comes first and once");
             packets += 1;
         }
