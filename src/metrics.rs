@@ -35,6 +35,8 @@ pub struct Metrics {
     pub local_deliveries: Counter,
     /// Publishes a local subscriber lost because its queue was full.
     pub local_deliveries_dropped: Counter,
+    /// Publishes that waited for a local subscriber longer than their message expiry interval.
+    pub local_deliveries_expired: Counter,
     /// Retained messages not kept because of the limits.
     pub retained_dropped: Counter,
     /// 1 while the uplink is connected.
@@ -76,6 +78,10 @@ impl Metrics {
             local_deliveries_dropped: counter(
                 "broker_deliveries_dropped_total",
                 "Publishes a local subscriber lost because its queue was full",
+            ),
+            local_deliveries_expired: counter(
+                "broker_deliveries_expired_total",
+                "Publishes that waited for a local subscriber longer than their message expiry interval",
             ),
             retained_dropped: counter(
                 "broker_retained_dropped_total",

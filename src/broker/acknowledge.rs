@@ -33,22 +33,30 @@ struct Entry {
 #[derive(Debug, Default)]
 pub(super) struct Acknowledgements {
     queue: VecDeque<Entry>,
+    pubacks: usize,
 }
 
 impl Acknowledgements {
     /// Owes the acknowledgement of a publish read at `read`, due when `sequence` is durable.
     pub(super) fn owe(&mut self, packet_id: NonZeroU16, kind: Kind, sequence: u64, read: Instant) {
+        self.pubacks += usize::from(kind == Kind::PubAck);
         self.queue.push_back(Entry { packet_id, kind, sequence, read, refused: false });
     }
 
     /// Owes the answer to a publish its client was not allowed to make.
     pub(super) fn refuse(&mut self, packet_id: NonZeroU16, kind: Kind, read: Instant) {
+        self.pubacks += usize::from(kind == Kind::PubAck);
         self.queue.push_back(Entry { packet_id, kind, sequence: 0, read, refused: true });
     }
 
     /// How many are owed.
     pub(super) fn len(&self) -> usize {
         self.queue.len()
+    }
+
+    /// How many of them are for QoS 1.
+    pub(super) fn pubacks(&self) -> usize {
+        self.pubacks
     }
 
     /// The sequence the oldest one waits for.
@@ -59,6 +67,7 @@ impl Acknowledgements {
     /// Takes the oldest acknowledgement if `durable` covers it, with the moment its publish was read.
     pub(super) fn release(&mut self, durable: u64) -> Option<(Outgoing, Instant)> {
         let entry = self.queue.pop_front_if(|entry| entry.sequence <= durable)?;
+        self.pubacks -= usize::from(entry.kind == Kind::PubAck);
         let packet = match entry.kind {
             kind if entry.refused => Outgoing::NotAuthorized(kind, entry.packet_id),
             Kind::PubAck => Outgoing::PubAck(entry.packet_id),

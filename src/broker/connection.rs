@@ -22,10 +22,11 @@ use tokio::time::Instant;
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
 use super::acknowledge::{Acknowledgements, Kind};
+use super::alias::{self, Sent};
 use super::census::Presence;
 use super::deliver::Window;
 use super::gate::Badge;
-use super::handshake::Connected;
+use super::handshake::{Connected, receive_maximum};
 use super::router::{Inbox, Place};
 use super::wire::{Close, Incoming, Outgoing, Subscribe, Wire};
 use super::{Commits as _, Ingest, Offer, Shared};
@@ -58,6 +59,7 @@ pub(super) struct Connection<'s, S, I: Ingest> {
     inbox: Inbox,
     presence: Arc<Presence>,
     window: Window,
+    aliases: (alias::Inward, alias::Outward),
     scratch: I::Scratch,
     commits: I::Commits,
     owed: Acknowledgements,
@@ -120,7 +122,8 @@ where
             unflushed: false,
             read_size: READ_MIN,
             keep_alive: connected.keep_alive + connected.keep_alive / 2,
-            wire: Wire::new(connected.codec),
+            aliases: (alias::Inward::default(), alias::Outward::new(connected.topic_alias_max)),
+            wire: Wire::new(connected.codec, connected.max_packet_size),
             read_at: Instant::now(),
             received: Timestamp::now(),
             stopping: false,
@@ -179,8 +182,10 @@ where
     /// Decodes and handles what has been read, until input runs out (`true`) or something must come first.
     fn take_up(&mut self) -> Result<bool, Close> {
         loop {
+            // MQTT 5 has the receive maximum for this, and more is an error instead of a pause.
+            let may_owe = self.wire.is_v5() || self.owed.len() < self.shared.options.max_unacknowledged;
             let room = matches!(self.blocked, Blocked::No)
-                && self.owed.len() < self.shared.options.max_unacknowledged
+                && may_owe
                 && self.output.len() < OUTPUT_HIGH
                 && self.badge.rests_until().is_none()
                 && !self.stopping;
@@ -254,17 +259,11 @@ where
     }
 
     fn send(&mut self, packet: Outgoing) {
-        let packet_id = match &packet {
-            Outgoing::Publish(publish) => publish.packet_id,
-            _ => None,
-        };
         let is_publish = matches!(packet, Outgoing::Publish(_));
-        if self.wire.encode(packet, &mut self.output).is_err() {
-            self.window.forget(packet_id);
-            self.shared.metrics.local_deliveries_dropped.increment(1);
-            return;
+        // Only a publish can be too large for the client, and those go out in `deliver`.
+        if self.wire.encode(packet, &mut self.output).is_ok() {
+            self.presence.sent(is_publish);
         }
-        self.presence.sent(is_publish);
     }
 
     fn may_deliver(&self) -> bool {
@@ -272,8 +271,28 @@ where
     }
 
     fn deliver(&mut self, delivery: super::router::Delivery) {
-        if let Some(packet) = self.window.send(delivery) {
-            self.send(packet);
+        if delivery.message.is_expired() {
+            self.shared.metrics.local_deliveries_expired.increment(1);
+            return;
+        }
+        let topic = delivery.message.topic.clone();
+        let mut publish = self.window.send(delivery);
+        let packet_id = publish.packet_id;
+        let sent = self.aliases.1.pick(&topic);
+        if let Sent::NameAnd(alias) | Sent::Alias(alias) = sent {
+            publish.properties.get_or_insert_default().topic_alias = Some(alias);
+        }
+        if let Sent::Alias(_) = sent {
+            publish.topic = ByteString::new();
+        }
+        if self.wire.encode(Outgoing::Publish(publish), &mut self.output).is_ok() {
+            self.presence.sent(true);
+        } else {
+            if let Sent::NameAnd(_) = sent {
+                self.aliases.1.forget(&topic);
+            }
+            self.window.forget(packet_id);
+            self.shared.metrics.local_deliveries_dropped.increment(1);
         }
     }
 
@@ -303,10 +322,10 @@ where
         Ok(())
     }
 
-    fn on_publish(&mut self, publish: Box<Publish>) -> Result<(), Close> {
-        if let Some(properties) = &publish.properties {
-            if properties.topic_alias.is_some() {
-                return Err(Close::TopicAlias); // Topic Alias Maximum is 0 ([MQTT-3.3.2-9])
+    fn on_publish(&mut self, mut publish: Box<Publish>) -> Result<(), Close> {
+        if let Some(properties) = &mut publish.properties {
+            if let Some(alias) = properties.topic_alias.take() {
+                self.aliases.0.resolve(alias, &mut publish.topic)?;
             }
             let bad_response = properties.response_topic.as_deref().is_some_and(|t| topic::check_name(t).is_err());
             if bad_response || !properties.subscription_ids.is_empty() {
@@ -319,13 +338,17 @@ where
         if !self.badge.count_publish() {
             return Err(Close::MessageRate);
         }
-        if publish.qos == QoS::ExactlyOnce
-            && let Some(packet_id) = publish.packet_id
-            && !self.unreleased.insert(packet_id)
-        {
-            // Sent again before PUBREL: the first one counts, its acknowledgement goes first ([MQTT-4.3.3-10]).
-            self.owed.owe(packet_id, Kind::PubRec, 0, self.read_at);
-            return Ok(());
+        if let Some(packet_id) = publish.packet_id {
+            if publish.qos == QoS::ExactlyOnce && !self.unreleased.insert(packet_id) {
+                // Sent again before PUBREL: the first one counts, its acknowledgement goes first ([MQTT-4.3.3-10]).
+                self.owed.owe(packet_id, Kind::PubRec, 0, self.read_at);
+                return Ok(());
+            }
+            let before = self.owed.pubacks() + self.unreleased.len();
+            let open = before + usize::from(publish.qos == QoS::AtLeastOnce);
+            if self.wire.is_v5() && open > usize::from(receive_maximum(&self.shared.options).get()) {
+                return Err(Close::ReceiveMaximum);
+            }
         }
         if !self.badge.may_publish(&publish.topic) {
             self.refuse(&publish);

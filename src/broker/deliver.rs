@@ -38,19 +38,19 @@ impl Window {
         self.inflight.len() < self.max
     }
 
-    /// Makes the PUBLISH packet of a delivery; `None` where the message has expired.
-    pub(super) fn send(&mut self, delivery: Delivery) -> Option<Outgoing> {
+    /// Makes the PUBLISH packet of a delivery.
+    pub(super) fn send(&mut self, delivery: Delivery) -> Box<Publish> {
         let message = &delivery.message;
-        let mut properties = message.properties_now()?;
         let packet_id = match delivery.qos {
             QoS::AtMostOnce => None,
             QoS::AtLeastOnce => Some(self.claim(Awaits::Ack)),
             QoS::ExactlyOnce => Some(self.claim(Awaits::Received)),
         };
+        let mut properties = message.properties_now();
         if !delivery.identifiers.is_empty() {
             properties.get_or_insert_default().subscription_ids = delivery.identifiers;
         }
-        Some(Outgoing::Publish(Box::new(Publish {
+        Box::new(Publish {
             dup: false,
             retain: delivery.retain,
             qos: delivery.qos,
@@ -58,7 +58,7 @@ impl Window {
             packet_id,
             payload: message.payload.clone(),
             properties,
-        })))
+        })
     }
 
     /// The client has the QoS 1 publish (or refused the QoS 2 one).

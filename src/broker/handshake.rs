@@ -1,6 +1,6 @@
 //! From the first byte of a socket to a checked CONNECT.
 
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -13,8 +13,8 @@ use rmqtt_codec::{MqttCodec, MqttPacket, v3, v5};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_util::codec::{Decoder, Encoder};
 
-use super::Options;
 use super::gate::Badge;
+use super::{Options, alias};
 
 /// Largest CONNECT read, whatever the packet limit: nobody is known yet who could be trusted with more.
 const MAX_CONNECT: u32 = 256 * 1024;
@@ -29,6 +29,10 @@ pub(super) struct Connected {
     pub(super) will: Option<Box<Publish>>,
     pub(super) receive_max: Option<NonZeroU16>,
     pub(super) badge: Badge,
+    /// Aliases the client allows.
+    pub(super) topic_alias_max: u16,
+    /// The largest packet the client takes.
+    pub(super) max_packet_size: Option<u32>,
     /// An identifier the broker chose, to be told to the client.
     assigned: bool,
     session_expiry: bool,
@@ -58,6 +62,12 @@ pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
             Err(_) => return Err("not_mqtt"),
         }
     };
+    let clean_start = loop {
+        match take_clean_start(version, input) {
+            Some(clean_start) => break clean_start,
+            None => read(stream, input).await?,
+        }
+    };
     let max = options.max_packet_size.min(MAX_CONNECT);
     let mut codec = match version {
         ProtocolVersion::MQTT3 => MqttCodec::V3(v3::Codec::new(max)),
@@ -80,15 +90,28 @@ pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
             codec.set_max_size(options.max_packet_size);
             check_v3(stream, *packet, MqttCodec::V3(codec), options).await
         }
-        (MqttPacket::V5(v5::Packet::Connect(packet)), MqttCodec::V5(mut codec)) => {
+        (MqttPacket::V5(v5::Packet::Connect(mut packet)), MqttCodec::V5(mut codec)) => {
+            packet.clean_start = clean_start;
             codec.set_max_inbound_size(options.max_packet_size);
-            if let Some(max) = packet.max_packet_size {
-                codec.set_max_outbound_size(max.get());
-            }
             check_v5(stream, *packet, MqttCodec::V5(codec), options).await
         }
         _ => Err("no_connect"),
     }
+}
+
+/// The Clean Start flag of an MQTT 5 CONNECT, once it has come. It is set in the buffer: the codec refuses an empty
+/// client identifier without it, as MQTT 3.1.1 asks, but MQTT 5 allows that ([MQTT-3.1.3-6]).
+fn take_clean_start(version: ProtocolVersion, input: &mut BytesMut) -> Option<bool> {
+    const CLEAN_START: u8 = 2;
+    if version == ProtocolVersion::MQTT3 {
+        return Some(true);
+    }
+    let length_bytes = input.iter().skip(1).position(|byte| byte & 0x80 == 0)? + 1;
+    let before_flags = b"\0\x04MQTT\x05".len();
+    let flags = input.get_mut(1 + length_bytes + before_flags)?;
+    let clean_start = *flags & CLEAN_START != 0;
+    *flags |= CLEAN_START;
+    Some(clean_start)
 }
 
 async fn check_v3<S: AsyncWrite + Unpin>(
@@ -125,6 +148,8 @@ async fn check_v3<S: AsyncWrite + Unpin>(
         will,
         receive_max: None,
         badge: Badge::claimed(packet.username, packet.password),
+        topic_alias_max: 0,
+        max_packet_size: None,
         assigned: empty,
         session_expiry: false,
     })
@@ -183,6 +208,8 @@ async fn check_v5<S: AsyncWrite + Unpin>(
         will,
         receive_max: packet.receive_max,
         badge: Badge::claimed(packet.username, packet.password),
+        topic_alias_max: packet.topic_alias_max,
+        max_packet_size: packet.max_packet_size.map(NonZeroU32::get),
         assigned: empty,
         session_expiry: packet.session_expiry_interval_secs > 0,
     })
@@ -200,6 +227,8 @@ impl Connected {
             MqttCodec::V5(_) => MqttPacket::V5(v5::Packet::ConnectAck(Box::new(v5::ConnectAck {
                 // The session ends with the connection; the client is told so ([MQTT-3.2.2-21] in spirit).
                 session_expiry_interval_secs: self.session_expiry.then_some(0),
+                receive_max: receive_maximum(options),
+                topic_alias_max: alias::MAX,
                 max_packet_size: Some(options.max_packet_size),
                 assigned_client_id: self.assigned.then(|| self.client_id.clone()),
                 shared_subscription_available: false,
@@ -212,6 +241,11 @@ impl Connected {
         };
         let _ = self.codec.encode(packet, output);
     }
+}
+
+/// QoS 1 and 2 publishes an MQTT 5 client may have unacknowledged.
+pub(super) fn receive_maximum(options: &Options) -> NonZeroU16 {
+    u16::try_from(options.max_unacknowledged).ok().and_then(NonZeroU16::new).unwrap_or(NonZeroU16::MAX)
 }
 
 async fn read<S: AsyncRead + Unpin>(stream: &mut S, input: &mut BytesMut) -> Result<(), Refused> {

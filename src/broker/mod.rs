@@ -31,6 +31,8 @@ use crate::message::{Presence, Publish};
 use crate::metrics::Metrics;
 
 mod acknowledge;
+mod alias;
+mod application_message;
 mod census;
 mod connection;
 mod deliver;

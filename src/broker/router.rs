@@ -5,88 +5,18 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::Bytes;
 use bytestring::ByteString;
 use parking_lot::{Mutex, RwLock};
 use rmqtt_codec::types::{Publish, QoS};
-use rmqtt_codec::v5::{PublishProperties, RetainHandling, SubscriptionOptions};
+use rmqtt_codec::v5::{RetainHandling, SubscriptionOptions};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub(super) use super::application_message::{Delivery, Message};
 use super::census::Census;
 use super::{Options, system};
 use crate::metrics::Metrics;
 use crate::topic::{self, Trie};
-
-/// A message on its way to subscribers, detached from the read buffer it came in.
-#[derive(Debug)]
-pub(super) struct Message {
-    pub(super) topic: ByteString,
-    pub(super) payload: Bytes,
-    pub(super) qos: QoS,
-    pub(super) properties: Option<PublishProperties>,
-    /// What it takes of a bound in bytes.
-    size: usize,
-    /// When its message expiry interval began, where it has one.
-    expires_from: Option<Instant>,
-}
-
-impl Message {
-    fn detach(publish: &Publish) -> Self {
-        let text = |text: &ByteString| ByteString::from(&**text);
-        let properties = publish.properties.as_ref().map(|p| PublishProperties {
-            topic_alias: None,
-            correlation_data: p.correlation_data.as_deref().map(Bytes::copy_from_slice),
-            message_expiry_interval: p.message_expiry_interval,
-            content_type: p.content_type.as_ref().map(text),
-            user_properties: p.user_properties.iter().map(|(n, v)| (text(n), text(v))).collect(),
-            is_utf8_payload: p.is_utf8_payload,
-            response_topic: p.response_topic.as_ref().map(text),
-            subscription_ids: Vec::new(),
-        });
-        Self {
-            topic: text(&publish.topic),
-            payload: Bytes::copy_from_slice(&publish.payload),
-            qos: publish.qos,
-            expires_from: properties.as_ref().and_then(|p| p.message_expiry_interval).map(|_| Instant::now()),
-            size: publish.topic.len() + publish.payload.len() + properties.as_ref().map_or(0, properties_size),
-            properties,
-        }
-    }
-
-    /// The properties to deliver, with what is left of the expiry interval ([MQTT-3.3.2-6]); `None` once nothing
-    /// is ([MQTT-3.3.2-5]).
-    pub(super) fn properties_now(&self) -> Option<Option<PublishProperties>> {
-        let mut properties = self.properties.clone();
-        if let (Some(from), Some(properties)) = (self.expires_from, &mut properties) {
-            let waited = u32::try_from(from.elapsed().as_secs()).unwrap_or(u32::MAX);
-            let interval = properties.message_expiry_interval.map_or(0, NonZeroU32::get);
-            properties.message_expiry_interval = Some(NonZeroU32::new(interval.saturating_sub(waited))?);
-        }
-        Some(properties)
-    }
-}
-
-/// The memory of MQTT 5 properties: an empty user property has 5 bytes on the wire and many more here.
-fn properties_size(properties: &PublishProperties) -> usize {
-    let text = |text: &Option<ByteString>| text.as_ref().map_or(0, |text| text.len());
-    let user = properties.user_properties.iter();
-    size_of::<PublishProperties>()
-        + properties.correlation_data.as_ref().map_or(0, Bytes::len)
-        + text(&properties.content_type)
-        + text(&properties.response_topic)
-        + user.map(|(name, value)| size_of::<(ByteString, ByteString)>() + name.len() + value.len()).sum::<usize>()
-}
-
-/// One message for one subscriber.
-#[derive(Debug)]
-pub(super) struct Delivery {
-    pub(super) message: Arc<Message>,
-    pub(super) qos: QoS,
-    pub(super) retain: bool,
-    pub(super) identifiers: Vec<NonZeroU32>,
-}
 
 /// The sending end of a subscriber's queue, bounded in messages and bytes.
 #[derive(Debug)]
@@ -335,7 +265,8 @@ impl Place<'_> {
     fn send_retained(&self, filter: &str, qos: QoS, identifier: Option<NonZeroU32>) {
         let mut found: Vec<Arc<Message>> = {
             let retained = self.router.retained.lock();
-            retained.messages.values().filter(|m| topic::matches(filter, &m.topic)).map(Arc::clone).collect()
+            let found = retained.messages.values().filter(|m| topic::matches(filter, &m.topic));
+            found.filter(|m| !m.is_expired()).map(Arc::clone).collect()
         };
         if filter.starts_with(system::ROOT) {
             let own = system::publishes(self.router);

@@ -90,8 +90,10 @@ pub(super) enum Close {
     TooLarge,
     /// A topic name nobody may publish to.
     TopicName,
-    /// A topic alias although none was allowed.
+    /// A topic alias over the maximum.
     TopicAlias,
+    /// More publishes unacknowledged than the receive maximum allows ([MQTT-3.3.4-7]).
+    ReceiveMaximum,
     /// No packet in one and a half times the keep-alive ([MQTT-3.1.2-24]).
     KeepAlive,
     /// More publishes a second than a client may make.
@@ -114,6 +116,7 @@ impl Close {
             Self::TooLarge => "packet_too_large",
             Self::TopicName => "topic_name_invalid",
             Self::TopicAlias => "topic_alias_invalid",
+            Self::ReceiveMaximum => "receive_maximum_exceeded",
             Self::KeepAlive => "keep_alive_timeout",
             Self::MessageRate => "message_rate_too_high",
             Self::TakenOver => "session_taken_over",
@@ -139,6 +142,7 @@ impl Close {
             Self::TooLarge => DisconnectReasonCode::PacketTooLarge,
             Self::TopicName => DisconnectReasonCode::TopicNameInvalid,
             Self::TopicAlias => DisconnectReasonCode::TopicAliasInvalid,
+            Self::ReceiveMaximum => DisconnectReasonCode::ReceiveMaximumExceeded,
             Self::KeepAlive => DisconnectReasonCode::KeepAliveTimeout,
             Self::MessageRate => DisconnectReasonCode::MessageRateTooHigh,
             Self::TakenOver => DisconnectReasonCode::SessionTakenOver,
@@ -161,11 +165,14 @@ impl From<DecodeError> for Close {
 /// Reads and writes the packets of one connection in its version.
 pub(super) struct Wire {
     codec: MqttCodec,
+    /// The largest packet the client takes.
+    max_packet_size: usize,
 }
 
 impl Wire {
-    pub(super) fn new(codec: MqttCodec) -> Self {
-        Self { codec }
+    pub(super) fn new(codec: MqttCodec, max_packet_size: Option<u32>) -> Self {
+        let max_packet_size = max_packet_size.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX);
+        Self { codec, max_packet_size }
     }
 
     pub(super) fn is_v5(&self) -> bool {
@@ -194,7 +201,14 @@ impl Wire {
             MqttCodec::V5(_) => MqttPacket::V5(outgoing_v5(packet)),
             _ => MqttPacket::V3(outgoing_v3(packet)),
         };
-        self.codec.encode(packet, output)
+        let start = output.len();
+        self.codec.encode(packet, output)?;
+        // The codec knows a limit too, but only roughly: it counts the longest header there is.
+        if output.len() - start > self.max_packet_size {
+            output.truncate(start);
+            return Err(EncodeError::InvalidLength);
+        }
+        Ok(())
     }
 
     /// Tells an MQTT 5 client why the connection ends; older versions have no such packet.
