@@ -15,7 +15,7 @@ use crate::broker::{Commits, Ingest, Offer};
 use crate::config::Unmatched;
 use crate::hub::connect::Identity;
 use crate::hub::{bag, d2c, limits};
-use crate::message::{Content, HubMessage, Publish, RecordWriter, excerpt};
+use crate::message::{Content, HubMessage, Presence, Publish, RecordWriter, excerpt};
 use crate::metrics::{Metrics, translated_by_rule};
 use crate::quarantine::{Quarantine, Reason};
 use crate::rules::{self, Output, RuleSet, Verdict};
@@ -74,7 +74,13 @@ impl Bridge {
     }
 
     fn translated(&self, publish: &Publish<'_>, out: &mut Output) -> Offer {
-        match self.rules.translate(publish, out) {
+        let verdict = self.rules.translate(publish, out);
+        self.settled(verdict, publish, out)
+    }
+
+    /// What becomes of a publish after its verdict.
+    fn settled(&self, verdict: Verdict, publish: &Publish<'_>, out: &mut Output) -> Offer {
+        match verdict {
             Verdict::Translated => self.store(publish, out, None),
             Verdict::Dropped { .. } => self.drop("rule"),
             Verdict::Quarantined { rule, reason } => {
@@ -249,6 +255,14 @@ impl Ingest for Bridge {
         match given {
             Some(given) => self.as_addressed(publish, given),
             None => self.translated(publish, out),
+        }
+    }
+
+    fn presence(&self, out: &mut Output, presence: &Presence<'_>) -> Option<Offer> {
+        let publish = &presence.as_publish();
+        match self.rules.presence(presence, out) {
+            Verdict::Unmatched => None,
+            verdict => Some(self.settled(verdict, publish, out)),
         }
     }
 

@@ -83,6 +83,37 @@ pub struct Publish<'a> {
     pub received: Timestamp,
 }
 
+/// What a client did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// It was accepted.
+    Connect,
+    /// Its connection ended.
+    Disconnect,
+}
+
+/// The coming or going of a client, for rules with `on`.
+#[derive(Debug, Clone, Copy)]
+pub struct Presence<'a> {
+    /// What it did.
+    pub event: Event,
+    /// Its client id.
+    pub client: &'a str,
+    /// The IP address it came from.
+    pub address: &'a str,
+    /// Why its connection ended, a fixed word; empty for [`Event::Connect`].
+    pub reason: &'a str,
+    /// When.
+    pub at: Timestamp,
+}
+
+impl<'a> Presence<'a> {
+    /// The publish it is treated as: rules match the client id where others match the topic, and build on `{}`.
+    pub fn as_publish(&self) -> Publish<'a> {
+        Publish { topic: self.client, payload: b"{}", client: self.client, qos: 1, retain: false, received: self.at }
+    }
+}
+
 /// What the body of a hub message is, said to the hub as `$.ct` and `$.ce`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Content<'a> {

@@ -19,7 +19,7 @@ use crate::message::Timestamp;
 /// Handles of all metrics that code below the wiring touches.
 #[derive(Clone)]
 pub struct Metrics {
-    /// Publishes of plant clients, wills among them, that the broker accepted.
+    /// Publishes of plant clients that the broker accepted; wills, and what rules with `on` take, among them.
     pub publishes_received: Counter,
     /// Publishes of which the rules made at least one hub message.
     pub publishes_translated: Counter,

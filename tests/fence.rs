@@ -321,7 +321,10 @@ fn a_hard_publish_rate_closes() {
     };
     assert_eq!(end.0, DISCONNECT);
     assert!(acknowledged >= 5, "{acknowledged}");
-    assert_eq!(count(&bridge, "broker_disconnects_total", "message_rate_too_high"), 1);
+    // The client hears it first.
+    until("the count", PATIENCE, || {
+        (count(&bridge, "broker_disconnects_total", "message_rate_too_high") == 1).then_some(())
+    });
 }
 
 #[test]

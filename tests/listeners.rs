@@ -1,4 +1,4 @@
-//! The plant's side of the real program beside the plain port: WebSocket, TLS, `$SYS`, who is connected.
+//! The plant's side of the real program beside the plain port: WebSocket, TLS, `$SYS`, who is there, who comes and goes.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::string_slice, reason = "test code")]
 
 mod support;
@@ -17,7 +17,7 @@ use rumqttc::tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use rumqttc::tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rumqttc::tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS, TlsConfiguration, Transport};
-use support::{BINARY, Bridge, Publisher, free_port};
+use support::{BINARY, Bridge, Publisher, Sim, free_port};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
@@ -118,12 +118,7 @@ fn requests_over_http_get_an_answer() {
             _ => {}
         }
     }
-    assert_eq!(bridge.metric("brownbridge_broker_accepted_total"), 11.0 + bridge_probes(&bridge));
-}
-
-/// Connections the start of the bridge was watched with.
-fn bridge_probes(bridge: &Bridge) -> f64 {
-    bridge.metric("brownbridge_broker_accepted_total{listener=\"mqtt\"}").max(1.0)
+    assert_eq!(bridge.metric("brownbridge_broker_accepted_total{listener=\"websocket\"}"), 11.0);
 }
 
 #[test]
@@ -285,6 +280,32 @@ async fn tls_and_mutual_tls() {
 }
 
 #[test]
+fn who_does_not_shake_hands_is_let_go() {
+    let dir = folder();
+    issue(dir.path(), "plant", &authority(dir.path(), "ca"));
+    let port = free_port();
+    let tls = format!("tls = {{ listen = \"127.0.0.1:{port}\", certificate = \"plant.pem\", key = \"plant.key\" }}");
+    let (bridge, websocket) = start_websocket(dir.path(), &format!("{tls}\nconnect_timeout = \"300ms\""));
+    let closed = |reason: &str| bridge.metric(&format!("brownbridge_broker_disconnects_total{{reason=\"{reason}\"}}"));
+    // The start of the bridge was watched by one such connection.
+    let probed = support::until("the start's own", PATIENCE, || Some(closed("probed")).filter(|probed| *probed == 1.0));
+    for address in [local(port), websocket] {
+        let (timed_out, before) = (closed("connect_timeout"), closed("probed"));
+        // A port scan is nothing to warn of.
+        drop(TcpStream::connect(address).unwrap());
+        support::until("the scan is counted", PATIENCE, || (closed("probed") > before).then_some(()));
+        let mut silent = TcpStream::connect(address).unwrap();
+        assert_eq!(exchange(&mut silent, &[], |_| false), b"");
+        support::until("silence is counted", PATIENCE, || (closed("connect_timeout") > timed_out).then_some(()));
+    }
+    assert_eq!(closed("probed"), probed + 2.0);
+    assert_eq!(closed("tls_handshake"), 0.0);
+    // MQTT in the clear on the TLS port.
+    exchange(&mut TcpStream::connect(local(port)).unwrap(), CONNECT, |_| false);
+    support::until("plaintext is counted", PATIENCE, || (closed("tls_handshake") == 1.0).then_some(()));
+}
+
+#[test]
 fn bad_tls_files_are_told_at_check() {
     let dir = folder();
     let ca = authority(dir.path(), "ca");
@@ -388,4 +409,25 @@ fn status_says_who_is_connected() {
     let done = ask(&["--admin", &admin]);
     assert_eq!(done.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&done.stderr).contains(&admin));
+}
+
+#[test]
+fn the_hub_hears_who_comes_and_goes() {
+    let dir = folder();
+    let sim = Sim::start(&dir.path().join("sim"), free_port(), &[]);
+    let rules = "[[rule]]\nname = \"on\"\non = \"connect\"\nclient = \"plc-{line}\"\ndevice = \"{line}\"\n\
+        add = { state = \"online\", from = \"{address}\" }\n\
+        [[rule]]\nname = \"off\"\non = \"disconnect\"\nclient = \"plc-{line}\"\ndevice = \"{line}\"\n\
+        add = { state = \"offline\", reason = \"{reason}\" }\n";
+    let bridge = Bridge::start(dir.path(), &sim, rules, "");
+    drop(Publisher::connect(bridge.mqtt, "somebody").unwrap());
+    drop(Publisher::connect(bridge.mqtt, "plc-line4").unwrap());
+    let received = support::until("both at the hub", PATIENCE, || Some(sim.received()).filter(|all| all.len() == 2));
+    let told =
+        |n: usize| (received[n]["body"].as_str().unwrap(), received[n]["properties"]["device"].as_str().unwrap());
+    assert_eq!(told(0), ("{\"state\":\"online\",\"from\":\"127.0.0.1\"}", "line4"));
+    assert_eq!(told(1), ("{\"state\":\"offline\",\"reason\":\"disconnect\"}", "line4"));
+    let metric = |name: &str| bridge.metric(&format!("brownbridge_{name}"));
+    assert_eq!((metric("publishes_received_total"), metric("publishes_translated_total")), (2.0, 2.0));
+    assert_eq!(metric("messages_translated_total{rule=\"off\"}"), 1.0);
 }

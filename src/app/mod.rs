@@ -2,7 +2,7 @@
 //!
 //! | task or thread | started by | ends when | queue into it |
 //! |---|---|---|---|
-//! | broker: accept loop, one task a connection | [`start`] | [`Running::stop`], first | sockets (not read while the spool is full) |
+//! | broker: an accept loop a listener, one task a connection, one for `$SYS` | [`start`] | [`Running::stop`], first | sockets (not read while the spool is full) |
 //! | spool: writer and reader threads | [`start`] | after the uplink | one pending batch, 4 MB |
 //! | quarantine: writer thread | [`start`] | after the broker | 64 entries |
 //! | uplink | [`start`] | after it drained, or `drain_timeout` | the spool; `window` in flight |

@@ -128,9 +128,10 @@ where
         }
     }
 
-    /// Serves the client to its end.
-    pub(super) async fn run(mut self) -> Close {
+    /// Serves the client to its end. `ends` is called while the client id is still taken.
+    pub(super) async fn run(mut self, ends: impl FnOnce(Close)) -> Close {
         let close = self.serve().await;
+        ends(close);
         self.wire.farewell(close, &mut self.output);
         let _ = tokio::time::timeout(FAREWELL, async {
             self.stream.write_all(&self.output).await?;

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
-use super::{Ingest, Shared, session, websocket};
+use super::{Ingest, Shared, handshake, session, websocket};
 
 /// Silence after which the system probes whether a peer is still there.
 const PROBE_AFTER: Duration = Duration::from_secs(120);
@@ -134,22 +135,31 @@ pub(super) async fn accept<I: Ingest>(
 async fn serve<I: Ingest>(stream: TcpStream, peer: Peer, transport: Transport, shared: &Shared<I>) {
     match transport {
         Transport::Tcp => session::serve(stream, peer, shared).await,
-        Transport::Tls(config) => {
-            let accepting = async {
-                let accepted = TlsAcceptor::from(config).accept(stream).await;
-                accepted.map_err(|error| Refusal { reason: "tls_handshake", detail: error.to_string() })
-            };
-            // The handshake's state is large and short-lived: it must not stay in the task of the connection.
-            if let Some(stream) = begun(Box::pin(accepting), peer, shared).await {
-                session::serve(stream, peer, shared).await;
-            }
-        }
-        Transport::WebSocket => {
-            let max_message = usize::try_from(shared.options.max_packet_size).unwrap_or(usize::MAX);
-            if let Some(stream) = begun(Box::pin(websocket::upgrade(stream, max_message)), peer, shared).await {
-                session::serve(stream, peer, shared).await;
-            }
-        }
+        // In boxes, so that a plain connection's task has no room for their state.
+        Transport::Tls(config) => Box::pin(serve_tls(stream, peer, config, shared)).await,
+        Transport::WebSocket => Box::pin(serve_websocket(stream, peer, shared)).await,
+    }
+}
+
+async fn serve_tls<I: Ingest>(stream: TcpStream, peer: Peer, config: Arc<ServerConfig>, shared: &Shared<I>) {
+    let accepting = async {
+        let accepted = TlsAcceptor::from(config).accept(stream).await;
+        accepted.map_err(|error| match error.kind() {
+            // Gone in the middle, mostly before the first byte: a port scan or a health check.
+            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset => Refusal::PROBED,
+            _ => Refusal { reason: "tls_handshake", detail: error.to_string() },
+        })
+    };
+    // The handshake's state is large and short-lived: it must not stay in the task of the connection.
+    if let Some(stream) = begun(Box::pin(accepting), peer, shared).await {
+        session::serve(stream, peer, shared).await;
+    }
+}
+
+async fn serve_websocket<I: Ingest>(stream: TcpStream, peer: Peer, shared: &Shared<I>) {
+    let max_packet_size = usize::try_from(shared.options.max_packet_size).unwrap_or(usize::MAX);
+    if let Some(stream) = begun(Box::pin(websocket::upgrade(stream, max_packet_size)), peer, shared).await {
+        session::serve(stream, peer, shared).await;
     }
 }
 
@@ -157,6 +167,11 @@ async fn serve<I: Ingest>(stream: TcpStream, peer: Peer, transport: Transport, s
 pub(super) struct Refusal {
     pub(super) reason: &'static str,
     pub(super) detail: String,
+}
+
+impl Refusal {
+    /// Nothing was asked for.
+    pub(super) const PROBED: Self = Self { reason: handshake::PROBED, detail: String::new() };
 }
 
 /// Waits for the handshake below MQTT; tells and counts one that fails.
@@ -176,6 +191,10 @@ async fn begun<T, I: Ingest>(
         Err(_) => Refusal { reason: "connect_timeout", detail: "the handshake was not done in time".to_owned() },
     };
     shared.metrics.connection_closed(reason);
+    if reason == handshake::PROBED {
+        tracing::debug!(%peer, via = peer.via, reason, "a connection that asked for nothing");
+        return None;
+    }
     shared.metrics.log_pace(reason, |left_out| {
         tracing::warn!(%peer, via = peer.via, reason, detail, left_out, "a client was refused before it connected");
     });

@@ -27,7 +27,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::message::Publish;
+use crate::message::{Presence, Publish};
 use crate::metrics::Metrics;
 
 mod acknowledge;
@@ -39,6 +39,7 @@ pub mod fuzz;
 mod gate;
 mod handshake;
 mod listen;
+mod presence;
 mod router;
 mod session;
 mod system;
@@ -61,6 +62,11 @@ pub trait Ingest: Send + Sync + 'static {
 
     /// Takes a publish, or says that it cannot now.
     fn offer(&self, scratch: &mut Self::Scratch, publish: &Publish<'_>) -> Offer;
+
+    /// Takes the coming or going of a client, as a publish; `None` where it makes nothing of it.
+    fn presence(&self, _: &mut Self::Scratch, _: &Presence<'_>) -> Option<Offer> {
+        None
+    }
 
     /// Returns when a publish that got [`Offer::Full`] is worth offering again.
     fn room(&self) -> impl Future<Output = ()> + Send;

@@ -11,8 +11,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::census::Client;
 use super::connection::Connection;
 use super::listen::Peer;
+use super::presence::Who;
 use super::wire::Close;
-use super::{Ingest, Offer, Shared, gate, handshake};
+use super::{Ingest, Offer, Shared, gate, handshake, presence};
 use crate::message::{self, Timestamp};
 
 /// How long a taken-over connection may take to end before the new one goes on without it.
@@ -69,8 +70,13 @@ where
         keep_alive: connected.keep_alive,
         since: Timestamp::now(),
     });
-    let presence = Arc::clone(&entry.presence);
-    let close = Connection::new(stream, input, connected, (place, inbox, presence), shared).run().await;
+    let who = Who { client: &client_id, address: peer.address };
+    presence::came(who, shared);
+    let mut told = None;
+    let counted = Arc::clone(&entry.presence);
+    let close = Connection::new(stream, input, connected, (place, inbox, counted), shared)
+        .run(|close| told = presence::goes(who, close, shared));
+    let close = close.await;
     drop(entry);
     shared.metrics.connections.decrement(1);
     shared.metrics.connection_closed(close.label());
@@ -86,6 +92,7 @@ where
     {
         publish_will(&will, &client_id, close, shared).await;
     }
+    presence::settle(told, who, shared).await;
 }
 
 /// Publishes a will as if its client had. It may wait like any publish, but nobody is there to be slowed down by

@@ -22,6 +22,8 @@ struct Fake {
     durable: watch::Sender<u64>,
     room_left: Mutex<usize>,
     room: Notify,
+    /// Who came and went, once somebody wants to know.
+    presences: Mutex<Option<Vec<String>>>,
     /// Permits are writes elsewhere that are done; a topic below `elsewhere/` needs one.
     written: Arc<Semaphore>,
 }
@@ -48,6 +50,16 @@ impl Ingest for Fake {
         let mut sequence = self.sequence.lock();
         *sequence += 1;
         Offer::Taken(*sequence)
+    }
+
+    fn presence(&self, (): &mut (), presence: &Presence<'_>) -> Option<Offer> {
+        let mut presences = self.presences.lock();
+        let told = presences.as_mut()?;
+        if *self.room_left.lock() == 0 {
+            return Some(Offer::Full);
+        }
+        told.push(format!("{:?} {} {} {}", presence.event, presence.client, presence.address, presence.reason));
+        Some(Offer::Taken(1))
     }
 
     async fn room(&self) {
@@ -100,6 +112,7 @@ impl Bench {
             durable: watch::Sender::new(0),
             room_left: Mutex::new(usize::MAX),
             room: Notify::new(),
+            presences: Mutex::new(None),
             written: Arc::new(Semaphore::new(0)),
         };
         let shared = Arc::new(Shared::new(options, Arc::new(ingest), metrics, CancellationToken::new()));

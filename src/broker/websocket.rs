@@ -53,11 +53,11 @@ pub(super) async fn upgrade(
     max_packet_size: usize,
 ) -> Result<WebSocket<TokioIo<Upgraded>>, Refusal> {
     let refusal = |detail: String| Refusal { reason: "websocket_handshake", detail };
-    let outcome = Arc::new(Mutex::new(Err("no HTTP request came".to_owned())));
+    let outcome = Arc::new(Mutex::new(None));
     let taken = Arc::clone(&outcome);
     let service = service_fn(move |request| {
         let (answer, next) = answer(request);
-        *taken.lock() = next;
+        *taken.lock() = Some(next);
         std::future::ready(Ok::<_, Infallible>(answer))
     });
     let served = hyper::server::conn::http1::Builder::new()
@@ -67,8 +67,12 @@ pub(super) async fn upgrade(
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades()
         .await;
-    let next = std::mem::replace(&mut *outcome.lock(), Err(String::new())).map_err(refusal)?;
-    served.map_err(|error| refusal(error.to_string()))?;
+    let next = outcome.lock().take();
+    let next = match (next, served) {
+        (Some(next), Ok(())) => next.map_err(refusal)?,
+        (None, Ok(())) => return Err(Refusal::PROBED),
+        (_, Err(error)) => return Err(refusal(error.to_string())),
+    };
     let upgraded = next.await.map_err(|error| refusal(error.to_string()))?;
     Ok(WebSocket::new(TokioIo::new(upgraded), max_packet_size).await)
 }

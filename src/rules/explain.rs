@@ -90,7 +90,7 @@ pub(super) fn explain(rules: &RuleSet, publish: &Publish<'_>) -> Explanation {
     let mut output = Output::new();
     let verdict = rules.translate(publish, &mut output);
     let mut tried = Vec::new();
-    for (index, rule) in rules.0.rules.iter().enumerate() {
+    for (index, rule) in rules.0.rules.iter().enumerate().filter(|(_, rule)| rule.on.is_none()) {
         let step = attempt(rule, publish.topic);
         let ends = matches!(step, Step::Took { .. }) && ends_here(rule, index, verdict);
         tried.push(Tried {

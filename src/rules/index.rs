@@ -11,6 +11,7 @@ use regex::RegexSet;
 
 use super::pattern::Pattern;
 use super::rule::Rule;
+use crate::message::Event;
 use crate::topic::Trie;
 
 /// The lazy DFA of the set may grow to this. With the crate's default it falls off a cliff at a few
@@ -50,12 +51,12 @@ struct Step {
 }
 
 impl Index {
-    /// Files the rules.
-    pub(super) fn new(rules: &[Rule]) -> Result<Self, regex::Error> {
+    /// Files the rules for publishes, or those for what clients do.
+    pub(super) fn new(rules: &[Rule], on: Option<Event>) -> Result<Self, regex::Error> {
         let mut topics = Trie::default();
         let mut regex_rules = Vec::new();
         let mut texts = Vec::new();
-        for (index, rule) in rules.iter().enumerate() {
+        for (index, rule) in rules.iter().enumerate().filter(|(_, rule)| rule.on == on) {
             match &rule.pattern {
                 Pattern::Topic { filter, .. } => topics.entry(filter).push(index),
                 Pattern::Regex { text, .. } => {
@@ -121,6 +122,12 @@ struct Slot {
 }
 
 impl Cache {
+    /// The route of a text through an index, found now: what comes seldom takes no slot.
+    pub(super) fn find(&mut self, index: &Index, rules: &[Rule], text: &str) -> &Route {
+        index.find(rules, text, &mut self.candidates, &mut self.uncached);
+        &self.uncached
+    }
+
     /// The route of a topic through rule set number `set`, from the cache or found now.
     pub(super) fn route(&mut self, set: u64, index: &Index, rules: &[Rule], topic: &str) -> &Route {
         if self.set != set {

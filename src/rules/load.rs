@@ -2,19 +2,21 @@
 
 use crate::diag::walk::{Reader, Report};
 use crate::diag::{Diagnostic, SourceFile, Span, syntax};
+use crate::message::Event;
 
 use super::RuleSet;
 use super::rule::Rule;
 use super::testing::Test;
 
 mod later;
+mod read_on;
 mod read_rule;
 mod read_test;
 mod texts;
 mod whole;
 
 /// Every code a rule file can be answered with.
-pub const CODES: [&str; 24] = [
+pub const CODES: [&str; 25] = [
     "bad-duration",
     "bad-hex",
     "bad-name",
@@ -33,6 +35,7 @@ pub const CODES: [&str; 24] = [
     "template-syntax",
     "toml-syntax",
     "two-patterns",
+    "unknown-event",
     "unknown-format",
     "unknown-key",
     "unknown-name",
@@ -71,6 +74,8 @@ struct Draft {
     named: bool,
     /// It does not take all messages of its topics for itself.
     goes_on: bool,
+    /// What clients do, where it is not for publishes.
+    on: Option<Event>,
     /// The topic filter, or the regex.
     filter: Option<String>,
     regex: Option<String>,

@@ -13,6 +13,11 @@
 //! | a rule took it and could not make its message | [`Verdict::Quarantined`]; the messages of the rules before it stay |
 //! | no rule matched | [`Verdict::Unmatched`] |
 //!
+//! A rule with `on = "connect"` or `on = "disconnect"` takes no publish: it makes a message of the coming or going of
+//! a client. Instead of `topic` it has `client`, a client id in which `{name}` and `*` stand for any text (a name for
+//! one character at least and as few as do), or `regex` for the client id, or neither for every client. There is
+//! no payload: the body is the object that `add` makes.
+//!
 //! # What a text may refer to
 //!
 //! | written | stands for |
@@ -21,6 +26,7 @@
 //! | `{.field}`, `{.a.b}` | a field of the decoded payload, nested with dots |
 //! | `{time}` | when the publish was received, RFC 3339 in UTC with milliseconds |
 //! | `{topic}`, `{client}` | the topic, the client id of the publisher |
+//! | `{address}`, `{reason}` | only with `on`: the client's IP address; why its connection ended (not with `connect`) |
 //! | `{{`, `}}` | a brace |
 //!
 //! A text field is put in without its quotes, any other as its JSON. An `add` value that is one `{.field}` and
@@ -67,7 +73,7 @@ pub use explain::{Explanation, Step, Tried, new_rule};
 pub use load::{CODES, FileSummary, Loaded, load};
 pub use translate::{Output, forward};
 
-use crate::message::Publish;
+use crate::message::{Event, Presence, Publish};
 
 /// A rule of a [`RuleSet`], counted in file order from 0.
 pub type RuleIndex = usize;
@@ -82,6 +88,8 @@ struct Rules {
     number: u64,
     rules: Vec<rule::Rule>,
     index: index::Index,
+    on_connect: index::Index,
+    on_disconnect: index::Index,
 }
 
 /// What became of a publish.
@@ -167,13 +175,21 @@ impl fmt::Display for QuarantineReason {
 impl RuleSet {
     fn new(rules: Vec<rule::Rule>) -> Result<Self, regex::Error> {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
-        let index = index::Index::new(&rules)?;
-        Ok(Self(Arc::new(Rules { number: NUMBER.fetch_add(1, Ordering::Relaxed), rules, index })))
+        let index = index::Index::new(&rules, None)?;
+        let on_connect = index::Index::new(&rules, Some(Event::Connect))?;
+        let on_disconnect = index::Index::new(&rules, Some(Event::Disconnect))?;
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Ok(Self(Arc::new(Rules { number, rules, index, on_connect, on_disconnect })))
     }
 
     /// Translates a publish. Total: any publish, an outcome. The records are in `out` until its next use.
     pub fn translate(&self, publish: &Publish<'_>, out: &mut Output) -> Verdict {
         translate::translate(&self.0, publish, out)
+    }
+
+    /// Translates the coming or going of a client by the rules with `on`; otherwise as [`translate`](Self::translate).
+    pub fn presence(&self, presence: &Presence<'_>, out: &mut Output) -> Verdict {
+        translate::presence(&self.0, presence, out)
     }
 
     /// Says which rules were tried and why each took the publish or did not.

@@ -2,6 +2,7 @@
 
 use super::pattern::Pattern;
 use super::template::Template;
+use crate::message::Event;
 
 /// A checked rule.
 #[derive(Debug)]
@@ -10,6 +11,8 @@ pub(super) struct Rule {
     /// The file and line it stands in.
     pub(super) path: String,
     pub(super) line: usize,
+    /// The rule is for the coming or going of clients, and its pattern for their client ids.
+    pub(super) on: Option<Event>,
     pub(super) pattern: Pattern,
     /// The names from the topic, in the order of the captures.
     pub(super) names: Vec<String>,

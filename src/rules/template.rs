@@ -103,6 +103,15 @@ impl Template {
         self.0.iter().any(|part| matches!(part, Part::Field(_)))
     }
 
+    /// What the template needs of a publish, where it does: a rule with `on` has none.
+    pub(super) fn of_publish(&self) -> Option<String> {
+        self.0.iter().find_map(|part| match part {
+            Part::Field(path) => Some(format!("{{.{}}}", path.join("."))),
+            Part::Topic => Some("{topic}".to_owned()),
+            _ => None,
+        })
+    }
+
     /// The field of a template that is nothing but one field.
     pub(super) fn only_field(&self) -> Option<&[Box<str>]> {
         match self.0.as_slice() {
@@ -171,6 +180,8 @@ pub(super) struct Facts<'a> {
     pub(super) publish: &'a Publish<'a>,
     /// Where the captures are in the topic.
     pub(super) captures: &'a [Range<usize>],
+    /// What the names behind the captures stand for, in rules with `on`.
+    pub(super) more: [&'a str; 2],
     /// The payload as JSON, and the members of its object; both empty where no field is needed.
     pub(super) text: &'a str,
     pub(super) members: &'a [Member],
@@ -178,7 +189,11 @@ pub(super) struct Facts<'a> {
 
 impl<'a> Facts<'a> {
     pub(super) fn capture(&self, index: usize) -> &'a str {
-        self.captures.get(index).and_then(|place| self.publish.topic.get(place.clone())).unwrap_or("")
+        let behind = || self.more.get(index.saturating_sub(self.captures.len())).copied();
+        match self.captures.get(index) {
+            Some(place) => self.publish.topic.get(place.clone()).unwrap_or(""),
+            None => behind().unwrap_or(""),
+        }
     }
 
     /// The JSON text of a field. Of a key that is there twice the last one counts.

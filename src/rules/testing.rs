@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `topic`, `client` | of the publish; the client is `test` where none is named |
 //! | `payload`, `payload_hex` | its payload, as text or as hexadecimal digits; empty where there is neither |
+//! | `on`, `address`, `reason` | instead of `topic`: the client comes (`"connect"`) or goes (`"disconnect"`); from 192.0.2.1, with `connection_lost`, where nothing else is said |
 //! | `name` | how the test is called; its number and topic where there is none |
 //! | `want.device`, `want.payload`, `want.props.x` | one message is made, and this is in it |
 //! | `want = [ {..}, .. ]` | these messages are made, in this order |
@@ -17,7 +18,7 @@ use serde_json::Value;
 
 use super::{Output, QuarantineReason, RuleSet, Step, Verdict};
 use crate::diag::{Diagnostic, Span};
-use crate::message::{HubMessage, Publish, Timestamp};
+use crate::message::{Event, HubMessage, Presence, Publish, Timestamp};
 
 /// The moment at which tests receive their messages.
 pub const TEST_TIME: Timestamp = Timestamp(1_767_225_600_000);
@@ -31,9 +32,19 @@ pub struct Test {
     pub name: String,
     pub(super) topic: String,
     pub(super) topic_span: Span,
+    /// What the client does, where nothing is published.
+    pub(super) on: Option<On>,
     pub(super) client: String,
     pub(super) payload: Vec<u8>,
     pub(super) want: Want,
+}
+
+/// The coming or going of the test's client.
+#[derive(Debug, Clone)]
+pub(super) struct On {
+    pub(super) event: Event,
+    pub(super) address: String,
+    pub(super) reason: String,
 }
 
 #[derive(Debug, Clone)]
@@ -94,24 +105,36 @@ fn run_one(rules: &RuleSet, test: &Test, out: &mut Output) -> Vec<Diagnostic> {
         retain: false,
         received: TEST_TIME,
     };
-    let verdict = rules.translate(&publish, out);
+    let verdict = match &test.on {
+        None => rules.translate(&publish, out),
+        Some(On { event, address, reason }) => {
+            let presence = Presence { event: *event, client: &test.client, address, reason, at: TEST_TIME };
+            rules.presence(&presence, out)
+        }
+    };
     let mut wrong: Vec<(Span, String)> = Vec::new();
     let made: Vec<HubMessage<'_>> = out.records().filter_map(|(_, record)| HubMessage::parse(record).ok()).collect();
     match (&test.want, verdict) {
         (Want::Quarantine(want, _), Verdict::Quarantined { reason, .. }) if *want == reason => {}
         (Want::Nothing(_), Verdict::Dropped { .. } | Verdict::Unmatched) => {}
-        (Want::Quarantine(_, span), _) => wrong.push((span.clone(), outcome(rules, verdict, made.len(), out))),
-        (Want::Nothing(span), _) => wrong.push((span.clone(), outcome(rules, verdict, made.len(), out))),
+        (Want::Quarantine(_, span), _) => {
+            wrong.push((span.clone(), outcome(rules, verdict, (made.len(), test.on.is_some()), out)))
+        }
+        (Want::Nothing(span), _) => {
+            wrong.push((span.clone(), outcome(rules, verdict, (made.len(), test.on.is_some()), out)))
+        }
         (Want::Messages(_), Verdict::Quarantined { .. } | Verdict::Unmatched | Verdict::Dropped { .. }) => {
-            wrong.push((test.topic_span.clone(), outcome(rules, verdict, made.len(), out)));
+            wrong.push((test.topic_span.clone(), outcome(rules, verdict, (made.len(), test.on.is_some()), out)));
         }
         (Want::Messages(wants), Verdict::Translated) => compare(wants, &made, &test.topic_span, &mut wrong),
     }
     let tell = |(span, label)| {
         let title = format!("test `{}` failed", test.name);
         let mut found = Diagnostic::error("test-failed", title, test.file).at(span, label);
-        for line in background(rules, &publish) {
-            found = found.help(line);
+        if test.on.is_none() {
+            for line in background(rules, &publish) {
+                found = found.help(line);
+            }
         }
         match out.advice() {
             Some(advice) => found.help(format!("the rule could say {advice}")),
@@ -121,12 +144,13 @@ fn run_one(rules: &RuleSet, test: &Test, out: &mut Output) -> Vec<Diagnostic> {
     wrong.into_iter().map(tell).collect()
 }
 
-fn outcome(rules: &RuleSet, verdict: Verdict, made: usize, out: &Output) -> String {
+fn outcome(rules: &RuleSet, verdict: Verdict, (made, on): (usize, bool), out: &Output) -> String {
     match verdict {
         Verdict::Translated if made == 1 => "a message is made".to_owned(),
         Verdict::Translated => format!("{made} messages are made"),
         Verdict::Dropped { rule } => format!("rule `{}` drops it", rules.name(rule)),
         Verdict::Quarantined { reason, .. } => format!("quarantined as {reason}: {}", out.detail()),
+        Verdict::Unmatched if on => "no rule with this `on` takes this client".to_owned(),
         Verdict::Unmatched => "no rule takes this topic".to_owned(),
     }
 }

@@ -6,12 +6,12 @@ use std::ops::Range;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::index::Cache;
+use super::index::{Cache, Route};
 use super::json::{self, Kind, Member, NotJson};
 use super::rule::{Action, Decode, Message, Value};
 use super::template::{Facts, Gap, Place, Template};
 use super::{QuarantineReason, RuleIndex, Rules, Verdict};
-use crate::message::{Content, Publish, RecordWriter};
+use crate::message::{Content, Event, Presence, Publish, RecordWriter};
 
 /// Room an [`Output`] keeps in each of its buffers from one translation to the next, in bytes.
 const KEPT: usize = 1 << 20;
@@ -81,17 +81,46 @@ impl Output {
 
 pub(super) fn translate(rules: &Rules, publish: &Publish<'_>, out: &mut Output) -> Verdict {
     out.clear();
-    let route = out.cache.route(rules.number, &rules.index, &rules.rules, publish.topic);
+    let Output { records, ends, detail, advice, cache, work } = out;
+    let route = cache.route(rules.number, &rules.index, &rules.rules, publish.topic);
+    follow(rules, route, (publish, [""; 2]), Made { records, ends, detail, advice, work })
+}
+
+pub(super) fn presence(rules: &Rules, presence: &Presence<'_>, out: &mut Output) -> Verdict {
+    out.clear();
+    let Output { records, ends, detail, advice, cache, work } = out;
+    let index = match presence.event {
+        Event::Connect => &rules.on_connect,
+        Event::Disconnect => &rules.on_disconnect,
+    };
+    let route = cache.find(index, &rules.rules, presence.client);
+    let source = (&presence.as_publish(), [presence.address, presence.reason]);
+    follow(rules, route, source, Made { records, ends, detail, advice, work })
+}
+
+/// An [`Output`] without its cache.
+struct Made<'o> {
+    records: &'o mut Vec<u8>,
+    ends: &'o mut Vec<(Option<RuleIndex>, usize)>,
+    detail: &'o mut String,
+    advice: &'o mut Option<&'static str>,
+    work: &'o mut Work,
+}
+
+/// What a message is made from: the publish, and what the names behind those of the pattern stand for.
+type Source<'a> = (&'a Publish<'a>, [&'a str; 2]);
+
+fn follow(rules: &Rules, route: &Route, source: Source<'_>, out: Made<'_>) -> Verdict {
     for (index, captures) in route.steps() {
         let Some(rule) = rules.rules.get(index) else { continue };
         match &rule.action {
             Action::Drop if out.ends.is_empty() => return Verdict::Dropped { rule: index },
             Action::Drop => {}
-            Action::Send(message) => match send(message, publish, captures, &mut out.records, &mut out.work) {
+            Action::Send(message) => match send(message, source, captures, out.records, out.work) {
                 Ok(()) => out.ends.push((Some(index), out.records.len())),
                 Err(Refusal(reason, detail, advice)) => {
-                    out.detail = detail;
-                    out.advice = advice;
+                    *out.detail = detail;
+                    *out.advice = advice;
                     return Verdict::Quarantined { rule: index, reason };
                 }
             },
@@ -123,7 +152,7 @@ fn look(payload: &[u8]) -> Content<'static> {
 
 fn send(
     message: &Message,
-    publish: &Publish<'_>,
+    (publish, more): Source<'_>,
     captures: &[Range<usize>],
     records: &mut Vec<u8>,
     work: &mut Work,
@@ -133,7 +162,7 @@ fn send(
     let (content, body) = decode(message, publish.payload, decoded)?;
     let needs_object = message.reads_fields || !message.add.is_empty();
     let text = if needs_object { object(message, body, members)? } else { "" };
-    let facts = Facts { publish, captures, text, members };
+    let facts = Facts { publish, captures, more, text, members };
     device.clear();
     message.device.render(&facts, Place::Device, device).map_err(no_device)?;
     if device.is_empty() {

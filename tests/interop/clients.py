@@ -473,11 +473,12 @@ def install_mqtt_js(plant):
     plant.stage.run(["npm", "install", *quiet, "--prefix", where, "mqtt@5"], patience=180)
 
 
-def mqtt_js(plant, version):
+def mqtt_js(plant, version, websocket=False):
     script = pathlib.Path(__file__).with_name("mqttjs.mjs")
     if not (plant.stage.folder / "npm").exists():
         install_mqtt_js(plant)
-    told = plant.stage.run(["node", script, plant.stage.folder / "npm", plant.port, version], patience=60)
+    url = f"ws://127.0.0.1:{plant.bridge.websocket}/mqtt" if websocket else f"mqtt://127.0.0.1:{plant.port}"
+    told = plant.stage.run(["node", script, plant.stage.folder / "npm", url, version], patience=60)
     for line in told.splitlines():
         sent = json.loads(line)
         plant.owe(sent["topic"], sent["payload"])
@@ -578,6 +579,7 @@ def main():
                     the_second_with_an_id_takes_over, pings_keep_it_alive, silence_ends_it):
             run(f"paho {version}: {row.__name__.replace('_', ' ')}", row, version)
         run(f"mqtt.js {version}", mqtt_js, version)
+        run(f"mqtt.js {version} over WebSocket", mqtt_js, version, True)
     run("mosquitto_pub mqttv5: properties", properties_of_version_5)
     run("mosquitto_sub mqttv5: properties", subscriber_sees_properties_of_version_5)
     run("paho mqttv5: properties", paho_properties)

@@ -1,10 +1,10 @@
-// mqtt.js against the broker. Arguments: folder of node_modules, port, mqttv31 | mqttv311 | mqttv5.
+// mqtt.js against the broker. Arguments: folder of node_modules, URL (mqtt: or ws:), mqttv31 | mqttv311 | mqttv5.
 // Publishes at QoS 0, 1 and 2 while a second client listens, and lets a line be cut for its will.
 // Prints each publish as a line of JSON on stdout; the exit code is 1 where the listener got something else.
 import { createRequire } from 'node:module'
 import { once } from 'node:events'
 
-const [folder, port, version] = process.argv.slice(2)
+const [folder, url, version] = process.argv.slice(2)
 const mqtt = createRequire(`${folder}/package.json`)('mqtt')
 const speaks = {
   mqttv31: { protocolId: 'MQIsdp', protocolVersion: 3 },
@@ -13,7 +13,7 @@ const speaks = {
 }[version]
 
 const connect = (clientId, more = {}) =>
-  mqtt.connectAsync(`mqtt://127.0.0.1:${port}`, { ...speaks, clientId, reconnectPeriod: 0, connectTimeout: 10_000, ...more })
+  mqtt.connectAsync(url, { ...speaks, clientId, reconnectPeriod: 0, connectTimeout: 10_000, ...more })
 const sent = (topic, payload) => console.log(JSON.stringify({ topic, payload }))
 const fail = (text) => { console.error(text); process.exit(1) }
 setTimeout(() => fail('not done within 40 s'), 40_000).unref()

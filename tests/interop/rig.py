@@ -177,13 +177,13 @@ class Bridge:
 
     def __init__(self, stage, program, uplink, rules, name="bridge"):
         self.stage, self.name = stage, name
-        self.port, self.admin = free_port(), free_port()
+        self.port, self.admin, self.websocket = free_port(), free_port(), free_port()
         folder = stage.folder / f"{name}.d"
         (folder / "rules").mkdir(parents=True, exist_ok=True)
         (folder / "rules" / "10-test.toml").write_text(rules)
         (folder / "bridge.toml").write_text(
             f'rules = "rules"\nstate = "state"\n[broker]\nlisten = "127.0.0.1:{self.port}"\n'
-            f'[admin]\nlisten = "127.0.0.1:{self.admin}"\n[uplink]\n{uplink}')
+            f'websocket = "127.0.0.1:{self.websocket}"\n[admin]\nlisten = "127.0.0.1:{self.admin}"\n[uplink]\n{uplink}')
         self.process = stage.start(name, [program, "run", "--config", folder / "bridge.toml"])
         until("the bridge listens", lambda: self.alive() and listens(self.port))
 

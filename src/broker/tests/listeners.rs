@@ -74,3 +74,51 @@ async fn the_census_counts_what_comes_and_goes() {
     assert_eq!((totals.connected, totals.maximum, totals.traffic.packets_in), (0, 2, 6), "what was is not forgotten");
     assert_eq!(census.clients(10), []);
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_and_goes_is_told() {
+    let bench = Bench::new();
+    *bench.shared.ingest.presences.lock() = Some(Vec::new());
+    let told = || std::mem::take(bench.shared.ingest.presences.lock().as_mut().unwrap());
+    for (last, reason) in [
+        (vec![0xe0, 0], Some("disconnect")),
+        (vec![], Some("connection_lost")),
+        (vec![0x30, 1, 0], Some("malformed_packet")),
+        (connect_311("a"), Some("protocol_error")),
+    ] {
+        let mut client = bench.connect(&connect_311("a")).await;
+        assert_eq!(told(), ["Connect a 127.0.0.1 "]);
+        client.send(&last).await;
+        client.read().await;
+        drop(client);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let expect: Vec<String> = reason.iter().map(|reason| format!("Disconnect a 127.0.0.1 {reason}")).collect();
+        assert_eq!(told(), expect);
+    }
+    let first = bench.connect(&connect_311("a")).await;
+    let second = bench.connect(&connect_311("a")).await;
+    assert_eq!(told(), ["Connect a 127.0.0.1 ", "Connect a 127.0.0.1 "], "who is taken over has not gone");
+    drop((first, second));
+    let mut refused = bench.open();
+    refused.send(&publish(0, "t", 0, "x")).await;
+    refused.read().await;
+    assert_eq!(told(), ["Disconnect a 127.0.0.1 connection_lost"], "who was not accepted did not come");
+    assert_eq!(bench.received(), 11, "each counts as a publish");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_going_waits_for_room_and_a_coming_does_not() {
+    let bench = Bench::with(Options { max_connections: 20, ..Options::default() });
+    *bench.shared.ingest.presences.lock() = Some(Vec::new());
+    *bench.shared.ingest.room_left.lock() = 0;
+    for id in ["a", "b", "c"] {
+        drop(bench.connect(&connect_311(id)).await);
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    *bench.shared.ingest.room_left.lock() = usize::MAX;
+    bench.shared.ingest.room.notify_waiters();
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let told = bench.shared.ingest.presences.lock().take().unwrap();
+    assert_eq!(told, ["Disconnect a 127.0.0.1 connection_lost", "Disconnect b 127.0.0.1 connection_lost"]);
+    assert_eq!(bench.received(), 6, "what is dropped is counted, too");
+}

@@ -4,7 +4,7 @@ use regex_syntax::ast;
 use toml::de::{DeTable, DeValue};
 
 use super::texts::Names;
-use super::{Draft, later, line};
+use super::{Draft, later, line, read_on};
 use crate::diag::walk::{Entry, Reader, Report, Text, text};
 use crate::diag::{Diagnostic, SourceFile, Span, nearest};
 use crate::rules::pattern::{self, Level, Mistake, Pattern};
@@ -18,21 +18,28 @@ const REGEX_LIMIT: usize = 16 << 20;
 
 /// What the pattern of a rule came to.
 #[derive(Default)]
-struct Asked {
-    pattern: Option<Pattern>,
+pub(super) struct Asked {
+    pub(super) pattern: Option<Pattern>,
     /// The pattern as written.
-    text: String,
-    names: Vec<String>,
-    place: Option<Span>,
-    filter: Option<String>,
-    regex: Option<String>,
+    pub(super) text: String,
+    pub(super) names: Vec<String>,
+    pub(super) place: Option<Span>,
+    pub(super) filter: Option<String>,
+    pub(super) regex: Option<String>,
 }
 
 pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, source: &SourceFile, report: &mut Report<'_>) -> Draft {
     let before = report.found.len();
     let mut keys = Reader::new(table, "rule");
     let name = keys.string("name", report);
-    let asked = read_pattern(&mut keys, report);
+    let on = read_on::event(&mut keys, report);
+    let asked = match on {
+        Some(event) => read_on::pattern(&mut keys, event, report),
+        None => {
+            read_on::without(&mut keys, table.contains_key("on"), report);
+            read_pattern(&mut keys, report)
+        }
+    };
     let goes_on = keys.boolean("continue", report).is_some_and(|(yes, _)| yes);
     let drops = keys.boolean("drop", report).is_some_and(|(yes, _)| yes);
     let name_span = name.map(|name| name.span()).or(asked.place.clone()).unwrap_or(span.clone());
@@ -46,13 +53,14 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, source: &SourceFile,
             names: asked.names.clone(),
             place: asked.place.clone(),
             open: later.brings_names || asked.pattern.is_none(),
-            regex: asked.regex.is_some(),
+            regex: asked.regex.is_some() && on.is_none(),
+            on: on.is_some(),
         };
         read_message(&mut keys, names, report).map(|message| Action::Send(Box::new(message)))
     };
     let mistyped = keys.finish(report);
     let missing = |key: &str| table.get(key).is_none() && !mistyped.contains(&key);
-    if missing("topic") && missing("regex") {
+    if missing("topic") && missing("regex") && missing("on") {
         let found = report.new_error("no-topic", "the rule does not say which topics it takes");
         report.push(found.at(span.clone(), "no `topic`").help("topic = \"plant1/{line}/{machine}\""));
     }
@@ -65,6 +73,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, source: &SourceFile,
             name: shown.clone(),
             path: source.path.clone(),
             line: line(&source.text, name_span.start),
+            on,
             pattern,
             names: asked.names,
             goes_on,
@@ -78,6 +87,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, source: &SourceFile,
         name_span,
         named: name.is_some(),
         goes_on: (goes_on && !drops) || later.is_picky,
+        on,
         filter: asked.filter,
         regex: asked.regex,
         rule,
@@ -189,7 +199,7 @@ fn placeholder_elsewhere(level: &str) -> Option<&str> {
         .filter(|name| pattern::is_name(name))
 }
 
-fn read_regex(text: &Text<'_>, report: &mut Report<'_>) -> Asked {
+pub(super) fn read_regex(text: &Text<'_>, report: &mut Report<'_>) -> Asked {
     let mut asked = Asked {
         text: text.value.to_owned(),
         place: Some(text.span()),

@@ -2,21 +2,29 @@
 
 use toml::de::DeTable;
 
-use super::later;
+use super::{later, read_on};
 use crate::diag::walk::{Reader, Report, Text};
 use crate::diag::{Span, nearest};
+use crate::message::Event;
 use crate::rules::QuarantineReason;
-use crate::rules::testing::{Test, Want, WantMessage};
+use crate::rules::testing::{On, Test, Want, WantMessage};
 
 /// Reads a test; none where it has a mistake.
 pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, number: usize, report: &mut Report<'_>) -> Option<Test> {
     let before = report.found.len();
     let mut keys = Reader::new(table, "test");
     let name = keys.string("name", report);
-    let topic = keys.string("topic", report);
+    let on = read_on::event(&mut keys, report);
+    let topic = if on.is_none() { keys.string("topic", report) } else { None };
     let client = keys.string("client", report);
-    let payload = keys.string("payload", report);
-    let hex = keys.string("payload_hex", report);
+    let (address, reason) = match on {
+        Some(_) => (keys.string("address", report), keys.string("reason", report)),
+        None => (None, None),
+    };
+    let (payload, hex) = match on {
+        Some(_) => (None, None),
+        None => (keys.string("payload", report), keys.string("payload_hex", report)),
+    };
     let later = later::test_keys(&mut keys, &["send"], report);
     let want = read_want(&mut keys, report);
     let mistyped = keys.finish(report);
@@ -30,7 +38,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, number: usize, repor
         let found = report.new_error("no-want", "the test does not say what it wants").at(span.clone(), "no `want`");
         report.push(found.help("want.device = \"press7\", want.payload = '{\"v\": 1}' or want.nothing = true"));
     }
-    if missing("topic") && !later {
+    if missing("topic") && missing("on") && !later {
         report.error("no-topic", "the test does not say on which topic", span.clone(), "no `topic`");
     }
     if let (Some(_), Some(hex)) = (&payload, &hex) {
@@ -43,12 +51,25 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, number: usize, repor
     if report.found.len() > before {
         return None;
     }
-    let topic = topic?;
+    let on = on.map(|event| On {
+        event,
+        address: address.map_or("192.0.2.1", |address| address.value).to_owned(),
+        reason: match event {
+            Event::Connect => String::new(),
+            Event::Disconnect => reason.map_or("connection_lost", |reason| reason.value).to_owned(),
+        },
+    });
+    let topic = match (on.is_some(), &client) {
+        (true, Some(client)) => *client,
+        (true, None) => Text::new("test", span),
+        (false, _) => topic?,
+    };
     Some(Test {
         file: report.file,
         name: name.map_or_else(|| format!("test {number} ({})", topic.value), |name| name.value.to_owned()),
         topic: topic.value.to_owned(),
         topic_span: topic.span(),
+        on,
         client: client.map_or("test", |client| client.value).to_owned(),
         payload,
         want: want?,

@@ -17,6 +17,8 @@ pub(super) struct Names {
     pub(super) open: bool,
     /// They come from a regex.
     pub(super) regex: bool,
+    /// The rule is for what clients do: there is no publish.
+    pub(super) on: bool,
 }
 
 impl Names {
@@ -25,6 +27,13 @@ impl Names {
         let (template, mistakes) = Template::parse(text.value, &self.names);
         for mistake in mistakes {
             self.tell(mistake, text, report);
+        }
+        if self.on
+            && let Some(needed) = template.of_publish()
+        {
+            let title = format!("`{needed}` is of a publish, and a rule with `on` has none");
+            let found = report.new_error("unknown-name", title).at(text.span(), "");
+            report.push(found.help(format!("known are {{time}}, {{client}}, {{{}}}", self.names.join("}, {"))));
         }
         template
     }
@@ -69,7 +78,8 @@ impl Names {
                 let mut found = report.new_error("unknown-name", title).at(place, "unknown name");
                 if let Some(pattern) = &self.place {
                     let list = if self.names.is_empty() { "none".to_owned() } else { self.names.join(", ") };
-                    found = found.context(pattern.clone(), format!("names from the topic: {list}"));
+                    let from = if self.on { "names of this rule" } else { "names from the topic" };
+                    found = found.context(pattern.clone(), format!("{from}: {list}"));
                 }
                 report.push(match (self.meant(name), exact) {
                     (Ok(meant), Some(place)) => found.fix(place, meant),
@@ -90,6 +100,10 @@ impl Names {
             _ if lower.chars().all(|c| c.is_ascii_digit()) && self.regex => {
                 Err("groups need a name: `PLC_(?<plc>\\d+)` makes {plc}")
             }
+            _ if self.on => match nearest(name, known.filter(|known| *known != "topic")) {
+                Some(meant) => Ok(meant.to_owned()),
+                None => Err("known are {time}, {client}, {address}, and with `disconnect` {reason}"),
+            },
             _ => match (nearest(name, known), lower.strip_prefix("payload.")) {
                 (Some(meant), _) => Ok(meant.to_owned()),
                 (None, Some(field)) => Ok(format!(".{field}")),

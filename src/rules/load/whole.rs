@@ -15,13 +15,24 @@ pub(super) fn never_runs(drafts: &[Draft], found: &mut Vec<Diagnostic>) {
         found.push(
             Diagnostic::warning("never-runs", format!("rule `{}` can never run", late.name), late.file)
                 .at(late.name_span.clone(), "never reached")
-                .context_in(early.file, early.name_span.clone(), "this rule takes all its topics first")
+                .context_in(
+                    early.file,
+                    early.name_span.clone(),
+                    if late.on.is_some() {
+                        "this rule takes all its clients first"
+                    } else {
+                        "this rule takes all its topics first"
+                    },
+                )
                 .help("put the more specific rule first, or write `continue = true` in the other one"),
         );
     }
 }
 
 fn takes_all(early: &Draft, late: &Draft) -> bool {
+    if early.on != late.on {
+        return false;
+    }
     match (&early.filter, &late.filter) {
         (Some(wide), Some(narrow)) => pattern::covers(wide, narrow),
         (None, None) => early.regex.is_some() && early.regex == late.regex,
