@@ -322,3 +322,58 @@ impl Pass for Ticket {
         self.rights.as_ref().is_none_or(|rights| rights.may_subscribe(filter))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(password: &str) -> Policy {
+        let hash = users::hash(&Secret::new(password.to_owned()), &[1; users::SALT]).unwrap();
+        let file = users::set("", "panel", &hash).unwrap();
+        Policy { access: None, users: Users::parse(0, &file).0, anonymous: true }
+    }
+
+    async fn admitted(keeper: &Keeper, user: Option<&str>, password: &'static str) -> Result<(), &'static str> {
+        let visitor = Visitor {
+            address: [10, 0, 0, 1].into(),
+            client: "c".to_owned(),
+            assigned: false,
+            user: user.map(str::to_owned),
+            password: Some(password.as_bytes().into()),
+        };
+        keeper.admit(visitor).await.map(drop).map_err(|refusal| refusal.label)
+    }
+
+    #[tokio::test]
+    async fn passwords_are_remembered_until_they_change() {
+        let keeper = Keeper::new(policy("one"), None);
+        let bad = Err("bad_user_name_or_password");
+        for (user, password, expect, remembered) in [
+            (Some("panel"), "two", bad, 0),
+            (Some("nobody"), "one", bad, 0),
+            (Some("panel"), "one", Ok(()), 1),
+            (Some("panel"), "one", Ok(()), 1),
+            (Some("panel"), "two", bad, 1),
+            (None, "one", Ok(()), 1),
+        ] {
+            assert_eq!(admitted(&keeper, user, password).await, expect, "{user:?} {password}");
+            assert_eq!(keeper.0.verified.lock().len(), remembered, "{user:?} {password}");
+        }
+        keeper.replace(policy("two"));
+        assert_eq!(admitted(&keeper, Some("panel"), "one").await, bad);
+        assert_eq!(admitted(&keeper, Some("panel"), "two").await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_password_waits_for_its_turn() {
+        let keeper = Keeper::new(policy("one"), None);
+        let taken = keeper.0.verifying.clone().acquire_many_owned(u32::try_from(VERIFICATIONS).unwrap()).await.unwrap();
+        let waiting = admitted(&keeper, Some("panel"), "one");
+        tokio::pin!(waiting);
+        assert!(tokio::time::timeout(std::time::Duration::ZERO, &mut waiting).await.is_err());
+        assert_eq!(admitted(&keeper, None, "").await, Ok(()), "others do not wait for it");
+        drop(taken);
+        assert_eq!(waiting.await, Ok(()));
+        assert_eq!(keeper.0.verifying.available_permits(), VERIFICATIONS);
+    }
+}
