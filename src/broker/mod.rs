@@ -12,6 +12,9 @@
 //! - **Local subscribers** get every publish from memory, through a queue of their own that is bounded in
 //!   messages and bytes. A subscriber that does not read loses messages there, counted, and delays nobody.
 //!
+//! Of MQTT 5 it speaks topic aliases, receive maximum and maximum packet size both ways, message expiry, subscription
+//! identifiers and options, and passes user properties and request/response on. Shared subscriptions are refused.
+//!
 //! Sessions end with their connection: a CONNECT that asks for a persistent session is accepted with
 //! `session present = 0`. Retained messages live in memory.
 //!
