@@ -190,9 +190,9 @@ fn delivered(bridge: &Bridge, total: usize) {
     });
 }
 
-/// From exec to the first accepted connection, with nothing and with 1 GB waiting.
+/// From exec to the first CONNACK, with nothing and with 1 GB waiting.
 fn start_up() {
-    println!("\nstart until MQTT is accepted      ms    waiting");
+    println!("\nstart until the first CONNACK      ms    waiting");
     let dir = folder("bench-start");
     let sim = Sim::start(&dir.join("sim"), free_port(), &["--quiet", "--refuse"]);
     for messages in [0, 3_500_000] {
@@ -202,6 +202,8 @@ fn start_up() {
         }
         let started = Instant::now();
         let bridge = Bridge::start(&dir, &sim, RULES, "");
+        // The socket listens before the spool is open: only a CONNACK says that the broker is there.
+        Publisher::connect(bridge.mqtt, "first").unwrap();
         let took = started.elapsed();
         let waiting = bridge.metric("brownbridge_spool_messages");
         let bytes = bridge.metric("brownbridge_spool_bytes") / 1e9;
