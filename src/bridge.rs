@@ -20,7 +20,7 @@ use crate::metrics::{Metrics, translated_by_rule};
 use crate::quarantine::{Quarantine, Reason};
 use crate::rules::{self, Output, RuleSet, Verdict};
 use crate::spool::{Acker, AppendError, Appender, Durable, Reader};
-use crate::uplink::{Backlog, Outcome, Waiting};
+use crate::uplink::{Backlog, Lane, MessageId, Outcome, Waiting};
 
 /// What takes the broker's publishes.
 pub struct Bridge {
@@ -295,12 +295,22 @@ impl Commits for SpoolCommits {
 }
 
 /// The spool as the uplink reads it.
-pub struct SpoolBacklog(pub Reader);
+pub struct SpoolBacklog {
+    /// The spool's identifier.
+    pub spool_id: u64,
+    /// Its reading end.
+    pub reader: Reader,
+}
 
 impl Backlog for SpoolBacklog {
-    async fn next(&mut self) -> Option<Waiting> {
-        let stored = self.0.next().await?;
-        Some(Waiting { sequence: stored.seq, record: stored.record })
+    async fn next(&mut self, _: Lane) -> Option<Waiting> {
+        let stored = self.reader.next().await?;
+        let id = MessageId { spool: self.spool_id, sequence: stored.seq };
+        Some(Waiting { id, lane: Lane::Live, record: stored.record })
+    }
+
+    fn split(&mut self, _: u64) -> bool {
+        false
     }
 }
 
@@ -308,12 +318,12 @@ impl Backlog for SpoolBacklog {
 pub struct SpoolOutcome(pub Acker);
 
 impl Outcome for SpoolOutcome {
-    fn delivered(&self, sequence: u64) -> bool {
-        self.0.ack(sequence)
+    fn delivered(&self, id: MessageId) -> bool {
+        self.0.ack(id.sequence)
     }
 
-    fn abandon(&self, sequence: u64, reason: &'static str) {
-        if self.0.ack(sequence) {
+    fn abandon(&self, id: MessageId, reason: &'static str) {
+        if self.0.ack(id.sequence) {
             ::metrics::counter!("brownbridge_messages_shed_total", "reason" => reason).increment(1);
         }
     }

@@ -29,7 +29,7 @@ use crate::message::Timestamp;
 use crate::metrics::{Metrics, describe_labelled};
 use crate::quarantine::{self, Quarantine};
 use crate::spool::{self, Appender, Durable, OpenError, Spool};
-use crate::uplink::{self, Status, Target};
+use crate::uplink::{self, Status};
 
 pub mod gate;
 mod reload;
@@ -115,13 +115,10 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let (quarantine, quarantine_writer): (Quarantine, _) =
         quarantine::open(&dir, max_size).map_err(|error| StartError::Quarantine(dir, error))?;
 
-    match &mut settings.uplink.target {
-        Target::Hub(hub) => hub.spool_id = opened.appender.id(),
-        Target::Mqtt(mqtt) => mqtt.spool_id = opened.appender.id(),
-    }
     let (status_sender, status) = watch::channel(Status::default());
     let uplink_stop = CancellationToken::new();
-    let backlog = (SpoolBacklog(opened.reader), SpoolOutcome(opened.acker));
+    let spool_id = opened.appender.id();
+    let backlog = (SpoolBacklog { spool_id, reader: opened.reader }, SpoolOutcome(opened.acker));
     let uplink =
         tokio::spawn(uplink::run(settings.uplink, backlog, metrics.clone(), status_sender, uplink_stop.clone()));
 

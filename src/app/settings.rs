@@ -283,7 +283,6 @@ impl Place {
             topic: uplink.mqtt.topic.value.clone(),
             credentials,
             client_id: uplink.mqtt.client_id.value.clone(),
-            spool_id: 0,
         };
         Some((Target::Mqtt(target), Own { hub: String::new(), device: None, module: None }))
     }
@@ -334,7 +333,6 @@ impl Place {
             address: uplink.address.as_ref().map(|address| address.value.clone()),
             certificate_expiry,
             token_lifetime: uplink.token_lifetime,
-            spool_id: 0,
         };
         Some((Target::Hub(target), own))
     }
