@@ -18,13 +18,14 @@ use crate::hub::{bag, d2c, limits};
 use crate::message::{Content, HubMessage, Presence, Publish, RecordWriter, excerpt};
 use crate::metrics::{Metrics, translated_by_rule};
 use crate::quarantine::{Quarantine, Reason};
-use crate::rules::{self, Output, RuleSet, Verdict};
+use crate::rules::{self, Memory, Output, RuleSet, Verdict};
 use crate::spool::{Acker, AppendError, Appender, Durable, Reader};
 use crate::uplink::{Backlog, Outcome, Waiting};
 
 /// What takes the broker's publishes.
 pub struct Bridge {
     rules: RuleSet,
+    memory: Memory,
     unmatched: Unmatched,
     own: Own,
     spool: Appender,
@@ -65,6 +66,7 @@ impl Bridge {
             addressed: translated_by_rule("(addressed to the hub)"),
             closed: AtomicBool::new(false),
             rules,
+            memory: Memory::default(),
             unmatched,
             own,
             spool,
@@ -247,7 +249,7 @@ impl Ingest for Bridge {
     type Commits = SpoolCommits;
 
     fn scratch(&self) -> Output {
-        Output::new()
+        Output::sharing(&self.memory)
     }
 
     fn offer(&self, out: &mut Output, publish: &Publish<'_>) -> Offer {

@@ -9,6 +9,8 @@ use super::rule::Rule;
 use super::testing::Test;
 
 mod later;
+mod read_binary;
+mod read_decode;
 mod read_on;
 mod read_rule;
 mod read_test;
@@ -16,7 +18,8 @@ mod texts;
 mod whole;
 
 /// Every code a rule file can be answered with.
-pub const CODES: [&str; 25] = [
+pub const CODES: [&str; 28] = [
+    "bad-decode",
     "bad-duration",
     "bad-hex",
     "bad-name",
@@ -40,6 +43,8 @@ pub const CODES: [&str; 25] = [
     "unknown-key",
     "unknown-name",
     "unknown-reason",
+    "unknown-type",
+    "unknown-word",
     "unused-key",
     "wrong-type",
 ];

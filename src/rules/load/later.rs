@@ -1,4 +1,4 @@
-//! Keys and formats of later versions: known, and answered with a plain "not available".
+//! Keys of later versions: known, and answered with a plain "not available".
 
 use toml::de::DeValue;
 
@@ -8,10 +8,7 @@ use crate::diag::walk::{Entry, Reader, Report};
 /// Keys of a rule that later versions have.
 const RULE_KEYS: [&str; 8] = ["lookup", "script", "scale", "set", "when", "throttle", "report_by_exception", "batch"];
 
-/// Formats of `decode` that later versions have.
-pub(super) const FORMATS: [&str; 3] = ["kepware", "keyvalue", "binary"];
-
-/// Says that a key or format is not available.
+/// Says that a key is not available.
 pub(super) fn not_available(what: &str, span: Span, report: &mut Report<'_>) {
     let title = format!("`{what}` is not available in this version of brownbridge");
     let found = report.new_error("not-available", title).at(span, "");
@@ -29,9 +26,6 @@ fn instead(what: &str) -> &'static str {
         "throttle" => "remove it: every message then goes up",
         "report_by_exception" => "remove it: every message then goes up, changed or not",
         "batch" => "remove it: every message then goes up by itself",
-        "kepware" => "remove it: the JSON of Kepware then goes up as it is",
-        "keyvalue" => "write decode = \"text\": the whole text then goes up as `value`",
-        "binary" => "write decode = { format = \"raw\", as = \"base64\" }",
         _ => "remove this test: it cannot run in this version",
     }
 }
