@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::QuarantineReason;
+use super::clock::Doubt;
 use super::decode::{self, Births, Body, Decoded};
 use super::json::{self, Kind, Member, NotJson};
 use super::refusal::{BASE64, Refusal, not_json, shown};
@@ -48,6 +49,8 @@ pub(super) struct Records {
     pub(super) bytes: Vec<u8>,
     /// The rule of each record and where the record ends.
     pub(super) ends: Vec<(Option<super::RuleIndex>, usize)>,
+    /// Where the time of a payload was not taken.
+    pub(super) doubts: Vec<(super::RuleIndex, Doubt)>,
 }
 
 /// Makes all messages of a rule, or none.
@@ -110,7 +113,14 @@ fn one(
     let needs_object = message.reads_fields || !message.add.is_empty();
     let text = if needs_object { object(message, body, members)? } else { "" };
     let Source { publish, captures, event, .. } = *source;
-    let facts = Facts { publish, captures, more: [event, names], text, members };
+    let row = &[];
+    let mut facts = Facts { publish, captures, more: [event, names], row, time: publish.received, text, members };
+    if let Some(clock) = &message.time {
+        match clock.read(&facts) {
+            Ok(time) => facts.time = time,
+            Err(doubt) => records.doubts.push((rule, doubt)),
+        }
+    }
     device.clear();
     message.device.render(&facts, Place::Device, device).map_err(no_device)?;
     if device.is_empty() {
@@ -118,7 +128,7 @@ fn one(
     }
     let content = content.unwrap_or_else(|| if needs_object { Content::Json } else { look(body) });
     let out = &mut records.bytes;
-    let mut writer = RecordWriter::begin(out, publish.received, content, |out| out.extend_from_slice(device));
+    let mut writer = RecordWriter::begin(out, facts.time, content, |out| out.extend_from_slice(device));
     for (name, template) in &message.props {
         value.clear();
         if template.render(&facts, Place::Property, value).is_ok() {

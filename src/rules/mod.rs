@@ -24,7 +24,7 @@
 //! |---|---|
 //! | `{line}` | the topic level `{line}` of `topic`, or the capture `(?<line>..)` of `regex`; empty where an optional capture took no part |
 //! | `{.field}`, `{.a.b}` | a field of the decoded payload, nested with dots |
-//! | `{time}` | when the publish was received, RFC 3339 in UTC with milliseconds |
+//! | `{time}` | when the publish was received, or the moment that `time` finds; RFC 3339 in UTC with milliseconds |
 //! | `{topic}`, `{client}` | the topic, the client id of the publisher |
 //! | `{address}`, `{reason}` | only with `on`: the client's IP address; why its connection ended (not with `connect`) |
 //! | `{{`, `}}` | a brace |
@@ -32,6 +32,13 @@
 //! A text field is put in without its quotes, any other as its JSON. An `add` value that is one `{.field}` and
 //! nothing else keeps the type of the field. A name in `topic` is a whole level; braces that are part of a
 //! topic need `regex`.
+//!
+//! # When a message is of
+//!
+//! `time = { from = ".ts", format = "unix_ms" }` makes the time in the payload that of the message. Formats are `unix_s`,
+//! `unix_ms`, `unix_us`, `unix_ns`, `rfc3339` (the default; ISO 8601 without an offset is in `zone`) and patterns of
+//! strftime. A time that is missing or unreadable, from before 2015, ahead of the receipt by more than `max_ahead` (10
+//! minutes) or older than `max_age` (nothing) is not taken: the message then has the time of its receipt.
 //!
 //! # What the body becomes
 //!
@@ -69,6 +76,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+mod clock;
 mod decode;
 mod explain;
 mod index;
@@ -83,6 +91,7 @@ mod template;
 pub mod testing;
 mod translate;
 
+pub use clock::Doubt;
 pub use explain::{Explanation, Step, Tried, new_rule};
 pub use load::{CODES, FileSummary, Loaded, load};
 pub use translate::{Memory, Output, forward};

@@ -1,5 +1,6 @@
 //! A rule as it runs: every text parsed, every name resolved.
 
+use super::clock::Clock;
 use super::decode::binary::Layout;
 use super::decode::coding::Coding;
 use super::decode::csv::Csv;
@@ -39,6 +40,7 @@ pub(super) struct Message {
     pub(super) device: Template,
     pub(super) add: Vec<(Box<str>, Value)>,
     pub(super) props: Vec<(Box<str>, Template)>,
+    pub(super) time: Option<Clock>,
     /// A template has a field, so the payload must be an object.
     pub(super) reads_fields: bool,
 }

@@ -133,7 +133,7 @@ impl Template {
                 Part::Capture(index) => put(out, from.capture(*index)),
                 Part::Topic => put(out, from.publish.topic),
                 Part::Client => put(out, from.publish.client),
-                Part::Time => push_time(out, from.publish.received),
+                Part::Time => push_time(out, from.time),
                 Part::Field(path) => {
                     let value = from.field(path).ok_or(Gap::Missing(path))?;
                     if place == Place::Device && value.starts_with(['{', '[', 'n']) {
@@ -182,6 +182,10 @@ pub(super) struct Facts<'a> {
     pub(super) captures: &'a [Range<usize>],
     /// What the names behind the captures stand for: those of rules with `on`, and those of the decoder.
     pub(super) more: [&'a [&'a str]; 2],
+    /// What the columns of a table stand for.
+    pub(super) row: &'a [Box<str>],
+    /// The moment the message is of.
+    pub(super) time: Timestamp,
     /// The payload as JSON, and the members of its object; both empty where no field is needed.
     pub(super) text: &'a str,
     pub(super) members: &'a [Member],
@@ -199,7 +203,7 @@ impl<'a> Facts<'a> {
             }
             index -= names.len();
         }
-        ""
+        self.row.get(index).map_or("", |text| text)
     }
 
     /// The JSON text of a field. Of a key that is there twice the last one counts.

@@ -1,5 +1,6 @@
 //! The hot path: one publish through its rules into records.
 
+use super::clock::Doubt;
 use super::decode::Births;
 use super::index::{Cache, Route};
 use super::make::{self, Records, Source, Work, look};
@@ -42,7 +43,7 @@ impl Output {
     /// The records of the last translation with the rule that made each. What [`forward`] made has no rule
     /// and is given with `RuleIndex::MAX`.
     pub fn records(&self) -> impl Iterator<Item = (RuleIndex, &[u8])> + Clone {
-        let Records { bytes, ends } = &self.records;
+        let Records { bytes, ends, .. } = &self.records;
         let starts = std::iter::once(0).chain(ends.iter().map(|(_, end)| *end));
         starts
             .zip(ends)
@@ -59,11 +60,17 @@ impl Output {
         self.advice
     }
 
+    /// The rules that did not take the time of the payload, once for each message, and why.
+    pub fn doubts(&self) -> impl Iterator<Item = (RuleIndex, Doubt)> {
+        self.records.doubts.iter().copied()
+    }
+
     /// Forgets the last translation. What one huge payload needed is given back.
     fn clear(&mut self) {
         self.records.bytes.clear();
         self.records.bytes.shrink_to(KEPT);
         self.records.ends.clear();
+        self.records.doubts.clear();
         self.work.clear(KEPT);
         self.detail.clear();
         self.advice = None;
@@ -135,7 +142,7 @@ fn follow(
 /// identity, the payload as it is, the topic in the property `topic`. Nothing is made of a topic that is too long.
 pub fn forward(publish: &Publish<'_>, out: &mut Output) {
     out.clear();
-    let Records { bytes, ends } = &mut out.records;
+    let Records { bytes, ends, .. } = &mut out.records;
     let mut writer = RecordWriter::begin(bytes, publish.received, look(publish.payload), |_| ());
     writer.property("topic", |value| value.extend_from_slice(publish.topic.as_bytes()));
     if writer.finish(|body| body.extend_from_slice(publish.payload)).is_ok() {

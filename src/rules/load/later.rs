@@ -74,7 +74,7 @@ pub(super) fn table(file: &mut Reader<'_>, report: &mut Report<'_>) {
 /// Checks the durations among a key's values, so that a mistake in one is told now and not with the next version.
 fn durations(entry: &Entry<'_>, report: &mut Report<'_>) {
     let mut check = |key: &str, value: &DeValue<'_>, span: Span| {
-        if !matches!(value, DeValue::String(text) if is_duration(text)) {
+        if !matches!(value, DeValue::String(text) if duration_ms(text).is_some()) {
             let found = report.new_error("bad-duration", format!("`{key}` is not a duration"));
             let help = "write a number and a unit: \"500ms\", \"10s\", \"5m\", \"1h\"";
             report.push(found.at(span, "").help(help));
@@ -93,10 +93,19 @@ fn durations(entry: &Entry<'_>, report: &mut Report<'_>) {
     }
 }
 
-fn is_duration(text: &str) -> bool {
+/// The milliseconds of a duration.
+pub(super) fn duration_ms(text: &str) -> Option<i64> {
     let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = text.strip_prefix(number).unwrap_or("");
-    matches!(unit, "ms" | "s" | "m" | "h" | "d")
-        && number.starts_with(|c: char| c.is_ascii_digit())
-        && number.parse().is_ok_and(f64::is_finite)
+    let factor = match text.strip_prefix(number)? {
+        "ms" => 1.0,
+        "s" => 1_000.0,
+        "m" => 60_000.0,
+        "h" => 3_600_000.0,
+        "d" => 86_400_000.0,
+        _ => return None,
+    };
+    let ms = number.starts_with(|c: char| c.is_ascii_digit()).then(|| number.parse::<f64>().ok())?? * factor;
+    // A thousand years.
+    #[expect(clippy::cast_possible_truncation)]
+    (ms <= 3.2e13).then(|| ms.round() as i64)
 }

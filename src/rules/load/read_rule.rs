@@ -4,7 +4,7 @@ use regex_syntax::ast;
 use toml::de::DeTable;
 
 use super::texts::Names;
-use super::{Draft, later, line, read_decode, read_on};
+use super::{Draft, later, line, read_decode, read_on, read_time};
 use crate::diag::walk::{Reader, Report, Text, text};
 use crate::diag::{Diagnostic, SourceFile, Span};
 use crate::rules::pattern::{self, Level, Mistake, Pattern};
@@ -95,7 +95,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, source: &SourceFile,
 
 /// Keys that mean nothing beside `drop = true`.
 fn unused(keys: &mut Reader<'_>, report: &mut Report<'_>) {
-    for key in ["device", "add", "props", "decode", "continue"] {
+    for key in ["device", "add", "props", "decode", "time", "continue"] {
         if let Some(entry) = keys.any(key) {
             let title = format!("`{key}` means nothing beside `drop = true`");
             let found = Diagnostic::warning("unused-key", title, report.file);
@@ -273,9 +273,11 @@ fn read_message(keys: &mut Reader<'_>, mut names: Names, report: &mut Report<'_>
         }
     }
     let props = read_props(keys, &names, report);
+    let time = read_time::read(keys, report);
     let reads_fields = device.as_ref().is_some_and(Template::has_field)
         || props.iter().any(|(_, template)| template.has_field())
-        || add.iter().any(|(_, value)| value.has_field());
+        || add.iter().any(|(_, value)| value.has_field())
+        || time.is_some();
     let decode = match decode {
         Some((Some(decode), span)) if decode.is_raw() && (reads_fields || !add.is_empty()) => {
             let what = if add.is_empty() { "`{.field}`" } else { "`add`" };
@@ -289,7 +291,7 @@ fn read_message(keys: &mut Reader<'_>, mut names: Names, report: &mut Report<'_>
         }
         decode => decode.and_then(|(decode, _)| decode),
     };
-    Some(Message { decode, device: device?, add, props, reads_fields })
+    Some(Message { decode, device: device?, add, props, time, reads_fields })
 }
 
 fn device_name(names: &[String]) -> String {
