@@ -138,6 +138,11 @@ impl Metrics {
         ::metrics::counter!("brownbridge_broker_subscriptions_refused_total", "reason" => reason).increment(1);
     }
 
+    /// Counts a message whose payload has a time that was not taken.
+    pub fn time_ignored(&self, rule: &str, reason: &'static str) {
+        ::metrics::counter!("brownbridge_time_ignored_total", "rule" => rule.to_owned(), "reason" => reason).increment(1);
+    }
+
     /// Counts publishes that went to the quarantine for a reason.
     pub fn quarantined(&self, reason: &str) -> Counter {
         ::metrics::counter!("brownbridge_messages_quarantined_total", "reason" => reason.to_owned())
@@ -192,6 +197,10 @@ pub fn describe_labelled() {
         ("brownbridge_messages_translated_total", "Hub messages made and stored, by rule"),
         ("brownbridge_messages_dropped_total", "Publishes that make no hub message on purpose, by reason"),
         ("brownbridge_messages_quarantined_total", "Publishes put into the quarantine, by reason"),
+        (
+            "brownbridge_time_ignored_total",
+            "Messages whose payload's time was not taken for theirs, by rule and reason",
+        ),
         ("brownbridge_quarantine_evicted_total", "Quarantined publishes given up because the quarantine was full"),
         ("brownbridge_messages_shed_total", "Stored hub messages given up to make room, by reason"),
         ("brownbridge_uplink_reconnects_total", "Ends of the uplink's connection, by reason"),
