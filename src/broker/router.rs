@@ -146,8 +146,8 @@ impl Router {
     }
 
     /// Gives a publish to the local subscribers and keeps it if it is to be retained.
-    /// `from` is the publisher's own place, for the no-local option.
-    pub(super) fn route(&self, from: Option<&Place<'_>>, publish: &Publish) {
+    /// `from` is the publisher's own place, for the no-local option. Says whether anybody subscribes to it.
+    pub(super) fn route(&self, from: Option<&Place<'_>>, publish: &Publish) -> bool {
         let mut message = None;
         if publish.retain {
             let shared = Arc::new(Message::detach(publish));
@@ -155,7 +155,7 @@ impl Router {
             message = Some(shared);
         }
         if self.subscribed.load(Ordering::Acquire) == 0 {
-            return;
+            return false;
         }
         let subscriptions = self.subscriptions.read();
         // One delivery per client, at the highest QoS of its matching subscriptions ([MQTT-3.3.5-1]).
@@ -180,9 +180,11 @@ impl Router {
                 }
             }
         });
+        let any = !targets.is_empty();
         for (client, delivery) in targets {
             self.put(client, delivery);
         }
+        any
     }
 
     fn put(&self, client: &Outbox, delivery: Delivery) {
