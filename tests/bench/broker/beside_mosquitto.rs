@@ -1,27 +1,22 @@
 //! The same load against brownbridge and against Mosquitto, in turns, on the same machine.
 //!
 //! brownbridge translates each publish by a rule that puts fields into its JSON, writes it to the spool and
-//! acknowledges it after fsync; its hub refuses every connection, so that nothing is read back and nothing goes up.
-//! Mosquitto has its defaults, anonymous clients and a window of 100 to subscribers, and writes nothing to disk.
+//! acknowledges it after fsync; its hub cannot be reached, so that nothing goes up. Mosquitto has its defaults,
+//! anonymous clients and a window of 100 to subscribers, and writes nothing to disk.
 //! QoS 0 has no acknowledgement: there each connection ends with one publish at QoS 1, and the time runs until its
 //! PUBACK, which for brownbridge means that all before it are on disk.
 
-use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::process::{Command, Stdio};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::client;
-use super::folder;
-use super::support::{Bridge, Process, Publisher, Sim, free_port, until};
+use super::server::{self, Server};
+use super::support::Publisher;
 
 const ROUNDS: usize = 5;
 /// How long a subscriber waits for more once the publishers are through.
 const PATIENCE: Duration = Duration::from_millis(500);
-
-pub(crate) const RULES: &str = "[[rule]]\nname = \"packaging\"\ntopic = \"plant1/packaging/{machine}/{signal}\"\n\
-    device = \"{machine}\"\nadd = { signal = \"{signal}\", site = \"plant1\", time = \"{time}\" }\n";
 
 struct Row {
     qos: u8,
@@ -44,13 +39,6 @@ const ROWS: [Row; 6] = [
     row(1, 20, 1, true, 200_000),
 ];
 
-/// A running server; the fields behind it end with it.
-struct Server {
-    process: Process,
-    address: SocketAddr,
-    _sim: Option<Sim>,
-}
-
 #[derive(Clone, Copy)]
 struct Figures {
     rate: f64,
@@ -59,18 +47,20 @@ struct Figures {
 }
 
 pub(crate) fn run() {
-    if Command::new("mosquitto").arg("-h").stdout(Stdio::null()).status().is_err() {
+    if !server::has_mosquitto() {
         return println!("mosquitto is not installed (or /usr/sbin is not on the PATH): nothing to compare with");
     }
     println!("payload {} bytes; brownbridge enriches it by one rule and syncs it to disk,", client::payload().len());
     println!("Mosquitto forwards it to subscribers and forgets it; medians of {ROUNDS} rounds in turns\n");
     println!("                                         msg/s                    CPU s per 100,000");
-    println!("                             brownbridge  Mosquitto  ratio   brownbridge  Mosquitto  ratio   subscriber got");
+    println!(
+        "                             brownbridge  Mosquitto  ratio   brownbridge  Mosquitto  ratio   subscriber got"
+    );
     for row in &ROWS {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
-            ours.push(measure(row, brownbridge()));
-            theirs.push(measure(row, mosquitto()));
+            ours.push(measure(row, server::brownbridge()));
+            theirs.push(measure(row, server::mosquitto()));
         }
         let (ours, theirs) = (median(&ours), median(&theirs));
         println!(
@@ -92,27 +82,6 @@ pub(crate) fn run() {
             },
         );
     }
-}
-
-fn brownbridge() -> Server {
-    let dir = folder("bench-broker");
-    let sim = Sim::start(&dir.join("sim"), free_port(), &["--quiet", "--refuse"]);
-    let Bridge { process, mqtt: address, .. } = Bridge::start(&dir, &sim, RULES, "");
-    Server { process, address, _sim: Some(sim) }
-}
-
-fn mosquitto() -> Server {
-    let dir = folder("bench-mosquitto");
-    let port = free_port();
-    let config = dir.join("mosquitto.conf");
-    let lines = "allow_anonymous true\nmax_inflight_messages 100\nmax_queued_messages 1000\nlog_dest stderr\n";
-    // As root it would change to the user `mosquitto`, who may not enter the folder.
-    fs::write(&config, format!("user root\nlistener {port} 127.0.0.1\n{lines}")).unwrap();
-    let log = File::create(dir.join("log.txt")).unwrap();
-    let process = Process::start(Command::new("mosquitto").arg("-c").arg(&config).stderr(log));
-    let address = SocketAddr::from(([127, 0, 0, 1], port));
-    until("mosquitto listens", Duration::from_secs(20), || TcpStream::connect(address).ok());
-    Server { process, address, _sim: None }
 }
 
 fn measure(row: &Row, server: Server) -> Figures {
