@@ -39,6 +39,9 @@ const OUTPUT_HIGH: usize = 64 * 1024;
 /// Smallest and largest read; the size follows what the client sends.
 const READ_MIN: usize = 2 * 1024;
 const READ_MAX: usize = 64 * 1024;
+/// Messages, or KiB of them, for local subscribers after which these get their turn: a small part of a subscriber's
+/// queue, which a socket that never runs dry would fill many times before the runtime lets anybody else run.
+const TURN: usize = 64;
 /// How long a farewell may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -68,6 +71,8 @@ pub(super) struct Connection<'s, S, I: Ingest> {
     /// A Mosquitto bridge, which wants to hear the retain flag and not itself.
     is_bridge: bool,
     blocked: Blocked,
+    /// What was handed to local subscribers in this turn, in the measure of [`TURN`].
+    handed_on: usize,
     input: BytesMut,
     output: BytesMut,
     /// A TLS or WebSocket stream may still hold written bytes.
@@ -116,6 +121,7 @@ where
             badge: std::mem::take(&mut connected.badge),
             is_bridge: connected.is_bridge,
             blocked: Blocked::No,
+            handed_on: 0,
             input,
             output,
             unflushed: false,
@@ -175,6 +181,11 @@ where
             {
                 self.deliver(packet);
             }
+            if self.handed_on >= TURN {
+                self.handed_on = 0;
+                tokio::task::yield_now().await;
+                continue;
+            }
             let writing = matches!(self.blocked, Blocked::Writing(..));
             if self.stopping && !writing && self.owed.len() == 0 && self.output.is_empty() {
                 return Close::ShuttingDown;
@@ -203,6 +214,7 @@ where
             let room = matches!(self.blocked, Blocked::No)
                 && may_owe
                 && self.output.len() < OUTPUT_HIGH
+                && self.handed_on < TURN
                 && self.badge.rests_until().is_none()
                 && !self.stopping;
             if !room {
@@ -376,7 +388,9 @@ where
             self.refuse(&publish);
             return Ok(());
         }
-        self.shared.router.route(Some(&self.place.session), &publish);
+        if self.shared.router.route(Some(&self.place.session), &publish) {
+            self.handed_on += 1 + publish.payload.len() / 1024;
+        }
         self.offer(publish);
         Ok(())
     }

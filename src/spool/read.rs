@@ -39,14 +39,22 @@ struct QueueState {
     bytes: usize,
     /// Counts commits.
     commits: u64,
+    /// The reader thread has read all that was durable, and sleeps until there is more.
+    waits_for_commit: bool,
     closed: bool,
 }
 
 impl ReadQueue {
     /// Something became durable.
     pub(super) fn committed(&self) {
-        lock(&self.state).commits += 1;
-        self.work.notify_one();
+        let mut state = lock(&self.state);
+        state.commits += 1;
+        // A reader that has read ahead as far as it may has no use for being woken at each commit.
+        let waits = std::mem::take(&mut state.waits_for_commit);
+        drop(state);
+        if waits {
+            self.work.notify_one();
+        }
     }
 
     pub(super) fn shed(&self, last_seq: u64) {
@@ -132,8 +140,10 @@ pub(super) fn run(mut core: ReadCore) {
             Filled::Enough => {}
             Filled::AllDurable => {
                 while !state.closed && state.commits == commits {
+                    state.waits_for_commit = true;
                     state = queue.work.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
+                state.waits_for_commit = false;
             }
             Filled::Retry => {
                 let waited = queue.work.wait_timeout_while(state, RETRY, |state| !state.closed);
