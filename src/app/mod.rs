@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +48,10 @@ const BROKER_GRACE: Duration = Duration::from_secs(5);
 const CLOSE_GRACE: Duration = Duration::from_secs(10);
 /// Age at which a waiting message, or the last acknowledgement, says that the uplink does not do its job.
 const STALE: Duration = Duration::from_secs(30);
+
+/// Connections that may wait to be accepted: when a whole plant comes back at once, one that finds no place is silent
+/// for a second before it tries again. The system may allow fewer (`net.core.somaxconn`).
+const BACKLOG: u32 = 4096;
 
 /// Why the program cannot start.
 #[derive(Debug)]
@@ -110,7 +114,7 @@ pub struct Running {
 
 /// Starts everything. Only what belongs to this machine can fail: an unreachable hub is the uplink's to retry.
 pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running, StartError> {
-    let listeners = listen(std::mem::take(&mut settings.listeners)).await?;
+    let listeners = listen(std::mem::take(&mut settings.listeners))?;
     let listen = settings.config.admin.listen.value;
     let page = TcpListener::bind(listen).await.map_err(|error| StartError::Listen("/metrics", listen, error))?;
     let admin_addr = page.local_addr().unwrap_or(listen);
@@ -177,7 +181,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
 }
 
 /// Opens the sockets of the plant's side, in their order.
-async fn listen(wanted: Vec<(SocketAddr, Transport)>) -> Result<Vec<Listener>, StartError> {
+fn listen(wanted: Vec<(SocketAddr, Transport)>) -> Result<Vec<Listener>, StartError> {
     let mut listeners = Vec::new();
     for (address, transport) in wanted {
         let name = match transport {
@@ -185,10 +189,18 @@ async fn listen(wanted: Vec<(SocketAddr, Transport)>) -> Result<Vec<Listener>, S
             Transport::Tls(_) => "MQTT over TLS",
             Transport::WebSocket => "MQTT over WebSocket",
         };
-        let socket = TcpListener::bind(address).await.map_err(|error| StartError::Listen(name, address, error))?;
+        let socket = bind(address).map_err(|error| StartError::Listen(name, address, error))?;
         listeners.push(Listener { socket, transport });
     }
     Ok(listeners)
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restart must not wait for what is left of the connections before it.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 impl Running {
