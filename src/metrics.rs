@@ -140,7 +140,8 @@ impl Metrics {
 
     /// Counts a message whose payload has a time that was not taken.
     pub fn time_ignored(&self, rule: &str, reason: &'static str) {
-        ::metrics::counter!("brownbridge_time_ignored_total", "rule" => rule.to_owned(), "reason" => reason).increment(1);
+        ::metrics::counter!("brownbridge_time_ignored_total", "rule" => rule.to_owned(), "reason" => reason)
+            .increment(1);
     }
 
     /// Counts publishes that went to the quarantine for a reason.
@@ -156,6 +157,11 @@ impl Metrics {
     /// Says when the client certificate in use expires. Without one there is no such gauge.
     pub fn certificate_expires(&self, seconds: i64) {
         set("brownbridge_certificate_expiry_timestamp_seconds", seconds);
+    }
+
+    /// Says when the certificate of the plant's TLS listener expires.
+    pub fn plant_certificate_expires(&self, seconds: i64) {
+        set("brownbridge_broker_certificate_expiry_timestamp_seconds", seconds);
     }
 
     /// Counts an end of the uplink's connection.
@@ -218,6 +224,11 @@ pub fn describe_labelled() {
             "brownbridge_certificate_expiry_timestamp_seconds",
             Unit::Seconds,
             "When the client certificate in use expires",
+        ),
+        (
+            "brownbridge_broker_certificate_expiry_timestamp_seconds",
+            Unit::Seconds,
+            "When the certificate of the TLS listener expires",
         ),
         ("brownbridge_spool_messages", Unit::Count, "Hub messages waiting for the hub's acknowledgement"),
         ("brownbridge_spool_bytes", Unit::Bytes, "Disk space the spool takes"),

@@ -7,7 +7,7 @@
 //! | quarantine: writer thread | [`start`] | after the broker | 64 entries |
 //! | sessions: the journal's thread | [`start`] | after the broker | 64 MiB of records |
 //! | uplink | [`start`] | after it drained, or `drain_timeout` | the spool; `window` in flight |
-//! | fence: watch of its files | [`start`] | with the broker | none; passwords wait for one of 2 places |
+//! | watches of the fence's and the TLS listener's files | [`start`] | with the broker | none; passwords wait for one of 2 places |
 //! | admin | [`start`] | last | 64 connections |
 
 use std::fmt;
@@ -35,6 +35,7 @@ use crate::uplink::{self, Status};
 
 pub mod gate;
 mod keep;
+pub mod plant_tls;
 mod reload;
 pub mod settings;
 pub mod status;
@@ -96,8 +97,9 @@ impl std::error::Error for StartError {}
 /// A running bridge.
 pub struct Running {
     broker: Broker,
-    fence: Option<JoinHandle<()>>,
-    fence_stop: CancellationToken,
+    /// The watches of files.
+    files: Vec<JoinHandle<()>>,
+    files_stop: CancellationToken,
     mqtt_addr: SocketAddr,
     admin_addr: SocketAddr,
     spool: Spool,
@@ -138,12 +140,18 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let rules = (settings.rules, settings.unmatched);
     let bridge = Bridge::new(rules, settings.own, opened.appender.clone(), quarantine, metrics.clone());
     let sound = Arc::new(AtomicBool::new(true));
-    let fence_stop = CancellationToken::new();
-    let fence = settings.fence.map(|fence| {
+    let files_stop = CancellationToken::new();
+    let mut files = Vec::new();
+    if let Some(fence) = settings.fence {
         let keeper = Keeper::new(fence.policy, fence.notebook);
         settings.broker.gate = Some(Arc::new(keeper.clone()));
-        tokio::spawn(reload::run(fence.files, keeper, Arc::clone(&sound), fence_stop.clone()))
-    });
+        files.push(tokio::spawn(reload::run(fence.files, keeper, Arc::clone(&sound), files_stop.clone())));
+    }
+    let tls_sound = Arc::new(AtomicBool::new(true));
+    if let Some((tls, config)) = settings.plant_tls {
+        let watch = plant_tls::run(tls, config, metrics.clone(), Arc::clone(&tls_sound), files_stop.clone());
+        files.push(tokio::spawn(watch));
+    }
     let dir = settings.sessions;
     let (sessions, restored) =
         keep::open(&dir, &mut settings.broker).map_err(|error| StartError::Sessions(dir, error))?;
@@ -156,7 +164,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         status: status.clone(),
         listeners: broker.addresses().to_vec(),
         census: broker.census(),
-        sound,
+        sound: [sound, tls_sound],
     });
     let admin = tokio::spawn(admin::serve(page, recorder, source, admin_stop.clone()));
     let plant: Vec<String> = broker.addresses().iter().map(|(name, address)| format!("{name}://{address}")).collect();
@@ -164,8 +172,8 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     Ok(Running {
         mqtt_addr: broker.addresses().first().map_or(settings.config.broker.listen.value, |(_, address)| *address),
         broker,
-        fence,
-        fence_stop,
+        files,
+        files_stop,
         admin_addr,
         spool: opened.spool,
         appender: opened.appender,
@@ -233,9 +241,9 @@ impl Running {
     /// Ends in the order of the message's way: the plant side, what is committed, the uplink when it has drained.
     pub async fn stop(self) -> Result<(), spool::CloseError> {
         self.broker.stop(BROKER_GRACE).await;
-        self.fence_stop.cancel();
-        if let Some(fence) = self.fence {
-            let _ = fence.await;
+        self.files_stop.cancel();
+        for watch in self.files {
+            let _ = watch.await;
         }
         let waiting = tokio::task::spawn_blocking(move || {
             self.sessions.join();
@@ -275,7 +283,7 @@ struct Gauges {
     appender: Appender,
     status: watch::Receiver<Status>,
     /// False while files on disk have errors and older ones are in use.
-    sound: Arc<AtomicBool>,
+    sound: [Arc<AtomicBool>; 2],
     listeners: Vec<(&'static str, SocketAddr)>,
     census: Arc<Census>,
 }
@@ -296,7 +304,7 @@ impl admin::Source for Gauges {
         gauge("brownbridge_spool_bytes", stats.disk_bytes as f64);
         gauge("brownbridge_spool_oldest_age_seconds", self.oldest_age(stats.oldest_ms).as_secs_f64());
         gauge("brownbridge_spool_full", f64::from(u8::from(stats.full)));
-        let sound = u8::from(self.sound.load(Ordering::Relaxed));
+        let sound = u8::from(self.sound.iter().all(|sound| sound.load(Ordering::Relaxed)));
         gauge("brownbridge_config_last_reload_successful", f64::from(sound));
         ::metrics::gauge!("brownbridge_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         let counter = |name: &'static str, value| ::metrics::counter!(name).absolute(value);
