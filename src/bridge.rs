@@ -18,13 +18,14 @@ use crate::hub::{bag, d2c, limits};
 use crate::message::{Content, HubMessage, Presence, Publish, RecordWriter, excerpt};
 use crate::metrics::{Metrics, translated_by_rule};
 use crate::quarantine::{Quarantine, Reason};
-use crate::rules::{self, Output, RuleSet, Verdict};
+use crate::rules::{self, Doubt, Memory, Output, RuleIndex, RuleSet, Verdict};
 use crate::spool::{Acker, AppendError, Appender, Durable, Reader};
-use crate::uplink::{Backlog, Outcome, Waiting};
+use crate::uplink::{Backlog, Lane, MessageId, Outcome, Waiting};
 
 /// What takes the broker's publishes.
 pub struct Bridge {
     rules: RuleSet,
+    memory: Memory,
     unmatched: Unmatched,
     own: Own,
     spool: Appender,
@@ -65,6 +66,7 @@ impl Bridge {
             addressed: translated_by_rule("(addressed to the hub)"),
             closed: AtomicBool::new(false),
             rules,
+            memory: Memory::default(),
             unmatched,
             own,
             spool,
@@ -112,6 +114,9 @@ impl Bridge {
             Ok(ticket) => ticket.0,
             Err(error) => return self.not_appended(publish, error),
         };
+        for (rule, doubt) in out.doubts() {
+            self.doubt(publish, rule, doubt);
+        }
         for (rule, _) in out.records() {
             self.by_rule.get(rule).unwrap_or(&self.forwarded).increment(1);
         }
@@ -122,6 +127,16 @@ impl Bridge {
             }
             Some(reason) => Offer::TakenAfter(self.quarantined(publish, reason), sequence),
         }
+    }
+
+    /// A device's clock was not believed.
+    fn doubt(&self, publish: &Publish<'_>, rule: RuleIndex, doubt: Doubt) {
+        let rule = self.rules.name(rule);
+        self.metrics.time_ignored(rule, doubt.label());
+        self.metrics.log_pace(&format!("{rule} time {}", doubt.label()), |left_out| {
+            let topic = excerpt(publish.topic);
+            tracing::warn!(topic, rule, left_out, "{doubt}; the message has the time it was received");
+        });
     }
 
     /// A publish already addressed to `devices/<own id>/messages/events/..`, as the remap of a classic bridge
@@ -247,7 +262,7 @@ impl Ingest for Bridge {
     type Commits = SpoolCommits;
 
     fn scratch(&self) -> Output {
-        Output::new()
+        Output::sharing(&self.memory)
     }
 
     fn offer(&self, out: &mut Output, publish: &Publish<'_>) -> Offer {
@@ -295,12 +310,22 @@ impl Commits for SpoolCommits {
 }
 
 /// The spool as the uplink reads it.
-pub struct SpoolBacklog(pub Reader);
+pub struct SpoolBacklog {
+    /// The spool's identifier.
+    pub spool_id: u64,
+    /// Its reading end.
+    pub reader: Reader,
+}
 
 impl Backlog for SpoolBacklog {
-    async fn next(&mut self) -> Option<Waiting> {
-        let stored = self.0.next().await?;
-        Some(Waiting { sequence: stored.seq, record: stored.record })
+    async fn next(&mut self, _: Lane) -> Option<Waiting> {
+        let stored = self.reader.next().await?;
+        let id = MessageId { spool: self.spool_id, sequence: stored.seq };
+        Some(Waiting { id, lane: Lane::Live, record: stored.record })
+    }
+
+    fn split(&mut self, _: u64) -> bool {
+        false
     }
 }
 
@@ -308,12 +333,12 @@ impl Backlog for SpoolBacklog {
 pub struct SpoolOutcome(pub Acker);
 
 impl Outcome for SpoolOutcome {
-    fn delivered(&self, sequence: u64) -> bool {
-        self.0.ack(sequence)
+    fn delivered(&self, id: MessageId) -> bool {
+        self.0.ack(id.sequence)
     }
 
-    fn abandon(&self, sequence: u64, reason: &'static str) {
-        if self.0.ack(sequence) {
+    fn abandon(&self, id: MessageId, reason: &'static str) {
+        if self.0.ack(id.sequence) {
             ::metrics::counter!("brownbridge_messages_shed_total", "reason" => reason).increment(1);
         }
     }

@@ -34,6 +34,8 @@ pub struct Settings {
     pub uplink: uplink::Options,
     /// The spool.
     pub spool: spool::Options,
+    /// Folder of sessions and retained messages.
+    pub sessions: PathBuf,
     /// Folder and size of the quarantine.
     pub quarantine: (PathBuf, u64),
     /// The fence of the plaintext port, where there is one.
@@ -120,6 +122,11 @@ fn settled(
         max_unacknowledged: config.broker.max_unacknowledged,
         subscriber_queue_messages: config.broker.subscriber_queue_messages,
         subscriber_queue_bytes: limit(config.broker.subscriber_queue_bytes),
+        max_session_expiry: u32::try_from(config.broker.sessions.max_expiry.as_secs()).unwrap_or(u32::MAX),
+        max_sessions: config.broker.sessions.max_away,
+        max_session_bytes: limit(config.broker.sessions.max_bytes),
+        max_keep_alive: u16::try_from(config.broker.max_keep_alive.as_secs()).unwrap_or(u16::MAX),
+        store: None,
         max_retained: config.broker.max_retained,
         max_retained_bytes: limit(config.broker.max_retained_bytes),
         refused_client_id: match &target {
@@ -145,8 +152,21 @@ fn settled(
     spool.durability = config.spool.durability;
     spool.when_full = config.spool.when_full;
     let quarantine = (state.join("quarantine"), config.quarantine.max_size);
+    let sessions = state.join("sessions");
     let fence = None;
-    Settings { rules, unmatched: config.unmatched, own, broker, listeners, uplink, spool, quarantine, fence, config }
+    Settings {
+        rules,
+        unmatched: config.unmatched,
+        own,
+        broker,
+        listeners,
+        uplink,
+        spool,
+        sessions,
+        quarantine,
+        fence,
+        config,
+    }
 }
 
 /// Reads rule files: a file as it is, a folder's `*.toml` in name order.
@@ -283,7 +303,6 @@ impl Place {
             topic: uplink.mqtt.topic.value.clone(),
             credentials,
             client_id: uplink.mqtt.client_id.value.clone(),
-            spool_id: 0,
         };
         Some((Target::Mqtt(target), Own { hub: String::new(), device: None, module: None }))
     }
@@ -334,7 +353,6 @@ impl Place {
             address: uplink.address.as_ref().map(|address| address.value.clone()),
             certificate_expiry,
             token_lifetime: uplink.token_lifetime,
-            spool_id: 0,
         };
         Some((Target::Hub(target), own))
     }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::dial::{Dialled, dial};
 use super::flight::Flight;
-use super::{Backlog, Options, Outcome, Status, Waiting};
+use super::{Backlog, Lane, Options, Outcome, Status, Waiting};
 use crate::message::{HubMessage, Timestamp, excerpt};
 use crate::metrics::Metrics;
 
@@ -124,7 +124,7 @@ impl<O: Outcome> Line<'_, O> {
     fn on_puback(&self, packet_id: u16) {
         let Some(acknowledged) = self.flight.lock().acknowledge(packet_id) else { return };
         let now = Timestamp::now();
-        if self.outcome.delivered(acknowledged.sequence) {
+        if self.outcome.delivered(acknowledged.id) {
             self.metrics.messages_delivered.increment(1);
         }
         #[expect(clippy::cast_precision_loss)]
@@ -148,7 +148,7 @@ impl<O: Outcome> Line<'_, O> {
                 Some(waiting) => waiting,
                 None => {
                     self.window_open().await;
-                    let Some(waiting) = backlog.next().await else { return End::NoMore };
+                    let Some(waiting) = backlog.next(Lane::Late).await else { return End::NoMore };
                     waiting
                 }
             };
@@ -159,16 +159,16 @@ impl<O: Outcome> Line<'_, O> {
     }
 
     async fn hand_over(&self, client: &AsyncClient, waiting: Waiting) -> Result<(), End> {
-        let Waiting { sequence, record } = &waiting;
+        let Waiting { id, record, .. } = &waiting;
         let Ok(message) = HubMessage::parse(record) else {
-            tracing::error!(sequence, "a stored message cannot be read; it is given up");
-            self.outcome.abandon(*sequence, "unreadable");
+            tracing::error!(%id, "a stored message cannot be read; it is given up");
+            self.outcome.abandon(*id, "unreadable");
             return Ok(());
         };
-        let topic = self.options.target.topic(&message, *sequence);
+        let topic = self.options.target.topic(&message, *id);
         if crate::topic::check_name(&topic).is_err() {
-            tracing::error!(sequence, topic = excerpt(&topic), "a stored message has no valid topic; it is given up");
-            self.outcome.abandon(*sequence, "invalid_topic");
+            tracing::error!(%id, topic = excerpt(&topic), "a stored message has no valid topic; it is given up");
+            self.outcome.abandon(*id, "invalid_topic");
             return Ok(());
         }
         let body = record.slice_ref(message.body);
@@ -263,17 +263,18 @@ mod tests {
 
     use tokio::sync::mpsc;
 
+    use super::super::MessageId;
     use super::super::tests::{options, waiting};
     use super::*;
 
     struct Nobody;
 
     impl Outcome for Nobody {
-        fn delivered(&self, _: u64) -> bool {
+        fn delivered(&self, _: MessageId) -> bool {
             true
         }
 
-        fn abandon(&self, _: u64, _: &'static str) {}
+        fn abandon(&self, _: MessageId, _: &'static str) {}
     }
 
     #[tokio::test]
@@ -306,6 +307,6 @@ mod tests {
         assert!(backlog.try_recv().is_err(), "it was taken");
         assert!(!flight.is_waiting(), "the closing connection did not get it");
         flight.restart();
-        assert_eq!(flight.left_over().map(|waiting| waiting.sequence), Some(7));
+        assert_eq!(flight.left_over().map(|waiting| waiting.id.sequence), Some(7));
     }
 }

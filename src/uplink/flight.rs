@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::Waiting;
+use super::{MessageId, Waiting};
 use crate::message::Timestamp;
 
 /// A message on its way.
@@ -31,7 +31,7 @@ pub(super) struct Flight {
 /// An acknowledged message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Acknowledged {
-    pub(super) sequence: u64,
+    pub(super) id: MessageId,
     pub(super) created: Timestamp,
 }
 
@@ -85,7 +85,7 @@ impl Flight {
         let named = self.entries.iter_mut().take(self.named);
         let entry = named.into_iter().find(|entry| entry.packet_id == packet_id && !entry.acknowledged)?;
         entry.acknowledged = true;
-        let acknowledged = Acknowledged { sequence: entry.waiting.sequence, created: entry.created };
+        let acknowledged = Acknowledged { id: entry.waiting.id, created: entry.created };
         while self.entries.pop_front_if(|entry| entry.acknowledged).is_some() {
             self.handed -= 1;
             self.named -= 1;
@@ -106,12 +106,14 @@ impl Flight {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Lane;
     use super::*;
 
     fn filled(sequences: std::ops::Range<u64>) -> Flight {
         let mut flight = Flight::default();
         for sequence in sequences {
-            flight.add(Waiting { sequence, record: bytes::Bytes::new() }, Timestamp(0));
+            let id = MessageId { spool: 0, sequence };
+            flight.add(Waiting { id, lane: Lane::Live, record: bytes::Bytes::new() }, Timestamp(0));
         }
         flight
     }
@@ -123,7 +125,7 @@ mod tests {
             flight.hand();
             flight.name(packet_id);
         }
-        let sequence = |flight: &mut Flight, id| flight.acknowledge(id).map(|a| a.sequence);
+        let sequence = |flight: &mut Flight, id| flight.acknowledge(id).map(|a| a.id.sequence);
         assert_eq!(sequence(&mut flight, 2), Some(11));
         assert_eq!(flight.span(), 4, "11 is done, but 10 holds the window");
         assert_eq!(sequence(&mut flight, 2), None, "once only");
@@ -134,7 +136,7 @@ mod tests {
         flight.restart();
         let mut resent = Vec::new();
         while let Some(waiting) = flight.left_over() {
-            resent.push(waiting.sequence);
+            resent.push(waiting.id.sequence);
             flight.hand();
         }
         assert_eq!(resent, [12, 13]);
@@ -152,7 +154,7 @@ mod tests {
         flight.restart();
         let mut resent = Vec::new();
         while let Some(waiting) = flight.left_over() {
-            resent.push(waiting.sequence);
+            resent.push(waiting.id.sequence);
             flight.hand();
         }
         assert_eq!(resent, [1, 2]);

@@ -4,6 +4,9 @@
 //! connection ended is kept here, in order, and sent first on the next one, with the same `$.mid`. So a
 //! message may arrive twice and never not at all, and messages of one device stay in order.
 //!
+//! Messages come in three [lanes](Lane): urgent ones before all others, live ones before those that waited through
+//! an outage. The backlog keeps the lanes; the uplink says when what waits becomes late.
+//!
 //! Each connection gets a fresh `rumqttc` client and event loop: an event loop that saw an error, or a CONNACK
 //! without its session, throws away what it had pending. Its future is never dropped half-way, for a publish
 //! it has taken from its queue could be lost between its state and the wire; when a connection is to end, the
@@ -14,6 +17,7 @@
 //! hub takes messages but acknowledges none) and `protocol`. All but the first are followed by a pause that
 //! doubles from `backoff` to its cap, with jitter.
 
+use std::fmt;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
@@ -35,26 +39,58 @@ pub use target::{HubTarget, MqttTarget, Target};
 use connection::End;
 use flight::Flight;
 
+/// How soon a message goes up. The order of the variants is the order of sending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// A rule said so.
+    Urgent,
+    /// It came while the line was up, or there was little before it.
+    Live,
+    /// It waited through an outage.
+    Late,
+}
+
+/// The name of a message, the same for every sending and for ever: `$.mid` is its text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MessageId {
+    /// The identifier of the spool that keeps it.
+    pub spool: u64,
+    /// Its place there.
+    pub sequence: u64,
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}-{}", self.spool, self.sequence)
+    }
+}
+
 /// What waits for the hub. The wiring implements it over the spool.
 pub trait Backlog: Send + 'static {
-    /// The next message in order; pending while there is none, `None` when there will be no more.
-    fn next(&mut self) -> impl Future<Output = Option<Waiting>> + Send;
+    /// The next message of the first lane that has one, down to and including `down_to`; within a lane in order.
+    /// Pending while there is none, `None` when there will be no more. Each message is given once. Cancel-safe.
+    fn next(&mut self, down_to: Lane) -> impl Future<Output = Option<Waiting>> + Send;
+
+    /// Makes everything late that waits in the live lane, if that is more than `over` messages. True if it did.
+    fn split(&mut self, over: u64) -> bool;
 }
 
 /// What became of a message; the other half of the backlog.
 pub trait Outcome: Send + Sync + 'static {
     /// The hub has it. False where it does not count any more (it was given up to make room).
-    fn delivered(&self, sequence: u64) -> bool;
+    fn delivered(&self, id: MessageId) -> bool;
 
-    /// It can never be sent, for `reason`.
-    fn abandon(&self, sequence: u64, reason: &'static str);
+    /// It will never be sent, for `reason`.
+    fn abandon(&self, id: MessageId, reason: &'static str);
 }
 
 /// A message taken from the backlog.
 #[derive(Debug, Clone)]
 pub struct Waiting {
-    /// Its place in the backlog.
-    pub sequence: u64,
+    /// Its name.
+    pub id: MessageId,
+    /// The lane it was taken from.
+    pub lane: Lane,
     /// See [`crate::message`].
     pub record: Bytes,
 }

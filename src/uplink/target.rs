@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::MessageId;
 use rumqttc::tokio_rustls::rustls::ClientConfig;
 
 use crate::hub::connect::{self, Identity};
@@ -34,8 +35,6 @@ pub struct HubTarget {
     pub certificate_expiry: Option<i64>,
     /// Lifetime of the tokens minted.
     pub token_lifetime: Duration,
-    /// Prefix of `$.mid`: the spool's own identifier.
-    pub spool_id: u64,
 }
 
 /// A plain MQTT broker.
@@ -51,8 +50,6 @@ pub struct MqttTarget {
     pub credentials: Option<(Secret, Secret)>,
     /// MQTT client id.
     pub client_id: String,
-    /// Prefix of `$.mid` in `{properties}`.
-    pub spool_id: u64,
 }
 
 /// What CONNECT says.
@@ -124,14 +121,14 @@ impl Target {
     }
 
     /// The topic `message` goes out on.
-    pub(super) fn topic(&self, message: &HubMessage<'_>, sequence: u64) -> String {
+    pub(super) fn topic(&self, message: &HubMessage<'_>, id: MessageId) -> String {
         let mut topic = String::with_capacity(192);
         match self {
             Self::Hub(hub) => {
                 let sender = d2c::Sender { identity: Identity::of(&hub.connection), gateway: true };
-                d2c::push_topic(&mut topic, &sender, message, &message_id(hub.spool_id, sequence));
+                d2c::push_topic(&mut topic, &sender, message, &message_id(id));
             }
-            Self::Mqtt(mqtt) => mqtt.push_topic(&mut topic, message, sequence),
+            Self::Mqtt(mqtt) => mqtt.push_topic(&mut topic, message, id),
         }
         topic
     }
@@ -160,7 +157,7 @@ impl HubTarget {
 }
 
 impl MqttTarget {
-    fn push_topic(&self, out: &mut String, message: &HubMessage<'_>, sequence: u64) {
+    fn push_topic(&self, out: &mut String, message: &HubMessage<'_>, id: MessageId) {
         let mut rest = self.topic.as_str();
         while let Some((before, after)) = rest.split_once('{') {
             out.push_str(before);
@@ -171,18 +168,18 @@ impl MqttTarget {
                     let original = message.properties().find(|(name, _)| *name == "topic");
                     push_levels(out, original.map_or("", |(_, topic)| topic));
                 }
-                _ => self.push_properties(out, message, sequence),
+                _ => Self::push_properties(out, message, id),
             }
             rest = next;
         }
         out.push_str(rest);
     }
 
-    fn push_properties(&self, out: &mut String, message: &HubMessage<'_>, sequence: u64) {
+    fn push_properties(out: &mut String, message: &HubMessage<'_>, id: MessageId) {
         let nobody = Identity { hub: "", device: "", module: None };
         let mut topic = String::new();
         let sender = d2c::Sender { identity: nobody, gateway: true };
-        d2c::push_topic(&mut topic, &sender, message, &message_id(self.spool_id, sequence));
+        d2c::push_topic(&mut topic, &sender, message, &message_id(id));
         let mut prefix = String::new();
         d2c::push_prefix(&mut prefix, &nobody);
         out.push_str(topic.strip_prefix(prefix.as_str()).unwrap_or(&topic));
@@ -195,8 +192,8 @@ fn push_levels(out: &mut String, name: &str) {
 }
 
 /// The same for every sending of one message, so that the cloud can drop duplicates.
-pub(super) fn message_id(spool_id: u64, sequence: u64) -> String {
-    let mut id = String::with_capacity(36);
-    let _ = write!(id, "{spool_id:016x}-{sequence}");
-    id
+fn message_id(id: MessageId) -> String {
+    let mut text = String::with_capacity(36);
+    let _ = write!(text, "{id}");
+    text
 }

@@ -15,8 +15,12 @@ use crate::message::{Content, RecordWriter, Timestamp};
 const SOON: Duration = Duration::from_secs(3);
 
 impl Backlog for mpsc::Receiver<Waiting> {
-    async fn next(&mut self) -> Option<Waiting> {
+    async fn next(&mut self, _: Lane) -> Option<Waiting> {
         self.recv().await
+    }
+
+    fn split(&mut self, _: u64) -> bool {
+        false
     }
 }
 
@@ -24,12 +28,12 @@ impl Backlog for mpsc::Receiver<Waiting> {
 struct Delivered(Arc<Mutex<Vec<u64>>>);
 
 impl Outcome for Delivered {
-    fn delivered(&self, sequence: u64) -> bool {
-        self.0.lock().push(sequence);
+    fn delivered(&self, id: MessageId) -> bool {
+        self.0.lock().push(id.sequence);
         true
     }
 
-    fn abandon(&self, _: u64, reason: &'static str) {
+    fn abandon(&self, _: MessageId, reason: &'static str) {
         panic!("abandoned: {reason}");
     }
 }
@@ -37,7 +41,7 @@ impl Outcome for Delivered {
 pub(super) fn waiting(sequence: u64) -> Waiting {
     let mut record = Vec::new();
     RecordWriter::begin(&mut record, Timestamp(0), Content::None, |_| ()).finish(|_| ()).unwrap();
-    Waiting { sequence, record: record.into() }
+    Waiting { id: MessageId { spool: 0, sequence }, lane: Lane::Live, record: record.into() }
 }
 
 pub(super) fn options(port: u16, window: u16) -> Options {
@@ -47,7 +51,6 @@ pub(super) fn options(port: u16, window: u16) -> Options {
         topic: "t".into(),
         credentials: None,
         client_id: "c".into(),
-        spool_id: 0,
     };
     Options {
         target: Target::Mqtt(target),
