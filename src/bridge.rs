@@ -304,7 +304,7 @@ pub struct SpoolBacklog {
 
 impl Backlog for SpoolBacklog {
     async fn next(&mut self, _: Lane) -> Option<Waiting> {
-        let stored = self.reader.next().await?;
+        let stored = self.reader.next(true).await?;
         let id = MessageId { spool: self.spool_id, sequence: stored.seq };
         Some(Waiting { id, lane: Lane::Live, record: stored.record })
     }
