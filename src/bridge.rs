@@ -18,13 +18,14 @@ use crate::hub::{bag, d2c, limits};
 use crate::message::{Content, HubMessage, Presence, Publish, RecordWriter, excerpt};
 use crate::metrics::{Metrics, translated_by_rule};
 use crate::quarantine::{Quarantine, Reason};
-use crate::rules::{self, Output, RuleSet, Verdict};
+use crate::rules::{self, Doubt, Memory, Output, RuleIndex, RuleSet, Verdict};
 use crate::spool::{Acker, AppendError, Appender, Durable, Reader};
 use crate::uplink::{Backlog, Lane, MessageId, Outcome, TOO_OLD, Waiting};
 
 /// What takes the broker's publishes.
 pub struct Bridge {
     rules: RuleSet,
+    memory: Memory,
     unmatched: Unmatched,
     own: Own,
     spool: Appender,
@@ -67,6 +68,7 @@ impl Bridge {
             addressed: translated_by_rule("(addressed to the hub)"),
             closed: AtomicBool::new(false),
             rules,
+            memory: Memory::default(),
             unmatched,
             own,
             spool,
@@ -114,6 +116,9 @@ impl Bridge {
             Ok(ticket) => ticket.0,
             Err(error) => return self.not_appended(publish, error),
         };
+        for (rule, doubt) in out.doubts() {
+            self.doubt(publish, rule, doubt);
+        }
         for (rule, _) in out.records() {
             self.by_rule.get(rule).unwrap_or(&self.forwarded).increment(1);
         }
@@ -124,6 +129,16 @@ impl Bridge {
             }
             Some(reason) => Offer::TakenAfter(self.quarantined(publish, reason), sequence),
         }
+    }
+
+    /// A device's clock was not believed.
+    fn doubt(&self, publish: &Publish<'_>, rule: RuleIndex, doubt: Doubt) {
+        let rule = self.rules.name(rule);
+        self.metrics.time_ignored(rule, doubt.label());
+        self.metrics.log_pace(&format!("{rule} time {}", doubt.label()), |left_out| {
+            let topic = excerpt(publish.topic);
+            tracing::warn!(topic, rule, left_out, "{doubt}; the message has the time it was received");
+        });
     }
 
     /// A publish already addressed to `devices/<own id>/messages/events/..`, as the remap of a classic bridge
@@ -249,7 +264,7 @@ impl Ingest for Bridge {
     type Commits = SpoolCommits;
 
     fn scratch(&self) -> Output {
-        Output::new()
+        Output::sharing(&self.memory)
     }
 
     fn offer(&self, out: &mut Output, publish: &Publish<'_>) -> Offer {

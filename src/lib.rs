@@ -15,6 +15,7 @@ pub mod diag;
 pub mod fence;
 pub mod hub;
 pub mod hubsim;
+pub mod journal;
 pub mod message;
 pub mod metrics;
 pub mod quarantine;

@@ -2,9 +2,10 @@
 //!
 //! | task or thread | started by | ends when | queue into it |
 //! |---|---|---|---|
-//! | broker: an accept loop a listener, one task a connection, one for `$SYS` | [`start`] | [`Running::stop`], first | sockets (not read while the spool is full) |
+//! | broker: an accept loop a listener, one task a connection, one each for `$SYS`, what is due and what is to be kept | [`start`] | [`Running::stop`], first | sockets (not read while the spool is full) |
 //! | spool: writer and reader threads | [`start`] | after the uplink | one pending batch, 4 MB |
 //! | quarantine: writer thread | [`start`] | after the broker | 64 entries |
+//! | sessions: the journal's thread | [`start`] | after the broker | 64 MiB of records |
 //! | uplink | [`start`] | after it drained, or `drain_timeout` | the spool; `window` in flight |
 //! | fence: watch of its files | [`start`] | with the broker | none; passwords wait for one of 2 places |
 //! | admin | [`start`] | last | 64 connections |
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Recorder};
 use crate::bridge::{Bridge, SpoolBacklog, SpoolOutcome};
 use crate::broker::{Broker, Census, Listener, Transport};
+use crate::journal;
 use crate::message::Timestamp;
 use crate::metrics::{Metrics, describe_labelled};
 use crate::quarantine::{self, Quarantine};
@@ -32,6 +34,7 @@ use crate::spool::{self, Appender, Durable, OpenError, Spool};
 use crate::uplink::{self, Status};
 
 pub mod gate;
+mod keep;
 mod reload;
 pub mod settings;
 pub mod status;
@@ -55,6 +58,8 @@ pub enum StartError {
     Spool(OpenError),
     /// The quarantine's folder cannot be used.
     Quarantine(PathBuf, io::Error),
+    /// The folder of sessions and retained messages cannot be used.
+    Sessions(PathBuf, io::Error),
     /// The broker's socket cannot be used.
     Broker(io::Error),
 }
@@ -74,6 +79,9 @@ impl fmt::Display for StartError {
             }
             Self::Spool(error) => error.fmt(f),
             Self::Quarantine(dir, error) => write!(f, "the quarantine {} cannot be used: {error}", dir.display()),
+            Self::Sessions(dir, error) => {
+                write!(f, "sessions and retained messages cannot be kept in {}: {error}", dir.display())
+            }
             Self::Broker(error) => write!(f, "the broker cannot start: {error}"),
         }
     }
@@ -91,6 +99,7 @@ pub struct Running {
     spool: Spool,
     appender: Appender,
     quarantine: quarantine::Writer,
+    sessions: journal::Writer,
     uplink: JoinHandle<()>,
     uplink_stop: CancellationToken,
     status: watch::Receiver<Status>,
@@ -131,7 +140,11 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         settings.broker.gate = Some(Arc::new(keeper.clone()));
         tokio::spawn(reload::run(fence.files, keeper, Arc::clone(&sound), fence_stop.clone()))
     });
-    let broker = Broker::start(listeners, settings.broker, Arc::new(bridge), metrics).map_err(StartError::Broker)?;
+    let dir = settings.sessions;
+    let (sessions, restored) =
+        keep::open(&dir, &mut settings.broker).map_err(|error| StartError::Sessions(dir, error))?;
+    let broker =
+        Broker::start(listeners, (settings.broker, restored), Arc::new(bridge), metrics).map_err(StartError::Broker)?;
 
     let admin_stop = CancellationToken::new();
     let source = Arc::new(Gauges {
@@ -153,6 +166,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         spool: opened.spool,
         appender: opened.appender,
         quarantine: quarantine_writer,
+        sessions,
         uplink,
         uplink_stop,
         status,
@@ -211,7 +225,10 @@ impl Running {
         if let Some(fence) = self.fence {
             let _ = fence.await;
         }
-        let waiting = tokio::task::spawn_blocking(move || self.quarantine.join());
+        let waiting = tokio::task::spawn_blocking(move || {
+            self.sessions.join();
+            self.quarantine.join();
+        });
         let _ = tokio::time::timeout(BROKER_GRACE, waiting).await;
         let drained = tokio::time::timeout(self.drain_timeout, drained(&self.appender)).await;
         self.uplink_stop.cancel();

@@ -33,9 +33,20 @@ pub(super) struct Connected {
     pub(super) topic_alias_max: u16,
     /// The largest packet the client takes.
     pub(super) max_packet_size: Option<u32>,
+    /// Nothing of an earlier session is wanted.
+    pub(super) clean_start: bool,
+    /// Seconds the session is to outlive the connection, as far as the broker allows it.
+    pub(super) session_expiry: u32,
+    /// Seconds the will waits for the client to come back.
+    pub(super) will_delay: u32,
+    /// A Mosquitto bridge: it hears retain flags as they were published, and not its own publishes.
+    pub(super) is_bridge: bool,
     /// An identifier the broker chose, to be told to the client.
     assigned: bool,
-    session_expiry: bool,
+    /// The session expiry the broker allows instead of what was asked for.
+    told_expiry: Option<u32>,
+    /// The keep-alive the broker wants instead of what was asked for.
+    told_keep_alive: Option<u16>,
 }
 
 /// Why there was no CONNECT; the value is the counter's label.
@@ -50,12 +61,14 @@ pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     input: &mut BytesMut,
     options: &Options,
 ) -> Result<Connected, Refused> {
+    let mut is_bridge = false;
     let version = loop {
+        is_bridge |= take_bridge_flag(input);
         match VersionCodec.decode(input) {
             Ok(Some(version)) => break version,
             Ok(None) => read(stream, input).await?,
             Err(_) if speaks_other_level(input) => {
-                // [MQTT-3.1.2-2]; a Mosquitto bridge that tries level 0x84 first goes on with 4 after this answer.
+                // [MQTT-3.1.2-2]
                 refuse(stream, &[0x20, 2, 0, 1]).await;
                 return Err("unsupported_protocol_version");
             }
@@ -88,7 +101,8 @@ pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     match (packet, codec) {
         (MqttPacket::V3(v3::Packet::Connect(packet)), MqttCodec::V3(mut codec)) => {
             codec.set_max_size(options.max_packet_size);
-            check_v3(stream, *packet, MqttCodec::V3(codec), options).await
+            let connected = check_v3(stream, *packet, MqttCodec::V3(codec), options).await;
+            connected.map(|connected| Connected { is_bridge, ..connected })
         }
         (MqttPacket::V5(v5::Packet::Connect(mut packet)), MqttCodec::V5(mut codec)) => {
             packet.clean_start = clean_start;
@@ -97,6 +111,23 @@ pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
         }
         _ => Err("no_connect"),
     }
+}
+
+/// Takes the flag off a protocol level by which a Mosquitto bridge says that it is one: 0x84 is 3.1.1, 0x83 is 3.1.
+fn take_bridge_flag(input: &mut BytesMut) -> bool {
+    for (name, level) in [(&b"\0\x04MQTT"[..], 0x84), (b"\0\x06MQIsdp", 0x83)] {
+        // The fixed header is one byte and one to four length bytes.
+        for at in 2..=5 {
+            let rest = input.get(at..).and_then(|rest| rest.strip_prefix(name)).and_then(|rest| rest.first());
+            if rest == Some(&level)
+                && let Some(byte) = input.get_mut(at + name.len())
+            {
+                *byte &= 0x7f;
+                return true;
+            }
+        }
+    }
+    false
 }
 
 /// The Clean Start flag of an MQTT 5 CONNECT, once it has come. It is set in the buffer: the codec refuses an empty
@@ -150,8 +181,13 @@ async fn check_v3<S: AsyncWrite + Unpin>(
         badge: Badge::claimed(packet.username, packet.password),
         topic_alias_max: 0,
         max_packet_size: None,
+        clean_start: packet.clean_session,
+        session_expiry: if packet.clean_session { 0 } else { options.max_session_expiry },
+        will_delay: 0,
         assigned: empty,
-        session_expiry: false,
+        told_expiry: None,
+        told_keep_alive: None,
+        is_bridge: false,
     })
 }
 
@@ -168,6 +204,7 @@ async fn check_v5<S: AsyncWrite + Unpin>(
     } else {
         None
     };
+    let will_delay = packet.last_will.as_ref().and_then(|will| will.will_delay_interval_sec).unwrap_or(0);
     let will = packet.last_will.map(|will| {
         Box::new(Publish {
             dup: false,
@@ -200,18 +237,27 @@ async fn check_v5<S: AsyncWrite + Unpin>(
         return Err(label);
     }
     let empty = packet.client_id.is_empty();
+    let asked = packet.session_expiry_interval_secs;
+    let session_expiry = asked.min(options.max_session_expiry);
+    let is_too_long = packet.keep_alive == 0 || packet.keep_alive > options.max_keep_alive;
+    let told_keep_alive = (options.max_keep_alive > 0 && is_too_long).then_some(options.max_keep_alive);
     Ok(Connected {
         codec,
         client_id: if empty { assigned_id() } else { packet.client_id },
         version: "5",
-        keep_alive: Duration::from_secs(packet.keep_alive.into()),
+        keep_alive: Duration::from_secs(told_keep_alive.unwrap_or(packet.keep_alive).into()),
         will,
         receive_max: packet.receive_max,
         badge: Badge::claimed(packet.username, packet.password),
         topic_alias_max: packet.topic_alias_max,
         max_packet_size: packet.max_packet_size.map(NonZeroU32::get),
+        clean_start: packet.clean_start,
+        session_expiry,
+        will_delay,
         assigned: empty,
-        session_expiry: packet.session_expiry_interval_secs > 0,
+        told_expiry: (session_expiry != asked).then_some(session_expiry),
+        told_keep_alive,
+        is_bridge: false,
     })
 }
 
@@ -221,22 +267,22 @@ impl Connected {
         self.assigned
     }
 
-    /// Appends the CONNACK that accepts this client.
-    pub(super) fn accept(&mut self, options: &Options, output: &mut BytesMut) {
+    /// Appends the CONNACK that accepts this client; its session is `present` where it goes on.
+    pub(super) fn accept(&mut self, options: &Options, present: bool, output: &mut BytesMut) {
         let packet = match self.codec {
             MqttCodec::V5(_) => MqttPacket::V5(v5::Packet::ConnectAck(Box::new(v5::ConnectAck {
-                // The session ends with the connection; the client is told so ([MQTT-3.2.2-21] in spirit).
-                session_expiry_interval_secs: self.session_expiry.then_some(0),
+                session_present: present,
+                session_expiry_interval_secs: self.told_expiry,
+                server_keepalive_sec: self.told_keep_alive,
                 receive_max: receive_maximum(options),
                 topic_alias_max: alias::MAX,
                 max_packet_size: Some(options.max_packet_size),
                 assigned_client_id: self.assigned.then(|| self.client_id.clone()),
-                shared_subscription_available: false,
                 ..Default::default()
             }))),
             _ => MqttPacket::V3(v3::Packet::ConnectAck(v3::ConnectAck {
                 return_code: v3::ConnectAckReason::ConnectionAccepted,
-                session_present: false,
+                session_present: present,
             })),
         };
         let _ = self.codec.encode(packet, output);

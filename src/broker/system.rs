@@ -29,7 +29,9 @@ pub(super) async fn refresh<I>(shared: Arc<Shared<I>>) {
             _ = tick.tick() => {}
         }
         if shared.router.has_subscribers_below(ROOT) {
-            publishes(&shared.router).iter().for_each(|publish| shared.router.route(None, publish));
+            for publish in publishes(&shared.router) {
+                shared.router.route(None, &publish);
+            }
         }
     }
 }
@@ -42,15 +44,14 @@ pub(super) fn publishes(router: &Router) -> Vec<Publish> {
         ("version", format!("brownbridge version {}", env!("CARGO_PKG_VERSION"))),
         ("uptime", format!("{} seconds", totals.uptime.as_secs())),
         ("clients/connected", totals.connected.to_string()),
-        // Sessions end with their connection: there are no others.
-        ("clients/total", totals.connected.to_string()),
+        ("clients/total", router.session_count().to_string()),
         ("clients/maximum", totals.maximum.to_string()),
         ("messages/received", traffic.packets_in.to_string()),
         ("messages/sent", traffic.packets_out.to_string()),
         ("publish/messages/received", traffic.publishes_in.to_string()),
         ("publish/messages/sent", traffic.publishes_out.to_string()),
         ("publish/messages/dropped", totals.dropped.to_string()),
-        ("retained messages/count", router.retained_count().to_string()),
+        ("retained messages/count", router.retained.lock().len().to_string()),
         ("subscriptions/count", router.subscription_count().to_string()),
     ];
     values.into_iter().map(|(name, value)| publish(format!("{ROOT}/broker/{name}"), value)).collect()

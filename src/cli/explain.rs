@@ -183,6 +183,9 @@ impl Told<'_> {
             writeln!(out, "\nmessage from rule `{}`", set.name(rule))?;
             self.write_message(out, record)?;
         }
+        for (rule, doubt) in output.doubts() {
+            writeln!(out, "\nrule `{}` does not take the time: {doubt}", set.name(rule))?;
+        }
         match self.explanation.verdict {
             Verdict::Translated => Ok(()),
             Verdict::Dropped { rule } => writeln!(out, "\nnothing is sent: rule `{}` drops it", set.name(rule)),
@@ -231,6 +234,9 @@ impl Told<'_> {
         for (name, value) in message.properties() {
             writeln!(out, "  property    {name} = {value}")?;
         }
+        if message.created != self.publish.received {
+            writeln!(out, "  time        {}", message.created)?;
+        }
         if let Some(kind) = message.content.content_type() {
             let encoding = message.content.encoding().map_or(String::new(), |encoding| format!("; {encoding}"));
             writeln!(out, "  content     {kind}{encoding}")?;
@@ -255,7 +261,7 @@ impl Told<'_> {
             Some(json!({
                 "rule": set.name(rule), "device": message.device, "properties": message.properties().collect::<Vec<_>>(),
                 "content_type": message.content.content_type(), "content_encoding": message.content.encoding(),
-                "hub_topic": self.hub_topic(&message),
+                "hub_topic": self.hub_topic(&message), "time": message.created.to_string(),
                 "body": std::str::from_utf8(message.body).ok(), "body_hex": body_hex(message.body),
             }))
         });

@@ -3,7 +3,7 @@
 use super::json;
 use super::pattern::{Level, Pattern};
 use super::rule::{Action, Rule};
-use super::translate::is_number;
+use super::number::is_number;
 use super::{Output, RuleIndex, RuleSet, Verdict};
 use crate::diag::nearest as nearest_word;
 use crate::message::Publish;

@@ -6,7 +6,7 @@
 //! | `payload`, `payload_hex` | its payload, as text or as hexadecimal digits; empty where there is neither |
 //! | `on`, `address`, `reason` | instead of `topic`: the client comes (`"connect"`) or goes (`"disconnect"`); from 192.0.2.1, with `connection_lost`, where nothing else is said |
 //! | `name` | how the test is called; its number and topic where there is none |
-//! | `want.device`, `want.payload`, `want.props.x` | one message is made, and this is in it |
+//! | `want.device`, `want.payload`, `want.time`, `want.props.x` | one message is made, and this is in it |
 //! | `want = [ {..}, .. ]` | these messages are made, in this order |
 //! | `want.nothing = true` | no message is made, and nothing is quarantined |
 //! | `want.quarantine = "reason"` | a rule takes it and fails for this reason ([`QuarantineReason::label`]) |
@@ -59,13 +59,14 @@ pub(super) struct WantMessage {
     pub(super) span: Span,
     pub(super) device: Option<(String, Span)>,
     pub(super) payload: Option<(String, Span)>,
+    pub(super) time: Option<(String, Span)>,
     pub(super) props: Vec<(String, String, Span)>,
 }
 
 impl WantMessage {
     /// The place of the first thing that is wanted of the message.
     pub(super) fn first_place(&self) -> Option<Span> {
-        let texts = self.device.iter().chain(&self.payload).map(|(_, span)| span);
+        let texts = self.device.iter().chain(&self.payload).chain(&self.time).map(|(_, span)| span);
         texts.chain(self.props.iter().map(|(_, _, span)| span)).next().cloned()
     }
 }
@@ -191,6 +192,11 @@ fn compare(wants: &[WantMessage], made: &[HubMessage<'_>], topic: &Span, wrong: 
             if !differences.is_empty() {
                 wrong.push((span.clone(), differences.join("; ")));
             }
+        }
+        if let Some((time, span)) = &want.time
+            && *time != got.created.to_string()
+        {
+            wrong.push((span.clone(), format!("got \"{}\"", got.created)));
         }
         for (name, value, span) in &want.props {
             match got.properties().find(|(got, _)| got == name) {

@@ -135,6 +135,7 @@ fn read_message(keys: &mut Reader<'_>, span: &Span, report: &mut Report<'_>) -> 
     let owned = |text: Text<'_>| (text.value.to_owned(), text.span());
     let device = keys.string("device", report).map(owned);
     let payload = keys.string("payload", report).map(owned);
+    let time = keys.string("time", report).map(owned);
     let mut props = Vec::new();
     if let Some((table, _)) = keys.table("props", report) {
         for (name, value) in table {
@@ -144,7 +145,7 @@ fn read_message(keys: &mut Reader<'_>, span: &Span, report: &mut Report<'_>) -> 
             }
         }
     }
-    WantMessage { span: span.clone(), device, payload, props }
+    WantMessage { span: span.clone(), device, payload, time, props }
 }
 
 fn read_hex(text: &Text<'_>, report: &mut Report<'_>) -> Vec<u8> {
