@@ -19,8 +19,12 @@ use crate::message::{Content, HubMessage, Presence, Publish, RecordWriter, excer
 use crate::metrics::{Metrics, translated_by_rule};
 use crate::quarantine::{Quarantine, Reason};
 use crate::rules::{self, Doubt, Memory, Output, RuleIndex, RuleSet, Verdict};
-use crate::spool::{Acker, AppendError, Appender, Durable, Reader};
-use crate::uplink::{Backlog, Lane, MessageId, Outcome, TOO_OLD, Waiting};
+use crate::spool::{AppendError, Durable};
+
+mod lanes;
+mod urgent;
+
+pub use lanes::{SpoolBacklog, SpoolOutcome, Stores, join};
 
 /// What takes the broker's publishes.
 pub struct Bridge {
@@ -28,7 +32,7 @@ pub struct Bridge {
     memory: Memory,
     unmatched: Unmatched,
     own: Own,
-    spool: Appender,
+    stores: Stores,
     quarantine: Quarantine,
     metrics: Metrics,
     by_rule: Vec<Counter>,
@@ -53,12 +57,19 @@ pub struct Own {
 /// Characters of a `$.mid` at most, and what a topic has beside names and values.
 const TOPIC_OVERHEAD: usize = 512;
 
+/// Why a publish is isolated that no commit can hold.
+const TOO_LARGE_FOR_SPOOL: Reason<'static> = Reason {
+    rule: "",
+    reason: "too_large",
+    detail: "the messages of this publish do not fit the spool's largest commit",
+};
+
 impl Bridge {
-    /// Over loaded rules, an open spool and an open quarantine.
+    /// Over loaded rules, open spools and an open quarantine.
     pub fn new(
         (rules, unmatched): (RuleSet, Unmatched),
         own: Own,
-        spool: Appender,
+        stores: Stores,
         quarantine: Quarantine,
         metrics: Metrics,
     ) -> Self {
@@ -71,7 +82,7 @@ impl Bridge {
             memory: Memory::default(),
             unmatched,
             own,
-            spool,
+            stores,
             quarantine,
             metrics,
         }
@@ -112,15 +123,20 @@ impl Bridge {
         if let Some(detail) = records.clone().find_map(|record| self.too_large(record)) {
             return self.isolate(publish, Reason { rule: "", reason: "too_large", detail: &detail });
         }
-        let sequence = match self.spool.try_append(records) {
+        if let Some(urgent) = &self.stores.urgent
+            && out.records().any(|(rule, _)| self.rules.is_urgent(rule))
+            && let Some(taken) = self.store_urgent(urgent, publish, out, failed)
+        {
+            self.doubts(publish, out);
+            return taken;
+        }
+        let sequence = match self.stores.normal.try_append(records) {
             Ok(ticket) => ticket.0,
             Err(error) => return self.not_appended(publish, error),
         };
-        for (rule, doubt) in out.doubts() {
-            self.doubt(publish, rule, doubt);
-        }
+        self.doubts(publish, out);
         for (rule, _) in out.records() {
-            self.by_rule.get(rule).unwrap_or(&self.forwarded).increment(1);
+            self.counter(rule).increment(1);
         }
         match failed {
             None => {
@@ -128,6 +144,17 @@ impl Bridge {
                 Offer::Taken(sequence)
             }
             Some(reason) => Offer::TakenAfter(self.quarantined(publish, reason), sequence),
+        }
+    }
+
+    /// Messages made by a rule.
+    fn counter(&self, rule: RuleIndex) -> &Counter {
+        self.by_rule.get(rule).unwrap_or(&self.forwarded)
+    }
+
+    fn doubts(&self, publish: &Publish<'_>, out: &Output) {
+        for (rule, doubt) in out.doubts() {
+            self.doubt(publish, rule, doubt);
         }
     }
 
@@ -155,7 +182,7 @@ impl Bridge {
         if let Some(detail) = written.is_ok().then(|| self.too_large(&record)).flatten() {
             return self.isolate(publish, Reason { rule: "", reason: "too_large", detail: &detail });
         }
-        match self.spool.try_append(std::iter::once(record.as_slice())) {
+        match self.stores.normal.try_append(std::iter::once(record.as_slice())) {
             Ok(ticket) => {
                 self.addressed.increment(1);
                 self.metrics.publishes_translated.increment(1);
@@ -172,10 +199,7 @@ impl Bridge {
                 self.closed.store(true, Ordering::Relaxed);
                 Offer::Full
             }
-            AppendError::TooLarge => {
-                let detail = "the messages of this publish do not fit the spool's largest commit";
-                self.isolate(publish, Reason { rule: "", reason: "too_large", detail })
-            }
+            AppendError::TooLarge => self.isolate(publish, TOO_LARGE_FOR_SPOOL),
         }
     }
 
@@ -287,11 +311,11 @@ impl Ingest for Bridge {
         if self.closed.load(Ordering::Relaxed) {
             return std::future::pending().await;
         }
-        self.spool.room().await;
+        self.stores.normal.room().await;
     }
 
     fn commits(&self) -> SpoolCommits {
-        SpoolCommits(self.spool.durable())
+        SpoolCommits(self.stores.normal.durable())
     }
 }
 
@@ -307,45 +331,6 @@ impl Commits for SpoolCommits {
         if self.0.wait_for(|durable| durable.seq >= sequence).await.is_err() {
             // The spool is gone: nothing more becomes durable.
             std::future::pending().await
-        }
-    }
-}
-
-/// The spool as the uplink reads it.
-pub struct SpoolBacklog {
-    /// The spool's identifier.
-    pub spool_id: u64,
-    /// Its reading end.
-    pub reader: Reader,
-}
-
-impl Backlog for SpoolBacklog {
-    async fn next(&mut self, down_to: Lane) -> Option<Waiting> {
-        let stored = self.reader.next(down_to == Lane::Late).await?;
-        let id = MessageId { spool: self.spool_id, sequence: stored.seq };
-        let lane = if stored.late { Lane::Late } else { Lane::Live };
-        Some(Waiting { id, lane, record: stored.record })
-    }
-
-    fn split(&mut self, over: u64) -> bool {
-        self.reader.split(over).is_some()
-    }
-}
-
-/// The spool as the uplink settles it.
-pub struct SpoolOutcome(pub Acker);
-
-impl Outcome for SpoolOutcome {
-    fn delivered(&self, id: MessageId) -> bool {
-        self.0.ack(id.sequence)
-    }
-
-    fn abandon(&self, id: MessageId, reason: &'static str) {
-        if reason == TOO_OLD {
-            // The spool counts these itself: it gives up old ones too.
-            self.0.expire(id.sequence);
-        } else if self.0.ack(id.sequence) {
-            ::metrics::counter!("brownbridge_messages_shed_total", "reason" => reason).increment(1);
         }
     }
 }
@@ -366,7 +351,8 @@ mod tests {
         let recorder = PrometheusBuilder::new().build_recorder();
         let own = Own { hub: "h".into(), device: Some("own".into()), module: None, mark_late: false };
         let rules = (rules::load(&[]).rules.unwrap(), Unmatched::Drop);
-        let bridge = Bridge::new(rules, own, opened.appender, quarantine, Metrics::register());
+        let stores = Stores { normal: opened.appender, urgent: None };
+        let bridge = Bridge::new(rules, own, stores, quarantine, Metrics::register());
         let topic = "devices/own/messages/events/a==b";
         let publish = Publish { topic, payload: b"", client: "c", qos: 1, retain: false, received: Timestamp(0) };
         let offer = || {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::gate::{Files, Policy};
 use crate::bridge::Own;
-use crate::config::{self, Config, Kind, OverRate, Placed, Unmatched};
+use crate::config::{self, Config, Kind, OverRate, Placed, Unmatched, WhenFull};
 use crate::diag::{Diagnostic, SourceFile, Span};
 use crate::fence::learn::Notebook;
 use crate::hub::connection_string::{Auth, ConnectionString};
@@ -35,6 +35,8 @@ pub struct Settings {
     pub uplink: uplink::Options,
     /// The spool.
     pub spool: spool::Options,
+    /// The spool of urgent messages; it is opened where it is needed.
+    pub urgent: spool::Options,
     /// Folder of sessions and retained messages.
     pub sessions: PathBuf,
     /// Folder and size of the quarantine.
@@ -151,11 +153,16 @@ fn settled(
         backoff: config.uplink.backoff,
         ack_timeout: config.uplink.ack_timeout,
     };
-    let mut spool = spool::Options::new(state.join("spool"), config.spool.max_size);
-    spool.linger = config.spool.commit_wait;
-    spool.durability = config.spool.durability;
-    spool.when_full = config.spool.when_full;
-    spool.max_age = config.spool.max_age;
+    let spool = |folder: &str, max_size, when_full| spool::Options {
+        linger: config.spool.commit_wait,
+        durability: config.spool.durability,
+        when_full,
+        max_age: config.spool.max_age,
+        ..spool::Options::new(state.join(folder), max_size)
+    };
+    // When it is full, what is urgent goes the way of all messages.
+    let urgent = spool("urgent", config.spool.urgent_max_size, WhenFull::Refuse);
+    let spool = spool("spool", config.spool.max_size, config.spool.when_full);
     let quarantine = (state.join("quarantine"), config.quarantine.max_size);
     let sessions = state.join("sessions");
     let fence = None;
@@ -167,6 +174,7 @@ fn settled(
         listeners,
         uplink,
         spool,
+        urgent,
         sessions,
         quarantine,
         fence,

@@ -139,9 +139,8 @@ fn one(
         false => enrich(&message.add, &facts, value, out),
         true => out.extend_from_slice(body),
     });
-    written.map_err(|_| {
-        Refusal::new(QuarantineReason::TooLong, "the device or a property is longer than 65535 bytes")
-    })?;
+    written
+        .map_err(|_| Refusal::new(QuarantineReason::TooLong, "the device or a property is longer than 65535 bytes"))?;
     records.ends.push((Some(rule), records.bytes.len()));
     Ok(())
 }

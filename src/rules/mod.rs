@@ -247,6 +247,16 @@ impl RuleSet {
         self.0.rules.get(rule).map_or("", |rule| &rule.name)
     }
 
+    /// True where the messages of a rule go up before those of others.
+    pub fn is_urgent(&self, rule: RuleIndex) -> bool {
+        self.0.rules.get(rule).is_some_and(|rule| rule.urgent)
+    }
+
+    /// True where there is such a rule.
+    pub fn has_urgent(&self) -> bool {
+        self.0.rules.iter().any(|rule| rule.urgent)
+    }
+
     /// The names of all rules, in file order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.rules.iter().map(|rule| rule.name.as_str())

@@ -23,6 +23,8 @@ pub(super) struct Rule {
     /// The names from the topic, in the order of the captures.
     pub(super) names: Vec<String>,
     pub(super) goes_on: bool,
+    /// Its message goes up before those of other rules.
+    pub(super) urgent: bool,
     pub(super) action: Action,
 }
 

@@ -11,6 +11,9 @@ use crate::rules::pattern::{self, Level, Mistake, Pattern};
 use crate::rules::rule::{Action, Message, Rule};
 use crate::rules::template::Template;
 
+/// What `priority` can be, and whether the message is urgent then.
+pub(super) const PRIORITIES: [(&str, bool); 2] = [("high", true), ("normal", false)];
+
 /// A compiled regex may grow to this.
 const REGEX_LIMIT: usize = 16 << 20;
 
@@ -40,6 +43,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, source: &SourceFile,
     };
     let goes_on = keys.boolean("continue", report).is_some_and(|(yes, _)| yes);
     let drops = keys.boolean("drop", report).is_some_and(|(yes, _)| yes);
+    let urgent = keys.word("priority", &PRIORITIES, "unknown-word", report).unwrap_or(false);
     let name_span = name.map(|name| name.span()).or(asked.place.clone()).unwrap_or(span.clone());
     let shown = name.map_or_else(|| asked.text.clone(), |name| name.value.to_owned());
     let later = later::rule_keys(&mut keys, report);
@@ -76,6 +80,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, source: &SourceFile,
             pattern,
             names: asked.names,
             goes_on,
+            urgent,
             action,
         }),
         _ => None,
@@ -95,7 +100,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, source: &SourceFile,
 
 /// Keys that mean nothing beside `drop = true`.
 fn unused(keys: &mut Reader<'_>, report: &mut Report<'_>) {
-    for key in ["device", "add", "props", "decode", "time", "continue"] {
+    for key in ["device", "add", "props", "decode", "time", "continue", "priority"] {
         if let Some(entry) = keys.any(key) {
             let title = format!("`{key}` means nothing beside `drop = true`");
             let found = Diagnostic::warning("unused-key", title, report.file);
