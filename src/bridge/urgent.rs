@@ -88,3 +88,80 @@ async fn later(spool: Appender, records: Vec<(Counter, Vec<u8>)>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Waker};
+
+    use super::super::{Own, Stores, rules};
+    use super::*;
+    use crate::broker::Ingest as _;
+    use crate::config::Unmatched;
+    use crate::diag::SourceFile;
+    use crate::message::Timestamp;
+    use crate::metrics::Metrics;
+    use crate::spool::Options;
+    use crate::{quarantine, spool};
+
+    const RULES: &str = "[[rule]]\ntopic = \"a/{d}\"\ndevice = \"{d}\"\npriority = \"high\"\ncontinue = true\n\
+        [[rule]]\ntopic = \"a/both\"\ndevice = \"copy\"\n";
+
+    fn offer(bridge: &Bridge, topic: &str) -> Offer {
+        let publish = Publish { topic, payload: b"1", client: "c", qos: 1, retain: false, received: Timestamp(0) };
+        bridge.offer(&mut bridge.scratch(), &publish)
+    }
+
+    fn ready(written: &mut Written) -> bool {
+        written.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    async fn fill(spool: &Appender) {
+        let record = vec![0; 60_000];
+        while !spool.stats().full {
+            let _ = spool.try_append(std::iter::once(record.as_slice()));
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_publish_is_acknowledged_when_all_its_messages_are_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |name: &str| {
+            let options = Options { segment_size: Some(256 << 10), ..Options::new(dir.path().join(name), 1 << 20) };
+            spool::open(options).unwrap()
+        };
+        let (mut normal, urgent) = (open("spool"), open("urgent"));
+        let (quarantine, _writer) = quarantine::open(&dir.path().join("quarantine"), 1 << 20).unwrap();
+        let file = SourceFile { path: "r.toml".into(), text: RULES.into() };
+        let rules = (rules::load(&[file]).rules.unwrap(), Unmatched::Drop);
+        let own = Own { hub: "h".into(), device: Some("own".into()), module: None, mark_late: false };
+        let stores = Stores { normal: normal.appender.clone(), urgent: Some(urgent.appender.clone()) };
+        let bridge = Bridge::new(rules, own, stores, quarantine, Metrics::register());
+
+        let Offer::TakenAfter(written, 0) = offer(&bridge, "a/one") else { panic!("one urgent message") };
+        written.await;
+        assert_eq!((urgent.appender.stats().waiting, normal.appender.stats().waiting), (1, 0));
+
+        let Offer::TakenAfter(written, 1) = offer(&bridge, "a/both") else { panic!("one message in each spool") };
+        written.await;
+        assert_eq!((urgent.appender.stats().waiting, normal.appender.stats().waiting), (2, 1));
+
+        // The ordinary spool is full: the alarm is on its way, the acknowledgement waits for the copy.
+        fill(&normal.appender).await;
+        let Offer::TakenAfter(mut written, 0) = offer(&bridge, "a/both") else { panic!("taken all the same") };
+        assert!(!ready(&mut written));
+        urgent.appender.durable().wait_for(|durable| durable.seq == 3).await.unwrap();
+        assert!(!ready(&mut written), "the copy is nowhere yet");
+        for _ in 0..normal.appender.stats().waiting {
+            let stored = normal.reader.next(true).await.unwrap();
+            normal.acker.ack(stored.seq);
+        }
+        written.await;
+        assert_eq!(normal.appender.stats().waiting, 1);
+
+        // Without room for alarms they go the way of all messages.
+        fill(&urgent.appender).await;
+        assert!(matches!(offer(&bridge, "a/both"), Offer::Taken(sequence) if sequence > 0));
+        drop(bridge);
+    }
+}
