@@ -162,6 +162,11 @@ impl Metrics {
         set("brownbridge_certificate_expiry_timestamp_seconds", seconds);
     }
 
+    /// Says when the certificate of the plant's TLS listener expires.
+    pub fn plant_certificate_expires(&self, seconds: i64) {
+        set("brownbridge_broker_certificate_expiry_timestamp_seconds", seconds);
+    }
+
     /// Counts an end of the uplink's connection.
     pub fn uplink_reconnect(&self, reason: &'static str) {
         ::metrics::counter!("brownbridge_uplink_reconnects_total", "reason" => reason).increment(1);
@@ -222,6 +227,11 @@ pub fn describe_labelled() {
             "brownbridge_certificate_expiry_timestamp_seconds",
             Unit::Seconds,
             "When the client certificate in use expires",
+        ),
+        (
+            "brownbridge_broker_certificate_expiry_timestamp_seconds",
+            Unit::Seconds,
+            "When the certificate of the TLS listener expires",
         ),
         ("brownbridge_spool_messages", Unit::Count, "Hub messages waiting for the hub's acknowledgement"),
         (

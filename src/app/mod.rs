@@ -7,7 +7,7 @@
 //! | quarantine: writer thread | [`start`] | after the broker | 64 entries |
 //! | sessions: the journal's thread | [`start`] | after the broker | 64 MiB of records |
 //! | uplink | [`start`] | after it drained, or `drain_timeout` | the spool; `window` in flight |
-//! | fence: watch of its files | [`start`] | with the broker | none; passwords wait for one of 2 places |
+//! | watches of the fence's and the TLS listener's files | [`start`] | with the broker | none; passwords wait for one of 2 places |
 //! | admin | [`start`] | last | 64 connections |
 
 use std::fmt;
@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +35,7 @@ use crate::uplink::{self, Status};
 
 pub mod gate;
 mod keep;
+pub mod plant_tls;
 mod reload;
 pub mod settings;
 pub mod status;
@@ -48,6 +49,10 @@ const BROKER_GRACE: Duration = Duration::from_secs(5);
 const CLOSE_GRACE: Duration = Duration::from_secs(10);
 /// Age at which a waiting message, or the last acknowledgement, says that the uplink does not do its job.
 const STALE: Duration = Duration::from_secs(30);
+
+/// Connections that may wait to be accepted: when a whole plant comes back at once, one that finds no place is silent
+/// for a second before it tries again. The system may allow fewer (`net.core.somaxconn`).
+const BACKLOG: u32 = 4096;
 
 /// Why the program cannot start.
 #[derive(Debug)]
@@ -92,8 +97,9 @@ impl std::error::Error for StartError {}
 /// A running bridge.
 pub struct Running {
     broker: Broker,
-    fence: Option<JoinHandle<()>>,
-    fence_stop: CancellationToken,
+    /// The watches of files.
+    files: Vec<JoinHandle<()>>,
+    files_stop: CancellationToken,
     mqtt_addr: SocketAddr,
     admin_addr: SocketAddr,
     spools: Vec<Spool>,
@@ -110,7 +116,7 @@ pub struct Running {
 
 /// Starts everything. Only what belongs to this machine can fail: an unreachable hub is the uplink's to retry.
 pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running, StartError> {
-    let listeners = listen(std::mem::take(&mut settings.listeners)).await?;
+    let listeners = listen(std::mem::take(&mut settings.listeners))?;
     let listen = settings.config.admin.listen.value;
     let page = TcpListener::bind(listen).await.map_err(|error| StartError::Listen("/metrics", listen, error))?;
     let admin_addr = page.local_addr().unwrap_or(listen);
@@ -133,12 +139,18 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let rules = (settings.rules, settings.unmatched);
     let bridge = Bridge::new(rules, settings.own, stores.clone(), quarantine, metrics.clone());
     let sound = Arc::new(AtomicBool::new(true));
-    let fence_stop = CancellationToken::new();
-    let fence = settings.fence.map(|fence| {
+    let files_stop = CancellationToken::new();
+    let mut files = Vec::new();
+    if let Some(fence) = settings.fence {
         let keeper = Keeper::new(fence.policy, fence.notebook);
         settings.broker.gate = Some(Arc::new(keeper.clone()));
-        tokio::spawn(reload::run(fence.files, keeper, Arc::clone(&sound), fence_stop.clone()))
-    });
+        files.push(tokio::spawn(reload::run(fence.files, keeper, Arc::clone(&sound), files_stop.clone())));
+    }
+    let tls_sound = Arc::new(AtomicBool::new(true));
+    if let Some((tls, config)) = settings.plant_tls {
+        let watch = plant_tls::run(tls, config, metrics.clone(), Arc::clone(&tls_sound), files_stop.clone());
+        files.push(tokio::spawn(watch));
+    }
     let dir = settings.sessions;
     let (sessions, restored) =
         keep::open(&dir, &mut settings.broker).map_err(|error| StartError::Sessions(dir, error))?;
@@ -151,7 +163,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         status: status.clone(),
         listeners: broker.addresses().to_vec(),
         census: broker.census(),
-        sound,
+        sound: [sound, tls_sound],
     });
     let admin = tokio::spawn(admin::serve(page, recorder, source, admin_stop.clone()));
     let plant: Vec<String> = broker.addresses().iter().map(|(name, address)| format!("{name}://{address}")).collect();
@@ -159,8 +171,8 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     Ok(Running {
         mqtt_addr: broker.addresses().first().map_or(settings.config.broker.listen.value, |(_, address)| *address),
         broker,
-        fence,
-        fence_stop,
+        files,
+        files_stop,
         admin_addr,
         spools,
         stores,
@@ -183,7 +195,7 @@ fn open_spool(what: &str, options: spool::Options) -> Result<spool::Opened, Star
 }
 
 /// Opens the sockets of the plant's side, in their order.
-async fn listen(wanted: Vec<(SocketAddr, Transport)>) -> Result<Vec<Listener>, StartError> {
+fn listen(wanted: Vec<(SocketAddr, Transport)>) -> Result<Vec<Listener>, StartError> {
     let mut listeners = Vec::new();
     for (address, transport) in wanted {
         let name = match transport {
@@ -191,10 +203,18 @@ async fn listen(wanted: Vec<(SocketAddr, Transport)>) -> Result<Vec<Listener>, S
             Transport::Tls(_) => "MQTT over TLS",
             Transport::WebSocket => "MQTT over WebSocket",
         };
-        let socket = TcpListener::bind(address).await.map_err(|error| StartError::Listen(name, address, error))?;
+        let socket = bind(address).map_err(|error| StartError::Listen(name, address, error))?;
         listeners.push(Listener { socket, transport });
     }
     Ok(listeners)
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restart must not wait for what is left of the connections before it.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 impl Running {
@@ -221,9 +241,9 @@ impl Running {
     /// Ends in the order of the message's way: the plant side, what is committed, the uplink when it has drained.
     pub async fn stop(self) -> Result<(), spool::CloseError> {
         self.broker.stop(BROKER_GRACE).await;
-        self.fence_stop.cancel();
-        if let Some(fence) = self.fence {
-            let _ = fence.await;
+        self.files_stop.cancel();
+        for watch in self.files {
+            let _ = watch.await;
         }
         let waiting = tokio::task::spawn_blocking(move || {
             self.sessions.join();
@@ -264,7 +284,7 @@ struct Gauges {
     stores: Stores,
     status: watch::Receiver<Status>,
     /// False while files on disk have errors and older ones are in use.
-    sound: Arc<AtomicBool>,
+    sound: [Arc<AtomicBool>; 2],
     listeners: Vec<(&'static str, SocketAddr)>,
     census: Arc<Census>,
 }
@@ -285,7 +305,7 @@ impl admin::Source for Gauges {
         gauge("brownbridge_spool_bytes", stats.disk_bytes as f64);
         gauge("brownbridge_spool_oldest_age_seconds", self.oldest_age(stats.oldest_ms).as_secs_f64());
         gauge("brownbridge_spool_full", f64::from(u8::from(stats.full)));
-        let sound = u8::from(self.sound.load(Ordering::Relaxed));
+        let sound = u8::from(self.sound.iter().all(|sound| sound.load(Ordering::Relaxed)));
         gauge("brownbridge_config_last_reload_successful", f64::from(sound));
         ::metrics::gauge!("brownbridge_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         let counter = |name: &'static str, value| ::metrics::counter!(name).absolute(value);
