@@ -13,6 +13,8 @@
 //! | a rule took it and could not make its message | [`Verdict::Quarantined`]; the messages of the rules before it stay |
 //! | no rule matched | [`Verdict::Unmatched`] |
 //!
+//! Messages of a rule with `priority = "high"` are urgent ([`RuleSet::is_urgent`]); what that means is not decided here.
+//!
 //! A rule with `on = "connect"` or `on = "disconnect"` takes no publish: it makes a message of the coming or going of
 //! a client. Instead of `topic` it has `client`, a client id in which `{name}` and `*` stand for any text (a name for
 //! one character at least and as few as do), or `regex` for the client id, or neither for every client. There is
