@@ -3,7 +3,7 @@
 //! | task or thread | started by | ends when | queue into it |
 //! |---|---|---|---|
 //! | broker: an accept loop a listener, one task a connection, one each for `$SYS`, what is due and what is to be kept | [`start`] | [`Running::stop`], first | sockets (not read while the spool is full) |
-//! | spool: writer and reader threads | [`start`] | after the uplink | one pending batch, 4 MB |
+//! | spool, and that of urgent messages where there is one: writer and reader threads | [`start`] | after the uplink | one pending batch, 4 MB |
 //! | quarantine: writer thread | [`start`] | after the broker | 64 entries |
 //! | sessions: the journal's thread | [`start`] | after the broker | 64 MiB of records |
 //! | uplink | [`start`] | after it drained, or `drain_timeout` | the spool; `window` in flight |
@@ -24,13 +24,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Recorder};
-use crate::bridge::{Bridge, SpoolBacklog, SpoolOutcome};
+use crate::bridge::{self, Bridge, Stores};
 use crate::broker::{Broker, Census, Listener, Transport};
 use crate::journal;
 use crate::message::Timestamp;
 use crate::metrics::{Metrics, describe_labelled};
 use crate::quarantine::{self, Quarantine};
-use crate::spool::{self, Appender, Durable, OpenError, Spool};
+use crate::spool::{self, OpenError, Spool};
 use crate::uplink::{self, Status};
 
 pub mod gate;
@@ -102,8 +102,8 @@ pub struct Running {
     files_stop: CancellationToken,
     mqtt_addr: SocketAddr,
     admin_addr: SocketAddr,
-    spool: Spool,
-    appender: Appender,
+    spools: Vec<Spool>,
+    stores: Stores,
     quarantine: quarantine::Writer,
     sessions: journal::Writer,
     uplink: JoinHandle<()>,
@@ -123,22 +123,21 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     describe_labelled();
     let metrics = Metrics::register();
 
-    let opened = spool::open(settings.spool).map_err(StartError::Spool)?;
-    let recovered = &opened.recovered;
-    tracing::info!(waiting = recovered.waiting, "spool open after {:.0?}", recovered.took);
+    let opened = open_spool("spool", settings.spool)?;
+    let needed = settings.rules.has_urgent() || spool::holds_something(&settings.urgent.dir);
+    let urgent = if needed { Some(open_spool("urgent spool", settings.urgent)?) } else { None };
+    let (stores, backlog, spools) = bridge::join(opened, urgent);
     let (dir, max_size) = settings.quarantine;
     let (quarantine, quarantine_writer): (Quarantine, _) =
         quarantine::open(&dir, max_size).map_err(|error| StartError::Quarantine(dir, error))?;
 
     let (status_sender, status) = watch::channel(Status::default());
     let uplink_stop = CancellationToken::new();
-    let spool_id = opened.appender.id();
-    let backlog = (SpoolBacklog { spool_id, reader: opened.reader }, SpoolOutcome(opened.acker));
     let uplink =
         tokio::spawn(uplink::run(settings.uplink, backlog, metrics.clone(), status_sender, uplink_stop.clone()));
 
     let rules = (settings.rules, settings.unmatched);
-    let bridge = Bridge::new(rules, settings.own, opened.appender.clone(), quarantine, metrics.clone());
+    let bridge = Bridge::new(rules, settings.own, stores.clone(), quarantine, metrics.clone());
     let sound = Arc::new(AtomicBool::new(true));
     let files_stop = CancellationToken::new();
     let mut files = Vec::new();
@@ -160,7 +159,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
 
     let admin_stop = CancellationToken::new();
     let source = Arc::new(Gauges {
-        appender: opened.appender.clone(),
+        stores: stores.clone(),
         status: status.clone(),
         listeners: broker.addresses().to_vec(),
         census: broker.census(),
@@ -175,8 +174,8 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         files,
         files_stop,
         admin_addr,
-        spool: opened.spool,
-        appender: opened.appender,
+        spools,
+        stores,
         quarantine: quarantine_writer,
         sessions,
         uplink,
@@ -186,6 +185,13 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         admin_stop,
         drain_timeout: settings.config.uplink.drain_timeout,
     })
+}
+
+fn open_spool(what: &str, options: spool::Options) -> Result<spool::Opened, StartError> {
+    let opened = spool::open(options).map_err(StartError::Spool)?;
+    let recovered = &opened.recovered;
+    tracing::info!(waiting = recovered.waiting, "{what} open after {:.0?}", recovered.took);
+    Ok(opened)
 }
 
 /// Opens the sockets of the plant's side, in their order.
@@ -229,13 +235,7 @@ impl Running {
 
     /// Returns, with the reason, only if the spool failed for good.
     pub fn spool_failure(&self) -> impl Future<Output = Arc<str>> + Send + 'static {
-        let mut durable: watch::Receiver<Durable> = self.appender.durable();
-        async move {
-            match durable.wait_for(|durable| durable.failed.is_some()).await.map(|durable| durable.failed.clone()) {
-                Ok(Some(reason)) => reason,
-                _ => std::future::pending().await,
-            }
-        }
+        self.stores.clone().failure()
     }
 
     /// Ends in the order of the message's way: the plant side, what is committed, the uplink when it has drained.
@@ -250,17 +250,18 @@ impl Running {
             self.quarantine.join();
         });
         let _ = tokio::time::timeout(BROKER_GRACE, waiting).await;
-        let drained = tokio::time::timeout(self.drain_timeout, drained(&self.appender)).await;
+        let drained = tokio::time::timeout(self.drain_timeout, drained(&self.stores)).await;
         self.uplink_stop.cancel();
         let _ = self.uplink.await;
-        let left = self.appender.stats().waiting;
+        let left = self.stores.stats().waiting;
         if drained.is_err() && left > 0 {
             tracing::info!("{left} messages stay in the spool for the next start");
         } else {
             tracing::info!("everything is delivered");
         }
-        let spool = self.spool;
-        let closed = tokio::time::timeout(CLOSE_GRACE, tokio::task::spawn_blocking(move || spool.close())).await;
+        let spools = self.spools;
+        let close = move || spools.into_iter().map(Spool::close).fold(Ok(()), Result::and);
+        let closed = tokio::time::timeout(CLOSE_GRACE, tokio::task::spawn_blocking(close)).await;
         self.admin_stop.cancel();
         let _ = self.admin.await;
         match closed {
@@ -272,15 +273,15 @@ impl Running {
 }
 
 /// Returns when nothing waits.
-async fn drained(appender: &Appender) {
+async fn drained(stores: &Stores) {
     let mut look = tokio::time::interval(Duration::from_millis(10));
-    while appender.stats().waiting > 0 {
+    while stores.stats().waiting > 0 {
         look.tick().await;
     }
 }
 
 struct Gauges {
-    appender: Appender,
+    stores: Stores,
     status: watch::Receiver<Status>,
     /// False while files on disk have errors and older ones are in use.
     sound: [Arc<AtomicBool>; 2],
@@ -298,7 +299,7 @@ impl Gauges {
 impl admin::Source for Gauges {
     #[expect(clippy::cast_precision_loss)]
     fn refresh(&self) {
-        let stats = self.appender.stats();
+        let stats = self.stores.stats();
         let gauge = |name: &'static str, value: f64| ::metrics::gauge!(name).set(value);
         gauge("brownbridge_spool_messages", stats.waiting as f64);
         gauge("brownbridge_spool_bytes", stats.disk_bytes as f64);
@@ -313,11 +314,14 @@ impl admin::Source for Gauges {
         counter("brownbridge_spool_commits_total", stats.commits);
         counter("brownbridge_spool_bytes_written_total", stats.bytes_written);
         counter("brownbridge_spool_sync_failures_total", stats.sync_failures);
-        ::metrics::counter!("brownbridge_messages_shed_total", "reason" => "spool_full").absolute(stats.shed);
+        gauge("brownbridge_spool_late_messages", stats.late as f64);
+        for (reason, count) in [("spool_full", stats.shed), (uplink::TOO_OLD, stats.expired)] {
+            ::metrics::counter!("brownbridge_messages_shed_total", "reason" => reason).absolute(count);
+        }
     }
 
     fn status(&self, metrics: &str) -> String {
-        let stats = self.appender.stats();
+        let stats = self.stores.stats();
         let (clients, uptime) = status::Clients::of(&self.census);
         let address = |(name, address): &(&str, SocketAddr)| status::Address {
             name: (*name).to_owned(),
@@ -337,10 +341,10 @@ impl admin::Source for Gauges {
     }
 
     fn ready(&self) -> Result<(), String> {
-        if let Some(reason) = &self.appender.durable().borrow().failed {
+        if let Some(reason) = self.stores.failed() {
             return Err(format!("the spool failed: {reason}"));
         }
-        let stats = self.appender.stats();
+        let stats = self.stores.stats();
         let status = self.status.borrow();
         let fresh = |at: Option<Instant>| at.is_some_and(|at| at.elapsed() < STALE);
         if stats.waiting == 0 || (status.connected && fresh(status.last_puback)) {

@@ -11,10 +11,11 @@ use tokio::sync::watch;
 use super::gate::{Files, Policy};
 use super::plant_tls;
 use crate::bridge::Own;
-use crate::config::{self, Config, Kind, OverRate, Placed, Unmatched};
+use crate::config::{self, Config, Kind, OverRate, Placed, Unmatched, WhenFull};
 use crate::diag::{Diagnostic, SourceFile, Span};
 use crate::fence::learn::Notebook;
 use crate::hub::connection_string::{Auth, ConnectionString};
+use crate::hub::limits;
 use crate::rules::{self, RuleSet};
 use crate::secret::Secret;
 use crate::uplink::tls::{self, TlsError};
@@ -39,6 +40,8 @@ pub struct Settings {
     pub uplink: uplink::Options,
     /// The spool.
     pub spool: spool::Options,
+    /// The spool of urgent messages; it is opened where it is needed.
+    pub urgent: spool::Options,
     /// Folder of sessions and retained messages.
     pub sessions: PathBuf,
     /// Folder and size of the quarantine.
@@ -153,15 +156,24 @@ fn settled(
     };
     let uplink = uplink::Options {
         target,
-        window: config.uplink.window,
+        window: config.uplink.window.map_or(uplink::WindowSize::Auto, uplink::WindowSize::Fixed),
+        hub_rate: config.uplink.tier.and_then(|tier| limits::d2c_per_second(tier, config.uplink.units)),
+        mark_late: config.uplink.mark_late,
+        max_age: config.spool.max_age,
         keep_alive: config.uplink.keep_alive,
         backoff: config.uplink.backoff,
         ack_timeout: config.uplink.ack_timeout,
     };
-    let mut spool = spool::Options::new(state.join("spool"), config.spool.max_size);
-    spool.linger = config.spool.commit_wait;
-    spool.durability = config.spool.durability;
-    spool.when_full = config.spool.when_full;
+    let spool = |folder: &str, max_size, when_full| spool::Options {
+        linger: config.spool.commit_wait,
+        durability: config.spool.durability,
+        when_full,
+        max_age: config.spool.max_age,
+        ..spool::Options::new(state.join(folder), max_size)
+    };
+    // When it is full, what is urgent goes the way of all messages.
+    let urgent = spool("urgent", config.spool.urgent_max_size, WhenFull::Refuse);
+    let spool = spool("spool", config.spool.max_size, config.spool.when_full);
     let quarantine = (state.join("quarantine"), config.quarantine.max_size);
     let sessions = state.join("sessions");
     let fence = None;
@@ -174,6 +186,7 @@ fn settled(
         plant_tls,
         uplink,
         spool,
+        urgent,
         sessions,
         quarantine,
         fence,
@@ -331,7 +344,10 @@ impl Place {
             credentials,
             client_id: uplink.mqtt.client_id.value.clone(),
         };
-        Some((Target::Mqtt(target), Own { hub: String::new(), device: None, module: None }))
+        Some((
+            Target::Mqtt(target),
+            Own { hub: String::new(), device: None, module: None, mark_late: uplink.mark_late },
+        ))
     }
 
     fn hub(&mut self, config: &Config) -> Option<(Target, Own)> {
@@ -373,6 +389,7 @@ impl Place {
             hub: connection.host.clone(),
             device: Some(connection.device.clone()),
             module: connection.module.clone(),
+            mark_late: uplink.mark_late,
         };
         let target = HubTarget {
             connection,

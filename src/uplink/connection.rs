@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use rumqttc::{AsyncClient, Event, Incoming, Outgoing, QoS};
 use tokio::sync::{Notify, watch};
@@ -9,12 +10,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::dial::{Dialled, dial};
 use super::flight::Flight;
-use super::{Backlog, Lane, Options, Outcome, Status, Waiting};
+use super::window::{Latency, Window};
+use super::{Backlog, Lane, Options, Outcome, Status, TOO_OLD, Waiting};
+use crate::hub::pace::Pace;
 use crate::message::{HubMessage, Timestamp, excerpt};
 use crate::metrics::Metrics;
 
 /// How long a planned end waits for the acknowledgements it is owed.
 const LAST_ACKS: Duration = Duration::from_secs(5);
+
+/// Bytes in flight, so that a large window of large messages does not take the memory.
+const FLIGHT_BYTES: usize = 4 << 20;
 
 /// How a connection ended.
 pub(super) enum End {
@@ -32,6 +38,8 @@ pub(super) enum End {
 struct Line<'a, O> {
     outcome: &'a O,
     flight: Mutex<&'a mut Flight>,
+    window: Mutex<&'a mut Window>,
+    pace: Option<Mutex<Pace>>,
     /// Tells every acknowledgement to all who wait: the window may have room, the flight may be empty.
     room: Notify,
     /// Set when nothing more is to be handed over.
@@ -47,11 +55,12 @@ struct Line<'a, O> {
 pub(super) async fn serve<B: Backlog, O: Outcome>(
     options: &Options,
     (backlog, outcome): (&mut B, &O),
-    flight: &mut Flight,
+    (flight, window): (&mut Flight, &mut Window),
     metrics: &Metrics,
     (status, stop): (&watch::Sender<Status>, &CancellationToken),
 ) -> End {
     flight.restart();
+    window.restart();
     let login = options.target.login(Timestamp::now());
     let mut dialled = match dial(options, &login).await {
         Ok(dialled) => dialled,
@@ -66,6 +75,8 @@ pub(super) async fn serve<B: Backlog, O: Outcome>(
     let line = Line {
         outcome,
         flight: Mutex::new(flight),
+        window: Mutex::new(window),
+        pace: options.hub_rate.map(|rate| Mutex::new(Pace::new(f64::from(rate), Instant::now()))),
         room: Notify::new(),
         closing: CancellationToken::new(),
         connected: CancellationToken::new(),
@@ -123,6 +134,7 @@ impl<O: Outcome> Line<'_, O> {
 
     fn on_puback(&self, packet_id: u16) {
         let Some(acknowledged) = self.flight.lock().acknowledge(packet_id) else { return };
+        self.learn(Instant::now(), acknowledged.handed);
         let now = Timestamp::now();
         if self.outcome.delivered(acknowledged.id) {
             self.metrics.messages_delivered.increment(1);
@@ -139,16 +151,45 @@ impl<O: Outcome> Line<'_, O> {
         self.room.notify_waiters();
     }
 
+    /// What a PUBACK tells about the line and the hub.
+    fn learn(&self, now: Instant, handed: Option<Instant>) {
+        let Some(handed) = handed else { return };
+        let mut window = self.window.lock();
+        let before = window.limit();
+        window.acknowledged(now, now.saturating_duration_since(handed));
+        if window.limit() != before {
+            self.tell_window(window.limit());
+        }
+        if let (Some(pace), Latency { best: Some(best), recent }) = (&self.pace, window.latency()) {
+            pace.lock().latency(now, recent, best);
+        }
+    }
+
+    fn tell_window(&self, limit: usize) {
+        self.metrics.uplink_window.set(f64::from(u32::try_from(limit).unwrap_or(u32::MAX)));
+    }
+
+    /// What waits for more than about a second of sending becomes late.
+    fn split<B: Backlog>(&self, backlog: &mut B) {
+        let second = self.window.lock().second();
+        let second = self.options.hub_rate.map_or(second, |rate| second.min(u64::from(rate)));
+        if backlog.split(second) {
+            tracing::info!("uplink: what waited follows in its own lane; what comes now goes first");
+        }
+    }
+
     /// Hands messages to the event loop in order, as far as the window allows.
     async fn feed<B: Backlog>(&self, client: &AsyncClient, backlog: &mut B) -> End {
         self.connected.cancelled().await;
+        self.tell_window(self.window.lock().limit());
+        self.split(backlog);
         loop {
             let left_over = self.flight.lock().left_over().cloned();
             let waiting = match left_over {
                 Some(waiting) => waiting,
                 None => {
                     self.window_open().await;
-                    let Some(waiting) = backlog.next(Lane::Late).await else { return End::NoMore };
+                    let Some(waiting) = self.next(backlog).await else { return End::NoMore };
                     waiting
                 }
             };
@@ -158,14 +199,42 @@ impl<O: Outcome> Line<'_, O> {
         }
     }
 
+    /// The next message to send; a late one when its time has come.
+    async fn next<B: Backlog>(&self, backlog: &mut B) -> Option<Waiting> {
+        loop {
+            let pause = self.pace.as_ref().map_or(Duration::ZERO, |pace| pace.lock().wait(Instant::now()));
+            let down_to = if pause.is_zero() { Lane::Late } else { Lane::Live };
+            if let Some(next) = backlog.next(down_to).now_or_never() {
+                return next;
+            }
+            self.window.lock().idle();
+            let late = async {
+                match pause.is_zero() {
+                    true => std::future::pending().await,
+                    false => tokio::time::sleep(pause).await,
+                }
+            };
+            tokio::select! {
+                biased;
+                next = backlog.next(down_to) => return next,
+                () = late => {}
+            }
+        }
+    }
+
     async fn hand_over(&self, client: &AsyncClient, waiting: Waiting) -> Result<(), End> {
-        let Waiting { id, record, .. } = &waiting;
+        let Waiting { id, lane, record } = &waiting;
         let Ok(message) = HubMessage::parse(record) else {
             tracing::error!(%id, "a stored message cannot be read; it is given up");
             self.outcome.abandon(*id, "unreadable");
             return Ok(());
         };
-        let topic = self.options.target.topic(&message, *id);
+        if self.is_too_old(message.created) {
+            self.outcome.abandon(*id, TOO_OLD);
+            return Ok(());
+        }
+        let late = *lane == Lane::Late;
+        let topic = self.options.target.topic(&message, *id, self.options.mark_late && late);
         if crate::topic::check_name(&topic).is_err() {
             tracing::error!(%id, topic = excerpt(&topic), "a stored message has no valid topic; it is given up");
             self.outcome.abandon(*id, "invalid_topic");
@@ -185,6 +254,9 @@ impl<O: Outcome> Line<'_, O> {
             return std::future::pending().await;
         }
         self.flight.lock().hand();
+        if let Some(pace) = &self.pace {
+            pace.lock().sent(Instant::now(), late);
+        }
         self.metrics.uplink_publishes.increment(1);
         match client.publish_bytes(topic, QoS::AtLeastOnce, false, body).await {
             Ok(()) => Ok(()),
@@ -192,10 +264,19 @@ impl<O: Outcome> Line<'_, O> {
         }
     }
 
+    fn is_too_old(&self, created: Timestamp) -> bool {
+        let age = u128::try_from(Timestamp::now().0.saturating_sub(created.0)).unwrap_or(0);
+        self.options.max_age.is_some_and(|max_age| age > max_age.as_millis())
+    }
+
     async fn window_open(&self) {
         loop {
             let room = self.room.notified();
-            if self.flight.lock().span() < usize::from(self.options.window) {
+            let (span, bytes) = {
+                let flight = self.flight.lock();
+                (flight.span(), flight.bytes())
+            };
+            if span < self.window.lock().limit() && bytes < FLIGHT_BYTES {
                 return;
             }
             room.await;
@@ -281,10 +362,12 @@ mod tests {
     async fn what_comes_while_the_connection_closes_is_kept_for_the_next_one() {
         let options = options(1, 4);
         let (metrics, status) = (Metrics::register(), watch::Sender::default());
-        let mut flight = Flight::default();
+        let (mut flight, mut window) = (Flight::default(), Window::new(options.window));
         let line = Line {
             outcome: &Nobody,
             flight: Mutex::new(&mut flight),
+            window: Mutex::new(&mut window),
+            pace: None,
             room: Notify::new(),
             closing: CancellationToken::new(),
             connected: CancellationToken::new(),

@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::{MessageId, Waiting};
+use bytes::Bytes;
+
+use super::{Lane, MessageId, Waiting};
 use crate::message::Timestamp;
 
 /// A message on its way.
@@ -11,6 +13,7 @@ use crate::message::Timestamp;
 struct Entry {
     waiting: Waiting,
     created: Timestamp,
+    len: usize,
     /// When it was handed to the current connection; `None` until then.
     handed: Option<Instant>,
     /// The identifier it went out with; 0 until the event loop names it.
@@ -26,19 +29,25 @@ pub(super) struct Flight {
     handed: usize,
     /// How many of those have their packet identifier.
     named: usize,
+    /// Bytes of all records.
+    bytes: usize,
 }
 
 /// An acknowledged message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Acknowledged {
     pub(super) id: MessageId,
+    pub(super) lane: Lane,
     pub(super) created: Timestamp,
+    /// When it was handed to this connection.
+    pub(super) handed: Option<Instant>,
 }
 
 impl Flight {
     /// Begins a connection: everything is to be handed over again.
     pub(super) fn restart(&mut self) {
         self.entries.retain(|entry| !entry.acknowledged);
+        self.bytes = self.entries.iter().map(|entry| entry.len).sum();
         for entry in &mut self.entries {
             entry.handed = None;
             entry.packet_id = 0;
@@ -52,6 +61,11 @@ impl Flight {
         self.entries.len()
     }
 
+    /// Bytes of the same messages.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// The next message to hand over that an earlier connection left, in order.
     pub(super) fn left_over(&self) -> Option<&Waiting> {
         self.entries.get(self.handed).map(|entry| &entry.waiting)
@@ -59,7 +73,9 @@ impl Flight {
 
     /// Adds a message from the backlog.
     pub(super) fn add(&mut self, waiting: Waiting, created: Timestamp) {
-        self.entries.push_back(Entry { waiting, created, handed: None, packet_id: 0, acknowledged: false });
+        let len = waiting.record.len();
+        self.bytes += len;
+        self.entries.push_back(Entry { waiting, created, len, handed: None, packet_id: 0, acknowledged: false });
     }
 
     /// The next message is being handed to the connection.
@@ -85,8 +101,12 @@ impl Flight {
         let named = self.entries.iter_mut().take(self.named);
         let entry = named.into_iter().find(|entry| entry.packet_id == packet_id && !entry.acknowledged)?;
         entry.acknowledged = true;
-        let acknowledged = Acknowledged { id: entry.waiting.id, created: entry.created };
-        while self.entries.pop_front_if(|entry| entry.acknowledged).is_some() {
+        // Only the place in the order is still needed, not the bytes.
+        entry.waiting.record = Bytes::new();
+        let Waiting { id, lane, .. } = entry.waiting;
+        let acknowledged = Acknowledged { id, lane, created: entry.created, handed: entry.handed };
+        while let Some(entry) = self.entries.pop_front_if(|entry| entry.acknowledged) {
+            self.bytes -= entry.len;
             self.handed -= 1;
             self.named -= 1;
         }
@@ -106,7 +126,6 @@ impl Flight {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Lane;
     use super::*;
 
     fn filled(sequences: std::ops::Range<u64>) -> Flight {
