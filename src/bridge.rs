@@ -20,7 +20,7 @@ use crate::metrics::{Metrics, translated_by_rule};
 use crate::quarantine::{Quarantine, Reason};
 use crate::rules::{self, Output, RuleSet, Verdict};
 use crate::spool::{Acker, AppendError, Appender, Durable, Reader};
-use crate::uplink::{Backlog, Lane, MessageId, Outcome, Waiting};
+use crate::uplink::{Backlog, Isolation, Lane, MessageId, Outcome, Waiting};
 
 /// What takes the broker's publishes.
 pub struct Bridge {
@@ -315,16 +315,31 @@ impl Backlog for SpoolBacklog {
 }
 
 /// The spool as the uplink settles it.
-pub struct SpoolOutcome(pub Acker);
+pub struct SpoolOutcome {
+    /// Settles messages.
+    pub acker: Acker,
+    /// Takes those the hub would not.
+    pub quarantine: Quarantine,
+    /// Counts them.
+    pub metrics: Metrics,
+}
 
 impl Outcome for SpoolOutcome {
     fn delivered(&self, id: MessageId) -> bool {
-        self.0.ack(id.sequence)
+        self.acker.ack(id.sequence)
     }
 
     fn abandon(&self, id: MessageId, reason: &'static str) {
-        if self.0.ack(id.sequence) {
+        if self.acker.ack(id.sequence) {
             ::metrics::counter!("brownbridge_messages_shed_total", "reason" => reason).increment(1);
+        }
+    }
+
+    async fn isolate(&self, waiting: &Waiting, isolation: &Isolation) {
+        let reason = Reason { rule: "", reason: isolation.reason, detail: &isolation.detail };
+        self.quarantine.put_message(&waiting.id.to_string(), &waiting.record, reason).await;
+        if self.acker.ack(waiting.id.sequence) {
+            self.metrics.isolated(isolation.reason);
         }
     }
 }

@@ -6,7 +6,8 @@
 //!
 //! Conservation, which holds at rest and survives a restart through `spool_recovered`:
 //! - `publishes_received` = `publishes_translated` + sum of `messages_dropped` + sum of `messages_quarantined`
-//! - sum of `messages_translated` + `spool_recovered` = `messages_delivered` + sum of `messages_shed` + `spool_lost` + `spool_messages`
+//! - sum of `messages_translated` + `spool_recovered` = `messages_delivered` + sum of `messages_shed` + sum of
+//!   `hub_messages_quarantined` + `spool_lost` + `spool_messages`
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -123,6 +124,11 @@ impl Metrics {
         ::metrics::counter!("brownbridge_messages_quarantined_total", "reason" => reason.to_owned())
     }
 
+    /// Counts a stored hub message that went to the quarantine.
+    pub fn isolated(&self, reason: &'static str) {
+        ::metrics::counter!("brownbridge_hub_messages_quarantined_total", "reason" => reason).increment(1);
+    }
+
     /// Says when the SAS token in use expires. Without a token there is no such gauge, and no alarm about it.
     pub fn sas_expires(&self, seconds: i64) {
         set("brownbridge_sas_expiry_timestamp_seconds", seconds);
@@ -170,7 +176,8 @@ pub fn describe_labelled() {
         ("brownbridge_messages_translated_total", "Hub messages made and stored, by rule"),
         ("brownbridge_messages_dropped_total", "Publishes that make no hub message on purpose, by reason"),
         ("brownbridge_messages_quarantined_total", "Publishes put into the quarantine, by reason"),
-        ("brownbridge_quarantine_evicted_total", "Quarantined publishes given up because the quarantine was full"),
+        ("brownbridge_hub_messages_quarantined_total", "Stored hub messages put into the quarantine, by reason"),
+        ("brownbridge_quarantine_evicted_total", "Quarantined entries given up because the quarantine was full"),
         ("brownbridge_messages_shed_total", "Stored hub messages given up to make room, by reason"),
         ("brownbridge_uplink_reconnects_total", "Ends of the uplink's connection, by reason"),
         ("brownbridge_spool_recovered_total", "Hub messages found waiting in the spool at start"),

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
-use support::{BINARY, Bridge, Publisher, Sim, free_port, until};
+use support::{BINARY, Bridge, Publisher, Sim, assert_conserved, free_port, until};
 
 const RULES: &str = "[[rule]]\nname = \"all\"\ntopic = \"t/{device}\"\ndevice = \"{device}\"\n\
     [[rule]]\nname = \"strict\"\ntopic = \"json/{device}\"\ndevice = \"{device}\"\ndecode = \"json\"\n\
@@ -43,17 +43,6 @@ fn wait_for(sim: &Sim, count: usize) -> Vec<Value> {
 
 fn log(bridge: &Bridge) -> String {
     std::fs::read_to_string(&bridge.log).unwrap()
-}
-
-/// invariant 4
-fn assert_conserved(bridge: &Bridge) {
-    let m = |name: &str| bridge.metric(&format!("brownbridge_{name}"));
-    let taken = m("publishes_translated_total") + m("messages_dropped_total") + m("messages_quarantined_total");
-    assert_eq!(m("publishes_received_total"), taken);
-    let made = m("messages_translated_total") + m("spool_recovered_total");
-    let settled =
-        m("messages_delivered_total") + m("messages_shed_total") + m("spool_lost_total") + m("spool_messages");
-    assert_eq!(made, settled);
 }
 
 #[test]
@@ -92,13 +81,7 @@ fn a_publish_becomes_a_hub_message() {
     ] {
         assert!(bridge.get("/metrics").contains(&format!("{label} {count}\n")), "{label}");
     }
-    let kept: Vec<Value> = std::fs::read_dir(dir.path().join("state/quarantine"))
-        .unwrap()
-        .flat_map(|file| {
-            let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
-            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()
-        })
-        .collect();
+    let kept = support::quarantined(dir.path());
     assert_eq!(kept.len(), 3);
     assert_eq!((kept[0]["payload"].as_str(), kept[0]["rule"].as_str()), (Some("{oops"), Some("strict")));
 
@@ -427,7 +410,7 @@ fn a_quarantine_that_cannot_be_written_does_not_keep_the_program_from_ending() {
     let sim = Sim::start(&dir.path().join("sim"), free_port(), &[]);
     let mut bridge = Bridge::start(dir.path(), &sim, RULES, "");
     send(&bridge, "t/a", "1");
-    std::fs::remove_dir(dir.path().join("state/quarantine")).unwrap();
+    std::fs::remove_dir_all(dir.path().join("state/quarantine")).unwrap();
     let mut publisher = Publisher::connect(bridge.mqtt, "p").unwrap();
     let mut out = Vec::new();
     publisher.publish(&mut out, "json/a", b"{oops");

@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | broker: an accept loop a listener, one task a connection, one for `$SYS` | [`start`] | [`Running::stop`], first | sockets (not read while the spool is full) |
 //! | spool: writer and reader threads | [`start`] | after the uplink | one pending batch, 4 MB |
-//! | quarantine: writer thread | [`start`] | after the broker | 64 entries |
+//! | quarantine: writer thread | [`start`] | after the uplink | 64 entries |
 //! | uplink | [`start`] | after it drained, or `drain_timeout` | the spool; `window` in flight |
 //! | fence: watch of its files | [`start`] | with the broker | none; passwords wait for one of 2 places |
 //! | admin | [`start`] | last | 64 connections |
@@ -118,7 +118,8 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let (status_sender, status) = watch::channel(Status::default());
     let uplink_stop = CancellationToken::new();
     let spool_id = opened.appender.id();
-    let backlog = (SpoolBacklog { spool_id, reader: opened.reader }, SpoolOutcome(opened.acker));
+    let outcome = SpoolOutcome { acker: opened.acker, quarantine: quarantine.clone(), metrics: metrics.clone() };
+    let backlog = (SpoolBacklog { spool_id, reader: opened.reader }, outcome);
     let uplink =
         tokio::spawn(uplink::run(settings.uplink, backlog, metrics.clone(), status_sender, uplink_stop.clone()));
 
@@ -211,11 +212,12 @@ impl Running {
         if let Some(fence) = self.fence {
             let _ = fence.await;
         }
-        let waiting = tokio::task::spawn_blocking(move || self.quarantine.join());
-        let _ = tokio::time::timeout(BROKER_GRACE, waiting).await;
         let drained = tokio::time::timeout(self.drain_timeout, drained(&self.appender)).await;
         self.uplink_stop.cancel();
         let _ = self.uplink.await;
+        // The uplink was the last that could put something into it.
+        let waiting = tokio::task::spawn_blocking(move || self.quarantine.join());
+        let _ = tokio::time::timeout(BROKER_GRACE, waiting).await;
         let left = self.appender.stats().waiting;
         if drained.is_err() && left > 0 {
             tracing::info!("{left} messages stay in the spool for the next start");

@@ -139,6 +139,7 @@ fn settled(
         keep_alive: config.uplink.keep_alive,
         backoff: config.uplink.backoff,
         ack_timeout: config.uplink.ack_timeout,
+        suspect_after: config.uplink.suspect_after,
     };
     let mut spool = spool::Options::new(state.join("spool"), config.spool.max_size);
     spool.linger = config.spool.commit_wait;

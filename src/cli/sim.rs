@@ -72,6 +72,9 @@ struct Faults {
     /// Cut the line after every N messages of a connection, before the PUBACK of the Nth
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     cut_every: Option<u64>,
+    /// Close the connection at every message whose payload has this text in it, as a hub does at one it dislikes
+    #[arg(long, value_name = "TEXT")]
+    close_on: Option<String>,
     /// Refuse every CONNECT with return code 5
     #[arg(long)]
     refuse: bool,
@@ -174,6 +177,7 @@ fn options(args: Args, output: Option<mpsc::Sender<Vec<Received>>>) -> anyhow::R
             puback_delay: Duration::from_millis(args.faults.puback_delay),
             withhold_puback: args.faults.withhold_puback,
             cut_every: args.faults.cut_every,
+            close_on: args.faults.close_on,
             refuse: args.faults.refuse,
             expire_after: args.faults.expire.map(Duration::from_secs),
         },

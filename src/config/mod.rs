@@ -179,6 +179,8 @@ pub struct Uplink {
     pub backoff: (Duration, Duration),
     /// Time an acknowledgement may take before the connection is taken for dead.
     pub ack_timeout: Duration,
+    /// Closes of the line in a row after which what was in flight is suspected of causing them; 0 suspects nothing.
+    pub suspect_after: u32,
     /// How long the end of the program waits for the spool to drain.
     pub drain_timeout: Duration,
     /// Settings of `kind = "mqtt"`.
@@ -354,6 +356,7 @@ fn uplink(section: &mut Section<'_, '_, '_>) -> Option<Uplink> {
             section.duration("backoff_max", Duration::from_secs(60)),
         ),
         ack_timeout: section.duration("ack_timeout", Duration::from_secs(60)),
+        suspect_after: u32::try_from(section.count("suspect_after", 3, 0..=1_000)).unwrap_or(3),
         drain_timeout: section.duration("drain_timeout", Duration::from_secs(5)),
         mqtt: mqtt(section, kind.value),
         kind,

@@ -32,6 +32,8 @@ pub enum Closed {
     Protocol,
     /// The line was cut on purpose.
     Cut,
+    /// A message it was told to close at.
+    Disliked,
     /// The client does not read what it is sent.
     NotReading,
     /// The CONNECT was refused.
@@ -63,6 +65,7 @@ impl Closed {
             Self::Unsubscribe => "UNSUBSCRIBE from a topic filter it did not have",
             Self::Protocol => "not MQTT 3.1.1, or a packet out of place",
             Self::Cut => "cut on purpose",
+            Self::Disliked => "a message it was told to close at",
             Self::NotReading => "the client does not read what it is sent",
             Self::Refused => "the CONNECT was refused",
             Self::Handshake => "the TLS handshake failed or took too long",

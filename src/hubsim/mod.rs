@@ -79,6 +79,8 @@ pub struct Misbehave {
     pub withhold_puback: bool,
     /// The line is cut after every so many messages of a connection, before the PUBACK of the last.
     pub cut_every: Option<u64>,
+    /// The line is closed at every message whose payload has this text in it; the message is not taken.
+    pub close_on: Option<String>,
     /// Every CONNECT is refused with 5.
     pub refuse: bool,
     /// A connection is closed this long after its CONNECT, as if its token were over.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use rumqttc::{AsyncClient, Event, Incoming, Outgoing, QoS};
 use tokio::sync::{Notify, watch};
@@ -9,9 +10,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::dial::{Dialled, dial};
 use super::flight::Flight;
-use super::{Backlog, Lane, Options, Outcome, Status, Waiting};
-use crate::message::{HubMessage, Timestamp, excerpt};
+use super::{Backlog, Isolation, Lane, Options, Outcome, Status, Waiting};
+use crate::message::{HubMessage, Timestamp};
 use crate::metrics::Metrics;
+
+mod trial;
 
 /// How long a planned end waits for the acknowledgements it is owed.
 const LAST_ACKS: Duration = Duration::from_secs(5);
@@ -26,6 +29,12 @@ pub(super) enum End {
     Renew,
     /// Anything else.
     Failed { reason: &'static str, text: String },
+}
+
+impl End {
+    fn not_taken(error: &rumqttc::ClientError) -> Self {
+        Self::Failed { reason: "protocol", text: format!("a message was not taken: {error}") }
+    }
 }
 
 /// What the feeder and the driver of one connection share.
@@ -122,7 +131,10 @@ impl<O: Outcome> Line<'_, O> {
     }
 
     fn on_puback(&self, packet_id: u16) {
-        let Some(acknowledged) = self.flight.lock().acknowledge(packet_id) else { return };
+        let Some(acknowledged) = self.flight.lock().acknowledge(packet_id) else {
+            self.room.notify_waiters();
+            return;
+        };
         let now = Timestamp::now();
         if self.outcome.delivered(acknowledged.id) {
             self.metrics.messages_delivered.increment(1);
@@ -142,6 +154,9 @@ impl<O: Outcome> Line<'_, O> {
     /// Hands messages to the event loop in order, as far as the window allows.
     async fn feed<B: Backlog>(&self, client: &AsyncClient, backlog: &mut B) -> End {
         self.connected.cancelled().await;
+        if let Err(end) = self.send_suspects_alone(client, backlog).await {
+            return end;
+        }
         loop {
             let left_over = self.flight.lock().left_over().cloned();
             let waiting = match left_over {
@@ -159,43 +174,63 @@ impl<O: Outcome> Line<'_, O> {
     }
 
     async fn hand_over(&self, client: &AsyncClient, waiting: Waiting) -> Result<(), End> {
-        let Waiting { id, record, .. } = &waiting;
-        let Ok(message) = HubMessage::parse(record) else {
-            tracing::error!(%id, "a stored message cannot be read; it is given up");
-            self.outcome.abandon(*id, "unreadable");
-            return Ok(());
-        };
-        let topic = self.options.target.topic(&message, *id);
-        if crate::topic::check_name(&topic).is_err() {
-            tracing::error!(%id, topic = excerpt(&topic), "a stored message has no valid topic; it is given up");
-            self.outcome.abandon(*id, "invalid_topic");
-            return Ok(());
-        }
-        let body = record.slice_ref(message.body);
-        let created = message.created;
+        let ready = self.ready_to_send(&waiting);
+        let created = ready.as_ref().map_or(Timestamp(0), |(_, _, created)| *created);
         {
             let mut flight = self.flight.lock();
             let is_new = flight.left_over().is_none();
             if is_new {
-                flight.add(waiting, created);
+                flight.add(waiting.clone(), created);
             }
         }
         // Only now: the backlog gives a message once, so the next connection must find this one in the flight.
         if self.closing.is_cancelled() {
             return std::future::pending().await;
         }
+        let (topic, body, _) = match ready {
+            Ok(ready) => ready,
+            Err(isolation) => {
+                super::isolate(self.outcome, self.metrics, &waiting, &isolation).await;
+                self.flight.lock().give_up(waiting.id);
+                return Ok(());
+            }
+        };
         self.flight.lock().hand();
         self.metrics.uplink_publishes.increment(1);
-        match client.publish_bytes(topic, QoS::AtLeastOnce, false, body).await {
-            Ok(()) => Ok(()),
-            Err(error) => Err(End::Failed { reason: "protocol", text: format!("a message was not taken: {error}") }),
+        client.publish_bytes(topic, QoS::AtLeastOnce, false, body).await.map_err(|error| End::not_taken(&error))
+    }
+
+    /// Topic, body and time of a message; or why the hub would close the connection at it.
+    fn ready_to_send(&self, waiting: &Waiting) -> Result<(String, Bytes, Timestamp), Isolation> {
+        let Waiting { id, record, .. } = waiting;
+        let Ok(message) = HubMessage::parse(record) else {
+            return Err(Isolation { reason: "unreadable", detail: "the stored message cannot be read".to_owned() });
+        };
+        let topic = self.options.target.topic(&message, *id);
+        if crate::topic::check_name(&topic).is_err() {
+            return Err(Isolation { reason: "invalid_topic", detail: format!("{topic:?} is no topic to publish to") });
         }
+        if let Some(detail) = self.options.target.too_large(&message, *id, &topic) {
+            return Err(Isolation { reason: "too_large", detail });
+        }
+        Ok((topic, record.slice_ref(message.body), message.created))
     }
 
     async fn window_open(&self) {
         loop {
             let room = self.room.notified();
             if self.flight.lock().span() < usize::from(self.options.window) {
+                return;
+            }
+            room.await;
+        }
+    }
+
+    /// Returns when nothing that was handed over waits for its acknowledgement.
+    async fn all_acknowledged(&self) {
+        loop {
+            let room = self.room.notified();
+            if !self.flight.lock().is_waiting() {
                 return;
             }
             room.await;
@@ -219,17 +254,8 @@ impl<O: Outcome> Line<'_, O> {
         if !self.connected.is_cancelled() {
             return end; // Nothing was handed over, and nobody is there to take leave of.
         }
-        let acknowledged = async {
-            loop {
-                let room = self.room.notified();
-                if !self.flight.lock().is_waiting() {
-                    return;
-                }
-                room.await;
-            }
-        };
         let last = async {
-            acknowledged.await;
+            self.all_acknowledged().await;
             let _ = client.disconnect().await;
             self.gone.cancelled().await;
         };
@@ -275,6 +301,8 @@ mod tests {
         }
 
         fn abandon(&self, _: MessageId, _: &'static str) {}
+
+        async fn isolate(&self, _: &Waiting, _: &Isolation) {}
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use super::suspicion::{Suspicion, Verdict};
 use super::{MessageId, Waiting};
 use crate::message::Timestamp;
 
@@ -26,6 +27,21 @@ pub(super) struct Flight {
     handed: usize,
     /// How many of those have their packet identifier.
     named: usize,
+    /// True once the current connection brought an acknowledgement.
+    heard: bool,
+    suspicion: Suspicion,
+    /// The last message that was acknowledged in order: the hub is known to take it.
+    good: Option<Waiting>,
+    control: Control,
+}
+
+/// A message known to be good, sent again to see whether the hub takes anything at all.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Control {
+    #[default]
+    None,
+    Handed(Instant),
+    Named(Instant, u16),
 }
 
 /// An acknowledged message.
@@ -36,6 +52,11 @@ pub(super) struct Acknowledged {
 }
 
 impl Flight {
+    /// Empty; messages are suspects after so many closes of the line, see [`Suspicion`].
+    pub(super) fn new(suspect_after: u32) -> Self {
+        Self { suspicion: Suspicion::new(suspect_after), ..Self::default() }
+    }
+
     /// Begins a connection: everything is to be handed over again.
     pub(super) fn restart(&mut self) {
         self.entries.retain(|entry| !entry.acknowledged);
@@ -45,6 +66,8 @@ impl Flight {
         }
         self.handed = 0;
         self.named = 0;
+        self.heard = false;
+        self.control = Control::None;
     }
 
     /// Messages between the oldest unacknowledged and the newest, both included: the window is measured in these.
@@ -72,6 +95,11 @@ impl Flight {
 
     /// The event loop sent the oldest message that had no identifier yet: they go out as they were handed.
     pub(super) fn name(&mut self, packet_id: u16) {
+        // It goes out before anything else is handed over.
+        if let Control::Handed(at) = self.control {
+            self.control = Control::Named(at, packet_id);
+            return;
+        }
         if let Some(entry) = self.entries.get_mut(self.named)
             && self.named < self.handed
         {
@@ -82,25 +110,99 @@ impl Flight {
 
     /// The hub acknowledged an identifier.
     pub(super) fn acknowledge(&mut self, packet_id: u16) -> Option<Acknowledged> {
+        self.heard = true;
+        if matches!(self.control, Control::Named(_, id) if id == packet_id) {
+            self.control = Control::None;
+            return None;
+        }
         let named = self.entries.iter_mut().take(self.named);
         let entry = named.into_iter().find(|entry| entry.packet_id == packet_id && !entry.acknowledged)?;
         entry.acknowledged = true;
         let acknowledged = Acknowledged { id: entry.waiting.id, created: entry.created };
-        while self.entries.pop_front_if(|entry| entry.acknowledged).is_some() {
+        self.suspicion.clear(acknowledged.id);
+        while let Some(entry) = self.entries.pop_front_if(|entry| entry.acknowledged) {
             self.handed -= 1;
             self.named -= 1;
+            self.good = Some(entry.waiting);
         }
         Some(acknowledged)
     }
 
     /// When the oldest unacknowledged message was handed to this connection.
     pub(super) fn oldest_handed(&self) -> Option<Instant> {
-        self.entries.front().and_then(|entry| entry.handed)
+        match self.control {
+            Control::Handed(at) | Control::Named(at, _) => Some(at),
+            Control::None => self.entries.front().and_then(|entry| entry.handed),
+        }
     }
 
     /// True while a handed message is not acknowledged.
     pub(super) fn is_waiting(&self) -> bool {
-        self.handed > 0
+        self.handed > 0 || self.control != Control::None
+    }
+
+    /// The other side closed the line. Returns the verdict, and the message it convicts: it is in the flight no more.
+    pub(super) fn closed(&mut self) -> (Verdict, Option<Waiting>) {
+        if self.control != Control::None {
+            // It does not take what it took before: nobody here is to blame.
+            self.suspicion.forget();
+            return (Verdict::Unproven, None);
+        }
+        let sent = self.entries.iter().take(self.named).filter(|entry| !entry.acknowledged);
+        let verdict = self.suspicion.closed(sent.map(|entry| entry.waiting.id), self.heard);
+        match verdict {
+            Verdict::Convicted(id) => (verdict, self.take(id)),
+            // With nothing known to be good, another one has to go first.
+            Verdict::Unproven if self.good.is_none() => {
+                self.restart();
+                self.entries.rotate_left(usize::from(!self.entries.is_empty()));
+                (verdict, None)
+            }
+            _ => (verdict, None),
+        }
+    }
+
+    /// Takes a message out that is never to be sent. Only between connections.
+    fn take(&mut self, id: MessageId) -> Option<Waiting> {
+        self.restart();
+        let at = self.entries.iter().position(|entry| entry.waiting.id == id)?;
+        self.entries.remove(at).map(|entry| entry.waiting)
+    }
+
+    /// Takes out the message that was to be handed over next: it is never to be sent.
+    pub(super) fn give_up(&mut self, id: MessageId) {
+        if self.left_over().is_some_and(|next| next.id == id) {
+            self.entries.remove(self.handed);
+            self.suspicion.clear(id);
+        }
+    }
+
+    /// How many messages known to be good go before the suspects.
+    pub(super) fn controls(&self) -> u32 {
+        self.suspicion.controls()
+    }
+
+    /// True while suspects are to be sent alone.
+    pub(super) fn is_on_trial(&self) -> bool {
+        self.suspicion.is_on_trial()
+    }
+
+    /// Ends a trial that has no suspect left to send.
+    pub(super) fn acquit(&mut self) {
+        self.suspicion.forget();
+    }
+
+    /// Puts a message before all others. Only before anything is handed to the connection.
+    pub(super) fn add_first(&mut self, waiting: Waiting, created: Timestamp) {
+        self.add(waiting, created);
+        self.entries.rotate_right(1);
+    }
+
+    /// A message the hub is known to take; it is about to be sent again.
+    pub(super) fn control(&mut self) -> Option<Waiting> {
+        let good = self.good.clone()?;
+        self.control = Control::Handed(Instant::now());
+        Some(good)
     }
 }
 

@@ -12,6 +12,9 @@
 //! it has taken from its queue could be lost between its state and the wire; when a connection is to end, the
 //! whole event loop goes.
 //!
+//! A message that makes the hub close the connection would stop everything behind it. [`suspicion`] finds it, and
+//! it leaves for the quarantine, as does one that the hub is known not to take.
+//!
 //! A connection ends for these reasons, each counted in `uplink_reconnects`: `token_renewal` (planned, after
 //! what is in flight was acknowledged), `refused`, `tls`, `network`, `timeout`, `closed`, `ack_timeout` (the
 //! hub takes messages but acknowledges none) and `protocol`. All but the first are followed by a pause that
@@ -25,12 +28,14 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::message::{HubMessage, excerpt};
 use crate::metrics::Metrics;
 
 mod connection;
 mod dial;
 mod flight;
 mod relay;
+mod suspicion;
 mod target;
 pub mod tls;
 
@@ -38,6 +43,7 @@ pub use target::{HubTarget, MqttTarget, Target};
 
 use connection::End;
 use flight::Flight;
+use suspicion::Verdict;
 
 /// How soon a message goes up. The order of the variants is the order of sending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,6 +88,18 @@ pub trait Outcome: Send + Sync + 'static {
 
     /// It will never be sent, for `reason`.
     fn abandon(&self, id: MessageId, reason: &'static str);
+
+    /// It will never be sent, and is to be kept where somebody can look at it. Returns when it is.
+    fn isolate(&self, waiting: &Waiting, isolation: &Isolation) -> impl Future<Output = ()> + Send;
+}
+
+/// Why a message is not sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Isolation {
+    /// A fixed word, the counter's label.
+    pub reason: &'static str,
+    /// A sentence.
+    pub detail: String,
 }
 
 /// A message taken from the backlog.
@@ -108,6 +126,8 @@ pub struct Options {
     pub backoff: (Duration, Duration),
     /// Age of the oldest unacknowledged publish at which the connection is given up.
     pub ack_timeout: Duration,
+    /// Closes of the line in a row after which what was in flight is suspected of causing them; 0 suspects nothing.
+    pub suspect_after: u32,
 }
 
 /// What the uplink is doing, for /readyz.
@@ -129,7 +149,7 @@ pub async fn run<B: Backlog, O: Outcome>(
     status: watch::Sender<Status>,
     stop: CancellationToken,
 ) {
-    let mut flight = Flight::default();
+    let mut flight = Flight::new(options.suspect_after);
     let mut pause = options.backoff.0;
     loop {
         let started = Instant::now();
@@ -148,6 +168,9 @@ pub async fn run<B: Backlog, O: Outcome>(
             End::Failed { reason, text } => (reason, text),
         };
         metrics.uplink_reconnect(reason);
+        if reason == "closed" && look_for_poison(&mut flight, &outcome, &metrics).await {
+            pause = options.backoff.0;
+        }
         let jittered = pause.mul_f64(rand::random_range(0.5..=1.0));
         let known = status.borrow().trouble.as_deref() == Some(text.as_str());
         if known {
@@ -165,6 +188,38 @@ pub async fn run<B: Backlog, O: Outcome>(
         }
         pause = (pause * 2).min(options.backoff.1);
     }
+}
+
+/// After the other side closed the line: isolates the message that makes it do so. True if one was found.
+async fn look_for_poison<O: Outcome>(flight: &mut Flight, outcome: &O, metrics: &Metrics) -> bool {
+    let (verdict, convicted) = flight.closed();
+    if let Verdict::Suspected(count) = verdict {
+        tracing::warn!(
+            "uplink: the line was closed again and again with the same messages in flight; {count} of them are sent \
+             alone now, to see whether one of them is the cause"
+        );
+    }
+    let Some(poison) = convicted else { return false };
+    let detail = "the hub acknowledged another message and closed the connection at this one, alone on the line, twice";
+    let isolation = Isolation { reason: "poison", detail: detail.to_owned() };
+    isolate(outcome, metrics, &poison, &isolation).await;
+    true
+}
+
+/// Puts a message that is not to be sent where it can be looked at.
+async fn isolate<O: Outcome>(outcome: &O, metrics: &Metrics, waiting: &Waiting, isolation: &Isolation) {
+    metrics.log_pace(&format!("isolated {}", isolation.reason), |left_out| {
+        let device = HubMessage::parse(&waiting.record).map_or_else(|_| "", |message| message.device);
+        tracing::error!(
+            id = %waiting.id,
+            device = excerpt(device),
+            reason = isolation.reason,
+            detail = excerpt(&isolation.detail),
+            left_out,
+            "a message that the hub would not take goes to the quarantine"
+        );
+    });
+    outcome.isolate(waiting, isolation).await;
 }
 
 #[cfg(test)]

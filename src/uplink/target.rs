@@ -9,6 +9,7 @@ use rumqttc::tokio_rustls::rustls::ClientConfig;
 
 use crate::hub::connect::{self, Identity};
 use crate::hub::connection_string::{Auth, ConnectionString};
+use crate::hub::limits::{D2C_MAX_BYTES, TOPIC_MAX_BYTES};
 use crate::hub::{d2c, sas};
 use crate::message::{HubMessage, Timestamp};
 use crate::secret::Secret;
@@ -117,6 +118,19 @@ impl Target {
                 password: mqtt.credentials.as_ref().map(|(_, password)| password.clone()),
                 expiry: None,
             },
+        }
+    }
+
+    /// In words why the other side would close the connection at `message`; `None` where it takes it.
+    pub(super) fn too_large(&self, message: &HubMessage<'_>, id: MessageId, topic: &str) -> Option<String> {
+        let fits = topic.len() <= TOPIC_MAX_BYTES;
+        match self {
+            Self::Hub(hub) if !fits || message.body.len() + topic.len() > D2C_MAX_BYTES => {
+                let sender = d2c::Sender { identity: Identity::of(&hub.connection), gateway: true };
+                d2c::check_size(&sender, message, &message_id(id), topic).err().map(|error| error.to_string())
+            }
+            Self::Mqtt(_) if !fits => Some(d2c::SizeError::Topic(topic.len()).to_string()),
+            _ => None,
         }
     }
 

@@ -36,6 +36,10 @@ impl Outcome for Delivered {
     fn abandon(&self, _: MessageId, reason: &'static str) {
         panic!("abandoned: {reason}");
     }
+
+    async fn isolate(&self, _: &Waiting, isolation: &Isolation) {
+        panic!("isolated: {isolation:?}");
+    }
 }
 
 pub(super) fn waiting(sequence: u64) -> Waiting {
@@ -58,6 +62,7 @@ pub(super) fn options(port: u16, window: u16) -> Options {
         keep_alive: Duration::from_secs(60),
         backoff: (Duration::from_millis(1), Duration::from_millis(1)),
         ack_timeout: Duration::from_secs(60),
+        suspect_after: 3,
     }
 }
 

@@ -182,11 +182,7 @@ impl Bridge {
 
     /// The sum of a metric over its labels.
     pub fn metric(&self, name: &str) -> f64 {
-        let page = self.get("/metrics");
-        let wanted = page
-            .lines()
-            .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ') || rest.starts_with('{')));
-        wanted.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        metric(&self.get("/metrics"), name)
     }
 }
 
@@ -271,4 +267,58 @@ impl Drop for Publisher {
     fn drop(&mut self) {
         let _ = self.stream.write_all(&[0xe0, 0]);
     }
+}
+
+/// How long a test waits for what must come.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A folder of its own below target/.
+pub fn folder() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// Publishes in one connection and waits for all acknowledgements.
+pub fn publish_all<'a>(address: SocketAddr, topic: &str, payloads: impl IntoIterator<Item = &'a str>) {
+    let mut publisher = Publisher::connect(address, "test").unwrap();
+    let mut out = Vec::new();
+    for payload in payloads {
+        publisher.publish(&mut out, topic, payload.as_bytes());
+    }
+    publisher.flush(&mut out).unwrap();
+    while publisher.inflight() > 0 {
+        publisher.acknowledged().unwrap();
+    }
+}
+
+/// The payloads the simulator printed.
+pub fn bodies(sim: &Sim) -> Vec<String> {
+    sim.received().iter().map(|message| message["body"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+/// What lies in the quarantine of the state folder in `dir`.
+pub fn quarantined(dir: &Path) -> Vec<serde_json::Value> {
+    let files = fs::read_dir(dir.join("state/quarantine")).unwrap().map(|file| file.unwrap().path());
+    let mut files: Vec<_> = files.filter(|path| path.extension().is_some_and(|kind| kind == "jsonl")).collect();
+    files.sort();
+    let texts = files.into_iter().map(|path| fs::read_to_string(path).unwrap());
+    texts.flat_map(|text| text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<_>>()).collect()
+}
+
+/// The equations of src/metrics.rs, of one page.
+pub fn assert_conserved(bridge: &Bridge) {
+    let page = bridge.get("/metrics");
+    let m = |name: &str| metric(&page, &format!("brownbridge_{name}"));
+    let taken = m("publishes_translated_total") + m("messages_dropped_total") + m("messages_quarantined_total");
+    assert_eq!(m("publishes_received_total"), taken);
+    let made = m("messages_translated_total") + m("spool_recovered_total");
+    let given_up = m("messages_shed_total") + m("hub_messages_quarantined_total") + m("spool_lost_total");
+    assert_eq!(made, m("messages_delivered_total") + given_up + m("spool_messages"));
+}
+
+/// The sum of a metric over its labels.
+pub fn metric(page: &str, name: &str) -> f64 {
+    let wanted = page
+        .lines()
+        .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ') || rest.starts_with('{')));
+    wanted.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
