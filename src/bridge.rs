@@ -33,6 +33,7 @@ pub struct Bridge {
     by_rule: Vec<Counter>,
     forwarded: Counter,
     addressed: Counter,
+    retried: Counter,
     closed: AtomicBool,
 }
 
@@ -63,6 +64,7 @@ impl Bridge {
             by_rule: rules.names().map(translated_by_rule).collect(),
             forwarded: translated_by_rule("(unmatched)"),
             addressed: translated_by_rule("(addressed to the hub)"),
+            retried: translated_by_rule("(retried)"),
             closed: AtomicBool::new(false),
             rules,
             unmatched,
@@ -145,6 +147,21 @@ impl Bridge {
                 Offer::Taken(ticket.0)
             }
             Err(error) => self.not_appended(publish, error),
+        }
+    }
+
+    /// Spools a hub message that was in the quarantine.
+    pub fn send_again(&self, record: &[u8]) -> Offer {
+        match self.spool.try_append(std::iter::once(record)) {
+            Ok(ticket) => {
+                self.retried.increment(1);
+                Offer::Taken(ticket.0)
+            }
+            Err(AppendError::Closed) => {
+                self.closed.store(true, Ordering::Relaxed);
+                Offer::Full
+            }
+            Err(AppendError::Full | AppendError::TooLarge) => Offer::Full,
         }
     }
 

@@ -11,6 +11,7 @@ pub mod bridge;
 pub mod broker;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod diag;
 pub mod fence;
 pub mod hub;

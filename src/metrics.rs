@@ -8,6 +8,9 @@
 //! - `publishes_received` = `publishes_translated` + sum of `messages_dropped` + sum of `messages_quarantined`
 //! - sum of `messages_translated` + `spool_recovered` = `messages_delivered` + sum of `messages_shed` + sum of
 //!   `hub_messages_quarantined` + `spool_lost` + `spool_messages`
+//!
+//! A retried entry of the quarantine counts as received anew, a retried hub message as translated by the rule
+//! `(retried)`: the counters of the quarantine count what went in, not what lies there.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,7 +23,8 @@ use crate::message::Timestamp;
 /// Handles of all metrics that code below the wiring touches.
 #[derive(Clone)]
 pub struct Metrics {
-    /// Publishes of plant clients that the broker accepted; wills, and what rules with `on` take, among them.
+    /// Publishes of plant clients that the broker accepted; wills, what rules with `on` take, and what is retried from
+    /// the quarantine, among them.
     pub publishes_received: Counter,
     /// Publishes of which the rules made at least one hub message.
     pub publishes_translated: Counter,
@@ -129,6 +133,11 @@ impl Metrics {
         ::metrics::counter!("brownbridge_hub_messages_quarantined_total", "reason" => reason).increment(1);
     }
 
+    /// Counts entries that left the quarantine: `retried`, or dropped by the `operator`.
+    pub fn quarantine_taken(&self, reason: &'static str, entries: usize) {
+        ::metrics::counter!("brownbridge_quarantine_taken_total", "reason" => reason).increment(entries as u64);
+    }
+
     /// Says when the SAS token in use expires. Without a token there is no such gauge, and no alarm about it.
     pub fn sas_expires(&self, seconds: i64) {
         set("brownbridge_sas_expiry_timestamp_seconds", seconds);
@@ -177,6 +186,7 @@ pub fn describe_labelled() {
         ("brownbridge_messages_dropped_total", "Publishes that make no hub message on purpose, by reason"),
         ("brownbridge_messages_quarantined_total", "Publishes put into the quarantine, by reason"),
         ("brownbridge_hub_messages_quarantined_total", "Stored hub messages put into the quarantine, by reason"),
+        ("brownbridge_quarantine_taken_total", "Quarantined entries taken out by an operator, by what became of them"),
         ("brownbridge_quarantine_evicted_total", "Quarantined entries given up because the quarantine was full"),
         ("brownbridge_messages_shed_total", "Stored hub messages given up to make room, by reason"),
         ("brownbridge_uplink_reconnects_total", "Ends of the uplink's connection, by reason"),

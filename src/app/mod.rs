@@ -7,12 +7,13 @@
 //! | quarantine: writer thread | [`start`] | after the uplink | 64 entries |
 //! | uplink | [`start`] | after it drained, or `drain_timeout` | the spool; `window` in flight |
 //! | fence: watch of its files | [`start`] | with the broker | none; passwords wait for one of 2 places |
+//! | control socket | [`start`] | after the broker | 8 connections |
 //! | admin | [`start`] | last | 64 connections |
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -25,17 +26,20 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Recorder};
 use crate::bridge::{Bridge, SpoolBacklog, SpoolOutcome};
 use crate::broker::{Broker, Census, Listener, Transport};
+use crate::control as control_socket;
 use crate::message::Timestamp;
 use crate::metrics::{Metrics, describe_labelled};
 use crate::quarantine::{self, Quarantine};
 use crate::spool::{self, Appender, Durable, OpenError, Spool};
 use crate::uplink::{self, Status};
 
+mod control;
 pub mod gate;
 mod reload;
 pub mod settings;
 pub mod status;
 
+use control::Operator;
 use gate::Keeper;
 pub use settings::Settings;
 
@@ -43,6 +47,8 @@ pub use settings::Settings;
 const BROKER_GRACE: Duration = Duration::from_secs(5);
 /// How long the disk may take to close the spool. What is acknowledged is on it already.
 const CLOSE_GRACE: Duration = Duration::from_secs(10);
+/// How long a command may have the quarantine's lock.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// Age at which a waiting message, or the last acknowledgement, says that the uplink does not do its job.
 const STALE: Duration = Duration::from_secs(30);
 
@@ -96,6 +102,8 @@ pub struct Running {
     status: watch::Receiver<Status>,
     admin: JoinHandle<()>,
     admin_stop: CancellationToken,
+    control: Option<JoinHandle<()>>,
+    control_stop: CancellationToken,
     drain_timeout: Duration,
 }
 
@@ -111,9 +119,10 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let opened = spool::open(settings.spool).map_err(StartError::Spool)?;
     let recovered = &opened.recovered;
     tracing::info!(waiting = recovered.waiting, "spool open after {:.0?}", recovered.took);
-    let (dir, max_size) = settings.quarantine;
-    let (quarantine, quarantine_writer): (Quarantine, _) =
-        quarantine::open(&dir, max_size).map_err(|error| StartError::Quarantine(dir, error))?;
+    let (quarantine_dir, max_size) = settings.quarantine;
+    let (quarantine, quarantine_writer) = open_quarantine(&quarantine_dir, max_size)
+        .await
+        .map_err(|error| StartError::Quarantine(quarantine_dir.clone(), error))?;
 
     let (status_sender, status) = watch::channel(Status::default());
     let uplink_stop = CancellationToken::new();
@@ -124,7 +133,11 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         tokio::spawn(uplink::run(settings.uplink, backlog, metrics.clone(), status_sender, uplink_stop.clone()));
 
     let rules = (settings.rules, settings.unmatched);
-    let bridge = Bridge::new(rules, settings.own, opened.appender.clone(), quarantine, metrics.clone());
+    let bridge =
+        Arc::new(Bridge::new(rules, settings.own, opened.appender.clone(), quarantine.clone(), metrics.clone()));
+    let control_stop = CancellationToken::new();
+    let operator = Operator { bridge: Arc::clone(&bridge), quarantine, quarantine_dir, metrics: metrics.clone() };
+    let control = open_control(&settings.state, operator, &control_stop);
     let sound = Arc::new(AtomicBool::new(true));
     let fence_stop = CancellationToken::new();
     let fence = settings.fence.map(|fence| {
@@ -132,7 +145,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         settings.broker.gate = Some(Arc::new(keeper.clone()));
         tokio::spawn(reload::run(fence.files, keeper, Arc::clone(&sound), fence_stop.clone()))
     });
-    let broker = Broker::start(listeners, settings.broker, Arc::new(bridge), metrics).map_err(StartError::Broker)?;
+    let broker = Broker::start(listeners, settings.broker, bridge, metrics).map_err(StartError::Broker)?;
 
     let admin_stop = CancellationToken::new();
     let source = Arc::new(Gauges {
@@ -159,8 +172,38 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         status,
         admin,
         admin_stop,
+        control,
+        control_stop,
         drain_timeout: settings.config.uplink.drain_timeout,
     })
+}
+
+/// Opens the quarantine. `brownbridge quarantine drop` may have it for a moment while no bridge runs.
+async fn open_quarantine(dir: &Path, max_size: u64) -> io::Result<(Quarantine, quarantine::Writer)> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match quarantine::open(dir, max_size) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// Opens the control socket. Without it the bridge does its job, so that is only told.
+fn open_control(state: &Path, operator: Operator, stop: &CancellationToken) -> Option<JoinHandle<()>> {
+    match control_socket::listen(state) {
+        Ok(listener) => Some(tokio::spawn(control_socket::serve(listener, Arc::new(operator), stop.clone()))),
+        Err(error) => {
+            let path = state.join(control_socket::SOCKET);
+            tracing::warn!(
+                "`quarantine retry` and `queue` will not work: {} cannot be opened: {error}",
+                path.display()
+            );
+            None
+        }
+    }
 }
 
 /// Opens the sockets of the plant's side, in their order.
@@ -209,6 +252,10 @@ impl Running {
     pub async fn stop(self) -> Result<(), spool::CloseError> {
         self.broker.stop(BROKER_GRACE).await;
         self.fence_stop.cancel();
+        self.control_stop.cancel();
+        if let Some(control) = self.control {
+            let _ = control.await;
+        }
         if let Some(fence) = self.fence {
             let _ = fence.await;
         }

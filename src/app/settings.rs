@@ -32,6 +32,8 @@ pub struct Settings {
     pub listeners: Vec<(SocketAddr, broker::Transport)>,
     /// Where the uplink goes; the spool's identifier is filled in at start.
     pub uplink: uplink::Options,
+    /// The folder of everything that is kept.
+    pub state: PathBuf,
     /// The spool.
     pub spool: spool::Options,
     /// Folder and size of the quarantine.
@@ -147,7 +149,19 @@ fn settled(
     spool.when_full = config.spool.when_full;
     let quarantine = (state.join("quarantine"), config.quarantine.max_size);
     let fence = None;
-    Settings { rules, unmatched: config.unmatched, own, broker, listeners, uplink, spool, quarantine, fence, config }
+    Settings {
+        rules,
+        unmatched: config.unmatched,
+        own,
+        broker,
+        listeners,
+        uplink,
+        state,
+        spool,
+        quarantine,
+        fence,
+        config,
+    }
 }
 
 /// Reads rule files: a file as it is, a folder's `*.toml` in name order.

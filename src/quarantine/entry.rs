@@ -1,6 +1,7 @@
 //! One line of the quarantine, written and read back.
 
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -44,6 +45,9 @@ pub struct Entry {
     payload: Option<String>,
     payload_base64: Option<String>,
     record_base64: Option<String>,
+    /// Where the bytes themselves were left out.
+    #[serde(skip)]
+    size: Option<usize>,
 }
 
 impl Default for Entry {
@@ -64,6 +68,7 @@ impl Default for Entry {
             payload: None,
             payload_base64: None,
             record_base64: None,
+            size: None,
         }
     }
 }
@@ -74,6 +79,14 @@ impl Entry {
         let line = line.trim_end_matches('\n');
         let entry: Self = serde_json::from_str(line).ok()?;
         Some(Self { id: id(line), ..entry })
+    }
+
+    /// The entry without its bytes, which may be many.
+    #[must_use]
+    pub fn summary(self) -> Self {
+        let size = self.size();
+        let record_base64 = self.record_base64.map(|_| String::new());
+        Self { size: Some(size), payload: None, payload_base64: None, record_base64, ..self }
     }
 
     /// The original bytes.
@@ -103,6 +116,9 @@ impl Entry {
 
     /// The length of the payload.
     pub fn size(&self) -> usize {
+        if let Some(size) = self.size {
+            return size;
+        }
         match (&self.payload, &self.payload_base64) {
             (Some(text), _) => text.len(),
             (None, Some(coded)) => coded.len() / 4 * 3 - coded.bytes().rev().take_while(|byte| *byte == b'=').count(),
@@ -158,12 +174,15 @@ pub(super) fn of_message(message_id: &str, record: &[u8], reason: Reason<'_>) ->
 }
 
 fn finish(mut entry: Value, payload: &[u8]) -> Vec<u8> {
+    // Tells the lines of equal publishes of one millisecond apart.
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
     let (key, payload) = match std::str::from_utf8(payload) {
         Ok(text) => ("payload", text.to_owned()),
         Err(_) => ("payload_base64", BASE64_STANDARD.encode(payload)),
     };
     if let Some(entry) = entry.as_object_mut() {
         entry.insert(key.to_owned(), payload.into());
+        entry.insert("nr".to_owned(), NUMBER.fetch_add(1, Ordering::Relaxed).into());
     }
     let mut line = entry.to_string().into_bytes();
     line.push(b'\n');

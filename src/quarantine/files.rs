@@ -75,7 +75,7 @@ impl Files {
         Ok(())
     }
 
-    /// Takes out the oldest entry of each identifier, and says which there were.
+    /// Takes out the entries of these identifiers, and says which there were.
     pub(super) fn take(&mut self, mut ids: HashSet<String>) -> io::Result<Vec<String>> {
         let mut taken = Vec::new();
         for path in list(&self.dir)? {

@@ -10,6 +10,7 @@
 //! | `message_id`, `device`, `properties`, `record_base64` | of a hub message; the last is what is sent again |
 //! | `rule`, `reason`, `detail` | the rule that failed, a fixed word, a sentence |
 //! | `payload` or `payload_base64` | the original bytes, as text where they are UTF-8 |
+//! | `nr` | a number that makes each line another one |
 //!
 //! [`Quarantine::put`] returns after fdatasync, so the publisher is acknowledged only then; entries that come
 //! together share one. A write that fails is repeated in a new file until it succeeds, and nobody is
@@ -132,7 +133,7 @@ impl Quarantine {
         }
     }
 
-    /// Takes entries out, of equal ones the oldest; returns the identifiers of those that were there.
+    /// Takes entries out; returns the identifiers of those that were there.
     pub async fn take(&self, ids: HashSet<String>) -> io::Result<Vec<String>> {
         let (done, taken) = oneshot::channel();
         let ended = || io::Error::other("the quarantine is closed");

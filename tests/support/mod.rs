@@ -169,6 +169,8 @@ impl Bridge {
             assert!(running, "the bridge ended: {}", fs::read_to_string(&bridge.log).unwrap());
             TcpStream::connect(bridge.mqtt).ok()
         });
+        // The sockets listen first; this is answered when everything is there.
+        bridge.get("/healthz");
         bridge
     }
 
