@@ -189,6 +189,8 @@ pub fn describe_labelled() {
         ("brownbridge_quarantine_taken_total", "Quarantined entries taken out by an operator, by what became of them"),
         ("brownbridge_quarantine_evicted_total", "Quarantined entries given up because the quarantine was full"),
         ("brownbridge_messages_shed_total", "Stored hub messages given up to make room, by reason"),
+        ("brownbridge_ledger_publishes_total", "Publishes over all restarts, by what became of them"),
+        ("brownbridge_ledger_messages_total", "Hub messages over all restarts, by what became of them"),
         ("brownbridge_uplink_reconnects_total", "Ends of the uplink's connection, by reason"),
         ("brownbridge_spool_recovered_total", "Hub messages found waiting in the spool at start"),
         ("brownbridge_spool_lost_total", "Stored hub messages that could not be read back"),

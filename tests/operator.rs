@@ -137,3 +137,46 @@ fn the_control_socket_is_for_its_owner_and_bears_nonsense() {
     assert!(answer.contains("64 are the most"), "{answer}");
     assert!(bridge.get("/healthz").starts_with("HTTP/1.1 200"));
 }
+
+#[test]
+fn the_ledger_goes_on_over_restarts_and_is_read_with_and_without_a_bridge() {
+    let dir = folder();
+    let (code, _, stderr) = {
+        let sim = Sim::start(&dir.path().join("sim"), free_port(), &[]);
+        let mut bridge = Bridge::start(dir.path(), &sim, RULES, QUICK);
+        publish_all(bridge.mqtt, "t/press7", ["{oops", "{\"v\":1}", "{\"v\":2}"]);
+        publish_all(bridge.mqtt, "no/thanks", ["x"]);
+        until("delivered", PATIENCE, || (bridge.metric("brownbridge_spool_messages") == 0.0).then_some(()));
+        assert_eq!(bridge.process.terminate(), Some(0));
+        brownbridge(dir.path(), &["ledger"])
+    };
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("no bridge answers"), "{stderr}");
+    let sim = Sim::start(&dir.path().join("sim"), free_port(), &["--withhold-puback"]);
+    let mut bridge = Bridge::start(dir.path(), &sim, RULES, QUICK);
+    publish_all(bridge.mqtt, "t/press7", ["{\"v\":3}"]);
+    let books = support::assert_ledger(&bridge, 0, 3);
+    assert_eq!(books["publishes"]["received"], 5);
+    assert_eq!(books["publishes"]["dropped"], serde_json::json!({"rule": 1}));
+    assert_eq!(books["publishes"]["quarantined"], serde_json::json!({"not_json": 1}));
+    assert_eq!((&books["messages"]["delivered"], &books["messages"]["waiting"]), (&2.into(), &1.into()));
+    let (code, stdout, stderr) = brownbridge(dir.path(), &["ledger"]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(stdout.contains("= delivered                2\n"), "{stdout}");
+    assert!(bridge.get("/metrics").contains("brownbridge_ledger_messages_total{outcome=\"produced\"} 3\n"));
+
+    // A crash: the last message waits, its publish may be missing.
+    bridge.process.kill();
+    let bridge = Bridge::start(dir.path(), &sim, RULES, QUICK);
+    let books = support::assert_ledger(&bridge, 1, 3);
+    assert_eq!((&books["messages"]["waiting"], &books["publishes"]["uncounted"]), (&1.into(), &1.into()));
+    drop(bridge);
+
+    // Books nobody can read are put aside.
+    std::fs::write(dir.path().join("state/ledger.json"), "{torn").unwrap();
+    let (code, _, stderr) = brownbridge(dir.path(), &["ledger"]);
+    assert!(code == 2 && stderr.contains("cannot be read"), "{stderr}");
+    let bridge = Bridge::start(dir.path(), &sim, RULES, QUICK);
+    assert!(bridge.get("/ledger").contains("\"crashes\":0"));
+    assert!(dir.path().join("state/ledger.json.unreadable").exists());
+}

@@ -185,6 +185,7 @@ fn kill_9_under_load_loses_nothing_acknowledged() {
     let acknowledged: Vec<String> = publishers.into_iter().flat_map(|p| p.join().unwrap()).collect();
     until("the spool drains", PATIENCE, || (bridge.metric("brownbridge_spool_messages") == 0.0).then_some(()));
     assert_conserved(&bridge);
+    support::assert_ledger(&bridge, u64::from(kills), acknowledged.len() as u64);
     assert_eq!(bridge.metric("brownbridge_spool_lost_total"), 0.0);
     assert_eq!(bridge.process.terminate(), Some(0));
     // The simulator acknowledges before it prints; its end prints the rest.

@@ -7,6 +7,7 @@
 //! | quarantine: writer thread | [`start`] | after the uplink | 64 entries |
 //! | uplink | [`start`] | after it drained, or `drain_timeout` | the spool; `window` in flight |
 //! | fence: watch of its files | [`start`] | with the broker | none; passwords wait for one of 2 places |
+//! | ledger: writes the books | [`start`] | after the uplink | none |
 //! | control socket | [`start`] | after the broker | 8 connections |
 //! | admin | [`start`] | last | 64 connections |
 
@@ -27,6 +28,7 @@ use crate::admin::{self, Recorder};
 use crate::bridge::{Bridge, SpoolBacklog, SpoolOutcome};
 use crate::broker::{Broker, Census, Listener, Transport};
 use crate::control as control_socket;
+use crate::ledger::{Books, sum};
 use crate::message::Timestamp;
 use crate::metrics::{Metrics, describe_labelled};
 use crate::quarantine::{self, Quarantine};
@@ -35,10 +37,12 @@ use crate::uplink::{self, Status};
 
 mod control;
 pub mod gate;
+pub mod ledger;
 mod reload;
 pub mod settings;
 pub mod status;
 
+use self::ledger::Ledger;
 use control::Operator;
 use gate::Keeper;
 pub use settings::Settings;
@@ -104,6 +108,9 @@ pub struct Running {
     admin_stop: CancellationToken,
     control: Option<JoinHandle<()>>,
     control_stop: CancellationToken,
+    ledger: Arc<Ledger>,
+    ledger_kept: JoinHandle<()>,
+    ledger_stop: CancellationToken,
     drain_timeout: Duration,
 }
 
@@ -119,6 +126,8 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let opened = spool::open(settings.spool).map_err(StartError::Spool)?;
     let recovered = &opened.recovered;
     tracing::info!(waiting = recovered.waiting, "spool open after {:.0?}", recovered.took);
+    // Before anything moves: it starts from what the spool was found to hold.
+    let ledger = Ledger::open(&settings.state, recorder.clone(), vec![opened.appender.clone()]);
     let (quarantine_dir, max_size) = settings.quarantine;
     let (quarantine, quarantine_writer) = open_quarantine(&quarantine_dir, max_size)
         .await
@@ -148,7 +157,10 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let broker = Broker::start(listeners, settings.broker, bridge, metrics).map_err(StartError::Broker)?;
 
     let admin_stop = CancellationToken::new();
+    let ledger_stop = CancellationToken::new();
+    let ledger_kept = tokio::spawn(ledger::keep(Arc::clone(&ledger), ledger_stop.clone()));
     let source = Arc::new(Gauges {
+        ledger: Arc::clone(&ledger),
         appender: opened.appender.clone(),
         status: status.clone(),
         listeners: broker.addresses().to_vec(),
@@ -174,6 +186,9 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         admin_stop,
         control,
         control_stop,
+        ledger,
+        ledger_kept,
+        ledger_stop,
         drain_timeout: settings.config.uplink.drain_timeout,
     })
 }
@@ -271,6 +286,9 @@ impl Running {
         } else {
             tracing::info!("everything is delivered");
         }
+        self.ledger_stop.cancel();
+        let _ = self.ledger_kept.await;
+        self.ledger.close();
         let spool = self.spool;
         let closed = tokio::time::timeout(CLOSE_GRACE, tokio::task::spawn_blocking(move || spool.close())).await;
         self.admin_stop.cancel();
@@ -291,7 +309,33 @@ async fn drained(appender: &Appender) {
     }
 }
 
+/// The books as metrics.
+fn publish_ledger(books: &Books) {
+    let (p, m) = (&books.publishes, &books.messages);
+    for (outcome, count) in [
+        ("received", p.received),
+        ("translated", p.translated),
+        ("dropped", sum(&p.dropped)),
+        ("quarantined", sum(&p.quarantined)),
+        ("interrupted", p.interrupted),
+    ] {
+        ::metrics::counter!("brownbridge_ledger_publishes_total", "outcome" => outcome).absolute(count);
+    }
+    for (outcome, count) in [
+        ("produced", m.produced),
+        ("reopened", m.reopened),
+        ("delivered", m.delivered),
+        ("shed", sum(&m.shed)),
+        ("quarantined", sum(&m.quarantined)),
+        ("lost", m.lost),
+        ("unrecorded", m.unrecorded),
+    ] {
+        ::metrics::counter!("brownbridge_ledger_messages_total", "outcome" => outcome).absolute(count);
+    }
+}
+
 struct Gauges {
+    ledger: Arc<Ledger>,
     appender: Appender,
     status: watch::Receiver<Status>,
     /// False while files on disk have errors and older ones are in use.
@@ -326,6 +370,11 @@ impl admin::Source for Gauges {
         counter("brownbridge_spool_bytes_written_total", stats.bytes_written);
         counter("brownbridge_spool_sync_failures_total", stats.sync_failures);
         ::metrics::counter!("brownbridge_messages_shed_total", "reason" => "spool_full").absolute(stats.shed);
+        publish_ledger(&self.ledger.now());
+    }
+
+    fn ledger(&self) -> String {
+        format!("{}\n", self.ledger.now().to_json())
     }
 
     fn status(&self, metrics: &str) -> String {

@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 mod check;
 mod demo;
 mod explain;
+mod ledger;
 mod passwd;
 mod quarantine;
 mod run;
@@ -31,6 +32,7 @@ struct Cli {
 enum Command {
     Run(run::Args),
     Status(status::Args),
+    Ledger(ledger::Args),
     Quarantine(quarantine::Args),
     Check(check::Args),
     Test(test::Args),
@@ -45,6 +47,7 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::run(args),
         Command::Status(args) => status::run(args),
+        Command::Ledger(args) => ledger::run(args),
         Command::Quarantine(args) => quarantine::run(args),
         Command::Check(args) => check::run(args),
         Command::Test(args) => test::run(args),

@@ -324,3 +324,25 @@ pub fn metric(page: &str, name: &str) -> f64 {
         .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ') || rest.starts_with('{')));
     wanted.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
+
+/// The ledger after `crashes`, balanced and no smaller than what was `acknowledged` (each made one hub message).
+pub fn assert_ledger(bridge: &Bridge, crashes: u64, acknowledged: u64) -> serde_json::Value {
+    let answer = bridge.get("/ledger");
+    let books: serde_json::Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+    let total = |value: &serde_json::Value| match value.as_object() {
+        Some(reasons) => reasons.values().map(|count| count.as_u64().unwrap()).sum(),
+        None => value.as_u64().unwrap(),
+    };
+    let m = |name: &str| total(&books["messages"][name]);
+    let p = |name: &str| total(&books["publishes"][name]);
+    assert_eq!(books["crashes"], crashes);
+    assert_eq!(p("received"), p("translated") + p("dropped") + p("quarantined") + p("interrupted") + p("in_progress"));
+    let settled = m("delivered") + m("shed") + m("quarantined") + m("lost") + m("unrecorded");
+    assert_eq!(m("produced") + m("reopened"), settled + m("waiting"), "{books}");
+    // Known from elsewhere: what waits, and the numbers the spool gave out.
+    assert_eq!(m("waiting"), bridge.metric("brownbridge_spool_messages") as u64, "{books}");
+    let last: u64 = books["spools"].as_object().unwrap().values().map(|spool| spool["last"].as_u64().unwrap()).sum();
+    assert_eq!(m("produced"), last, "{books}");
+    assert!(m("produced") >= acknowledged, "{acknowledged} acknowledged: {books}");
+    books
+}
