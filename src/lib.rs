@@ -16,6 +16,7 @@ pub mod diag;
 pub mod fence;
 pub mod hub;
 pub mod hubsim;
+pub mod journal;
 pub mod ledger;
 pub mod message;
 pub mod metrics;

@@ -36,9 +36,11 @@ pub struct Metrics {
     pub delivery_seconds: Histogram,
     /// Plant connections.
     pub connections: Gauge,
+    sessions: Gauge,
+    sessions_away: Gauge,
     /// Publishes queued for local subscribers.
     pub local_deliveries: Counter,
-    /// Publishes a local subscriber lost because its queue was full.
+    /// Publishes a local subscriber lost because its queue was full, or those of all absent clients were.
     pub local_deliveries_dropped: Counter,
     /// Publishes that waited for a local subscriber longer than their message expiry interval.
     pub local_deliveries_expired: Counter,
@@ -52,6 +54,8 @@ pub struct Metrics {
     pub uplink_publishes: Counter,
     pace: Arc<Pace>,
 }
+
+const DELIVERIES_DROPPED: &str = "brownbridge_broker_deliveries_dropped_total";
 
 /// At most one log line a second and kind for what a misbehaving client can cause at will.
 #[derive(Default)]
@@ -79,11 +83,10 @@ impl Metrics {
             ack_seconds: histogram("ack_seconds", "From reading a publish to acknowledging it, after its commit"),
             delivery_seconds: histogram("delivery_seconds", "From the plant's publish to the hub's acknowledgement"),
             connections: gauge("broker_connections", Unit::Count, "Plant connections"),
+            sessions: gauge("broker_sessions", Unit::Count, "Sessions, those whose client is away among them"),
+            sessions_away: gauge("broker_sessions_away", Unit::Count, "Sessions whose client is away"),
             local_deliveries: counter("broker_deliveries_total", "Publishes queued for local subscribers"),
-            local_deliveries_dropped: counter(
-                "broker_deliveries_dropped_total",
-                "Publishes a local subscriber lost because its queue was full",
-            ),
+            local_deliveries_dropped: ::metrics::counter!(DELIVERIES_DROPPED, "reason" => "queue_full"),
             local_deliveries_expired: counter(
                 "broker_deliveries_expired_total",
                 "Publishes that waited for a local subscriber longer than their message expiry interval",
@@ -116,6 +119,23 @@ impl Metrics {
     /// Counts a publish that makes no hub message on purpose.
     pub fn dropped(&self, reason: &'static str) {
         ::metrics::counter!("brownbridge_messages_dropped_total", "reason" => reason).increment(1);
+    }
+
+    /// Counts publishes a local subscriber lost for another reason than a full queue.
+    pub fn deliveries_dropped(&self, reason: &'static str, messages: u64) {
+        ::metrics::counter!(DELIVERIES_DROPPED, "reason" => reason).increment(messages);
+    }
+
+    /// Counts a session that ended because its client stayed away.
+    pub fn session_ended(&self, reason: &'static str) {
+        ::metrics::counter!("brownbridge_broker_sessions_ended_total", "reason" => reason).increment(1);
+    }
+
+    /// Says how many sessions there are, and of how many the client is away.
+    #[expect(clippy::cast_precision_loss)]
+    pub fn sessions(&self, all: usize, away: usize) {
+        self.sessions.set(all as f64);
+        self.sessions_away.set(away as f64);
     }
 
     /// Counts a subscription that was refused.
@@ -182,6 +202,8 @@ pub fn describe_labelled() {
         ("brownbridge_broker_accepted_total", "Connections accepted, by listener"),
         ("brownbridge_broker_disconnects_total", "Plant connections that ended, by reason"),
         ("brownbridge_broker_subscriptions_refused_total", "Subscriptions of plant clients refused, by reason"),
+        (DELIVERIES_DROPPED, "Publishes a local subscriber lost, by reason"),
+        ("brownbridge_broker_sessions_ended_total", "Sessions that ended because their client stayed away, by reason"),
         ("brownbridge_messages_translated_total", "Hub messages made and stored, by rule"),
         ("brownbridge_messages_dropped_total", "Publishes that make no hub message on purpose, by reason"),
         ("brownbridge_messages_quarantined_total", "Publishes put into the quarantine, by reason"),

@@ -2,9 +2,10 @@
 //!
 //! | task or thread | started by | ends when | queue into it |
 //! |---|---|---|---|
-//! | broker: an accept loop a listener, one task a connection, one for `$SYS` | [`start`] | [`Running::stop`], first | sockets (not read while the spool is full) |
+//! | broker: an accept loop a listener, one task a connection, one each for `$SYS`, what is due and what is to be kept | [`start`] | [`Running::stop`], first | sockets (not read while the spool is full) |
 //! | spool: writer and reader threads | [`start`] | after the uplink | one pending batch, 4 MB |
 //! | quarantine: writer thread | [`start`] | after the uplink | 64 entries |
+//! | sessions: the journal's thread | [`start`] | after the broker | 64 MiB of records |
 //! | uplink | [`start`] | after it drained, or `drain_timeout` | the spool; `window` in flight |
 //! | fence: watch of its files | [`start`] | with the broker | none; passwords wait for one of 2 places |
 //! | ledger: writes the books | [`start`] | after the uplink | none |
@@ -28,6 +29,7 @@ use crate::admin::{self, Recorder};
 use crate::bridge::{Bridge, SpoolBacklog, SpoolOutcome};
 use crate::broker::{Broker, Census, Listener, Transport};
 use crate::control as control_socket;
+use crate::journal;
 use crate::ledger::{Books, sum};
 use crate::message::Timestamp;
 use crate::metrics::{Metrics, describe_labelled};
@@ -37,6 +39,7 @@ use crate::uplink::{self, Status};
 
 mod control;
 pub mod gate;
+mod keep;
 pub mod ledger;
 mod reload;
 pub mod settings;
@@ -65,6 +68,8 @@ pub enum StartError {
     Spool(OpenError),
     /// The quarantine's folder cannot be used.
     Quarantine(PathBuf, io::Error),
+    /// The folder of sessions and retained messages cannot be used.
+    Sessions(PathBuf, io::Error),
     /// The broker's socket cannot be used.
     Broker(io::Error),
 }
@@ -84,6 +89,9 @@ impl fmt::Display for StartError {
             }
             Self::Spool(error) => error.fmt(f),
             Self::Quarantine(dir, error) => write!(f, "the quarantine {} cannot be used: {error}", dir.display()),
+            Self::Sessions(dir, error) => {
+                write!(f, "sessions and retained messages cannot be kept in {}: {error}", dir.display())
+            }
             Self::Broker(error) => write!(f, "the broker cannot start: {error}"),
         }
     }
@@ -101,6 +109,7 @@ pub struct Running {
     spool: Spool,
     appender: Appender,
     quarantine: quarantine::Writer,
+    sessions: journal::Writer,
     uplink: JoinHandle<()>,
     uplink_stop: CancellationToken,
     status: watch::Receiver<Status>,
@@ -154,7 +163,10 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         settings.broker.gate = Some(Arc::new(keeper.clone()));
         tokio::spawn(reload::run(fence.files, keeper, Arc::clone(&sound), fence_stop.clone()))
     });
-    let broker = Broker::start(listeners, settings.broker, bridge, metrics).map_err(StartError::Broker)?;
+    let dir = settings.sessions;
+    let (sessions, restored) =
+        keep::open(&dir, &mut settings.broker).map_err(|error| StartError::Sessions(dir, error))?;
+    let broker = Broker::start(listeners, (settings.broker, restored), bridge, metrics).map_err(StartError::Broker)?;
 
     let admin_stop = CancellationToken::new();
     let ledger_stop = CancellationToken::new();
@@ -179,6 +191,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         spool: opened.spool,
         appender: opened.appender,
         quarantine: quarantine_writer,
+        sessions,
         uplink,
         uplink_stop,
         status,
@@ -274,6 +287,8 @@ impl Running {
         if let Some(fence) = self.fence {
             let _ = fence.await;
         }
+        let kept = tokio::task::spawn_blocking(move || self.sessions.join());
+        let _ = tokio::time::timeout(BROKER_GRACE, kept).await;
         let drained = tokio::time::timeout(self.drain_timeout, drained(&self.appender)).await;
         self.uplink_stop.cancel();
         let _ = self.uplink.await;

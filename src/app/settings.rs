@@ -36,6 +36,8 @@ pub struct Settings {
     pub state: PathBuf,
     /// The spool.
     pub spool: spool::Options,
+    /// Folder of sessions and retained messages.
+    pub sessions: PathBuf,
     /// Folder and size of the quarantine.
     pub quarantine: (PathBuf, u64),
     /// The fence of the plaintext port, where there is one.
@@ -122,6 +124,11 @@ fn settled(
         max_unacknowledged: config.broker.max_unacknowledged,
         subscriber_queue_messages: config.broker.subscriber_queue_messages,
         subscriber_queue_bytes: limit(config.broker.subscriber_queue_bytes),
+        max_session_expiry: u32::try_from(config.broker.sessions.max_expiry.as_secs()).unwrap_or(u32::MAX),
+        max_sessions: config.broker.sessions.max_away,
+        max_session_bytes: limit(config.broker.sessions.max_bytes),
+        max_keep_alive: u16::try_from(config.broker.max_keep_alive.as_secs()).unwrap_or(u16::MAX),
+        store: None,
         max_retained: config.broker.max_retained,
         max_retained_bytes: limit(config.broker.max_retained_bytes),
         refused_client_id: match &target {
@@ -148,6 +155,7 @@ fn settled(
     spool.durability = config.spool.durability;
     spool.when_full = config.spool.when_full;
     let quarantine = (state.join("quarantine"), config.quarantine.max_size);
+    let sessions = state.join("sessions");
     let fence = None;
     Settings {
         rules,
@@ -158,6 +166,7 @@ fn settled(
         uplink,
         state,
         spool,
+        sessions,
         quarantine,
         fence,
         config,

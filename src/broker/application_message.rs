@@ -1,6 +1,6 @@
 //! Application messages on their way to subscribers, and what each of them is owed.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,6 +57,20 @@ impl Message {
         interval.is_some_and(|interval| self.taken.elapsed() >= Duration::from_secs(interval.get().into()))
     }
 
+    /// Counts time it waited in an earlier process.
+    pub(super) fn age(&mut self, waited: Duration) {
+        let Some(properties) = &mut self.properties else { return };
+        let Some(interval) = &mut properties.message_expiry_interval else { return };
+        let waited = u32::try_from(waited.as_secs()).unwrap_or(u32::MAX);
+        match NonZeroU32::new(interval.get().saturating_sub(waited)) {
+            Some(left) => *interval = left,
+            None => {
+                *interval = NonZeroU32::MIN;
+                self.taken = self.taken.checked_sub(Duration::from_secs(1)).unwrap_or(self.taken);
+            }
+        }
+    }
+
     /// The properties as they go out at this moment: the expiry interval is less the time waited ([MQTT-3.3.2-6]).
     pub(super) fn properties_now(&self) -> Option<PublishProperties> {
         let mut properties = self.properties.clone();
@@ -89,4 +103,25 @@ pub(super) struct Delivery {
     pub(super) qos: QoS,
     pub(super) retain: bool,
     pub(super) identifiers: Vec<NonZeroU32>,
+    /// Its number among the deliveries of a session that lasts, which the store knows it by; 0 where it is not kept.
+    pub(super) seq: u64,
+}
+
+impl Delivery {
+    /// The packet that carries it.
+    pub(super) fn publish(&self, packet_id: Option<NonZeroU16>) -> Box<Publish> {
+        let mut properties = self.message.properties_now();
+        if !self.identifiers.is_empty() {
+            properties.get_or_insert_default().subscription_ids.clone_from(&self.identifiers);
+        }
+        Box::new(Publish {
+            dup: false,
+            retain: self.retain,
+            qos: self.qos,
+            topic: self.message.topic.clone(),
+            packet_id,
+            payload: self.message.payload.clone(),
+            properties,
+        })
+    }
 }

@@ -4,7 +4,6 @@
 //! for whatever comes first: bytes to read or room to write, a commit of the spool, room in the spool, a
 //! message for this subscriber, the keep-alive, a take-over, the end of the broker.
 
-use std::collections::HashSet;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::num::NonZeroU16;
@@ -16,7 +15,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use bytestring::ByteString;
 use rmqtt_codec::types::{Publish, QoS};
-use rmqtt_codec::v5::{SubscribeAckReason, UnsubscribeAckReason};
+use rmqtt_codec::v5::{RetainHandling, SubscribeAckReason, UnsubscribeAckReason};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 use tokio_util::io::{poll_read_buf, poll_write_buf};
@@ -24,12 +23,13 @@ use tokio_util::io::{poll_read_buf, poll_write_buf};
 use super::acknowledge::{Acknowledgements, Kind};
 use super::alias::{self, Sent};
 use super::census::Presence;
-use super::deliver::Window;
+use super::clients::Place;
 use super::gate::Badge;
 use super::handshake::{Connected, receive_maximum};
-use super::router::{Inbox, Place};
+use super::retained::Feed;
+use super::session::{Put, Subscribed};
 use super::wire::{Close, Incoming, Outgoing, Subscribe, Wire};
-use super::{Commits as _, Ingest, Offer, Shared};
+use super::{Commits as _, Ingest, Offer, Shared, share};
 use crate::message::{self, Timestamp};
 use crate::topic;
 
@@ -56,15 +56,13 @@ pub(super) struct Connection<'s, S, I: Ingest> {
     wire: Wire,
     client_id: ByteString,
     place: Place<'s>,
-    inbox: Inbox,
+    /// Retained messages of new subscriptions.
+    feed: Feed,
     presence: Arc<Presence>,
-    window: Window,
     aliases: (alias::Inward, alias::Outward),
     scratch: I::Scratch,
     commits: I::Commits,
     owed: Acknowledgements,
-    /// QoS 2 packet identifiers between PUBLISH and PUBREL ([MQTT-4.3.3-10]).
-    unreleased: HashSet<NonZeroU16>,
     badge: Badge,
     blocked: Blocked,
     input: BytesMut,
@@ -84,7 +82,6 @@ enum Event {
     Due,
     Room,
     Written,
-    Deliver(super::router::Delivery),
     Silent,
     Stop,
     End(Close),
@@ -99,22 +96,20 @@ where
         stream: S,
         input: BytesMut,
         mut connected: Connected,
-        (place, inbox, presence): (Place<'s>, Inbox, Arc<Presence>),
+        (place, present, presence): (Place<'s>, bool, Arc<Presence>),
         shared: &'s Shared<I>,
     ) -> Self {
         let mut output = BytesMut::new();
-        connected.accept(&shared.options, &mut output);
+        connected.accept(&shared.options, present, &mut output);
         Self {
             stream,
             client_id: ByteString::from(&*connected.client_id),
             place,
-            inbox,
+            feed: Feed::default(),
             presence,
-            window: Window::new(connected.receive_max),
             scratch: shared.ingest.scratch(),
             commits: shared.ingest.commits(),
             owed: Acknowledgements::default(),
-            unreleased: HashSet::new(),
             badge: std::mem::take(&mut connected.badge),
             blocked: Blocked::No,
             input,
@@ -131,8 +126,8 @@ where
         }
     }
 
-    /// Serves the client to its end. `ends` is called while the client id is still taken.
-    pub(super) async fn run(mut self, ends: impl FnOnce(Close)) -> Close {
+    /// Serves the client to its end, and gives its place back. `ends` is called before the client is told.
+    pub(super) async fn run(mut self, ends: impl FnOnce(Close)) -> (Close, Place<'s>) {
         let close = self.serve().await;
         ends(close);
         self.wire.farewell(close, &mut self.output);
@@ -141,7 +136,20 @@ where
             self.stream.shutdown().await
         })
         .await;
-        close
+        self.put_back();
+        (close, self.place)
+    }
+
+    /// Leaves in the session what the next connection is to find there.
+    fn put_back(&mut self) {
+        self.place.session.forget_untaken();
+        if self.place.session.expiry() > 0 {
+            while let Some(delivery) = self.feed.next(&self.shared.router) {
+                if delivery.qos != QoS::AtMostOnce && self.place.session.put(delivery) != Put::Queued {
+                    self.shared.metrics.local_deliveries_dropped.increment(1);
+                }
+            }
+        }
     }
 
     async fn serve(&mut self) -> Close {
@@ -153,10 +161,11 @@ where
             };
             self.release();
             // Here and not only below, where a socket that never runs dry comes first.
-            while self.may_deliver()
-                && let Some(delivery) = self.inbox.try_next()
+            while self.output.len() < OUTPUT_HIGH
+                && !self.stopping
+                && let Some(packet) = self.place.session.next(|| self.feed.next(&self.shared.router))
             {
-                self.deliver(delivery);
+                self.deliver(packet);
             }
             let writing = matches!(self.blocked, Blocked::Writing(..));
             if self.stopping && !writing && self.owed.len() == 0 && self.output.is_empty() {
@@ -166,7 +175,6 @@ where
                 Event::Transferred | Event::Due => {}
                 Event::Room => self.offer_again(),
                 Event::Written => self.written(),
-                Event::Deliver(delivery) => self.deliver(delivery),
                 Event::Silent if wants_input && self.read_at.elapsed() >= self.keep_alive => return Close::KeepAlive,
                 Event::Silent => {
                     // Silence while we do not read is ours, not the client's.
@@ -201,7 +209,6 @@ where
 
     async fn next_event(&mut self, wants_input: bool, alarm: &mut Pin<Box<tokio::time::Sleep>>) -> Event {
         let due = self.owed.waits_for();
-        let may_deliver = self.may_deliver();
         let read_size = if wants_input { self.read_size } else { 0 };
         let (full, writing) = match &mut self.blocked {
             Blocked::No => (false, None),
@@ -234,7 +241,7 @@ where
             () = self.shared.ingest.room(), if full => Event::Room,
             () = tokio::time::sleep_until(rests.unwrap_or(self.read_at)), if rests.is_some() => Event::Due,
             () = async { if let Some(written) = writing { written.await } }, if is_writing => Event::Written,
-            Some(delivery) = self.inbox.next(), if may_deliver => Event::Deliver(delivery),
+            () = self.place.session.wake.notified(), if !self.stopping => Event::Due,
             () = alarm.as_mut(), if !self.keep_alive.is_zero() => Event::Silent,
         }
     }
@@ -254,6 +261,9 @@ where
         while let Some((packet, read)) = self.owed.release(durable) {
             let now = *now.get_or_insert_with(Instant::now);
             self.shared.metrics.ack_seconds.record(now.duration_since(read).as_secs_f64());
+            if let Outgoing::PubRec(packet_id) = packet {
+                self.place.session.acknowledged(packet_id);
+            }
             self.send(packet);
         }
     }
@@ -266,18 +276,9 @@ where
         }
     }
 
-    fn may_deliver(&self) -> bool {
-        self.window.is_open() && self.output.len() < OUTPUT_HIGH && !self.stopping
-    }
-
-    fn deliver(&mut self, delivery: super::router::Delivery) {
-        if delivery.message.is_expired() {
-            self.shared.metrics.local_deliveries_expired.increment(1);
-            return;
-        }
-        let topic = delivery.message.topic.clone();
-        let mut publish = self.window.send(delivery);
-        let packet_id = publish.packet_id;
+    fn deliver(&mut self, packet: Outgoing) {
+        let Outgoing::Publish(mut publish) = packet else { return self.send(packet) };
+        let (packet_id, topic) = (publish.packet_id, publish.topic.clone());
         let sent = self.aliases.1.pick(&topic);
         if let Sent::NameAnd(alias) | Sent::Alias(alias) = sent {
             publish.properties.get_or_insert_default().topic_alias = Some(alias);
@@ -291,8 +292,10 @@ where
             if let Sent::NameAnd(_) = sent {
                 self.aliases.1.forget(&topic);
             }
-            self.window.forget(packet_id);
-            self.shared.metrics.local_deliveries_dropped.increment(1);
+            if let Some(packet_id) = packet_id {
+                self.place.session.forget(packet_id);
+            }
+            self.shared.metrics.deliveries_dropped("too_large", 1);
         }
     }
 
@@ -301,25 +304,34 @@ where
         match packet {
             Incoming::Publish(publish) => self.on_publish(publish)?,
             Incoming::PubRel(packet_id) => {
-                let known = self.unreleased.remove(&packet_id);
+                let known = self.place.session.release(packet_id);
                 self.send(Outgoing::PubComp { packet_id, known });
             }
-            Incoming::PubAck(packet_id) => self.window.on_puback(packet_id),
+            Incoming::PubAck(packet_id) => self.place.session.on_puback(packet_id),
             Incoming::PubRec(packet_id) => {
-                let release = self.window.on_pubrec(packet_id);
-                self.send(release);
+                self.place.session.on_pubrec(packet_id);
+                self.send(Outgoing::PubRel(packet_id));
             }
-            Incoming::PubComp(packet_id) => self.window.on_pubcomp(packet_id),
-            Incoming::Subscribe(subscribe) => self.on_subscribe(subscribe),
+            Incoming::PubComp(packet_id) => self.place.session.on_pubcomp(packet_id),
+            Incoming::Subscribe(subscribe) => self.on_subscribe(subscribe)?,
             Incoming::Unsubscribe { packet_id, filters } => {
                 let status = filters.iter().map(|filter| self.unsubscribe(filter)).collect();
                 self.send(Outgoing::UnsubAck { packet_id, status });
             }
             Incoming::PingReq => self.send(Outgoing::PingResp),
-            Incoming::Disconnect { publish_will: false } => return Err(Close::Disconnected),
-            Incoming::Disconnect { publish_will: true } => return Err(Close::DisconnectedWithWill),
+            Incoming::Disconnect { publish_will, expiry } => return Err(self.on_disconnect(publish_will, expiry)),
         }
         Ok(())
+    }
+
+    fn on_disconnect(&mut self, publish_will: bool, expiry: Option<u32>) -> Close {
+        if let Some(expiry) = expiry {
+            if expiry > 0 && self.place.session.expiry() == 0 {
+                return Close::Protocol; // [MQTT-3.1.2-23] ends what was not asked for at CONNECT.
+            }
+            self.place.session.set_expiry(expiry.min(self.shared.options.max_session_expiry));
+        }
+        if publish_will { Close::DisconnectedWithWill } else { Close::Disconnected }
     }
 
     fn on_publish(&mut self, mut publish: Box<Publish>) -> Result<(), Close> {
@@ -339,12 +351,14 @@ where
             return Err(Close::MessageRate);
         }
         if let Some(packet_id) = publish.packet_id {
-            if publish.qos == QoS::ExactlyOnce && !self.unreleased.insert(packet_id) {
+            if publish.qos == QoS::ExactlyOnce
+                && let Some(sequence) = self.place.session.receive(packet_id)
+            {
                 // Sent again before PUBREL: the first one counts, its acknowledgement goes first ([MQTT-4.3.3-10]).
-                self.owed.owe(packet_id, Kind::PubRec, 0, self.read_at);
+                self.owed.owe(packet_id, Kind::PubRec, sequence, self.read_at);
                 return Ok(());
             }
-            let before = self.owed.pubacks() + self.unreleased.len();
+            let before = if self.wire.is_v5() { self.owed.pubacks() + self.place.session.unreleased() } else { 0 };
             let open = before + usize::from(publish.qos == QoS::AtLeastOnce);
             if self.wire.is_v5() && open > usize::from(receive_maximum(&self.shared.options).get()) {
                 return Err(Close::ReceiveMaximum);
@@ -354,7 +368,7 @@ where
             self.refuse(&publish);
             return Ok(());
         }
-        self.shared.router.route(Some(&self.place), &publish);
+        self.shared.router.route(Some(&self.place.session), &publish);
         self.offer(publish);
         Ok(())
     }
@@ -371,7 +385,7 @@ where
             let kind = if publish.qos == QoS::ExactlyOnce { Kind::PubRec } else { Kind::PubAck };
             self.owed.refuse(packet_id, kind, self.read_at);
             if self.wire.is_v5() {
-                self.unreleased.remove(&packet_id); // A refused exchange ends with its PUBREC.
+                self.place.session.release(packet_id); // A refused exchange ends with its PUBREC.
             }
         }
     }
@@ -414,35 +428,51 @@ where
     fn owe(&mut self, packet_id: Option<NonZeroU16>, qos: QoS, sequence: u64) {
         if let Some(packet_id) = packet_id {
             let kind = if qos == QoS::ExactlyOnce { Kind::PubRec } else { Kind::PubAck };
+            if kind == Kind::PubRec {
+                self.place.session.received(packet_id, sequence);
+            }
             self.owed.owe(packet_id, kind, sequence, self.read_at);
         }
     }
 
-    fn on_subscribe(&mut self, subscribe: Subscribe) {
+    fn on_subscribe(&mut self, subscribe: Subscribe) -> Result<(), Close> {
         let Subscribe { packet_id, identifier, filters } = subscribe;
-        let is_v5 = self.wire.is_v5();
+        if filters.iter().any(|(filter, options)| options.no_local && share::parse(filter).is_some()) {
+            return Err(Close::Protocol); // [MQTT-3.8.3-4]
+        }
         let mut status = Vec::with_capacity(filters.len());
         for (filter, options) in filters {
-            status.push(if topic::check_filter(&filter).is_err() {
-                SubscribeAckReason::TopicFilterInvalid
-            } else if is_v5 && filter.starts_with("$share/") {
-                SubscribeAckReason::SharedSubscriptionNotSupported
-            } else if !self.badge.may_subscribe(&filter) {
-                self.refused(&filter, "not_authorized");
-                SubscribeAckReason::NotAuthorized
-            } else if !self.place.subscribe(&filter, options, identifier) {
-                self.refused(&filter, "max_subscriptions");
-                SubscribeAckReason::QuotaExceeded
-            } else {
-                match options.qos {
-                    QoS::AtMostOnce => SubscribeAckReason::GrantedQos0,
-                    QoS::AtLeastOnce => SubscribeAckReason::GrantedQos1,
-                    QoS::ExactlyOnce => SubscribeAckReason::GrantedQos2,
-                }
-            });
+            status.push(self.subscribe(&filter, Subscribed { options, identifier }));
         }
-        // The retained messages wait in the inbox, behind this.
         self.send(Outgoing::SubAck { packet_id, status });
+        Ok(())
+    }
+
+    fn subscribe(&mut self, filter: &ByteString, to: Subscribed) -> SubscribeAckReason {
+        if !share::is_valid(filter) {
+            return SubscribeAckReason::TopicFilterInvalid;
+        }
+        if !self.badge.may_subscribe(share::inner(filter)) {
+            self.refused(filter, "not_authorized");
+            return SubscribeAckReason::NotAuthorized;
+        }
+        let Some(known) = self.place.subscribe(filter, to) else {
+            self.refused(filter, "max_subscriptions");
+            return SubscribeAckReason::QuotaExceeded;
+        };
+        let wanted = match to.options.retain_handling {
+            RetainHandling::AtSubscribe => true,
+            RetainHandling::AtSubscribeNew => !known,
+            RetainHandling::NoAtSubscribe => false,
+        };
+        if wanted && share::parse(filter).is_none() {
+            self.feed.ask(filter, to.options.qos, to.identifier);
+        }
+        match to.options.qos {
+            QoS::AtMostOnce => SubscribeAckReason::GrantedQos0,
+            QoS::AtLeastOnce => SubscribeAckReason::GrantedQos1,
+            QoS::ExactlyOnce => SubscribeAckReason::GrantedQos2,
+        }
     }
 
     fn refused(&self, filter: &str, reason: &'static str) {
@@ -454,6 +484,7 @@ where
     }
 
     fn unsubscribe(&mut self, filter: &str) -> UnsubscribeAckReason {
+        self.feed.forget(filter);
         if self.place.unsubscribe(filter) {
             UnsubscribeAckReason::Success
         } else {

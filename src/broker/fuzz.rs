@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
-use super::{Ingest, Options, Shared, session};
+use super::{Ingest, Options, Restored, Shared, serve};
 use crate::metrics::Metrics;
 
 /// A broker whose connections are streams of the caller.
@@ -15,11 +15,11 @@ pub struct Lab<I>(Shared<I>);
 impl<I: Ingest> Lab<I> {
     /// A broker nobody is connected to.
     pub fn new(options: Options, ingest: Arc<I>, metrics: Metrics) -> Self {
-        Self(Shared::new(options, ingest, metrics, CancellationToken::new()))
+        Self(Shared::new((options, Restored::default()), ingest, metrics, CancellationToken::new()))
     }
 
     /// Serves one connection from its first byte to its end, as [`Broker`](super::Broker) does.
     pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) {
-        session::serve(stream, SocketAddr::from(([127, 0, 0, 1], 9)), &self.0).await;
+        serve::serve(stream, SocketAddr::from(([127, 0, 0, 1], 9)), &self.0).await;
     }
 }

@@ -33,9 +33,18 @@ pub(super) struct Connected {
     pub(super) topic_alias_max: u16,
     /// The largest packet the client takes.
     pub(super) max_packet_size: Option<u32>,
+    /// Nothing of an earlier session is wanted.
+    pub(super) clean_start: bool,
+    /// Seconds the session is to outlive the connection, as far as the broker allows it.
+    pub(super) session_expiry: u32,
+    /// Seconds the will waits for the client to come back.
+    pub(super) will_delay: u32,
     /// An identifier the broker chose, to be told to the client.
     assigned: bool,
-    session_expiry: bool,
+    /// The session expiry the broker allows instead of what was asked for.
+    told_expiry: Option<u32>,
+    /// The keep-alive the broker wants instead of what was asked for.
+    told_keep_alive: Option<u16>,
 }
 
 /// Why there was no CONNECT; the value is the counter's label.
@@ -150,8 +159,12 @@ async fn check_v3<S: AsyncWrite + Unpin>(
         badge: Badge::claimed(packet.username, packet.password),
         topic_alias_max: 0,
         max_packet_size: None,
+        clean_start: packet.clean_session,
+        session_expiry: if packet.clean_session { 0 } else { options.max_session_expiry },
+        will_delay: 0,
         assigned: empty,
-        session_expiry: false,
+        told_expiry: None,
+        told_keep_alive: None,
     })
 }
 
@@ -168,6 +181,7 @@ async fn check_v5<S: AsyncWrite + Unpin>(
     } else {
         None
     };
+    let will_delay = packet.last_will.as_ref().and_then(|will| will.will_delay_interval_sec).unwrap_or(0);
     let will = packet.last_will.map(|will| {
         Box::new(Publish {
             dup: false,
@@ -200,18 +214,26 @@ async fn check_v5<S: AsyncWrite + Unpin>(
         return Err(label);
     }
     let empty = packet.client_id.is_empty();
+    let asked = packet.session_expiry_interval_secs;
+    let session_expiry = asked.min(options.max_session_expiry);
+    let is_too_long = packet.keep_alive == 0 || packet.keep_alive > options.max_keep_alive;
+    let told_keep_alive = (options.max_keep_alive > 0 && is_too_long).then_some(options.max_keep_alive);
     Ok(Connected {
         codec,
         client_id: if empty { assigned_id() } else { packet.client_id },
         version: "5",
-        keep_alive: Duration::from_secs(packet.keep_alive.into()),
+        keep_alive: Duration::from_secs(told_keep_alive.unwrap_or(packet.keep_alive).into()),
         will,
         receive_max: packet.receive_max,
         badge: Badge::claimed(packet.username, packet.password),
         topic_alias_max: packet.topic_alias_max,
         max_packet_size: packet.max_packet_size.map(NonZeroU32::get),
+        clean_start: packet.clean_start,
+        session_expiry,
+        will_delay,
         assigned: empty,
-        session_expiry: packet.session_expiry_interval_secs > 0,
+        told_expiry: (session_expiry != asked).then_some(session_expiry),
+        told_keep_alive,
     })
 }
 
@@ -221,22 +243,22 @@ impl Connected {
         self.assigned
     }
 
-    /// Appends the CONNACK that accepts this client.
-    pub(super) fn accept(&mut self, options: &Options, output: &mut BytesMut) {
+    /// Appends the CONNACK that accepts this client; its session is `present` where it goes on.
+    pub(super) fn accept(&mut self, options: &Options, present: bool, output: &mut BytesMut) {
         let packet = match self.codec {
             MqttCodec::V5(_) => MqttPacket::V5(v5::Packet::ConnectAck(Box::new(v5::ConnectAck {
-                // The session ends with the connection; the client is told so ([MQTT-3.2.2-21] in spirit).
-                session_expiry_interval_secs: self.session_expiry.then_some(0),
+                session_present: present,
+                session_expiry_interval_secs: self.told_expiry,
+                server_keepalive_sec: self.told_keep_alive,
                 receive_max: receive_maximum(options),
                 topic_alias_max: alias::MAX,
                 max_packet_size: Some(options.max_packet_size),
                 assigned_client_id: self.assigned.then(|| self.client_id.clone()),
-                shared_subscription_available: false,
                 ..Default::default()
             }))),
             _ => MqttPacket::V3(v3::Packet::ConnectAck(v3::ConnectAck {
                 return_code: v3::ConnectAckReason::ConnectionAccepted,
-                session_present: false,
+                session_present: present,
             })),
         };
         let _ = self.codec.encode(packet, output);

@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
-use super::{Ingest, Shared, handshake, session, websocket};
+use super::{Ingest, Shared, handshake, serve, websocket};
 
 /// Silence after which the system probes whether a peer is still there.
 const PROBE_AFTER: Duration = Duration::from_secs(120);
@@ -134,7 +134,7 @@ pub(super) async fn accept<I: Ingest>(
 
 async fn serve<I: Ingest>(stream: TcpStream, peer: Peer, transport: Transport, shared: &Shared<I>) {
     match transport {
-        Transport::Tcp => session::serve(stream, peer, shared).await,
+        Transport::Tcp => serve::serve(stream, peer, shared).await,
         // In boxes, so that a plain connection's task has no room for their state.
         Transport::Tls(config) => Box::pin(serve_tls(stream, peer, config, shared)).await,
         Transport::WebSocket => Box::pin(serve_websocket(stream, peer, shared)).await,
@@ -152,14 +152,14 @@ async fn serve_tls<I: Ingest>(stream: TcpStream, peer: Peer, config: Arc<ServerC
     };
     // The handshake's state is large and short-lived: it must not stay in the task of the connection.
     if let Some(stream) = begun(Box::pin(accepting), peer, shared).await {
-        session::serve(stream, peer, shared).await;
+        serve::serve(stream, peer, shared).await;
     }
 }
 
 async fn serve_websocket<I: Ingest>(stream: TcpStream, peer: Peer, shared: &Shared<I>) {
     let max_packet_size = usize::try_from(shared.options.max_packet_size).unwrap_or(usize::MAX);
     if let Some(stream) = begun(Box::pin(websocket::upgrade(stream, max_packet_size)), peer, shared).await {
-        session::serve(stream, peer, shared).await;
+        serve::serve(stream, peer, shared).await;
     }
 }
 

@@ -12,11 +12,13 @@
 //! - **Local subscribers** get every publish from memory, through a queue of their own that is bounded in
 //!   messages and bytes. A subscriber that does not read loses messages there, counted, and delays nobody.
 //!
-//! Of MQTT 5 it speaks topic aliases, receive maximum and maximum packet size both ways, message expiry, subscription
-//! identifiers and options, and passes user properties and request/response on. Shared subscriptions are refused.
+//! - **Sessions last** as long as their client asks, within [`Options::max_session_expiry`]: QoS 1 and 2 messages wait
+//!   for it, bounded, and what is in flight is sent again. With a [`Store`] sessions and retained messages outlive the
+//!   process.
 //!
-//! Sessions end with their connection: a CONNECT that asks for a persistent session is accepted with
-//! `session present = 0`. Retained messages live in memory.
+//! Of MQTT 5 it speaks everything but enhanced authentication: topic aliases, receive maximum and maximum packet size
+//! both ways, session and message expiry, will delay, subscription identifiers and options, shared subscriptions (for
+//! clients of MQTT 3.1.1 too), and passes user properties and request/response on.
 //!
 //! The broker knows nothing of rules, spool or hub: it offers each publish to an [`Ingest`].
 
@@ -37,6 +39,7 @@ mod acknowledge;
 mod alias;
 mod application_message;
 mod census;
+mod clients;
 mod connection;
 mod deliver;
 #[cfg(fuzzing)]
@@ -45,15 +48,21 @@ mod gate;
 mod handshake;
 mod listen;
 mod presence;
+mod retained;
 mod router;
+mod serve;
 mod session;
+mod share;
+mod store;
 mod system;
+mod upkeep;
 mod websocket;
 mod wire;
 
 pub use census::{Census, Client, Totals, Traffic};
 pub use gate::{Gate, Judgement, Pass, Refusal, RefusalCode, Visitor};
 pub use listen::{Listener, Transport, server_tls};
+pub use store::{Restored, Store};
 
 use router::Router;
 
@@ -114,10 +123,20 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// Publishes of one connection that may wait for their commit before its socket is not read.
     pub max_unacknowledged: usize,
-    /// Messages that may wait for one subscriber.
+    /// Messages that may wait for one subscriber, connected or away.
     pub subscriber_queue_messages: usize,
     /// Bytes of topics, payloads and MQTT 5 properties that may wait for one subscriber.
     pub subscriber_queue_bytes: usize,
+    /// Longest a session may outlive its connection, in seconds, and how long one without MQTT 5 does.
+    pub max_session_expiry: u32,
+    /// Most sessions whose client is away; the one that is away longest ends for a new one.
+    pub max_sessions: usize,
+    /// Bytes that may wait for all clients that are away.
+    pub max_session_bytes: usize,
+    /// Longest keep-alive in seconds; MQTT 5 clients that want a longer one are told this one. 0 is no limit.
+    pub max_keep_alive: u16,
+    /// Where sessions and retained messages are kept over a restart.
+    pub store: Option<Arc<dyn Store>>,
     /// Most retained messages.
     pub max_retained: usize,
     /// Most bytes of retained topics, payloads and MQTT 5 properties.
@@ -147,6 +166,11 @@ impl Default for Options {
             max_unacknowledged: 1_000,
             subscriber_queue_messages: 1_000,
             subscriber_queue_bytes: 1024 * 1024,
+            max_session_expiry: 7 * 24 * 3600,
+            max_sessions: 10_000,
+            max_session_bytes: 64 * 1024 * 1024,
+            max_keep_alive: 0,
+            store: None,
             max_retained: 10_000,
             max_retained_bytes: 16 * 1024 * 1024,
             max_subscriptions: 1_000,
@@ -173,8 +197,13 @@ struct Shared<I> {
 }
 
 impl<I> Shared<I> {
-    fn new(options: Options, ingest: Arc<I>, metrics: Metrics, stop: CancellationToken) -> Self {
-        let router = Router::new(&options, metrics.clone());
+    fn new(
+        (options, restored): (Options, Restored),
+        ingest: Arc<I>,
+        metrics: Metrics,
+        stop: CancellationToken,
+    ) -> Self {
+        let router = Router::new(&options, metrics.clone(), restored);
         let wills = Semaphore::new((options.max_connections / 10).max(1));
         let doors = gate::Doors::new(&options);
         Self { options, ingest, router, doors, metrics, stop, wills }
@@ -187,13 +216,15 @@ pub struct Broker {
     census: Arc<Census>,
     stop: CancellationToken,
     tasks: TaskTracker,
+    /// Writes down what changed last.
+    last_words: Box<dyn FnOnce() + Send>,
 }
 
 impl Broker {
-    /// Serves all `listeners` until [`stop`](Self::stop).
+    /// Serves all `listeners` until [`stop`](Self::stop), with the sessions of an earlier process.
     pub fn start<I: Ingest>(
         listeners: Vec<Listener>,
-        options: Options,
+        (options, restored): (Options, Restored),
         ingest: Arc<I>,
         metrics: Metrics,
     ) -> std::io::Result<Self> {
@@ -202,13 +233,16 @@ impl Broker {
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let places = Arc::new(Semaphore::new(options.max_connections));
-        let shared = Arc::new(Shared::new(options, ingest, metrics, stop.clone()));
+        let shared = Arc::new(Shared::new((options, restored), ingest, metrics, stop.clone()));
         let census = Arc::clone(&shared.router.census);
         for listener in listeners {
             tasks.spawn(listen::accept(listener, Arc::clone(&shared), Arc::clone(&places), tasks.clone()));
         }
-        tasks.spawn(system::refresh(shared));
-        Ok(Self { addresses, census, stop, tasks })
+        tasks.spawn(system::refresh(Arc::clone(&shared)));
+        tasks.spawn(upkeep::expire(Arc::clone(&shared)));
+        tasks.spawn(upkeep::write_down(Arc::clone(&shared)));
+        let last_words = Box::new(move || upkeep::write_changes(&shared));
+        Ok(Self { addresses, census, stop, tasks, last_words })
     }
 
     /// Where the broker listens, with the name of each transport, in the order of the listeners.
@@ -228,6 +262,7 @@ impl Broker {
         if tokio::time::timeout(grace, self.tasks.wait()).await.is_err() {
             tracing::warn!("some plant connections did not end within {grace:?}");
         }
+        (self.last_words)();
     }
 }
 

@@ -42,15 +42,14 @@ pub(super) fn publishes(router: &Router) -> Vec<Publish> {
         ("version", format!("brownbridge version {}", env!("CARGO_PKG_VERSION"))),
         ("uptime", format!("{} seconds", totals.uptime.as_secs())),
         ("clients/connected", totals.connected.to_string()),
-        // Sessions end with their connection: there are no others.
-        ("clients/total", totals.connected.to_string()),
+        ("clients/total", router.session_count().to_string()),
         ("clients/maximum", totals.maximum.to_string()),
         ("messages/received", traffic.packets_in.to_string()),
         ("messages/sent", traffic.packets_out.to_string()),
         ("publish/messages/received", traffic.publishes_in.to_string()),
         ("publish/messages/sent", traffic.publishes_out.to_string()),
         ("publish/messages/dropped", totals.dropped.to_string()),
-        ("retained messages/count", router.retained_count().to_string()),
+        ("retained messages/count", router.retained.lock().len().to_string()),
         ("subscriptions/count", router.subscription_count().to_string()),
     ];
     values.into_iter().map(|(name, value)| publish(format!("{ROOT}/broker/{name}"), value)).collect()

@@ -26,7 +26,7 @@ pub(super) enum Incoming {
     Subscribe(Subscribe),
     Unsubscribe { packet_id: NonZeroU16, filters: Vec<ByteString> },
     PingReq,
-    Disconnect { publish_will: bool },
+    Disconnect { publish_will: bool, expiry: Option<u32> },
 }
 
 /// A SUBSCRIBE of any version.
@@ -78,7 +78,7 @@ impl Outgoing {
 pub(super) enum Close {
     /// The client said DISCONNECT, or closed its socket after all its traffic.
     Disconnected,
-    /// DISCONNECT with reason 0x04: the will is published ([MQTT-3.14.4-3]).
+    /// DISCONNECT with another reason than 0x00: the will is published ([MQTT-3.14.4-3]).
     DisconnectedWithWill,
     /// The socket ended without DISCONNECT.
     Lost,
@@ -238,7 +238,7 @@ fn incoming_v3(packet: v3::Packet) -> Result<Incoming, Close> {
             Incoming::Unsubscribe { packet_id, filters: topic_filters }
         }
         v3::Packet::PingRequest => Incoming::PingReq,
-        v3::Packet::Disconnect => Incoming::Disconnect { publish_will: false },
+        v3::Packet::Disconnect => Incoming::Disconnect { publish_will: false, expiry: None },
         v3::Packet::Connect(_)
         | v3::Packet::ConnectAck(_)
         | v3::Packet::SubscribeAck { .. }
@@ -266,7 +266,9 @@ fn incoming_v5(packet: v5::Packet) -> Result<Incoming, Close> {
         }
         v5::Packet::PingRequest => Incoming::PingReq,
         v5::Packet::Disconnect(disconnect) => Incoming::Disconnect {
-            publish_will: disconnect.reason_code == DisconnectReasonCode::DisconnectWithWillMessage,
+            // Anything but a normal end publishes the will ([MQTT-3.14.4-3]).
+            publish_will: disconnect.reason_code != DisconnectReasonCode::NormalDisconnection,
+            expiry: disconnect.session_expiry_interval_secs,
         },
         v5::Packet::Connect(_)
         | v5::Packet::ConnectAck(_)

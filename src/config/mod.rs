@@ -81,6 +81,10 @@ pub struct Broker {
     pub subscriber_queue_messages: usize,
     /// Bytes that may wait for one local subscriber.
     pub subscriber_queue_bytes: u64,
+    /// What outlives a connection.
+    pub sessions: Sessions,
+    /// Longest keep-alive MQTT 5 clients may have; zero is no limit.
+    pub max_keep_alive: Duration,
     /// Most retained messages.
     pub max_retained: usize,
     /// Most bytes of retained messages.
@@ -89,6 +93,17 @@ pub struct Broker {
     pub fence: Fence,
     /// What one address or client may ask for.
     pub limits: Limits,
+}
+
+/// The keys of `[broker]` about sessions whose client is away.
+#[derive(Debug, Clone)]
+pub struct Sessions {
+    /// Longest time a client may stay away.
+    pub max_expiry: Duration,
+    /// Most sessions whose client is away.
+    pub max_away: usize,
+    /// Most bytes that wait for all of them.
+    pub max_bytes: u64,
 }
 
 /// The keys of `[broker]` about users and rights.
@@ -301,6 +316,12 @@ fn broker(section: &mut Section<'_, '_, '_>) -> Broker {
         max_unacknowledged: section.count("max_unacknowledged", 1_000, 1..=65_535),
         subscriber_queue_messages: section.count("subscriber_queue_messages", 1_000, 1..=1_000_000),
         subscriber_queue_bytes: section.size("subscriber_queue_bytes", 1 << 20, 1 << 10..=1 << 30),
+        sessions: Sessions {
+            max_expiry: section.duration("max_session_expiry", Duration::from_secs(7 * 24 * 3600)),
+            max_away: section.count("max_sessions", 10_000, 0..=1_000_000),
+            max_bytes: section.size("max_session_bytes", 64 << 20, 0..=1 << 40),
+        },
+        max_keep_alive: section.duration("max_keep_alive", Duration::ZERO),
         max_retained: section.count("max_retained", 10_000, 0..=1_000_000),
         max_retained_bytes: section.size("max_retained_bytes", 16 << 20, 0..=1 << 32),
         fence: fence(section),

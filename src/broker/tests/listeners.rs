@@ -16,7 +16,7 @@ async fn a_stream_that_buffers_is_flushed_to_its_last_byte() {
     let shared = Arc::clone(&bench.shared);
     tokio::spawn(async move {
         let stream = WebSocket::new(far, 1024).await;
-        session::serve(stream, SocketAddr::from(([127, 0, 0, 1], 9)), &shared).await;
+        serve::serve(stream, SocketAddr::from(([127, 0, 0, 1], 9)), &shared).await;
     });
     let mut client = WebSocketStream::from_raw_socket(near, Role::Client, None).await;
     let told = publish(0, "t", 0, &"x".repeat(900));

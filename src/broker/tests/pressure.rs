@@ -93,7 +93,7 @@ async fn a_client_that_publishes_without_a_pause_gets_what_it_subscribed_to() {
     (0..2_000).for_each(|_| input.extend(publish(0, "t", 0, "x")));
     let output = Arc::new(Mutex::new(Vec::new()));
     let stream = Flood { input: std::io::Cursor::new(input), output: Arc::clone(&output) };
-    session::serve(stream, SocketAddr::from(([127, 0, 0, 1], 9)), &bench.shared).await;
+    serve::serve(stream, SocketAddr::from(([127, 0, 0, 1], 9)), &bench.shared).await;
     // CONNACK and SUBACK, then the messages, none lost to a full queue of 1,000.
     assert_eq!(output.lock().len(), 4 + 5 + 2_000 * publish(0, "t", 0, "x").len());
 }

@@ -1,0 +1,140 @@
+//! The life of one connection: handshake, session, traffic, will.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use bytestring::ByteString;
+use rmqtt_codec::types::Publish;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::census::Client;
+use super::clients::{Entered, Terms};
+use super::connection::Connection;
+use super::listen::Peer;
+use super::presence::Who;
+use super::session::{DelayedWill, after};
+use super::wire::Close;
+use super::{Ingest, Offer, Shared, gate, handshake, presence, upkeep};
+use crate::message::{self, Timestamp};
+
+/// Serves one socket from its first byte to its end.
+pub(super) async fn serve<S, I>(mut stream: S, peer: impl Into<Peer>, shared: &Shared<I>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    I: Ingest,
+{
+    let peer = peer.into();
+    let Some(visit) = shared.doors.enter(peer.address) else {
+        return shared.metrics.connection_closed("connections_per_address");
+    };
+    let mut input = BytesMut::new();
+    let connect = handshake::connect(&mut stream, &mut input, &shared.options);
+    let connected = tokio::select! {
+        biased;
+        () = shared.stop.cancelled() => return,
+        connected = tokio::time::timeout(shared.options.connect_timeout, connect) => {
+            connected.unwrap_or(Err("connect_timeout"))
+        }
+    };
+    let connected = match connected {
+        Ok(connected) => connected,
+        Err(reason) => {
+            shared.metrics.connection_closed(reason);
+            if reason == handshake::PROBED {
+                tracing::debug!(%peer, reason, "a connection without a byte");
+                return;
+            }
+            shared.metrics.log_pace(reason, |left_out| {
+                tracing::warn!(%peer, reason, left_out, "a client was refused before it connected");
+            });
+            return;
+        }
+    };
+    let admitted = gate::admit(&mut stream, connected, (peer.address, &visit), shared).await;
+    let Some(mut connected) = admitted else { return };
+    let client_id = ByteString::from(&*connected.client_id);
+    let will = connected.will.take();
+    let terms = Terms {
+        clean_start: connected.clean_start,
+        expiry: connected.session_expiry,
+        receive_max: connected.receive_max,
+    };
+    let will_delay = connected.will_delay;
+    let Entered { place, present, will: earlier_will } = shared.router.enter(client_id.clone(), terms).await;
+    if let Some(earlier) = earlier_will {
+        Box::pin(publish_will(&earlier.publish, &client_id, Close::Lost, shared)).await;
+    }
+    tracing::debug!(%peer, client = message::excerpt(&client_id), "connected");
+    shared.metrics.connections.increment(1);
+    let entry = shared.router.census.enter(Client {
+        client_id: message::excerpt(&client_id).to_owned(),
+        address: peer.address,
+        via: peer.via,
+        version: connected.version,
+        keep_alive: connected.keep_alive,
+        since: Timestamp::now(),
+    });
+    let who = Who { client: &client_id, address: peer.address };
+    presence::came(who, shared);
+    let mut told = None;
+    let counted = Arc::clone(&entry.presence);
+    let (close, place) = Connection::new(stream, input, connected, (place, present, counted), shared)
+        .run(|close| told = presence::goes(who, close, shared))
+        .await;
+    drop(entry);
+    shared.metrics.connections.decrement(1);
+    shared.metrics.connection_closed(close.label());
+    if close.is_fault() {
+        shared.metrics.log_pace(close.label(), |left_out| {
+            tracing::warn!(%peer, client = message::excerpt(&client_id), reason = close.label(), left_out, "a client's connection was closed");
+        });
+    } else {
+        tracing::debug!(%peer, client = message::excerpt(&client_id), reason = close.label(), "disconnected");
+    }
+    let mut will = will.filter(|_| close.publishes_will());
+    // It waits at most until the session ends ([MQTT-3.1.3-9], 3.1.3.2.2).
+    let wait = will_delay.min(place.session.expiry());
+    let delayed = if wait == 0 { None } else { will.take() };
+    let delayed = delayed.zip(after(wait)).map(|(publish, due)| DelayedWill { publish, due });
+    upkeep::settle(place.leave(delayed), close, shared).await;
+    if let Some(will) = will {
+        publish_will(&will, &client_id, close, shared).await;
+    }
+    presence::settle(told, who, shared).await;
+}
+
+/// Publishes a will as if its client had. It may wait like any publish, but nobody is there to be slowed down by
+/// that: a client that comes and goes while there is no room must not fill all places, so few may wait.
+pub(super) async fn publish_will<I: Ingest>(will: &Publish, client: &str, close: Close, shared: &Shared<I>) {
+    shared.router.route(None, will);
+    let publish = message::Publish {
+        topic: &will.topic,
+        payload: &will.payload,
+        client,
+        qos: will.qos.value(),
+        retain: will.retain,
+        received: Timestamp::now(),
+    };
+    let mut scratch = shared.ingest.scratch();
+    let mut answer = shared.ingest.offer(&mut scratch, &publish);
+    shared.metrics.publishes_received.increment(1);
+    let waits = shared.wills.try_acquire();
+    loop {
+        match answer {
+            Offer::Taken(_) => return,
+            Offer::TakenAfter(written, _) if waits.is_ok() => return written.await,
+            Offer::TakenAfter(..) => return,
+            Offer::Full if close == Close::ShuttingDown || shared.stop.is_cancelled() => {
+                return shared.metrics.dropped("will_at_shutdown");
+            }
+            Offer::Full if waits.is_err() => return shared.metrics.dropped("will_without_room"),
+            Offer::Full => {
+                tokio::select! {
+                    () = shared.ingest.room() => {}
+                    () = shared.stop.cancelled() => {}
+                }
+            }
+        }
+        answer = shared.ingest.offer(&mut scratch, &publish);
+    }
+}

@@ -1,0 +1,86 @@
+//! What the broker does by itself: ends sessions whose client stays away, publishes the wills that waited, and writes
+//! down what is to outlive the process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::clients::Due;
+use super::store::Scribe;
+use super::wire::Close;
+use super::{Ingest, Shared, serve};
+
+/// How long changes gather before they are written down.
+const GATHER: Duration = Duration::from_millis(100);
+
+/// Ends sessions and publishes wills when they are due, until the broker stops.
+pub(super) async fn expire<I: Ingest>(shared: Arc<Shared<I>>) {
+    loop {
+        while let Some(due) = shared.router.take_due(Instant::now()) {
+            settle([due], Close::Lost, &shared).await;
+        }
+        let next = shared.router.next_due();
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            () = shared.router.clients.due_changed.notified() => {}
+            () = tokio::time::sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
+        }
+    }
+}
+
+/// Publishes the wills of sessions that have ended.
+pub(super) async fn settle<I: Ingest>(due: impl IntoIterator<Item = Due>, close: Close, shared: &Shared<I>) {
+    for Due { client_id, will } in due {
+        if let Some(will) = will {
+            serve::publish_will(&will.publish, &client_id, close, shared).await;
+        }
+    }
+}
+
+/// Writes changes down until the broker stops. What changes after that, [`write_changes`] has to write.
+pub(super) async fn write_down<I: Ingest>(shared: Arc<Shared<I>>) {
+    let Some(scribe) = &shared.router.common.scribe else { return };
+    write_everything(scribe, &shared).await;
+    loop {
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            () = scribe.store.outgrown() => write_everything(scribe, &shared).await,
+            () = scribe.wake.notified() => {
+                tokio::select! {
+                    () = shared.stop.cancelled() => return,
+                    () = tokio::time::sleep(GATHER) => {}
+                }
+                write_changes(&shared);
+            }
+        }
+    }
+}
+
+/// Writes down what has changed.
+pub(super) fn write_changes<I: Ingest>(shared: &Shared<I>) {
+    let Some(scribe) = &shared.router.common.scribe else { return };
+    let (sessions, topics) = scribe.take();
+    let mut writer = scribe.writer();
+    sessions.iter().for_each(|session| session.write(&mut writer, false));
+    for topic in topics {
+        let message = shared.router.retained.lock().get(&topic).cloned();
+        writer.retained(&topic, message.as_ref());
+    }
+}
+
+/// Writes everything anew. What changes meanwhile is written as well, before or after.
+async fn write_everything<I: Ingest>(scribe: &Scribe, shared: &Shared<I>) {
+    scribe.store.begin_anew();
+    for session in shared.router.sessions() {
+        scribe.store.room().await;
+        session.write(&mut scribe.writer(), true);
+    }
+    for message in shared.router.retained_messages() {
+        scribe.store.room().await;
+        scribe.writer().retained(&message.topic, Some(&message));
+    }
+    // Among this is what changed between being listed here and being written.
+    write_changes(shared);
+    scribe.store.written_anew();
+}

@@ -1,0 +1,490 @@
+//! A journal: small records that outlive the program, for state that is rewritten as a whole now and then.
+//!
+//! Who uses it keeps its state in memory, appends a record for each change, and writes the whole state again when the
+//! journal says that it is [`outgrown`](Journal::outgrown). [`append`](Journal::append) copies into memory and never
+//! waits for the disk: one thread writes. What it has written survives the end of the program in any way; only a
+//! whole rewriting is synced, so a power cut may cost what the system had not written yet, some 30 seconds.
+//!
+//! It is not the spool: what must survive a power cut belongs there.
+//!
+//! # The folder
+//!
+//! Files `<number, 16 hex digits>.journal`: eight bytes `bbjrnl\x00\x01`, then records of a length `u32`, a CRC32C of
+//! length and body, both little endian, and the body. They are read in the order of their numbers. The first record
+//! of a file that is not whole ends it; the next file goes on. A rewriting begins a new file, and when it is complete
+//! and synced the older ones are removed; until then they are read, too.
+//!
+//! # When the disk says no
+//!
+//! After a failed write the rest of the file could not be read back. So the records that wait are given up, and the
+//! journal asks for everything anew every [`RETRY`], until that succeeds. The same where more waits for the disk than
+//! may; who writes everything anew waits for [`room`](Journal::room).
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::Notify;
+
+const MAGIC: &[u8; 8] = b"bbjrnl\0\x01";
+const HEADER: usize = 8;
+/// Bytes that wait for the disk below which there is room.
+const ROOM: usize = 4 << 20;
+/// Growth since the last rewriting that is not worth another.
+const MIN_GROWTH: u64 = 4 << 20;
+/// How long after a failure everything is asked for anew.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Appends records. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Journal(Arc<Shared>);
+
+/// Ends the journal's thread.
+#[derive(Debug)]
+pub struct Writer {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What was found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Records read.
+    pub records: u64,
+    /// Bytes that were no whole record.
+    pub damaged: u64,
+}
+
+#[derive(Debug)]
+struct Shared {
+    pending: Mutex<Pending>,
+    /// Bytes that may wait.
+    max_pending: usize,
+    work: Condvar,
+    outgrown: Notify,
+    room: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    orders: Vec<Order>,
+    bytes: usize,
+    /// Records are given up until everything is written anew.
+    broken: bool,
+    closed: bool,
+}
+
+#[derive(Debug)]
+enum Order {
+    Write(Vec<u8>),
+    Begin,
+    Complete,
+}
+
+/// Opens the journal of a folder, which is made where needed, and gives every record to `read`, in order. Up to
+/// `max_pending` bytes may wait for the disk.
+pub fn open(dir: &Path, max_pending: usize, mut read: impl FnMut(&[u8])) -> io::Result<(Journal, Writer, Found)> {
+    fs::create_dir_all(dir)?;
+    let mut found = Found::default();
+    let mut numbers = numbers(dir)?;
+    numbers.sort_unstable();
+    for number in &numbers {
+        read_file(&path(dir, *number), &mut read, &mut found)?;
+    }
+    let disk = Disk {
+        dir: dir.to_owned(),
+        current: numbers.last().copied().unwrap_or(0),
+        file: None,
+        complete: false,
+        written: 0,
+        whole: 0,
+    };
+    // Nothing can be appended to a file that was read: the first rewriting begins a new one.
+    let shared = Arc::new(Shared::new(max_pending));
+    shared.pending.lock().broken = true;
+    let thread = {
+        let shared = Arc::clone(&shared);
+        std::thread::Builder::new().name("journal".to_owned()).spawn(move || run(&shared, disk))?
+    };
+    Ok((Journal(Arc::clone(&shared)), Writer { shared, thread: Some(thread) }, found))
+}
+
+impl Shared {
+    fn new(max_pending: usize) -> Self {
+        let (outgrown, room) = (Notify::new(), Notify::new());
+        Self { pending: Mutex::default(), max_pending, work: Condvar::new(), outgrown, room }
+    }
+}
+
+impl Journal {
+    /// Adds a record.
+    pub fn append(&self, record: &[u8]) {
+        let Ok(len) = u32::try_from(record.len()) else { return };
+        let mut pending = self.0.pending.lock();
+        if pending.broken || pending.closed {
+            return;
+        }
+        if pending.bytes + record.len() > self.0.max_pending {
+            pending.orders.clear();
+            pending.bytes = 0;
+            pending.broken = true;
+            self.0.work.notify_one();
+            return;
+        }
+        if !matches!(pending.orders.last(), Some(Order::Write(_))) {
+            pending.orders.push(Order::Write(Vec::new()));
+        }
+        if let Some(Order::Write(bytes)) = pending.orders.last_mut() {
+            let before = bytes.len();
+            bytes.extend_from_slice(&len.to_le_bytes());
+            bytes.extend_from_slice(&checksum(len, record).to_le_bytes());
+            bytes.extend_from_slice(record);
+            let grown = bytes.len() - before;
+            pending.bytes += grown;
+        }
+        self.0.work.notify_one();
+    }
+
+    /// From here on everything is written anew.
+    pub fn begin_anew(&self) {
+        let mut pending = self.0.pending.lock();
+        pending.broken = false;
+        pending.orders.push(Order::Begin);
+        self.0.work.notify_one();
+    }
+
+    /// Everything has been written anew.
+    pub fn written_anew(&self) {
+        let mut pending = self.0.pending.lock();
+        if !pending.broken {
+            pending.orders.push(Order::Complete);
+            self.0.work.notify_one();
+        }
+    }
+
+    /// Returns when little waits for the disk.
+    pub async fn room(&self) {
+        loop {
+            let told = self.0.room.notified();
+            if self.0.pending.lock().bytes < ROOM {
+                return;
+            }
+            told.await;
+        }
+    }
+
+    /// Returns when everything is to be written anew.
+    pub async fn outgrown(&self) {
+        self.0.outgrown.notified().await;
+    }
+}
+
+impl Writer {
+    /// Writes what waits and ends.
+    pub fn join(mut self) {
+        self.close();
+    }
+
+    fn close(&mut self) {
+        self.shared.pending.lock().closed = true;
+        self.shared.work.notify_one();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn run(shared: &Shared, mut disk: Disk) {
+    // Whoever opened it writes everything anew without being asked.
+    let mut retry_at = Some(Instant::now() + RETRY);
+    loop {
+        let (orders, broken, closed) = {
+            let mut pending = shared.pending.lock();
+            while pending.orders.is_empty() && !pending.closed && !(pending.broken && retry_at.is_none()) {
+                match retry_at {
+                    None => shared.work.wait(&mut pending),
+                    Some(at) => {
+                        if shared.work.wait_until(&mut pending, at).timed_out() {
+                            break;
+                        }
+                    }
+                }
+            }
+            pending.bytes = 0;
+            shared.room.notify_waiters();
+            (std::mem::take(&mut pending.orders), pending.broken, pending.closed)
+        };
+        let now = Instant::now();
+        if broken && retry_at.is_none_or(|at| at <= now) {
+            shared.outgrown.notify_one();
+            retry_at = Some(now + RETRY);
+        }
+        for order in orders {
+            match disk.carry_out(order) {
+                Ok(done) => {
+                    if done {
+                        retry_at = None;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!("sessions and retained messages cannot be kept: {error}; trying again");
+                    disk.file = None;
+                    let mut pending = shared.pending.lock();
+                    pending.orders.clear();
+                    pending.broken = true;
+                    retry_at = Some(now + RETRY);
+                    break;
+                }
+            }
+        }
+        if disk.is_outgrown() {
+            disk.whole = u64::MAX; // Once is enough.
+            shared.outgrown.notify_one();
+        }
+        if closed && shared.pending.lock().orders.is_empty() {
+            return;
+        }
+    }
+}
+
+/// The files.
+#[derive(Debug)]
+struct Disk {
+    dir: PathBuf,
+    current: u64,
+    /// `None` until everything is written anew.
+    file: Option<File>,
+    complete: bool,
+    /// Bytes of the current file, and how many of them were the last rewriting.
+    written: u64,
+    whole: u64,
+}
+
+impl Disk {
+    /// True where a rewriting is complete by this.
+    fn carry_out(&mut self, order: Order) -> io::Result<bool> {
+        match order {
+            Order::Begin => {
+                self.file = None;
+                self.current += 1;
+                let path = path(&self.dir, self.current);
+                let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
+                file.write_all(MAGIC)?;
+                self.written = HEADER as u64;
+                self.complete = false;
+                self.file = Some(file);
+            }
+            Order::Write(bytes) => {
+                if let Some(file) = &mut self.file {
+                    file.write_all(&bytes)?;
+                    self.written += bytes.len() as u64;
+                }
+            }
+            Order::Complete => {
+                let Some(file) = &self.file else { return Ok(false) };
+                file.sync_data()?;
+                File::open(&self.dir)?.sync_all()?;
+                for number in numbers(&self.dir)? {
+                    if number < self.current {
+                        fs::remove_file(path(&self.dir, number))?;
+                    }
+                }
+                self.complete = true;
+                self.whole = self.written;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn is_outgrown(&self) -> bool {
+        self.complete
+            && self.whole != u64::MAX
+            && self.written > self.whole.saturating_mul(4).max(self.whole + MIN_GROWTH)
+    }
+}
+
+fn path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number:016x}.journal"))
+}
+
+fn numbers(dir: &Path) -> io::Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        let number = name.to_str().and_then(|name| name.strip_suffix(".journal"));
+        numbers.extend(number.and_then(|number| u64::from_str_radix(number, 16).ok()));
+    }
+    Ok(numbers)
+}
+
+fn checksum(len: u32, record: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&len.to_le_bytes()), record)
+}
+
+fn read_file(path: &Path, read: &mut impl FnMut(&[u8]), found: &mut Found) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    File::open(path)?.read_to_end(&mut bytes)?;
+    let mut rest = bytes.strip_prefix(MAGIC).unwrap_or_default();
+    let mut whole = bytes.len() - rest.len();
+    while let Some((record, behind)) = split(rest) {
+        read(record);
+        found.records += 1;
+        whole += rest.len() - behind.len();
+        rest = behind;
+    }
+    let damaged = bytes.len() - whole;
+    if damaged > 0 {
+        tracing::warn!("{}: the last {damaged} bytes are no whole record and are passed over", path.display());
+        found.damaged += damaged as u64;
+    }
+    Ok(())
+}
+
+/// The next record and what is behind it.
+fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, rest) = bytes.split_first_chunk::<4>()?;
+    let (crc, rest) = rest.split_first_chunk::<4>()?;
+    let len = u32::from_le_bytes(*len);
+    let (record, rest) = rest.split_at_checked(usize::try_from(len).ok()?)?;
+    (checksum(len, record) == u32::from_le_bytes(*crc)).then_some((record, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn all(dir: &Path) -> (Vec<Vec<u8>>, Journal, Writer, Found) {
+        let mut records = Vec::new();
+        let (journal, writer, found) = open(dir, 8 << 20, |record| records.push(record.to_vec())).unwrap();
+        (records, journal, writer, found)
+    }
+
+    fn files(dir: &Path) -> Vec<PathBuf> {
+        let mut files: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        files
+    }
+
+    #[test]
+    fn what_is_appended_is_read_back_and_rewritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let (records, journal, writer, _) = all(dir.path());
+        assert!(records.is_empty());
+        journal.append(b"lost: nothing is written before the first rewriting");
+        journal.begin_anew();
+        journal.append(b"whole");
+        journal.written_anew();
+        journal.append(b"change");
+        writer.join();
+
+        let (records, journal, writer, found) = all(dir.path());
+        assert_eq!(records, [&b"whole"[..], b"change"]);
+        assert_eq!(found, Found { records: 2, damaged: 0 });
+        journal.begin_anew();
+        journal.append(b"anew");
+        drop(writer);
+        assert_eq!(files(dir.path()).len(), 2, "an incomplete rewriting removes nothing");
+
+        let (records, journal, writer, _) = all(dir.path());
+        assert_eq!(records, [&b"whole"[..], b"change", b"anew"]);
+        journal.begin_anew();
+        journal.append(b"at last");
+        journal.written_anew();
+        writer.join();
+        assert_eq!(files(dir.path()).len(), 1);
+        assert_eq!(all(dir.path()).0, [b"at last"]);
+    }
+
+    #[test]
+    fn a_disk_that_says_no_is_asked_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, journal, writer, _) = all(dir.path());
+        // The name of the next file is taken by a folder.
+        fs::create_dir(path(dir.path(), 1)).unwrap();
+        journal.begin_anew();
+        journal.append(b"in vain");
+        journal.written_anew();
+        // What is written while it is broken is given up, and that is asked for again, into the file after that.
+        while !journal.0.pending.lock().broken {
+            std::thread::yield_now();
+        }
+        fs::remove_dir(path(dir.path(), 1)).unwrap();
+        journal.begin_anew();
+        journal.append(b"whole");
+        journal.written_anew();
+        writer.join();
+        assert_eq!(all(dir.path()).0, [b"whole"]);
+    }
+
+    #[tokio::test]
+    async fn a_journal_that_has_grown_asks_to_be_rewritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, journal, writer, _) = all(dir.path());
+        journal.begin_anew();
+        journal.written_anew();
+        let record = vec![7; 1 << 20];
+        for _ in 0..6 {
+            journal.room().await;
+            journal.append(&record);
+        }
+        journal.outgrown().await;
+        writer.join();
+    }
+
+    #[test]
+    fn more_than_may_wait_is_given_up_and_asked_for() {
+        let journal = Journal(Arc::new(Shared::new(1000)));
+        let record = vec![7; 500];
+        journal.append(&record);
+        journal.append(&record);
+        assert!(journal.0.pending.lock().broken);
+        assert_eq!(journal.0.pending.lock().orders.len(), 0);
+        journal.append(b"x");
+        assert_eq!(journal.0.pending.lock().orders.len(), 0);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn any_cut_or_flip_costs_what_is_behind_it(
+            lens in prop::collection::vec(0_usize..40, 1..10), at in 0_usize..400, flip in any::<bool>(),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let records: Vec<Vec<u8>> = lens.iter().enumerate().map(|(n, len)| vec![n as u8; *len]).collect();
+            let mut bytes = MAGIC.to_vec();
+            let mut ends = Vec::new();
+            for record in &records {
+                let len = record.len() as u32;
+                bytes.extend(len.to_le_bytes());
+                bytes.extend(checksum(len, record).to_le_bytes());
+                bytes.extend(record);
+                ends.push(bytes.len());
+            }
+            let at = HEADER + at % (bytes.len() - HEADER);
+            if flip {
+                bytes[at] ^= 1;
+            } else {
+                bytes.truncate(at);
+            }
+            fs::write(path(dir.path(), 1), &bytes).unwrap();
+            let whole = ends.iter().take_while(|end| **end <= at).count();
+            let (read, _, _, found) = all(dir.path());
+            prop_assert_eq!(&read[..], &records[..whole]);
+            let begun = ends.get(whole.wrapping_sub(1)).copied().unwrap_or(HEADER);
+            prop_assert_eq!(found.damaged as usize, bytes.len() - begun);
+        }
+    }
+}
