@@ -5,6 +5,8 @@
 //! again and counted then.
 
 use std::future::Future;
+use std::io;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -22,6 +24,10 @@ use crate::rules::{self, Output, RuleSet, Verdict};
 use crate::spool::{Acker, AppendError, Appender, Durable, Reader};
 use crate::uplink::{Backlog, Isolation, Lane, MessageId, Outcome, Waiting};
 
+mod numbering;
+
+use numbering::Numbering;
+
 /// What takes the broker's publishes.
 pub struct Bridge {
     rules: RuleSet,
@@ -29,6 +35,7 @@ pub struct Bridge {
     own: Own,
     spool: Appender,
     quarantine: Quarantine,
+    numbering: Option<Numbering>,
     metrics: Metrics,
     by_rule: Vec<Counter>,
     forwarded: Counter,
@@ -71,7 +78,21 @@ impl Bridge {
             own,
             spool,
             quarantine,
+            numbering: None,
             metrics,
+        }
+    }
+
+    /// Gives each message a number in `property`, see [`numbering`]; what is needed for that is kept in `state`.
+    pub fn number(&mut self, state: &Path, property: String) -> io::Result<()> {
+        self.numbering = Some(Numbering::open(state, property)?);
+        Ok(())
+    }
+
+    /// Leaves behind what the next start goes on with. Nothing may be offered any more.
+    pub fn close(&self) {
+        if let Some(Err(error)) = self.numbering.as_ref().map(Numbering::close) {
+            tracing::warn!("the numbers of the sequence property are not kept, a new run begins: {error}");
         }
     }
 
@@ -110,7 +131,11 @@ impl Bridge {
         if let Some(detail) = records.clone().find_map(|record| self.too_large(record)) {
             return self.isolate(publish, Reason { rule: "", reason: "too_large", detail: &detail });
         }
-        let sequence = match self.spool.try_append(records) {
+        let appended = match &self.numbering {
+            None => self.spool.try_append(records),
+            Some(numbering) => numbering.append(records, &self.spool),
+        };
+        let sequence = match appended {
             Ok(ticket) => ticket.0,
             Err(error) => return self.not_appended(publish, error),
         };

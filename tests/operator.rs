@@ -180,3 +180,45 @@ fn the_ledger_goes_on_over_restarts_and_is_read_with_and_without_a_bridge() {
     assert!(bridge.get("/ledger").contains("\"crashes\":0"));
     assert!(dir.path().join("state/ledger.json.unreadable").exists());
 }
+
+#[test]
+fn messages_are_numbered_by_device_without_a_gap() {
+    let dir = folder();
+    let sim = Sim::start(&dir.path().join("sim"), free_port(), &[]);
+    let config = format!("{QUICK}\nsequence_property = \"seq\"");
+    let mut expect = Vec::new();
+    for round in 0..3 {
+        let mut bridge = Bridge::start(dir.path(), &sim, LAX, &config);
+        for device in ["a", "b"] {
+            publish_all(bridge.mqtt, &format!("t/{device}"), ["1", "2", "3"]);
+            // The second start goes on after a stop, the third begins anew after a kill -9.
+            let first = if round == 1 { 4 } else { 1 };
+            expect.extend((first..first + 3).map(|n| format!("{device} {n}")));
+        }
+        until("delivered", PATIENCE, || (bridge.metric("brownbridge_spool_messages") == 0.0).then_some(()));
+        if round == 1 {
+            bridge.process.kill();
+        } else {
+            assert_eq!(bridge.process.terminate(), Some(0));
+        }
+    }
+    let received = until("the last is printed", PATIENCE, || {
+        let received = sim.received();
+        let last = |message: &Value| message["properties"]["seq"].as_str().unwrap().ends_with("-3");
+        (received.iter().filter(|message| last(message)).count() == 4).then_some(received)
+    });
+    let mut runs = std::collections::HashSet::new();
+    // What the kill kept from being noted as delivered is sent again, with the same number and message id.
+    let mut seen = std::collections::HashSet::new();
+    let numbers: Vec<String> = received
+        .iter()
+        .filter(|message| seen.insert(message["system"]["message-id"].clone()))
+        .map(|message| {
+            let (run, number) = message["properties"]["seq"].as_str().unwrap().split_once('-').unwrap();
+            runs.insert(run.to_owned());
+            format!("{} {number}", message["properties"]["device"].as_str().unwrap())
+        })
+        .collect();
+    assert_eq!(numbers, expect);
+    assert_eq!(runs.len(), 2);
+}

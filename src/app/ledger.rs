@@ -124,7 +124,7 @@ impl Ledger {
 pub(super) async fn keep(ledger: Arc<Ledger>, stop: CancellationToken) {
     let mut yesterday = ledger.opened.clone();
     let mut midnight = next_midnight(Timestamp::now());
-    let mut tick = tokio::time::interval(EVERY);
+    let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + EVERY, EVERY);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,

@@ -70,6 +70,8 @@ pub enum StartError {
     Quarantine(PathBuf, io::Error),
     /// The folder of sessions and retained messages cannot be used.
     Sessions(PathBuf, io::Error),
+    /// What the sequence property goes on with cannot be read.
+    Sequences(PathBuf, io::Error),
     /// The broker's socket cannot be used.
     Broker(io::Error),
 }
@@ -92,6 +94,7 @@ impl fmt::Display for StartError {
             Self::Sessions(dir, error) => {
                 write!(f, "sessions and retained messages cannot be kept in {}: {error}", dir.display())
             }
+            Self::Sequences(dir, error) => write!(f, "sequences.json in {} cannot be used: {error}", dir.display()),
             Self::Broker(error) => write!(f, "the broker cannot start: {error}"),
         }
     }
@@ -102,6 +105,7 @@ impl std::error::Error for StartError {}
 /// A running bridge.
 pub struct Running {
     broker: Broker,
+    bridge: Arc<Bridge>,
     fence: Option<JoinHandle<()>>,
     fence_stop: CancellationToken,
     mqtt_addr: SocketAddr,
@@ -151,8 +155,12 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         tokio::spawn(uplink::run(settings.uplink, backlog, metrics.clone(), status_sender, uplink_stop.clone()));
 
     let rules = (settings.rules, settings.unmatched);
-    let bridge =
-        Arc::new(Bridge::new(rules, settings.own, opened.appender.clone(), quarantine.clone(), metrics.clone()));
+    let mut bridge = Bridge::new(rules, settings.own, opened.appender.clone(), quarantine.clone(), metrics.clone());
+    if let Some(property) = settings.config.uplink.sequence_property.take() {
+        let state = &settings.state;
+        bridge.number(state, property.value).map_err(|error| StartError::Sequences(state.clone(), error))?;
+    }
+    let bridge = Arc::new(bridge);
     let control_stop = CancellationToken::new();
     let operator = Operator { bridge: Arc::clone(&bridge), quarantine, quarantine_dir, metrics: metrics.clone() };
     let control = open_control(&settings.state, operator, &control_stop);
@@ -166,7 +174,8 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let dir = settings.sessions;
     let (sessions, restored) =
         keep::open(&dir, &mut settings.broker).map_err(|error| StartError::Sessions(dir, error))?;
-    let broker = Broker::start(listeners, (settings.broker, restored), bridge, metrics).map_err(StartError::Broker)?;
+    let broker = Broker::start(listeners, (settings.broker, restored), Arc::clone(&bridge), metrics)
+        .map_err(StartError::Broker)?;
 
     let admin_stop = CancellationToken::new();
     let ledger_stop = CancellationToken::new();
@@ -185,6 +194,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     Ok(Running {
         mqtt_addr: broker.addresses().first().map_or(settings.config.broker.listen.value, |(_, address)| *address),
         broker,
+        bridge,
         fence,
         fence_stop,
         admin_addr,
@@ -284,6 +294,8 @@ impl Running {
         if let Some(control) = self.control {
             let _ = control.await;
         }
+        self.bridge.close();
+        drop(self.bridge);
         if let Some(fence) = self.fence {
             let _ = fence.await;
         }
