@@ -22,7 +22,7 @@ use crate::metrics::{Metrics, translated_by_rule};
 use crate::quarantine::{Quarantine, Reason};
 use crate::rules::{self, Output, RuleSet, Verdict};
 use crate::spool::{Acker, AppendError, Appender, Durable, Reader};
-use crate::uplink::{Backlog, Isolation, Lane, MessageId, Outcome, Waiting};
+use crate::uplink::{Backlog, Isolation, Lane, MessageId, Outcome, TOO_OLD, Waiting};
 
 mod numbering;
 
@@ -53,6 +53,8 @@ pub struct Own {
     pub device: Option<String>,
     /// The module id.
     pub module: Option<String>,
+    /// Late messages get a property that says so.
+    pub mark_late: bool,
 }
 
 /// Characters of a `$.mid` at most, and what a topic has beside names and values.
@@ -245,7 +247,7 @@ impl Bridge {
         if longest_topic <= limits::TOPIC_MAX_BYTES && longest_topic + message.body.len() <= limits::D2C_MAX_BYTES {
             return None;
         }
-        let sender = d2c::Sender { identity: self.own.identity(), gateway: true };
+        let sender = d2c::Sender { identity: self.own.identity(), gateway: true, replayed: self.own.mark_late };
         let longest_id = "0123456789abcdef-18446744073709551615";
         let mut topic = String::new();
         d2c::push_topic(&mut topic, &sender, &message, longest_id);
@@ -345,14 +347,15 @@ pub struct SpoolBacklog {
 }
 
 impl Backlog for SpoolBacklog {
-    async fn next(&mut self, _: Lane) -> Option<Waiting> {
-        let stored = self.reader.next().await?;
+    async fn next(&mut self, down_to: Lane) -> Option<Waiting> {
+        let stored = self.reader.next(down_to == Lane::Late).await?;
         let id = MessageId { spool: self.spool_id, sequence: stored.seq };
-        Some(Waiting { id, lane: Lane::Live, record: stored.record })
+        let lane = if stored.late { Lane::Late } else { Lane::Live };
+        Some(Waiting { id, lane, record: stored.record })
     }
 
-    fn split(&mut self, _: u64) -> bool {
-        false
+    fn split(&mut self, over: u64) -> bool {
+        self.reader.split(over).is_some()
     }
 }
 
@@ -372,7 +375,10 @@ impl Outcome for SpoolOutcome {
     }
 
     fn abandon(&self, id: MessageId, reason: &'static str) {
-        if self.acker.ack(id.sequence) {
+        if reason == TOO_OLD {
+            // The spool counts these itself: it gives up old ones too.
+            self.acker.expire(id.sequence);
+        } else if self.acker.ack(id.sequence) {
             ::metrics::counter!("brownbridge_messages_shed_total", "reason" => reason).increment(1);
         }
     }
@@ -400,7 +406,7 @@ mod tests {
         let opened = spool::open(spool::Options::new(dir.path().join("spool"), 16 << 20)).unwrap();
         let (quarantine, writer) = quarantine::open(&dir.path().join("quarantine"), 1 << 20).unwrap();
         let recorder = PrometheusBuilder::new().build_recorder();
-        let own = Own { hub: "h".into(), device: Some("own".into()), module: None };
+        let own = Own { hub: "h".into(), device: Some("own".into()), module: None, mark_late: false };
         let rules = (rules::load(&[]).rules.unwrap(), Unmatched::Drop);
         let bridge = Bridge::new(rules, own, opened.appender, quarantine, Metrics::register());
         let topic = "devices/own/messages/events/a==b";

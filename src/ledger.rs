@@ -123,6 +123,8 @@ pub struct Account {
     pub settled: u64,
     /// Messages given up because it was full.
     pub shed: u64,
+    /// Messages given up because they were too old.
+    pub expired: u64,
     /// Messages found destroyed.
     pub lost: u64,
     /// Messages that wait.
@@ -205,9 +207,8 @@ impl Books {
         for (id, account) in &counts.spools {
             messages.produced += account.appended;
             messages.lost += account.lost;
-            if account.shed > 0 {
-                *messages.shed.entry("spool_full".to_owned()).or_default() += account.shed;
-            }
+            let given_up = [("spool_full", account.shed), ("too_old", account.expired)];
+            add(&mut messages.shed, &given_up.map(|(reason, count)| (reason.to_owned(), count)).into());
             settled += account.settled;
             books.spools.insert(id.clone(), Position { last: account.last, waiting: account.waiting });
         }

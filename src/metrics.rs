@@ -52,6 +52,8 @@ pub struct Metrics {
     pub uplink_last_puback: Gauge,
     /// Publishes sent to the hub, repetitions among them.
     pub uplink_publishes: Counter,
+    /// Publishes that may be in flight.
+    pub uplink_window: Gauge,
     pace: Arc<Pace>,
 }
 
@@ -101,6 +103,7 @@ impl Metrics {
                 Unit::Seconds,
                 "When the hub last acknowledged a message",
             ),
+            uplink_window: gauge("uplink_window", Unit::Count, "Publishes that may wait for the hub's PUBACK"),
             uplink_publishes: counter("uplink_publishes_total", "Publishes sent to the hub, repetitions among them"),
             pace: Arc::default(),
         }
@@ -230,6 +233,11 @@ pub fn describe_labelled() {
             "When the client certificate in use expires",
         ),
         ("brownbridge_spool_messages", Unit::Count, "Hub messages waiting for the hub's acknowledgement"),
+        (
+            "brownbridge_spool_late_messages",
+            Unit::Count,
+            "Those of them that waited through an outage and follow what is new",
+        ),
         ("brownbridge_spool_bytes", Unit::Bytes, "Disk space the spool takes"),
         ("brownbridge_spool_oldest_age_seconds", Unit::Seconds, "Age of the oldest waiting hub message"),
         ("brownbridge_spool_full", Unit::Count, "1 while the spool refuses messages for lack of room"),

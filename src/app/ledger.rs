@@ -17,6 +17,7 @@ use crate::admin::Recorder;
 use crate::ledger::{Account, Books, ByReason, Counts, Position, Publishes};
 use crate::message::Timestamp;
 use crate::spool::Appender;
+use crate::uplink;
 
 /// How often the books are written.
 const EVERY: Duration = Duration::from_secs(30);
@@ -72,7 +73,7 @@ impl Ledger {
         let page = self.recorder.render();
         let mut shed = labelled(&page, "brownbridge_messages_shed_total");
         // The spool's own count is of the same instant as its others.
-        shed.remove("spool_full");
+        shed.retain(|reason, _| reason != "spool_full" && reason != uplink::TOO_OLD);
         let mut spools = BTreeMap::new();
         for (spool, at) in &self.spools {
             let stats = spool.stats();
@@ -81,6 +82,7 @@ impl Ledger {
                 appended: stats.appended,
                 settled: stats.acked,
                 shed: stats.shed,
+                expired: stats.expired,
                 lost: stats.lost,
                 waiting: stats.waiting,
             };

@@ -396,7 +396,10 @@ impl admin::Source for Gauges {
         counter("brownbridge_spool_commits_total", stats.commits);
         counter("brownbridge_spool_bytes_written_total", stats.bytes_written);
         counter("brownbridge_spool_sync_failures_total", stats.sync_failures);
-        ::metrics::counter!("brownbridge_messages_shed_total", "reason" => "spool_full").absolute(stats.shed);
+        gauge("brownbridge_spool_late_messages", stats.late as f64);
+        for (reason, count) in [("spool_full", stats.shed), (uplink::TOO_OLD, stats.expired)] {
+            ::metrics::counter!("brownbridge_messages_shed_total", "reason" => reason).absolute(count);
+        }
         publish_ledger(&self.ledger.now());
     }
 

@@ -12,6 +12,7 @@ use crate::config::{self, Config, Kind, OverRate, Placed, Unmatched};
 use crate::diag::{Diagnostic, SourceFile, Span};
 use crate::fence::learn::Notebook;
 use crate::hub::connection_string::{Auth, ConnectionString};
+use crate::hub::limits;
 use crate::rules::{self, RuleSet};
 use crate::secret::Secret;
 use crate::uplink::tls::{self, TlsError};
@@ -144,7 +145,10 @@ fn settled(
     };
     let uplink = uplink::Options {
         target,
-        window: config.uplink.window,
+        window: config.uplink.window.map_or(uplink::WindowSize::Auto, uplink::WindowSize::Fixed),
+        hub_rate: config.uplink.tier.and_then(|tier| limits::d2c_per_second(tier, config.uplink.units)),
+        mark_late: config.uplink.mark_late,
+        max_age: config.spool.max_age,
         keep_alive: config.uplink.keep_alive,
         backoff: config.uplink.backoff,
         ack_timeout: config.uplink.ack_timeout,
@@ -154,6 +158,7 @@ fn settled(
     spool.linger = config.spool.commit_wait;
     spool.durability = config.spool.durability;
     spool.when_full = config.spool.when_full;
+    spool.max_age = config.spool.max_age;
     let quarantine = (state.join("quarantine"), config.quarantine.max_size);
     let sessions = state.join("sessions");
     let fence = None;
@@ -308,7 +313,10 @@ impl Place {
             credentials,
             client_id: uplink.mqtt.client_id.value.clone(),
         };
-        Some((Target::Mqtt(target), Own { hub: String::new(), device: None, module: None }))
+        Some((
+            Target::Mqtt(target),
+            Own { hub: String::new(), device: None, module: None, mark_late: uplink.mark_late },
+        ))
     }
 
     fn hub(&mut self, config: &Config) -> Option<(Target, Own)> {
@@ -350,6 +358,7 @@ impl Place {
             hub: connection.host.clone(),
             device: Some(connection.device.clone()),
             module: connection.module.clone(),
+            mark_late: uplink.mark_late,
         };
         let target = HubTarget {
             connection,

@@ -149,7 +149,7 @@ mod tests {
         numbering.append(records.iter().map(Vec::as_slice), &opened.appender).unwrap();
         let mut numbers = Vec::new();
         for device in devices {
-            let stored = opened.reader.next().await.unwrap();
+            let stored = opened.reader.next(true).await.unwrap();
             let message = HubMessage::parse(&stored.record).unwrap();
             assert_eq!((message.device, message.body, message.created), (*device, &b"{}"[..], Timestamp(1)));
             let properties: Vec<_> = message.properties().collect();

@@ -116,7 +116,7 @@ impl Told<'_> {
     fn hub_topic(&self, message: &HubMessage<'_>) -> String {
         let identity = Identity { hub: "", device: self.gateway, module: None };
         let mut topic = String::new();
-        d2c::push_topic(&mut topic, &d2c::Sender { identity, gateway: true }, message, "MESSAGE-ID");
+        d2c::push_topic(&mut topic, &d2c::Sender { identity, gateway: true, replayed: false }, message, "MESSAGE-ID");
         topic
     }
 

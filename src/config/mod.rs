@@ -184,8 +184,14 @@ pub struct Uplink {
     pub ca_file: Option<Placed<String>>,
     /// Host and port to connect to where they differ from what the name says.
     pub address: Option<Placed<(String, u16)>>,
-    /// Publishes that may wait for the hub's acknowledgement.
-    pub window: u16,
+    /// Publishes that may wait for the hub's acknowledgement; `None` is as many as pay.
+    pub window: Option<u16>,
+    /// The hub's tier, by which late messages are paced.
+    pub tier: Option<&'static str>,
+    /// Units of that tier.
+    pub units: u32,
+    /// True to mark messages that waited through an outage.
+    pub mark_late: bool,
     /// MQTT keep-alive.
     pub keep_alive: Duration,
     /// Lifetime of a SAS token; it is renewed at 85 %.
@@ -248,6 +254,8 @@ pub struct Spool {
     pub when_full: WhenFull,
     /// How long a commit may wait for company while more than one message comes at a time.
     pub commit_wait: Duration,
+    /// Messages older than this are given up; `None` keeps them for ever.
+    pub max_age: Option<Duration>,
 }
 
 /// `[quarantine]`: what the rules could not translate.
@@ -371,7 +379,10 @@ fn uplink(section: &mut Section<'_, '_, '_>) -> Option<Uplink> {
         key: section.text("key"),
         ca_file: section.text("ca_file"),
         address: section.address("address", 8883),
-        window: u16::try_from(section.count("window", 16, 1..=1_024)).unwrap_or(16),
+        window: section.count_or_auto("window", 1..=4_096).map(|window| u16::try_from(window).unwrap_or(16)),
+        tier: section.tier(kind.value),
+        units: u32::try_from(section.count("units", 1, 1..=200)).unwrap_or(1),
+        mark_late: section.flag("mark_late", false),
         keep_alive: section.duration("keep_alive", Duration::from_secs(60)),
         token_lifetime: section.duration("token_lifetime", Duration::from_secs(3_600)),
         backoff: (
@@ -419,6 +430,7 @@ fn spool(section: &mut Section<'_, '_, '_>) -> Spool {
         durability: durability.map_or(Durability::Fsync, |choice| choice.value),
         when_full: when_full.map_or(WhenFull::Refuse, |choice| choice.value),
         commit_wait: section.duration("commit_wait", Duration::from_micros(500)),
+        max_age: section.max_age(),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use rumqttc::{AsyncClient, Event, Incoming, Outgoing, QoS};
 use tokio::sync::{Notify, watch};
@@ -10,7 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::dial::{Dialled, dial};
 use super::flight::Flight;
-use super::{Backlog, Isolation, Lane, Options, Outcome, Status, Waiting};
+use super::window::{Latency, Window};
+use super::{Backlog, Isolation, Lane, Options, Outcome, Status, TOO_OLD, Waiting};
+use crate::hub::pace::Pace;
 use crate::message::{HubMessage, Timestamp};
 use crate::metrics::Metrics;
 
@@ -18,6 +21,9 @@ mod trial;
 
 /// How long a planned end waits for the acknowledgements it is owed.
 const LAST_ACKS: Duration = Duration::from_secs(5);
+
+/// Bytes in flight, so that a large window of large messages does not take the memory.
+const FLIGHT_BYTES: usize = 4 << 20;
 
 /// How a connection ended.
 pub(super) enum End {
@@ -37,10 +43,18 @@ impl End {
     }
 }
 
+/// Why a message is not sent.
+enum Refusal {
+    TooOld,
+    Isolate(Isolation),
+}
+
 /// What the feeder and the driver of one connection share.
 struct Line<'a, O> {
     outcome: &'a O,
     flight: Mutex<&'a mut Flight>,
+    window: Mutex<&'a mut Window>,
+    pace: Option<Mutex<Pace>>,
     /// Tells every acknowledgement to all who wait: the window may have room, the flight may be empty.
     room: Notify,
     /// Set when nothing more is to be handed over.
@@ -56,11 +70,12 @@ struct Line<'a, O> {
 pub(super) async fn serve<B: Backlog, O: Outcome>(
     options: &Options,
     (backlog, outcome): (&mut B, &O),
-    flight: &mut Flight,
+    (flight, window): (&mut Flight, &mut Window),
     metrics: &Metrics,
     (status, stop): (&watch::Sender<Status>, &CancellationToken),
 ) -> End {
     flight.restart();
+    window.restart();
     let login = options.target.login(Timestamp::now());
     let mut dialled = match dial(options, &login).await {
         Ok(dialled) => dialled,
@@ -75,6 +90,8 @@ pub(super) async fn serve<B: Backlog, O: Outcome>(
     let line = Line {
         outcome,
         flight: Mutex::new(flight),
+        window: Mutex::new(window),
+        pace: options.hub_rate.map(|rate| Mutex::new(Pace::new(f64::from(rate), Instant::now()))),
         room: Notify::new(),
         closing: CancellationToken::new(),
         connected: CancellationToken::new(),
@@ -135,6 +152,7 @@ impl<O: Outcome> Line<'_, O> {
             self.room.notify_waiters();
             return;
         };
+        self.learn(Instant::now(), acknowledged.handed);
         let now = Timestamp::now();
         if self.outcome.delivered(acknowledged.id) {
             self.metrics.messages_delivered.increment(1);
@@ -151,19 +169,48 @@ impl<O: Outcome> Line<'_, O> {
         self.room.notify_waiters();
     }
 
+    /// What a PUBACK tells about the line and the hub.
+    fn learn(&self, now: Instant, handed: Option<Instant>) {
+        let Some(handed) = handed else { return };
+        let mut window = self.window.lock();
+        let before = window.limit();
+        window.acknowledged(now, now.saturating_duration_since(handed));
+        if window.limit() != before {
+            self.tell_window(window.limit());
+        }
+        if let (Some(pace), Latency { best: Some(best), recent }) = (&self.pace, window.latency()) {
+            pace.lock().latency(now, recent, best);
+        }
+    }
+
+    fn tell_window(&self, limit: usize) {
+        self.metrics.uplink_window.set(f64::from(u32::try_from(limit).unwrap_or(u32::MAX)));
+    }
+
+    /// What waits for more than about a second of sending becomes late.
+    fn split<B: Backlog>(&self, backlog: &mut B) {
+        let second = self.window.lock().second();
+        let second = self.options.hub_rate.map_or(second, |rate| second.min(u64::from(rate)));
+        if backlog.split(second) {
+            tracing::info!("uplink: what waited follows in its own lane; what comes now goes first");
+        }
+    }
+
     /// Hands messages to the event loop in order, as far as the window allows.
     async fn feed<B: Backlog>(&self, client: &AsyncClient, backlog: &mut B) -> End {
         self.connected.cancelled().await;
         if let Err(end) = self.send_suspects_alone(client, backlog).await {
             return end;
         }
+        self.tell_window(self.window.lock().limit());
+        self.split(backlog);
         loop {
             let left_over = self.flight.lock().left_over().cloned();
             let waiting = match left_over {
                 Some(waiting) => waiting,
                 None => {
                     self.window_open().await;
-                    let Some(waiting) = backlog.next(Lane::Late).await else { return End::NoMore };
+                    let Some(waiting) = self.next(backlog).await else { return End::NoMore };
                     waiting
                 }
             };
@@ -173,7 +220,31 @@ impl<O: Outcome> Line<'_, O> {
         }
     }
 
+    /// The next message to send; a late one when its time has come.
+    async fn next<B: Backlog>(&self, backlog: &mut B) -> Option<Waiting> {
+        loop {
+            let pause = self.pace.as_ref().map_or(Duration::ZERO, |pace| pace.lock().wait(Instant::now()));
+            let down_to = if pause.is_zero() { Lane::Late } else { Lane::Live };
+            if let Some(next) = backlog.next(down_to).now_or_never() {
+                return next;
+            }
+            self.window.lock().idle();
+            let late = async {
+                match pause.is_zero() {
+                    true => std::future::pending().await,
+                    false => tokio::time::sleep(pause).await,
+                }
+            };
+            tokio::select! {
+                biased;
+                next = backlog.next(down_to) => return next,
+                () = late => {}
+            }
+        }
+    }
+
     async fn hand_over(&self, client: &AsyncClient, waiting: Waiting) -> Result<(), End> {
+        let late = waiting.lane == Lane::Late;
         let ready = self.ready_to_send(&waiting);
         let created = ready.as_ref().map_or(Timestamp(0), |(_, _, created)| *created);
         {
@@ -189,37 +260,58 @@ impl<O: Outcome> Line<'_, O> {
         }
         let (topic, body, _) = match ready {
             Ok(ready) => ready,
-            Err(isolation) => {
-                super::isolate(self.outcome, self.metrics, &waiting, &isolation).await;
+            Err(refusal) => {
+                match refusal {
+                    Refusal::TooOld => self.outcome.abandon(waiting.id, TOO_OLD),
+                    Refusal::Isolate(why) => super::isolate(self.outcome, self.metrics, &waiting, &why).await,
+                }
                 self.flight.lock().give_up(waiting.id);
+                self.room.notify_waiters();
                 return Ok(());
             }
         };
         self.flight.lock().hand();
+        if let Some(pace) = &self.pace {
+            pace.lock().sent(Instant::now(), late);
+        }
         self.metrics.uplink_publishes.increment(1);
         client.publish_bytes(topic, QoS::AtLeastOnce, false, body).await.map_err(|error| End::not_taken(&error))
     }
 
-    /// Topic, body and time of a message; or why the hub would close the connection at it.
-    fn ready_to_send(&self, waiting: &Waiting) -> Result<(String, Bytes, Timestamp), Isolation> {
-        let Waiting { id, record, .. } = waiting;
+    /// Topic, body and time of a message; or why it is not to be sent.
+    fn ready_to_send(&self, waiting: &Waiting) -> Result<(String, Bytes, Timestamp), Refusal> {
+        let Waiting { id, lane, record } = waiting;
+        let isolate = |reason, detail| Err(Refusal::Isolate(Isolation { reason, detail }));
         let Ok(message) = HubMessage::parse(record) else {
-            return Err(Isolation { reason: "unreadable", detail: "the stored message cannot be read".to_owned() });
+            return isolate("unreadable", "the stored message cannot be read".to_owned());
         };
-        let topic = self.options.target.topic(&message, *id);
-        if crate::topic::check_name(&topic).is_err() {
-            return Err(Isolation { reason: "invalid_topic", detail: format!("{topic:?} is no topic to publish to") });
+        if self.is_too_old(message.created) {
+            return Err(Refusal::TooOld);
         }
-        if let Some(detail) = self.options.target.too_large(&message, *id, &topic) {
-            return Err(Isolation { reason: "too_large", detail });
+        let replayed = self.options.mark_late && *lane == Lane::Late;
+        let topic = self.options.target.topic(&message, *id, replayed);
+        if crate::topic::check_name(&topic).is_err() {
+            return isolate("invalid_topic", format!("{topic:?} is no topic to publish to"));
+        }
+        if let Some(detail) = self.options.target.too_large(&message, (*id, &topic, replayed)) {
+            return isolate("too_large", detail);
         }
         Ok((topic, record.slice_ref(message.body), message.created))
+    }
+
+    fn is_too_old(&self, created: Timestamp) -> bool {
+        let age = u128::try_from(Timestamp::now().0.saturating_sub(created.0)).unwrap_or(0);
+        self.options.max_age.is_some_and(|max_age| age > max_age.as_millis())
     }
 
     async fn window_open(&self) {
         loop {
             let room = self.room.notified();
-            if self.flight.lock().span() < usize::from(self.options.window) {
+            let (span, bytes) = {
+                let flight = self.flight.lock();
+                (flight.span(), flight.bytes())
+            };
+            if span < self.window.lock().limit() && bytes < FLIGHT_BYTES {
                 return;
             }
             room.await;
@@ -309,10 +401,12 @@ mod tests {
     async fn what_comes_while_the_connection_closes_is_kept_for_the_next_one() {
         let options = options(1, 4);
         let (metrics, status) = (Metrics::register(), watch::Sender::default());
-        let mut flight = Flight::default();
+        let (mut flight, mut window) = (Flight::default(), Window::new(options.window));
         let line = Line {
             outcome: &Nobody,
             flight: Mutex::new(&mut flight),
+            window: Mutex::new(&mut window),
+            pace: None,
             room: Notify::new(),
             closing: CancellationToken::new(),
             connected: CancellationToken::new(),

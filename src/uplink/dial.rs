@@ -34,7 +34,7 @@ pub(super) async fn dial(options: &Options, login: &Login) -> io::Result<Dialled
     let mut mqtt = MqttOptions::new(&login.client_id, host, port);
     mqtt.set_keep_alive(options.keep_alive)
         .set_clean_session(target.clean_session())
-        .set_inflight(options.window)
+        .set_inflight(options.window.most())
         // A PUBACK tells the hub that a command was carried out: what nothing here takes is not acknowledged.
         .set_manual_acks(true)
         .set_max_packet_size(MAX_PACKET, MAX_PACKET);
@@ -54,7 +54,7 @@ pub(super) async fn dial(options: &Options, login: &Login) -> io::Result<Dialled
             Some(relay)
         }
     };
-    let (client, mut event_loop) = AsyncClient::new(mqtt, usize::from(options.window));
+    let (client, mut event_loop) = AsyncClient::new(mqtt, usize::from(options.window.most()));
     let mut network = NetworkOptions::new();
     network.set_connection_timeout(NETWORK_TIMEOUT.as_secs());
     network.set_tcp_nodelay(true);

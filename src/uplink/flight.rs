@@ -3,8 +3,10 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use super::suspicion::{Suspicion, Verdict};
-use super::{MessageId, Waiting};
+use super::{Lane, MessageId, Waiting};
 use crate::message::Timestamp;
 
 /// A message on its way.
@@ -12,6 +14,7 @@ use crate::message::Timestamp;
 struct Entry {
     waiting: Waiting,
     created: Timestamp,
+    len: usize,
     /// When it was handed to the current connection; `None` until then.
     handed: Option<Instant>,
     /// The identifier it went out with; 0 until the event loop names it.
@@ -27,10 +30,12 @@ pub(super) struct Flight {
     handed: usize,
     /// How many of those have their packet identifier.
     named: usize,
+    /// Bytes of all records.
+    bytes: usize,
     /// True once the current connection brought an acknowledgement.
     heard: bool,
     suspicion: Suspicion,
-    /// The last message that was acknowledged in order: the hub is known to take it.
+    /// The last message that was acknowledged: the hub is known to take it.
     good: Option<Waiting>,
     control: Control,
 }
@@ -48,7 +53,10 @@ enum Control {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Acknowledged {
     pub(super) id: MessageId,
+    pub(super) lane: Lane,
     pub(super) created: Timestamp,
+    /// When it was handed to this connection.
+    pub(super) handed: Option<Instant>,
 }
 
 impl Flight {
@@ -60,6 +68,7 @@ impl Flight {
     /// Begins a connection: everything is to be handed over again.
     pub(super) fn restart(&mut self) {
         self.entries.retain(|entry| !entry.acknowledged);
+        self.bytes = self.entries.iter().map(|entry| entry.len).sum();
         for entry in &mut self.entries {
             entry.handed = None;
             entry.packet_id = 0;
@@ -75,6 +84,11 @@ impl Flight {
         self.entries.len()
     }
 
+    /// Bytes of the same messages.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// The next message to hand over that an earlier connection left, in order.
     pub(super) fn left_over(&self) -> Option<&Waiting> {
         self.entries.get(self.handed).map(|entry| &entry.waiting)
@@ -82,7 +96,9 @@ impl Flight {
 
     /// Adds a message from the backlog.
     pub(super) fn add(&mut self, waiting: Waiting, created: Timestamp) {
-        self.entries.push_back(Entry { waiting, created, handed: None, packet_id: 0, acknowledged: false });
+        let len = waiting.record.len();
+        self.bytes += len;
+        self.entries.push_back(Entry { waiting, created, len, handed: None, packet_id: 0, acknowledged: false });
     }
 
     /// The next message is being handed to the connection.
@@ -118,12 +134,16 @@ impl Flight {
         let named = self.entries.iter_mut().take(self.named);
         let entry = named.into_iter().find(|entry| entry.packet_id == packet_id && !entry.acknowledged)?;
         entry.acknowledged = true;
-        let acknowledged = Acknowledged { id: entry.waiting.id, created: entry.created };
-        self.suspicion.clear(acknowledged.id);
+        // Only the place in the order is still needed, not the bytes.
+        let record = std::mem::replace(&mut entry.waiting.record, Bytes::new());
+        let Waiting { id, lane, .. } = entry.waiting;
+        let acknowledged = Acknowledged { id, lane, created: entry.created, handed: entry.handed };
+        self.good = Some(Waiting { id, lane, record });
+        self.suspicion.clear(id);
         while let Some(entry) = self.entries.pop_front_if(|entry| entry.acknowledged) {
+            self.bytes -= entry.len;
             self.handed -= 1;
             self.named -= 1;
-            self.good = Some(entry.waiting);
         }
         Some(acknowledged)
     }
@@ -166,13 +186,15 @@ impl Flight {
     fn take(&mut self, id: MessageId) -> Option<Waiting> {
         self.restart();
         let at = self.entries.iter().position(|entry| entry.waiting.id == id)?;
-        self.entries.remove(at).map(|entry| entry.waiting)
+        let entry = self.entries.remove(at)?;
+        self.bytes -= entry.len;
+        Some(entry.waiting)
     }
 
     /// Takes out the message that was to be handed over next: it is never to be sent.
     pub(super) fn give_up(&mut self, id: MessageId) {
         if self.left_over().is_some_and(|next| next.id == id) {
-            self.entries.remove(self.handed);
+            self.bytes -= self.entries.remove(self.handed).map_or(0, |entry| entry.len);
             self.suspicion.clear(id);
         }
     }
@@ -208,7 +230,6 @@ impl Flight {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Lane;
     use super::*;
 
     fn filled(sequences: std::ops::Range<u64>) -> Flight {

@@ -5,7 +5,10 @@
 //! message may arrive twice and never not at all, and messages of one device stay in order.
 //!
 //! Messages come in three [lanes](Lane): urgent ones before all others, live ones before those that waited through
-//! an outage. The backlog keeps the lanes; the uplink says when what waits becomes late.
+//! an outage. When a connection begins and more waits in the live lane than the uplink sends in about a second (what
+//! it sent in a good second before, 1,000 where it never did, at least 100, at most what the tier takes), all of that
+//! becomes late: what comes from then on goes first. Late messages follow at the pace the hub's tier allows
+//! ([`crate::hub::pace`]) and as the window has room; urgent and live ones wait for the window only.
 //!
 //! Each connection gets a fresh `rumqttc` client and event loop: an event loop that saw an error, or a CONNACK
 //! without its session, throws away what it had pending. Its future is never dropped half-way, for a publish
@@ -38,12 +41,15 @@ mod relay;
 mod suspicion;
 mod target;
 pub mod tls;
+mod window;
 
 pub use target::{HubTarget, MqttTarget, Target};
+pub use window::WindowSize;
 
 use connection::End;
 use flight::Flight;
 use suspicion::Verdict;
+use window::Window;
 
 /// How soon a message goes up. The order of the variants is the order of sending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -80,6 +86,9 @@ pub trait Backlog: Send + 'static {
     /// Makes everything late that waits in the live lane, if that is more than `over` messages. True if it did.
     fn split(&mut self, over: u64) -> bool;
 }
+
+/// Why a message that is older than [`Options::max_age`] is abandoned.
+pub const TOO_OLD: &str = "too_old";
 
 /// What became of a message; the other half of the backlog.
 pub trait Outcome: Send + Sync + 'static {
@@ -119,7 +128,13 @@ pub struct Options {
     /// Where messages go.
     pub target: Target,
     /// Publishes in flight.
-    pub window: u16,
+    pub window: WindowSize,
+    /// Messages a second that the hub takes, where it is to be spared.
+    pub hub_rate: Option<u32>,
+    /// Late messages get the application property `replayed=true`.
+    pub mark_late: bool,
+    /// Messages older than this are given up instead of sent.
+    pub max_age: Option<Duration>,
     /// MQTT keep-alive.
     pub keep_alive: Duration,
     /// First and longest pause after a failed connection.
@@ -150,10 +165,18 @@ pub async fn run<B: Backlog, O: Outcome>(
     stop: CancellationToken,
 ) {
     let mut flight = Flight::new(options.suspect_after);
+    let mut window = Window::new(options.window);
     let mut pause = options.backoff.0;
     loop {
         let started = Instant::now();
-        let end = connection::serve(&options, (&mut backlog, &outcome), &mut flight, &metrics, (&status, &stop)).await;
+        let end = connection::serve(
+            &options,
+            (&mut backlog, &outcome),
+            (&mut flight, &mut window),
+            &metrics,
+            (&status, &stop),
+        )
+        .await;
         metrics.uplink_connected.set(0.0);
         let progressed = status.borrow().last_puback.is_some_and(|at| at >= started);
         if progressed {

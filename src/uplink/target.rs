@@ -121,12 +121,17 @@ impl Target {
         }
     }
 
-    /// In words why the other side would close the connection at `message`; `None` where it takes it.
-    pub(super) fn too_large(&self, message: &HubMessage<'_>, id: MessageId, topic: &str) -> Option<String> {
+    /// In words why the other side would close the connection at `message`; `None` where it takes it. `topic` is what
+    /// [`topic`](Self::topic) made of it.
+    pub(super) fn too_large(
+        &self,
+        message: &HubMessage<'_>,
+        (id, topic, replayed): (MessageId, &str, bool),
+    ) -> Option<String> {
         let fits = topic.len() <= TOPIC_MAX_BYTES;
         match self {
             Self::Hub(hub) if !fits || message.body.len() + topic.len() > D2C_MAX_BYTES => {
-                let sender = d2c::Sender { identity: Identity::of(&hub.connection), gateway: true };
+                let sender = d2c::Sender { identity: Identity::of(&hub.connection), gateway: true, replayed };
                 d2c::check_size(&sender, message, &message_id(id), topic).err().map(|error| error.to_string())
             }
             Self::Mqtt(_) if !fits => Some(d2c::SizeError::Topic(topic.len()).to_string()),
@@ -134,15 +139,15 @@ impl Target {
         }
     }
 
-    /// The topic `message` goes out on.
-    pub(super) fn topic(&self, message: &HubMessage<'_>, id: MessageId) -> String {
+    /// The topic `message` goes out on; `replayed` marks it as late.
+    pub(super) fn topic(&self, message: &HubMessage<'_>, id: MessageId, replayed: bool) -> String {
         let mut topic = String::with_capacity(192);
         match self {
             Self::Hub(hub) => {
-                let sender = d2c::Sender { identity: Identity::of(&hub.connection), gateway: true };
+                let sender = d2c::Sender { identity: Identity::of(&hub.connection), gateway: true, replayed };
                 d2c::push_topic(&mut topic, &sender, message, &message_id(id));
             }
-            Self::Mqtt(mqtt) => mqtt.push_topic(&mut topic, message, id),
+            Self::Mqtt(mqtt) => mqtt.push_topic(&mut topic, message, id, replayed),
         }
         topic
     }
@@ -171,7 +176,7 @@ impl HubTarget {
 }
 
 impl MqttTarget {
-    fn push_topic(&self, out: &mut String, message: &HubMessage<'_>, id: MessageId) {
+    fn push_topic(&self, out: &mut String, message: &HubMessage<'_>, id: MessageId, replayed: bool) {
         let mut rest = self.topic.as_str();
         while let Some((before, after)) = rest.split_once('{') {
             out.push_str(before);
@@ -182,17 +187,17 @@ impl MqttTarget {
                     let original = message.properties().find(|(name, _)| *name == "topic");
                     push_levels(out, original.map_or("", |(_, topic)| topic));
                 }
-                _ => Self::push_properties(out, message, id),
+                _ => Self::push_properties(out, message, id, replayed),
             }
             rest = next;
         }
         out.push_str(rest);
     }
 
-    fn push_properties(out: &mut String, message: &HubMessage<'_>, id: MessageId) {
+    fn push_properties(out: &mut String, message: &HubMessage<'_>, id: MessageId, replayed: bool) {
         let nobody = Identity { hub: "", device: "", module: None };
         let mut topic = String::new();
-        let sender = d2c::Sender { identity: nobody, gateway: true };
+        let sender = d2c::Sender { identity: nobody, gateway: true, replayed };
         d2c::push_topic(&mut topic, &sender, message, &message_id(id));
         let mut prefix = String::new();
         d2c::push_prefix(&mut prefix, &nobody);

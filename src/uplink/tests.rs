@@ -58,7 +58,10 @@ pub(super) fn options(port: u16, window: u16) -> Options {
     };
     Options {
         target: Target::Mqtt(target),
-        window,
+        window: WindowSize::Fixed(window),
+        hub_rate: None,
+        mark_late: false,
+        max_age: None,
         keep_alive: Duration::from_secs(60),
         backoff: (Duration::from_millis(1), Duration::from_millis(1)),
         ack_timeout: Duration::from_secs(60),
