@@ -37,8 +37,8 @@ pub trait Source: Send + Sync + 'static {
     /// Sets the gauges that are read when scraped.
     fn refresh(&self);
 
-    /// `Err` says in words why the process does not do its job.
-    fn ready(&self) -> Result<(), String>;
+    /// `Err` says in words why the process does not do its job; `Ok` may have a warning.
+    fn ready(&self) -> Result<Option<String>, String>;
 
     /// The state of the process as JSON; `metrics` is the page of that moment.
     fn status(&self, metrics: &str) -> String;
@@ -124,7 +124,8 @@ async fn answer<S: Source>(page: &Page<S>, request: Request<Incoming>) -> Result
         "/ledger" => typed("application/json", page.source.ledger()),
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" => match page.source.ready() {
-            Ok(()) => text(StatusCode::OK, "ready\n"),
+            Ok(None) => text(StatusCode::OK, "ready\n"),
+            Ok(Some(warning)) => text(StatusCode::OK, format!("ready, but: {warning}\n")),
             Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
         },
         _ => text(StatusCode::NOT_FOUND, "there are /metrics, /healthz, /readyz, /status and /ledger\n"),

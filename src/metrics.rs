@@ -55,6 +55,8 @@ pub struct Metrics {
     /// Publishes that may be in flight.
     pub uplink_window: Gauge,
     pace: Arc<Pace>,
+    /// The last state of the uplink.
+    state: Arc<Mutex<Option<&'static str>>>,
 }
 
 const DELIVERIES_DROPPED: &str = "brownbridge_broker_deliveries_dropped_total";
@@ -106,6 +108,7 @@ impl Metrics {
             uplink_window: gauge("uplink_window", Unit::Count, "Publishes that may wait for the hub's PUBACK"),
             uplink_publishes: counter("uplink_publishes_total", "Publishes sent to the hub, repetitions among them"),
             pace: Arc::default(),
+            state: Arc::default(),
         }
     }
 
@@ -171,6 +174,15 @@ impl Metrics {
         set("brownbridge_certificate_expiry_timestamp_seconds", seconds);
     }
 
+    /// Says what the uplink is doing, or why it does not: 1 for this state, 0 for those before it.
+    pub fn uplink_state(&self, state: &'static str) {
+        let mut last = self.state.lock();
+        if let Some(before) = last.replace(state).filter(|before| *before != state) {
+            ::metrics::gauge!("brownbridge_uplink_state", "state" => before).set(0.0);
+        }
+        ::metrics::gauge!("brownbridge_uplink_state", "state" => state).set(1.0);
+    }
+
     /// Counts an end of the uplink's connection.
     pub fn uplink_reconnect(&self, reason: &'static str) {
         ::metrics::counter!("brownbridge_uplink_reconnects_total", "reason" => reason).increment(1);
@@ -232,6 +244,7 @@ pub fn describe_labelled() {
             Unit::Seconds,
             "When the client certificate in use expires",
         ),
+        ("brownbridge_uplink_state", Unit::Count, "1 for what the uplink does, or why it does not, in one word"),
         ("brownbridge_spool_messages", Unit::Count, "Hub messages waiting for the hub's acknowledgement"),
         (
             "brownbridge_spool_late_messages",

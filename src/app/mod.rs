@@ -34,7 +34,7 @@ use crate::ledger::{Books, sum};
 use crate::message::Timestamp;
 use crate::metrics::{Metrics, describe_labelled};
 use crate::quarantine::{self, Quarantine};
-use crate::spool::{self, Appender, Durable, OpenError, Spool};
+use crate::spool::{self, Appender, Durable, OpenError, Spool, Stats};
 use crate::uplink::{self, Status};
 
 mod control;
@@ -361,6 +361,21 @@ fn publish_ledger(books: &Books) {
     }
 }
 
+/// Ready is: the hub acknowledges, or nothing waits.
+fn readiness(stats: &Stats, status: &Status, age: impl Fn(Option<i64>) -> Duration) -> Result<Option<String>, String> {
+    let fresh = status.last_puback.is_some_and(|at| at.elapsed() < STALE);
+    let up = status.connected.is_some() || status.renewing;
+    if stats.waiting == 0 || (up && (fresh || age(stats.oldest_ms) < STALE)) {
+        return Ok(status.warning.clone());
+    }
+    let waiting = stats.waiting;
+    Err(match (&status.warning, &status.trouble, up) {
+        (Some(trouble), ..) | (None, Some(trouble), false) => format!("{waiting} messages wait; uplink: {trouble}"),
+        (None, None, false) => format!("{waiting} messages wait; the uplink is not connected yet"),
+        (None, _, true) => format!("{waiting} messages wait; connected, but the hub acknowledges nothing"),
+    })
+}
+
 struct Gauges {
     ledger: Arc<Ledger>,
     appender: Appender,
@@ -427,22 +442,48 @@ impl admin::Source for Gauges {
         report.to_string()
     }
 
-    fn ready(&self) -> Result<(), String> {
+    fn ready(&self) -> Result<Option<String>, String> {
         if let Some(reason) = &self.appender.durable().borrow().failed {
             return Err(format!("the spool failed: {reason}"));
         }
-        let stats = self.appender.stats();
-        let status = self.status.borrow();
-        let fresh = |at: Option<Instant>| at.is_some_and(|at| at.elapsed() < STALE);
-        if stats.waiting == 0 || (status.connected && fresh(status.last_puback)) {
-            return Ok(());
-        }
-        let waiting = stats.waiting;
-        match (&status.trouble, status.connected) {
-            (Some(trouble), false) => Err(format!("{waiting} messages wait; uplink: {trouble}")),
-            (None, false) => Err(format!("{waiting} messages wait; the uplink is not connected yet")),
-            (_, true) if self.oldest_age(stats.oldest_ms) < STALE => Ok(()),
-            (_, true) => Err(format!("{waiting} messages wait; connected, but the hub acknowledges nothing")),
+        readiness(&self.appender.stats(), &self.status.borrow(), |oldest| self.oldest_age(oldest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_means_that_acknowledgements_come_or_nothing_waits() {
+        const OLD: Duration = Duration::from_secs(100);
+        let now = Instant::now();
+        let text = |text: &str| Some(text.to_owned());
+        let up = Status { connected: Some(now), last_puback: Some(now), ..Status::default() };
+        let down = Status { connected: None, trouble: text("refused"), ..up.clone() };
+        let silent = Status { last_puback: None, ..up.clone() };
+        let renewing = Status { connected: None, renewing: true, ..up.clone() };
+        let flapping = Status { warning: text("taken over"), ..silent.clone() };
+        // What waits, its age, the uplink; ready with a warning or not, with the reason.
+        for (name, waiting, age, status, expect) in [
+            ("nothing waits", 0, OLD, &Status::default(), Ok("")),
+            ("nothing waits and no line", 0, OLD, &down, Ok("")),
+            ("acknowledgements come", 9, OLD, &up, Ok("")),
+            ("no line yet", 1, Duration::ZERO, &Status::default(), Err("not connected yet")),
+            ("no line", 9, Duration::ZERO, &down, Err("refused")),
+            ("up and silent", 9, OLD, &silent, Err("acknowledges nothing")),
+            ("up and too early to say", 9, Duration::ZERO, &silent, Ok("")),
+            ("a new token is on its way", 9, OLD, &renewing, Ok("")),
+            ("closed again and again", 9, OLD, &flapping, Err("taken over")),
+            ("closed again and again, but nothing waits", 0, OLD, &flapping, Ok("taken over")),
+        ] {
+            let stats = Stats { waiting, ..Stats::default() };
+            let got = readiness(&stats, status, |_| age);
+            match (&got, expect) {
+                (Ok(warning), Ok(expect)) => assert_eq!(warning.as_deref().unwrap_or(""), expect, "{name}"),
+                (Err(why), Err(expect)) => assert!(why.contains(expect), "{name}: {why}"),
+                _ => panic!("{name}: {got:?}"),
+            }
         }
     }
 }

@@ -75,6 +75,9 @@ struct Faults {
     /// Close the connection at every message whose payload has this text in it, as a hub does at one it dislikes
     #[arg(long, value_name = "TEXT")]
     close_on: Option<String>,
+    /// Take N messages in all; then close each connection at its first publish, as with a spent daily quota
+    #[arg(long, value_name = "N")]
+    quota: Option<u64>,
     /// Refuse every CONNECT with return code 5
     #[arg(long)]
     refuse: bool,
@@ -178,6 +181,7 @@ fn options(args: Args, output: Option<mpsc::Sender<Vec<Received>>>) -> anyhow::R
             withhold_puback: args.faults.withhold_puback,
             cut_every: args.faults.cut_every,
             close_on: args.faults.close_on,
+            quota: args.faults.quota,
             refuse: args.faults.refuse,
             expire_after: args.faults.expire.map(Duration::from_secs),
         },

@@ -165,6 +165,9 @@ impl Connection {
         if self.shared.options.misbehave.close_on.as_ref().is_some_and(|text| contains(&publish.payload, text)) {
             return Break(Closed::Disliked);
         }
+        if self.shared.options.misbehave.quota.is_some_and(|quota| self.shared.counters.take_one_of(quota).is_none()) {
+            return Break(Closed::Quota);
+        }
         let taken = self.take_message(bag, &publish.payload, now, publish.retain.then_some(("mqtt-retain", "true")));
         if let Err(error) = taken {
             tracing::info!(device = %self.source.device, %error, "bad property bag");

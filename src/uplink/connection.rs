@@ -81,7 +81,7 @@ pub(super) async fn serve<B: Backlog, O: Outcome>(
         Ok(dialled) => dialled,
         Err(error) => return End::Failed { reason: "network", text: format!("cannot open a socket: {error}") },
     };
-    if let Some((expiry, _)) = login.expiry {
+    if let Some(expiry) = login.expiry.map(|(expiry, _)| expiry).or(options.target.given_token_expiry()) {
         metrics.sas_expires(expiry);
     }
     if let Some(expiry) = options.target.certificate_expiry() {
@@ -140,8 +140,13 @@ impl<O: Outcome> Line<'_, O> {
     fn on_connected(&self) {
         self.metrics.uplink_connected.set(1.0);
         tracing::info!("uplink: connected to {}", self.options.target.server().0);
+        let warned = self.status.borrow().warning.is_some();
+        if !warned {
+            self.metrics.uplink_state(super::UP);
+        }
         self.status.send_modify(|status| {
-            status.connected = true;
+            status.connected = Some(Instant::now());
+            status.renewing = false;
             status.trouble = None;
         });
         self.connected.cancel();
@@ -358,12 +363,22 @@ impl<O: Outcome> Line<'_, O> {
         end
     }
 
+    /// A connection that lasts takes back what was said of those before it.
+    fn lasts(&self) {
+        let lasted = self.status.borrow().connected.is_some_and(|at| at.elapsed() > super::diagnosis::SHORT);
+        if lasted && self.status.borrow().warning.is_some() {
+            self.metrics.uplink_state(super::UP);
+            self.status.send_modify(|status| status.warning = None);
+        }
+    }
+
     /// Gives the connection up when the hub takes messages and acknowledges none.
     async fn watch_silence(&self) -> End {
         let patience = self.options.ack_timeout;
         let mut tick = tokio::time::interval(patience / 4);
         loop {
             tick.tick().await;
+            self.lasts();
             let silent = self.flight.lock().oldest_handed().map(|handed| handed.elapsed());
             if silent.is_some_and(|silent| silent > patience) && !self.closing.is_cancelled() {
                 let host = self.options.target.server().0;

@@ -34,6 +34,8 @@ pub(super) struct Flight {
     bytes: usize,
     /// True once the current connection brought an acknowledgement.
     heard: bool,
+    /// Messages that went out on the current connection, and those of them that were acknowledged.
+    traffic: (u64, u64),
     suspicion: Suspicion,
     /// The last message that was acknowledged: the hub is known to take it.
     good: Option<Waiting>,
@@ -76,6 +78,7 @@ impl Flight {
         self.handed = 0;
         self.named = 0;
         self.heard = false;
+        self.traffic = (0, 0);
         self.control = Control::None;
     }
 
@@ -114,6 +117,7 @@ impl Flight {
         // It goes out before anything else is handed over.
         if let Control::Handed(at) = self.control {
             self.control = Control::Named(at, packet_id);
+            self.traffic.0 += 1;
             return;
         }
         if let Some(entry) = self.entries.get_mut(self.named)
@@ -121,6 +125,7 @@ impl Flight {
         {
             entry.packet_id = packet_id;
             self.named += 1;
+            self.traffic.0 += 1;
         }
     }
 
@@ -129,11 +134,13 @@ impl Flight {
         self.heard = true;
         if matches!(self.control, Control::Named(_, id) if id == packet_id) {
             self.control = Control::None;
+            self.traffic.1 += 1;
             return None;
         }
         let named = self.entries.iter_mut().take(self.named);
         let entry = named.into_iter().find(|entry| entry.packet_id == packet_id && !entry.acknowledged)?;
         entry.acknowledged = true;
+        self.traffic.1 += 1;
         // Only the place in the order is still needed, not the bytes.
         let record = std::mem::replace(&mut entry.waiting.record, Bytes::new());
         let Waiting { id, lane, .. } = entry.waiting;
@@ -146,6 +153,11 @@ impl Flight {
             self.named -= 1;
         }
         Some(acknowledged)
+    }
+
+    /// Messages that went out on this connection, and those of them that were acknowledged.
+    pub(super) fn traffic(&self) -> (u64, u64) {
+        self.traffic
     }
 
     /// When the oldest unacknowledged message was handed to this connection.

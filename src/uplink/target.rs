@@ -81,6 +81,33 @@ impl Target {
         }
     }
 
+    /// Who connects, for people.
+    pub(super) fn identity(&self) -> String {
+        match self {
+            Self::Hub(hub) => Identity::of(&hub.connection).client_id(),
+            Self::Mqtt(mqtt) => mqtt.client_id.clone(),
+        }
+    }
+
+    /// Says so where a token of the connection string is over: nobody renews it.
+    pub(super) fn token_expired(&self, now: Timestamp) -> Option<String> {
+        let Self::Hub(hub) = self else { return None };
+        let expiry = hub.given_token_expiry().filter(|expiry| *expiry < now.as_secs())?;
+        let at = Timestamp(expiry.saturating_mul(1_000));
+        Some(format!(
+            "the SharedAccessSignature of the connection string ended {at} and nobody renews it: put a new one, or the \
+             device's SharedAccessKey, from which the bridge makes its own"
+        ))
+    }
+
+    /// When the token ends that the connection string brought, seconds since 1970.
+    pub(super) fn given_token_expiry(&self) -> Option<i64> {
+        match self {
+            Self::Hub(hub) => hub.given_token_expiry(),
+            Self::Mqtt(_) => None,
+        }
+    }
+
     /// When the client certificate ends, where there is one.
     pub(super) fn certificate_expiry(&self) -> Option<i64> {
         match self {
@@ -154,6 +181,11 @@ impl Target {
 }
 
 impl HubTarget {
+    fn given_token_expiry(&self) -> Option<i64> {
+        let Auth::Token(token) = &self.connection.auth else { return None };
+        sas::Token::parse(token.expose()).ok().map(|token| token.expiry)
+    }
+
     fn login(&self, now: Timestamp) -> Login {
         let identity = Identity::of(&self.connection);
         let (password, expiry) = match &self.connection.auth {

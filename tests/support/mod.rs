@@ -139,6 +139,11 @@ pub struct Bridge {
 impl Bridge {
     /// Writes `bridge.toml` into `dir` and starts; `extra` is more of `[uplink]`, then further sections.
     pub fn start(dir: &Path, sim: &Sim, rules: &str, extra: &str) -> Self {
+        Self::start_in(dir, sim, (rules, extra), &[])
+    }
+
+    /// The same with environment variables.
+    pub fn start_in(dir: &Path, sim: &Sim, (rules, extra): (&str, &str), environment: &[(&str, &str)]) -> Self {
         let (mqtt, admin) = (free_port(), free_port());
         let config = format!(
             "rules = \"rules\"\nstate = \"state\"\n\
@@ -150,15 +155,20 @@ impl Bridge {
         );
         fs::create_dir_all(dir.join("rules")).unwrap();
         fs::write(dir.join("rules/10-test.toml"), rules).unwrap();
-        Self::with_config(dir, &config, (mqtt, admin))
+        Self::launch(dir, &config, (mqtt, admin), environment)
     }
 
-    pub fn with_config(dir: &Path, config: &str, (mqtt, admin): (u16, u16)) -> Self {
+    pub fn with_config(dir: &Path, config: &str, ports: (u16, u16)) -> Self {
+        Self::launch(dir, config, ports, &[])
+    }
+
+    fn launch(dir: &Path, config: &str, (mqtt, admin): (u16, u16), environment: &[(&str, &str)]) -> Self {
         fs::write(dir.join("bridge.toml"), config).unwrap();
         let log = dir.join("log.txt");
         let child = Command::new(BINARY)
             .args(["run", "--config"])
             .arg(dir.join("bridge.toml"))
+            .envs(environment.iter().copied())
             .stderr(File::options().create(true).append(true).open(&log).unwrap())
             .spawn()
             .unwrap();
