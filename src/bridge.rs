@@ -5,8 +5,6 @@
 //! again and counted then.
 
 use std::future::Future;
-use std::io;
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,22 +18,23 @@ use crate::hub::{bag, d2c, limits};
 use crate::message::{Content, HubMessage, Presence, Publish, RecordWriter, excerpt};
 use crate::metrics::{Metrics, translated_by_rule};
 use crate::quarantine::{Quarantine, Reason};
-use crate::rules::{self, Output, RuleSet, Verdict};
-use crate::spool::{Acker, AppendError, Appender, Durable, Reader};
-use crate::uplink::{Backlog, Isolation, Lane, MessageId, Outcome, TOO_OLD, Waiting};
+use crate::rules::{self, Doubt, Memory, Output, RuleIndex, RuleSet, Verdict};
+use crate::spool::{AppendError, Durable};
 
+mod lanes;
 mod numbering;
+mod urgent;
 
-use numbering::Numbering;
+pub use lanes::{SpoolBacklog, SpoolOutcome, Stores, join};
 
 /// What takes the broker's publishes.
 pub struct Bridge {
     rules: RuleSet,
+    memory: Memory,
     unmatched: Unmatched,
     own: Own,
-    spool: Appender,
+    stores: Stores,
     quarantine: Quarantine,
-    numbering: Option<Numbering>,
     metrics: Metrics,
     by_rule: Vec<Counter>,
     forwarded: Counter,
@@ -60,12 +59,19 @@ pub struct Own {
 /// Characters of a `$.mid` at most, and what a topic has beside names and values.
 const TOPIC_OVERHEAD: usize = 512;
 
+/// Why a publish is isolated that no commit can hold.
+const TOO_LARGE_FOR_SPOOL: Reason<'static> = Reason {
+    rule: "",
+    reason: "too_large",
+    detail: "the messages of this publish do not fit the spool's largest commit",
+};
+
 impl Bridge {
-    /// Over loaded rules, an open spool and an open quarantine.
+    /// Over loaded rules, open spools and an open quarantine.
     pub fn new(
         (rules, unmatched): (RuleSet, Unmatched),
         own: Own,
-        spool: Appender,
+        stores: Stores,
         quarantine: Quarantine,
         metrics: Metrics,
     ) -> Self {
@@ -76,25 +82,12 @@ impl Bridge {
             retried: translated_by_rule("(retried)"),
             closed: AtomicBool::new(false),
             rules,
+            memory: Memory::default(),
             unmatched,
             own,
-            spool,
+            stores,
             quarantine,
-            numbering: None,
             metrics,
-        }
-    }
-
-    /// Gives each message a number in `property`, see [`numbering`]; what is needed for that is kept in `state`.
-    pub fn number(&mut self, state: &Path, property: String) -> io::Result<()> {
-        self.numbering = Some(Numbering::open(state, property)?);
-        Ok(())
-    }
-
-    /// Leaves behind what the next start goes on with. Nothing may be offered any more.
-    pub fn close(&self) {
-        if let Some(Err(error)) = self.numbering.as_ref().map(Numbering::close) {
-            tracing::warn!("the numbers of the sequence property are not kept, a new run begins: {error}");
         }
     }
 
@@ -133,16 +126,20 @@ impl Bridge {
         if let Some(detail) = records.clone().find_map(|record| self.too_large(record)) {
             return self.isolate(publish, Reason { rule: "", reason: "too_large", detail: &detail });
         }
-        let appended = match &self.numbering {
-            None => self.spool.try_append(records),
-            Some(numbering) => numbering.append(records, &self.spool),
-        };
-        let sequence = match appended {
+        if let Some(urgent) = &self.stores.urgent
+            && out.records().any(|(rule, _)| self.rules.is_urgent(rule))
+            && let Some(taken) = self.store_urgent(urgent, publish, out, failed)
+        {
+            self.doubts(publish, out);
+            return taken;
+        }
+        let sequence = match self.stores.append(&self.stores.normal, records) {
             Ok(ticket) => ticket.0,
             Err(error) => return self.not_appended(publish, error),
         };
+        self.doubts(publish, out);
         for (rule, _) in out.records() {
-            self.by_rule.get(rule).unwrap_or(&self.forwarded).increment(1);
+            self.counter(rule).increment(1);
         }
         match failed {
             None => {
@@ -151,6 +148,27 @@ impl Bridge {
             }
             Some(reason) => Offer::TakenAfter(self.quarantined(publish, reason), sequence),
         }
+    }
+
+    /// Messages made by a rule.
+    fn counter(&self, rule: RuleIndex) -> &Counter {
+        self.by_rule.get(rule).unwrap_or(&self.forwarded)
+    }
+
+    fn doubts(&self, publish: &Publish<'_>, out: &Output) {
+        for (rule, doubt) in out.doubts() {
+            self.doubt(publish, rule, doubt);
+        }
+    }
+
+    /// A device's clock was not believed.
+    fn doubt(&self, publish: &Publish<'_>, rule: RuleIndex, doubt: Doubt) {
+        let rule = self.rules.name(rule);
+        self.metrics.time_ignored(rule, doubt.label());
+        self.metrics.log_pace(&format!("{rule} time {}", doubt.label()), |left_out| {
+            let topic = excerpt(publish.topic);
+            tracing::warn!(topic, rule, left_out, "{doubt}; the message has the time it was received");
+        });
     }
 
     /// A publish already addressed to `devices/<own id>/messages/events/..`, as the remap of a classic bridge
@@ -167,7 +185,7 @@ impl Bridge {
         if let Some(detail) = written.is_ok().then(|| self.too_large(&record)).flatten() {
             return self.isolate(publish, Reason { rule: "", reason: "too_large", detail: &detail });
         }
-        match self.spool.try_append(std::iter::once(record.as_slice())) {
+        match self.stores.normal.try_append(std::iter::once(record.as_slice())) {
             Ok(ticket) => {
                 self.addressed.increment(1);
                 self.metrics.publishes_translated.increment(1);
@@ -179,7 +197,7 @@ impl Bridge {
 
     /// Spools a hub message that was in the quarantine.
     pub fn send_again(&self, record: &[u8]) -> Offer {
-        match self.spool.try_append(std::iter::once(record)) {
+        match self.stores.normal.try_append(std::iter::once(record)) {
             Ok(ticket) => {
                 self.retried.increment(1);
                 Offer::Taken(ticket.0)
@@ -192,6 +210,17 @@ impl Bridge {
         }
     }
 
+    /// Whether [`offer`](Ingest::offer) puts the publish into the quarantine where it answers [`Offer::TakenAfter`],
+    /// which it also does where an urgent message has to reach the disk.
+    pub fn would_fail(&self, out: &mut Output, publish: &Publish<'_>) -> bool {
+        let given = self.own.device.as_deref().and_then(|own| d2c::addressed(publish.topic, own));
+        if given.is_some() || self.stores.urgent.is_none() {
+            return true;
+        }
+        let failed = matches!(self.rules.translate(publish, out), Verdict::Quarantined { .. } | Verdict::Unmatched);
+        failed || out.records().any(|(_, record)| self.too_large(record).is_some())
+    }
+
     fn not_appended(&self, publish: &Publish<'_>, error: AppendError) -> Offer {
         match error {
             AppendError::Full => Offer::Full,
@@ -199,10 +228,7 @@ impl Bridge {
                 self.closed.store(true, Ordering::Relaxed);
                 Offer::Full
             }
-            AppendError::TooLarge => {
-                let detail = "the messages of this publish do not fit the spool's largest commit";
-                self.isolate(publish, Reason { rule: "", reason: "too_large", detail })
-            }
+            AppendError::TooLarge => self.isolate(publish, TOO_LARGE_FOR_SPOOL),
         }
     }
 
@@ -291,7 +317,7 @@ impl Ingest for Bridge {
     type Commits = SpoolCommits;
 
     fn scratch(&self) -> Output {
-        Output::new()
+        Output::sharing(&self.memory)
     }
 
     fn offer(&self, out: &mut Output, publish: &Publish<'_>) -> Offer {
@@ -314,11 +340,11 @@ impl Ingest for Bridge {
         if self.closed.load(Ordering::Relaxed) {
             return std::future::pending().await;
         }
-        self.spool.room().await;
+        self.stores.normal.room().await;
     }
 
     fn commits(&self) -> SpoolCommits {
-        SpoolCommits(self.spool.durable())
+        SpoolCommits(self.stores.normal.durable())
     }
 }
 
@@ -334,60 +360,6 @@ impl Commits for SpoolCommits {
         if self.0.wait_for(|durable| durable.seq >= sequence).await.is_err() {
             // The spool is gone: nothing more becomes durable.
             std::future::pending().await
-        }
-    }
-}
-
-/// The spool as the uplink reads it.
-pub struct SpoolBacklog {
-    /// The spool's identifier.
-    pub spool_id: u64,
-    /// Its reading end.
-    pub reader: Reader,
-}
-
-impl Backlog for SpoolBacklog {
-    async fn next(&mut self, down_to: Lane) -> Option<Waiting> {
-        let stored = self.reader.next(down_to == Lane::Late).await?;
-        let id = MessageId { spool: self.spool_id, sequence: stored.seq };
-        let lane = if stored.late { Lane::Late } else { Lane::Live };
-        Some(Waiting { id, lane, record: stored.record })
-    }
-
-    fn split(&mut self, over: u64) -> bool {
-        self.reader.split(over).is_some()
-    }
-}
-
-/// The spool as the uplink settles it.
-pub struct SpoolOutcome {
-    /// Settles messages.
-    pub acker: Acker,
-    /// Takes those the hub would not.
-    pub quarantine: Quarantine,
-    /// Counts them.
-    pub metrics: Metrics,
-}
-
-impl Outcome for SpoolOutcome {
-    fn delivered(&self, id: MessageId) -> bool {
-        self.acker.ack(id.sequence)
-    }
-
-    fn abandon(&self, id: MessageId, reason: &'static str) {
-        if reason == TOO_OLD {
-            // The spool counts these itself: it gives up old ones too.
-            self.acker.expire(id.sequence);
-        } else if self.acker.ack(id.sequence) {
-            ::metrics::counter!("brownbridge_messages_shed_total", "reason" => reason).increment(1);
-        }
-    }
-
-    async fn isolate(&self, waiting: &Waiting, isolation: &Isolation) {
-        let reason = Reason { rule: "", reason: isolation.reason, detail: &isolation.detail };
-        self.quarantine.put_message(&waiting.id.to_string(), &waiting.record, reason).await;
-        if self.acker.ack(waiting.id.sequence) {
-            self.metrics.isolated(isolation.reason);
         }
     }
 }
@@ -408,7 +380,8 @@ mod tests {
         let recorder = PrometheusBuilder::new().build_recorder();
         let own = Own { hub: "h".into(), device: Some("own".into()), module: None, mark_late: false };
         let rules = (rules::load(&[]).rules.unwrap(), Unmatched::Drop);
-        let bridge = Bridge::new(rules, own, opened.appender, quarantine, Metrics::register());
+        let stores = Stores { normal: opened.appender, urgent: None, numbering: None };
+        let bridge = Bridge::new(rules, own, stores, quarantine, Metrics::register());
         let topic = "devices/own/messages/events/a==b";
         let publish = Publish { topic, payload: b"", client: "c", qos: 1, retain: false, received: Timestamp(0) };
         let offer = || {

@@ -149,6 +149,12 @@ impl Metrics {
         ::metrics::counter!("brownbridge_broker_subscriptions_refused_total", "reason" => reason).increment(1);
     }
 
+    /// Counts a message whose payload has a time that was not taken.
+    pub fn time_ignored(&self, rule: &str, reason: &'static str) {
+        ::metrics::counter!("brownbridge_time_ignored_total", "rule" => rule.to_owned(), "reason" => reason)
+            .increment(1);
+    }
+
     /// Counts publishes that went to the quarantine for a reason.
     pub fn quarantined(&self, reason: &str) -> Counter {
         ::metrics::counter!("brownbridge_messages_quarantined_total", "reason" => reason.to_owned())
@@ -181,6 +187,11 @@ impl Metrics {
             ::metrics::gauge!("brownbridge_uplink_state", "state" => before).set(0.0);
         }
         ::metrics::gauge!("brownbridge_uplink_state", "state" => state).set(1.0);
+    }
+
+    /// Says when the certificate of the plant's TLS listener expires.
+    pub fn plant_certificate_expires(&self, seconds: i64) {
+        set("brownbridge_broker_certificate_expiry_timestamp_seconds", seconds);
     }
 
     /// Counts an end of the uplink's connection.
@@ -224,6 +235,10 @@ pub fn describe_labelled() {
         ("brownbridge_messages_quarantined_total", "Publishes put into the quarantine, by reason"),
         ("brownbridge_hub_messages_quarantined_total", "Stored hub messages put into the quarantine, by reason"),
         ("brownbridge_quarantine_taken_total", "Quarantined entries taken out by an operator, by what became of them"),
+        (
+            "brownbridge_time_ignored_total",
+            "Messages whose payload's time was not taken for theirs, by rule and reason",
+        ),
         ("brownbridge_quarantine_evicted_total", "Quarantined entries given up because the quarantine was full"),
         ("brownbridge_messages_shed_total", "Stored hub messages given up to make room, by reason"),
         ("brownbridge_ledger_publishes_total", "Publishes over all restarts, by what became of them"),
@@ -245,6 +260,11 @@ pub fn describe_labelled() {
             "When the client certificate in use expires",
         ),
         ("brownbridge_uplink_state", Unit::Count, "1 for what the uplink does, or why it does not, in one word"),
+        (
+            "brownbridge_broker_certificate_expiry_timestamp_seconds",
+            Unit::Seconds,
+            "When the certificate of the TLS listener expires",
+        ),
         ("brownbridge_spool_messages", Unit::Count, "Hub messages waiting for the hub's acknowledgement"),
         (
             "brownbridge_spool_late_messages",

@@ -122,7 +122,8 @@ impl Operator {
             Offer::Taken(sequence) => (Outcome::Translated, sequence),
             Offer::TakenAfter(stored, sequence) => {
                 stored.await;
-                (Outcome::Quarantined, sequence)
+                let failed = publish.is_some_and(|publish| self.bridge.would_fail(&mut scratch, &publish));
+                (if failed { Outcome::Quarantined } else { Outcome::Translated }, sequence)
             }
             Offer::Full => return Outcome::Kept,
         };

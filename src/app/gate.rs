@@ -239,6 +239,7 @@ impl Gate for Keeper {
                 address: visitor.address,
                 generation: self.0.generation.load(Ordering::Acquire),
                 rights: None,
+                changed: false,
                 noted: HashSet::new(),
             };
             ticket.rights = ticket.judge().map_err(|refused| Refusal {
@@ -267,6 +268,8 @@ struct Ticket {
     generation: u64,
     /// None where everything is allowed.
     rights: Option<Rights>,
+    /// The rights are others than when this was last asked.
+    changed: bool,
     noted: HashSet<u64>,
 }
 
@@ -291,6 +294,7 @@ impl Ticket {
         if generation != self.generation {
             self.generation = generation;
             self.rights = self.judge().unwrap_or_else(|_| Some(Rights::default()));
+            self.changed = true;
         }
     }
 
@@ -320,6 +324,11 @@ impl Pass for Ticket {
         self.renew();
         self.note(Action::Subscribe, filter);
         self.rights.as_ref().is_none_or(|rights| rights.may_subscribe(filter))
+    }
+
+    fn has_changed(&mut self) -> bool {
+        self.renew();
+        std::mem::take(&mut self.changed)
     }
 }
 

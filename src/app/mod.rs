@@ -7,7 +7,7 @@
 //! | quarantine: writer thread | [`start`] | after the uplink | 64 entries |
 //! | sessions: the journal's thread | [`start`] | after the broker | 64 MiB of records |
 //! | uplink | [`start`] | after it drained, or `drain_timeout` | the spool; `window` in flight |
-//! | fence: watch of its files | [`start`] | with the broker | none; passwords wait for one of 2 places |
+//! | watches of the fence's and the TLS listener's files | [`start`] | with the broker | none; passwords wait for one of 2 places |
 //! | ledger: writes the books | [`start`] | after the uplink | none |
 //! | control socket | [`start`] | after the broker | 8 connections |
 //! | admin | [`start`] | last | 64 connections |
@@ -20,13 +20,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Recorder};
-use crate::bridge::{Bridge, SpoolBacklog, SpoolOutcome};
+use crate::bridge::{self, Bridge, Stores};
 use crate::broker::{Broker, Census, Listener, Transport};
 use crate::control as control_socket;
 use crate::journal;
@@ -34,13 +34,14 @@ use crate::ledger::{Books, sum};
 use crate::message::Timestamp;
 use crate::metrics::{Metrics, describe_labelled};
 use crate::quarantine::{self, Quarantine};
-use crate::spool::{self, Appender, Durable, OpenError, Spool, Stats};
+use crate::spool::{self, OpenError, Spool, Stats};
 use crate::uplink::{self, Status};
 
 mod control;
 pub mod gate;
 mod keep;
 pub mod ledger;
+pub mod plant_tls;
 mod reload;
 pub mod settings;
 pub mod status;
@@ -58,6 +59,10 @@ const CLOSE_GRACE: Duration = Duration::from_secs(10);
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// Age at which a waiting message, or the last acknowledgement, says that the uplink does not do its job.
 const STALE: Duration = Duration::from_secs(30);
+
+/// Connections that may wait to be accepted: when a whole plant comes back at once, one that finds no place is silent
+/// for a second before it tries again. The system may allow fewer (`net.core.somaxconn`).
+const BACKLOG: u32 = 4096;
 
 /// Why the program cannot start.
 #[derive(Debug)]
@@ -106,12 +111,13 @@ impl std::error::Error for StartError {}
 pub struct Running {
     broker: Broker,
     bridge: Arc<Bridge>,
-    fence: Option<JoinHandle<()>>,
-    fence_stop: CancellationToken,
+    /// The watches of files.
+    files: Vec<JoinHandle<()>>,
+    files_stop: CancellationToken,
     mqtt_addr: SocketAddr,
     admin_addr: SocketAddr,
-    spool: Spool,
-    appender: Appender,
+    spools: Vec<Spool>,
+    stores: Stores,
     quarantine: quarantine::Writer,
     sessions: journal::Writer,
     uplink: JoinHandle<()>,
@@ -129,48 +135,53 @@ pub struct Running {
 
 /// Starts everything. Only what belongs to this machine can fail: an unreachable hub is the uplink's to retry.
 pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running, StartError> {
-    let listeners = listen(std::mem::take(&mut settings.listeners)).await?;
+    let listeners = listen(std::mem::take(&mut settings.listeners))?;
     let listen = settings.config.admin.listen.value;
     let page = TcpListener::bind(listen).await.map_err(|error| StartError::Listen("/metrics", listen, error))?;
     let admin_addr = page.local_addr().unwrap_or(listen);
     describe_labelled();
     let metrics = Metrics::register();
 
-    let opened = spool::open(settings.spool).map_err(StartError::Spool)?;
-    let recovered = &opened.recovered;
-    tracing::info!(waiting = recovered.waiting, "spool open after {:.0?}", recovered.took);
-    // Before anything moves: it starts from what the spool was found to hold.
-    let ledger = Ledger::open(&settings.state, recorder.clone(), vec![opened.appender.clone()]);
+    let opened = open_spool("spool", settings.spool)?;
+    let needed = settings.rules.has_urgent() || spool::holds_something(&settings.urgent.dir);
+    let urgent = if needed { Some(open_spool("urgent spool", settings.urgent)?) } else { None };
+    // Before anything moves: it starts from what the spools were found to hold.
+    let found = std::iter::once(&opened).chain(&urgent).map(|opened| opened.appender.clone()).collect();
+    let ledger = Ledger::open(&settings.state, recorder.clone(), found);
     let (quarantine_dir, max_size) = settings.quarantine;
     let (quarantine, quarantine_writer) = open_quarantine(&quarantine_dir, max_size)
         .await
         .map_err(|error| StartError::Quarantine(quarantine_dir.clone(), error))?;
+    let (mut stores, backlog, spools) = bridge::join(opened, urgent, (&quarantine, &metrics));
+    if let Some(property) = settings.config.uplink.sequence_property.take() {
+        let state = &settings.state;
+        stores.number(state, property.value).map_err(|error| StartError::Sequences(state.clone(), error))?;
+    }
 
     let (status_sender, status) = watch::channel(Status::default());
     let uplink_stop = CancellationToken::new();
-    let spool_id = opened.appender.id();
-    let outcome = SpoolOutcome { acker: opened.acker, quarantine: quarantine.clone(), metrics: metrics.clone() };
-    let backlog = (SpoolBacklog { spool_id, reader: opened.reader }, outcome);
     let uplink =
         tokio::spawn(uplink::run(settings.uplink, backlog, metrics.clone(), status_sender, uplink_stop.clone()));
 
     let rules = (settings.rules, settings.unmatched);
-    let mut bridge = Bridge::new(rules, settings.own, opened.appender.clone(), quarantine.clone(), metrics.clone());
-    if let Some(property) = settings.config.uplink.sequence_property.take() {
-        let state = &settings.state;
-        bridge.number(state, property.value).map_err(|error| StartError::Sequences(state.clone(), error))?;
-    }
+    let bridge = Bridge::new(rules, settings.own, stores.clone(), quarantine.clone(), metrics.clone());
     let bridge = Arc::new(bridge);
     let control_stop = CancellationToken::new();
     let operator = Operator { bridge: Arc::clone(&bridge), quarantine, quarantine_dir, metrics: metrics.clone() };
     let control = open_control(&settings.state, operator, &control_stop);
     let sound = Arc::new(AtomicBool::new(true));
-    let fence_stop = CancellationToken::new();
-    let fence = settings.fence.map(|fence| {
+    let files_stop = CancellationToken::new();
+    let mut files = Vec::new();
+    if let Some(fence) = settings.fence {
         let keeper = Keeper::new(fence.policy, fence.notebook);
         settings.broker.gate = Some(Arc::new(keeper.clone()));
-        tokio::spawn(reload::run(fence.files, keeper, Arc::clone(&sound), fence_stop.clone()))
-    });
+        files.push(tokio::spawn(reload::run(fence.files, keeper, Arc::clone(&sound), files_stop.clone())));
+    }
+    let tls_sound = Arc::new(AtomicBool::new(true));
+    if let Some((tls, config)) = settings.plant_tls {
+        let watch = plant_tls::run(tls, config, metrics.clone(), Arc::clone(&tls_sound), files_stop.clone());
+        files.push(tokio::spawn(watch));
+    }
     let dir = settings.sessions;
     let (sessions, restored) =
         keep::open(&dir, &mut settings.broker).map_err(|error| StartError::Sessions(dir, error))?;
@@ -182,11 +193,11 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let ledger_kept = tokio::spawn(ledger::keep(Arc::clone(&ledger), ledger_stop.clone()));
     let source = Arc::new(Gauges {
         ledger: Arc::clone(&ledger),
-        appender: opened.appender.clone(),
+        stores: stores.clone(),
         status: status.clone(),
         listeners: broker.addresses().to_vec(),
         census: broker.census(),
-        sound,
+        sound: [sound, tls_sound],
     });
     let admin = tokio::spawn(admin::serve(page, recorder, source, admin_stop.clone()));
     let plant: Vec<String> = broker.addresses().iter().map(|(name, address)| format!("{name}://{address}")).collect();
@@ -195,11 +206,11 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         mqtt_addr: broker.addresses().first().map_or(settings.config.broker.listen.value, |(_, address)| *address),
         broker,
         bridge,
-        fence,
-        fence_stop,
+        files,
+        files_stop,
         admin_addr,
-        spool: opened.spool,
-        appender: opened.appender,
+        spools,
+        stores,
         quarantine: quarantine_writer,
         sessions,
         uplink,
@@ -244,8 +255,15 @@ fn open_control(state: &Path, operator: Operator, stop: &CancellationToken) -> O
     }
 }
 
+fn open_spool(what: &str, options: spool::Options) -> Result<spool::Opened, StartError> {
+    let opened = spool::open(options).map_err(StartError::Spool)?;
+    let recovered = &opened.recovered;
+    tracing::info!(waiting = recovered.waiting, "{what} open after {:.0?}", recovered.took);
+    Ok(opened)
+}
+
 /// Opens the sockets of the plant's side, in their order.
-async fn listen(wanted: Vec<(SocketAddr, Transport)>) -> Result<Vec<Listener>, StartError> {
+fn listen(wanted: Vec<(SocketAddr, Transport)>) -> Result<Vec<Listener>, StartError> {
     let mut listeners = Vec::new();
     for (address, transport) in wanted {
         let name = match transport {
@@ -253,10 +271,18 @@ async fn listen(wanted: Vec<(SocketAddr, Transport)>) -> Result<Vec<Listener>, S
             Transport::Tls(_) => "MQTT over TLS",
             Transport::WebSocket => "MQTT over WebSocket",
         };
-        let socket = TcpListener::bind(address).await.map_err(|error| StartError::Listen(name, address, error))?;
+        let socket = bind(address).map_err(|error| StartError::Listen(name, address, error))?;
         listeners.push(Listener { socket, transport });
     }
     Ok(listeners)
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restart must not wait for what is left of the connections before it.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 impl Running {
@@ -277,37 +303,31 @@ impl Running {
 
     /// Returns, with the reason, only if the spool failed for good.
     pub fn spool_failure(&self) -> impl Future<Output = Arc<str>> + Send + 'static {
-        let mut durable: watch::Receiver<Durable> = self.appender.durable();
-        async move {
-            match durable.wait_for(|durable| durable.failed.is_some()).await.map(|durable| durable.failed.clone()) {
-                Ok(Some(reason)) => reason,
-                _ => std::future::pending().await,
-            }
-        }
+        self.stores.clone().failure()
     }
 
     /// Ends in the order of the message's way: the plant side, what is committed, the uplink when it has drained.
     pub async fn stop(self) -> Result<(), spool::CloseError> {
         self.broker.stop(BROKER_GRACE).await;
-        self.fence_stop.cancel();
+        self.files_stop.cancel();
+        for watch in self.files {
+            let _ = watch.await;
+        }
         self.control_stop.cancel();
         if let Some(control) = self.control {
             let _ = control.await;
         }
-        self.bridge.close();
+        self.stores.close();
         drop(self.bridge);
-        if let Some(fence) = self.fence {
-            let _ = fence.await;
-        }
         let kept = tokio::task::spawn_blocking(move || self.sessions.join());
         let _ = tokio::time::timeout(BROKER_GRACE, kept).await;
-        let drained = tokio::time::timeout(self.drain_timeout, drained(&self.appender)).await;
+        let drained = tokio::time::timeout(self.drain_timeout, drained(&self.stores)).await;
         self.uplink_stop.cancel();
         let _ = self.uplink.await;
         // The uplink was the last that could put something into it.
         let waiting = tokio::task::spawn_blocking(move || self.quarantine.join());
         let _ = tokio::time::timeout(BROKER_GRACE, waiting).await;
-        let left = self.appender.stats().waiting;
+        let left = self.stores.stats().waiting;
         if drained.is_err() && left > 0 {
             tracing::info!("{left} messages stay in the spool for the next start");
         } else {
@@ -316,8 +336,9 @@ impl Running {
         self.ledger_stop.cancel();
         let _ = self.ledger_kept.await;
         self.ledger.close();
-        let spool = self.spool;
-        let closed = tokio::time::timeout(CLOSE_GRACE, tokio::task::spawn_blocking(move || spool.close())).await;
+        let spools = self.spools;
+        let close = move || spools.into_iter().map(Spool::close).fold(Ok(()), Result::and);
+        let closed = tokio::time::timeout(CLOSE_GRACE, tokio::task::spawn_blocking(close)).await;
         self.admin_stop.cancel();
         let _ = self.admin.await;
         match closed {
@@ -329,9 +350,9 @@ impl Running {
 }
 
 /// Returns when nothing waits.
-async fn drained(appender: &Appender) {
+async fn drained(stores: &Stores) {
     let mut look = tokio::time::interval(Duration::from_millis(10));
-    while appender.stats().waiting > 0 {
+    while stores.stats().waiting > 0 {
         look.tick().await;
     }
 }
@@ -378,10 +399,10 @@ fn readiness(stats: &Stats, status: &Status, age: impl Fn(Option<i64>) -> Durati
 
 struct Gauges {
     ledger: Arc<Ledger>,
-    appender: Appender,
+    stores: Stores,
     status: watch::Receiver<Status>,
     /// False while files on disk have errors and older ones are in use.
-    sound: Arc<AtomicBool>,
+    sound: [Arc<AtomicBool>; 2],
     listeners: Vec<(&'static str, SocketAddr)>,
     census: Arc<Census>,
 }
@@ -396,13 +417,13 @@ impl Gauges {
 impl admin::Source for Gauges {
     #[expect(clippy::cast_precision_loss)]
     fn refresh(&self) {
-        let stats = self.appender.stats();
+        let stats = self.stores.stats();
         let gauge = |name: &'static str, value: f64| ::metrics::gauge!(name).set(value);
         gauge("brownbridge_spool_messages", stats.waiting as f64);
         gauge("brownbridge_spool_bytes", stats.disk_bytes as f64);
         gauge("brownbridge_spool_oldest_age_seconds", self.oldest_age(stats.oldest_ms).as_secs_f64());
         gauge("brownbridge_spool_full", f64::from(u8::from(stats.full)));
-        let sound = u8::from(self.sound.load(Ordering::Relaxed));
+        let sound = u8::from(self.sound.iter().all(|sound| sound.load(Ordering::Relaxed)));
         gauge("brownbridge_config_last_reload_successful", f64::from(sound));
         ::metrics::gauge!("brownbridge_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         let counter = |name: &'static str, value| ::metrics::counter!(name).absolute(value);
@@ -423,7 +444,7 @@ impl admin::Source for Gauges {
     }
 
     fn status(&self, metrics: &str) -> String {
-        let stats = self.appender.stats();
+        let stats = self.stores.stats();
         let (clients, uptime) = status::Clients::of(&self.census);
         let address = |(name, address): &(&str, SocketAddr)| status::Address {
             name: (*name).to_owned(),
@@ -443,10 +464,10 @@ impl admin::Source for Gauges {
     }
 
     fn ready(&self) -> Result<Option<String>, String> {
-        if let Some(reason) = &self.appender.durable().borrow().failed {
+        if let Some(reason) = self.stores.failed() {
             return Err(format!("the spool failed: {reason}"));
         }
-        readiness(&self.appender.stats(), &self.status.borrow(), |oldest| self.oldest_age(oldest))
+        readiness(&self.stores.stats(), &self.status.borrow(), |oldest| self.oldest_age(oldest))
     }
 }
 

@@ -92,6 +92,8 @@ pub struct Clients {
     pub connected: usize,
     /// Most there were at one time.
     pub maximum: usize,
+    /// How many are away while their session waits for them.
+    pub away: u64,
     /// In the order they came; at most [`MAX_CLIENTS`].
     pub list: Vec<Connected>,
 }
@@ -137,7 +139,7 @@ impl Clients {
     pub(super) fn of(census: &Census) -> (Self, Duration) {
         let totals = census.totals();
         let list = census.clients(MAX_CLIENTS).into_iter().map(Connected::from).collect();
-        (Self { connected: totals.connected, maximum: totals.maximum, list }, totals.uptime)
+        (Self { connected: totals.connected, maximum: totals.maximum, away: totals.away, list }, totals.uptime)
     }
 }
 

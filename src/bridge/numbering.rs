@@ -23,14 +23,15 @@ use crate::spool::{AppendError, Appender, Ticket};
 /// Devices that are numbered; it bounds the memory.
 const MAX_DEVICES: usize = 100_000;
 
-/// Gives numbers to messages.
-pub(super) struct Numbering {
+/// Gives numbers to messages; see the module.
+#[derive(Debug)]
+pub struct Numbering {
     property: String,
     path: PathBuf,
     state: Mutex<State>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct State {
     kept: Kept,
     /// The records of one publish with their numbers, where each ends, and the numbers.

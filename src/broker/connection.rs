@@ -15,7 +15,6 @@ use std::time::Duration;
 use bytes::BytesMut;
 use bytestring::ByteString;
 use rmqtt_codec::types::{Publish, QoS};
-use rmqtt_codec::v5::{RetainHandling, SubscribeAckReason, UnsubscribeAckReason};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 use tokio_util::io::{poll_read_buf, poll_write_buf};
@@ -27,17 +26,22 @@ use super::clients::Place;
 use super::gate::Badge;
 use super::handshake::{Connected, receive_maximum};
 use super::retained::Feed;
-use super::session::{Put, Subscribed};
-use super::wire::{Close, Incoming, Outgoing, Subscribe, Wire};
-use super::{Commits as _, Ingest, Offer, Shared, share};
+use super::session::Put;
+use super::wire::{Close, Incoming, Outgoing, Wire};
+use super::{Commits as _, Ingest, Offer, Shared};
 use crate::message::{self, Timestamp};
 use crate::topic;
+
+mod subscriptions;
 
 /// Output waiting for the socket above which no packet that makes more of it is taken up.
 const OUTPUT_HIGH: usize = 64 * 1024;
 /// Smallest and largest read; the size follows what the client sends.
 const READ_MIN: usize = 2 * 1024;
 const READ_MAX: usize = 64 * 1024;
+/// Messages, or KiB of them, for local subscribers after which these get their turn: a small part of a subscriber's
+/// queue, which a socket that never runs dry would fill many times before the runtime lets anybody else run.
+const TURN: usize = 64;
 /// How long a farewell may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -64,7 +68,11 @@ pub(super) struct Connection<'s, S, I: Ingest> {
     commits: I::Commits,
     owed: Acknowledgements,
     badge: Badge,
+    /// A Mosquitto bridge, which wants to hear the retain flag and not itself.
+    is_bridge: bool,
     blocked: Blocked,
+    /// What was handed to local subscribers in this turn, in the measure of [`TURN`].
+    handed_on: usize,
     input: BytesMut,
     output: BytesMut,
     /// A TLS or WebSocket stream may still hold written bytes.
@@ -111,7 +119,9 @@ where
             commits: shared.ingest.commits(),
             owed: Acknowledgements::default(),
             badge: std::mem::take(&mut connected.badge),
+            is_bridge: connected.is_bridge,
             blocked: Blocked::No,
+            handed_on: 0,
             input,
             output,
             unflushed: false,
@@ -126,8 +136,8 @@ where
         }
     }
 
-    /// Serves the client to its end, and gives its place back. `ends` is called before the client is told.
-    pub(super) async fn run(mut self, ends: impl FnOnce(Close)) -> (Close, Place<'s>) {
+    /// Serves the client to its end, and gives place and badge back. `ends` is called before the client is told.
+    pub(super) async fn run(mut self, ends: impl FnOnce(Close)) -> (Close, Place<'s>, Badge) {
         let close = self.serve().await;
         ends(close);
         self.wire.farewell(close, &mut self.output);
@@ -137,7 +147,7 @@ where
         })
         .await;
         self.put_back();
-        (close, self.place)
+        (close, self.place, self.badge)
     }
 
     /// Leaves in the session what the next connection is to find there.
@@ -153,6 +163,7 @@ where
     }
 
     async fn serve(&mut self) -> Close {
+        self.judge_again();
         let mut alarm = Box::pin(tokio::time::sleep(self.first_alarm()));
         loop {
             let wants_input = match self.take_up() {
@@ -160,12 +171,20 @@ where
                 Err(close) => return close,
             };
             self.release();
+            if self.badge.has_changed() {
+                self.judge_again();
+            }
             // Here and not only below, where a socket that never runs dry comes first.
             while self.output.len() < OUTPUT_HIGH
                 && !self.stopping
                 && let Some(packet) = self.place.session.next(|| self.feed.next(&self.shared.router))
             {
                 self.deliver(packet);
+            }
+            if self.handed_on >= TURN {
+                self.handed_on = 0;
+                tokio::task::yield_now().await;
+                continue;
             }
             let writing = matches!(self.blocked, Blocked::Writing(..));
             if self.stopping && !writing && self.owed.len() == 0 && self.output.is_empty() {
@@ -195,6 +214,7 @@ where
             let room = matches!(self.blocked, Blocked::No)
                 && may_owe
                 && self.output.len() < OUTPUT_HIGH
+                && self.handed_on < TURN
                 && self.badge.rests_until().is_none()
                 && !self.stopping;
             if !room {
@@ -368,7 +388,9 @@ where
             self.refuse(&publish);
             return Ok(());
         }
-        self.shared.router.route(Some(&self.place.session), &publish);
+        if self.shared.router.route(Some(&self.place.session), &publish) {
+            self.handed_on += 1 + publish.payload.len() / 1024;
+        }
         self.offer(publish);
         Ok(())
     }
@@ -432,63 +454,6 @@ where
                 self.place.session.received(packet_id, sequence);
             }
             self.owed.owe(packet_id, kind, sequence, self.read_at);
-        }
-    }
-
-    fn on_subscribe(&mut self, subscribe: Subscribe) -> Result<(), Close> {
-        let Subscribe { packet_id, identifier, filters } = subscribe;
-        if filters.iter().any(|(filter, options)| options.no_local && share::parse(filter).is_some()) {
-            return Err(Close::Protocol); // [MQTT-3.8.3-4]
-        }
-        let mut status = Vec::with_capacity(filters.len());
-        for (filter, options) in filters {
-            status.push(self.subscribe(&filter, Subscribed { options, identifier }));
-        }
-        self.send(Outgoing::SubAck { packet_id, status });
-        Ok(())
-    }
-
-    fn subscribe(&mut self, filter: &ByteString, to: Subscribed) -> SubscribeAckReason {
-        if !share::is_valid(filter) {
-            return SubscribeAckReason::TopicFilterInvalid;
-        }
-        if !self.badge.may_subscribe(share::inner(filter)) {
-            self.refused(filter, "not_authorized");
-            return SubscribeAckReason::NotAuthorized;
-        }
-        let Some(known) = self.place.subscribe(filter, to) else {
-            self.refused(filter, "max_subscriptions");
-            return SubscribeAckReason::QuotaExceeded;
-        };
-        let wanted = match to.options.retain_handling {
-            RetainHandling::AtSubscribe => true,
-            RetainHandling::AtSubscribeNew => !known,
-            RetainHandling::NoAtSubscribe => false,
-        };
-        if wanted && share::parse(filter).is_none() {
-            self.feed.ask(filter, to.options.qos, to.identifier);
-        }
-        match to.options.qos {
-            QoS::AtMostOnce => SubscribeAckReason::GrantedQos0,
-            QoS::AtLeastOnce => SubscribeAckReason::GrantedQos1,
-            QoS::ExactlyOnce => SubscribeAckReason::GrantedQos2,
-        }
-    }
-
-    fn refused(&self, filter: &str, reason: &'static str) {
-        self.shared.metrics.subscription_refused(reason);
-        self.shared.metrics.log_pace("subscription refused", |left_out| {
-            let (client, filter) = (message::excerpt(&self.client_id), message::excerpt(filter));
-            tracing::warn!(client, filter, reason, left_out, "a subscription was refused");
-        });
-    }
-
-    fn unsubscribe(&mut self, filter: &str) -> UnsubscribeAckReason {
-        self.feed.forget(filter);
-        if self.place.unsubscribe(filter) {
-            UnsubscribeAckReason::Success
-        } else {
-            UnsubscribeAckReason::NoSubscriptionExisted
         }
     }
 }

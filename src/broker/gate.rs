@@ -44,6 +44,11 @@ pub trait Pass: Send {
 
     /// True where the client may subscribe to this valid filter.
     fn may_subscribe(&mut self, filter: &str) -> bool;
+
+    /// True once after what the client may do has changed.
+    fn has_changed(&mut self) -> bool {
+        false
+    }
 }
 
 /// A client at the gate.
@@ -102,6 +107,16 @@ impl Badge {
 
     pub(super) fn may_subscribe(&mut self, filter: &str) -> bool {
         self.pass.as_mut().is_none_or(|pass| pass.may_subscribe(filter))
+    }
+
+    /// True where somebody judges this client.
+    pub(super) fn is_judged(&self) -> bool {
+        self.pass.is_some()
+    }
+
+    /// True once after what the client may do has changed.
+    pub(super) fn has_changed(&mut self) -> bool {
+        self.pass.as_mut().is_some_and(|pass| pass.has_changed())
     }
 
     /// Counts a publish; false where the client is over its rate and must go.

@@ -39,6 +39,8 @@ pub(super) struct Connected {
     pub(super) session_expiry: u32,
     /// Seconds the will waits for the client to come back.
     pub(super) will_delay: u32,
+    /// A Mosquitto bridge: it hears retain flags as they were published, and not its own publishes.
+    pub(super) is_bridge: bool,
     /// An identifier the broker chose, to be told to the client.
     assigned: bool,
     /// The session expiry the broker allows instead of what was asked for.
@@ -59,12 +61,14 @@ pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     input: &mut BytesMut,
     options: &Options,
 ) -> Result<Connected, Refused> {
+    let mut is_bridge = false;
     let version = loop {
+        is_bridge |= take_bridge_flag(input);
         match VersionCodec.decode(input) {
             Ok(Some(version)) => break version,
             Ok(None) => read(stream, input).await?,
             Err(_) if speaks_other_level(input) => {
-                // [MQTT-3.1.2-2]; a Mosquitto bridge that tries level 0x84 first goes on with 4 after this answer.
+                // [MQTT-3.1.2-2]
                 refuse(stream, &[0x20, 2, 0, 1]).await;
                 return Err("unsupported_protocol_version");
             }
@@ -97,7 +101,8 @@ pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     match (packet, codec) {
         (MqttPacket::V3(v3::Packet::Connect(packet)), MqttCodec::V3(mut codec)) => {
             codec.set_max_size(options.max_packet_size);
-            check_v3(stream, *packet, MqttCodec::V3(codec), options).await
+            let connected = check_v3(stream, *packet, MqttCodec::V3(codec), options).await;
+            connected.map(|connected| Connected { is_bridge, ..connected })
         }
         (MqttPacket::V5(v5::Packet::Connect(mut packet)), MqttCodec::V5(mut codec)) => {
             packet.clean_start = clean_start;
@@ -106,6 +111,23 @@ pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
         }
         _ => Err("no_connect"),
     }
+}
+
+/// Takes the flag off a protocol level by which a Mosquitto bridge says that it is one: 0x84 is 3.1.1, 0x83 is 3.1.
+fn take_bridge_flag(input: &mut BytesMut) -> bool {
+    for (name, level) in [(&b"\0\x04MQTT"[..], 0x84), (b"\0\x06MQIsdp", 0x83)] {
+        // The fixed header is one byte and one to four length bytes.
+        for at in 2..=5 {
+            let rest = input.get(at..).and_then(|rest| rest.strip_prefix(name)).and_then(|rest| rest.first());
+            if rest == Some(&level)
+                && let Some(byte) = input.get_mut(at + name.len())
+            {
+                *byte &= 0x7f;
+                return true;
+            }
+        }
+    }
+    false
 }
 
 /// The Clean Start flag of an MQTT 5 CONNECT, once it has come. It is set in the buffer: the codec refuses an empty
@@ -165,6 +187,7 @@ async fn check_v3<S: AsyncWrite + Unpin>(
         assigned: empty,
         told_expiry: None,
         told_keep_alive: None,
+        is_bridge: false,
     })
 }
 
@@ -234,6 +257,7 @@ async fn check_v5<S: AsyncWrite + Unpin>(
         assigned: empty,
         told_expiry: (session_expiry != asked).then_some(session_expiry),
         told_keep_alive,
+        is_bridge: false,
     })
 }
 
@@ -258,7 +282,8 @@ impl Connected {
             }))),
             _ => MqttPacket::V3(v3::Packet::ConnectAck(v3::ConnectAck {
                 return_code: v3::ConnectAckReason::ConnectionAccepted,
-                session_present: present,
+                // In MQTT 3.1 the byte of this flag is not used.
+                session_present: present && self.version != "3.1",
             })),
         };
         let _ = self.codec.encode(packet, output);

@@ -62,8 +62,8 @@ impl Router {
     }
 
     /// Gives a publish to the local subscribers and keeps it if it is to be retained.
-    /// `from` is the publisher's own session, for the no-local option.
-    pub(super) fn route(&self, from: Option<&Arc<Session>>, publish: &Publish) {
+    /// `from` is the publisher's own session, for the no-local option. Says whether anybody subscribes to it.
+    pub(super) fn route(&self, from: Option<&Arc<Session>>, publish: &Publish) -> bool {
         let mut message = None;
         if publish.retain {
             let shared = Arc::new(Message::detach(publish));
@@ -71,15 +71,17 @@ impl Router {
             message = Some(shared);
         }
         if self.subscribed.load(Ordering::Acquire) == 0 {
-            return;
+            return false;
         }
         let subscriptions = self.subscriptions.read();
         // One delivery per client, at the highest QoS of its matching subscriptions ([MQTT-3.3.5-1]).
         let mut targets: Vec<(&Arc<Session>, Delivery)> = Vec::new();
+        let mut any = false;
         subscriptions.each_match(&publish.topic, |filed| {
             let (session, to) = match filed {
                 Filed::One(session, to) => (session, to),
                 Filed::Shared(share) => {
+                    any = true;
                     let message = message.get_or_insert_with(|| Arc::new(Message::detach(publish)));
                     return self.count(share.put(publish, message));
                 }
@@ -102,9 +104,11 @@ impl Router {
                 }
             }
         });
+        any |= !targets.is_empty();
         for (session, delivery) in targets {
             self.count(session.put(delivery));
         }
+        any
     }
 
     fn count(&self, put: Put) {

@@ -78,7 +78,7 @@ where
     presence::came(who, shared);
     let mut told = None;
     let counted = Arc::clone(&entry.presence);
-    let (close, place) = Connection::new(stream, input, connected, (place, present, counted), shared)
+    let (close, place, mut badge) = Connection::new(stream, input, connected, (place, present, counted), shared)
         .run(|close| told = presence::goes(who, close, shared))
         .await;
     drop(entry);
@@ -92,6 +92,11 @@ where
         tracing::debug!(%peer, client = message::excerpt(&client_id), reason = close.label(), "disconnected");
     }
     let mut will = will.filter(|_| close.publishes_will());
+    if will.as_ref().is_some_and(|will| !badge.may_publish(&will.topic)) {
+        will = None; // Its rights have changed since CONNECT.
+        shared.metrics.publishes_received.increment(1);
+        shared.metrics.dropped("not_authorized");
+    }
     // It waits at most until the session ends ([MQTT-3.1.3-9], 3.1.3.2.2).
     let wait = will_delay.min(place.session.expiry());
     let delayed = if wait == 0 { None } else { will.take() };

@@ -343,6 +343,20 @@ impl Session {
         None
     }
 
+    /// Drops what waits of some topics; says how much that was.
+    pub(super) fn drop_waiting(self: &Arc<Self>, mut is_unwanted: impl FnMut(&str) -> bool) -> u64 {
+        let mut state = self.state.lock();
+        let waiting = std::mem::take(&mut state.waiting);
+        let (unwanted, wanted): (VecDeque<_>, VecDeque<_>) =
+            waiting.into_iter().partition(|delivery| is_unwanted(&delivery.message.topic));
+        state.waiting = wanted;
+        for delivery in &unwanted {
+            state.bytes -= delivery.message.size;
+            self.finished(&mut state, delivery.seq);
+        }
+        unwanted.len() as u64
+    }
+
     /// PUBACK, or a PUBREC that refuses.
     pub(super) fn on_puback(self: &Arc<Self>, packet_id: NonZeroU16) {
         let mut state = self.state.lock();

@@ -29,7 +29,9 @@ pub(super) async fn refresh<I>(shared: Arc<Shared<I>>) {
             _ = tick.tick() => {}
         }
         if shared.router.has_subscribers_below(ROOT) {
-            publishes(&shared.router).iter().for_each(|publish| shared.router.route(None, publish));
+            for publish in publishes(&shared.router) {
+                shared.router.route(None, &publish);
+            }
         }
     }
 }

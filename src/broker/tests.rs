@@ -233,11 +233,7 @@ async fn what_a_first_packet_gets() {
             "20020002closed",
         ),
         ("no empty id in 3.1", packet(0x10, &[&text("MQIsdp"), &[3, 2, 0, 60, 0, 0]]), "20020002closed"),
-        (
-            "a Mosquitto bridge's first try",
-            packet(0x10, &[&text("MQTT"), &[0x84, 2, 0, 0], &text("a")]),
-            "20020001closed",
-        ),
+        ("a Mosquitto bridge's first try", packet(0x10, &[&text("MQTT"), &[0x84, 2, 0, 0], &text("a")]), "20020000"),
         ("unknown level [MQTT-3.1.2-2]", packet(0x10, &[&text("MQTT"), &[6, 2, 0, 0], &text("a")]), "20020001closed"),
         ("no CONNECT first [MQTT-3.1.0-1]", publish(0, "a", 0, ""), "closed"),
         ("HTTP", b"GET / HTTP/1.1\r\n\r\n".to_vec(), "closed"),

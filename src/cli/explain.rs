@@ -180,8 +180,12 @@ impl Told<'_> {
     fn write_outcome(&self, out: &mut String) -> fmt::Result {
         let (set, output) = (self.set, &self.explanation.output);
         for (rule, record) in output.records() {
-            writeln!(out, "\nmessage from rule `{}`", set.name(rule))?;
+            let first = if set.is_urgent(rule) { ", to go before others (priority high)" } else { "" };
+            writeln!(out, "\nmessage from rule `{}`{first}", set.name(rule))?;
             self.write_message(out, record)?;
+        }
+        for (rule, doubt) in output.doubts() {
+            writeln!(out, "\nrule `{}` does not take the time: {doubt}", set.name(rule))?;
         }
         match self.explanation.verdict {
             Verdict::Translated => Ok(()),
@@ -231,6 +235,9 @@ impl Told<'_> {
         for (name, value) in message.properties() {
             writeln!(out, "  property    {name} = {value}")?;
         }
+        if message.created != self.publish.received {
+            writeln!(out, "  time        {}", message.created)?;
+        }
         if let Some(kind) = message.content.content_type() {
             let encoding = message.content.encoding().map_or(String::new(), |encoding| format!("; {encoding}"));
             writeln!(out, "  content     {kind}{encoding}")?;
@@ -255,7 +262,8 @@ impl Told<'_> {
             Some(json!({
                 "rule": set.name(rule), "device": message.device, "properties": message.properties().collect::<Vec<_>>(),
                 "content_type": message.content.content_type(), "content_encoding": message.content.encoding(),
-                "hub_topic": self.hub_topic(&message),
+                "priority": if set.is_urgent(rule) { "high" } else { "normal" },
+                "hub_topic": self.hub_topic(&message), "time": message.created.to_string(),
                 "body": std::str::from_utf8(message.body).ok(), "body_hex": body_hex(message.body),
             }))
         });

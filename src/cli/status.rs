@@ -81,7 +81,9 @@ fn shown(report: &Report) -> String {
     let _ =
         writeln!(out, "messages   {} delivered, {} given up for room, {} lost on disk", c.delivered, c.shed, c.lost);
     let clients = &report.clients;
-    let _ = writeln!(out, "clients    {} connected, at most {} at one time", clients.connected, clients.maximum);
+    let away =
+        if clients.away > 0 { format!("; {} away, messages wait for them", clients.away) } else { String::new() };
+    let _ = writeln!(out, "clients    {} connected, at most {} at one time{away}", clients.connected, clients.maximum);
     if let Some(why) = &report.not_ready {
         let _ = writeln!(out, "NOT READY  {}", plain(why));
     }

@@ -248,6 +248,8 @@ pub enum WhenFull {
 pub struct Spool {
     /// Most disk space, in bytes.
     pub max_size: u64,
+    /// Most disk space for messages of rules with `priority = "high"`, beside the other.
+    pub urgent_max_size: u64,
     /// When an append counts as durable.
     pub durability: Durability,
     /// What a full spool does.
@@ -427,6 +429,7 @@ fn spool(section: &mut Section<'_, '_, '_>) -> Spool {
     let when_full = section.choice("when_full", &[("refuse", WhenFull::Refuse), ("drop-oldest", WhenFull::DropOldest)]);
     Spool {
         max_size: section.size("max_size", 4 << 30, SMALLEST_SPOOL..=1 << 50),
+        urgent_max_size: section.size("urgent_max_size", 64 << 20, SMALLEST_SPOOL..=1 << 50),
         durability: durability.map_or(Durability::Fsync, |choice| choice.value),
         when_full: when_full.map_or(WhenFull::Refuse, |choice| choice.value),
         commit_wait: section.duration("commit_wait", Duration::from_micros(500)),

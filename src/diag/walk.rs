@@ -73,6 +73,7 @@ enum Want {
     Text,
     Flag,
     Whole,
+    Texts,
     Table,
     Tables,
 }
@@ -83,6 +84,7 @@ impl Want {
             Self::Text => "text in quotes",
             Self::Flag => "true or false",
             Self::Whole => "a whole number",
+            Self::Texts => "a list of texts",
             Self::Table => "a table",
             Self::Tables => "a list of tables",
         }
@@ -96,6 +98,7 @@ impl Want {
             (Self::Text, _) => format!("{key} = \"text\""),
             (Self::Flag, _) => format!("{key} = true"),
             (Self::Whole, _) => format!("{key} = 10"),
+            (Self::Texts, _) => format!("{key} = [\"a\", \"b\"]"),
             (Self::Table, "add" | "props") => format!("{key} = {{ site = \"plant1\" }}"),
             (Self::Table, "want") => "want = { device = \"press7\" }".to_owned(),
             (Self::Table, _) => format!("write [{key}] on a line of its own, and its keys below it"),
@@ -212,6 +215,39 @@ impl<'a> Reader<'a> {
             (None, None) => report.wrong_type(key, entry.value, Want::Whole),
         }
         Some((found?, entry.value.span()))
+    }
+
+    /// One of a few words, as what it stands for; another word is a finding with this code.
+    pub fn word<T: Copy>(
+        &mut self,
+        key: &'a str,
+        choices: &[(&'static str, T)],
+        code: &'static str,
+        report: &mut Report<'_>,
+    ) -> Option<T> {
+        let text = self.string(key, report)?;
+        let found = choices.iter().find(|(word, _)| *word == text.value).map(|(_, choice)| *choice);
+        if found.is_none() {
+            let title = format!("`{key}` cannot be `{}`", text.value);
+            let told = report.new_error(code, title).at(text.span(), "");
+            let words = || choices.iter().map(|(word, _)| *word);
+            report.push(match nearest(text.value, words()) {
+                Some(meant) => told.fix(text.span(), format!("\"{meant}\"")),
+                None => told.help(format!("{key} = \"{}\"", words().collect::<Vec<_>>().join("\" or \""))),
+            });
+        }
+        found
+    }
+
+    /// The strings of a list, with the place of each; none where the key is not there.
+    pub fn strings(&mut self, key: &'a str, report: &mut Report<'_>) -> Option<Vec<Text<'a>>> {
+        let entry = self.any(key)?;
+        let Some(list) = entry.value.get_ref().as_array() else {
+            report.wrong_type(key, entry.value, Want::Texts);
+            return None;
+        };
+        let texts = list.iter().filter_map(|value| text(&Entry { value, ..entry.clone() }, report));
+        Some(texts.collect())
     }
 
     /// A table, with its place.

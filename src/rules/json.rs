@@ -64,6 +64,39 @@ pub(super) fn unescape(raw: &str) -> Cow<'_, str> {
     serde_json::from_str(&format!("\"{raw}\"")).map_or(Cow::Borrowed(raw), Cow::Owned)
 }
 
+/// The text of a JSON string; none for another value.
+pub(super) fn string(value: &str) -> Option<Cow<'_, str>> {
+    value.strip_prefix('"')?.strip_suffix('"').map(unescape)
+}
+
+/// The value of a member of an object that was scanned. Of a key that is there twice the last one counts.
+pub(super) fn member<'t>(text: &'t str, members: &[Member], key: &str) -> Option<&'t str> {
+    let member = members.iter().rev().find(|member| member.is(text, key))?;
+    text.get(member.value.clone())
+}
+
+/// Where the elements of a list are; none where the text is no JSON list.
+pub(super) fn elements(text: &str) -> Vec<Range<usize>> {
+    let mut pass = Pass { bytes: text.as_bytes(), at: 0, open: [0; MAX_DEPTH / 8], depth: 0, members: None };
+    let mut found = Vec::new();
+    pass.space();
+    if !pass.take(b'[') {
+        return found;
+    }
+    loop {
+        pass.space();
+        let start = pass.at;
+        if pass.peek() == Some(b']') || pass.values().is_err() {
+            return found;
+        }
+        found.push(start..pass.at);
+        pass.space();
+        if !pass.take(b',') {
+            return found;
+        }
+    }
+}
+
 /// Appends a text as it stands inside the quotes of a JSON string.
 pub(super) fn push_escaped(out: &mut Vec<u8>, text: &str) {
     for chunk in text.as_bytes().chunk_by(|a, b| is_plain(*a) && is_plain(*b)) {
@@ -345,6 +378,16 @@ mod tests {
             ("{\"a\":[],\"b\":{},\"a\":null}", vec![("a", "[]"), ("b", "{}"), ("a", "null")]),
         ] {
             assert_eq!(members(text), expect, "{text}");
+        }
+    }
+
+    #[test]
+    fn elements_of_a_list() {
+        for (text, expect) in
+            [("[]", vec![]), (" [ 1 , [2,3],{\"a\":[4]} ]", vec!["1", "[2,3]", "{\"a\":[4]}"]), ("{\"a\":[1]}", vec![])]
+        {
+            let found: Vec<&str> = elements(text).into_iter().map(|place| text.get(place).unwrap()).collect();
+            assert_eq!(found, expect, "{text}");
         }
     }
 

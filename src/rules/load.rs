@@ -1,6 +1,6 @@
 //! Rule files into checked rules and tests. Every mistake of every file is told, none stops the reading.
 
-use crate::diag::walk::{Reader, Report};
+use crate::diag::walk::{Reader, Report, Text};
 use crate::diag::{Diagnostic, SourceFile, Span, syntax};
 use crate::message::Event;
 
@@ -9,18 +9,24 @@ use super::rule::Rule;
 use super::testing::Test;
 
 mod later;
+mod read_binary;
+mod read_decode;
 mod read_on;
 mod read_rule;
 mod read_test;
+mod read_time;
 mod texts;
 mod whole;
 
 /// Every code a rule file can be answered with.
-pub const CODES: [&str; 25] = [
+pub const CODES: [&str; 30] = [
+    "bad-decode",
     "bad-duration",
     "bad-hex",
     "bad-name",
+    "bad-path",
     "bad-regex",
+    "bad-time",
     "bad-topic",
     "duplicate-name",
     "never-runs",
@@ -40,9 +46,14 @@ pub const CODES: [&str; 25] = [
     "unknown-key",
     "unknown-name",
     "unknown-reason",
+    "unknown-type",
+    "unknown-word",
     "unused-key",
     "wrong-type",
 ];
+
+/// The longest path of a field.
+const MAX_STEPS: usize = 16;
 
 /// What reading rule files came to.
 #[derive(Debug)]
@@ -132,6 +143,18 @@ fn load_file(
         report.push(found.help("brownbridge explain TOPIC writes a first one"));
     }
     FileSummary { rules: rules.len(), tests: cases.len() }
+}
+
+/// The path of a field: `.ts`, `.a.b`, and `ts` too. A `"` or space in it is kept.
+fn read_path(text: &Text<'_>, report: &mut Report<'_>) -> Option<Box<[Box<str>]>> {
+    let path = text.value.strip_prefix('.').unwrap_or(text.value);
+    let steps: Box<[Box<str>]> = path.split('.').map(Box::from).collect();
+    if steps.iter().all(|step| !step.is_empty()) && steps.len() <= MAX_STEPS && !path.contains(['{', '}']) {
+        return Some(steps);
+    }
+    let found = report.new_error("bad-path", "this is no field of the payload").at(text.span(), "");
+    report.push(found.help("a field is written .temp, a field of a field .motor.temp"));
+    None
 }
 
 /// The line of a byte offset, from 1.

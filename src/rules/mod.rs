@@ -24,7 +24,7 @@
 //! |---|---|
 //! | `{line}` | the topic level `{line}` of `topic`, or the capture `(?<line>..)` of `regex`; empty where an optional capture took no part |
 //! | `{.field}`, `{.a.b}` | a field of the decoded payload, nested with dots |
-//! | `{time}` | when the publish was received, RFC 3339 in UTC with milliseconds |
+//! | `{time}` | when the publish was received, or the moment that `time` finds; RFC 3339 in UTC with milliseconds |
 //! | `{topic}`, `{client}` | the topic, the client id of the publisher |
 //! | `{address}`, `{reason}` | only with `on`: the client's IP address; why its connection ended (not with `connect`) |
 //! | `{{`, `}}` | a brace |
@@ -33,6 +33,13 @@
 //! nothing else keeps the type of the field. A name in `topic` is a whole level; braces that are part of a
 //! topic need `regex`.
 //!
+//! # When a message is of
+//!
+//! `time = { from = ".ts", format = "unix_ms" }` makes the time in the payload that of the message. Formats are `unix_s`,
+//! `unix_ms`, `unix_us`, `unix_ns`, `rfc3339` (the default; ISO 8601 without an offset is in `zone`) and patterns of
+//! strftime. A time that is missing or unreadable, from before 2015, ahead of the receipt by more than `max_ahead` (10
+//! minutes) or older than `max_age` (nothing) is not taken: the message then has the time of its receipt.
+//!
 //! # What the body becomes
 //!
 //! | `decode` | body | said to be |
@@ -40,9 +47,19 @@
 //! | none | the payload, byte for byte | JSON if it is JSON, else text if it is UTF-8, else binary; nothing if it is empty |
 //! | `"json"` | the payload, byte for byte; quarantined if it is no JSON | JSON |
 //! | `"text"` | `{"value":"<text>"}` | JSON |
-//! | `"number"` | `{"value":<number>}`, digits as written: `12.0` stays `12.0` | JSON |
+//! | `"number"` | `{"value":<number>}`, digits as written: `12.0` stays `12.0`; with `decimal = ","` a decimal comma | JSON |
 //! | `"raw"` | the payload, byte for byte, unseen | binary |
-//! | `{ format = "raw", as = "base64" }` | `{"value_base64":"..."}` | JSON |
+//! | `{ format = "raw", as = "base64" }` | `{"value_base64":"..."}`, and with `as = "hex"` `{"value_hex":"..."}` | JSON |
+//! | `"keyvalue"` | an object of the pairs ([`decode`]`::keyvalue`) | JSON |
+//! | `{ format = "csv", .. }` | a message for each row (`decode::csv`) | JSON |
+//! | `{ format = "binary", .. }` | an object of fields at places (`decode::binary`) | JSON |
+//! | `"kepware"` | the tags of Kepware's IoT Gateway, in one message, one a device or one a tag (`decode::kepware`) | JSON |
+//! | `"sparkplug"` | the metrics of a Sparkplug B payload (`decode::sparkplug`) | JSON |
+//! | `"xml"` | the elements (`decode::xml`) | JSON |
+//! | `"hex"`, `"base64"` | the bytes that the text stands for, decoded further as `then` says | by `then`, else by its looks |
+//!
+//! A rule makes all its messages of a publish or none: where one cannot be made, the publish is quarantined. A rule that
+//! takes a publish and makes nothing of it, because there is nothing in it, drops it.
 //!
 //! JSON means: UTF-8 (no byte order mark), RFC 8259, at most 128 levels deep.
 //!
@@ -59,19 +76,25 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+mod clock;
+mod decode;
 mod explain;
 mod index;
 mod json;
 mod load;
+mod make;
+mod number;
 mod pattern;
+mod refusal;
 mod rule;
 mod template;
 pub mod testing;
 mod translate;
 
+pub use clock::Doubt;
 pub use explain::{Explanation, Step, Tried, new_rule};
 pub use load::{CODES, FileSummary, Loaded, load};
-pub use translate::{Output, forward};
+pub use translate::{Memory, Output, forward};
 
 use crate::message::{Event, Presence, Publish};
 
@@ -126,6 +149,12 @@ pub enum QuarantineReason {
     NotText,
     /// A number was asked for and the payload is none.
     NotANumber,
+    /// The payload is not what `decode` says.
+    NotDecoded,
+    /// A Sparkplug metric has an alias that no birth has declared.
+    UnknownAlias,
+    /// The publish makes more messages than one may.
+    TooMany,
     /// The device is named after a field that is missing.
     MissingField,
     /// The device is named after a field that is an object, a list or null.
@@ -138,12 +167,15 @@ pub enum QuarantineReason {
 
 impl QuarantineReason {
     /// Every reason.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::NotJson,
         Self::TooDeep,
         Self::NotAnObject,
         Self::NotText,
         Self::NotANumber,
+        Self::NotDecoded,
+        Self::UnknownAlias,
+        Self::TooMany,
         Self::MissingField,
         Self::DeviceNotText,
         Self::EmptyDevice,
@@ -158,6 +190,9 @@ impl QuarantineReason {
             Self::NotAnObject => "not_an_object",
             Self::NotText => "not_text",
             Self::NotANumber => "not_a_number",
+            Self::NotDecoded => "not_decoded",
+            Self::UnknownAlias => "unknown_alias",
+            Self::TooMany => "too_many",
             Self::MissingField => "missing_field",
             Self::DeviceNotText => "device_not_text",
             Self::EmptyDevice => "empty_device",
@@ -210,6 +245,16 @@ impl RuleSet {
     /// The name of a rule; empty for an index this set does not have.
     pub fn name(&self, rule: RuleIndex) -> &str {
         self.0.rules.get(rule).map_or("", |rule| &rule.name)
+    }
+
+    /// True where the messages of a rule go up before those of others.
+    pub fn is_urgent(&self, rule: RuleIndex) -> bool {
+        self.0.rules.get(rule).is_some_and(|rule| rule.urgent)
+    }
+
+    /// True where there is such a rule.
+    pub fn has_urgent(&self) -> bool {
+        self.0.rules.iter().any(|rule| rule.urgent)
     }
 
     /// The names of all rules, in file order.

@@ -1,5 +1,11 @@
 //! A rule as it runs: every text parsed, every name resolved.
 
+use super::clock::Clock;
+use super::decode::binary::Layout;
+use super::decode::coding::Coding;
+use super::decode::csv::Csv;
+use super::decode::kepware::Kepware;
+use super::decode::keyvalue::KeyValue;
 use super::pattern::Pattern;
 use super::template::Template;
 use crate::message::Event;
@@ -17,6 +23,8 @@ pub(super) struct Rule {
     /// The names from the topic, in the order of the captures.
     pub(super) names: Vec<String>,
     pub(super) goes_on: bool,
+    /// Its message goes up before those of other rules.
+    pub(super) urgent: bool,
     pub(super) action: Action,
 }
 
@@ -34,18 +42,50 @@ pub(super) struct Message {
     pub(super) device: Template,
     pub(super) add: Vec<(Box<str>, Value)>,
     pub(super) props: Vec<(Box<str>, Template)>,
+    pub(super) time: Option<Clock>,
     /// A template has a field, so the payload must be an object.
     pub(super) reads_fields: bool,
 }
 
 /// How the payload is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Decode {
     Json,
     Text,
-    Number,
+    Number {
+        comma: bool,
+    },
     Raw,
     RawBase64,
+    RawHex,
+    KeyValue(KeyValue),
+    Csv(Csv),
+    Binary(Layout),
+    Kepware(Kepware),
+    Sparkplug,
+    Xml,
+    /// Bytes written as text, and how those are read then; nothing takes them as they are.
+    Coded(Coding, Option<Box<Decode>>),
+}
+
+impl Decode {
+    /// The names it gives to each of its objects.
+    pub(super) fn names(&self) -> &'static [&'static str] {
+        match self {
+            Self::Kepware(kepware) => kepware.split.names(),
+            Self::Coded(_, Some(inner)) => inner.names(),
+            _ => &[],
+        }
+    }
+
+    /// Nothing of it can be JSON.
+    pub(super) fn is_raw(&self) -> bool {
+        match self {
+            Self::Raw => true,
+            Self::Coded(_, Some(inner)) => inner.is_raw(),
+            _ => false,
+        }
+    }
 }
 
 /// A value for `add`.

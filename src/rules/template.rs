@@ -133,7 +133,7 @@ impl Template {
                 Part::Capture(index) => put(out, from.capture(*index)),
                 Part::Topic => put(out, from.publish.topic),
                 Part::Client => put(out, from.publish.client),
-                Part::Time => push_time(out, from.publish.received),
+                Part::Time => push_time(out, from.time),
                 Part::Field(path) => {
                     let value = from.field(path).ok_or(Gap::Missing(path))?;
                     if place == Place::Device && value.starts_with(['{', '[', 'n']) {
@@ -180,34 +180,42 @@ pub(super) struct Facts<'a> {
     pub(super) publish: &'a Publish<'a>,
     /// Where the captures are in the topic.
     pub(super) captures: &'a [Range<usize>],
-    /// What the names behind the captures stand for, in rules with `on`.
-    pub(super) more: [&'a str; 2],
+    /// What the names behind the captures stand for: those of rules with `on`, and those of the decoder.
+    pub(super) more: [&'a [&'a str]; 2],
+    /// What the columns of a table stand for.
+    pub(super) row: &'a [Box<str>],
+    /// The moment the message is of.
+    pub(super) time: Timestamp,
     /// The payload as JSON, and the members of its object; both empty where no field is needed.
     pub(super) text: &'a str,
     pub(super) members: &'a [Member],
 }
 
 impl<'a> Facts<'a> {
-    pub(super) fn capture(&self, index: usize) -> &'a str {
-        let behind = || self.more.get(index.saturating_sub(self.captures.len())).copied();
-        match self.captures.get(index) {
-            Some(place) => self.publish.topic.get(place.clone()).unwrap_or(""),
-            None => behind().unwrap_or(""),
+    pub(super) fn capture(&self, mut index: usize) -> &'a str {
+        if let Some(place) = self.captures.get(index) {
+            return self.publish.topic.get(place.clone()).unwrap_or("");
         }
+        index -= self.captures.len();
+        for names in self.more {
+            if let Some(text) = names.get(index) {
+                return text;
+            }
+            index -= names.len();
+        }
+        self.row.get(index).map_or("", |text| text)
     }
 
     /// The JSON text of a field. Of a key that is there twice the last one counts.
     pub(super) fn field(&self, path: &[Box<str>]) -> Option<&'a str> {
         let (first, rest) = path.split_first()?;
-        let member = self.members.iter().rev().find(|member| member.is(self.text, first))?;
-        let mut value = self.text.get(member.value.clone())?;
+        let mut value = json::member(self.text, self.members, first)?;
         let mut inner = Vec::new();
         for step in rest {
             if json::scan(value, Some(&mut inner)) != Ok(Kind::Object) {
                 return None;
             }
-            let member = inner.iter().rev().find(|member| member.is(value, step))?;
-            value = value.get(member.value.clone())?;
+            value = json::member(value, &inner, step)?;
         }
         Some(value)
     }

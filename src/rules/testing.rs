@@ -6,7 +6,8 @@
 //! | `payload`, `payload_hex` | its payload, as text or as hexadecimal digits; empty where there is neither |
 //! | `on`, `address`, `reason` | instead of `topic`: the client comes (`"connect"`) or goes (`"disconnect"`); from 192.0.2.1, with `connection_lost`, where nothing else is said |
 //! | `name` | how the test is called; its number and topic where there is none |
-//! | `want.device`, `want.payload`, `want.props.x` | one message is made, and this is in it |
+//! | `want.device`, `want.payload`, `want.time`, `want.props.x` | one message is made, and this is in it |
+//! | `want.priority` | `"high"` or `"normal"`: the message is made by a rule with this `priority` |
 //! | `want = [ {..}, .. ]` | these messages are made, in this order |
 //! | `want.nothing = true` | no message is made, and nothing is quarantined |
 //! | `want.quarantine = "reason"` | a rule takes it and fails for this reason ([`QuarantineReason::label`]) |
@@ -59,14 +60,17 @@ pub(super) struct WantMessage {
     pub(super) span: Span,
     pub(super) device: Option<(String, Span)>,
     pub(super) payload: Option<(String, Span)>,
+    pub(super) time: Option<(String, Span)>,
+    pub(super) urgent: Option<(bool, Span)>,
     pub(super) props: Vec<(String, String, Span)>,
 }
 
 impl WantMessage {
     /// The place of the first thing that is wanted of the message.
     pub(super) fn first_place(&self) -> Option<Span> {
-        let texts = self.device.iter().chain(&self.payload).map(|(_, span)| span);
-        texts.chain(self.props.iter().map(|(_, _, span)| span)).next().cloned()
+        let texts = self.device.iter().chain(&self.payload).chain(&self.time).map(|(_, span)| span);
+        let urgent = self.urgent.iter().map(|(_, span)| span);
+        texts.chain(urgent).chain(self.props.iter().map(|(_, _, span)| span)).next().cloned()
     }
 }
 
@@ -96,6 +100,9 @@ pub fn run(rules: &RuleSet, tests: &[Test]) -> Vec<TestResult> {
     tests.iter().map(run).collect()
 }
 
+/// Whether a message is urgent, and what it is.
+type Made<'a> = (bool, HubMessage<'a>);
+
 fn run_one(rules: &RuleSet, test: &Test, out: &mut Output) -> Vec<Diagnostic> {
     let publish = Publish {
         topic: &test.topic,
@@ -113,7 +120,8 @@ fn run_one(rules: &RuleSet, test: &Test, out: &mut Output) -> Vec<Diagnostic> {
         }
     };
     let mut wrong: Vec<(Span, String)> = Vec::new();
-    let made: Vec<HubMessage<'_>> = out.records().filter_map(|(_, record)| HubMessage::parse(record).ok()).collect();
+    let parsed = |(rule, record)| Some((rules.is_urgent(rule), HubMessage::parse(record).ok()?));
+    let made: Vec<Made<'_>> = out.records().filter_map(parsed).collect();
     match (&test.want, verdict) {
         (Want::Quarantine(want, _), Verdict::Quarantined { reason, .. }) if *want == reason => {}
         (Want::Nothing(_), Verdict::Dropped { .. } | Verdict::Unmatched) => {}
@@ -175,12 +183,12 @@ fn background(rules: &RuleSet, publish: &Publish<'_>) -> Vec<String> {
     lines
 }
 
-fn compare(wants: &[WantMessage], made: &[HubMessage<'_>], topic: &Span, wrong: &mut Vec<(Span, String)>) {
+fn compare(wants: &[WantMessage], made: &[Made<'_>], topic: &Span, wrong: &mut Vec<(Span, String)>) {
     if wants.len() != made.len() {
         let label = format!("want {} messages, got {}", wants.len(), made.len());
         wrong.push((wants.first().map_or(topic.clone(), |want| want.span.clone()), label));
     }
-    for (want, got) in wants.iter().zip(made) {
+    for (want, (urgent, got)) in wants.iter().zip(made) {
         if let Some((device, span)) = &want.device
             && device != got.device
         {
@@ -191,6 +199,16 @@ fn compare(wants: &[WantMessage], made: &[HubMessage<'_>], topic: &Span, wrong: 
             if !differences.is_empty() {
                 wrong.push((span.clone(), differences.join("; ")));
             }
+        }
+        if let Some((time, span)) = &want.time
+            && *time != got.created.to_string()
+        {
+            wrong.push((span.clone(), format!("got \"{}\"", got.created)));
+        }
+        if let Some((want, span)) = &want.urgent
+            && want != urgent
+        {
+            wrong.push((span.clone(), format!("got \"{}\"", if *urgent { "high" } else { "normal" })));
         }
         for (name, value, span) in &want.props {
             match got.properties().find(|(got, _)| got == name) {

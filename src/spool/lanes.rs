@@ -89,8 +89,14 @@ enum Late {
 impl ReadQueue {
     /// Something became durable.
     pub(super) fn committed(&self) {
-        lock(&self.state).commits += 1;
-        self.work.notify_one();
+        let mut state = lock(&self.state);
+        state.commits += 1;
+        // A reader that has read ahead as far as it may has no use for being woken at each commit.
+        let due = state.live.has_room();
+        drop(state);
+        if due {
+            self.work.notify_one();
+        }
     }
 
     pub(super) fn shed(&self, last_seq: u64) {

@@ -241,8 +241,8 @@ impl Log {
         let written = &self.shared.written;
         written.commits.fetch_add(1, Ordering::Relaxed);
         written.bytes.fetch_add(self.batch.len() as u64, Ordering::Relaxed);
-        self.shared.reading.committed();
         self.shared.durable.send_modify(|durable| durable.seq = seq);
+        self.shared.reading.committed();
         count
     }
 

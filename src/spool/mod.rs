@@ -105,7 +105,7 @@ mod writer;
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
@@ -253,6 +253,29 @@ pub struct Stats {
     pub sync_failures: u64,
 }
 
+impl Stats {
+    /// The account of two spools as one.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        Self {
+            waiting: self.waiting + other.waiting,
+            late: self.late + other.late,
+            oldest_ms: self.oldest_ms.into_iter().chain(other.oldest_ms).min(),
+            recovered: self.recovered + other.recovered,
+            appended: self.appended + other.appended,
+            acked: self.acked + other.acked,
+            shed: self.shed + other.shed,
+            expired: self.expired + other.expired,
+            lost: self.lost + other.lost,
+            full: self.full || other.full,
+            disk_bytes: self.disk_bytes + other.disk_bytes,
+            commits: self.commits + other.commits,
+            bytes_written: self.bytes_written + other.bytes_written,
+            sync_failures: self.sync_failures + other.sync_failures,
+        }
+    }
+}
+
 /// What was found at the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recovered {
@@ -338,6 +361,12 @@ pub struct Spool {
     shared: Arc<Shared>,
     writer: Option<JoinHandle<Result<(), String>>>,
     reader: Option<JoinHandle<()>>,
+}
+
+/// True where a folder has segments of a spool. It is not opened for that.
+pub fn holds_something(dir: &Path) -> bool {
+    let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    files.into_iter().any(|file| Path::new(&file.file_name()).extension().is_some_and(|ending| ending == "seg"))
 }
 
 /// Opens the spool of a folder, recovers what it holds and starts its threads.

@@ -39,6 +39,10 @@ pub fn free_port() -> u16 {
 pub struct Process(Child);
 
 impl Process {
+    pub fn start(command: &mut Command) -> Self {
+        Self(command.spawn().unwrap())
+    }
+
     pub fn id(&self) -> u32 {
         self.0.id()
     }

@@ -97,3 +97,18 @@ async fn a_client_that_publishes_without_a_pause_gets_what_it_subscribed_to() {
     // CONNACK and SUBACK, then the messages, none lost to a full queue of 1,000.
     assert_eq!(output.lock().len(), 4 + 5 + 2_000 * publish(0, "t", 0, "x").len());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_leaves_a_reading_subscriber_its_turn() {
+    let bench = Bench::new();
+    let mut subscriber = bench.connect(&connect_311("s")).await;
+    subscriber.send(&subscribe(1, "t", 0)).await;
+    assert_eq!(subscriber.read().await, "9003000100");
+    let one = publish(0, "t", 0, "x");
+    let mut input = connect_311("a");
+    (0..5_000).for_each(|_| input.extend(&one));
+    let stream = Flood { input: std::io::Cursor::new(input), output: Arc::default() };
+    serve::serve(stream, SocketAddr::from(([127, 0, 0, 1], 9)), &bench.shared).await;
+    // Far more than the 1,000 that may wait.
+    assert_eq!(subscriber.read().await, hex(&one).repeat(5_000));
+}

@@ -561,3 +561,74 @@ async fn time_goes_on_between_processes() {
     tokio::time::sleep(Duration::from_secs(101)).await;
     assert_eq!(bench.shared.router.session_count(), 0, "the session has ended");
 }
+
+/// A gate that forbids some topics, which may change.
+#[derive(Debug, Default, Clone)]
+struct Fickle(Arc<Mutex<(Vec<&'static str>, u64)>>);
+
+struct FicklePass(Fickle, u64);
+
+impl Gate for Fickle {
+    fn admit(&self, _: Visitor) -> Judgement<'_> {
+        let generation = self.0.lock().1;
+        Box::pin(std::future::ready(Ok(Box::new(FicklePass(self.clone(), generation)) as Box<dyn Pass>)))
+    }
+}
+
+impl Pass for FicklePass {
+    fn may_publish(&mut self, topic: &str) -> bool {
+        !self.0.0.lock().0.contains(&topic)
+    }
+
+    fn may_subscribe(&mut self, filter: &str) -> bool {
+        !self.0.0.lock().0.contains(&filter)
+    }
+
+    fn has_changed(&mut self) -> bool {
+        let generation = self.0.0.lock().1;
+        std::mem::replace(&mut self.1, generation) != generation
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rights_that_are_lost_end_subscriptions_and_wills() {
+    let fickle = Fickle::default();
+    let bench = Bench::with(Options { gate: Some(Arc::new(fickle.clone())), ..Options::default() });
+    let mut plc = bench.connect(&connect_311("plc")).await;
+    let with_will = packet(0x10, &[&text("MQTT"), &[4, 4, 0, 0], &text("hmi"), &text("w"), &text("gone")]);
+    let (mut hmi, _) = resume(&bench, &with_will, false).await;
+    for (id, filter) in [(1, "a"), (2, "b"), (3, "w"), (4, "$share/g/s")] {
+        hmi.send(&subscribe(id, filter, 1)).await;
+        hmi.read().await;
+    }
+    *fickle.0.lock() = (vec!["a", "w", "s"], 1);
+    tell(&bench, &mut plc, "b", &["before"]).await;
+    // The first message after the change is the one that makes the client look.
+    assert_eq!(hmi.read().await, hex(&publish(2, "b", 1, "before")));
+    hmi.send(&[0x40, 2, 0, 1]).await;
+    fickle.0.lock().0.clear();
+    tell(&bench, &mut plc, "a", &["not any more"]).await;
+    tell(&bench, &mut plc, "s", &["nor this"]).await;
+    assert_eq!(hmi.read().await, "");
+    fickle.0.lock().0.push("w");
+    drop(hmi);
+    assert_eq!(bench.offered().iter().filter(|topic| *topic == "w").count(), 0, "a will nobody may publish now");
+    // What waits for a client that is away is judged when it comes back.
+    tell(&bench, &mut plc, "b", &["waits"]).await;
+    fickle.0.lock().0.push("b");
+    let (_hmi, waited) = resume(&bench, &lasting("hmi"), true).await;
+    assert_eq!(waited, "");
+    assert_eq!(bench.shared.router.subscription_count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mosquitto_bridge_hears_retain_flags_and_not_itself() {
+    let bench = Bench::new();
+    let mut bridge = bench.connect(&packet(0x10, &[&text("MQTT"), &[0x84, 2, 0, 0], &text("bridge")])).await;
+    bridge.send(&subscribe(1, "#", 0)).await;
+    bridge.read().await;
+    bridge.send(&publish(0, "own", 0, "x")).await;
+    let mut plc = bench.connect(&connect_311("plc")).await;
+    plc.send(&publish(1, "t", 0, "x")).await;
+    assert_eq!(bridge.read().await, hex(&publish(1, "t", 0, "x")));
+}

@@ -1,4 +1,4 @@
-//! Keys and formats of later versions: known, and answered with a plain "not available".
+//! Keys of later versions: known, and answered with a plain "not available".
 
 use toml::de::DeValue;
 
@@ -8,10 +8,7 @@ use crate::diag::walk::{Entry, Reader, Report};
 /// Keys of a rule that later versions have.
 const RULE_KEYS: [&str; 8] = ["lookup", "script", "scale", "set", "when", "throttle", "report_by_exception", "batch"];
 
-/// Formats of `decode` that later versions have.
-pub(super) const FORMATS: [&str; 3] = ["kepware", "keyvalue", "binary"];
-
-/// Says that a key or format is not available.
+/// Says that a key is not available.
 pub(super) fn not_available(what: &str, span: Span, report: &mut Report<'_>) {
     let title = format!("`{what}` is not available in this version of brownbridge");
     let found = report.new_error("not-available", title).at(span, "");
@@ -29,9 +26,6 @@ fn instead(what: &str) -> &'static str {
         "throttle" => "remove it: every message then goes up",
         "report_by_exception" => "remove it: every message then goes up, changed or not",
         "batch" => "remove it: every message then goes up by itself",
-        "kepware" => "remove it: the JSON of Kepware then goes up as it is",
-        "keyvalue" => "write decode = \"text\": the whole text then goes up as `value`",
-        "binary" => "write decode = { format = \"raw\", as = \"base64\" }",
         _ => "remove this test: it cannot run in this version",
     }
 }
@@ -80,7 +74,7 @@ pub(super) fn table(file: &mut Reader<'_>, report: &mut Report<'_>) {
 /// Checks the durations among a key's values, so that a mistake in one is told now and not with the next version.
 fn durations(entry: &Entry<'_>, report: &mut Report<'_>) {
     let mut check = |key: &str, value: &DeValue<'_>, span: Span| {
-        if !matches!(value, DeValue::String(text) if is_duration(text)) {
+        if !matches!(value, DeValue::String(text) if duration_ms(text).is_some()) {
             let found = report.new_error("bad-duration", format!("`{key}` is not a duration"));
             let help = "write a number and a unit: \"500ms\", \"10s\", \"5m\", \"1h\"";
             report.push(found.at(span, "").help(help));
@@ -99,10 +93,19 @@ fn durations(entry: &Entry<'_>, report: &mut Report<'_>) {
     }
 }
 
-fn is_duration(text: &str) -> bool {
+/// The milliseconds of a duration.
+pub(super) fn duration_ms(text: &str) -> Option<i64> {
     let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = text.strip_prefix(number).unwrap_or("");
-    matches!(unit, "ms" | "s" | "m" | "h" | "d")
-        && number.starts_with(|c: char| c.is_ascii_digit())
-        && number.parse().is_ok_and(f64::is_finite)
+    let factor = match text.strip_prefix(number)? {
+        "ms" => 1.0,
+        "s" => 1_000.0,
+        "m" => 60_000.0,
+        "h" => 3_600_000.0,
+        "d" => 86_400_000.0,
+        _ => return None,
+    };
+    let ms = number.starts_with(|c: char| c.is_ascii_digit()).then(|| number.parse::<f64>().ok())?? * factor;
+    // A thousand years.
+    #[expect(clippy::cast_possible_truncation)]
+    (ms <= 3.2e13).then(|| ms.round() as i64)
 }

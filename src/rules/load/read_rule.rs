@@ -1,17 +1,18 @@
 //! One `[[rule]]`.
 
 use regex_syntax::ast;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
 use super::texts::Names;
-use super::{Draft, later, line, read_on};
-use crate::diag::walk::{Entry, Reader, Report, Text, text};
-use crate::diag::{Diagnostic, SourceFile, Span, nearest};
+use super::{Draft, later, line, read_decode, read_on, read_time};
+use crate::diag::walk::{Reader, Report, Text, text};
+use crate::diag::{Diagnostic, SourceFile, Span};
 use crate::rules::pattern::{self, Level, Mistake, Pattern};
-use crate::rules::rule::{Action, Decode, Message, Rule};
+use crate::rules::rule::{Action, Message, Rule};
 use crate::rules::template::Template;
 
-const FORMATS: [&str; 4] = ["json", "text", "number", "raw"];
+/// What `priority` can be, and whether the message is urgent then.
+pub(super) const PRIORITIES: [(&str, bool); 2] = [("high", true), ("normal", false)];
 
 /// A compiled regex may grow to this.
 const REGEX_LIMIT: usize = 16 << 20;
@@ -42,6 +43,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, source: &SourceFile,
     };
     let goes_on = keys.boolean("continue", report).is_some_and(|(yes, _)| yes);
     let drops = keys.boolean("drop", report).is_some_and(|(yes, _)| yes);
+    let urgent = keys.word("priority", &PRIORITIES, "unknown-word", report).unwrap_or(false);
     let name_span = name.map(|name| name.span()).or(asked.place.clone()).unwrap_or(span.clone());
     let shown = name.map_or_else(|| asked.text.clone(), |name| name.value.to_owned());
     let later = later::rule_keys(&mut keys, report);
@@ -51,6 +53,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, source: &SourceFile,
     } else {
         let names = Names {
             names: asked.names.clone(),
+            of_pattern: asked.names.len(),
             place: asked.place.clone(),
             open: later.brings_names || asked.pattern.is_none(),
             regex: asked.regex.is_some() && on.is_none(),
@@ -77,6 +80,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, source: &SourceFile,
             pattern,
             names: asked.names,
             goes_on,
+            urgent,
             action,
         }),
         _ => None,
@@ -96,7 +100,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, source: &SourceFile,
 
 /// Keys that mean nothing beside `drop = true`.
 fn unused(keys: &mut Reader<'_>, report: &mut Report<'_>) {
-    for key in ["device", "add", "props", "decode", "continue"] {
+    for key in ["device", "add", "props", "decode", "time", "continue", "priority"] {
         if let Some(entry) = keys.any(key) {
             let title = format!("`{key}` means nothing beside `drop = true`");
             let found = Diagnostic::warning("unused-key", title, report.file);
@@ -257,7 +261,14 @@ fn regex_advice(kind: &ast::ErrorKind) -> Option<&'static str> {
 }
 
 fn read_message(keys: &mut Reader<'_>, mut names: Names, report: &mut Report<'_>) -> Option<Message> {
-    let decode = keys.any("decode").map(|entry| (read_decode(&entry, &mut names, report), entry.value.span()));
+    let decode = keys.any("decode").map(|entry| {
+        let decode = read_decode::read(&entry, report);
+        match &decode {
+            Some(decode) => names.bring(decode.names().iter().copied(), &entry.value.span(), report),
+            None => names.open |= read_decode::brings_names(&entry),
+        }
+        (decode, entry.value.span())
+    });
     let device = keys.string("device", report).map(|text| names.template(&text, report));
     let mut add = Vec::new();
     let add_key = keys.any("add");
@@ -267,11 +278,13 @@ fn read_message(keys: &mut Reader<'_>, mut names: Names, report: &mut Report<'_>
         }
     }
     let props = read_props(keys, &names, report);
+    let time = read_time::read(keys, report);
     let reads_fields = device.as_ref().is_some_and(Template::has_field)
         || props.iter().any(|(_, template)| template.has_field())
-        || add.iter().any(|(_, value)| value.has_field());
+        || add.iter().any(|(_, value)| value.has_field())
+        || time.is_some();
     let decode = match decode {
-        Some((Some(Decode::Raw), span)) if reads_fields || !add.is_empty() => {
+        Some((Some(decode), span)) if decode.is_raw() && (reads_fields || !add.is_empty()) => {
             let what = if add.is_empty() { "`{.field}`" } else { "`add`" };
             let title = format!("{what} needs JSON, and `decode = \"raw\"` leaves the payload as it is");
             let mut found = report.new_error("raw-with-fields", title).at(span.clone(), "no JSON comes of this");
@@ -283,7 +296,7 @@ fn read_message(keys: &mut Reader<'_>, mut names: Names, report: &mut Report<'_>
         }
         decode => decode.and_then(|(decode, _)| decode),
     };
-    Some(Message { decode, device: device?, add, props, reads_fields })
+    Some(Message { decode, device: device?, add, props, time, reads_fields })
 }
 
 fn device_name(names: &[String]) -> String {
@@ -292,51 +305,6 @@ fn device_name(names: &[String]) -> String {
         Some(name) => format!("{{{name}}}"),
         None => "machine-1".to_owned(),
     }
-}
-
-fn read_decode<'a>(entry: &Entry<'a>, names: &mut Names, report: &mut Report<'_>) -> Option<Decode> {
-    let DeValue::Table(table) = entry.value.get_ref() else {
-        return format(&text(entry, report)?, None, names, report);
-    };
-    let mut keys = Reader::new(table, "decode");
-    let Some(name) = keys.any("format") else {
-        let found = report.new_error("unknown-format", "`decode` does not say which format");
-        report.push(found.at(entry.value.span(), "no `format`").help("decode = { format = \"json\" }"));
-        return None;
-    };
-    let name = text(&name, report)?;
-    if later::FORMATS.contains(&name.value) {
-        return format(&name, None, names, report);
-    }
-    let coding = if name.value == "raw" { keys.string("as", report) } else { None };
-    keys.finish(report);
-    format(&name, coding, names, report)
-}
-
-fn format(name: &Text<'_>, coding: Option<Text<'_>>, names: &mut Names, report: &mut Report<'_>) -> Option<Decode> {
-    match (name.value, coding) {
-        ("json", _) => return Some(Decode::Json),
-        ("text", _) => return Some(Decode::Text),
-        ("number", _) => return Some(Decode::Number),
-        ("raw", None) => return Some(Decode::Raw),
-        ("raw", Some(coding)) if coding.value == "base64" => return Some(Decode::RawBase64),
-        ("raw", Some(coding)) => {
-            let found = report.new_error("unknown-format", format!("`as` cannot be `{}`", coding.value));
-            report.push(found.at(coding.span(), "").fix(coding.span(), "\"base64\""));
-        }
-        (later, _) if later::FORMATS.contains(&later) => {
-            names.open = true;
-            later::not_available(later, name.span(), report);
-        }
-        (unknown, _) => {
-            let found = report.new_error("unknown-format", format!("unknown format `{unknown}`")).at(name.span(), "");
-            report.push(match nearest(unknown, FORMATS.into_iter().chain(later::FORMATS)) {
-                Some(meant) => found.fix(name.span(), format!("\"{meant}\"")),
-                None => found.help(format!("formats: {}", FORMATS.join(", "))),
-            });
-        }
-    }
-    None
 }
 
 fn read_props(keys: &mut Reader<'_>, names: &Names, report: &mut Report<'_>) -> Vec<(Box<str>, Template)> {

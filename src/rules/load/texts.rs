@@ -11,6 +11,8 @@ use crate::rules::template::{BUILT_IN, Mistake, Template};
 /// The names a rule's templates may use.
 pub(super) struct Names {
     pub(super) names: Vec<String>,
+    /// How many of them come from the pattern.
+    pub(super) of_pattern: usize,
     /// The pattern they come from.
     pub(super) place: Option<Span>,
     /// A key this version does not run would bring more names, so an unknown one is no finding.
@@ -22,6 +24,22 @@ pub(super) struct Names {
 }
 
 impl Names {
+    /// Takes up the names that a key at `place` brings.
+    pub(super) fn bring<'n>(&mut self, names: impl Iterator<Item = &'n str>, place: &Span, report: &mut Report<'_>) {
+        for name in names {
+            if self.names.iter().any(|known| known == name) || BUILT_IN.contains(&name) {
+                let title = format!("the name `{name}` is taken");
+                let found = report.new_error("bad-name", title).at(place.clone(), format!("this brings {{{name}}}"));
+                let found = match &self.place {
+                    Some(pattern) => found.context(pattern.clone(), "known before"),
+                    None => found,
+                };
+                report.push(found.help("give one of the two another name"));
+            }
+            self.names.push(name.to_owned());
+        }
+    }
+
     /// Reads a template and tells its mistakes.
     pub(super) fn template(&self, text: &Text<'_>, report: &mut Report<'_>) -> Template {
         let (template, mistakes) = Template::parse(text.value, &self.names);
@@ -77,9 +95,13 @@ impl Names {
                 let title = format!("`{{{name}}}` is not known in this rule");
                 let mut found = report.new_error("unknown-name", title).at(place, "unknown name");
                 if let Some(pattern) = &self.place {
-                    let list = if self.names.is_empty() { "none".to_owned() } else { self.names.join(", ") };
+                    let known = self.names.get(..self.of_pattern).unwrap_or(&self.names);
+                    let list = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
                     let from = if self.on { "names of this rule" } else { "names from the topic" };
                     found = found.context(pattern.clone(), format!("{from}: {list}"));
+                }
+                if let Some(brought) = self.names.get(self.of_pattern..).filter(|brought| !brought.is_empty()) {
+                    found = found.help(format!("further names of this rule: {}", brought.join(", ")));
                 }
                 report.push(match (self.meant(name), exact) {
                     (Ok(meant), Some(place)) => found.fix(place, meant),

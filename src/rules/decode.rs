@@ -1,0 +1,228 @@
+//! Payloads to JSON: one module a format, each pure, from bytes to the text of JSON objects or a refusal that says
+//! which byte or field is wrong.
+//!
+//! A decoder appends its objects to [`Decoded::json`] and names each in [`Decoded::items`]: most make one, `csv` one a
+//! row, `kepware` one a device or tag, and what makes several may give each its own [names](Item::names).
+
+use std::ops::Range;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::QuarantineReason;
+use super::json;
+use super::number;
+use super::refusal::{self, Refusal, not_json, shown};
+use super::rule::Decode;
+use crate::message::{Content, Publish};
+
+pub(super) mod binary;
+pub(super) mod coding;
+pub(super) mod csv;
+pub(super) mod kepware;
+pub(super) mod keyvalue;
+pub(super) mod sparkplug;
+pub(super) mod xml;
+
+pub(super) use sparkplug::Births;
+
+/// Messages one rule makes of one publish at most.
+pub(super) const MAX_ITEMS: usize = 1_000;
+
+/// Names a decoder gives to each of its objects at most.
+pub(super) const ITEM_NAMES: usize = 3;
+
+/// What a payload was decoded to.
+#[derive(Debug, Default)]
+pub(super) struct Decoded {
+    /// The objects, one after the other.
+    pub(super) json: Vec<u8>,
+    pub(super) items: Vec<Item>,
+    /// The texts of the items' names.
+    pub(super) names: String,
+    /// The bytes behind hexadecimal digits or base64.
+    bytes: Vec<u8>,
+}
+
+/// One object.
+#[derive(Debug, Default)]
+pub(super) struct Item {
+    pub(super) body: Range<usize>,
+    pub(super) names: [Range<usize>; ITEM_NAMES],
+}
+
+/// Where the bodies are, and what they are if that is known.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Body {
+    /// The payload itself.
+    Payload(Option<Content<'static>>),
+    /// The items of [`Decoded`].
+    Items(Option<Content<'static>>),
+}
+
+impl Decoded {
+    pub(super) fn clear(&mut self, kept: usize) {
+        for buffer in [&mut self.json, &mut self.bytes] {
+            buffer.clear();
+            buffer.shrink_to(kept);
+        }
+        self.items.clear();
+        self.items.shrink_to(MAX_ITEMS);
+        self.names.clear();
+        self.names.shrink_to(kept);
+    }
+
+    /// Ends the object that began at `start`.
+    pub(super) fn end(&mut self, start: usize, names: [&str; ITEM_NAMES]) -> Result<(), Refusal> {
+        if self.items.len() >= MAX_ITEMS {
+            let detail = format!("the payload makes more than {MAX_ITEMS} messages");
+            return Err(Refusal::new(QuarantineReason::TooMany, detail));
+        }
+        let names = names.map(|name| {
+            let start = self.names.len();
+            self.names.push_str(name);
+            start..self.names.len()
+        });
+        self.items.push(Item { body: start..self.json.len(), names });
+        Ok(())
+    }
+
+    /// The text of an item.
+    pub(super) fn body(&self, item: &Item) -> &[u8] {
+        self.json.get(item.body.clone()).unwrap_or(&[])
+    }
+
+    /// The names of an item.
+    pub(super) fn names(&self, item: &Item) -> [&str; ITEM_NAMES] {
+        [0, 1, 2].map(|at: usize| item.names.get(at).and_then(|name| self.names.get(name.clone())).unwrap_or(""))
+    }
+}
+
+/// Decodes a payload. `needs_object` says that the rule itself looks at the JSON again.
+pub(super) fn decode(
+    decode: &Decode,
+    (publish, needs_object): (&Publish<'_>, bool),
+    births: &Births,
+    out: &mut Decoded,
+) -> Result<Body, Refusal> {
+    let payload = publish.payload;
+    match decode {
+        Decode::Raw => return Ok(Body::Payload(Some(Content::Binary))),
+        Decode::Json => {
+            if !needs_object {
+                let text = std::str::from_utf8(payload).map_err(|_| not_json(payload, None))?;
+                json::scan(text, None).map_err(|error| not_json(payload, Some(error)))?;
+            }
+            return Ok(Body::Payload(Some(Content::Json)));
+        }
+        Decode::Text => value(out, |json| push_text(refusal::text(payload)?, json))?,
+        Decode::Number { comma } => value(out, |json| push_bare_number(payload, *comma, json))?,
+        Decode::RawBase64 => coded(out, "value_base64", |json| push_base64(payload, json))?,
+        Decode::RawHex => coded(out, "value_hex", |json| coding::push_hex(payload, json))?,
+        Decode::KeyValue(options) => keyvalue::decode(options, payload, out)?,
+        Decode::Csv(options) => csv::decode(options, payload, out)?,
+        Decode::Binary(layout) => binary::decode(layout, payload, out)?,
+        Decode::Kepware(options) => kepware::decode(options, payload, out)?,
+        Decode::Sparkplug => sparkplug::decode(publish, births, out)?,
+        Decode::Xml => xml::decode(payload, out)?,
+        Decode::Coded(coding, inner) => {
+            let mut bytes = std::mem::take(&mut out.bytes);
+            let decoded = coding::bytes(*coding, payload, &mut bytes).and_then(|()| match inner {
+                Some(inner) => {
+                    let publish = Publish { payload: &bytes, ..*publish };
+                    self::decode(inner, (&publish, needs_object), births, out)
+                }
+                None => Ok(Body::Payload(None)),
+            });
+            let decoded = match decoded {
+                Ok(Body::Payload(content)) => own(&bytes, content, out),
+                decoded => decoded,
+            };
+            out.bytes = bytes;
+            return decoded;
+        }
+    }
+    Ok(Body::Items(Some(Content::Json)))
+}
+
+/// Keeps bytes that are not the payload's own.
+fn own(bytes: &[u8], content: Option<Content<'static>>, out: &mut Decoded) -> Result<Body, Refusal> {
+    let start = out.json.len();
+    out.json.extend_from_slice(bytes);
+    out.end(start, [""; ITEM_NAMES])?;
+    Ok(Body::Items(content))
+}
+
+/// An object with the one member `value`.
+fn value(out: &mut Decoded, write: impl FnOnce(&mut Vec<u8>) -> Result<(), Refusal>) -> Result<(), Refusal> {
+    let start = out.json.len();
+    out.json.extend_from_slice(b"{\"value\":");
+    write(&mut out.json)?;
+    out.json.push(b'}');
+    out.end(start, [""; ITEM_NAMES])
+}
+
+/// An object with the bytes as text in one member.
+fn coded(out: &mut Decoded, key: &str, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), Refusal> {
+    let start = out.json.len();
+    push_key(&mut out.json, &mut { true }, key);
+    out.json.insert(start, b'{');
+    out.json.push(b'"');
+    write(&mut out.json);
+    out.json.extend_from_slice(b"\"}");
+    out.end(start, [""; ITEM_NAMES])
+}
+
+fn push_text(text: &str, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    push_string(out, text);
+    Ok(())
+}
+
+fn push_bare_number(payload: &[u8], comma: bool, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let text = std::str::from_utf8(payload).unwrap_or("").trim();
+    if number::push_with_decimal(text, comma, out) {
+        return Ok(());
+    }
+    let mut detail = format!("the payload is not a number: {}", shown(payload));
+    let mut advice = None;
+    if !comma && number::is_number(&text.replacen(',', ".", 1)) {
+        detail.push_str(" (a decimal comma?)");
+        advice = Some("decode = { format = \"number\", decimal = \",\" }");
+    }
+    Err(Refusal::new(QuarantineReason::NotANumber, detail).advise(advice))
+}
+
+fn push_base64(bytes: &[u8], out: &mut Vec<u8>) {
+    let start = out.len();
+    out.resize(start + bytes.len().div_ceil(3) * 4, 0);
+    let end = out.get_mut(start..).and_then(|room| STANDARD.encode_slice(bytes, room).ok()).unwrap_or(0);
+    out.truncate(start + end);
+}
+
+/// Appends a JSON string.
+pub(super) fn push_string(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    json::push_escaped(out, text);
+    out.push(b'"');
+}
+
+/// Appends `"key":`, with a comma before it where it is not the first.
+pub(super) fn push_key(out: &mut Vec<u8>, first: &mut bool, key: &str) {
+    if !std::mem::take(first) {
+        out.push(b',');
+    }
+    push_string(out, key);
+    out.push(b':');
+}
+
+/// Appends what a field of text most likely is: a number, a truth value, or text.
+fn push_guessed(out: &mut Vec<u8>, text: &str, comma: bool) {
+    match text {
+        "true" | "false" => out.extend_from_slice(text.as_bytes()),
+        text if number::push_with_decimal(text, comma, out) => {}
+        text => push_string(out, text),
+    }
+}
+
+#[cfg(test)]
+mod tests;

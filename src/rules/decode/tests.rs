@@ -1,0 +1,93 @@
+//! What every decoder is tested with.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::message::Timestamp;
+
+/// The bytes of hexadecimal digits.
+pub(super) fn hex(digits: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    coding::bytes(coding::Coding::Hex, digits.as_bytes(), &mut bytes).unwrap();
+    bytes
+}
+
+/// The objects a payload becomes, or why it does not.
+pub(super) fn decode_with(
+    format: &Decode,
+    topic: &str,
+    payload: &[u8],
+    births: &Births,
+) -> Result<Vec<String>, String> {
+    let publish = Publish { topic, payload, client: "c", qos: 1, retain: false, received: Timestamp(0) };
+    let mut out = Decoded::default();
+    match decode(format, (&publish, false), births, &mut out) {
+        Ok(_) => Ok(out.items.iter().map(|item| String::from_utf8(out.body(item).to_vec()).unwrap()).collect()),
+        Err(refusal) => Err(refusal.detail),
+    }
+}
+
+/// One row: the objects a payload becomes, or the words in which it is refused.
+pub(super) fn check(format: &Decode, payload: &[u8], expect: Result<Vec<&str>, &str>) {
+    let made = decode_with(format, "t", payload, &Births::default());
+    let expect = expect.map(|texts| texts.into_iter().map(str::to_owned).collect()).map_err(str::to_owned);
+    assert_eq!(made, expect, "{format:?} {payload:?}");
+}
+
+fn formats() -> Vec<Decode> {
+    let layout = binary::Layout {
+        fields: [
+            binary::Kind::Integer { bytes: 2, signed: true },
+            binary::Kind::F32,
+            binary::Kind::Bcd { bytes: 1 },
+            binary::Kind::Text { bytes: 2 },
+        ]
+        .map(|kind| binary::Field { name: "x".into(), at: None, kind, order: binary::Order::WordSwapped, count: None })
+        .into(),
+        ignore_rest: true,
+    };
+    let split = |split| {
+        Decode::Kepware(kepware::Kepware {
+            split,
+            quality: kepware::Quality::Mark,
+            good: Box::default(),
+            keys: kepware::Keys::default(),
+        })
+    };
+    vec![
+        Decode::Text,
+        Decode::Number { comma: true },
+        Decode::RawHex,
+        Decode::RawBase64,
+        Decode::KeyValue(keyvalue::KeyValue::default()),
+        Decode::Csv(csv::Csv { separator: b',', names: None, comma: false }),
+        Decode::Coded(coding::Coding::Hex, Some(Box::new(Decode::Binary(layout.clone())))),
+        Decode::Coded(coding::Coding::Base64, Some(Box::new(Decode::Text))),
+        Decode::Binary(layout),
+        split(kepware::Split::None),
+        split(kepware::Split::Device),
+        split(kepware::Split::Tag),
+        Decode::Xml,
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Whatever a decoder takes becomes JSON.
+    #[test]
+    fn what_is_decoded_is_json(payload in prop_oneof![
+        proptest::collection::vec(any::<u8>(), 0..40),
+        "[ab=;,:\"\n0-9.é]{0,20}".prop_map(String::into_bytes),
+        "(<a b=\"[a\\\\1]\">|<c>|</a>|</c>|x|1|&#34;){0,6}".prop_map(String::into_bytes),
+        "\\[(\\{\"id\":(\"C\\.D\\.[ab]\"|1),\"v\":(1|\\[\\{\\}\\]),\"q\":(true|0|\"x\"),\"t\":(\"x\"|-1|1600000000000)\\},?){0,4}\\]"
+            .prop_map(String::into_bytes),
+    ]) {
+        for format in formats() {
+            for text in decode_with(&format, "t", &payload, &Births::default()).unwrap_or_default() {
+                let parsed = serde_json::from_str::<serde_json::Value>(&text);
+                prop_assert!(parsed.is_ok() || matches!(format, Decode::Coded(..)), "{:?} {}", format, text);
+            }
+        }
+    }
+}
