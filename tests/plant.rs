@@ -3,7 +3,6 @@
 
 mod support;
 
-use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -11,7 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
-use support::{BINARY, Bridge, Publisher, Sim, assert_conserved, free_port, until};
+use support::{
+    BINARY, Bridge, Publisher, Sim, assert_conserved, assert_nothing_missing, free_port, number_publisher, until,
+};
 
 const RULES: &str = "[[rule]]\nname = \"all\"\ntopic = \"t/{device}\"\ndevice = \"{device}\"\n\
     [[rule]]\nname = \"strict\"\ntopic = \"json/{device}\"\ndevice = \"{device}\"\ndecode = \"json\"\n\
@@ -111,50 +112,6 @@ fn unmatched_can_be_dropped_and_a_quiet_day_leaves_no_warning() {
     assert!(bridge.get("/metrics").contains("messages_dropped_total{reason=\"unmatched\"} 1\n"));
     assert_eq!(bridge.process.terminate(), Some(0));
     assert!(!log(&bridge).contains("WARN") && !log(&bridge).contains("ERROR"), "{}", log(&bridge));
-}
-
-/// Publishes numbered messages for ever, reconnecting; returns those that were acknowledged.
-fn number_publisher(address: Arc<Mutex<std::net::SocketAddr>>, name: String, stop: Arc<AtomicBool>) -> Vec<String> {
-    let (mut acknowledged, mut next) = (Vec::new(), 0);
-    while !stop.load(Ordering::Relaxed) {
-        let to = *address.lock().unwrap();
-        let Ok(mut publisher) = Publisher::connect(to, &name) else {
-            std::thread::sleep(Duration::from_millis(5));
-            continue;
-        };
-        let (mut out, mut inflight) = (Vec::new(), std::collections::VecDeque::new());
-        while !stop.load(Ordering::Relaxed) {
-            while inflight.len() < 20 {
-                let id = format!("{name}-{next}");
-                next += 1;
-                publisher.publish(&mut out, &format!("t/{name}"), format!("{{\"id\":\"{id}\"}}").as_bytes());
-                inflight.push_back(id);
-            }
-            if publisher.flush(&mut out).is_err() {
-                break;
-            }
-            match publisher.acknowledged() {
-                Ok(acks) => acknowledged.extend(inflight.drain(..acks.len())),
-                Err(_) => break,
-            }
-        }
-    }
-    acknowledged
-}
-
-/// Every acknowledged id arrived, and copies of one message carry one message id.
-fn assert_nothing_missing(received: &[Value], acknowledged: &[String]) {
-    let mut ids: HashMap<&str, &str> = HashMap::new();
-    let mut arrived = HashSet::new();
-    for message in received {
-        let body = message["body"].as_str().unwrap();
-        arrived.insert(body.to_owned());
-        let mid = message["system"]["message-id"].as_str().unwrap();
-        assert_eq!(*ids.entry(mid).or_insert(body), body, "one $.mid, two messages");
-    }
-    let missing: Vec<_> = acknowledged.iter().filter(|id| !arrived.contains(&format!("{{\"id\":\"{id}\"}}"))).collect();
-    assert!(missing.is_empty(), "{} acknowledged messages missing, first {:?}", missing.len(), missing.first());
-    assert!(acknowledged.len() > 200, "the test did too little: {} acknowledged", acknowledged.len());
 }
 
 #[test]

@@ -17,7 +17,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpSocket};
@@ -27,21 +27,22 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Recorder};
 use crate::bridge::{self, Bridge, Stores};
-use crate::broker::{Broker, Census, Listener, Transport};
+use crate::broker::{Broker, Listener, Transport};
 use crate::control as control_socket;
 use crate::journal;
-use crate::ledger::{Books, sum};
-use crate::message::Timestamp;
 use crate::metrics::{Metrics, describe_labelled};
 use crate::quarantine::{self, Quarantine};
-use crate::spool::{self, OpenError, Spool, Stats};
+use crate::spool::{self, OpenError, Spool};
 use crate::uplink::{self, Status};
 
 mod control;
 pub mod gate;
+pub mod inherited;
 mod keep;
 pub mod ledger;
+mod page;
 pub mod plant_tls;
+mod pulse;
 mod reload;
 pub mod settings;
 pub mod status;
@@ -49,6 +50,9 @@ pub mod status;
 use self::ledger::Ledger;
 use control::Operator;
 use gate::Keeper;
+use inherited::Inherited;
+use page::Gauges;
+pub use pulse::Pulse;
 pub use settings::Settings;
 
 /// How long plant connections may take to end.
@@ -57,8 +61,6 @@ const BROKER_GRACE: Duration = Duration::from_secs(5);
 const CLOSE_GRACE: Duration = Duration::from_secs(10);
 /// How long a command may have the quarantine's lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
-/// Age at which a waiting message, or the last acknowledgement, says that the uplink does not do its job.
-const STALE: Duration = Duration::from_secs(30);
 
 /// Connections that may wait to be accepted: when a whole plant comes back at once, one that finds no place is silent
 /// for a second before it tries again. The system may allow fewer (`net.core.somaxconn`).
@@ -123,6 +125,7 @@ pub struct Running {
     uplink: JoinHandle<()>,
     uplink_stop: CancellationToken,
     status: watch::Receiver<Status>,
+    pulse: Option<Pulse>,
     admin: JoinHandle<()>,
     admin_stop: CancellationToken,
     control: Option<JoinHandle<()>>,
@@ -135,7 +138,8 @@ pub struct Running {
 
 /// Starts everything. Only what belongs to this machine can fail: an unreachable hub is the uplink's to retry.
 pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running, StartError> {
-    let listeners = listen(std::mem::take(&mut settings.listeners))?;
+    let mut inherited = std::mem::take(&mut settings.inherited);
+    let listeners = listen(std::mem::take(&mut settings.listeners), &mut inherited)?;
     let listen = settings.config.admin.listen.value;
     let page = TcpListener::bind(listen).await.map_err(|error| StartError::Listen("/metrics", listen, error))?;
     let admin_addr = page.local_addr().unwrap_or(listen);
@@ -146,8 +150,9 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let needed = settings.rules.has_urgent() || spool::holds_something(&settings.urgent.dir);
     let urgent = if needed { Some(open_spool("urgent spool", settings.urgent)?) } else { None };
     // Before anything moves: it starts from what the spools were found to hold.
-    let found = std::iter::once(&opened).chain(&urgent).map(|opened| opened.appender.clone()).collect();
-    let ledger = Ledger::open(&settings.state, recorder.clone(), found);
+    let found: Vec<_> = std::iter::once(&opened).chain(&urgent).map(|opened| opened.appender.clone()).collect();
+    let ledger = Ledger::open(&settings.state, recorder.clone(), found.clone());
+    let progress = found.iter().map(pulse::Progress::of).collect();
     let (quarantine_dir, max_size) = settings.quarantine;
     let (quarantine, quarantine_writer) = open_quarantine(&quarantine_dir, max_size)
         .await
@@ -199,6 +204,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         census: broker.census(),
         sound: [sound, tls_sound],
     });
+    let pulse = Pulse::new(progress, Arc::clone(&source), uplink.abort_handle());
     let admin = tokio::spawn(admin::serve(page, recorder, source, admin_stop.clone()));
     let plant: Vec<String> = broker.addresses().iter().map(|(name, address)| format!("{name}://{address}")).collect();
     tracing::info!(listeners = plant.join(" "), metrics = %format!("http://{admin_addr}/metrics"), "brownbridge is up");
@@ -216,6 +222,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         uplink,
         uplink_stop,
         status,
+        pulse: Some(pulse),
         admin,
         admin_stop,
         control,
@@ -262,8 +269,8 @@ fn open_spool(what: &str, options: spool::Options) -> Result<spool::Opened, Star
     Ok(opened)
 }
 
-/// Opens the sockets of the plant's side, in their order.
-fn listen(wanted: Vec<(SocketAddr, Transport)>) -> Result<Vec<Listener>, StartError> {
+/// Opens the sockets of the plant's side, in their order; what systemd opened is taken over.
+fn listen(wanted: Vec<(SocketAddr, Transport)>, inherited: &mut Inherited) -> Result<Vec<Listener>, StartError> {
     let mut listeners = Vec::new();
     for (address, transport) in wanted {
         let name = match transport {
@@ -271,7 +278,10 @@ fn listen(wanted: Vec<(SocketAddr, Transport)>) -> Result<Vec<Listener>, StartEr
             Transport::Tls(_) => "MQTT over TLS",
             Transport::WebSocket => "MQTT over WebSocket",
         };
-        let socket = bind(address).map_err(|error| StartError::Listen(name, address, error))?;
+        let socket = inherited
+            .take(address)
+            .unwrap_or_else(|| bind(address))
+            .map_err(|error| StartError::Listen(name, address, error))?;
         listeners.push(Listener { socket, transport });
     }
     Ok(listeners)
@@ -299,6 +309,16 @@ impl Running {
     /// What the uplink is doing.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
+    }
+
+    /// Whether the parts make progress; there is one.
+    pub fn pulse(&mut self) -> Option<Pulse> {
+        self.pulse.take()
+    }
+
+    /// How long [`stop`](Self::stop) takes at most.
+    pub fn longest_stop(&self) -> Duration {
+        4 * BROKER_GRACE + self.drain_timeout + CLOSE_GRACE
     }
 
     /// Returns, with the reason, only if the spool failed for good.
@@ -354,157 +374,5 @@ async fn drained(stores: &Stores) {
     let mut look = tokio::time::interval(Duration::from_millis(10));
     while stores.stats().waiting > 0 {
         look.tick().await;
-    }
-}
-
-/// The books as metrics.
-fn publish_ledger(books: &Books) {
-    let (p, m) = (&books.publishes, &books.messages);
-    for (outcome, count) in [
-        ("received", p.received),
-        ("translated", p.translated),
-        ("dropped", sum(&p.dropped)),
-        ("quarantined", sum(&p.quarantined)),
-        ("interrupted", p.interrupted),
-    ] {
-        ::metrics::counter!("brownbridge_ledger_publishes_total", "outcome" => outcome).absolute(count);
-    }
-    for (outcome, count) in [
-        ("produced", m.produced),
-        ("reopened", m.reopened),
-        ("delivered", m.delivered),
-        ("shed", sum(&m.shed)),
-        ("quarantined", sum(&m.quarantined)),
-        ("lost", m.lost),
-        ("unrecorded", m.unrecorded),
-    ] {
-        ::metrics::counter!("brownbridge_ledger_messages_total", "outcome" => outcome).absolute(count);
-    }
-}
-
-/// Ready is: the hub acknowledges, or nothing waits.
-fn readiness(stats: &Stats, status: &Status, age: impl Fn(Option<i64>) -> Duration) -> Result<Option<String>, String> {
-    let fresh = status.last_puback.is_some_and(|at| at.elapsed() < STALE);
-    let up = status.connected.is_some() || status.renewing;
-    if stats.waiting == 0 || (up && (fresh || age(stats.oldest_ms) < STALE)) {
-        return Ok(status.warning.clone());
-    }
-    let waiting = stats.waiting;
-    Err(match (&status.warning, &status.trouble, up) {
-        (Some(trouble), ..) | (None, Some(trouble), false) => format!("{waiting} messages wait; uplink: {trouble}"),
-        (None, None, false) => format!("{waiting} messages wait; the uplink is not connected yet"),
-        (None, _, true) => format!("{waiting} messages wait; connected, but the hub acknowledges nothing"),
-    })
-}
-
-struct Gauges {
-    ledger: Arc<Ledger>,
-    stores: Stores,
-    status: watch::Receiver<Status>,
-    /// False while files on disk have errors and older ones are in use.
-    sound: [Arc<AtomicBool>; 2],
-    listeners: Vec<(&'static str, SocketAddr)>,
-    census: Arc<Census>,
-}
-
-impl Gauges {
-    fn oldest_age(&self, oldest_ms: Option<i64>) -> Duration {
-        let age = oldest_ms.map_or(0, |oldest| Timestamp::now().0.saturating_sub(oldest));
-        Duration::from_millis(u64::try_from(age).unwrap_or(0))
-    }
-}
-
-impl admin::Source for Gauges {
-    #[expect(clippy::cast_precision_loss)]
-    fn refresh(&self) {
-        let stats = self.stores.stats();
-        let gauge = |name: &'static str, value: f64| ::metrics::gauge!(name).set(value);
-        gauge("brownbridge_spool_messages", stats.waiting as f64);
-        gauge("brownbridge_spool_bytes", stats.disk_bytes as f64);
-        gauge("brownbridge_spool_oldest_age_seconds", self.oldest_age(stats.oldest_ms).as_secs_f64());
-        gauge("brownbridge_spool_full", f64::from(u8::from(stats.full)));
-        let sound = u8::from(self.sound.iter().all(|sound| sound.load(Ordering::Relaxed)));
-        gauge("brownbridge_config_last_reload_successful", f64::from(sound));
-        ::metrics::gauge!("brownbridge_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-        let counter = |name: &'static str, value| ::metrics::counter!(name).absolute(value);
-        counter("brownbridge_spool_recovered_total", stats.recovered);
-        counter("brownbridge_spool_lost_total", stats.lost);
-        counter("brownbridge_spool_commits_total", stats.commits);
-        counter("brownbridge_spool_bytes_written_total", stats.bytes_written);
-        counter("brownbridge_spool_sync_failures_total", stats.sync_failures);
-        gauge("brownbridge_spool_late_messages", stats.late as f64);
-        for (reason, count) in [("spool_full", stats.shed), (uplink::TOO_OLD, stats.expired)] {
-            ::metrics::counter!("brownbridge_messages_shed_total", "reason" => reason).absolute(count);
-        }
-        publish_ledger(&self.ledger.now());
-    }
-
-    fn ledger(&self) -> String {
-        format!("{}\n", self.ledger.now().to_json())
-    }
-
-    fn status(&self, metrics: &str) -> String {
-        let stats = self.stores.stats();
-        let (clients, uptime) = status::Clients::of(&self.census);
-        let address = |(name, address): &(&str, SocketAddr)| status::Address {
-            name: (*name).to_owned(),
-            address: address.to_string(),
-        };
-        let report = status::Report {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime_seconds: uptime.as_secs(),
-            not_ready: self.ready().err(),
-            listeners: self.listeners.iter().map(address).collect(),
-            uplink: status::Uplink::of(&self.status.borrow()),
-            spool: status::Spool::of(&stats, self.oldest_age(stats.oldest_ms)),
-            counters: status::Counters::of(metrics),
-            clients,
-        };
-        report.to_string()
-    }
-
-    fn ready(&self) -> Result<Option<String>, String> {
-        if let Some(reason) = self.stores.failed() {
-            return Err(format!("the spool failed: {reason}"));
-        }
-        readiness(&self.stores.stats(), &self.status.borrow(), |oldest| self.oldest_age(oldest))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ready_means_that_acknowledgements_come_or_nothing_waits() {
-        const OLD: Duration = Duration::from_secs(100);
-        let now = Instant::now();
-        let text = |text: &str| Some(text.to_owned());
-        let up = Status { connected: Some(now), last_puback: Some(now), ..Status::default() };
-        let down = Status { connected: None, trouble: text("refused"), ..up.clone() };
-        let silent = Status { last_puback: None, ..up.clone() };
-        let renewing = Status { connected: None, renewing: true, ..up.clone() };
-        let flapping = Status { warning: text("taken over"), ..silent.clone() };
-        // What waits, its age, the uplink; ready with a warning or not, with the reason.
-        for (name, waiting, age, status, expect) in [
-            ("nothing waits", 0, OLD, &Status::default(), Ok("")),
-            ("nothing waits and no line", 0, OLD, &down, Ok("")),
-            ("acknowledgements come", 9, OLD, &up, Ok("")),
-            ("no line yet", 1, Duration::ZERO, &Status::default(), Err("not connected yet")),
-            ("no line", 9, Duration::ZERO, &down, Err("refused")),
-            ("up and silent", 9, OLD, &silent, Err("acknowledges nothing")),
-            ("up and too early to say", 9, Duration::ZERO, &silent, Ok("")),
-            ("a new token is on its way", 9, OLD, &renewing, Ok("")),
-            ("closed again and again", 9, OLD, &flapping, Err("taken over")),
-            ("closed again and again, but nothing waits", 0, OLD, &flapping, Ok("taken over")),
-        ] {
-            let stats = Stats { waiting, ..Stats::default() };
-            let got = readiness(&stats, status, |_| age);
-            match (&got, expect) {
-                (Ok(warning), Ok(expect)) => assert_eq!(warning.as_deref().unwrap_or(""), expect, "{name}"),
-                (Err(why), Err(expect)) => assert!(why.contains(expect), "{name}: {why}"),
-                _ => panic!("{name}: {got:?}"),
-            }
-        }
     }
 }

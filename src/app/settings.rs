@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::gate::{Files, Policy};
+use super::inherited::Inherited;
 use super::plant_tls;
 use crate::bridge::Own;
 use crate::config::{self, Config, Kind, OverRate, Placed, Unmatched, WhenFull};
@@ -36,6 +37,8 @@ pub struct Settings {
     pub listeners: Vec<(SocketAddr, broker::Transport)>,
     /// What the TLS listener takes up when it changes, where there is one.
     pub plant_tls: Option<PlantTls>,
+    /// Sockets that were opened before the start.
+    pub inherited: Inherited,
     /// Where the uplink goes; the spool's identifier is filled in at start.
     pub uplink: uplink::Options,
     /// The folder of everything that is kept.
@@ -187,6 +190,7 @@ fn settled(
         broker,
         listeners,
         plant_tls,
+        inherited: Inherited::default(),
         uplink,
         state,
         spool,

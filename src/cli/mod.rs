@@ -15,6 +15,7 @@ mod passwd;
 mod quarantine;
 mod run;
 mod running;
+mod service;
 mod sim;
 mod status;
 mod test;

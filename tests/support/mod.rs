@@ -8,12 +8,14 @@
     reason = "test code"
 )]
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_brownbridge");
@@ -359,4 +361,48 @@ pub fn assert_ledger(bridge: &Bridge, crashes: u64, acknowledged: u64) -> serde_
     assert_eq!(m("produced"), last, "{books}");
     assert!(m("produced") >= acknowledged, "{acknowledged} acknowledged: {books}");
     books
+}
+
+/// Publishes numbered messages for ever, reconnecting; returns those that were acknowledged.
+pub fn number_publisher(address: Arc<Mutex<std::net::SocketAddr>>, name: String, stop: Arc<AtomicBool>) -> Vec<String> {
+    let (mut acknowledged, mut next) = (Vec::new(), 0);
+    while !stop.load(Ordering::Relaxed) {
+        let to = *address.lock().unwrap();
+        let Ok(mut publisher) = Publisher::connect(to, &name) else {
+            std::thread::sleep(Duration::from_millis(5));
+            continue;
+        };
+        let (mut out, mut inflight) = (Vec::new(), VecDeque::new());
+        while !stop.load(Ordering::Relaxed) {
+            while inflight.len() < 20 {
+                let id = format!("{name}-{next}");
+                next += 1;
+                publisher.publish(&mut out, &format!("t/{name}"), format!("{{\"id\":\"{id}\"}}").as_bytes());
+                inflight.push_back(id);
+            }
+            if publisher.flush(&mut out).is_err() {
+                break;
+            }
+            match publisher.acknowledged() {
+                Ok(acks) => acknowledged.extend(inflight.drain(..acks.len())),
+                Err(_) => break,
+            }
+        }
+    }
+    acknowledged
+}
+
+/// Every acknowledged id arrived, and copies of one message carry one message id.
+pub fn assert_nothing_missing(received: &[serde_json::Value], acknowledged: &[String]) {
+    let mut ids: HashMap<&str, &str> = HashMap::new();
+    let mut arrived = HashSet::new();
+    for message in received {
+        let body = message["body"].as_str().unwrap();
+        arrived.insert(body.to_owned());
+        let mid = message["system"]["message-id"].as_str().unwrap();
+        assert_eq!(*ids.entry(mid).or_insert(body), body, "one $.mid, two messages");
+    }
+    let missing: Vec<_> = acknowledged.iter().filter(|id| !arrived.contains(&format!("{{\"id\":\"{id}\"}}"))).collect();
+    assert!(missing.is_empty(), "{} acknowledged messages missing, first {:?}", missing.len(), missing.first());
+    assert!(acknowledged.len() > 200, "the test did too little: {} acknowledged", acknowledged.len());
 }
