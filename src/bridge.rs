@@ -22,6 +22,7 @@ use crate::rules::{self, Doubt, Memory, Output, RuleIndex, RuleSet, Verdict};
 use crate::spool::{AppendError, Durable};
 
 mod lanes;
+mod numbering;
 mod urgent;
 
 pub use lanes::{SpoolBacklog, SpoolOutcome, Stores, join};
@@ -38,6 +39,7 @@ pub struct Bridge {
     by_rule: Vec<Counter>,
     forwarded: Counter,
     addressed: Counter,
+    retried: Counter,
     closed: AtomicBool,
 }
 
@@ -77,6 +79,7 @@ impl Bridge {
             by_rule: rules.names().map(translated_by_rule).collect(),
             forwarded: translated_by_rule("(unmatched)"),
             addressed: translated_by_rule("(addressed to the hub)"),
+            retried: translated_by_rule("(retried)"),
             closed: AtomicBool::new(false),
             rules,
             memory: Memory::default(),
@@ -130,7 +133,7 @@ impl Bridge {
             self.doubts(publish, out);
             return taken;
         }
-        let sequence = match self.stores.normal.try_append(records) {
+        let sequence = match self.stores.append(&self.stores.normal, records) {
             Ok(ticket) => ticket.0,
             Err(error) => return self.not_appended(publish, error),
         };
@@ -190,6 +193,32 @@ impl Bridge {
             }
             Err(error) => self.not_appended(publish, error),
         }
+    }
+
+    /// Spools a hub message that was in the quarantine.
+    pub fn send_again(&self, record: &[u8]) -> Offer {
+        match self.stores.normal.try_append(std::iter::once(record)) {
+            Ok(ticket) => {
+                self.retried.increment(1);
+                Offer::Taken(ticket.0)
+            }
+            Err(AppendError::Closed) => {
+                self.closed.store(true, Ordering::Relaxed);
+                Offer::Full
+            }
+            Err(AppendError::Full | AppendError::TooLarge) => Offer::Full,
+        }
+    }
+
+    /// Whether [`offer`](Ingest::offer) puts the publish into the quarantine where it answers [`Offer::TakenAfter`],
+    /// which it also does where an urgent message has to reach the disk.
+    pub fn would_fail(&self, out: &mut Output, publish: &Publish<'_>) -> bool {
+        let given = self.own.device.as_deref().and_then(|own| d2c::addressed(publish.topic, own));
+        if given.is_some() || self.stores.urgent.is_none() {
+            return true;
+        }
+        let failed = matches!(self.rules.translate(publish, out), Verdict::Quarantined { .. } | Verdict::Unmatched);
+        failed || out.records().any(|(_, record)| self.too_large(record).is_some())
     }
 
     fn not_appended(&self, publish: &Publish<'_>, error: AppendError) -> Offer {
@@ -351,10 +380,11 @@ mod tests {
         let recorder = PrometheusBuilder::new().build_recorder();
         let own = Own { hub: "h".into(), device: Some("own".into()), module: None, mark_late: false };
         let rules = (rules::load(&[]).rules.unwrap(), Unmatched::Drop);
-        let stores = Stores { normal: opened.appender, urgent: None };
+        let stores = Stores { normal: opened.appender, urgent: None, numbering: None };
         let bridge = Bridge::new(rules, own, stores, quarantine, Metrics::register());
         let topic = "devices/own/messages/events/a==b";
-        let publish = Publish { topic, payload: b"", client: "c", user: None, qos: 1, retain: false, received: Timestamp(0) };
+        let publish =
+            Publish { topic, payload: b"", client: "c", user: None, qos: 1, retain: false, received: Timestamp(0) };
         let offer = || {
             let Offer::TakenAfter(written, 0) = bridge.offer(&mut bridge.scratch(), &publish) else { panic!("taken") };
             written

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::gate::{Files, Policy};
+use super::inherited::Inherited;
 use super::plant_tls;
 use crate::bridge::Own;
 use crate::config::{self, Config, Kind, OverRate, Placed, Unmatched, WhenFull};
@@ -36,8 +37,12 @@ pub struct Settings {
     pub listeners: Vec<(SocketAddr, broker::Transport)>,
     /// What the TLS listener takes up when it changes, where there is one.
     pub plant_tls: Option<PlantTls>,
+    /// Sockets that were opened before the start.
+    pub inherited: Inherited,
     /// Where the uplink goes; the spool's identifier is filled in at start.
     pub uplink: uplink::Options,
+    /// The folder of everything that is kept.
+    pub state: PathBuf,
     /// The spool.
     pub spool: spool::Options,
     /// The spool of urgent messages; it is opened where it is needed.
@@ -163,6 +168,7 @@ fn settled(
         keep_alive: config.uplink.keep_alive,
         backoff: config.uplink.backoff,
         ack_timeout: config.uplink.ack_timeout,
+        suspect_after: config.uplink.suspect_after,
     };
     let spool = |folder: &str, max_size, when_full| spool::Options {
         linger: config.spool.commit_wait,
@@ -184,7 +190,9 @@ fn settled(
         broker,
         listeners,
         plant_tls,
+        inherited: Inherited::default(),
         uplink,
+        state,
         spool,
         urgent,
         sessions,

@@ -146,8 +146,8 @@ impl Clients {
 impl Uplink {
     pub(super) fn of(status: &uplink::Status) -> Self {
         Self {
-            connected: status.connected,
-            trouble: status.trouble.clone(),
+            connected: status.connected.is_some(),
+            trouble: status.trouble.clone().or_else(|| status.warning.clone()),
             last_acknowledged_seconds_ago: status.last_puback.map(|at| at.elapsed().as_secs()),
         }
     }

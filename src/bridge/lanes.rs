@@ -4,12 +4,17 @@
 //! alarm. It is there only where a rule asks for it or where it still holds something; without it, and when it is
 //! full, an urgent message goes the way of all others. The other spool has the live and the late lane.
 
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::spool::{Acker, Appender, Durable, Opened, Reader, Stats};
-use crate::uplink::{Backlog, Lane, MessageId, Outcome, TOO_OLD, Waiting};
+use super::numbering::Numbering;
+use crate::metrics::Metrics;
+use crate::quarantine::{Quarantine, Reason};
+use crate::spool::{Acker, AppendError, Appender, Durable, Opened, Reader, Stats, Ticket};
+use crate::uplink::{Backlog, Isolation, Lane, MessageId, Outcome, TOO_OLD, Waiting};
 
 /// What messages are stored with.
 #[derive(Debug, Clone)]
@@ -18,9 +23,36 @@ pub struct Stores {
     pub normal: Appender,
     /// For those that go first.
     pub urgent: Option<Appender>,
+    /// Numbers them.
+    pub numbering: Option<Arc<Numbering>>,
 }
 
 impl Stores {
+    /// Numbers all messages in `property`, see [`Numbering`]; what is needed for that is kept in `state`.
+    pub fn number(&mut self, state: &Path, property: String) -> io::Result<()> {
+        self.numbering = Some(Arc::new(Numbering::open(state, property)?));
+        Ok(())
+    }
+
+    /// Appends the records of a publish to one of the spools.
+    pub(super) fn append<'r>(
+        &self,
+        spool: &Appender,
+        records: impl Iterator<Item = &'r [u8]> + Clone,
+    ) -> Result<Ticket, AppendError> {
+        match &self.numbering {
+            None => spool.try_append(records),
+            Some(numbering) => numbering.append(records, spool),
+        }
+    }
+
+    /// Leaves behind what the next start goes on with. Nothing may be appended any more.
+    pub fn close(&self) {
+        if let Some(Err(error)) = self.numbering.as_ref().map(|numbering| numbering.close()) {
+            tracing::warn!("the numbers of the sequence property are not kept, a new run begins: {error}");
+        }
+    }
+
     /// Both spools as one.
     pub fn stats(&self) -> Stats {
         let stats = self.normal.stats();
@@ -112,6 +144,9 @@ pub struct SpoolOutcome {
     normal: Acker,
     /// With the spool's identifier.
     urgent: Option<(u64, Acker)>,
+    /// Takes what the hub would not.
+    quarantine: Quarantine,
+    metrics: Metrics,
 }
 
 impl SpoolOutcome {
@@ -136,18 +171,31 @@ impl Outcome for SpoolOutcome {
             ::metrics::counter!("brownbridge_messages_shed_total", "reason" => reason).increment(1);
         }
     }
+
+    async fn isolate(&self, waiting: &Waiting, isolation: &Isolation) {
+        let reason = Reason { rule: "", reason: isolation.reason, detail: &isolation.detail };
+        self.quarantine.put_message(&waiting.id.to_string(), &waiting.record, reason).await;
+        if self.spool(waiting.id).ack(waiting.id.sequence) {
+            self.metrics.isolated(isolation.reason);
+        }
+    }
 }
 
 /// Takes open spools apart into what stores messages and what sends them.
 pub fn join(
     normal: Opened,
     urgent: Option<Opened>,
+    (quarantine, metrics): (&Quarantine, &Metrics),
 ) -> (Stores, (SpoolBacklog, SpoolOutcome), Vec<crate::spool::Spool>) {
     let mut spools = vec![normal.spool];
-    let stores =
-        Stores { normal: normal.appender.clone(), urgent: urgent.as_ref().map(|urgent| urgent.appender.clone()) };
+    let stores = Stores {
+        normal: normal.appender.clone(),
+        urgent: urgent.as_ref().map(|urgent| urgent.appender.clone()),
+        numbering: None,
+    };
     let mut backlog = SpoolBacklog { normal: Source { id: normal.appender.id(), reader: normal.reader }, urgent: None };
-    let mut outcome = SpoolOutcome { normal: normal.acker, urgent: None };
+    let mut outcome =
+        SpoolOutcome { normal: normal.acker, urgent: None, quarantine: quarantine.clone(), metrics: metrics.clone() };
     if let Some(urgent) = urgent {
         let id = urgent.appender.id();
         backlog.urgent = Some(Source { id, reader: urgent.reader });

@@ -10,7 +10,7 @@ use std::pin::Pin;
 
 use ::metrics::Counter;
 
-use super::{Bridge, Reason};
+use super::{Bridge, Reason, Stores};
 use crate::broker::Offer;
 use crate::message::Publish;
 use crate::rules::Output;
@@ -32,7 +32,7 @@ impl Bridge {
             let records = out.records().filter(move |(rule, _)| self.rules.is_urgent(*rule) == first);
             records.map(|(_, record)| record)
         };
-        let ticket = urgent.try_append(lane(true)).ok()?;
+        let ticket = self.stores.append(urgent, lane(true)).ok()?;
         let mut written: Vec<Written> = vec![Box::pin(durable(urgent.clone(), ticket.0))];
         let (mut sequence, mut failed) = (0, failed);
         let counted = |first: bool| {
@@ -40,7 +40,11 @@ impl Bridge {
             rules.for_each(|rule| self.counter(rule).increment(1));
         };
         counted(true);
-        let others = if lane(false).next().is_none() { None } else { Some(self.stores.normal.try_append(lane(false))) };
+        let others = if lane(false).next().is_none() {
+            None
+        } else {
+            Some(self.stores.append(&self.stores.normal, lane(false)))
+        };
         match others {
             None => {}
             Some(Ok(ticket)) => {
@@ -51,7 +55,7 @@ impl Bridge {
             Some(Err(AppendError::Full | AppendError::Closed)) => {
                 let records = out.records().filter(|(rule, _)| !self.rules.is_urgent(*rule));
                 let records = records.map(|(rule, record)| (self.counter(rule).clone(), record.to_vec())).collect();
-                written.push(Box::pin(later(self.stores.normal.clone(), records)));
+                written.push(Box::pin(later(self.stores.clone(), records)));
             }
         }
         match failed {
@@ -76,9 +80,10 @@ async fn durable(spool: Appender, sequence: u64) {
 }
 
 /// Stores records, each with the counter of its rule, when there is room.
-async fn later(spool: Appender, records: Vec<(Counter, Vec<u8>)>) {
+async fn later(stores: Stores, records: Vec<(Counter, Vec<u8>)>) {
+    let spool = stores.normal.clone();
     loop {
-        match spool.try_append(records.iter().map(|(_, record)| record.as_slice())) {
+        match stores.append(&spool, records.iter().map(|(_, record)| record.as_slice())) {
             Ok(ticket) => {
                 records.iter().for_each(|(counter, _)| counter.increment(1));
                 return durable(spool, ticket.0).await;
@@ -93,7 +98,7 @@ async fn later(spool: Appender, records: Vec<(Counter, Vec<u8>)>) {
 mod tests {
     use std::task::{Context, Waker};
 
-    use super::super::{Own, Stores, rules};
+    use super::super::{Own, rules};
     use super::*;
     use crate::broker::Ingest as _;
     use crate::config::Unmatched;
@@ -107,7 +112,8 @@ mod tests {
         [[rule]]\ntopic = \"a/both\"\ndevice = \"copy\"\n";
 
     fn offer(bridge: &Bridge, topic: &str) -> Offer {
-        let publish = Publish { topic, payload: b"1", client: "c", user: None, qos: 1, retain: false, received: Timestamp(0) };
+        let publish =
+            Publish { topic, payload: b"1", client: "c", user: None, qos: 1, retain: false, received: Timestamp(0) };
         bridge.offer(&mut bridge.scratch(), &publish)
     }
 
@@ -135,7 +141,7 @@ mod tests {
         let file = SourceFile { path: "r.toml".into(), text: RULES.into() };
         let rules = (rules::load(&[file]).rules.unwrap(), Unmatched::Drop);
         let own = Own { hub: "h".into(), device: Some("own".into()), module: None, mark_late: false };
-        let stores = Stores { normal: normal.appender.clone(), urgent: Some(urgent.appender.clone()) };
+        let stores = Stores { normal: normal.appender.clone(), urgent: Some(urgent.appender.clone()), numbering: None };
         let bridge = Bridge::new(rules, own, stores, quarantine, Metrics::register());
 
         let Offer::TakenAfter(written, 0) = offer(&bridge, "a/one") else { panic!("one urgent message") };

@@ -200,6 +200,10 @@ pub struct Uplink {
     pub backoff: (Duration, Duration),
     /// Time an acknowledgement may take before the connection is taken for dead.
     pub ack_timeout: Duration,
+    /// Closes of the line in a row after which what was in flight is suspected of causing them; 0 suspects nothing.
+    pub suspect_after: u32,
+    /// The property that numbers the messages of each device; none without it.
+    pub sequence_property: Option<Placed<String>>,
     /// How long the end of the program waits for the spool to drain.
     pub drain_timeout: Duration,
     /// Settings of `kind = "mqtt"`.
@@ -388,6 +392,8 @@ fn uplink(section: &mut Section<'_, '_, '_>) -> Option<Uplink> {
             section.duration("backoff_max", Duration::from_secs(60)),
         ),
         ack_timeout: section.duration("ack_timeout", Duration::from_secs(60)),
+        suspect_after: u32::try_from(section.count("suspect_after", 3, 0..=1_000)).unwrap_or(3),
+        sequence_property: section.text("sequence_property"),
         drain_timeout: section.duration("drain_timeout", Duration::from_secs(5)),
         mqtt: mqtt(section, kind.value),
         kind,

@@ -321,6 +321,11 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
         self.check("token_lifetime", uplink.token_lifetime >= TOKEN_LIFETIME_MIN, "at least 10s; 1h is usual");
         let (shortest, longest) = uplink.backoff;
         self.check("backoff_min", !shortest.is_zero() && shortest <= longest, "more than 0 and at most backoff_max");
+        if let Some(name) = uplink.sequence_property.as_ref().filter(|name| !is_property(&name.value)) {
+            let found = self.report.new_error("not-a-property", "`sequence_property` is no name for a property");
+            let found = found.at(name.span.clone(), "");
+            self.report.push(found.help("letters, digits, `_`, `-` and `.`: sequence_property = \"seq\""));
+        }
         self.check("ack_timeout", uplink.ack_timeout >= Duration::from_secs(1), "at least 1s");
     }
 
@@ -381,4 +386,10 @@ fn in_units(bytes: u64) -> String {
         Some((unit, shift)) => format!("{}{unit}", bytes >> shift),
         None => format!("{bytes}B"),
     }
+}
+
+/// A name that needs no escape anywhere and is none of the hub's own.
+fn is_property(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    !name.is_empty() && name.len() <= 64 && name.chars().all(plain) && !name.starts_with("iothub")
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use rumqttc::{AsyncClient, Event, Incoming, Outgoing, QoS};
@@ -11,10 +12,12 @@ use tokio_util::sync::CancellationToken;
 use super::dial::{Dialled, dial};
 use super::flight::Flight;
 use super::window::{Latency, Window};
-use super::{Backlog, Lane, Options, Outcome, Status, TOO_OLD, Waiting};
+use super::{Backlog, Isolation, Lane, Options, Outcome, Status, TOO_OLD, Waiting};
 use crate::hub::pace::Pace;
-use crate::message::{HubMessage, Timestamp, excerpt};
+use crate::message::{HubMessage, Timestamp};
 use crate::metrics::Metrics;
+
+mod trial;
 
 /// How long a planned end waits for the acknowledgements it is owed.
 const LAST_ACKS: Duration = Duration::from_secs(5);
@@ -32,6 +35,18 @@ pub(super) enum End {
     Renew,
     /// Anything else.
     Failed { reason: &'static str, text: String },
+}
+
+impl End {
+    fn not_taken(error: &rumqttc::ClientError) -> Self {
+        Self::Failed { reason: "protocol", text: format!("a message was not taken: {error}") }
+    }
+}
+
+/// Why a message is not sent.
+enum Refusal {
+    TooOld,
+    Isolate(Isolation),
 }
 
 /// What the feeder and the driver of one connection share.
@@ -66,7 +81,7 @@ pub(super) async fn serve<B: Backlog, O: Outcome>(
         Ok(dialled) => dialled,
         Err(error) => return End::Failed { reason: "network", text: format!("cannot open a socket: {error}") },
     };
-    if let Some((expiry, _)) = login.expiry {
+    if let Some(expiry) = login.expiry.map(|(expiry, _)| expiry).or(options.target.given_token_expiry()) {
         metrics.sas_expires(expiry);
     }
     if let Some(expiry) = options.target.certificate_expiry() {
@@ -125,15 +140,23 @@ impl<O: Outcome> Line<'_, O> {
     fn on_connected(&self) {
         self.metrics.uplink_connected.set(1.0);
         tracing::info!("uplink: connected to {}", self.options.target.server().0);
+        let warned = self.status.borrow().warning.is_some();
+        if !warned {
+            self.metrics.uplink_state(super::UP);
+        }
         self.status.send_modify(|status| {
-            status.connected = true;
+            status.connected = Some(Instant::now());
+            status.renewing = false;
             status.trouble = None;
         });
         self.connected.cancel();
     }
 
     fn on_puback(&self, packet_id: u16) {
-        let Some(acknowledged) = self.flight.lock().acknowledge(packet_id) else { return };
+        let Some(acknowledged) = self.flight.lock().acknowledge(packet_id) else {
+            self.room.notify_waiters();
+            return;
+        };
         self.learn(Instant::now(), acknowledged.handed);
         let now = Timestamp::now();
         if self.outcome.delivered(acknowledged.id) {
@@ -181,6 +204,9 @@ impl<O: Outcome> Line<'_, O> {
     /// Hands messages to the event loop in order, as far as the window allows.
     async fn feed<B: Backlog>(&self, client: &AsyncClient, backlog: &mut B) -> End {
         self.connected.cancelled().await;
+        if let Err(end) = self.send_suspects_alone(client, backlog).await {
+            return end;
+        }
         self.tell_window(self.window.lock().limit());
         self.split(backlog);
         loop {
@@ -223,45 +249,59 @@ impl<O: Outcome> Line<'_, O> {
     }
 
     async fn hand_over(&self, client: &AsyncClient, waiting: Waiting) -> Result<(), End> {
-        let Waiting { id, lane, record } = &waiting;
-        let Ok(message) = HubMessage::parse(record) else {
-            tracing::error!(%id, "a stored message cannot be read; it is given up");
-            self.outcome.abandon(*id, "unreadable");
-            return Ok(());
-        };
-        if self.is_too_old(message.created) {
-            self.outcome.abandon(*id, TOO_OLD);
-            return Ok(());
-        }
-        let late = *lane == Lane::Late;
-        let topic = self.options.target.topic(&message, *id, self.options.mark_late && late);
-        if crate::topic::check_name(&topic).is_err() {
-            tracing::error!(%id, topic = excerpt(&topic), "a stored message has no valid topic; it is given up");
-            self.outcome.abandon(*id, "invalid_topic");
-            return Ok(());
-        }
-        let body = record.slice_ref(message.body);
-        let created = message.created;
+        let late = waiting.lane == Lane::Late;
+        let ready = self.ready_to_send(&waiting);
+        let created = ready.as_ref().map_or(Timestamp(0), |(_, _, created)| *created);
         {
             let mut flight = self.flight.lock();
             let is_new = flight.left_over().is_none();
             if is_new {
-                flight.add(waiting, created);
+                flight.add(waiting.clone(), created);
             }
         }
         // Only now: the backlog gives a message once, so the next connection must find this one in the flight.
         if self.closing.is_cancelled() {
             return std::future::pending().await;
         }
+        let (topic, body, _) = match ready {
+            Ok(ready) => ready,
+            Err(refusal) => {
+                match refusal {
+                    Refusal::TooOld => self.outcome.abandon(waiting.id, TOO_OLD),
+                    Refusal::Isolate(why) => super::isolate(self.outcome, self.metrics, &waiting, &why).await,
+                }
+                self.flight.lock().give_up(waiting.id);
+                self.room.notify_waiters();
+                return Ok(());
+            }
+        };
         self.flight.lock().hand();
         if let Some(pace) = &self.pace {
             pace.lock().sent(Instant::now(), late);
         }
         self.metrics.uplink_publishes.increment(1);
-        match client.publish_bytes(topic, QoS::AtLeastOnce, false, body).await {
-            Ok(()) => Ok(()),
-            Err(error) => Err(End::Failed { reason: "protocol", text: format!("a message was not taken: {error}") }),
+        client.publish_bytes(topic, QoS::AtLeastOnce, false, body).await.map_err(|error| End::not_taken(&error))
+    }
+
+    /// Topic, body and time of a message; or why it is not to be sent.
+    fn ready_to_send(&self, waiting: &Waiting) -> Result<(String, Bytes, Timestamp), Refusal> {
+        let Waiting { id, lane, record } = waiting;
+        let isolate = |reason, detail| Err(Refusal::Isolate(Isolation { reason, detail }));
+        let Ok(message) = HubMessage::parse(record) else {
+            return isolate("unreadable", "the stored message cannot be read".to_owned());
+        };
+        if self.is_too_old(message.created) {
+            return Err(Refusal::TooOld);
         }
+        let replayed = self.options.mark_late && *lane == Lane::Late;
+        let topic = self.options.target.topic(&message, *id, replayed);
+        if crate::topic::check_name(&topic).is_err() {
+            return isolate("invalid_topic", format!("{topic:?} is no topic to publish to"));
+        }
+        if let Some(detail) = self.options.target.too_large(&message, (*id, &topic, replayed)) {
+            return isolate("too_large", detail);
+        }
+        Ok((topic, record.slice_ref(message.body), message.created))
     }
 
     fn is_too_old(&self, created: Timestamp) -> bool {
@@ -277,6 +317,17 @@ impl<O: Outcome> Line<'_, O> {
                 (flight.span(), flight.bytes())
             };
             if span < self.window.lock().limit() && bytes < FLIGHT_BYTES {
+                return;
+            }
+            room.await;
+        }
+    }
+
+    /// Returns when nothing that was handed over waits for its acknowledgement.
+    async fn all_acknowledged(&self) {
+        loop {
+            let room = self.room.notified();
+            if !self.flight.lock().is_waiting() {
                 return;
             }
             room.await;
@@ -300,17 +351,8 @@ impl<O: Outcome> Line<'_, O> {
         if !self.connected.is_cancelled() {
             return end; // Nothing was handed over, and nobody is there to take leave of.
         }
-        let acknowledged = async {
-            loop {
-                let room = self.room.notified();
-                if !self.flight.lock().is_waiting() {
-                    return;
-                }
-                room.await;
-            }
-        };
         let last = async {
-            acknowledged.await;
+            self.all_acknowledged().await;
             let _ = client.disconnect().await;
             self.gone.cancelled().await;
         };
@@ -321,12 +363,22 @@ impl<O: Outcome> Line<'_, O> {
         end
     }
 
+    /// A connection that lasts takes back what was said of those before it.
+    fn lasts(&self) {
+        let lasted = self.status.borrow().connected.is_some_and(|at| at.elapsed() > super::diagnosis::SHORT);
+        if lasted && self.status.borrow().warning.is_some() {
+            self.metrics.uplink_state(super::UP);
+            self.status.send_modify(|status| status.warning = None);
+        }
+    }
+
     /// Gives the connection up when the hub takes messages and acknowledges none.
     async fn watch_silence(&self) -> End {
         let patience = self.options.ack_timeout;
         let mut tick = tokio::time::interval(patience / 4);
         loop {
             tick.tick().await;
+            self.lasts();
             let silent = self.flight.lock().oldest_handed().map(|handed| handed.elapsed());
             if silent.is_some_and(|silent| silent > patience) && !self.closing.is_cancelled() {
                 let host = self.options.target.server().0;
@@ -356,6 +408,8 @@ mod tests {
         }
 
         fn abandon(&self, _: MessageId, _: &'static str) {}
+
+        async fn isolate(&self, _: &Waiting, _: &Isolation) {}
     }
 
     #[tokio::test]

@@ -92,6 +92,9 @@ impl Dialled {
                 ("refused", format!("{host} refused the connection (CONNACK {code}): {why}"))
             }
             ConnectionError::MqttState(
+                StateError::Io(error) | StateError::Deserialization(mqttbytes::Error::Io(error)),
+            ) if is_broken(error) => ("network", format!("the line to {dialled} broke: {error}")),
+            ConnectionError::MqttState(
                 StateError::Io(_)
                 | StateError::ConnectionAborted
                 | StateError::Deserialization(mqttbytes::Error::Io(_)),
@@ -102,6 +105,12 @@ impl Dialled {
             error => ("protocol", format!("the connection to {host} failed: {error}")),
         }
     }
+}
+
+/// The network gave up; nobody closed anything.
+fn is_broken(error: &io::Error) -> bool {
+    use io::ErrorKind::{HostUnreachable, NetworkDown, NetworkUnreachable, TimedOut};
+    matches!(error.kind(), HostUnreachable | NetworkDown | NetworkUnreachable | TimedOut)
 }
 
 fn tls_hint(error: &io::Error) -> &'static str {

@@ -36,6 +36,10 @@ impl Outcome for Delivered {
     fn abandon(&self, _: MessageId, reason: &'static str) {
         panic!("abandoned: {reason}");
     }
+
+    async fn isolate(&self, _: &Waiting, isolation: &Isolation) {
+        panic!("isolated: {isolation:?}");
+    }
 }
 
 pub(super) fn waiting(sequence: u64) -> Waiting {
@@ -61,6 +65,7 @@ pub(super) fn options(port: u16, window: u16) -> Options {
         keep_alive: Duration::from_secs(60),
         backoff: (Duration::from_millis(1), Duration::from_millis(1)),
         ack_timeout: Duration::from_secs(60),
+        suspect_after: 3,
     }
 }
 
@@ -96,6 +101,10 @@ impl Outcome for Told {
 
     fn abandon(&self, id: MessageId, reason: &'static str) {
         self.0.lock().push(format!("{} {reason}", id.sequence));
+    }
+
+    async fn isolate(&self, waiting: &Waiting, isolation: &Isolation) {
+        self.0.lock().push(format!("{} isolated {}", waiting.id.sequence, isolation.reason));
     }
 }
 

@@ -3,8 +3,8 @@
 use regex_syntax::ast;
 use toml::de::DeTable;
 
-use super::texts::Names;
 use super::read_table::{self, Tables};
+use super::texts::Names;
 use super::{Draft, later, line, read_decode, read_on, read_shape, read_time};
 use crate::diag::walk::{Reader, Report, Text, text};
 use crate::diag::{Diagnostic, SourceFile, Span};
@@ -117,7 +117,8 @@ pub(super) fn read<'a>(
 
 /// Keys that mean nothing beside `drop = true`, with some that do beside `when`.
 fn unused<'a>(keys: &mut Reader<'a>, without_when: &[&'static str], report: &mut Report<'_>) {
-    let always = ["device", "add", "props", "time", "script", "scale", "set", "rename", "remove", "continue", "priority"];
+    let always =
+        ["device", "add", "props", "time", "script", "scale", "set", "rename", "remove", "continue", "priority"];
     for key in always.iter().chain(without_when) {
         if let Some(entry) = keys.any(key) {
             let title = format!("`{key}` means nothing beside `drop = true`");
