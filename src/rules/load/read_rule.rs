@@ -310,6 +310,7 @@ fn read_message(
         message.decode = decode.and_then(|(decode, _)| decode);
         return Some(message);
     }
+    message.script = read_shape::script(keys, &names, report);
     message.scale = read_shape::scale(keys, report);
     message.set = read_shape::set(keys, &names, report);
     message.reshape = read_shape::reshape(keys, report);
