@@ -73,6 +73,12 @@ fn commands() {
             "",
         ),
         (explain(&["plant1/packaging/w3/speed", "--json"]), 1, "\"detail\":\"no payload was given", ""),
+        (
+            vec!["explain", "--on", "connect", "--client", "hmi.3", "--rules", "tests/golden/rules/presence.toml", "--json"],
+            0,
+            "\"device\":\"hmi.3\"",
+            "",
+        ),
         (vec!["explain", "a", "--rules", typos], 1, "", "error: unknown format `jsn`"),
     ] {
         check(&args, code, stdout, stderr);
@@ -96,6 +102,10 @@ fn explanations() {
         "devices/gw1/messages/events/a=b=c --payload 1 --gateway gw1",
         "devices/gw1/messages/events/a=b --payload 1",
         "plant/hall2/oven/temp --payload 1 --rules tests/golden/rules/many.toml",
+        "--on disconnect --client plc-line4-7 --reason keep_alive_timeout --rules tests/golden/rules/presence.toml",
+        "--on connect --client plc-line4-7 --rules tests/golden/rules/presence.toml",
+        "all/l1 --payload {\"kind\":\"y\"} --rules tests/golden/rules/shape.toml",
+        "ms --payload {\"ts\":2008000} --rules tests/golden/rules/time.toml",
         "plant/hall2/oven/temp --payload 1 --rules tests/golden/rules/many.toml --all",
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_brownbridge"));

@@ -90,6 +90,7 @@ pub(super) fn read<'a>(
             line: line(&source.text, name_span.start),
             on,
             pattern,
+            written: asked.text,
             names: asked.names,
             goes_on,
             picky,
@@ -178,7 +179,7 @@ fn read_topic(text: &Text<'_>, report: &mut Report<'_>) -> Asked {
         place: Some(text.span()),
         filter: sound.then(|| filter.clone()),
         regex: None,
-        pattern: sound.then(|| Pattern::Topic { text: text.value.to_owned(), filter, levels }),
+        pattern: sound.then(|| Pattern::Topic { filter, levels }),
     }
 }
 
