@@ -112,7 +112,15 @@ pub struct Presence<'a> {
 impl<'a> Presence<'a> {
     /// The publish it is treated as: rules match the client id where others match the topic, and build on `{}`.
     pub fn as_publish(&self) -> Publish<'a> {
-        Publish { topic: self.client, payload: b"{}", client: self.client, user: None, qos: 1, retain: false, received: self.at }
+        Publish {
+            topic: self.client,
+            payload: b"{}",
+            client: self.client,
+            user: None,
+            qos: 1,
+            retain: false,
+            received: self.at,
+        }
     }
 }
 

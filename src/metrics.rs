@@ -140,7 +140,8 @@ impl Metrics {
 
     /// Counts a message whose payload has a time that was not taken.
     pub fn time_ignored(&self, rule: &str, reason: &'static str) {
-        ::metrics::counter!("brownbridge_time_ignored_total", "rule" => rule.to_owned(), "reason" => reason).increment(1);
+        ::metrics::counter!("brownbridge_time_ignored_total", "rule" => rule.to_owned(), "reason" => reason)
+            .increment(1);
     }
 
     /// Counts publishes that went to the quarantine for a reason.

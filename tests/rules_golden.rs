@@ -112,5 +112,5 @@ fn what_each_key_means() {
 
 #[test]
 fn shipped_rules() {
-    all_pass(&files("rules"), 7);
+    all_pass(&files("rules"), 35);
 }

@@ -207,7 +207,9 @@ impl Told<'_> {
     /// The places in `tried` of the rules to show: those that took the topic, and the nearest of the others.
     fn shown(&self) -> Vec<usize> {
         let tried = &self.explanation.tried;
-        let took = |at: &usize| tried.get(*at).is_some_and(|tried| matches!(tried.step, Step::Took { .. } | Step::LetBy { .. }));
+        let took = |at: &usize| {
+            tried.get(*at).is_some_and(|tried| matches!(tried.step, Step::Took { .. } | Step::LetBy { .. }))
+        };
         let (mut shown, mut others): (Vec<usize>, Vec<usize>) = (0..tried.len()).partition(took);
         if !self.all {
             others.sort_by_key(|at| tried.get(*at).map(|tried| std::cmp::Reverse(tried.likeness)));

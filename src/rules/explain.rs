@@ -1,9 +1,9 @@
 //! Why a publish takes the way it takes: for people, and for the messages of failing tests.
 
 use super::json;
+use super::number::is_number;
 use super::pattern::{Level, Pattern};
 use super::rule::{Action, Rule};
-use super::number::is_number;
 use super::{Output, RuleIndex, RuleSet, Verdict};
 use crate::diag::nearest as nearest_word;
 use crate::message::{Event, Presence, Publish};

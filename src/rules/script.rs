@@ -137,10 +137,8 @@ fn unread(code: &str, error: jaq_core::load::Error<&str>) -> Vec<Mistake> {
         place.start..place.end.min(place.start + length.max(part.split_whitespace().next().map_or(0, str::len)))
     };
     let place = |part: &str| if part.is_empty() { code.trim_end().len()..code.trim_end().len() + 1 } else { at(part) };
-    let mistake = |part: &str, expected: &str| Mistake {
-        at: place(part),
-        wrong: Wrong::Syntax(format!("expected {expected}")),
-    };
+    let mistake =
+        |part: &str, expected: &str| Mistake { at: place(part), wrong: Wrong::Syntax(format!("expected {expected}")) };
     match error {
         jaq_core::load::Error::Io(errors) => errors
             .into_iter()

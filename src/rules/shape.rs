@@ -5,12 +5,12 @@
 //! be renamed and meets one of that name takes its place.
 
 use super::QuarantineReason;
+use super::decode::push_key;
 use super::expr::{self, Expr, Scope};
 use super::json::{self, Kind, Member};
 use super::number;
 use super::refusal::{Refusal, shown};
 use super::template::Facts;
-use super::decode::push_key;
 
 /// The steps to a field.
 pub(super) type Path = Box<[Box<str>]>;
@@ -70,7 +70,8 @@ pub(super) fn scale(scales: &[Scale], facts: &Facts<'_>, out: &mut Vec<u8>) -> R
         let Some(value) = facts.field(&scale.path).filter(|value| *value != "null") else { continue };
         let scaled = value.parse::<f64>().ok().map(|value| scale.apply(value)).filter(|value| value.is_finite());
         let Some(scaled) = scaled else {
-            let detail = format!("`scale` needs a number in `{}`, it is {}", scale.path.join("."), shown(value.as_bytes()));
+            let detail =
+                format!("`scale` needs a number in `{}`, it is {}", scale.path.join("."), shown(value.as_bytes()));
             return Err(Refusal::new(QuarantineReason::NotANumber, detail));
         };
         // A field is a part of the text it was found in.

@@ -268,11 +268,14 @@ impl<'a> Scope<'a> {
                     return Ok(Value::Missing);
                 }
                 let (a, b) = (number_of(&a, name)?, number_of(&b, name)?);
-                return finite(name, match function {
-                    Function::Pow => a.powf(b),
-                    Function::Min => a.min(b),
-                    _ => a.max(b),
-                });
+                return finite(
+                    name,
+                    match function {
+                        Function::Pow => a.powf(b),
+                        Function::Min => a.min(b),
+                        _ => a.max(b),
+                    },
+                );
             }
             _ if dot.is_nothing() => return Ok(Value::Missing),
             _ => {}
@@ -302,14 +305,17 @@ impl<'a> Scope<'a> {
             Function::Has => Ok(Value::Bool(has(&dot, &argument(0)?))),
             Function::Floor | Function::Ceil | Function::Abs | Function::Sqrt | Function::Log | Function::Exp => {
                 let number = number_of(&dot, name)?;
-                finite(name, match function {
-                    Function::Floor => number.floor(),
-                    Function::Ceil => number.ceil(),
-                    Function::Abs => number.abs(),
-                    Function::Sqrt => number.sqrt(),
-                    Function::Log => number.ln(),
-                    _ => number.exp(),
-                })
+                finite(
+                    name,
+                    match function {
+                        Function::Floor => number.floor(),
+                        Function::Ceil => number.ceil(),
+                        Function::Abs => number.abs(),
+                        Function::Sqrt => number.sqrt(),
+                        Function::Log => number.ln(),
+                        _ => number.exp(),
+                    },
+                )
             }
             _ => of_text(function, name, &dot, &argument(0)?),
         }
@@ -379,13 +385,16 @@ fn calculate<'a>(math: Math, left: Value<'a>, right: Value<'a>) -> Result<'a> {
     if b == 0.0 && matches!(math, Math::Divide | Math::Remainder) {
         return Err(Problem(format!("{} is divided by zero", left.shown())));
     }
-    finite(sign, match math {
-        Math::Add => a + b,
-        Math::Subtract => a - b,
-        Math::Multiply => a * b,
-        Math::Divide => a / b,
-        Math::Remainder => a % b,
-    })
+    finite(
+        sign,
+        match math {
+            Math::Add => a + b,
+            Math::Subtract => a - b,
+            Math::Multiply => a * b,
+            Math::Divide => a / b,
+            Math::Remainder => a % b,
+        },
+    )
 }
 
 fn holds(compare: Compare, left: &Value<'_>, right: &Value<'_>) -> bool {

@@ -359,7 +359,9 @@ impl<'t> Parser<'t> {
         let mut length = 0;
         let mut before = ' ';
         for c in rest.chars() {
-            let inner = c.is_ascii_digit() || matches!(c, '.' | 'e' | 'E') || (matches!(c, '+' | '-') && matches!(before, 'e' | 'E'));
+            let inner = c.is_ascii_digit()
+                || matches!(c, '.' | 'e' | 'E')
+                || (matches!(c, '+' | '-') && matches!(before, 'e' | 'E'));
             if !inner {
                 break;
             }
@@ -492,12 +494,11 @@ fn checked(word: &str, arguments: &[Expr]) -> Result<Expr, Wrong> {
         (_, zone) => {
             let zone = match zone {
                 None => TimeZone::UTC,
-                Some(name) => TimeZoneDatabase::bundled()
-                    .get(name)
-                    .map_err(|_| Wrong::Arguments(format!("{word}(\"Europe/Berlin\"), and `{name}` is no time zone")))?,
+                Some(name) => TimeZoneDatabase::bundled().get(name).map_err(|_| {
+                    Wrong::Arguments(format!("{word}(\"Europe/Berlin\"), and `{name}` is no time zone"))
+                })?,
             };
             Ok(if word == "weekday" { Expr::Weekday(zone) } else { Expr::TimeOfDay(zone) })
         }
     }
 }
-

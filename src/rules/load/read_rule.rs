@@ -3,8 +3,8 @@
 use regex_syntax::ast;
 use toml::de::DeTable;
 
-use super::texts::Names;
 use super::read_table::{self, Tables};
+use super::texts::Names;
 use super::{Draft, later, line, read_decode, read_on, read_shape, read_time};
 use crate::diag::walk::{Reader, Report, Text, text};
 use crate::diag::{Diagnostic, SourceFile, Span};

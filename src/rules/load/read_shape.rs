@@ -130,7 +130,8 @@ pub(super) fn scale(keys: &mut Reader<'_>, report: &mut Report<'_>) -> Vec<Scale
             _ => {
                 let title = format!("`{}` must say how the value is scaled", key.get_ref());
                 let found = report.new_error("bad-scale", title).at(value.span(), "");
-                report.push(found.help("{ from = [4, 20], to = [0, 150], round = 1 } or { factor = 0.1, offset = -40 }"));
+                report
+                    .push(found.help("{ from = [4, 20], to = [0, 150], round = 1 } or { factor = 0.1, offset = -40 }"));
                 None
             }
         };

@@ -133,7 +133,13 @@ impl<'s> Check<'s> {
         }
     }
 
-    fn operation(&mut self, left: &Term<&'s str>, op: &BinaryOp<&'s str>, right: &Term<&'s str>, path: bool) -> Checked {
+    fn operation(
+        &mut self,
+        left: &Term<&'s str>,
+        op: &BinaryOp<&'s str>,
+        right: &Term<&'s str>,
+        path: bool,
+    ) -> Checked {
         let (left_path, right_path) = match op {
             BinaryOp::Pipe(None) | BinaryOp::Comma | BinaryOp::Alt => (path, path),
             BinaryOp::Pipe(Some(pattern)) => {

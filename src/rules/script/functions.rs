@@ -31,8 +31,23 @@ def @json: tojson;
 
 /// Definitions of jaq that need what is left out here.
 const LEFT_OUT: [&str; 17] = [
-    "stderr", "debug", "halt", "halt_error", "logb", "significand", "pow10", "drem", "nexttoward", "scalb", "gamma",
-    "@html", "@htmld", "@uri", "@urid", "@base64d", "@sh",
+    "stderr",
+    "debug",
+    "halt",
+    "halt_error",
+    "logb",
+    "significand",
+    "pow10",
+    "drem",
+    "nexttoward",
+    "scalb",
+    "gamma",
+    "@html",
+    "@htmld",
+    "@uri",
+    "@urid",
+    "@base64d",
+    "@sh",
 ];
 
 /// A compiled regex may grow to this, and so many are kept.

@@ -35,28 +35,68 @@ fn run(code: &str, input: &str) -> Result<Vec<String>, String> {
 fn results() {
     for (code, input, expect) in [
         (".", "{\"b\":21.50,\"a\":[1,null,true,\"x\"]}", "{\"b\":21.50,\"a\":[1,null,true,\"x\"]}"),
-        ("$line, $client, $topic, $qos, $user, $time", "0", "\"line3\" \"plc\" \"line3/x\" 1 null \"1970-01-01T00:00:00.000Z\""),
+        (
+            "$line, $client, $topic, $qos, $user, $time",
+            "0",
+            "\"line3\" \"plc\" \"line3/x\" 1 null \"1970-01-01T00:00:00.000Z\"",
+        ),
         (".[] | select(.v > 1) | .n", "[{\"n\":\"a\",\"v\":1},{\"n\":\"b\",\"v\":2}]", "\"b\""),
         ("map(.v) | add, length, min, max, (add / length)", "[{\"v\":1},{\"v\":2}]", "3 2 1 2 1.5"),
         ("to_entries | map({(.key): (.value + 1)}) | add", "{\"a\":1,\"b\":2}", "{\"a\":2,\"b\":3}"),
         ("with_entries(.value |= tostring)", "{\"a\":1.5}", "{\"a\":\"1.5\"}"),
-        ("sort_by(.a) | map(.a), (group_by(.b) | map(length))", "[{\"a\":3,\"b\":1},{\"a\":1,\"b\":1},{\"a\":2,\"b\":0}]", "[1,2,3] [1,2]"),
-        ("max_by(.a).n, (map(.a) | unique), first, last", "[{\"a\":1,\"n\":\"x\"},{\"a\":2,\"n\":\"y\"}]", "\"y\" [1,2] {\"a\":1,\"n\":\"x\"} {\"a\":2,\"n\":\"y\"}"),
+        (
+            "sort_by(.a) | map(.a), (group_by(.b) | map(length))",
+            "[{\"a\":3,\"b\":1},{\"a\":1,\"b\":1},{\"a\":2,\"b\":0}]",
+            "[1,2,3] [1,2]",
+        ),
+        (
+            "max_by(.a).n, (map(.a) | unique), first, last",
+            "[{\"a\":1,\"n\":\"x\"},{\"a\":2,\"n\":\"y\"}]",
+            "\"y\" [1,2] {\"a\":1,\"n\":\"x\"} {\"a\":2,\"n\":\"y\"}",
+        ),
         (".a.b = 1 | .c += 2 | del(.d)", "{\"c\":1,\"d\":1}", "{\"c\":3,\"a\":{\"b\":1}}"),
         ("reduce .[] as $x (0; . + $x), [foreach .[] as $x (0; . + $x)]", "[1,2,3]", "6 [1,3,6]"),
         ("[range(0; 6; 2)], [.[] as [$a, $b] | $a * $b]", "[[1,2],[3,4]]", "[0,2,4] [2,12]"),
-        ("1690000000 | todate, (todate | fromdate), strftime(\"%H:%M\")", "0", "\"2023-07-22T04:26:40Z\" 1690000000 \"04:26\""),
-        ("test(\"^a\"), sub(\"b+\"; \"x\"), gsub(\"(?<c>[abc])\"; \"<\\(.c)>\"), [scan(\"[a-z]\")], split(\"b\")", "\"abbc\"", "true \"axc\" \"<a><b><b><c>\" [\"a\",\"b\",\"b\",\"c\"] [\"a\",\"\",\"c\"]"),
+        (
+            "1690000000 | todate, (todate | fromdate), strftime(\"%H:%M\")",
+            "0",
+            "\"2023-07-22T04:26:40Z\" 1690000000 \"04:26\"",
+        ),
+        (
+            "test(\"^a\"), sub(\"b+\"; \"x\"), gsub(\"(?<c>[abc])\"; \"<\\(.c)>\"), [scan(\"[a-z]\")], split(\"b\")",
+            "\"abbc\"",
+            "true \"axc\" \"<a><b><b><c>\" [\"a\",\"b\",\"b\",\"c\"] [\"a\",\"\",\"c\"]",
+        ),
         ("capture(\"(?<k>[a-z]+)=(?<v>[0-9]+)\") | .v |= tonumber", "\"ab=7\"", "{\"k\":\"ab\",\"v\":7}"),
-        ("ascii_upcase, ltrimstr(\"a\"), startswith(\"a\"), length, .[1:], (explode | length)", "\"aé\"", "\"Aé\" \"é\" true 2 \"é\" 2"),
+        (
+            "ascii_upcase, ltrimstr(\"a\"), startswith(\"a\"), length, .[1:], (explode | length)",
+            "\"aé\"",
+            "\"Aé\" \"é\" true 2 \"é\" 2",
+        ),
         ("[..] | length", "{\"a\":[1,{\"b\":2}]}", "5"),
-        ("flatten, transpose, index([3,4]), contains([[3]]), has(0), any, reverse", "[[1,2],[3,4]]", "[1,2,3,4] [[1,3],[2,4]] null true true true [[3,4],[1,2]]"),
-        (". as $x | try error(\"no\") catch ., (.a?), (.b // 7), (if . then 1 else 2 end), isempty(empty)", "{}", "\"no\" null 7 1 true"),
+        (
+            "flatten, transpose, index([3,4]), contains([[3]]), has(0), any, reverse",
+            "[[1,2],[3,4]]",
+            "[1,2,3,4] [[1,3],[2,4]] null true true true [[3,4],[1,2]]",
+        ),
+        (
+            ". as $x | try error(\"no\") catch ., (.a?), (.b // 7), (if . then 1 else 2 end), isempty(empty)",
+            "{}",
+            "\"no\" null 7 1 true",
+        ),
         ("def twice(f): f | f; twice(. * 2)", "3", "12"),
         ("{a: 1, \"b c\": .x, $line} | tojson | fromjson | keys", "{\"x\":1}", "[\"a\",\"b c\",\"line\"]"),
-        ("\"\\(.a) and \\(.b)\", @json, @base64 \"\\(.a)\"", "{\"a\":\"x\",\"b\":[1]}", "\"x and [1]\" \"{\\\"a\\\":\\\"x\\\",\\\"b\\\":[1]}\" \"eA==\""),
+        (
+            "\"\\(.a) and \\(.b)\", @json, @base64 \"\\(.a)\"",
+            "{\"a\":\"x\",\"b\":[1]}",
+            "\"x and [1]\" \"{\\\"a\\\":\\\"x\\\",\\\"b\\\":[1]}\" \"eA==\"",
+        ),
         ("sqrt, floor, (7.6 | round), pow(2; 3), (10 | log10), -. , . % 3", "16", "4 16 8 8 1 -16 1"),
-        ("[limit(2; .[][])], [[.[][]] | limit(1; .[])], (walk(if . == 1 then 9 else . end)), [combinations]", "[[1,2],[3]]", "[1,2] [1] [[9,2],[3]] [[1,3],[2,3]]"),
+        (
+            "[limit(2; .[][])], [[.[][]] | limit(1; .[])], (walk(if . == 1 then 9 else . end)), [combinations]",
+            "[[1,2],[3]]",
+            "[1,2] [1] [[9,2],[3]] [[1,3],[2,3]]",
+        ),
         ("empty", "1", ""),
     ] {
         assert_eq!(run(code, input).map(|results| results.join(" ")), Ok(expect.to_owned()), "{code}");
@@ -113,7 +153,11 @@ fn scripts_without_an_end_are_cut_off() {
         let result = run(code, &list);
         match code {
             "[limit_is_not_here]" => assert!(result.unwrap_err().contains("Filter")),
-            code => assert!(matches!(&result, Err(detail) if detail == limit || detail.contains("failed")), "{code}: {:.200}", format!("{result:?}")),
+            code => assert!(
+                matches!(&result, Err(detail) if detail == limit || detail.contains("failed")),
+                "{code}: {:.200}",
+                format!("{result:?}")
+            ),
         }
     }
 }

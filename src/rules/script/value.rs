@@ -593,7 +593,8 @@ impl Mul for Val {
 
     fn mul(self, other: Self) -> Self::Output {
         match (self, other) {
-            (Self::Text(text), Self::Int(times)) | (Self::Int(times), Self::Text(text)) => match usize::try_from(times) {
+            (Self::Text(text), Self::Int(times)) | (Self::Int(times), Self::Text(text)) => match usize::try_from(times)
+            {
                 Ok(times) if times > 0 => match spend(text.len().saturating_mul(times)) {
                     true => Ok(Self::from(text.repeat(times))),
                     false => spent(),
