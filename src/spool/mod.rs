@@ -89,6 +89,7 @@ mod disk;
 mod format;
 mod lanes;
 mod log;
+mod look;
 mod ranges;
 mod read;
 mod recover;
@@ -123,6 +124,7 @@ use format::PAGE;
 pub use lanes::Reader;
 use lanes::{ReadAhead, ReadQueue};
 use log::Log;
+pub use look::Look;
 
 /// How to open a spool.
 #[derive(Debug, Clone)]
@@ -414,6 +416,7 @@ fn assemble(disk: Arc<dyn Disk>, options: &Options) -> io::Result<(Log, ReadAhea
     };
     let shared = Arc::new(Shared {
         id: found.id,
+        withdrawn: AtomicBool::new(false),
         geometry,
         disk,
         pending: Mutex::new(pending),
