@@ -383,7 +383,8 @@ mod tests {
         let stores = Stores { normal: opened.appender, urgent: None, numbering: None };
         let bridge = Bridge::new(rules, own, stores, quarantine, Metrics::register());
         let topic = "devices/own/messages/events/a==b";
-        let publish = Publish { topic, payload: b"", client: "c", qos: 1, retain: false, received: Timestamp(0) };
+        let publish =
+            Publish { topic, payload: b"", client: "c", user: None, qos: 1, retain: false, received: Timestamp(0) };
         let offer = || {
             let Offer::TakenAfter(written, 0) = bridge.offer(&mut bridge.scratch(), &publish) else { panic!("taken") };
             written

@@ -75,6 +75,8 @@ pub struct Publish<'a> {
     pub payload: &'a [u8],
     /// The client id of the publisher.
     pub client: &'a str,
+    /// The user name its connection gave; none for a will, which may come long after the connection.
+    pub user: Option<&'a str>,
     /// 0, 1 or 2.
     pub qos: u8,
     /// The RETAIN flag.
@@ -110,7 +112,15 @@ pub struct Presence<'a> {
 impl<'a> Presence<'a> {
     /// The publish it is treated as: rules match the client id where others match the topic, and build on `{}`.
     pub fn as_publish(&self) -> Publish<'a> {
-        Publish { topic: self.client, payload: b"{}", client: self.client, qos: 1, retain: false, received: self.at }
+        Publish {
+            topic: self.client,
+            payload: b"{}",
+            client: self.client,
+            user: None,
+            qos: 1,
+            retain: false,
+            received: self.at,
+        }
     }
 }
 

@@ -106,6 +106,7 @@ fn what_each_key_means() {
     all_pass(&[Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rules/presence.toml")], 7);
     all_pass(&[Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rules/decode.toml")], 20);
     all_pass(&[Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rules/time.toml")], 6);
+    all_pass(&[Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rules/shape.toml")], 20);
 }
 
 #[test]

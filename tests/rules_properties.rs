@@ -17,7 +17,15 @@ fn rules(text: &str) -> RuleSet {
 }
 
 fn publish<'a>(topic: &'a str, payload: &'a [u8]) -> Publish<'a> {
-    Publish { topic, payload, client: "plc 7", qos: 1, retain: false, received: Timestamp(1_767_225_600_000) }
+    Publish {
+        topic,
+        payload,
+        client: "plc 7",
+        user: None,
+        qos: 1,
+        retain: false,
+        received: Timestamp(1_767_225_600_000),
+    }
 }
 
 /// A pattern as the rules and as the oracle read it.

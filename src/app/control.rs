@@ -103,6 +103,7 @@ impl Operator {
                 topic: &entry.topic,
                 payload: &payload,
                 client: &entry.client,
+                user: entry.user.as_deref(),
                 qos: entry.qos,
                 retain: entry.retain,
                 received,

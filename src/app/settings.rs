@@ -204,18 +204,24 @@ fn settled(
 
 /// Reads rule files: a file as it is, a folder's `*.toml` in name order.
 pub fn read_rule_files(path: &Path) -> Result<Vec<SourceFile>, String> {
-    let mut paths = Vec::new();
-    if path.is_dir() {
-        for entry in fs::read_dir(path).map_err(|error| cannot_read(path, &error))? {
-            let path = entry.map_err(|error| cannot_read(path, &error))?.path();
+    let in_folder = |folder: &Path, kind: &str| -> Result<Vec<PathBuf>, String> {
+        let mut paths = Vec::new();
+        for entry in fs::read_dir(folder).map_err(|error| cannot_read(folder, &error))? {
+            let path = entry.map_err(|error| cannot_read(folder, &error))?.path();
             let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
-            if path.extension().is_some_and(|extension| extension == "toml") && !hidden {
+            if path.extension().is_some_and(|extension| extension == kind) && !hidden {
                 paths.push(path);
             }
         }
         paths.sort();
-    } else {
-        paths.push(path.to_owned());
+        Ok(paths)
+    };
+    let is_folder = path.is_dir();
+    let mut paths = if is_folder { in_folder(path, "toml")? } else { vec![path.to_owned()] };
+    let folder = if is_folder { Some(path) } else { path.parent() };
+    let folder = folder.map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder });
+    if let Some(folder) = folder.filter(|_| !paths.is_empty()) {
+        paths.extend(in_folder(folder, "csv").unwrap_or_default());
     }
     let read = |path: PathBuf| match fs::read_to_string(&path) {
         Ok(text) => Ok(SourceFile { path: path.display().to_string(), text }),

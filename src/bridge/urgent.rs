@@ -112,7 +112,8 @@ mod tests {
         [[rule]]\ntopic = \"a/both\"\ndevice = \"copy\"\n";
 
     fn offer(bridge: &Bridge, topic: &str) -> Offer {
-        let publish = Publish { topic, payload: b"1", client: "c", qos: 1, retain: false, received: Timestamp(0) };
+        let publish =
+            Publish { topic, payload: b"1", client: "c", user: None, qos: 1, retain: false, received: Timestamp(0) };
         bridge.offer(&mut bridge.scratch(), &publish)
     }
 

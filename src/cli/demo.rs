@@ -188,6 +188,7 @@ async fn show_what_comes_in(port: u16, rules: &RuleSet, watched: &Notify) {
                     topic: &publish.topic,
                     payload: &publish.payload,
                     client: "",
+                    user: None,
                     qos: 0,
                     retain: publish.retain,
                     received: Timestamp::now(),

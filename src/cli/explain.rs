@@ -77,6 +77,7 @@ pub(super) fn run(args: Args) -> ExitCode {
         topic: &args.topic,
         payload: payload.as_deref().unwrap_or_default(),
         client: &args.client,
+        user: None,
         qos: 1,
         retain: false,
         // A fixed moment, as in tests: the same call says the same.
@@ -136,7 +137,7 @@ impl Told<'_> {
         for tried in shown.iter().filter_map(|at| self.explanation.tried.get(*at)) {
             writeln!(out, "  {} ({}:{})  {}", tried.name, tried.path, tried.line, tried.pattern)?;
             writeln!(out, "    {}", tried.step.in_words())?;
-            if let Step::Took { captures } = &tried.step {
+            if let Step::Took { captures } | Step::LetBy { captures } = &tried.step {
                 for (name, text) in captures {
                     writeln!(out, "    {{{name}}} = {text}")?;
                 }
@@ -152,7 +153,9 @@ impl Told<'_> {
     /// The places in `tried` of the rules to show: those that took the topic, and the nearest of the others.
     fn shown(&self) -> Vec<usize> {
         let tried = &self.explanation.tried;
-        let took = |at: &usize| tried.get(*at).is_some_and(|tried| matches!(tried.step, Step::Took { .. }));
+        let took = |at: &usize| {
+            tried.get(*at).is_some_and(|tried| matches!(tried.step, Step::Took { .. } | Step::LetBy { .. }))
+        };
         let (mut shown, mut others): (Vec<usize>, Vec<usize>) = (0..tried.len()).partition(took);
         if !self.all {
             others.sort_by_key(|at| tried.get(*at).map(|tried| std::cmp::Reverse(tried.likeness)));
@@ -189,6 +192,9 @@ impl Told<'_> {
         }
         match self.explanation.verdict {
             Verdict::Translated => Ok(()),
+            Verdict::Dropped { rule } if output.let_by().contains(&rule) => {
+                writeln!(out, "\nnothing is sent: rule `{}` lets it go by, and no other takes it", set.name(rule))
+            }
             Verdict::Dropped { rule } => writeln!(out, "\nnothing is sent: rule `{}` drops it", set.name(rule)),
             Verdict::Quarantined { rule, reason } => {
                 let name = set.name(rule);

@@ -26,6 +26,8 @@ pub struct Entry {
     pub time: String,
     /// The client that published; empty for a hub message.
     pub client: String,
+    /// The user it had proved to be.
+    pub user: Option<String>,
     /// The topic as published; for a hub message the device it is of.
     pub topic: String,
     /// As published.
@@ -57,6 +59,7 @@ impl Default for Entry {
             id: no(),
             time: no(),
             client: no(),
+            user: None,
             topic: no(),
             qos: 0,
             retain: false,
@@ -139,7 +142,7 @@ pub(super) fn id(line: &str) -> String {
 
 /// The line of a publish.
 pub(super) fn of_publish(publish: &Publish<'_>, reason: Reason<'_>) -> Vec<u8> {
-    let entry = json!({
+    let mut entry = json!({
         "time": publish.received.to_string(),
         "client": publish.client,
         "topic": publish.topic,
@@ -149,6 +152,9 @@ pub(super) fn of_publish(publish: &Publish<'_>, reason: Reason<'_>) -> Vec<u8> {
         "reason": reason.reason,
         "detail": reason.detail,
     });
+    if let (Some(user), Some(entry)) = (publish.user, entry.as_object_mut()) {
+        entry.insert("user".to_owned(), user.into());
+    }
     finish(entry, publish.payload)
 }
 

@@ -6,7 +6,7 @@
 //! | key | value |
 //! |---|---|
 //! | `time` | when the broker read it, RFC 3339 |
-//! | `client`, `topic`, `qos`, `retain` | of a publish, as published |
+//! | `client`, `user` (where proved), `topic`, `qos`, `retain` | of a publish, as published |
 //! | `message_id`, `device`, `properties`, `record_base64` | of a hub message; the last is what is sent again |
 //! | `rule`, `reason`, `detail` | the rule that failed, a fixed word, a sentence |
 //! | `payload` or `payload_base64` | the original bytes, as text where they are UTF-8 |

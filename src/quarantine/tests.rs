@@ -5,7 +5,7 @@ use super::*;
 use crate::message::{Content, RecordWriter, Timestamp};
 
 fn publish(payload: &[u8]) -> Publish<'_> {
-    Publish { topic: "a/b", payload, client: "plc", qos: 1, retain: false, received: Timestamp(0) }
+    Publish { topic: "a/b", payload, client: "plc", user: Some("mia"), qos: 1, retain: false, received: Timestamp(0) }
 }
 
 const REASON: Reason<'_> = Reason { rule: "press", reason: "not_json", detail: "expected value at column 1" };

@@ -48,6 +48,11 @@ pub enum Step {
         /// Name and text of each.
         captures: Vec<(String, String)>,
     },
+    /// It takes the topic, and its `when` or `lookup` lets the publish go by.
+    LetBy {
+        /// Name and text of each.
+        captures: Vec<(String, String)>,
+    },
     /// A level differs.
     Level {
         /// The number of the level, from 1.
@@ -68,6 +73,7 @@ impl Step {
     pub fn in_words(&self) -> String {
         match self {
             Self::Took { .. } => "takes it".to_owned(),
+            Self::LetBy { .. } => "takes the topic, but its `when` or `lookup` lets this publish go by".to_owned(),
             Self::Level { number, want: Some(want), got: Some(got) } => {
                 format!("level {number} is `{got}`, the rule wants `{want}`")
             }
@@ -91,7 +97,10 @@ pub(super) fn explain(rules: &RuleSet, publish: &Publish<'_>) -> Explanation {
     let verdict = rules.translate(publish, &mut output);
     let mut tried = Vec::new();
     for (index, rule) in rules.0.rules.iter().enumerate().filter(|(_, rule)| rule.on.is_none()) {
-        let step = attempt(rule, publish.topic);
+        let step = match attempt(rule, publish.topic) {
+            Step::Took { captures } if output.let_by().contains(&index) => Step::LetBy { captures },
+            step => step,
+        };
         let ends = matches!(step, Step::Took { .. }) && ends_here(rule, index, verdict);
         tried.push(Tried {
             rule: index,
@@ -115,7 +124,11 @@ pub(super) fn explain(rules: &RuleSet, publish: &Publish<'_>) -> Explanation {
 
 fn ends_here(rule: &Rule, index: RuleIndex, verdict: Verdict) -> bool {
     let failed = matches!(verdict, Verdict::Quarantined { rule, .. } if rule == index);
-    rule.is_last() || failed || matches!(rule.action, Action::Drop)
+    let drops = match &rule.action {
+        Action::Drop => true,
+        Action::Send(message) => message.drops,
+    };
+    !rule.goes_on || failed || drops
 }
 
 fn attempt(rule: &Rule, topic: &str) -> Step {

@@ -72,12 +72,12 @@ pub(super) fn options(port: u16, window: u16) -> Options {
 /// Gives messages of the lane that is asked for, and says what was asked.
 struct Asked {
     waiting: Vec<Waiting>,
-    asked: mpsc::UnboundedSender<Lane>,
+    asked: mpsc::Sender<Lane>,
 }
 
 impl Backlog for Asked {
     async fn next(&mut self, down_to: Lane) -> Option<Waiting> {
-        let _ = self.asked.send(down_to);
+        let _ = self.asked.try_send(down_to);
         match self.waiting.iter().position(|waiting| waiting.lane <= down_to) {
             Some(at) => Some(self.waiting.remove(at)),
             None => std::future::pending().await,
@@ -117,7 +117,7 @@ async fn late_messages_wait_for_their_pace_and_are_marked() {
         if let Target::Mqtt(target) = &mut options.target {
             target.topic = "t/{properties}".into();
         }
-        let (asked, mut heard) = mpsc::unbounded_channel();
+        let (asked, mut heard) = mpsc::channel(1);
         let late = Waiting { lane: Lane::Late, ..waiting(1) };
         let backlog = Asked { waiting: vec![late, waiting(2)], asked };
         let (status, stop) = (watch::Sender::default(), CancellationToken::new());

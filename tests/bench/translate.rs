@@ -42,6 +42,7 @@ fn measure(rules: &RuleSet, topics: &[String]) -> f64 {
                     topic,
                     payload: PAYLOAD,
                     client: "plc7",
+                    user: None,
                     qos: 1,
                     retain: false,
                     received: Timestamp(1_767_225_600_000),

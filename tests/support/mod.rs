@@ -183,7 +183,7 @@ impl Bridge {
         until("the bridge listens", Duration::from_secs(20), || {
             let running = bridge.process.0.try_wait().unwrap().is_none();
             assert!(running, "the bridge ended: {}", fs::read_to_string(&bridge.log).unwrap());
-            TcpStream::connect(bridge.mqtt).ok()
+            TcpStream::connect(bridge.mqtt).and_then(|_| TcpStream::connect(bridge.admin)).ok()
         });
         // The sockets listen first; this is answered when everything is there.
         bridge.get("/healthz");
