@@ -44,7 +44,7 @@ fn commands() {
         (vec!["check", "--config", "tests/golden/bridge/typos.toml"], 1, "typos.toml: 3 errors\n", "did you mean"),
         (vec!["test"], 0, "38 passed, 0 failed\n", ""),
         (vec!["test", "--json"], 0, "\"passed\":true", ""),
-        (vec!["test", "tests/golden/rules/failing.toml"], 1, "0 passed, 5 failed\n", "want 1500, got 1450"),
+        (vec!["test", "tests/golden/rules/failing.toml"], 1, "0 passed, 6 failed\n", "want 1500, got 1450"),
         (vec!["test", typos], 1, "no test was run: the rules have errors\n", "error: unknown format `jsn`"),
         (vec!["test", "no/such"], 2, "", "name one, e.g. brownbridge test PATH (No such file"),
         (

@@ -163,7 +163,7 @@ impl Told<'_> {
     fn hub_topic(&self, message: &HubMessage<'_>) -> String {
         let identity = Identity { hub: "", device: self.gateway, module: None };
         let mut topic = String::new();
-        d2c::push_topic(&mut topic, &d2c::Sender { identity, gateway: true }, message, "MESSAGE-ID");
+        d2c::push_topic(&mut topic, &d2c::Sender { identity, gateway: true, replayed: false }, message, "MESSAGE-ID");
         topic
     }
 
@@ -237,7 +237,8 @@ impl Told<'_> {
     fn write_outcome(&self, out: &mut String) -> fmt::Result {
         let (set, output) = (self.set, &self.explanation.output);
         for (rule, record) in output.records() {
-            writeln!(out, "\nmessage from rule `{}`", set.name(rule))?;
+            let first = if set.is_urgent(rule) { ", to go before others (priority high)" } else { "" };
+            writeln!(out, "\nmessage from rule `{}`{first}", set.name(rule))?;
             self.write_message(out, record)?;
         }
         for (rule, doubt) in output.doubts() {
@@ -325,6 +326,7 @@ impl Told<'_> {
             Some(json!({
                 "rule": set.name(rule), "device": message.device, "properties": message.properties().collect::<Vec<_>>(),
                 "content_type": message.content.content_type(), "content_encoding": message.content.encoding(),
+                "priority": if set.is_urgent(rule) { "high" } else { "normal" },
                 "hub_topic": self.hub_topic(&message), "time": message.created.to_string(),
                 "body": std::str::from_utf8(message.body).ok(), "body_hex": body_hex(message.body),
             }))

@@ -20,6 +20,8 @@
 //! values of `add` are read from what there is, and last come `rename`, `remove` and `add`. The language of `when` and `set`
 //! is described in `expr`, that of `script` in `script`.
 //!
+//! Messages of a rule with `priority = "high"` are urgent ([`RuleSet::is_urgent`]); what that means is not decided here.
+//!
 //! A rule with `on = "connect"` or `on = "disconnect"` takes no publish: it makes a message of the coming or going of
 //! a client. Instead of `topic` it has `client`, a client id in which `{name}` and `*` stand for any text (a name for
 //! one character at least and as few as do), or `regex` for the client id, or neither for every client. There is
@@ -278,6 +280,16 @@ impl RuleSet {
     /// The name of a rule; empty for an index this set does not have.
     pub fn name(&self, rule: RuleIndex) -> &str {
         self.0.rules.get(rule).map_or("", |rule| &rule.name)
+    }
+
+    /// True where the messages of a rule go up before those of others.
+    pub fn is_urgent(&self, rule: RuleIndex) -> bool {
+        self.0.rules.get(rule).is_some_and(|rule| rule.urgent)
+    }
+
+    /// True where there is such a rule.
+    pub fn has_urgent(&self) -> bool {
+        self.0.rules.iter().any(|rule| rule.urgent)
     }
 
     /// The names of all rules, in file order.

@@ -9,6 +9,7 @@
 //! | `on`, `address`, `reason` | instead of `topic`: the client comes (`"connect"`) or goes (`"disconnect"`); from 192.0.2.1, with `connection_lost`, where nothing else is said |
 //! | `name` | how the test is called; its number and topic where there is none |
 //! | `want.device`, `want.payload`, `want.time`, `want.props.x` | one message is made, and this is in it |
+//! | `want.priority` | `"high"` or `"normal"`: the message is made by a rule with this `priority` |
 //! | `want = [ {..}, .. ]` | these messages are made, in this order |
 //! | `want.count = 3` | so many messages are made, of all publishes together |
 //! | `want.nothing = true` | no message is made, and nothing is quarantined |
@@ -91,6 +92,7 @@ pub(super) struct WantMessage {
     pub(super) device: Option<(String, Span)>,
     pub(super) payload: Option<(String, Span)>,
     pub(super) time: Option<(String, Span)>,
+    pub(super) urgent: Option<(bool, Span)>,
     pub(super) props: Vec<(String, String, Span)>,
 }
 
@@ -98,7 +100,8 @@ impl WantMessage {
     /// The place of the first thing that is wanted of the message.
     pub(super) fn first_place(&self) -> Option<Span> {
         let texts = self.device.iter().chain(&self.payload).chain(&self.time).map(|(_, span)| span);
-        texts.chain(self.props.iter().map(|(_, _, span)| span)).next().cloned()
+        let urgent = self.urgent.iter().map(|(_, span)| span);
+        texts.chain(urgent).chain(self.props.iter().map(|(_, _, span)| span)).next().cloned()
     }
 }
 
@@ -126,9 +129,12 @@ pub fn run(rules: &RuleSet, tests: &[Test]) -> Vec<TestResult> {
     tests.iter().map(run).collect()
 }
 
+/// Whether a message is urgent, and what it is.
+type Made<'a> = (bool, HubMessage<'a>);
+
 fn run_one(rules: &RuleSet, test: &Test) -> Vec<Diagnostic> {
     let mut out = Output::new();
-    let mut records: Vec<Vec<u8>> = Vec::new();
+    let mut records: Vec<(bool, Vec<u8>)> = Vec::new();
     let mut verdict = Verdict::Unmatched;
     let mut last = None;
     for sent in &test.sent {
@@ -139,7 +145,7 @@ fn run_one(rules: &RuleSet, test: &Test) -> Vec<Diagnostic> {
                 rules.presence(&Presence { event: *event, client: &sent.client, address, reason, at }, &mut out)
             }
         };
-        records.extend(out.records().map(|(_, record)| record.to_vec()));
+        records.extend(out.records().map(|(rule, record)| (rules.is_urgent(rule), record.to_vec())));
         last = Some(sent);
         if matches!(verdict, Verdict::Quarantined { .. }) {
             break;
@@ -150,7 +156,8 @@ fn run_one(rules: &RuleSet, test: &Test) -> Vec<Diagnostic> {
     if !records.is_empty() && !matches!(verdict, Verdict::Quarantined { .. }) {
         verdict = Verdict::Translated;
     }
-    let made: Vec<HubMessage<'_>> = records.iter().filter_map(|record| HubMessage::parse(record).ok()).collect();
+    let parsed = records.iter().map(|(urgent, record)| Some((*urgent, HubMessage::parse(record).ok()?)));
+    let made: Vec<Made<'_>> = parsed.flatten().collect();
     let came = || outcome(rules, verdict, (made.len(), test.on.is_some()), &out);
     let mut wrong: Vec<(Span, String)> = Vec::new();
     match (&test.want, verdict) {
@@ -219,12 +226,12 @@ fn background(rules: &RuleSet, publish: &Publish<'_>) -> Vec<String> {
     lines
 }
 
-fn compare(wants: &[WantMessage], made: &[HubMessage<'_>], topic: &Span, wrong: &mut Vec<(Span, String)>) {
+fn compare(wants: &[WantMessage], made: &[Made<'_>], topic: &Span, wrong: &mut Vec<(Span, String)>) {
     if wants.len() != made.len() {
         let label = format!("want {} messages, got {}", wants.len(), made.len());
         wrong.push((wants.first().map_or(topic.clone(), |want| want.span.clone()), label));
     }
-    for (want, got) in wants.iter().zip(made) {
+    for (want, (urgent, got)) in wants.iter().zip(made) {
         if let Some((device, span)) = &want.device
             && device != got.device
         {
@@ -240,6 +247,11 @@ fn compare(wants: &[WantMessage], made: &[HubMessage<'_>], topic: &Span, wrong: 
             && *time != got.created.to_string()
         {
             wrong.push((span.clone(), format!("got \"{}\"", got.created)));
+        }
+        if let Some((want, span)) = &want.urgent
+            && want != urgent
+        {
+            wrong.push((span.clone(), format!("got \"{}\"", if *urgent { "high" } else { "normal" })));
         }
         for (name, value, span) in &want.props {
             match got.properties().find(|(got, _)| got == name) {

@@ -8,7 +8,7 @@ use tokio::sync::{Notify, watch};
 use super::batch::Batch;
 use super::disk::Disk;
 use super::format::MAX_SEQ;
-use super::read::ReadQueue;
+use super::lanes::ReadQueue;
 use super::track::Track;
 use super::{AppendError, Durable, Stats, Ticket};
 
@@ -23,6 +23,8 @@ pub(super) struct Geometry {
     pub(super) block: usize,
     /// Bound on live and spare segments together.
     pub(super) max_size: u64,
+    /// Most resolved ranges that are written to disk.
+    pub(super) ranges: usize,
 }
 
 /// What the appenders, the writer, the reader and the acknowledgements share.
@@ -40,7 +42,7 @@ pub(super) struct Shared {
     pub(super) track: Mutex<Track>,
     pub(super) reading: ReadQueue,
     pub(super) durable: watch::Sender<Durable>,
-    /// The cursor moved and no one has told the disk.
+    /// Something was resolved and no one has told the disk.
     pub(super) cursor_moved: AtomicBool,
     pub(super) recovered: u64,
     pub(super) written: Written,
@@ -95,11 +97,13 @@ impl Shared {
         let last = pending.next_seq - 1;
         Stats {
             waiting: track.waiting(last),
+            late: track.late(),
             oldest_ms: track.oldest(last),
             recovered: self.recovered,
             appended: pending.appended,
             acked: track.acked,
             shed: track.shed,
+            expired: track.expired,
             lost: track.lost,
             full: pending.full,
             disk_bytes: self.written.disk_bytes.load(Ordering::Relaxed),
@@ -224,13 +228,20 @@ pub struct Acker {
 impl Acker {
     /// The hub has the record. In any order; false if it was not waiting (acknowledged before, shed, lost).
     pub fn ack(&self, seq: u64) -> bool {
+        self.resolve(|track| track.ack(seq))
+    }
+
+    /// The record is not to be sent any more because it is too old; false as with [`ack`](Self::ack).
+    pub fn expire(&self, seq: u64) -> bool {
+        self.resolve(|track| track.expire(seq))
+    }
+
+    fn resolve(&self, how: impl FnOnce(&mut Track) -> bool) -> bool {
         let mut track = lock(&self.shared.track);
-        let before = track.cursor();
-        let counted = track.ack(seq);
-        let moved = track.cursor() != before;
-        let freed = moved && track.has_free_front();
+        let counted = how(&mut track);
+        let freed = counted && track.has_free_front();
         drop(track);
-        if moved && (!self.shared.cursor_moved.swap(true, Ordering::AcqRel) || freed) {
+        if counted && (!self.shared.cursor_moved.swap(true, Ordering::AcqRel) || freed) {
             // A busy writer looks by itself; only one that sleeps without an alarm is woken.
             if freed || lock(&self.shared.pending).idle {
                 self.shared.wake_writer();

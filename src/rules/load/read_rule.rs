@@ -14,6 +14,9 @@ use crate::rules::rule::{Action, Message, Rule};
 use crate::rules::shape::Reshape;
 use crate::rules::template::Template;
 
+/// What `priority` can be, and whether the message is urgent then.
+pub(super) const PRIORITIES: [(&str, bool); 2] = [("high", true), ("normal", false)];
+
 /// A compiled regex may grow to this.
 const REGEX_LIMIT: usize = 16 << 20;
 
@@ -48,6 +51,7 @@ pub(super) fn read<'a>(
     };
     let goes_on = keys.boolean("continue", report).is_some_and(|(yes, _)| yes);
     let drops = keys.boolean("drop", report).is_some_and(|(yes, _)| yes);
+    let urgent = keys.word("priority", &PRIORITIES, "unknown-word", report).unwrap_or(false);
     let name_span = name.map(|name| name.span()).or(asked.place.clone()).unwrap_or(span.clone());
     let shown = name.map_or_else(|| asked.text.clone(), |name| name.value.to_owned());
     later::rule_keys(&mut keys, report);
@@ -94,6 +98,7 @@ pub(super) fn read<'a>(
             names: asked.names,
             goes_on,
             picky,
+            urgent,
             action,
         }),
         _ => None,
@@ -113,7 +118,8 @@ pub(super) fn read<'a>(
 
 /// Keys that mean nothing beside `drop = true`, with some that do beside `when`.
 fn unused<'a>(keys: &mut Reader<'a>, without_when: &[&'static str], report: &mut Report<'_>) {
-    let always = ["device", "add", "props", "time", "script", "scale", "set", "rename", "remove", "continue"];
+    let always =
+        ["device", "add", "props", "time", "script", "scale", "set", "rename", "remove", "continue", "priority"];
     for key in always.iter().chain(without_when) {
         if let Some(entry) = keys.any(key) {
             let title = format!("`{key}` means nothing beside `drop = true`");

@@ -4,6 +4,7 @@ use toml::de::DeTable;
 
 use super::later::duration_ms;
 use super::read_on;
+use super::read_rule::PRIORITIES;
 use crate::diag::walk::{Reader, Report, Text};
 use crate::diag::{Span, nearest};
 use crate::message::Event;
@@ -225,6 +226,8 @@ fn read_message(keys: &mut Reader<'_>, span: &Span, report: &mut Report<'_>) -> 
     let device = keys.string("device", report).map(owned);
     let payload = keys.string("payload", report).map(owned);
     let time = keys.string("time", report).map(owned);
+    let place = keys.any("priority").map(|entry| entry.value.span());
+    let urgent = keys.word("priority", &PRIORITIES, "unknown-word", report).zip(place);
     let mut props = Vec::new();
     if let Some((table, _)) = keys.table("props", report) {
         for (name, value) in table {
@@ -234,7 +237,7 @@ fn read_message(keys: &mut Reader<'_>, span: &Span, report: &mut Report<'_>) -> 
             }
         }
     }
-    WantMessage { span: span.clone(), device, payload, time, props }
+    WantMessage { span: span.clone(), device, payload, time, urgent, props }
 }
 
 fn read_hex(text: &Text<'_>, report: &mut Report<'_>) -> Vec<u8> {
