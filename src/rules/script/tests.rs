@@ -188,7 +188,10 @@ fn the_deepest_that_is_taken_runs() {
         ("[limit(5000; .[] | .)] | length".to_owned(), "[1,2,3]", 1),
     ] {
         let made = run(&code, input).map(|made| made.len());
-        assert!(made == Ok(results) || made.as_ref().is_err_and(|detail| detail.contains("failed")), "{code:.60}: {made:?}");
+        assert!(
+            made == Ok(results) || made.as_ref().is_err_and(|detail| detail.contains("failed")),
+            "{code:.60}: {made:?}"
+        );
     }
 }
 
