@@ -1,5 +1,5 @@
 //! The admin page: `/metrics` for Prometheus, `/healthz` for "the process lives", `/readyz` for "it does its job",
-//! `/status` for `brownbridge status`.
+//! `/status` and `/ledger` for the commands of these names.
 //!
 //! It owns the metrics recorder. What it shows beyond that comes in through [`Source`]: gauges that are read
 //! when scraped, and readiness with its reason in words.
@@ -37,11 +37,14 @@ pub trait Source: Send + Sync + 'static {
     /// Sets the gauges that are read when scraped.
     fn refresh(&self);
 
-    /// `Err` says in words why the process does not do its job.
-    fn ready(&self) -> Result<(), String>;
+    /// `Err` says in words why the process does not do its job; `Ok` may have a warning.
+    fn ready(&self) -> Result<Option<String>, String>;
 
     /// The state of the process as JSON; `metrics` is the page of that moment.
     fn status(&self, metrics: &str) -> String;
+
+    /// What became of everything, as JSON.
+    fn ledger(&self) -> String;
 }
 
 /// The installed metrics recorder.
@@ -118,12 +121,14 @@ async fn answer<S: Source>(page: &Page<S>, request: Request<Incoming>) -> Result
             page.source.refresh();
             typed("application/json", page.source.status(&page.recorder.render()))
         }
+        "/ledger" => typed("application/json", page.source.ledger()),
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" => match page.source.ready() {
-            Ok(()) => text(StatusCode::OK, "ready\n"),
+            Ok(None) => text(StatusCode::OK, "ready\n"),
+            Ok(Some(warning)) => text(StatusCode::OK, format!("ready, but: {warning}\n")),
             Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
         },
-        _ => text(StatusCode::NOT_FOUND, "there are /metrics, /healthz, /readyz and /status\n"),
+        _ => text(StatusCode::NOT_FOUND, "there are /metrics, /healthz, /readyz, /status and /ledger\n"),
     })
 }
 

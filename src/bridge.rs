@@ -19,8 +19,13 @@ use crate::message::{Content, HubMessage, Presence, Publish, RecordWriter, excer
 use crate::metrics::{Metrics, translated_by_rule};
 use crate::quarantine::{Quarantine, Reason};
 use crate::rules::{self, Doubt, Memory, Output, RuleIndex, RuleSet, Verdict};
-use crate::spool::{Acker, AppendError, Appender, Durable, Reader};
-use crate::uplink::{Backlog, Lane, MessageId, Outcome, Waiting};
+use crate::spool::{AppendError, Durable};
+
+mod lanes;
+mod numbering;
+mod urgent;
+
+pub use lanes::{SpoolBacklog, SpoolOutcome, Stores, join};
 
 /// What takes the broker's publishes.
 pub struct Bridge {
@@ -28,12 +33,13 @@ pub struct Bridge {
     memory: Memory,
     unmatched: Unmatched,
     own: Own,
-    spool: Appender,
+    stores: Stores,
     quarantine: Quarantine,
     metrics: Metrics,
     by_rule: Vec<Counter>,
     forwarded: Counter,
     addressed: Counter,
+    retried: Counter,
     closed: AtomicBool,
 }
 
@@ -46,17 +52,26 @@ pub struct Own {
     pub device: Option<String>,
     /// The module id.
     pub module: Option<String>,
+    /// Late messages get a property that says so.
+    pub mark_late: bool,
 }
 
 /// Characters of a `$.mid` at most, and what a topic has beside names and values.
 const TOPIC_OVERHEAD: usize = 512;
 
+/// Why a publish is isolated that no commit can hold.
+const TOO_LARGE_FOR_SPOOL: Reason<'static> = Reason {
+    rule: "",
+    reason: "too_large",
+    detail: "the messages of this publish do not fit the spool's largest commit",
+};
+
 impl Bridge {
-    /// Over loaded rules, an open spool and an open quarantine.
+    /// Over loaded rules, open spools and an open quarantine.
     pub fn new(
         (rules, unmatched): (RuleSet, Unmatched),
         own: Own,
-        spool: Appender,
+        stores: Stores,
         quarantine: Quarantine,
         metrics: Metrics,
     ) -> Self {
@@ -64,12 +79,13 @@ impl Bridge {
             by_rule: rules.names().map(translated_by_rule).collect(),
             forwarded: translated_by_rule("(unmatched)"),
             addressed: translated_by_rule("(addressed to the hub)"),
+            retried: translated_by_rule("(retried)"),
             closed: AtomicBool::new(false),
             rules,
             memory: Memory::default(),
             unmatched,
             own,
-            spool,
+            stores,
             quarantine,
             metrics,
         }
@@ -110,15 +126,20 @@ impl Bridge {
         if let Some(detail) = records.clone().find_map(|record| self.too_large(record)) {
             return self.isolate(publish, Reason { rule: "", reason: "too_large", detail: &detail });
         }
-        let sequence = match self.spool.try_append(records) {
+        if let Some(urgent) = &self.stores.urgent
+            && out.records().any(|(rule, _)| self.rules.is_urgent(rule))
+            && let Some(taken) = self.store_urgent(urgent, publish, out, failed)
+        {
+            self.doubts(publish, out);
+            return taken;
+        }
+        let sequence = match self.stores.append(&self.stores.normal, records) {
             Ok(ticket) => ticket.0,
             Err(error) => return self.not_appended(publish, error),
         };
-        for (rule, doubt) in out.doubts() {
-            self.doubt(publish, rule, doubt);
-        }
+        self.doubts(publish, out);
         for (rule, _) in out.records() {
-            self.by_rule.get(rule).unwrap_or(&self.forwarded).increment(1);
+            self.counter(rule).increment(1);
         }
         match failed {
             None => {
@@ -126,6 +147,17 @@ impl Bridge {
                 Offer::Taken(sequence)
             }
             Some(reason) => Offer::TakenAfter(self.quarantined(publish, reason), sequence),
+        }
+    }
+
+    /// Messages made by a rule.
+    fn counter(&self, rule: RuleIndex) -> &Counter {
+        self.by_rule.get(rule).unwrap_or(&self.forwarded)
+    }
+
+    fn doubts(&self, publish: &Publish<'_>, out: &Output) {
+        for (rule, doubt) in out.doubts() {
+            self.doubt(publish, rule, doubt);
         }
     }
 
@@ -153,7 +185,7 @@ impl Bridge {
         if let Some(detail) = written.is_ok().then(|| self.too_large(&record)).flatten() {
             return self.isolate(publish, Reason { rule: "", reason: "too_large", detail: &detail });
         }
-        match self.spool.try_append(std::iter::once(record.as_slice())) {
+        match self.stores.normal.try_append(std::iter::once(record.as_slice())) {
             Ok(ticket) => {
                 self.addressed.increment(1);
                 self.metrics.publishes_translated.increment(1);
@@ -163,6 +195,32 @@ impl Bridge {
         }
     }
 
+    /// Spools a hub message that was in the quarantine.
+    pub fn send_again(&self, record: &[u8]) -> Offer {
+        match self.stores.normal.try_append(std::iter::once(record)) {
+            Ok(ticket) => {
+                self.retried.increment(1);
+                Offer::Taken(ticket.0)
+            }
+            Err(AppendError::Closed) => {
+                self.closed.store(true, Ordering::Relaxed);
+                Offer::Full
+            }
+            Err(AppendError::Full | AppendError::TooLarge) => Offer::Full,
+        }
+    }
+
+    /// Whether [`offer`](Ingest::offer) puts the publish into the quarantine where it answers [`Offer::TakenAfter`],
+    /// which it also does where an urgent message has to reach the disk.
+    pub fn would_fail(&self, out: &mut Output, publish: &Publish<'_>) -> bool {
+        let given = self.own.device.as_deref().and_then(|own| d2c::addressed(publish.topic, own));
+        if given.is_some() || self.stores.urgent.is_none() {
+            return true;
+        }
+        let failed = matches!(self.rules.translate(publish, out), Verdict::Quarantined { .. } | Verdict::Unmatched);
+        failed || out.records().any(|(_, record)| self.too_large(record).is_some())
+    }
+
     fn not_appended(&self, publish: &Publish<'_>, error: AppendError) -> Offer {
         match error {
             AppendError::Full => Offer::Full,
@@ -170,10 +228,7 @@ impl Bridge {
                 self.closed.store(true, Ordering::Relaxed);
                 Offer::Full
             }
-            AppendError::TooLarge => {
-                let detail = "the messages of this publish do not fit the spool's largest commit";
-                self.isolate(publish, Reason { rule: "", reason: "too_large", detail })
-            }
+            AppendError::TooLarge => self.isolate(publish, TOO_LARGE_FOR_SPOOL),
         }
     }
 
@@ -218,7 +273,7 @@ impl Bridge {
         if longest_topic <= limits::TOPIC_MAX_BYTES && longest_topic + message.body.len() <= limits::D2C_MAX_BYTES {
             return None;
         }
-        let sender = d2c::Sender { identity: self.own.identity(), gateway: true };
+        let sender = d2c::Sender { identity: self.own.identity(), gateway: true, replayed: self.own.mark_late };
         let longest_id = "0123456789abcdef-18446744073709551615";
         let mut topic = String::new();
         d2c::push_topic(&mut topic, &sender, &message, longest_id);
@@ -285,11 +340,11 @@ impl Ingest for Bridge {
         if self.closed.load(Ordering::Relaxed) {
             return std::future::pending().await;
         }
-        self.spool.room().await;
+        self.stores.normal.room().await;
     }
 
     fn commits(&self) -> SpoolCommits {
-        SpoolCommits(self.spool.durable())
+        SpoolCommits(self.stores.normal.durable())
     }
 }
 
@@ -309,41 +364,6 @@ impl Commits for SpoolCommits {
     }
 }
 
-/// The spool as the uplink reads it.
-pub struct SpoolBacklog {
-    /// The spool's identifier.
-    pub spool_id: u64,
-    /// Its reading end.
-    pub reader: Reader,
-}
-
-impl Backlog for SpoolBacklog {
-    async fn next(&mut self, _: Lane) -> Option<Waiting> {
-        let stored = self.reader.next().await?;
-        let id = MessageId { spool: self.spool_id, sequence: stored.seq };
-        Some(Waiting { id, lane: Lane::Live, record: stored.record })
-    }
-
-    fn split(&mut self, _: u64) -> bool {
-        false
-    }
-}
-
-/// The spool as the uplink settles it.
-pub struct SpoolOutcome(pub Acker);
-
-impl Outcome for SpoolOutcome {
-    fn delivered(&self, id: MessageId) -> bool {
-        self.0.ack(id.sequence)
-    }
-
-    fn abandon(&self, id: MessageId, reason: &'static str) {
-        if self.0.ack(id.sequence) {
-            ::metrics::counter!("brownbridge_messages_shed_total", "reason" => reason).increment(1);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use metrics_exporter_prometheus::PrometheusBuilder;
@@ -358,11 +378,13 @@ mod tests {
         let opened = spool::open(spool::Options::new(dir.path().join("spool"), 16 << 20)).unwrap();
         let (quarantine, writer) = quarantine::open(&dir.path().join("quarantine"), 1 << 20).unwrap();
         let recorder = PrometheusBuilder::new().build_recorder();
-        let own = Own { hub: "h".into(), device: Some("own".into()), module: None };
+        let own = Own { hub: "h".into(), device: Some("own".into()), module: None, mark_late: false };
         let rules = (rules::load(&[]).rules.unwrap(), Unmatched::Drop);
-        let bridge = Bridge::new(rules, own, opened.appender, quarantine, Metrics::register());
+        let stores = Stores { normal: opened.appender, urgent: None, numbering: None };
+        let bridge = Bridge::new(rules, own, stores, quarantine, Metrics::register());
         let topic = "devices/own/messages/events/a==b";
-        let publish = Publish { topic, payload: b"", client: "c", qos: 1, retain: false, received: Timestamp(0) };
+        let publish =
+            Publish { topic, payload: b"", client: "c", user: None, qos: 1, retain: false, received: Timestamp(0) };
         let offer = || {
             let Offer::TakenAfter(written, 0) = bridge.offer(&mut bridge.scratch(), &publish) else { panic!("taken") };
             written

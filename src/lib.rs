@@ -2,8 +2,8 @@
 //!
 //! The library exists for the binary, the tests, the benchmarks and the fuzz targets; it is no
 //! public API. ARCHITECTURE.md has the code map. Modules stand on floors and name only lower ones:
-//! words (`topic`, `message`, `diag`, `secret`, `metrics`) < cores (`config`, `rules`, `hub`, `fence`) < engines
-//! (`broker`, `spool`, `quarantine`, `uplink`, `admin`, `hubsim`) < wiring (`bridge`, `app`) < shell (`cli`).
+//! words (`topic`, `message`, `diag`, `secret`, `metrics`) < cores (`config`, `rules`, `hub`, `fence`, `ledger`) < engines
+//! (`broker`, `spool`, `quarantine`, `uplink`, `admin`, `control`, `hubsim`) < wiring (`bridge`, `app`) < shell (`cli`).
 
 pub mod admin;
 pub mod app;
@@ -11,11 +11,13 @@ pub mod bridge;
 pub mod broker;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod diag;
 pub mod fence;
 pub mod hub;
 pub mod hubsim;
 pub mod journal;
+pub mod ledger;
 pub mod message;
 pub mod metrics;
 pub mod quarantine;

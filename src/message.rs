@@ -75,6 +75,8 @@ pub struct Publish<'a> {
     pub payload: &'a [u8],
     /// The client id of the publisher.
     pub client: &'a str,
+    /// The user name its connection gave; none for a will, which may come long after the connection.
+    pub user: Option<&'a str>,
     /// 0, 1 or 2.
     pub qos: u8,
     /// The RETAIN flag.
@@ -110,7 +112,15 @@ pub struct Presence<'a> {
 impl<'a> Presence<'a> {
     /// The publish it is treated as: rules match the client id where others match the topic, and build on `{}`.
     pub fn as_publish(&self) -> Publish<'a> {
-        Publish { topic: self.client, payload: b"{}", client: self.client, qos: 1, retain: false, received: self.at }
+        Publish {
+            topic: self.client,
+            payload: b"{}",
+            client: self.client,
+            user: None,
+            qos: 1,
+            retain: false,
+            received: self.at,
+        }
     }
 }
 
@@ -311,6 +321,30 @@ impl<'b> RecordWriter<'b> {
     }
 }
 
+/// Appends `record` with one more property behind its others. One that has no room for it is appended as it is.
+pub fn push_with_property(out: &mut Vec<u8>, record: &[u8], name: &str, value: &str) {
+    let parsed = HubMessage::parse(record).ok();
+    let lengths = u16::try_from(name.len()).ok().zip(u16::try_from(value.len()).ok());
+    let parts = parsed.zip(lengths).and_then(|(message, lengths)| {
+        let (head, body) = record.split_at_checked(record.len() - message.body.len())?;
+        let (head, properties) = head.split_at_checked(head.len() - message.properties.len())?;
+        let (head, count) = head.split_last_chunk()?;
+        let count = u16::from_le_bytes(*count).checked_add(1)?;
+        Some((head, count, properties, lengths, body))
+    });
+    let Some((head, count, properties, (name_len, value_len), body)) = parts else {
+        return out.extend_from_slice(record);
+    };
+    out.extend_from_slice(head);
+    out.extend_from_slice(&count.to_le_bytes());
+    out.extend_from_slice(properties);
+    out.extend_from_slice(&name_len.to_le_bytes());
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(&value_len.to_le_bytes());
+    out.extend_from_slice(value.as_bytes());
+    out.extend_from_slice(body);
+}
+
 struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
@@ -387,7 +421,13 @@ mod tests {
             prop_assert_eq!(read.device, &device);
             prop_assert_eq!(read.body, &body);
             let read: Vec<(String, String)> = read.properties().map(|(n, v)| (n.into(), v.into())).collect();
-            prop_assert_eq!(read, properties);
+            prop_assert_eq!(&read, &properties);
+            let mut longer = b"before".to_vec();
+            push_with_property(&mut longer, &buf, "seq", "x-1");
+            let longer = HubMessage::parse(&longer[6..]).unwrap();
+            prop_assert_eq!((longer.content, longer.device, longer.body), (content, device.as_str(), body.as_slice()));
+            prop_assert_eq!(longer.properties().count(), properties.len() + 1);
+            prop_assert_eq!(longer.properties().last(), Some(("seq", "x-1")));
             let _ = HubMessage::parse(&buf[..usize::from(cut).min(buf.len())]);
         }
 

@@ -6,7 +6,11 @@
 //!
 //! Conservation, which holds at rest and survives a restart through `spool_recovered`:
 //! - `publishes_received` = `publishes_translated` + sum of `messages_dropped` + sum of `messages_quarantined`
-//! - sum of `messages_translated` + `spool_recovered` = `messages_delivered` + sum of `messages_shed` + `spool_lost` + `spool_messages`
+//! - sum of `messages_translated` + `spool_recovered` = `messages_delivered` + sum of `messages_shed` + sum of
+//!   `hub_messages_quarantined` + `spool_lost` + `spool_messages`
+//!
+//! A retried entry of the quarantine counts as received anew, a retried hub message as translated by the rule
+//! `(retried)`: the counters of the quarantine count what went in, not what lies there.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,7 +23,8 @@ use crate::message::Timestamp;
 /// Handles of all metrics that code below the wiring touches.
 #[derive(Clone)]
 pub struct Metrics {
-    /// Publishes of plant clients that the broker accepted; wills, and what rules with `on` take, among them.
+    /// Publishes of plant clients that the broker accepted; wills, what rules with `on` take, and what is retried from
+    /// the quarantine, among them.
     pub publishes_received: Counter,
     /// Publishes of which the rules made at least one hub message.
     pub publishes_translated: Counter,
@@ -47,7 +52,11 @@ pub struct Metrics {
     pub uplink_last_puback: Gauge,
     /// Publishes sent to the hub, repetitions among them.
     pub uplink_publishes: Counter,
+    /// Publishes that may be in flight.
+    pub uplink_window: Gauge,
     pace: Arc<Pace>,
+    /// The last state of the uplink.
+    state: Arc<Mutex<Option<&'static str>>>,
 }
 
 const DELIVERIES_DROPPED: &str = "brownbridge_broker_deliveries_dropped_total";
@@ -96,8 +105,10 @@ impl Metrics {
                 Unit::Seconds,
                 "When the hub last acknowledged a message",
             ),
+            uplink_window: gauge("uplink_window", Unit::Count, "Publishes that may wait for the hub's PUBACK"),
             uplink_publishes: counter("uplink_publishes_total", "Publishes sent to the hub, repetitions among them"),
             pace: Arc::default(),
+            state: Arc::default(),
         }
     }
 
@@ -140,12 +151,23 @@ impl Metrics {
 
     /// Counts a message whose payload has a time that was not taken.
     pub fn time_ignored(&self, rule: &str, reason: &'static str) {
-        ::metrics::counter!("brownbridge_time_ignored_total", "rule" => rule.to_owned(), "reason" => reason).increment(1);
+        ::metrics::counter!("brownbridge_time_ignored_total", "rule" => rule.to_owned(), "reason" => reason)
+            .increment(1);
     }
 
     /// Counts publishes that went to the quarantine for a reason.
     pub fn quarantined(&self, reason: &str) -> Counter {
         ::metrics::counter!("brownbridge_messages_quarantined_total", "reason" => reason.to_owned())
+    }
+
+    /// Counts a stored hub message that went to the quarantine.
+    pub fn isolated(&self, reason: &'static str) {
+        ::metrics::counter!("brownbridge_hub_messages_quarantined_total", "reason" => reason).increment(1);
+    }
+
+    /// Counts entries that left the quarantine: `retried`, or dropped by the `operator`.
+    pub fn quarantine_taken(&self, reason: &'static str, entries: usize) {
+        ::metrics::counter!("brownbridge_quarantine_taken_total", "reason" => reason).increment(entries as u64);
     }
 
     /// Says when the SAS token in use expires. Without a token there is no such gauge, and no alarm about it.
@@ -156,6 +178,20 @@ impl Metrics {
     /// Says when the client certificate in use expires. Without one there is no such gauge.
     pub fn certificate_expires(&self, seconds: i64) {
         set("brownbridge_certificate_expiry_timestamp_seconds", seconds);
+    }
+
+    /// Says what the uplink is doing, or why it does not: 1 for this state, 0 for those before it.
+    pub fn uplink_state(&self, state: &'static str) {
+        let mut last = self.state.lock();
+        if let Some(before) = last.replace(state).filter(|before| *before != state) {
+            ::metrics::gauge!("brownbridge_uplink_state", "state" => before).set(0.0);
+        }
+        ::metrics::gauge!("brownbridge_uplink_state", "state" => state).set(1.0);
+    }
+
+    /// Says when the certificate of the plant's TLS listener expires.
+    pub fn plant_certificate_expires(&self, seconds: i64) {
+        set("brownbridge_broker_certificate_expiry_timestamp_seconds", seconds);
     }
 
     /// Counts an end of the uplink's connection.
@@ -197,12 +233,16 @@ pub fn describe_labelled() {
         ("brownbridge_messages_translated_total", "Hub messages made and stored, by rule"),
         ("brownbridge_messages_dropped_total", "Publishes that make no hub message on purpose, by reason"),
         ("brownbridge_messages_quarantined_total", "Publishes put into the quarantine, by reason"),
+        ("brownbridge_hub_messages_quarantined_total", "Stored hub messages put into the quarantine, by reason"),
+        ("brownbridge_quarantine_taken_total", "Quarantined entries taken out by an operator, by what became of them"),
         (
             "brownbridge_time_ignored_total",
             "Messages whose payload's time was not taken for theirs, by rule and reason",
         ),
-        ("brownbridge_quarantine_evicted_total", "Quarantined publishes given up because the quarantine was full"),
+        ("brownbridge_quarantine_evicted_total", "Quarantined entries given up because the quarantine was full"),
         ("brownbridge_messages_shed_total", "Stored hub messages given up to make room, by reason"),
+        ("brownbridge_ledger_publishes_total", "Publishes over all restarts, by what became of them"),
+        ("brownbridge_ledger_messages_total", "Hub messages over all restarts, by what became of them"),
         ("brownbridge_uplink_reconnects_total", "Ends of the uplink's connection, by reason"),
         ("brownbridge_spool_recovered_total", "Hub messages found waiting in the spool at start"),
         ("brownbridge_spool_lost_total", "Stored hub messages that could not be read back"),
@@ -219,7 +259,18 @@ pub fn describe_labelled() {
             Unit::Seconds,
             "When the client certificate in use expires",
         ),
+        ("brownbridge_uplink_state", Unit::Count, "1 for what the uplink does, or why it does not, in one word"),
+        (
+            "brownbridge_broker_certificate_expiry_timestamp_seconds",
+            Unit::Seconds,
+            "When the certificate of the TLS listener expires",
+        ),
         ("brownbridge_spool_messages", Unit::Count, "Hub messages waiting for the hub's acknowledgement"),
+        (
+            "brownbridge_spool_late_messages",
+            Unit::Count,
+            "Those of them that waited through an outage and follow what is new",
+        ),
         ("brownbridge_spool_bytes", Unit::Bytes, "Disk space the spool takes"),
         ("brownbridge_spool_oldest_age_seconds", Unit::Seconds, "Age of the oldest waiting hub message"),
         ("brownbridge_spool_full", Unit::Count, "1 while the spool refuses messages for lack of room"),

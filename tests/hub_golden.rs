@@ -278,7 +278,7 @@ fn topics_carry_what_the_sdks_carry() {
         let record = record(content, &properties, b"");
         let message = HubMessage::parse(&record).unwrap();
         let identity = Identity { hub: "h", device: text(&row["device_id"]), module: None };
-        let sender = d2c::Sender { identity, gateway: true };
+        let sender = d2c::Sender { identity, gateway: true, replayed: false };
         let mut topic = String::new();
         d2c::push_topic(&mut topic, &sender, &message, system("message_id").unwrap_or(""));
         for sdk in ["python", "node"] {
@@ -426,7 +426,7 @@ fn a_topic_in_full() {
         (identity, false, &named, "", "devices/gw/messages/events/%24.ctime=1970-01-01T00%3A00%3A00.001Z"),
     ] {
         let mut topic = String::from("kept ");
-        let sender = d2c::Sender { identity, gateway };
+        let sender = d2c::Sender { identity, gateway, replayed: false };
         d2c::push_topic(&mut topic, &sender, &HubMessage::parse(record).unwrap(), mid);
         assert_eq!(topic, format!("kept {expect}"));
     }
@@ -435,7 +435,7 @@ fn a_topic_in_full() {
 #[test]
 fn sizes_at_the_limit() {
     let identity = Identity { hub: "h", device: "d", module: None };
-    let sender = d2c::Sender { identity, gateway: true };
+    let sender = d2c::Sender { identity, gateway: true, replayed: false };
     // Counted: `$.ctime` has 24 bytes, the property 2 + 30 (90 in the topic).
     let value = "é".repeat(15);
     let free = 262_144 - 24 - 32;

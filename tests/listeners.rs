@@ -283,6 +283,36 @@ async fn tls_and_mutual_tls() {
     }
 }
 
+#[tokio::test]
+async fn a_new_certificate_is_taken_up_while_connections_go_on() {
+    let dir = folder();
+    let old = authority(dir.path(), "old-ca");
+    issue(dir.path(), "plant", &old);
+    let port = free_port();
+    let tls = format!("tls = {{ listen = \"127.0.0.1:{port}\", certificate = \"plant.pem\", key = \"plant.key\" }}");
+    let mut bridge = start(dir.path(), &tls);
+    let trusting = |name: &str| std::fs::copy(dir.path().join(format!("{name}.pem")), dir.path().join("ca.pem"));
+    trusting("old-ca").unwrap();
+    publish_over_tls(dir.path(), port, None).await.unwrap();
+    let mut plain = Publisher::connect(bridge.mqtt, "plain").unwrap();
+    let successful = || bridge.metric("brownbridge_config_last_reload_successful");
+    std::fs::write(dir.path().join("plant.pem"), "no certificate").unwrap();
+    support::until("it is told", PATIENCE, || (successful() == 0.0).then_some(()));
+    publish_over_tls(dir.path(), port, None).await.unwrap();
+    let new = authority(dir.path(), "new-ca");
+    issue(dir.path(), "plant", &new);
+    support::until("it is taken up", PATIENCE, || (successful() == 1.0).then_some(()));
+    assert!(publish_over_tls(dir.path(), port, None).await.is_err(), "of an authority nobody trusts");
+    trusting("new-ca").unwrap();
+    publish_over_tls(dir.path(), port, None).await.unwrap();
+    assert!(bridge.metric("brownbridge_broker_certificate_expiry_timestamp_seconds") > 1e9);
+    let mut out = Vec::new();
+    plain.publish(&mut out, "t", b"x");
+    plain.flush(&mut out).unwrap();
+    while plain.acknowledged().unwrap().is_empty() {}
+    assert_eq!(bridge.process.terminate(), Some(0));
+}
+
 #[test]
 fn who_does_not_shake_hands_is_let_go() {
     let dir = folder();

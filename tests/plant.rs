@@ -3,7 +3,6 @@
 
 mod support;
 
-use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -11,7 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
-use support::{BINARY, Bridge, Publisher, Sim, free_port, until};
+use support::{
+    BINARY, Bridge, Publisher, Sim, assert_conserved, assert_nothing_missing, free_port, number_publisher, until,
+};
 
 const RULES: &str = "[[rule]]\nname = \"all\"\ntopic = \"t/{device}\"\ndevice = \"{device}\"\n\
     [[rule]]\nname = \"strict\"\ntopic = \"json/{device}\"\ndevice = \"{device}\"\ndecode = \"json\"\n\
@@ -43,17 +44,6 @@ fn wait_for(sim: &Sim, count: usize) -> Vec<Value> {
 
 fn log(bridge: &Bridge) -> String {
     std::fs::read_to_string(&bridge.log).unwrap()
-}
-
-/// invariant 4
-fn assert_conserved(bridge: &Bridge) {
-    let m = |name: &str| bridge.metric(&format!("brownbridge_{name}"));
-    let taken = m("publishes_translated_total") + m("messages_dropped_total") + m("messages_quarantined_total");
-    assert_eq!(m("publishes_received_total"), taken);
-    let made = m("messages_translated_total") + m("spool_recovered_total");
-    let settled =
-        m("messages_delivered_total") + m("messages_shed_total") + m("spool_lost_total") + m("spool_messages");
-    assert_eq!(made, settled);
 }
 
 #[test]
@@ -92,13 +82,7 @@ fn a_publish_becomes_a_hub_message() {
     ] {
         assert!(bridge.get("/metrics").contains(&format!("{label} {count}\n")), "{label}");
     }
-    let kept: Vec<Value> = std::fs::read_dir(dir.path().join("state/quarantine"))
-        .unwrap()
-        .flat_map(|file| {
-            let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
-            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()
-        })
-        .collect();
+    let kept = support::quarantined(dir.path());
     assert_eq!(kept.len(), 3);
     assert_eq!((kept[0]["payload"].as_str(), kept[0]["rule"].as_str()), (Some("{oops"), Some("strict")));
 
@@ -130,50 +114,6 @@ fn unmatched_can_be_dropped_and_a_quiet_day_leaves_no_warning() {
     assert!(!log(&bridge).contains("WARN") && !log(&bridge).contains("ERROR"), "{}", log(&bridge));
 }
 
-/// Publishes numbered messages for ever, reconnecting; returns those that were acknowledged.
-fn number_publisher(address: Arc<Mutex<std::net::SocketAddr>>, name: String, stop: Arc<AtomicBool>) -> Vec<String> {
-    let (mut acknowledged, mut next) = (Vec::new(), 0);
-    while !stop.load(Ordering::Relaxed) {
-        let to = *address.lock().unwrap();
-        let Ok(mut publisher) = Publisher::connect(to, &name) else {
-            std::thread::sleep(Duration::from_millis(5));
-            continue;
-        };
-        let (mut out, mut inflight) = (Vec::new(), std::collections::VecDeque::new());
-        while !stop.load(Ordering::Relaxed) {
-            while inflight.len() < 20 {
-                let id = format!("{name}-{next}");
-                next += 1;
-                publisher.publish(&mut out, &format!("t/{name}"), format!("{{\"id\":\"{id}\"}}").as_bytes());
-                inflight.push_back(id);
-            }
-            if publisher.flush(&mut out).is_err() {
-                break;
-            }
-            match publisher.acknowledged() {
-                Ok(acks) => acknowledged.extend(inflight.drain(..acks.len())),
-                Err(_) => break,
-            }
-        }
-    }
-    acknowledged
-}
-
-/// Every acknowledged id arrived, and copies of one message carry one message id.
-fn assert_nothing_missing(received: &[Value], acknowledged: &[String]) {
-    let mut ids: HashMap<&str, &str> = HashMap::new();
-    let mut arrived = HashSet::new();
-    for message in received {
-        let body = message["body"].as_str().unwrap();
-        arrived.insert(body.to_owned());
-        let mid = message["system"]["message-id"].as_str().unwrap();
-        assert_eq!(*ids.entry(mid).or_insert(body), body, "one $.mid, two messages");
-    }
-    let missing: Vec<_> = acknowledged.iter().filter(|id| !arrived.contains(&format!("{{\"id\":\"{id}\"}}"))).collect();
-    assert!(missing.is_empty(), "{} acknowledged messages missing, first {:?}", missing.len(), missing.first());
-    assert!(acknowledged.len() > 200, "the test did too little: {} acknowledged", acknowledged.len());
-}
-
 #[test]
 fn kill_9_under_load_loses_nothing_acknowledged() {
     let kills: u32 = std::env::var("BROWNBRIDGE_KILLS").map_or(4, |n| n.parse().unwrap());
@@ -202,6 +142,7 @@ fn kill_9_under_load_loses_nothing_acknowledged() {
     let acknowledged: Vec<String> = publishers.into_iter().flat_map(|p| p.join().unwrap()).collect();
     until("the spool drains", PATIENCE, || (bridge.metric("brownbridge_spool_messages") == 0.0).then_some(()));
     assert_conserved(&bridge);
+    support::assert_ledger(&bridge, u64::from(kills), acknowledged.len() as u64);
     assert_eq!(bridge.metric("brownbridge_spool_lost_total"), 0.0);
     assert_eq!(bridge.process.terminate(), Some(0));
     // The simulator acknowledges before it prints; its end prints the rest.
@@ -427,7 +368,7 @@ fn a_quarantine_that_cannot_be_written_does_not_keep_the_program_from_ending() {
     let sim = Sim::start(&dir.path().join("sim"), free_port(), &[]);
     let mut bridge = Bridge::start(dir.path(), &sim, RULES, "");
     send(&bridge, "t/a", "1");
-    std::fs::remove_dir(dir.path().join("state/quarantine")).unwrap();
+    std::fs::remove_dir_all(dir.path().join("state/quarantine")).unwrap();
     let mut publisher = Publisher::connect(bridge.mqtt, "p").unwrap();
     let mut out = Vec::new();
     publisher.publish(&mut out, "json/a", b"{oops");

@@ -3,19 +3,21 @@
 //! | task or thread | started by | ends when | queue into it |
 //! |---|---|---|---|
 //! | broker: an accept loop a listener, one task a connection, one each for `$SYS`, what is due and what is to be kept | [`start`] | [`Running::stop`], first | sockets (not read while the spool is full) |
-//! | spool: writer and reader threads | [`start`] | after the uplink | one pending batch, 4 MB |
-//! | quarantine: writer thread | [`start`] | after the broker | 64 entries |
+//! | spool, and that of urgent messages where there is one: writer and reader threads | [`start`] | after the uplink | one pending batch, 4 MB |
+//! | quarantine: writer thread | [`start`] | after the uplink | 64 entries |
 //! | sessions: the journal's thread | [`start`] | after the broker | 64 MiB of records |
 //! | uplink | [`start`] | after it drained, or `drain_timeout` | the spool; `window` in flight |
-//! | fence: watch of its files | [`start`] | with the broker | none; passwords wait for one of 2 places |
+//! | watches of the fence's and the TLS listener's files | [`start`] | with the broker | none; passwords wait for one of 2 places |
+//! | ledger: writes the books | [`start`] | after the uplink | none |
+//! | control socket | [`start`] | after the broker | 8 connections |
 //! | admin | [`start`] | last | 64 connections |
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpSocket};
@@ -24,30 +26,42 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Recorder};
-use crate::bridge::{Bridge, SpoolBacklog, SpoolOutcome};
-use crate::broker::{Broker, Census, Listener, Transport};
+use crate::bridge::{self, Bridge, Stores};
+use crate::broker::{Broker, Listener, Transport};
+use crate::control as control_socket;
 use crate::journal;
-use crate::message::Timestamp;
 use crate::metrics::{Metrics, describe_labelled};
 use crate::quarantine::{self, Quarantine};
-use crate::spool::{self, Appender, Durable, OpenError, Spool};
+use crate::spool::{self, OpenError, Spool};
 use crate::uplink::{self, Status};
 
+mod control;
 pub mod gate;
+pub mod inherited;
 mod keep;
+pub mod ledger;
+mod page;
+pub mod plant_tls;
+mod pulse;
+mod queue;
 mod reload;
 pub mod settings;
 pub mod status;
 
+use self::ledger::Ledger;
+use control::Operator;
 use gate::Keeper;
+use inherited::Inherited;
+use page::Gauges;
+pub use pulse::Pulse;
 pub use settings::Settings;
 
 /// How long plant connections may take to end.
 const BROKER_GRACE: Duration = Duration::from_secs(5);
 /// How long the disk may take to close the spool. What is acknowledged is on it already.
 const CLOSE_GRACE: Duration = Duration::from_secs(10);
-/// Age at which a waiting message, or the last acknowledgement, says that the uplink does not do its job.
-const STALE: Duration = Duration::from_secs(30);
+/// How long a command may have the quarantine's lock.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Connections that may wait to be accepted: when a whole plant comes back at once, one that finds no place is silent
 /// for a second before it tries again. The system may allow fewer (`net.core.somaxconn`).
@@ -64,6 +78,8 @@ pub enum StartError {
     Quarantine(PathBuf, io::Error),
     /// The folder of sessions and retained messages cannot be used.
     Sessions(PathBuf, io::Error),
+    /// What the sequence property goes on with cannot be read.
+    Sequences(PathBuf, io::Error),
     /// The broker's socket cannot be used.
     Broker(io::Error),
 }
@@ -86,6 +102,7 @@ impl fmt::Display for StartError {
             Self::Sessions(dir, error) => {
                 write!(f, "sessions and retained messages cannot be kept in {}: {error}", dir.display())
             }
+            Self::Sequences(dir, error) => write!(f, "sequences.json in {} cannot be used: {error}", dir.display()),
             Self::Broker(error) => write!(f, "the broker cannot start: {error}"),
         }
     }
@@ -96,92 +113,171 @@ impl std::error::Error for StartError {}
 /// A running bridge.
 pub struct Running {
     broker: Broker,
-    fence: Option<JoinHandle<()>>,
-    fence_stop: CancellationToken,
+    bridge: Arc<Bridge>,
+    /// The watches of files.
+    files: Vec<JoinHandle<()>>,
+    files_stop: CancellationToken,
     mqtt_addr: SocketAddr,
     admin_addr: SocketAddr,
-    spool: Spool,
-    appender: Appender,
+    spools: Vec<Spool>,
+    stores: Stores,
     quarantine: quarantine::Writer,
     sessions: journal::Writer,
     uplink: JoinHandle<()>,
     uplink_stop: CancellationToken,
     status: watch::Receiver<Status>,
+    pulse: Option<Pulse>,
     admin: JoinHandle<()>,
     admin_stop: CancellationToken,
+    control: Option<JoinHandle<()>>,
+    control_stop: CancellationToken,
+    ledger: Arc<Ledger>,
+    ledger_kept: JoinHandle<()>,
+    ledger_stop: CancellationToken,
     drain_timeout: Duration,
 }
 
 /// Starts everything. Only what belongs to this machine can fail: an unreachable hub is the uplink's to retry.
 pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running, StartError> {
-    let listeners = listen(std::mem::take(&mut settings.listeners))?;
+    let mut inherited = std::mem::take(&mut settings.inherited);
+    let listeners = listen(std::mem::take(&mut settings.listeners), &mut inherited)?;
     let listen = settings.config.admin.listen.value;
     let page = TcpListener::bind(listen).await.map_err(|error| StartError::Listen("/metrics", listen, error))?;
     let admin_addr = page.local_addr().unwrap_or(listen);
     describe_labelled();
     let metrics = Metrics::register();
 
-    let opened = spool::open(settings.spool).map_err(StartError::Spool)?;
-    let recovered = &opened.recovered;
-    tracing::info!(waiting = recovered.waiting, "spool open after {:.0?}", recovered.took);
-    let (dir, max_size) = settings.quarantine;
-    let (quarantine, quarantine_writer): (Quarantine, _) =
-        quarantine::open(&dir, max_size).map_err(|error| StartError::Quarantine(dir, error))?;
+    let opened = open_spool("spool", settings.spool)?;
+    let needed = settings.rules.has_urgent() || spool::holds_something(&settings.urgent.dir);
+    let urgent = if needed { Some(open_spool("urgent spool", settings.urgent)?) } else { None };
+    // Before anything moves: it starts from what the spools were found to hold.
+    let found: Vec<_> = std::iter::once(&opened).chain(&urgent).map(|opened| opened.appender.clone()).collect();
+    let ledger = Ledger::open(&settings.state, recorder.clone(), found.clone());
+    let progress = found.iter().map(pulse::Progress::of).collect();
+    let (quarantine_dir, max_size) = settings.quarantine;
+    let (quarantine, quarantine_writer) = open_quarantine(&quarantine_dir, max_size)
+        .await
+        .map_err(|error| StartError::Quarantine(quarantine_dir.clone(), error))?;
+    let (mut stores, backlog, spools) = bridge::join(opened, urgent, (&quarantine, &metrics));
+    if let Some(property) = settings.config.uplink.sequence_property.take() {
+        let state = &settings.state;
+        stores.number(state, property.value).map_err(|error| StartError::Sequences(state.clone(), error))?;
+    }
 
     let (status_sender, status) = watch::channel(Status::default());
     let uplink_stop = CancellationToken::new();
-    let spool_id = opened.appender.id();
-    let backlog = (SpoolBacklog { spool_id, reader: opened.reader }, SpoolOutcome(opened.acker));
     let uplink =
         tokio::spawn(uplink::run(settings.uplink, backlog, metrics.clone(), status_sender, uplink_stop.clone()));
 
     let rules = (settings.rules, settings.unmatched);
-    let bridge = Bridge::new(rules, settings.own, opened.appender.clone(), quarantine, metrics.clone());
+    let bridge = Bridge::new(rules, settings.own, stores.clone(), quarantine.clone(), metrics.clone());
+    let bridge = Arc::new(bridge);
+    let control_stop = CancellationToken::new();
+    let operator = Operator {
+        bridge: Arc::clone(&bridge),
+        stores: stores.clone(),
+        quarantine,
+        quarantine_dir,
+        metrics: metrics.clone(),
+    };
+    let control = open_control(&settings.state, operator, &control_stop);
     let sound = Arc::new(AtomicBool::new(true));
-    let fence_stop = CancellationToken::new();
-    let fence = settings.fence.map(|fence| {
+    let files_stop = CancellationToken::new();
+    let mut files = Vec::new();
+    if let Some(fence) = settings.fence {
         let keeper = Keeper::new(fence.policy, fence.notebook);
         settings.broker.gate = Some(Arc::new(keeper.clone()));
-        tokio::spawn(reload::run(fence.files, keeper, Arc::clone(&sound), fence_stop.clone()))
-    });
+        files.push(tokio::spawn(reload::run(fence.files, keeper, Arc::clone(&sound), files_stop.clone())));
+    }
+    let tls_sound = Arc::new(AtomicBool::new(true));
+    if let Some((tls, config)) = settings.plant_tls {
+        let watch = plant_tls::run(tls, config, metrics.clone(), Arc::clone(&tls_sound), files_stop.clone());
+        files.push(tokio::spawn(watch));
+    }
     let dir = settings.sessions;
     let (sessions, restored) =
         keep::open(&dir, &mut settings.broker).map_err(|error| StartError::Sessions(dir, error))?;
-    let broker =
-        Broker::start(listeners, (settings.broker, restored), Arc::new(bridge), metrics).map_err(StartError::Broker)?;
+    let broker = Broker::start(listeners, (settings.broker, restored), Arc::clone(&bridge), metrics)
+        .map_err(StartError::Broker)?;
 
     let admin_stop = CancellationToken::new();
+    let ledger_stop = CancellationToken::new();
+    let ledger_kept = tokio::spawn(ledger::keep(Arc::clone(&ledger), ledger_stop.clone()));
     let source = Arc::new(Gauges {
-        appender: opened.appender.clone(),
+        ledger: Arc::clone(&ledger),
+        stores: stores.clone(),
         status: status.clone(),
         listeners: broker.addresses().to_vec(),
         census: broker.census(),
-        sound,
+        sound: [sound, tls_sound],
     });
+    let pulse = Pulse::new(progress, Arc::clone(&source), uplink.abort_handle());
     let admin = tokio::spawn(admin::serve(page, recorder, source, admin_stop.clone()));
     let plant: Vec<String> = broker.addresses().iter().map(|(name, address)| format!("{name}://{address}")).collect();
     tracing::info!(listeners = plant.join(" "), metrics = %format!("http://{admin_addr}/metrics"), "brownbridge is up");
     Ok(Running {
         mqtt_addr: broker.addresses().first().map_or(settings.config.broker.listen.value, |(_, address)| *address),
         broker,
-        fence,
-        fence_stop,
+        bridge,
+        files,
+        files_stop,
         admin_addr,
-        spool: opened.spool,
-        appender: opened.appender,
+        spools,
+        stores,
         quarantine: quarantine_writer,
         sessions,
         uplink,
         uplink_stop,
         status,
+        pulse: Some(pulse),
         admin,
         admin_stop,
+        control,
+        control_stop,
+        ledger,
+        ledger_kept,
+        ledger_stop,
         drain_timeout: settings.config.uplink.drain_timeout,
     })
 }
 
-/// Opens the sockets of the plant's side, in their order.
-fn listen(wanted: Vec<(SocketAddr, Transport)>) -> Result<Vec<Listener>, StartError> {
+/// Opens the quarantine. `brownbridge quarantine drop` may have it for a moment while no bridge runs.
+async fn open_quarantine(dir: &Path, max_size: u64) -> io::Result<(Quarantine, quarantine::Writer)> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match quarantine::open(dir, max_size) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// Opens the control socket. Without it the bridge does its job, so that is only told.
+fn open_control(state: &Path, operator: Operator, stop: &CancellationToken) -> Option<JoinHandle<()>> {
+    match control_socket::listen(state) {
+        Ok(listener) => Some(tokio::spawn(control_socket::serve(listener, Arc::new(operator), stop.clone()))),
+        Err(error) => {
+            let path = state.join(control_socket::SOCKET);
+            tracing::warn!(
+                "`quarantine retry` and `queue` will not work: {} cannot be opened: {error}",
+                path.display()
+            );
+            None
+        }
+    }
+}
+
+fn open_spool(what: &str, options: spool::Options) -> Result<spool::Opened, StartError> {
+    let opened = spool::open(options).map_err(StartError::Spool)?;
+    let recovered = &opened.recovered;
+    tracing::info!(waiting = recovered.waiting, "{what} open after {:.0?}", recovered.took);
+    Ok(opened)
+}
+
+/// Opens the sockets of the plant's side, in their order; what systemd opened is taken over.
+fn listen(wanted: Vec<(SocketAddr, Transport)>, inherited: &mut Inherited) -> Result<Vec<Listener>, StartError> {
     let mut listeners = Vec::new();
     for (address, transport) in wanted {
         let name = match transport {
@@ -189,7 +285,10 @@ fn listen(wanted: Vec<(SocketAddr, Transport)>) -> Result<Vec<Listener>, StartEr
             Transport::Tls(_) => "MQTT over TLS",
             Transport::WebSocket => "MQTT over WebSocket",
         };
-        let socket = bind(address).map_err(|error| StartError::Listen(name, address, error))?;
+        let socket = inherited
+            .take(address)
+            .unwrap_or_else(|| bind(address))
+            .map_err(|error| StartError::Listen(name, address, error))?;
         listeners.push(Listener { socket, transport });
     }
     Ok(listeners)
@@ -219,40 +318,54 @@ impl Running {
         self.status.clone()
     }
 
+    /// Whether the parts make progress; there is one.
+    pub fn pulse(&mut self) -> Option<Pulse> {
+        self.pulse.take()
+    }
+
+    /// How long [`stop`](Self::stop) takes at most.
+    pub fn longest_stop(&self) -> Duration {
+        4 * BROKER_GRACE + self.drain_timeout + CLOSE_GRACE
+    }
+
     /// Returns, with the reason, only if the spool failed for good.
     pub fn spool_failure(&self) -> impl Future<Output = Arc<str>> + Send + 'static {
-        let mut durable: watch::Receiver<Durable> = self.appender.durable();
-        async move {
-            match durable.wait_for(|durable| durable.failed.is_some()).await.map(|durable| durable.failed.clone()) {
-                Ok(Some(reason)) => reason,
-                _ => std::future::pending().await,
-            }
-        }
+        self.stores.clone().failure()
     }
 
     /// Ends in the order of the message's way: the plant side, what is committed, the uplink when it has drained.
     pub async fn stop(self) -> Result<(), spool::CloseError> {
         self.broker.stop(BROKER_GRACE).await;
-        self.fence_stop.cancel();
-        if let Some(fence) = self.fence {
-            let _ = fence.await;
+        self.files_stop.cancel();
+        for watch in self.files {
+            let _ = watch.await;
         }
-        let waiting = tokio::task::spawn_blocking(move || {
-            self.sessions.join();
-            self.quarantine.join();
-        });
-        let _ = tokio::time::timeout(BROKER_GRACE, waiting).await;
-        let drained = tokio::time::timeout(self.drain_timeout, drained(&self.appender)).await;
+        self.control_stop.cancel();
+        if let Some(control) = self.control {
+            let _ = control.await;
+        }
+        self.stores.close();
+        drop(self.bridge);
+        let kept = tokio::task::spawn_blocking(move || self.sessions.join());
+        let _ = tokio::time::timeout(BROKER_GRACE, kept).await;
+        let drained = tokio::time::timeout(self.drain_timeout, drained(&self.stores)).await;
         self.uplink_stop.cancel();
         let _ = self.uplink.await;
-        let left = self.appender.stats().waiting;
+        // The uplink was the last that could put something into it.
+        let waiting = tokio::task::spawn_blocking(move || self.quarantine.join());
+        let _ = tokio::time::timeout(BROKER_GRACE, waiting).await;
+        let left = self.stores.stats().waiting;
         if drained.is_err() && left > 0 {
             tracing::info!("{left} messages stay in the spool for the next start");
         } else {
             tracing::info!("everything is delivered");
         }
-        let spool = self.spool;
-        let closed = tokio::time::timeout(CLOSE_GRACE, tokio::task::spawn_blocking(move || spool.close())).await;
+        self.ledger_stop.cancel();
+        let _ = self.ledger_kept.await;
+        self.ledger.close();
+        let spools = self.spools;
+        let close = move || spools.into_iter().map(Spool::close).fold(Ok(()), Result::and);
+        let closed = tokio::time::timeout(CLOSE_GRACE, tokio::task::spawn_blocking(close)).await;
         self.admin_stop.cancel();
         let _ = self.admin.await;
         match closed {
@@ -264,86 +377,9 @@ impl Running {
 }
 
 /// Returns when nothing waits.
-async fn drained(appender: &Appender) {
+async fn drained(stores: &Stores) {
     let mut look = tokio::time::interval(Duration::from_millis(10));
-    while appender.stats().waiting > 0 {
+    while stores.stats().waiting > 0 {
         look.tick().await;
-    }
-}
-
-struct Gauges {
-    appender: Appender,
-    status: watch::Receiver<Status>,
-    /// False while files on disk have errors and older ones are in use.
-    sound: Arc<AtomicBool>,
-    listeners: Vec<(&'static str, SocketAddr)>,
-    census: Arc<Census>,
-}
-
-impl Gauges {
-    fn oldest_age(&self, oldest_ms: Option<i64>) -> Duration {
-        let age = oldest_ms.map_or(0, |oldest| Timestamp::now().0.saturating_sub(oldest));
-        Duration::from_millis(u64::try_from(age).unwrap_or(0))
-    }
-}
-
-impl admin::Source for Gauges {
-    #[expect(clippy::cast_precision_loss)]
-    fn refresh(&self) {
-        let stats = self.appender.stats();
-        let gauge = |name: &'static str, value: f64| ::metrics::gauge!(name).set(value);
-        gauge("brownbridge_spool_messages", stats.waiting as f64);
-        gauge("brownbridge_spool_bytes", stats.disk_bytes as f64);
-        gauge("brownbridge_spool_oldest_age_seconds", self.oldest_age(stats.oldest_ms).as_secs_f64());
-        gauge("brownbridge_spool_full", f64::from(u8::from(stats.full)));
-        let sound = u8::from(self.sound.load(Ordering::Relaxed));
-        gauge("brownbridge_config_last_reload_successful", f64::from(sound));
-        ::metrics::gauge!("brownbridge_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-        let counter = |name: &'static str, value| ::metrics::counter!(name).absolute(value);
-        counter("brownbridge_spool_recovered_total", stats.recovered);
-        counter("brownbridge_spool_lost_total", stats.lost);
-        counter("brownbridge_spool_commits_total", stats.commits);
-        counter("brownbridge_spool_bytes_written_total", stats.bytes_written);
-        counter("brownbridge_spool_sync_failures_total", stats.sync_failures);
-        ::metrics::counter!("brownbridge_messages_shed_total", "reason" => "spool_full").absolute(stats.shed);
-    }
-
-    fn status(&self, metrics: &str) -> String {
-        let stats = self.appender.stats();
-        let (clients, uptime) = status::Clients::of(&self.census);
-        let address = |(name, address): &(&str, SocketAddr)| status::Address {
-            name: (*name).to_owned(),
-            address: address.to_string(),
-        };
-        let report = status::Report {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime_seconds: uptime.as_secs(),
-            not_ready: self.ready().err(),
-            listeners: self.listeners.iter().map(address).collect(),
-            uplink: status::Uplink::of(&self.status.borrow()),
-            spool: status::Spool::of(&stats, self.oldest_age(stats.oldest_ms)),
-            counters: status::Counters::of(metrics),
-            clients,
-        };
-        report.to_string()
-    }
-
-    fn ready(&self) -> Result<(), String> {
-        if let Some(reason) = &self.appender.durable().borrow().failed {
-            return Err(format!("the spool failed: {reason}"));
-        }
-        let stats = self.appender.stats();
-        let status = self.status.borrow();
-        let fresh = |at: Option<Instant>| at.is_some_and(|at| at.elapsed() < STALE);
-        if stats.waiting == 0 || (status.connected && fresh(status.last_puback)) {
-            return Ok(());
-        }
-        let waiting = stats.waiting;
-        match (&status.trouble, status.connected) {
-            (Some(trouble), false) => Err(format!("{waiting} messages wait; uplink: {trouble}")),
-            (None, false) => Err(format!("{waiting} messages wait; the uplink is not connected yet")),
-            (_, true) if self.oldest_age(stats.oldest_ms) < STALE => Ok(()),
-            (_, true) => Err(format!("{waiting} messages wait; connected, but the hub acknowledges nothing")),
-        }
     }
 }

@@ -17,14 +17,14 @@ use tokio_util::sync::CancellationToken;
 use super::gate::{Files, Keeper};
 
 /// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(2);
+pub(super) const LOOK: Duration = Duration::from_secs(2);
 
 /// How long a file must lie still, and how often that is waited for.
 const SETTLE: Duration = Duration::from_millis(100);
 const SETTLE_AT_MOST: usize = 50;
 
 /// What tells one state of a file from the next.
-type Mark = Option<(u64, i64, i64, u64)>;
+pub(super) type Mark = Option<(u64, i64, i64, u64)>;
 
 /// Watches until `stop`. `sound` tells whether the files on disk are the ones in use.
 pub(super) async fn run(files: Files, keeper: Keeper, sound: Arc<AtomicBool>, stop: CancellationToken) {
@@ -39,7 +39,7 @@ pub(super) async fn run(files: Files, keeper: Keeper, sound: Arc<AtomicBool>, st
         };
         page.turn(&files, &keeper);
         if asked || marks(&files) != known {
-            known = settled(&files).await;
+            known = settled(|| marks(&files)).await;
             let files = files.clone();
             let Ok(read) = tokio::task::spawn_blocking(move || files.read(0)).await else { continue };
             sound.store(read.policy.is_some(), Ordering::Relaxed);
@@ -56,11 +56,11 @@ pub(super) async fn run(files: Files, keeper: Keeper, sound: Arc<AtomicBool>, st
 }
 
 /// The files once nobody writes them any more: an editor empties a file before it fills it.
-async fn settled(files: &Files) -> [Mark; 2] {
-    let mut seen = marks(files);
+pub(super) async fn settled<M: PartialEq>(marks: impl Fn() -> M) -> M {
+    let mut seen = marks();
     for _ in 0..SETTLE_AT_MOST {
         tokio::time::sleep(SETTLE).await;
-        let now = marks(files);
+        let now = marks();
         if now == seen {
             break;
         }
@@ -69,7 +69,7 @@ async fn settled(files: &Files) -> [Mark; 2] {
     seen
 }
 
-async fn hung_up(hangup: &mut Option<tokio::signal::unix::Signal>) {
+pub(super) async fn hung_up(hangup: &mut Option<tokio::signal::unix::Signal>) {
     match hangup {
         Some(hangup) => drop(hangup.recv().await),
         None => std::future::pending().await,
@@ -77,10 +77,13 @@ async fn hung_up(hangup: &mut Option<tokio::signal::unix::Signal>) {
 }
 
 fn marks(files: &Files) -> [Mark; 2] {
-    [&files.users, &files.access].map(|path| {
-        let seen = fs::metadata(path.as_ref()?).ok()?;
-        Some((seen.ino(), seen.mtime(), seen.mtime_nsec(), seen.len()))
-    })
+    [&files.users, &files.access].map(|path| mark(path.as_ref()?))
+}
+
+/// The state of a file; `None` where it cannot be seen.
+pub(super) fn mark(path: &Path) -> Mark {
+    let seen = fs::metadata(path).ok()?;
+    Some((seen.ino(), seen.mtime(), seen.mtime_nsec(), seen.len()))
 }
 
 /// What is learned and not yet on disk.

@@ -6,12 +6,17 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use super::gate::{Files, Policy};
+use super::inherited::Inherited;
+use super::plant_tls;
 use crate::bridge::Own;
-use crate::config::{self, Config, Kind, OverRate, Placed, Unmatched};
+use crate::config::{self, Config, Kind, OverRate, Placed, Unmatched, WhenFull};
 use crate::diag::{Diagnostic, SourceFile, Span};
 use crate::fence::learn::Notebook;
 use crate::hub::connection_string::{Auth, ConnectionString};
+use crate::hub::limits;
 use crate::rules::{self, RuleSet};
 use crate::secret::Secret;
 use crate::uplink::tls::{self, TlsError};
@@ -30,10 +35,18 @@ pub struct Settings {
     pub broker: broker::Options,
     /// Where plant clients connect.
     pub listeners: Vec<(SocketAddr, broker::Transport)>,
+    /// What the TLS listener takes up when it changes, where there is one.
+    pub plant_tls: Option<PlantTls>,
+    /// Sockets that were opened before the start.
+    pub inherited: Inherited,
     /// Where the uplink goes; the spool's identifier is filled in at start.
     pub uplink: uplink::Options,
+    /// The folder of everything that is kept.
+    pub state: PathBuf,
     /// The spool.
     pub spool: spool::Options,
+    /// The spool of urgent messages; it is opened where it is needed.
+    pub urgent: spool::Options,
     /// Folder of sessions and retained messages.
     pub sessions: PathBuf,
     /// Folder and size of the quarantine.
@@ -43,6 +56,12 @@ pub struct Settings {
     /// Where scrapers connect, and how long the end may drain.
     pub config: Config,
 }
+
+/// The files of the TLS listener, and where what they say goes.
+pub type PlantTls = (plant_tls::Files, watch::Sender<Arc<rustls::ServerConfig>>);
+
+/// Where plant clients connect, and what of it may change.
+type Listeners = (Vec<(SocketAddr, broker::Transport)>, Option<PlantTls>);
 
 /// The fence as its files say.
 pub struct Fence {
@@ -111,7 +130,7 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> io::Result<Loa
 fn settled(
     rules: RuleSet,
     (target, own): (Target, Own),
-    listeners: Vec<(SocketAddr, broker::Transport)>,
+    (listeners, plant_tls): Listeners,
     (state, config): (PathBuf, Config),
 ) -> Settings {
     let limit = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
@@ -142,15 +161,25 @@ fn settled(
     };
     let uplink = uplink::Options {
         target,
-        window: config.uplink.window,
+        window: config.uplink.window.map_or(uplink::WindowSize::Auto, uplink::WindowSize::Fixed),
+        hub_rate: config.uplink.tier.and_then(|tier| limits::d2c_per_second(tier, config.uplink.units)),
+        mark_late: config.uplink.mark_late,
+        max_age: config.spool.max_age,
         keep_alive: config.uplink.keep_alive,
         backoff: config.uplink.backoff,
         ack_timeout: config.uplink.ack_timeout,
+        suspect_after: config.uplink.suspect_after,
     };
-    let mut spool = spool::Options::new(state.join("spool"), config.spool.max_size);
-    spool.linger = config.spool.commit_wait;
-    spool.durability = config.spool.durability;
-    spool.when_full = config.spool.when_full;
+    let spool = |folder: &str, max_size, when_full| spool::Options {
+        linger: config.spool.commit_wait,
+        durability: config.spool.durability,
+        when_full,
+        max_age: config.spool.max_age,
+        ..spool::Options::new(state.join(folder), max_size)
+    };
+    // When it is full, what is urgent goes the way of all messages.
+    let urgent = spool("urgent", config.spool.urgent_max_size, WhenFull::Refuse);
+    let spool = spool("spool", config.spool.max_size, config.spool.when_full);
     let quarantine = (state.join("quarantine"), config.quarantine.max_size);
     let sessions = state.join("sessions");
     let fence = None;
@@ -160,8 +189,12 @@ fn settled(
         own,
         broker,
         listeners,
+        plant_tls,
+        inherited: Inherited::default(),
         uplink,
+        state,
         spool,
+        urgent,
         sessions,
         quarantine,
         fence,
@@ -171,18 +204,24 @@ fn settled(
 
 /// Reads rule files: a file as it is, a folder's `*.toml` in name order.
 pub fn read_rule_files(path: &Path) -> Result<Vec<SourceFile>, String> {
-    let mut paths = Vec::new();
-    if path.is_dir() {
-        for entry in fs::read_dir(path).map_err(|error| cannot_read(path, &error))? {
-            let path = entry.map_err(|error| cannot_read(path, &error))?.path();
+    let in_folder = |folder: &Path, kind: &str| -> Result<Vec<PathBuf>, String> {
+        let mut paths = Vec::new();
+        for entry in fs::read_dir(folder).map_err(|error| cannot_read(folder, &error))? {
+            let path = entry.map_err(|error| cannot_read(folder, &error))?.path();
             let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
-            if path.extension().is_some_and(|extension| extension == "toml") && !hidden {
+            if path.extension().is_some_and(|extension| extension == kind) && !hidden {
                 paths.push(path);
             }
         }
         paths.sort();
-    } else {
-        paths.push(path.to_owned());
+        Ok(paths)
+    };
+    let is_folder = path.is_dir();
+    let mut paths = if is_folder { in_folder(path, "toml")? } else { vec![path.to_owned()] };
+    let folder = if is_folder { Some(path) } else { path.parent() };
+    let folder = folder.map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder });
+    if let Some(folder) = folder.filter(|_| !paths.is_empty()) {
+        paths.extend(in_folder(folder, "csv").unwrap_or_default());
     }
     let read = |path: PathBuf| match fs::read_to_string(&path) {
         Ok(text) => Ok(SourceFile { path: path.display().to_string(), text }),
@@ -264,9 +303,10 @@ impl Place {
         Some(Fence { files, policy: read.policy?, notebook })
     }
 
-    fn listeners(&mut self, config: &Config) -> Option<Vec<(SocketAddr, broker::Transport)>> {
+    fn listeners(&mut self, config: &Config) -> Option<Listeners> {
         let broker = &config.broker;
         let mut listeners = vec![(broker.listen.value, broker::Transport::Tcp)];
+        let mut plant_tls = None;
         if let Some(tls) = &broker.tls {
             let (chain, key) = (self.read(&tls.certificate, None), self.read(&tls.key, None));
             let roots = tls.client_ca.as_ref().map(|file| (file, self.read(file, None)));
@@ -278,10 +318,18 @@ impl Place {
             };
             let server = broker::server_tls((chain?, key?), roots).map_err(TlsError::Pair);
             let server = self.usable(server, &tls.certificate.span, &tls.certificate.value)?;
-            listeners.push((tls.listen.value, broker::Transport::Tls(server)));
+            let (sender, receiver) = watch::channel(server);
+            listeners.push((tls.listen.value, broker::Transport::Tls(receiver)));
+            let path = |file: &Placed<String>| self.base.join(&file.value);
+            let files = plant_tls::Files {
+                certificate: path(&tls.certificate),
+                key: path(&tls.key),
+                client_ca: tls.client_ca.as_ref().map(path),
+            };
+            plant_tls = Some((files, sender));
         }
         listeners.extend(broker.websocket.as_ref().map(|at| (at.value, broker::Transport::WebSocket)));
-        Some(listeners)
+        Some((listeners, plant_tls))
     }
 
     fn target(&mut self, config: &Config) -> Option<(Target, Own)> {
@@ -304,7 +352,10 @@ impl Place {
             credentials,
             client_id: uplink.mqtt.client_id.value.clone(),
         };
-        Some((Target::Mqtt(target), Own { hub: String::new(), device: None, module: None }))
+        Some((
+            Target::Mqtt(target),
+            Own { hub: String::new(), device: None, module: None, mark_late: uplink.mark_late },
+        ))
     }
 
     fn hub(&mut self, config: &Config) -> Option<(Target, Own)> {
@@ -346,6 +397,7 @@ impl Place {
             hub: connection.host.clone(),
             device: Some(connection.device.clone()),
             module: connection.module.clone(),
+            mark_late: uplink.mark_late,
         };
         let target = HubTarget {
             connection,

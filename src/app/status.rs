@@ -92,6 +92,8 @@ pub struct Clients {
     pub connected: usize,
     /// Most there were at one time.
     pub maximum: usize,
+    /// How many are away while their session waits for them.
+    pub away: u64,
     /// In the order they came; at most [`MAX_CLIENTS`].
     pub list: Vec<Connected>,
 }
@@ -137,15 +139,15 @@ impl Clients {
     pub(super) fn of(census: &Census) -> (Self, Duration) {
         let totals = census.totals();
         let list = census.clients(MAX_CLIENTS).into_iter().map(Connected::from).collect();
-        (Self { connected: totals.connected, maximum: totals.maximum, list }, totals.uptime)
+        (Self { connected: totals.connected, maximum: totals.maximum, away: totals.away, list }, totals.uptime)
     }
 }
 
 impl Uplink {
     pub(super) fn of(status: &uplink::Status) -> Self {
         Self {
-            connected: status.connected,
-            trouble: status.trouble.clone(),
+            connected: status.connected.is_some(),
+            trouble: status.trouble.clone().or_else(|| status.warning.clone()),
             last_acknowledged_seconds_ago: status.last_puback.map(|at| at.elapsed().as_secs()),
         }
     }

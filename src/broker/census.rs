@@ -104,6 +104,7 @@ pub struct Census {
     started: Instant,
     people: Mutex<People>,
     dropped: AtomicU64,
+    away: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -123,6 +124,8 @@ pub struct Totals {
     pub connected: usize,
     /// Most clients there were at one time.
     pub maximum: usize,
+    /// Clients that are away and whose session waits for them.
+    pub away: u64,
     /// Of all connections there were.
     pub traffic: Traffic,
     /// Publishes a local subscriber lost.
@@ -131,7 +134,7 @@ pub struct Totals {
 
 impl Default for Census {
     fn default() -> Self {
-        Self { started: Instant::now(), people: Mutex::default(), dropped: AtomicU64::new(0) }
+        Self { started: Instant::now(), people: Mutex::default(), dropped: AtomicU64::new(0), away: AtomicU64::new(0) }
     }
 }
 
@@ -154,6 +157,11 @@ impl Census {
         Entry { census: self, number, presence }
     }
 
+    /// Says how many clients are away whose session waits for them.
+    pub(super) fn are_away(&self, clients: usize) {
+        self.away.store(clients as u64, Ordering::Relaxed);
+    }
+
     /// Counts a publish a local subscriber lost.
     pub(super) fn lost(&self) {
         self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -168,6 +176,7 @@ impl Census {
             uptime: self.started.elapsed(),
             connected: people.present.len(),
             maximum: people.maximum,
+            away: self.away.load(Ordering::Relaxed),
             traffic,
             dropped: self.dropped.load(Ordering::Relaxed),
         }

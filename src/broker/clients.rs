@@ -189,6 +189,7 @@ impl Router {
 
     fn count_sessions(&self, entries: &Entries) {
         self.metrics.sessions(entries.by_id.len(), entries.away.len());
+        self.census.are_away(entries.away.len());
     }
 
     /// How many sessions there are, those whose client is away among them.

@@ -417,6 +417,7 @@ where
             topic: &publish.topic,
             payload: &publish.payload,
             client: &self.client_id,
+            user: self.badge.user(),
             qos: publish.qos.value(),
             retain: publish.retain,
             received: self.received,

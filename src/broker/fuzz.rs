@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
-use super::{Ingest, Options, Restored, Shared, serve};
+use super::{Ingest, Options, Restored, Shared, serve, upkeep};
 use crate::metrics::Metrics;
 
 /// A broker whose connections are streams of the caller.
@@ -15,7 +15,21 @@ pub struct Lab<I>(Shared<I>);
 impl<I: Ingest> Lab<I> {
     /// A broker nobody is connected to.
     pub fn new(options: Options, ingest: Arc<I>, metrics: Metrics) -> Self {
-        Self(Shared::new((options, Restored::default()), ingest, metrics, CancellationToken::new()))
+        Self::restored((options, Restored::default()), ingest, metrics)
+    }
+
+    /// A broker with the sessions of an earlier one.
+    pub fn restored(options: (Options, Restored), ingest: Arc<I>, metrics: Metrics) -> Self {
+        Self(Shared::new(options, ingest, metrics, CancellationToken::new()))
+    }
+
+    /// Writes down what has changed, or everything.
+    pub async fn write_down(&self, everything: bool) {
+        if everything {
+            upkeep::write_everything(&self.0).await;
+        } else {
+            upkeep::write_changes(&self.0);
+        }
     }
 
     /// Serves one connection from its first byte to its end, as [`Broker`](super::Broker) does.

@@ -101,6 +101,11 @@ impl Badge {
         Self { user, password, ..Self::default() }
     }
 
+    /// The user name the client gave; where a gate asks for one, it was proved.
+    pub(super) fn user(&self) -> Option<&str> {
+        self.user.as_deref()
+    }
+
     pub(super) fn may_publish(&mut self, topic: &str) -> bool {
         self.pass.as_mut().is_none_or(|pass| pass.may_publish(topic))
     }
@@ -270,7 +275,7 @@ where
     S: AsyncWrite + Unpin,
     I: Ingest,
 {
-    let user = connected.badge.user.take();
+    let user = connected.badge.user.clone();
     let judged = tokio::select! {
         biased;
         () = shared.stop.cancelled() => return None,

@@ -296,7 +296,8 @@ impl Connected {
             }))),
             _ => MqttPacket::V3(v3::Packet::ConnectAck(v3::ConnectAck {
                 return_code: v3::ConnectAckReason::ConnectionAccepted,
-                session_present: present,
+                // In MQTT 3.1 the byte of this flag is not used.
+                session_present: present && self.version != "3.1",
             })),
         };
         let _ = self.codec.encode(packet, output);

@@ -16,7 +16,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
@@ -38,8 +38,8 @@ pub struct Listener {
 pub enum Transport {
     /// Nothing but TCP.
     Tcp,
-    /// TLS with these settings; [`server_tls`] makes them.
-    Tls(Arc<ServerConfig>),
+    /// TLS with the settings of the moment; [`server_tls`] makes them.
+    Tls(watch::Receiver<Arc<ServerConfig>>),
     /// WebSocket, plaintext.
     WebSocket,
 }
@@ -136,7 +136,10 @@ async fn serve<I: Ingest>(stream: TcpStream, peer: Peer, transport: Transport, s
     match transport {
         Transport::Tcp => serve::serve(stream, peer, shared).await,
         // In boxes, so that a plain connection's task has no room for their state.
-        Transport::Tls(config) => Box::pin(serve_tls(stream, peer, config, shared)).await,
+        Transport::Tls(config) => {
+            let config = Arc::clone(&config.borrow());
+            Box::pin(serve_tls(stream, peer, config, shared)).await;
+        }
         Transport::WebSocket => Box::pin(serve_websocket(stream, peer, shared)).await,
     }
 }

@@ -116,6 +116,7 @@ pub(super) async fn publish_will<I: Ingest>(will: &Publish, client: &str, close:
         topic: &will.topic,
         payload: &will.payload,
         client,
+        user: None,
         qos: will.qos.value(),
         retain: will.retain,
         received: Timestamp::now(),

@@ -408,10 +408,10 @@ impl Draft {
         let now = Timestamp::now();
         // Who was connected when the process ended is away since then, which is as good as since now.
         let gone_at = if self.gone_at == 0 { now } else { Timestamp(self.gone_at.min(now.0)) };
-        let away = u32::try_from((now.0 - gone_at.0) / 1000).unwrap_or(u32::MAX);
+        let away = u32::try_from(now.0.saturating_sub(gone_at.0) / 1000).unwrap_or(u32::MAX);
         let ends_at = if self.expiry == NEVER { None } else { after(self.expiry.saturating_sub(away)) };
         let will = self.will.take().map(|(due, publish)| {
-            let wait = Duration::from_millis(u64::try_from(due - now.0).unwrap_or(0));
+            let wait = Duration::from_millis(u64::try_from(due.saturating_sub(now.0)).unwrap_or(0));
             DelayedWill { publish, due: Instant::now() + wait.min(Duration::from_secs(self.expiry.into())) }
         });
         let flying = std::mem::take(&mut self.sent).into_iter().filter_map(|(seq, packet_id, awaits)| {
@@ -503,5 +503,36 @@ impl<'r> Reader<'r> {
         let waited = Timestamp::now().0.saturating_sub(written_at);
         message.age(Duration::from_millis(u64::try_from(waited).unwrap_or(0)));
         Some((message, publish.qos, publish.retain, identifiers.unwrap_or_default()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_nobody_wrote_do_no_harm() {
+        let session = |gone_at: i64, due: i64| {
+            let mut record = vec![kind::SESSION];
+            record.extend(7_u64.to_le_bytes());
+            record.push(1);
+            record.extend(60_u32.to_le_bytes());
+            record.extend([gone_at.to_le_bytes(), due.to_le_bytes()].concat());
+            record.extend([0, 0, 0, 0, 1, 0, 0, 0, b'a']);
+            record
+        };
+        for (name, records, sessions, unreadable) in [
+            ("nothing", vec![vec![]], 0, 1),
+            ("an unknown kind", vec![vec![99, 0, 0, 0, 0, 0, 0, 0, 0]], 1, 1),
+            ("the end of time", vec![session(i64::MAX, i64::MAX)], 1, 0),
+            ("before time", vec![session(i64::MIN, i64::MIN)], 1, 0),
+            ("cut off", vec![session(1, 1)[..30].to_vec()], 0, 1),
+            ("no session", vec![[vec![kind::DONE], vec![0; 16]].concat()], 1, 0),
+        ] {
+            let mut restored = Restored::default();
+            records.iter().for_each(|record: &Vec<u8>| restored.read(record));
+            assert_eq!((restored.counts().0, restored.counts().2), (sessions, unreadable), "{name}");
+            restored.into_parts();
+        }
     }
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::clients::Due;
-use super::store::Scribe;
 use super::wire::Close;
 use super::{Ingest, Shared, serve};
 
@@ -41,11 +40,11 @@ pub(super) async fn settle<I: Ingest>(due: impl IntoIterator<Item = Due>, close:
 /// Writes changes down until the broker stops. What changes after that, [`write_changes`] has to write.
 pub(super) async fn write_down<I: Ingest>(shared: Arc<Shared<I>>) {
     let Some(scribe) = &shared.router.common.scribe else { return };
-    write_everything(scribe, &shared).await;
+    write_everything(&shared).await;
     loop {
         tokio::select! {
             () = shared.stop.cancelled() => return,
-            () = scribe.store.outgrown() => write_everything(scribe, &shared).await,
+            () = scribe.store.outgrown() => write_everything(&shared).await,
             () = scribe.wake.notified() => {
                 tokio::select! {
                     () = shared.stop.cancelled() => return,
@@ -70,7 +69,8 @@ pub(super) fn write_changes<I: Ingest>(shared: &Shared<I>) {
 }
 
 /// Writes everything anew. What changes meanwhile is written as well, before or after.
-async fn write_everything<I: Ingest>(scribe: &Scribe, shared: &Shared<I>) {
+pub(super) async fn write_everything<I: Ingest>(shared: &Shared<I>) {
+    let Some(scribe) = &shared.router.common.scribe else { return };
     scribe.store.begin_anew();
     for session in shared.router.sessions() {
         scribe.store.room().await;

@@ -56,7 +56,8 @@ pub(super) fn run(args: Args) -> ExitCode {
     } else {
         print_findings(&checked.found, &checked.sources);
         for (file, source) in checked.sources.iter().enumerate() {
-            let line = summary_line(file, checked.summaries.get(file), &checked.found);
+            let summary = checked.summaries.get(file).filter(|_| !source.path.ends_with(".csv"));
+            let line = summary_line(file, summary, &checked.found);
             print(&format!("{}: {line}\n", source.path));
         }
     }

@@ -10,11 +10,17 @@ use clap::{Parser, Subcommand};
 mod check;
 mod demo;
 mod explain;
+mod ledger;
 mod passwd;
+mod quarantine;
+mod queue;
 mod run;
+mod running;
+mod service;
 mod sim;
 mod status;
 mod test;
+mod text;
 
 /// A durable bridge from plaintext MQTT on the plant floor to Azure IoT Hub and IoT Edge.
 #[derive(Parser)]
@@ -28,6 +34,9 @@ struct Cli {
 enum Command {
     Run(run::Args),
     Status(status::Args),
+    Ledger(ledger::Args),
+    Queue(queue::Args),
+    Quarantine(quarantine::Args),
     Check(check::Args),
     Test(test::Args),
     Explain(explain::Args),
@@ -41,6 +50,9 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::run(args),
         Command::Status(args) => status::run(args),
+        Command::Ledger(args) => ledger::run(args),
+        Command::Queue(args) => queue::run(args),
+        Command::Quarantine(args) => quarantine::run(args),
         Command::Check(args) => check::run(args),
         Command::Test(args) => test::run(args),
         Command::Explain(args) => explain::run(args),

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::check::{could_not_run, print_error, print_findings};
+use super::service;
 use crate::admin::Recorder;
+use crate::app::inherited::Inherited;
 use crate::app::{self, Running, settings};
 
 /// `EX_CONFIG` of sysexits.h: systemd need not try again.
@@ -45,7 +47,9 @@ pub(super) fn run(args: Args) -> ExitCode {
         }
     };
     print_findings(&loaded.diagnostics, &loaded.sources);
-    let Some(settings) = loaded.settings else { return ExitCode::from(BAD_CONFIGURATION) };
+    let Some(mut settings) = loaded.settings else { return ExitCode::from(BAD_CONFIGURATION) };
+    // Before there are threads: it takes variables out of the environment.
+    settings.inherited = Inherited::from_environment();
     let recorder = match Recorder::install() {
         Ok(recorder) => recorder,
         Err(error) => return could_not_run(&format!("the metrics cannot be set up: {error}")),
@@ -65,9 +69,10 @@ pub(super) fn run(args: Args) -> ExitCode {
     code
 }
 
-async fn serve(running: Running) -> ExitCode {
-    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
-    // SIGHUP asks for a reload: it must not end a bridge that has nothing to reload.
+async fn serve(mut running: Running) -> ExitCode {
+    service::ready();
+    let told = running.pulse().map(|pulse| tokio::spawn(service::keep_told(pulse)));
+    // From here on SIGHUP does not end the program.
     let _hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup());
     let failure = running.spool_failure();
     tokio::select! {
@@ -78,7 +83,12 @@ async fn serve(running: Running) -> ExitCode {
         signal = told_to_stop() => tracing::info!("{signal}: stopping"),
         () = told_to_reload() => {}
     }
-    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
+    service::stopping(running.longest_stop());
+    if let Some(told) = told {
+        // It holds on to the spools, which are to be closed.
+        told.abort();
+        let _ = told.await;
+    }
     match running.stop().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -106,9 +116,11 @@ async fn told_to_reload() {
     use tokio::signal::unix::{SignalKind, signal};
     if let Ok(mut hangup) = signal(SignalKind::hangup()) {
         while hangup.recv().await.is_some() {
-            tracing::warn!(
-                "SIGHUP: this version reads its files at start only; restart it, no message is lost by that"
+            tracing::info!(
+                "SIGHUP: the files of users, rights and the TLS listener are looked at again; bridge.toml and the \
+                 rules are read at start: restart for them, no message is lost by that"
             );
+            service::reloading();
         }
     }
     std::future::pending().await

@@ -72,6 +72,12 @@ struct Faults {
     /// Cut the line after every N messages of a connection, before the PUBACK of the Nth
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     cut_every: Option<u64>,
+    /// Close the connection at every message whose payload has this text in it, as a hub does at one it dislikes
+    #[arg(long, value_name = "TEXT")]
+    close_on: Option<String>,
+    /// Take N messages in all; then close each connection at its first publish, as with a spent daily quota
+    #[arg(long, value_name = "N")]
+    quota: Option<u64>,
     /// Refuse every CONNECT with return code 5
     #[arg(long)]
     refuse: bool,
@@ -174,6 +180,8 @@ fn options(args: Args, output: Option<mpsc::Sender<Vec<Received>>>) -> anyhow::R
             puback_delay: Duration::from_millis(args.faults.puback_delay),
             withhold_puback: args.faults.withhold_puback,
             cut_every: args.faults.cut_every,
+            close_on: args.faults.close_on,
+            quota: args.faults.quota,
             refuse: args.faults.refuse,
             expire_after: args.faults.expire.map(Duration::from_secs),
         },

@@ -184,8 +184,14 @@ pub struct Uplink {
     pub ca_file: Option<Placed<String>>,
     /// Host and port to connect to where they differ from what the name says.
     pub address: Option<Placed<(String, u16)>>,
-    /// Publishes that may wait for the hub's acknowledgement.
-    pub window: u16,
+    /// Publishes that may wait for the hub's acknowledgement; `None` is as many as pay.
+    pub window: Option<u16>,
+    /// The hub's tier, by which late messages are paced.
+    pub tier: Option<&'static str>,
+    /// Units of that tier.
+    pub units: u32,
+    /// True to mark messages that waited through an outage.
+    pub mark_late: bool,
     /// MQTT keep-alive.
     pub keep_alive: Duration,
     /// Lifetime of a SAS token; it is renewed at 85 %.
@@ -194,6 +200,10 @@ pub struct Uplink {
     pub backoff: (Duration, Duration),
     /// Time an acknowledgement may take before the connection is taken for dead.
     pub ack_timeout: Duration,
+    /// Closes of the line in a row after which what was in flight is suspected of causing them; 0 suspects nothing.
+    pub suspect_after: u32,
+    /// The property that numbers the messages of each device; none without it.
+    pub sequence_property: Option<Placed<String>>,
     /// How long the end of the program waits for the spool to drain.
     pub drain_timeout: Duration,
     /// Settings of `kind = "mqtt"`.
@@ -238,12 +248,16 @@ pub enum WhenFull {
 pub struct Spool {
     /// Most disk space, in bytes.
     pub max_size: u64,
+    /// Most disk space for messages of rules with `priority = "high"`, beside the other.
+    pub urgent_max_size: u64,
     /// When an append counts as durable.
     pub durability: Durability,
     /// What a full spool does.
     pub when_full: WhenFull,
     /// How long a commit may wait for company while more than one message comes at a time.
     pub commit_wait: Duration,
+    /// Messages older than this are given up; `None` keeps them for ever.
+    pub max_age: Option<Duration>,
 }
 
 /// `[quarantine]`: what the rules could not translate.
@@ -367,7 +381,10 @@ fn uplink(section: &mut Section<'_, '_, '_>) -> Option<Uplink> {
         key: section.text("key"),
         ca_file: section.text("ca_file"),
         address: section.address("address", 8883),
-        window: u16::try_from(section.count("window", 16, 1..=1_024)).unwrap_or(16),
+        window: section.count_or_auto("window", 1..=16_384).map(|window| u16::try_from(window).unwrap_or(16)),
+        tier: section.tier(kind.value),
+        units: u32::try_from(section.count("units", 1, 1..=200)).unwrap_or(1),
+        mark_late: section.flag("mark_late", false),
         keep_alive: section.duration("keep_alive", Duration::from_secs(60)),
         token_lifetime: section.duration("token_lifetime", Duration::from_secs(3_600)),
         backoff: (
@@ -375,6 +392,8 @@ fn uplink(section: &mut Section<'_, '_, '_>) -> Option<Uplink> {
             section.duration("backoff_max", Duration::from_secs(60)),
         ),
         ack_timeout: section.duration("ack_timeout", Duration::from_secs(60)),
+        suspect_after: u32::try_from(section.count("suspect_after", 3, 0..=1_000)).unwrap_or(3),
+        sequence_property: section.text("sequence_property"),
         drain_timeout: section.duration("drain_timeout", Duration::from_secs(5)),
         mqtt: mqtt(section, kind.value),
         kind,
@@ -410,9 +429,11 @@ fn spool(section: &mut Section<'_, '_, '_>) -> Spool {
     let when_full = section.choice("when_full", &[("refuse", WhenFull::Refuse), ("drop-oldest", WhenFull::DropOldest)]);
     Spool {
         max_size: section.size("max_size", 4 << 30, SMALLEST_SPOOL..=1 << 50),
+        urgent_max_size: section.size("urgent_max_size", 64 << 20, SMALLEST_SPOOL..=1 << 50),
         durability: durability.map_or(Durability::Fsync, |choice| choice.value),
         when_full: when_full.map_or(WhenFull::Refuse, |choice| choice.value),
         commit_wait: section.duration("commit_wait", Duration::from_micros(500)),
+        max_age: section.max_age(),
     }
 }
 

@@ -106,6 +106,38 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
         usize::try_from(value).unwrap_or(default)
     }
 
+    /// A count, or `"auto"`, which is the default and `None`.
+    pub(super) fn count_or_auto(&mut self, key: &'static str, range: RangeInclusive<i64>) -> Option<usize> {
+        let entry = self.reader.any(key)?;
+        if entry.value.get_ref().as_str().is_some() {
+            self.choice(key, &[("auto", ())]);
+            return None;
+        }
+        Some(self.count(key, 1, range))
+    }
+
+    /// The tier of a hub. Nothing else has one.
+    pub(super) fn tier(&mut self, kind: Kind) -> Option<&'static str> {
+        if kind != Kind::IotHub {
+            for key in ["tier", "units"] {
+                if let Some(Entry { key_span, .. }) = self.reader.any(key) {
+                    let found = self.report.new_error("not-for-this-kind", format!("`{key}` is only for an IoT hub"));
+                    self.report.push(found.at(key_span, "").help("remove this line"));
+                }
+            }
+            return None;
+        }
+        let tiers = ["F1", "B1", "B2", "B3", "S1", "S2", "S3"].map(|tier| (tier, tier));
+        self.choice("tier", &tiers).map(|tier| tier.value)
+    }
+
+    /// How old a message may become: a minute at least, or it would be gone before it could be sent.
+    pub(super) fn max_age(&mut self) -> Option<Duration> {
+        let age = self.has("max_age").then(|| self.duration("max_age", Duration::MAX))?;
+        self.check("max_age", age >= Duration::from_secs(60), "at least 1m; leave it out to keep messages for ever");
+        Some(age)
+    }
+
     pub(super) fn size(&mut self, key: &'static str, default: u64, range: RangeInclusive<u64>) -> u64 {
         let Some(text) = self.reader.string(key, self.report) else { return default };
         let Some(value) = units::size(text.value) else {
@@ -289,6 +321,11 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
         self.check("token_lifetime", uplink.token_lifetime >= TOKEN_LIFETIME_MIN, "at least 10s; 1h is usual");
         let (shortest, longest) = uplink.backoff;
         self.check("backoff_min", !shortest.is_zero() && shortest <= longest, "more than 0 and at most backoff_max");
+        if let Some(name) = uplink.sequence_property.as_ref().filter(|name| !is_property(&name.value)) {
+            let found = self.report.new_error("not-a-property", "`sequence_property` is no name for a property");
+            let found = found.at(name.span.clone(), "");
+            self.report.push(found.help("letters, digits, `_`, `-` and `.`: sequence_property = \"seq\""));
+        }
         self.check("ack_timeout", uplink.ack_timeout >= Duration::from_secs(1), "at least 1s");
     }
 
@@ -349,4 +386,10 @@ fn in_units(bytes: u64) -> String {
         Some((unit, shift)) => format!("{}{unit}", bytes >> shift),
         None => format!("{bytes}B"),
     }
+}
+
+/// A name that needs no escape anywhere and is none of the hub's own.
+fn is_property(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    !name.is_empty() && name.len() <= 64 && name.chars().all(plain) && !name.starts_with("iothub")
 }

@@ -14,7 +14,7 @@ fn a_connection_string_is_enough() {
     assert_eq!(config.uplink.connection_string.unwrap().value.expose(), env("HUB").unwrap());
     assert_eq!(config.rules.value, "rules");
     assert_eq!(config.broker.listen.value.port(), 1883);
-    assert_eq!(config.uplink.window, 16);
+    assert_eq!((config.uplink.window, config.uplink.tier, config.spool.max_age), (None, None, None));
     assert_eq!(config.spool.max_size, 4 << 30);
     assert_eq!(config.unmatched, Unmatched::Forward);
 }
@@ -38,6 +38,11 @@ fn findings() {
         (&format!("{hub}address = \":x\""), vec!["not-an-address"]),
         (&format!("{hub}keep_alive = \"20m\""), vec!["out-of-range"]),
         (&format!("{hub}window = 0"), vec!["out-of-range"]),
+        (&format!("{hub}window = \"aut\""), vec!["unknown-value"]),
+        (&format!("{hub}window = true"), vec!["wrong-type"]),
+        (&format!("{hub}tier = \"S4\"\nunits = 0"), vec!["unknown-value", "out-of-range"]),
+        ("[uplink]\nkind = \"mqtt\"\naddress = \"h:1\"\ntier = \"S1\"", vec!["not-for-this-kind"]),
+        (&format!("{hub}[spool]\nmax_age = \"5s\""), vec!["out-of-range"]),
         (&format!("{hub}token_lifetime = \"ten\""), vec!["not-a-duration"]),
         (&format!("{hub}[spool]\nmax_size = \"4 gigs\""), vec!["not-a-size"]),
         (&format!("{hub}[spool]\nmax_size = \"1MiB\"\nwhen_ful = \"refuse\""), vec!["out-of-range", "unknown-key"]),

@@ -18,6 +18,9 @@ use crate::message::{Content, HubMessage};
 /// The application property that names the device in gateway identity.
 pub const DEVICE: &str = "device";
 
+/// The application property, `true`, of a message that waited through an outage.
+pub const REPLAYED: &str = "replayed";
+
 /// Whose connection a message goes up on.
 #[derive(Debug, Clone, Copy)]
 pub struct Sender<'a> {
@@ -26,6 +29,8 @@ pub struct Sender<'a> {
     /// One connection for many devices: the device a rule names becomes the property [`DEVICE`].
     /// Without it, the device of the message is the identity itself and is not repeated.
     pub gateway: bool,
+    /// The message waited through an outage and gets the property [`REPLAYED`] that says so.
+    pub replayed: bool,
 }
 
 impl<'a> Sender<'a> {
@@ -62,6 +67,9 @@ pub fn push_topic<'a>(out: &mut String, sender: &Sender<'a>, message: &HubMessag
     }
     for (name, value) in message.properties() {
         bag::push(out, start, name, value);
+    }
+    if sender.replayed {
+        bag::push(out, start, REPLAYED, "true");
     }
 }
 
@@ -147,7 +155,8 @@ pub fn size<'a>(sender: &Sender<'a>, message: &HubMessage<'a>, message_id: &str)
         + CREATED;
     let device = sender.device_property(message).map_or(0, |device| DEVICE.len() + device.len());
     let named: usize = message.properties().map(|(name, value)| counted(name, value)).sum();
-    message.body.len() + system + device + named
+    let replayed = if sender.replayed { counted(REPLAYED, "true") } else { 0 };
+    message.body.len() + system + device + named + replayed
 }
 
 /// The same count for the properties of a bag.

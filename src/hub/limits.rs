@@ -44,3 +44,45 @@ pub const DEVICE_ID_MARKS: &str = "-.%_*?!(),:=@$'";
 
 /// The message id characters besides ASCII letters and digits.
 pub const MESSAGE_ID_MARKS: &str = "-:.+%_#*?!(),=@;$'";
+
+/// The tiers of a hub and the device-to-cloud messages a second that it takes: so many, but at least the second
+/// number, a unit ("IoT Hub quotas and throttling"). The rate counts messages of any size and is the hub's, not the
+/// device's.
+const TIERS: [(&str, u32, u32); 7] = [
+    ("F1", 0, 100),
+    ("B1", 12, 100),
+    ("S1", 12, 100),
+    ("B2", 120, 120),
+    ("S2", 120, 120),
+    ("B3", 6000, 6000),
+    ("S3", 6000, 6000),
+];
+
+/// Device-to-cloud messages a second that a hub takes; `None` for a tier there is not.
+pub fn d2c_per_second(tier: &str, units: u32) -> Option<u32> {
+    let (_, unit, least) = TIERS.iter().find(|(name, ..)| *name == tier)?;
+    Some(unit.saturating_mul(units).max(*least))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiers() {
+        for (tier, units, expect) in [
+            ("F1", 1, Some(100)),
+            ("S1", 1, Some(100)),
+            ("S1", 8, Some(100)),
+            ("S1", 9, Some(108)),
+            ("B1", 200, Some(2400)),
+            ("S2", 1, Some(120)),
+            ("B2", 10, Some(1200)),
+            ("S3", 1, Some(6000)),
+            ("B3", 10, Some(60_000)),
+            ("S4", 1, None),
+        ] {
+            assert_eq!(d2c_per_second(tier, units), expect, "{tier} {units}");
+        }
+    }
+}

@@ -12,6 +12,7 @@
 //! | [`d2c`] | the telemetry topic, its size, publishes already addressed to the hub |
 //! | [`bag`] | the property bag at the end of that topic |
 //! | [`limits`] | numbers, with their source |
+//! | [`pace`] | how fast a backlog may follow |
 //! | [`refused`] | what a refused CONNECT probably means |
 
 pub mod bag;
@@ -19,5 +20,6 @@ pub mod connect;
 pub mod connection_string;
 pub mod d2c;
 pub mod limits;
+pub mod pace;
 pub mod refused;
 pub mod sas;

@@ -111,6 +111,9 @@ enum First {
 
 async fn first_packet(stream: &mut Stream, codec: &mut Codec, input: &mut BytesMut) -> Result<First, Closed> {
     loop {
+        if input.starts_with(b"HEAD ") {
+            return Err(tell_time(stream).await);
+        }
         match codec.decode(input) {
             Ok(Some((Packet::Connect(connect), _))) => return Ok(First::Connect(connect)),
             Err(DecodeError::UnsupportedProtocolLevel) => return Ok(First::OtherProtocol),
@@ -122,6 +125,20 @@ async fn first_packet(stream: &mut Stream, codec: &mut Codec, input: &mut BytesM
             Ok(_) => {}
         }
     }
+}
+
+/// The hub's HTTPS side, as far as it tells the time.
+async fn tell_time(stream: &mut Stream) -> Closed {
+    let date = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&jiff::Timestamp::now());
+    if let Ok(date) = date {
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nDate: {date}\r\nConnection: close\r\n\r\n");
+        let _ = timeout(WRITE_TIMEOUT, async {
+            stream.write_all(answer.as_bytes()).await?;
+            stream.shutdown().await
+        })
+        .await;
+    }
+    Closed::Goodbye
 }
 
 fn admit(stream: &Stream, connect: Connect, shared: &Shared) -> Result<(Admitted, Connect, Hold), Refusal> {

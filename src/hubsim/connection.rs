@@ -162,6 +162,12 @@ impl Connection {
         if size > D2C_MAX_BYTES && publish.payload.len() + d2c::bag_size(bag) > D2C_MAX_BYTES {
             return Break(Closed::TooLarge);
         }
+        if self.shared.options.misbehave.close_on.as_ref().is_some_and(|text| contains(&publish.payload, text)) {
+            return Break(Closed::Disliked);
+        }
+        if self.shared.options.misbehave.quota.is_some_and(|quota| self.shared.counters.take_one_of(quota).is_none()) {
+            return Break(Closed::Quota);
+        }
         let taken = self.take_message(bag, &publish.payload, now, publish.retain.then_some(("mqtt-retain", "true")));
         if let Err(error) = taken {
             tracing::info!(device = %self.source.device, %error, "bad property bag");
@@ -383,4 +389,8 @@ impl Connection {
             let _ = timeout(Duration::from_secs(1), self.stream.shutdown()).await;
         }
     }
+}
+
+fn contains(payload: &[u8], text: &str) -> bool {
+    memchr::memmem::find(payload, text.as_bytes()).is_some()
 }

@@ -32,6 +32,10 @@ pub enum Closed {
     Protocol,
     /// The line was cut on purpose.
     Cut,
+    /// A message it was told to close at.
+    Disliked,
+    /// The daily quota it was told is spent.
+    Quota,
     /// The client does not read what it is sent.
     NotReading,
     /// The CONNECT was refused.
@@ -63,6 +67,8 @@ impl Closed {
             Self::Unsubscribe => "UNSUBSCRIBE from a topic filter it did not have",
             Self::Protocol => "not MQTT 3.1.1, or a packet out of place",
             Self::Cut => "cut on purpose",
+            Self::Disliked => "a message it was told to close at",
+            Self::Quota => "the daily quota is spent",
             Self::NotReading => "the client does not read what it is sent",
             Self::Refused => "the CONNECT was refused",
             Self::Handshake => "the TLS handshake failed or took too long",
@@ -82,6 +88,8 @@ pub(super) struct Counters {
     connected: AtomicU64,
     messages: AtomicU64,
     dropped: AtomicU64,
+    /// Messages taken off the quota.
+    quota: AtomicU64,
     closed: [AtomicU64; REASONS],
 }
 
@@ -99,6 +107,11 @@ impl Counters {
         if dropped > 0 {
             self.dropped.fetch_add(dropped, Relaxed);
         }
+    }
+
+    /// Takes a message off the quota; `None` where nothing is left of it.
+    pub(super) fn take_one_of(&self, quota: u64) -> Option<u64> {
+        self.quota.fetch_update(Relaxed, Relaxed, |used| (used < quota).then_some(used + 1)).ok()
     }
 
     pub(super) fn close(&self, why: Closed) {

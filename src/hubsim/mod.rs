@@ -19,6 +19,8 @@
 //! | silence of 1.5 times the keep-alive | closed, at most after 1767 s | at most after 600 s |
 //! | its token is over | closed 300 s later | same |
 //!
+//! A `HEAD` request over HTTP instead of a CONNECT is answered with the time, as the hub's HTTPS side does.
+//!
 //! A message is handed to the output before its PUBACK is written. Connections, sessions, queues,
 //! packets and waiting times are all bounded.
 
@@ -79,6 +81,10 @@ pub struct Misbehave {
     pub withhold_puback: bool,
     /// The line is cut after every so many messages of a connection, before the PUBACK of the last.
     pub cut_every: Option<u64>,
+    /// The line is closed at every message whose payload has this text in it; the message is not taken.
+    pub close_on: Option<String>,
+    /// After so many messages in all, every connection is closed at its first publish, as with a spent daily quota.
+    pub quota: Option<u64>,
     /// Every CONNECT is refused with 5.
     pub refuse: bool,
     /// A connection is closed this long after its CONNECT, as if its token were over.

@@ -172,7 +172,8 @@ mod tests {
             let mut members = Vec::new();
             json::scan(&text, Some(&mut members)).unwrap();
             let received = Timestamp(1_767_225_600_000);
-            let publish = Publish { topic: "t", payload: b"", client: "c", qos: 1, retain: false, received };
+            let publish =
+                Publish { topic: "t", payload: b"", client: "c", user: None, qos: 1, retain: false, received };
             let facts = Facts {
                 publish: &publish,
                 captures: &[],

@@ -9,11 +9,11 @@ use std::ops::Range;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use super::QuarantineReason;
 use super::json;
 use super::number;
 use super::refusal::{self, Refusal, not_json, shown};
 use super::rule::Decode;
-use super::QuarantineReason;
 use crate::message::{Content, Publish};
 
 pub(super) mod binary;

@@ -1,12 +1,12 @@
 //! Why a publish takes the way it takes: for people, and for the messages of failing tests.
 
 use super::json;
+use super::number::is_number;
 use super::pattern::{Level, Pattern};
 use super::rule::{Action, Rule};
-use super::number::is_number;
 use super::{Output, RuleIndex, RuleSet, Verdict};
 use crate::diag::nearest as nearest_word;
-use crate::message::Publish;
+use crate::message::{Event, Presence, Publish};
 
 /// What happens to a publish, and why.
 #[derive(Debug)]
@@ -48,6 +48,11 @@ pub enum Step {
         /// Name and text of each.
         captures: Vec<(String, String)>,
     },
+    /// It takes the topic, and its `when` or `lookup` lets the publish go by.
+    LetBy {
+        /// Name and text of each.
+        captures: Vec<(String, String)>,
+    },
     /// A level differs.
     Level {
         /// The number of the level, from 1.
@@ -61,6 +66,8 @@ pub enum Step {
     Dollar,
     /// The regex does not match.
     Regex,
+    /// The client id is not of the rule's form.
+    Client,
 }
 
 impl Step {
@@ -68,6 +75,7 @@ impl Step {
     pub fn in_words(&self) -> String {
         match self {
             Self::Took { .. } => "takes it".to_owned(),
+            Self::LetBy { .. } => "takes the topic, but its `when` or `lookup` lets this publish go by".to_owned(),
             Self::Level { number, want: Some(want), got: Some(got) } => {
                 format!("level {number} is `{got}`, the rule wants `{want}`")
             }
@@ -82,6 +90,7 @@ impl Step {
             }
             Self::Dollar => "a wildcard in the first level does not take a topic that begins with `$`".to_owned(),
             Self::Regex => "the regex does not match".to_owned(),
+            Self::Client => "the client id does not match".to_owned(),
         }
     }
 }
@@ -89,18 +98,43 @@ impl Step {
 pub(super) fn explain(rules: &RuleSet, publish: &Publish<'_>) -> Explanation {
     let mut output = Output::new();
     let verdict = rules.translate(publish, &mut output);
+    retrace(rules, None, publish.topic, (verdict, output))
+}
+
+pub(super) fn presence(rules: &RuleSet, presence: &Presence<'_>) -> Explanation {
+    let mut output = Output::new();
+    let verdict = rules.presence(presence, &mut output);
+    let mut explanation = retrace(rules, Some(presence.event), presence.client, (verdict, output));
+    for tried in &mut explanation.tried {
+        if let Step::Took { captures } | Step::LetBy { captures } = &mut tried.step {
+            captures.push(("address".to_owned(), presence.address.to_owned()));
+            if presence.event == Event::Disconnect {
+                captures.push(("reason".to_owned(), presence.reason.to_owned()));
+            }
+        } else if tried.step == Step::Regex {
+            tried.step = Step::Client;
+        }
+    }
+    explanation
+}
+
+/// Tries the rules for an event, or for publishes, in order, as far as the verdict came.
+fn retrace(rules: &RuleSet, on: Option<Event>, text: &str, (verdict, output): (Verdict, Output)) -> Explanation {
     let mut tried = Vec::new();
-    for (index, rule) in rules.0.rules.iter().enumerate().filter(|(_, rule)| rule.on.is_none()) {
-        let step = attempt(rule, publish.topic);
+    for (index, rule) in rules.0.rules.iter().enumerate().filter(|(_, rule)| rule.on == on) {
+        let step = match attempt(rule, text) {
+            Step::Took { captures } if output.let_by().contains(&index) => Step::LetBy { captures },
+            step => step,
+        };
         let ends = matches!(step, Step::Took { .. }) && ends_here(rule, index, verdict);
         tried.push(Tried {
             rule: index,
             name: rule.name.clone(),
             path: rule.path.clone(),
             line: rule.line,
-            pattern: rule.pattern.text().to_owned(),
+            pattern: rule.written.clone(),
             step,
-            likeness: likeness(rule.pattern.levels(), publish.topic),
+            likeness: likeness(rule.pattern.levels(), text),
         });
         if ends {
             break;
@@ -115,7 +149,11 @@ pub(super) fn explain(rules: &RuleSet, publish: &Publish<'_>) -> Explanation {
 
 fn ends_here(rule: &Rule, index: RuleIndex, verdict: Verdict) -> bool {
     let failed = matches!(verdict, Verdict::Quarantined { rule, .. } if rule == index);
-    rule.is_last() || failed || matches!(rule.action, Action::Drop)
+    let drops = match &rule.action {
+        Action::Drop => true,
+        Action::Send(message) => message.drops,
+    };
+    !rule.goes_on || failed || drops
 }
 
 fn attempt(rule: &Rule, topic: &str) -> Step {

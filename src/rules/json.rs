@@ -383,11 +383,9 @@ mod tests {
 
     #[test]
     fn elements_of_a_list() {
-        for (text, expect) in [
-            ("[]", vec![]),
-            (" [ 1 , [2,3],{\"a\":[4]} ]", vec!["1", "[2,3]", "{\"a\":[4]}"]),
-            ("{\"a\":[1]}", vec![]),
-        ] {
+        for (text, expect) in
+            [("[]", vec![]), (" [ 1 , [2,3],{\"a\":[4]} ]", vec!["1", "[2,3]", "{\"a\":[4]}"]), ("{\"a\":[1]}", vec![])]
+        {
             let found: Vec<&str> = elements(text).into_iter().map(|place| text.get(place).unwrap()).collect();
             assert_eq!(found, expect, "{text}");
         }

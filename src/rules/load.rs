@@ -1,5 +1,8 @@
 //! Rule files into checked rules and tests. Every mistake of every file is told, none stops the reading.
 
+use toml::Spanned;
+use toml::de::DeTable;
+
 use crate::diag::walk::{Reader, Report, Text};
 use crate::diag::{Diagnostic, SourceFile, Span, syntax};
 use crate::message::Event;
@@ -13,22 +16,29 @@ mod read_binary;
 mod read_decode;
 mod read_on;
 mod read_rule;
+mod read_shape;
+mod read_table;
 mod read_test;
 mod read_time;
 mod texts;
 mod whole;
 
+use read_table::Tables;
+
 /// Every code a rule file can be answered with.
-pub const CODES: [&str; 30] = [
+pub const CODES: [&str; 37] = [
     "bad-decode",
     "bad-duration",
     "bad-hex",
     "bad-name",
     "bad-path",
     "bad-regex",
+    "bad-scale",
+    "bad-table",
     "bad-time",
     "bad-topic",
     "duplicate-name",
+    "endless-script",
     "never-runs",
     "no-device",
     "no-rules",
@@ -38,15 +48,19 @@ pub const CODES: [&str; 30] = [
     "odd-level",
     "raw-with-fields",
     "reserved-property",
+    "script-syntax",
     "template-syntax",
     "toml-syntax",
     "two-patterns",
     "unknown-event",
+    "unknown-filter",
     "unknown-format",
     "unknown-key",
     "unknown-name",
     "unknown-reason",
+    "unknown-table",
     "unknown-type",
+    "unknown-variable",
     "unknown-word",
     "unused-key",
     "wrong-type",
@@ -99,11 +113,26 @@ pub fn load(files: &[SourceFile]) -> Loaded {
     let mut drafts = Vec::new();
     let mut tests = Vec::new();
     let mut summaries = Vec::new();
-    for (file, source) in files.iter().enumerate() {
-        let mut report = Report::new(file, &source.text);
-        summaries.push(load_file(source, &mut report, &mut drafts, &mut tests));
-        diagnostics.append(&mut report.found);
+    let mut reports: Vec<Report<'_>> =
+        files.iter().enumerate().map(|(file, source)| Report::new(file, &source.text)).collect();
+    let documents: Vec<_> = files
+        .iter()
+        .zip(&mut reports)
+        .map(|(source, report)| if is_table(source) { None } else { syntax::parse(report) })
+        .collect();
+    let mut tables = Tables::default();
+    for (document, report) in documents.iter().zip(&mut reports) {
+        if let Some(document) = document {
+            tables.read(&mut Reader::new(document.get_ref(), "the file"), files, report);
+        }
     }
+    for ((document, report), source) in documents.iter().zip(&mut reports).zip(files) {
+        summaries.push(match document {
+            Some(document) => load_file((document, source), &tables, report, (&mut drafts, &mut tests)),
+            None => FileSummary::default(),
+        });
+    }
+    reports.iter_mut().for_each(|report| diagnostics.append(&mut report.found));
     whole::never_runs(&drafts, &mut diagnostics);
     whole::duplicate_names(&drafts, &mut diagnostics);
     let mut rules = None;
@@ -120,23 +149,28 @@ pub fn load(files: &[SourceFile]) -> Loaded {
     Loaded { rules, diagnostics, tests, files: summaries }
 }
 
+/// A file that a table may take its rows from.
+fn is_table(source: &SourceFile) -> bool {
+    source.path.ends_with(".csv")
+}
+
 fn load_file(
-    source: &SourceFile,
+    (document, source): (&Spanned<DeTable<'_>>, &SourceFile),
+    tables: &Tables,
     report: &mut Report<'_>,
-    drafts: &mut Vec<Draft>,
-    tests: &mut Vec<Test>,
+    (drafts, tests): (&mut Vec<Draft>, &mut Vec<Test>),
 ) -> FileSummary {
-    let Some(document) = syntax::parse(report) else { return FileSummary::default() };
     let mut file = Reader::new(document.get_ref(), "the file");
     let rules = file.tables("rule", report);
     for (table, span) in &rules {
-        drafts.push(read_rule::read(table, span, source, report));
+        drafts.push(read_rule::read(table, span, (source, tables), report));
     }
     let cases = file.tables("test", report);
     for (index, (table, span)) in cases.iter().enumerate() {
         tests.extend(read_test::read(table, span, index + 1, report));
     }
-    later::table(&mut file, report);
+    // Read before the rules of all files.
+    file.any("table");
     file.finish(report);
     if document.get_ref().is_empty() {
         let found = Diagnostic::warning("no-rules", "there is no [[rule]] in this file", report.file);

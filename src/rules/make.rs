@@ -1,35 +1,59 @@
-//! One rule's messages: decode, read the fields, write the records.
+//! One rule's messages: decode, ask the table and `when`, run the script, shape the object, write the records.
 
 use std::ops::Range;
 
-use super::QuarantineReason;
 use super::clock::Doubt;
 use super::decode::{self, Births, Body, Decoded};
+use super::expr::Scope;
 use super::json::{self, Kind, Member, NotJson};
+use super::lookup::{Lookup, Miss};
 use super::refusal::{BASE64, Refusal, not_json, shown};
 use super::rule::{Decode, Message, Value};
+use super::script::Script;
+use super::shape;
 use super::template::{Facts, Gap, Place, Template};
+use super::{QuarantineReason, RuleIndex};
 use crate::message::{Content, Publish, RecordWriter};
 
 /// What making a message needs, kept from one to the next so that nothing is allocated.
 #[derive(Debug, Default)]
 pub(super) struct Work {
     decoded: Decoded,
+    buffers: Buffers,
+}
+
+#[derive(Debug, Default)]
+struct Buffers {
     members: Vec<Member>,
     device: Vec<u8>,
     value: Vec<u8>,
+    /// After `scale` and `set`.
+    shaped: Shaped,
+    /// After `rename` and `remove`.
+    reshaped: Shaped,
+}
+
+/// An object that a rule has changed.
+#[derive(Debug, Default)]
+struct Shaped {
+    text: Vec<u8>,
+    next: Vec<u8>,
+    members: Vec<Member>,
 }
 
 impl Work {
     /// Forgets everything and keeps at most `kept` bytes of room in each buffer.
     pub(super) fn clear(&mut self, kept: usize) {
         self.decoded.clear(kept);
-        for buffer in [&mut self.device, &mut self.value] {
+        let Buffers { members, device, value, shaped, reshaped } = &mut self.buffers;
+        for buffer in [device, value, &mut shaped.text, &mut shaped.next, &mut reshaped.text] {
             buffer.clear();
             buffer.shrink_to(kept);
         }
-        self.members.clear();
-        self.members.shrink_to(kept / size_of::<Member>());
+        for list in [members, &mut shaped.members, &mut reshaped.members] {
+            list.clear();
+            list.shrink_to(kept / size_of::<Member>());
+        }
     }
 }
 
@@ -48,102 +72,244 @@ pub(super) struct Source<'a> {
 pub(super) struct Records {
     pub(super) bytes: Vec<u8>,
     /// The rule of each record and where the record ends.
-    pub(super) ends: Vec<(Option<super::RuleIndex>, usize)>,
+    pub(super) ends: Vec<(Option<RuleIndex>, usize)>,
+    /// The rules that let the publish go by.
+    pub(super) let_by: Vec<RuleIndex>,
     /// Where the time of a payload was not taken.
-    pub(super) doubts: Vec<(super::RuleIndex, Doubt)>,
+    pub(super) doubts: Vec<(RuleIndex, Doubt)>,
+}
+
+/// Whether a rule takes a publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    Yes,
+    /// Its `when` or `lookup` lets it go by.
+    No,
 }
 
 /// Makes all messages of a rule, or none.
 pub(super) fn make(
     message: &Message,
-    rule: super::RuleIndex,
+    rule: RuleIndex,
     source: &Source<'_>,
     work: &mut Work,
     records: &mut Records,
-) -> Result<(), Refusal> {
-    let (bytes, ends) = (records.bytes.len(), records.ends.len());
-    let made = all(message, rule, source, work, records);
+) -> Result<Taken, Refusal> {
+    let (bytes, ends, doubts) = (records.bytes.len(), records.ends.len(), records.doubts.len());
+    let Work { decoded, buffers } = work;
+    let made = Maker { message, rule, source, buffers, records }.all(decoded);
     if made.is_err() {
         records.bytes.truncate(bytes);
         records.ends.truncate(ends);
+        records.doubts.truncate(doubts);
     }
     made
 }
 
-fn all(
-    message: &Message,
-    rule: super::RuleIndex,
-    source: &Source<'_>,
-    work: &mut Work,
-    records: &mut Records,
-) -> Result<(), Refusal> {
-    let payload = source.publish.payload;
-    let Work { decoded, members, device, value } = work;
-    let mut buffers = Buffers { members, device, value };
-    let Some(format) = &message.decode else {
-        return one(message, (source, &[]), (payload, None), &mut buffers, (rule, records));
-    };
-    decoded.clear(usize::MAX);
-    let needs_object = message.reads_fields || !message.add.is_empty();
-    match decode::decode(format, (source.publish, needs_object), source.births, decoded)? {
-        Body::Payload(content) => one(message, (source, &[]), (payload, content), &mut buffers, (rule, records)),
-        Body::Items(content) => decoded.items.iter().try_for_each(|item| {
-            let names = decoded.names(item);
-            let names = names.get(..format.names().len()).unwrap_or(&[]);
-            one(message, (source, names), (decoded.body(item), content), &mut buffers, (rule, records))
-        }),
+/// One rule at work on one publish.
+struct Maker<'m> {
+    message: &'m Message,
+    rule: RuleIndex,
+    source: &'m Source<'m>,
+    buffers: &'m mut Buffers,
+    records: &'m mut Records,
+}
+
+impl Maker<'_> {
+    fn all(&mut self, decoded: &mut Decoded) -> Result<Taken, Refusal> {
+        let publish = self.source.publish;
+        let Some(format) = &self.message.decode else { return self.one(&[], publish.payload, None) };
+        decoded.clear(usize::MAX);
+        let looked_at = self.message.reads_fields && self.message.script.is_none();
+        match decode::decode(format, (publish, looked_at), self.source.births, decoded)? {
+            Body::Payload(content) => self.one(&[], publish.payload, content),
+            Body::Items(content) => {
+                let mut taken = if decoded.items.is_empty() { Taken::Yes } else { Taken::No };
+                for item in &decoded.items {
+                    let names = decoded.names(item);
+                    let names = names.get(..format.names().len()).unwrap_or(&[]);
+                    if self.one(names, decoded.body(item), content)? == Taken::Yes {
+                        taken = Taken::Yes;
+                    }
+                }
+                Ok(taken)
+            }
+        }
+    }
+
+    fn one(&mut self, names: &[&str], body: &[u8], content: Option<Content<'static>>) -> Result<Taken, Refusal> {
+        let mut members = std::mem::take(&mut self.buffers.members);
+        members.clear();
+        let made = self.of_body(names, (body, content), &mut members);
+        self.buffers.members = members;
+        made
+    }
+
+    /// Makes the messages of one body. What is wrong with a body counts only once `when` has let it in.
+    fn of_body(
+        &mut self,
+        names: &[&str],
+        (body, content): (&[u8], Option<Content<'static>>),
+        members: &mut Vec<Member>,
+    ) -> Result<Taken, Refusal> {
+        let message = self.message;
+        let strict = message.reads_fields && message.script.is_none() && !message.drops;
+        let found = if strict || message.reads_early { object(message, body, members) } else { Ok("") };
+        let text = found.as_ref().copied().unwrap_or("");
+        if text.is_empty() {
+            members.clear();
+        }
+        let Source { publish, captures, event, .. } = *self.source;
+        let mut facts =
+            Facts { publish, captures, more: [event, names], row: &[], time: publish.received, text, members };
+        let looked_up = match &message.lookup {
+            Some(lookup) => self.look_up(lookup, &mut facts),
+            None => Ok(Taken::Yes),
+        };
+        if let Some(when) = &message.when {
+            let value = Scope::new(&facts).value(when).map_err(|problem| {
+                Refusal::new(QuarantineReason::NotCalculable, format!("`when` cannot be calculated: {problem}"))
+            })?;
+            if !value.is_true() {
+                return Ok(Taken::No);
+            }
+        }
+        if looked_up? == Taken::No {
+            return Ok(Taken::No);
+        }
+        if strict {
+            found?;
+        }
+        match &message.script {
+            _ if message.drops => {}
+            None => self.finish(&facts, body, content)?,
+            Some(script) => self.scripted(script, &facts, body)?,
+        }
+        Ok(Taken::Yes)
+    }
+
+    /// Finds the row of the rule's table.
+    fn look_up<'a>(&mut self, lookup: &'a Lookup, facts: &mut Facts<'a>) -> Result<Taken, Refusal> {
+        let key = &mut self.buffers.value;
+        key.clear();
+        let rendered = lookup.key.render(facts, Place::Property, key).is_ok();
+        let key = std::str::from_utf8(key).unwrap_or("");
+        facts.row = match lookup.table.rows.get(key) {
+            Some(row) if rendered => row,
+            _ => match &lookup.miss {
+                Miss::Default(row) => row,
+                Miss::Skip => return Ok(Taken::No),
+                Miss::Quarantine => {
+                    let detail = match rendered {
+                        true => format!("the table `{}` has no {}", lookup.name, shown(key.as_bytes())),
+                        false => format!("the payload lacks what `lookup` needs for the table `{}`", lookup.name),
+                    };
+                    return Err(Refusal::new(QuarantineReason::LookupMiss, detail));
+                }
+            },
+        };
+        Ok(Taken::Yes)
+    }
+
+    /// Makes a message of each of the script's results.
+    fn scripted(&mut self, script: &Script, facts: &Facts<'_>, body: &[u8]) -> Result<(), Refusal> {
+        let mut members = Vec::new();
+        for result in script.run(body, facts)? {
+            members.clear();
+            let text = match self.message.reads_fields {
+                true => object(self.message, &result, &mut members)?,
+                false => "",
+            };
+            self.finish(&Facts { text, members: &members, ..*facts }, &result, Some(Content::Json))?;
+        }
+        Ok(())
+    }
+
+    /// Writes the record of a body.
+    fn finish(&mut self, facts: &Facts<'_>, body: &[u8], content: Option<Content<'static>>) -> Result<(), Refusal> {
+        let message = self.message;
+        if message.scale.is_empty() && message.set.is_empty() {
+            return self.record(facts, body, content);
+        }
+        let mut shaped = std::mem::take(&mut self.buffers.shaped);
+        let made = self.calculated(facts, &mut shaped).and_then(|()| {
+            let text = std::str::from_utf8(&shaped.text).unwrap_or("");
+            let facts = Facts { text, members: &shaped.members, ..*facts };
+            self.record(&facts, text.as_bytes(), content)
+        });
+        self.buffers.shaped = shaped;
+        made
+    }
+
+    /// The object after `scale` and `set`; each entry of `set` sees those before it.
+    fn calculated(&mut self, facts: &Facts<'_>, shaped: &mut Shaped) -> Result<(), Refusal> {
+        let Shaped { text, next, members } = shaped;
+        text.clear();
+        shape::scale(&self.message.scale, facts, text)?;
+        rescan(text, members);
+        for set in &self.message.set {
+            next.clear();
+            let now = Facts { text: std::str::from_utf8(text).unwrap_or(""), members, ..*facts };
+            if shape::set(set, &now, &mut self.buffers.value, next)? {
+                std::mem::swap(text, next);
+                rescan(text, members);
+            }
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, facts: &Facts<'_>, body: &[u8], content: Option<Content<'static>>) -> Result<(), Refusal> {
+        let Self { message, rule, buffers, records, .. } = self;
+        let Buffers { device, value, reshaped, .. } = &mut **buffers;
+        if records.ends.len() >= decode::MAX_ITEMS {
+            let detail = format!("the publish makes more than {} messages", decode::MAX_ITEMS);
+            return Err(Refusal::new(QuarantineReason::TooMany, detail));
+        }
+        let mut facts = *facts;
+        if let Some(clock) = &message.time {
+            match clock.read(&facts) {
+                Ok(time) => facts.time = time,
+                Err(doubt) => records.doubts.push((*rule, doubt)),
+            }
+        }
+        device.clear();
+        message.device.render(&facts, Place::Device, device).map_err(no_device)?;
+        if device.is_empty() {
+            return Err(Refusal::new(QuarantineReason::EmptyDevice, "the name of the device is empty"));
+        }
+        let content = content.unwrap_or_else(|| if message.reads_fields { Content::Json } else { look(body) });
+        let out = &mut records.bytes;
+        let mut writer = RecordWriter::begin(out, facts.time, content, |out| out.extend_from_slice(device));
+        for (name, template) in &message.props {
+            value.clear();
+            if template.render(&facts, Place::Property, value).is_ok() {
+                writer.property(name, |out| out.extend_from_slice(value));
+            }
+        }
+        let written = writer.finish(|out| match (message.reshape.is_empty(), message.add.is_empty()) {
+            (true, true) => out.extend_from_slice(body),
+            (true, false) => enrich(&message.add, &facts, (facts.text, facts.members), value, out),
+            (false, true) => message.reshape.apply(facts.text, facts.members, out),
+            (false, false) => {
+                reshaped.text.clear();
+                message.reshape.apply(facts.text, facts.members, &mut reshaped.text);
+                rescan(&reshaped.text, &mut reshaped.members);
+                let text = std::str::from_utf8(&reshaped.text).unwrap_or("");
+                enrich(&message.add, &facts, (text, &reshaped.members), value, out);
+            }
+        });
+        written.map_err(|_| {
+            Refusal::new(QuarantineReason::TooLong, "the device or a property is longer than 65535 bytes")
+        })?;
+        records.ends.push((Some(*rule), records.bytes.len()));
+        Ok(())
     }
 }
 
-struct Buffers<'w> {
-    members: &'w mut Vec<Member>,
-    device: &'w mut Vec<u8>,
-    value: &'w mut Vec<u8>,
-}
-
-/// Makes the message of one body.
-fn one(
-    message: &Message,
-    (source, names): (&Source<'_>, &[&str]),
-    (body, content): (&[u8], Option<Content<'static>>),
-    Buffers { members, device, value }: &mut Buffers<'_>,
-    (rule, records): (super::RuleIndex, &mut Records),
-) -> Result<(), Refusal> {
+/// Lists the members of an object that a rule has written.
+fn rescan(text: &[u8], members: &mut Vec<Member>) {
     members.clear();
-    let needs_object = message.reads_fields || !message.add.is_empty();
-    let text = if needs_object { object(message, body, members)? } else { "" };
-    let Source { publish, captures, event, .. } = *source;
-    let row = &[];
-    let mut facts = Facts { publish, captures, more: [event, names], row, time: publish.received, text, members };
-    if let Some(clock) = &message.time {
-        match clock.read(&facts) {
-            Ok(time) => facts.time = time,
-            Err(doubt) => records.doubts.push((rule, doubt)),
-        }
-    }
-    device.clear();
-    message.device.render(&facts, Place::Device, device).map_err(no_device)?;
-    if device.is_empty() {
-        return Err(Refusal::new(QuarantineReason::EmptyDevice, "the name of the device is empty"));
-    }
-    let content = content.unwrap_or_else(|| if needs_object { Content::Json } else { look(body) });
-    let out = &mut records.bytes;
-    let mut writer = RecordWriter::begin(out, facts.time, content, |out| out.extend_from_slice(device));
-    for (name, template) in &message.props {
-        value.clear();
-        if template.render(&facts, Place::Property, value).is_ok() {
-            writer.property(name, |out| out.extend_from_slice(value));
-        }
-    }
-    let written = writer.finish(|out| match message.add.is_empty() {
-        false => enrich(&message.add, &facts, value, out),
-        true => out.extend_from_slice(body),
-    });
-    written.map_err(|_| {
-        Refusal::new(QuarantineReason::TooLong, "the device or a property is longer than 65535 bytes")
-    })?;
-    records.ends.push((Some(rule), records.bytes.len()));
-    Ok(())
+    let _ = json::scan(std::str::from_utf8(text).unwrap_or(""), Some(members));
 }
 
 /// What a payload is, by its looks.
@@ -158,6 +324,10 @@ pub(super) fn look(payload: &[u8]) -> Content<'static> {
 
 fn no_device(gap: Gap<'_>) -> Refusal {
     match gap {
+        Gap::Missing([]) => {
+            let detail = "`device` needs a column of the table, the row has nothing in it";
+            Refusal::new(QuarantineReason::MissingField, detail)
+        }
         Gap::Missing(path) => {
             let detail = format!("`device` needs the field `{}`, the payload does not have it", path.join("."));
             Refusal::new(QuarantineReason::MissingField, detail)
@@ -173,7 +343,6 @@ fn no_device(gap: Gap<'_>) -> Refusal {
 fn object<'a>(message: &Message, body: &'a [u8], members: &mut Vec<Member>) -> Result<&'a str, Refusal> {
     let text = std::str::from_utf8(body);
     let kind = text.map_err(|_| None).and_then(|text| json::scan(text, Some(members)).map_err(Some));
-    let what = if message.add.is_empty() { "`{.field}`" } else { "`add`" };
     match (kind, text) {
         (Ok(Kind::Object), Ok(text)) => Ok(text),
         (Err(error), _) if matches!(message.decode, Some(Decode::Json)) => Err(not_json(body, error)),
@@ -185,16 +354,21 @@ fn object<'a>(message: &Message, body: &'a [u8], members: &mut Vec<Member>) -> R
                 (_, Ok(_)) => Some("decode = \"text\""),
                 (_, Err(_)) => Some(BASE64),
             };
-            let detail = format!("{what} needs a JSON object, the payload is {}", shown(body));
+            let detail = format!("{} needs a JSON object, the payload is {}", message.what_reads(), shown(body));
             Err(Refusal::new(QuarantineReason::NotAnObject, detail).advise(advice))
         }
     }
 }
 
 /// Writes the object with the entries of `add`: those whose key is there replace it, the others follow the
-/// last member.
-fn enrich(add: &[(Box<str>, Value)], facts: &Facts<'_>, value: &mut Vec<u8>, out: &mut Vec<u8>) {
-    let Facts { text, members, .. } = *facts;
+/// last member. The values come from `facts`.
+fn enrich(
+    add: &[(Box<str>, Value)],
+    facts: &Facts<'_>,
+    (text, members): (&str, &[Member]),
+    value: &mut Vec<u8>,
+    out: &mut Vec<u8>,
+) {
     let bytes = |place: Range<usize>| text.as_bytes().get(place).unwrap_or(&[]);
     let there = |key: &str| members.iter().any(|member| member.is(text, key));
     let mut copied = 0;
@@ -238,6 +412,10 @@ fn push_value(value: &Value, facts: &Facts<'_>, out: &mut Vec<u8>) -> bool {
     match value {
         Value::Constant(json) => out.extend_from_slice(json.as_bytes()),
         Value::Field(path) => match facts.field(path) {
+            Some(json) => out.extend_from_slice(json.as_bytes()),
+            None => return false,
+        },
+        Value::Column(index) => match facts.column(*index) {
             Some(json) => out.extend_from_slice(json.as_bytes()),
             None => return false,
         },

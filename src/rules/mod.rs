@@ -9,9 +9,18 @@
 //! | what happened | verdict |
 //! |---|---|
 //! | at least one message, and no rule failed | [`Verdict::Translated`] |
-//! | no message, a rule says `drop` | [`Verdict::Dropped`] |
+//! | no message, a rule says `drop` or makes nothing, or each lets it go by | [`Verdict::Dropped`] |
 //! | a rule took it and could not make its message | [`Verdict::Quarantined`]; the messages of the rules before it stay |
 //! | no rule matched | [`Verdict::Unmatched`] |
+//!
+//! A rule with `when`, or with a `lookup` that says `miss = "skip"`, may let a publish of its topics go by: the search goes
+//! on as if it did not match. A publish that rules let go by and none takes is dropped, not unmatched.
+//!
+//! A rule works in this order: `decode`, `lookup`, `when`, `script`, `scale`, `set`; then `device`, `props`, `time` and the
+//! values of `add` are read from what there is, and last come `rename`, `remove` and `add`. The language of `when` and `set`
+//! is described in `expr`, that of `script` in `script`.
+//!
+//! Messages of a rule with `priority = "high"` are urgent ([`RuleSet::is_urgent`]); what that means is not decided here.
 //!
 //! A rule with `on = "connect"` or `on = "disconnect"` takes no publish: it makes a message of the coming or going of
 //! a client. Instead of `topic` it has `client`, a client id in which `{name}` and `*` stand for any text (a name for
@@ -24,6 +33,7 @@
 //! |---|---|
 //! | `{line}` | the topic level `{line}` of `topic`, or the capture `(?<line>..)` of `regex`; empty where an optional capture took no part |
 //! | `{.field}`, `{.a.b}` | a field of the decoded payload, nested with dots |
+//! | `{unit}` | a column of the table of `lookup`; alone in `add` it keeps its type |
 //! | `{time}` | when the publish was received, or the moment that `time` finds; RFC 3339 in UTC with milliseconds |
 //! | `{topic}`, `{client}` | the topic, the client id of the publisher |
 //! | `{address}`, `{reason}` | only with `on`: the client's IP address; why its connection ended (not with `connect`) |
@@ -79,14 +89,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 mod clock;
 mod decode;
 mod explain;
+mod expr;
 mod index;
 mod json;
 mod load;
+mod lookup;
 mod make;
 mod number;
 mod pattern;
 mod refusal;
 mod rule;
+mod script;
+mod shape;
 mod template;
 pub mod testing;
 mod translate;
@@ -153,6 +167,14 @@ pub enum QuarantineReason {
     NotDecoded,
     /// A Sparkplug metric has an alias that no birth has declared.
     UnknownAlias,
+    /// The table has no such key.
+    LookupMiss,
+    /// An expression has no value: a text where a number is needed, a division by zero.
+    NotCalculable,
+    /// The script ended with an error.
+    ScriptFailed,
+    /// The script wanted more time or room than it may have.
+    ScriptLimit,
     /// The publish makes more messages than one may.
     TooMany,
     /// The device is named after a field that is missing.
@@ -167,7 +189,7 @@ pub enum QuarantineReason {
 
 impl QuarantineReason {
     /// Every reason.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 16] = [
         Self::NotJson,
         Self::TooDeep,
         Self::NotAnObject,
@@ -175,6 +197,10 @@ impl QuarantineReason {
         Self::NotANumber,
         Self::NotDecoded,
         Self::UnknownAlias,
+        Self::LookupMiss,
+        Self::NotCalculable,
+        Self::ScriptFailed,
+        Self::ScriptLimit,
         Self::TooMany,
         Self::MissingField,
         Self::DeviceNotText,
@@ -192,6 +218,10 @@ impl QuarantineReason {
             Self::NotANumber => "not_a_number",
             Self::NotDecoded => "not_decoded",
             Self::UnknownAlias => "unknown_alias",
+            Self::LookupMiss => "lookup_miss",
+            Self::NotCalculable => "not_calculable",
+            Self::ScriptFailed => "script_failed",
+            Self::ScriptLimit => "script_limit",
             Self::TooMany => "too_many",
             Self::MissingField => "missing_field",
             Self::DeviceNotText => "device_not_text",
@@ -232,6 +262,11 @@ impl RuleSet {
         explain::explain(self, publish)
     }
 
+    /// The same for the coming or going of a client.
+    pub fn explain_presence(&self, presence: &Presence<'_>) -> Explanation {
+        explain::presence(self, presence)
+    }
+
     /// How many rules there are.
     pub fn len(&self) -> usize {
         self.0.rules.len()
@@ -245,6 +280,16 @@ impl RuleSet {
     /// The name of a rule; empty for an index this set does not have.
     pub fn name(&self, rule: RuleIndex) -> &str {
         self.0.rules.get(rule).map_or("", |rule| &rule.name)
+    }
+
+    /// True where the messages of a rule go up before those of others.
+    pub fn is_urgent(&self, rule: RuleIndex) -> bool {
+        self.0.rules.get(rule).is_some_and(|rule| rule.urgent)
+    }
+
+    /// True where there is such a rule.
+    pub fn has_urgent(&self) -> bool {
+        self.0.rules.iter().any(|rule| rule.urgent)
     }
 
     /// The names of all rules, in file order.

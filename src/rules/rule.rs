@@ -6,7 +6,11 @@ use super::decode::coding::Coding;
 use super::decode::csv::Csv;
 use super::decode::kepware::Kepware;
 use super::decode::keyvalue::KeyValue;
+use super::expr::Expr;
+use super::lookup::{Lookup, Miss};
 use super::pattern::Pattern;
+use super::script::Script;
+use super::shape::{Reshape, Scale, Set};
 use super::template::Template;
 use crate::message::Event;
 
@@ -20,9 +24,15 @@ pub(super) struct Rule {
     /// The rule is for the coming or going of clients, and its pattern for their client ids.
     pub(super) on: Option<Event>,
     pub(super) pattern: Pattern,
+    /// The pattern as the user wrote it.
+    pub(super) written: String,
     /// The names from the topic, in the order of the captures.
     pub(super) names: Vec<String>,
     pub(super) goes_on: bool,
+    /// It may let a publish of its topics go by.
+    pub(super) picky: bool,
+    /// Its message goes up before those of other rules.
+    pub(super) urgent: bool,
     pub(super) action: Action,
 }
 
@@ -41,8 +51,48 @@ pub(super) struct Message {
     pub(super) add: Vec<(Box<str>, Value)>,
     pub(super) props: Vec<(Box<str>, Template)>,
     pub(super) time: Option<Clock>,
-    /// A template has a field, so the payload must be an object.
+    pub(super) lookup: Option<Lookup>,
+    pub(super) when: Option<Expr>,
+    pub(super) script: Option<Script>,
+    pub(super) scale: Vec<Scale>,
+    pub(super) set: Vec<Set>,
+    pub(super) reshape: Reshape,
+    /// Nothing is made: the rule is there to drop what its `when` takes.
+    pub(super) drops: bool,
+    /// Something behind the script needs fields, so the payload must be an object.
     pub(super) reads_fields: bool,
+    /// `when` or `lookup` looks at fields.
+    pub(super) reads_early: bool,
+}
+
+impl Message {
+    /// It may let publishes of its topics go by.
+    pub(super) fn is_picky(&self) -> bool {
+        self.when.is_some() || self.lookup.as_ref().is_some_and(|lookup| lookup.miss == Miss::Skip)
+    }
+
+    /// Something needs fields of the payload, or of what the script makes of it.
+    pub(super) fn needs_object(&self) -> bool {
+        !self.add.is_empty()
+            || !self.set.is_empty()
+            || !self.scale.is_empty()
+            || !self.reshape.is_empty()
+            || self.time.is_some()
+            || self.device.has_field()
+            || self.props.iter().any(|(_, template)| template.has_field())
+    }
+
+    /// The key that needs an object, as it is called in messages.
+    pub(super) fn what_reads(&self) -> &'static str {
+        match () {
+            () if !self.add.is_empty() => "`add`",
+            () if !self.set.is_empty() => "`set`",
+            () if !self.scale.is_empty() => "`scale`",
+            () if !self.reshape.is_empty() => "`rename` or `remove`",
+            () if self.time.is_some() => "`time`",
+            () => "`{.field}`",
+        }
+    }
 }
 
 /// How the payload is read.
@@ -94,6 +144,8 @@ pub(super) enum Value {
     Text(Template),
     /// A field of the payload, with its type.
     Field(Box<[Box<str>]>),
+    /// A column of the table, with its type.
+    Column(usize),
     List(Vec<Value>),
     Table(Vec<(Box<str>, Value)>),
 }
@@ -101,18 +153,6 @@ pub(super) enum Value {
 impl Rule {
     /// True where the search ends when this rule matches.
     pub(super) fn is_last(&self) -> bool {
-        !self.goes_on || matches!(self.action, Action::Drop)
-    }
-}
-
-impl Value {
-    pub(super) fn has_field(&self) -> bool {
-        match self {
-            Self::Constant(_) => false,
-            Self::Text(template) => template.has_field(),
-            Self::Field(_) => true,
-            Self::List(values) => values.iter().any(Self::has_field),
-            Self::Table(entries) => entries.iter().any(|(_, value)| value.has_field()),
-        }
+        !self.picky && (!self.goes_on || matches!(self.action, Action::Drop))
     }
 }

@@ -16,6 +16,8 @@ pub(super) enum Part {
     Capture(usize),
     /// A field of the payload, by its path.
     Field(Box<[Box<str>]>),
+    /// A column of the table, by its index.
+    Column(usize),
     Time,
     Topic,
     Client,
@@ -59,8 +61,8 @@ pub(super) enum Mistake {
 }
 
 impl Template {
-    /// Reads a template; `names` are the names from the topic. Every mistake is told.
-    pub(super) fn parse(text: &str, names: &[String]) -> (Self, Vec<Mistake>) {
+    /// Reads a template; `names` are those from the topic, `columns` those of the table. Every mistake is told.
+    pub(super) fn parse(text: &str, names: &[String], columns: &[String]) -> (Self, Vec<Mistake>) {
         let mut parts = Vec::new();
         let mut mistakes = Vec::new();
         let mut literal = String::new();
@@ -84,7 +86,7 @@ impl Template {
                     if !literal.is_empty() {
                         parts.push(Part::Literal(std::mem::take(&mut literal).into()));
                     }
-                    match placeholder(text.get(name.clone()).unwrap_or(""), names) {
+                    match placeholder(text.get(name.clone()).unwrap_or(""), names, columns) {
                         Ok(part) => parts.push(part),
                         Err(mistake) => mistakes.push(mistake(name)),
                     }
@@ -120,6 +122,14 @@ impl Template {
         }
     }
 
+    /// The column of a template that is nothing but one column.
+    pub(super) fn only_column(&self) -> Option<usize> {
+        match self.0.as_slice() {
+            [Part::Column(index)] => Some(*index),
+            _ => None,
+        }
+    }
+
     /// Appends the text. Names the first field that will not do.
     pub(super) fn render<'t>(&'t self, from: &Facts<'_>, place: Place, out: &mut Vec<u8>) -> Result<(), Gap<'t>> {
         let escape = place == Place::Json;
@@ -134,8 +144,13 @@ impl Template {
                 Part::Topic => put(out, from.publish.topic),
                 Part::Client => put(out, from.publish.client),
                 Part::Time => push_time(out, from.time),
-                Part::Field(path) => {
-                    let value = from.field(path).ok_or(Gap::Missing(path))?;
+                Part::Column(_) | Part::Field(_) => {
+                    let (value, path) = match part {
+                        Part::Column(index) => (from.column(*index), &[][..]),
+                        Part::Field(path) => (from.field(path), &**path),
+                        _ => (None, &[][..]),
+                    };
+                    let value = value.ok_or(Gap::Missing(path))?;
                     if place == Place::Device && value.starts_with(['{', '[', 'n']) {
                         return Err(Gap::NotText(path));
                     }
@@ -151,13 +166,16 @@ impl Template {
     }
 }
 
-fn placeholder(name: &str, names: &[String]) -> Result<Part, fn(Range<usize>) -> Mistake> {
+fn placeholder(name: &str, names: &[String], columns: &[String]) -> Result<Part, fn(Range<usize>) -> Mistake> {
     if let Some(path) = name.strip_prefix('.') {
         let path: Box<[Box<str>]> = path.split('.').map(Box::from).collect();
         return if path.iter().any(|step| step.is_empty()) { Err(Mistake::EmptyName) } else { Ok(Part::Field(path)) };
     }
     if let Some(index) = names.iter().position(|known| known == name) {
         return Ok(Part::Capture(index));
+    }
+    if let Some(index) = columns.iter().position(|known| known == name) {
+        return Ok(Part::Column(index));
     }
     match name {
         "" => Err(Mistake::EmptyName),
@@ -183,7 +201,7 @@ pub(super) struct Facts<'a> {
     /// What the names behind the captures stand for: those of rules with `on`, and those of the decoder.
     pub(super) more: [&'a [&'a str]; 2],
     /// What the columns of a table stand for.
-    pub(super) row: &'a [Box<str>],
+    pub(super) row: &'a [Option<Box<str>>],
     /// The moment the message is of.
     pub(super) time: Timestamp,
     /// The payload as JSON, and the members of its object; both empty where no field is needed.
@@ -203,7 +221,12 @@ impl<'a> Facts<'a> {
             }
             index -= names.len();
         }
-        self.row.get(index).map_or("", |text| text)
+        ""
+    }
+
+    /// The JSON text of a column of the table.
+    pub(super) fn column(&self, index: usize) -> Option<&'a str> {
+        self.row.get(index)?.as_deref()
     }
 
     /// The JSON text of a field. Of a key that is there twice the last one counts.

@@ -3,15 +3,19 @@
 //! | key | meaning |
 //! |---|---|
 //! | `topic`, `client` | of the publish; the client is `test` where none is named |
+//! | `user`, `qos`, `retained`, `at` | of the publish too; nobody, 1, false, and how long after the test's begin it comes |
+//! | `send = [ {..}, .. ]` | several publishes, each with the keys above; what it does not say is as in the test itself |
 //! | `payload`, `payload_hex` | its payload, as text or as hexadecimal digits; empty where there is neither |
 //! | `on`, `address`, `reason` | instead of `topic`: the client comes (`"connect"`) or goes (`"disconnect"`); from 192.0.2.1, with `connection_lost`, where nothing else is said |
 //! | `name` | how the test is called; its number and topic where there is none |
 //! | `want.device`, `want.payload`, `want.time`, `want.props.x` | one message is made, and this is in it |
+//! | `want.priority` | `"high"` or `"normal"`: the message is made by a rule with this `priority` |
 //! | `want = [ {..}, .. ]` | these messages are made, in this order |
+//! | `want.count = 3` | so many messages are made, of all publishes together |
 //! | `want.nothing = true` | no message is made, and nothing is quarantined |
 //! | `want.quarantine = "reason"` | a rule takes it and fails for this reason ([`QuarantineReason::label`]) |
 //!
-//! The clock of a test stands at 2026-01-01T00:00:00.000Z. Payloads are compared as JSON where both sides
+//! The clock of a test stands at 2026-01-01T00:00:00.000Z, and each test begins with no memory of the others. Payloads are compared as JSON where both sides
 //! are JSON (the order of members and white space do not count), otherwise as text.
 
 use serde_json::Value;
@@ -30,13 +34,39 @@ pub struct Test {
     pub file: usize,
     /// Its name, or its number and topic.
     pub name: String,
-    pub(super) topic: String,
-    pub(super) topic_span: Span,
     /// What the client does, where nothing is published.
     pub(super) on: Option<On>,
-    pub(super) client: String,
-    pub(super) payload: Vec<u8>,
+    /// What is published, one after the other.
+    pub(super) sent: Vec<Sent>,
     pub(super) want: Want,
+}
+
+/// One publish of a test.
+#[derive(Debug, Clone)]
+pub(super) struct Sent {
+    pub(super) topic: String,
+    pub(super) topic_span: Span,
+    pub(super) client: String,
+    pub(super) user: Option<String>,
+    pub(super) payload: Vec<u8>,
+    pub(super) qos: u8,
+    pub(super) retained: bool,
+    /// Milliseconds after [`TEST_TIME`].
+    pub(super) at: i64,
+}
+
+impl Sent {
+    fn publish(&self) -> Publish<'_> {
+        Publish {
+            topic: &self.topic,
+            payload: &self.payload,
+            client: &self.client,
+            user: self.user.as_deref(),
+            qos: self.qos,
+            retain: self.retained,
+            received: Timestamp(TEST_TIME.0.saturating_add(self.at)),
+        }
+    }
 }
 
 /// The coming or going of the test's client.
@@ -50,6 +80,8 @@ pub(super) struct On {
 #[derive(Debug, Clone)]
 pub(super) enum Want {
     Messages(Vec<WantMessage>),
+    /// So many, whatever is in them.
+    Count(usize, Span),
     Nothing(Span),
     Quarantine(QuarantineReason, Span),
 }
@@ -60,6 +92,7 @@ pub(super) struct WantMessage {
     pub(super) device: Option<(String, Span)>,
     pub(super) payload: Option<(String, Span)>,
     pub(super) time: Option<(String, Span)>,
+    pub(super) urgent: Option<(bool, Span)>,
     pub(super) props: Vec<(String, String, Span)>,
 }
 
@@ -67,7 +100,8 @@ impl WantMessage {
     /// The place of the first thing that is wanted of the message.
     pub(super) fn first_place(&self) -> Option<Span> {
         let texts = self.device.iter().chain(&self.payload).chain(&self.time).map(|(_, span)| span);
-        texts.chain(self.props.iter().map(|(_, _, span)| span)).next().cloned()
+        let urgent = self.urgent.iter().map(|(_, span)| span);
+        texts.chain(urgent).chain(self.props.iter().map(|(_, _, span)| span)).next().cloned()
     }
 }
 
@@ -91,49 +125,62 @@ impl TestResult {
 
 /// Runs tests in the order given.
 pub fn run(rules: &RuleSet, tests: &[Test]) -> Vec<TestResult> {
-    let mut out = Output::new();
-    let run =
-        |test: &Test| TestResult { file: test.file, name: test.name.clone(), failures: run_one(rules, test, &mut out) };
+    let run = |test: &Test| TestResult { file: test.file, name: test.name.clone(), failures: run_one(rules, test) };
     tests.iter().map(run).collect()
 }
 
-fn run_one(rules: &RuleSet, test: &Test, out: &mut Output) -> Vec<Diagnostic> {
-    let publish = Publish {
-        topic: &test.topic,
-        payload: &test.payload,
-        client: &test.client,
-        qos: 1,
-        retain: false,
-        received: TEST_TIME,
-    };
-    let verdict = match &test.on {
-        None => rules.translate(&publish, out),
-        Some(On { event, address, reason }) => {
-            let presence = Presence { event: *event, client: &test.client, address, reason, at: TEST_TIME };
-            rules.presence(&presence, out)
+/// Whether a message is urgent, and what it is.
+type Made<'a> = (bool, HubMessage<'a>);
+
+fn run_one(rules: &RuleSet, test: &Test) -> Vec<Diagnostic> {
+    let mut out = Output::new();
+    let mut records: Vec<(bool, Vec<u8>)> = Vec::new();
+    let mut verdict = Verdict::Unmatched;
+    let mut last = None;
+    for sent in &test.sent {
+        verdict = match &test.on {
+            None => rules.translate(&sent.publish(), &mut out),
+            Some(On { event, address, reason }) => {
+                let at = sent.publish().received;
+                rules.presence(&Presence { event: *event, client: &sent.client, address, reason, at }, &mut out)
+            }
+        };
+        records.extend(out.records().map(|(rule, record)| (rules.is_urgent(rule), record.to_vec())));
+        last = Some(sent);
+        if matches!(verdict, Verdict::Quarantined { .. }) {
+            break;
         }
-    };
+    }
+    let Some(last) = last else { return Vec::new() };
+    // Of several the last may be let go by: what counts is what was made.
+    if !records.is_empty() && !matches!(verdict, Verdict::Quarantined { .. }) {
+        verdict = Verdict::Translated;
+    }
+    let parsed = records.iter().map(|(urgent, record)| Some((*urgent, HubMessage::parse(record).ok()?)));
+    let made: Vec<Made<'_>> = parsed.flatten().collect();
+    let came = || outcome(rules, verdict, (made.len(), test.on.is_some()), &out);
     let mut wrong: Vec<(Span, String)> = Vec::new();
-    let made: Vec<HubMessage<'_>> = out.records().filter_map(|(_, record)| HubMessage::parse(record).ok()).collect();
     match (&test.want, verdict) {
         (Want::Quarantine(want, _), Verdict::Quarantined { reason, .. }) if *want == reason => {}
         (Want::Nothing(_), Verdict::Dropped { .. } | Verdict::Unmatched) => {}
-        (Want::Quarantine(_, span), _) => {
-            wrong.push((span.clone(), outcome(rules, verdict, (made.len(), test.on.is_some()), out)))
+        (Want::Quarantine(_, span) | Want::Nothing(span), _) => wrong.push((span.clone(), came())),
+        (Want::Messages(_) | Want::Count(..), Verdict::Quarantined { .. }) => {
+            wrong.push((last.topic_span.clone(), came()));
         }
-        (Want::Nothing(span), _) => {
-            wrong.push((span.clone(), outcome(rules, verdict, (made.len(), test.on.is_some()), out)))
+        (Want::Count(want, span), _) if *want != made.len() => {
+            wrong.push((span.clone(), format!("want {want} messages, got {}", made.len())));
         }
-        (Want::Messages(_), Verdict::Quarantined { .. } | Verdict::Unmatched | Verdict::Dropped { .. }) => {
-            wrong.push((test.topic_span.clone(), outcome(rules, verdict, (made.len(), test.on.is_some()), out)));
+        (Want::Count(..), _) => {}
+        (Want::Messages(_), Verdict::Unmatched | Verdict::Dropped { .. }) => {
+            wrong.push((last.topic_span.clone(), came()));
         }
-        (Want::Messages(wants), Verdict::Translated) => compare(wants, &made, &test.topic_span, &mut wrong),
+        (Want::Messages(wants), Verdict::Translated) => compare(wants, &made, &last.topic_span, &mut wrong),
     }
     let tell = |(span, label)| {
         let title = format!("test `{}` failed", test.name);
         let mut found = Diagnostic::error("test-failed", title, test.file).at(span, label);
         if test.on.is_none() {
-            for line in background(rules, &publish) {
+            for line in background(rules, &last.publish()) {
                 found = found.help(line);
             }
         }
@@ -149,6 +196,9 @@ fn outcome(rules: &RuleSet, verdict: Verdict, (made, on): (usize, bool), out: &O
     match verdict {
         Verdict::Translated if made == 1 => "a message is made".to_owned(),
         Verdict::Translated => format!("{made} messages are made"),
+        Verdict::Dropped { rule } if out.let_by().contains(&rule) => {
+            format!("rule `{}` lets it go by: its `when` is not true, or its table has no such key", rules.name(rule))
+        }
         Verdict::Dropped { rule } => format!("rule `{}` drops it", rules.name(rule)),
         Verdict::Quarantined { reason, .. } => format!("quarantined as {reason}: {}", out.detail()),
         Verdict::Unmatched if on => "no rule with this `on` takes this client".to_owned(),
@@ -176,12 +226,12 @@ fn background(rules: &RuleSet, publish: &Publish<'_>) -> Vec<String> {
     lines
 }
 
-fn compare(wants: &[WantMessage], made: &[HubMessage<'_>], topic: &Span, wrong: &mut Vec<(Span, String)>) {
+fn compare(wants: &[WantMessage], made: &[Made<'_>], topic: &Span, wrong: &mut Vec<(Span, String)>) {
     if wants.len() != made.len() {
         let label = format!("want {} messages, got {}", wants.len(), made.len());
         wrong.push((wants.first().map_or(topic.clone(), |want| want.span.clone()), label));
     }
-    for (want, got) in wants.iter().zip(made) {
+    for (want, (urgent, got)) in wants.iter().zip(made) {
         if let Some((device, span)) = &want.device
             && device != got.device
         {
@@ -197,6 +247,11 @@ fn compare(wants: &[WantMessage], made: &[HubMessage<'_>], topic: &Span, wrong: 
             && *time != got.created.to_string()
         {
             wrong.push((span.clone(), format!("got \"{}\"", got.created)));
+        }
+        if let Some((want, span)) = &want.urgent
+            && want != urgent
+        {
+            wrong.push((span.clone(), format!("got \"{}\"", if *urgent { "high" } else { "normal" })));
         }
         for (name, value, span) in &want.props {
             match got.properties().find(|(got, _)| got == name) {

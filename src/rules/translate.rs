@@ -3,7 +3,7 @@
 use super::clock::Doubt;
 use super::decode::Births;
 use super::index::{Cache, Route};
-use super::make::{self, Records, Source, Work, look};
+use super::make::{self, Records, Source, Taken, Work, look};
 use super::rule::Action;
 use super::{RuleIndex, Rules, Verdict};
 use crate::message::{Event, Presence, Publish, RecordWriter};
@@ -65,12 +65,18 @@ impl Output {
         self.records.doubts.iter().copied()
     }
 
+    /// The rules whose `when` or `lookup` let the last publish go by.
+    pub fn let_by(&self) -> &[RuleIndex] {
+        &self.records.let_by
+    }
+
     /// Forgets the last translation. What one huge payload needed is given back.
     fn clear(&mut self) {
         self.records.bytes.clear();
         self.records.bytes.shrink_to(KEPT);
         self.records.ends.clear();
         self.records.doubts.clear();
+        self.records.let_by.clear();
         self.work.clear(KEPT);
         self.detail.clear();
         self.advice = None;
@@ -111,7 +117,7 @@ fn follow(
     (records, work): (&mut Records, &mut Work),
     told: Told<'_>,
 ) -> Verdict {
-    let mut made_nothing = None;
+    let mut nothing_made = None;
     for (index, captures) in route.steps() {
         let Some(rule) = rules.rules.get(index) else { continue };
         match &rule.action {
@@ -120,18 +126,28 @@ fn follow(
             Action::Send(message) => {
                 let before = records.ends.len();
                 let source = Source { publish, captures, event, births };
-                if let Err(refusal) = make::make(message, index, &source, work, records) {
-                    *told.detail = refusal.detail;
-                    *told.advice = refusal.advice;
-                    return Verdict::Quarantined { rule: index, reason: refusal.reason };
+                match make::make(message, index, &source, work, records) {
+                    Ok(Taken::No) => {
+                        records.let_by.push(index);
+                        continue;
+                    }
+                    Ok(Taken::Yes) if records.ends.len() == before => {
+                        nothing_made.get_or_insert(index);
+                    }
+                    Ok(Taken::Yes) => {}
+                    Err(refusal) => {
+                        *told.detail = refusal.detail;
+                        *told.advice = refusal.advice;
+                        return Verdict::Quarantined { rule: index, reason: refusal.reason };
+                    }
                 }
-                if records.ends.len() == before {
-                    made_nothing.get_or_insert(index);
+                if !rule.goes_on || message.drops {
+                    break;
                 }
             }
         }
     }
-    match made_nothing {
+    match nothing_made.or(records.let_by.first().copied()) {
         _ if !records.ends.is_empty() => Verdict::Translated,
         Some(rule) => Verdict::Dropped { rule },
         None => Verdict::Unmatched,

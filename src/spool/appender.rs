@@ -8,9 +8,9 @@ use tokio::sync::{Notify, watch};
 use super::batch::Batch;
 use super::disk::Disk;
 use super::format::MAX_SEQ;
-use super::read::ReadQueue;
+use super::lanes::ReadQueue;
 use super::track::Track;
-use super::{AppendError, Durable, Stats, Ticket};
+use super::{AppendError, Durable, Stats, Stored, Ticket};
 
 /// Sizes that follow from the options.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +23,8 @@ pub(super) struct Geometry {
     pub(super) block: usize,
     /// Bound on live and spare segments together.
     pub(super) max_size: u64,
+    /// Most resolved ranges that are written to disk.
+    pub(super) ranges: usize,
 }
 
 /// What the appenders, the writer, the reader and the acknowledgements share.
@@ -30,6 +32,8 @@ pub(super) struct Geometry {
 /// Two locks are taken together only in the order `pending`, `track`.
 pub(super) struct Shared {
     pub(super) id: u64,
+    /// An operator has withdrawn records: what was read ahead may not be due any more.
+    pub(super) withdrawn: AtomicBool,
     pub(super) geometry: Geometry,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) pending: Mutex<Pending>,
@@ -40,7 +44,7 @@ pub(super) struct Shared {
     pub(super) track: Mutex<Track>,
     pub(super) reading: ReadQueue,
     pub(super) durable: watch::Sender<Durable>,
-    /// The cursor moved and no one has told the disk.
+    /// Something was resolved and no one has told the disk.
     pub(super) cursor_moved: AtomicBool,
     pub(super) recovered: u64,
     pub(super) written: Written,
@@ -80,6 +84,12 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
+    /// Whether a record that was read ahead may still be delivered.
+    pub(super) fn is_due(&self, stored: &Stored) -> bool {
+        let withdrawn = self.withdrawn.load(Ordering::Acquire) && !lock(&self.track).is_waiting(stored.seq);
+        self.reading.is_due(stored) && !withdrawn
+    }
+
     /// Tells the writer that there is something to do besides records.
     pub(super) fn wake_writer(&self) {
         let mut pending = lock(&self.pending);
@@ -95,11 +105,13 @@ impl Shared {
         let last = pending.next_seq - 1;
         Stats {
             waiting: track.waiting(last),
+            late: track.late(),
             oldest_ms: track.oldest(last),
             recovered: self.recovered,
             appended: pending.appended,
             acked: track.acked,
             shed: track.shed,
+            expired: track.expired,
             lost: track.lost,
             full: pending.full,
             disk_bytes: self.written.disk_bytes.load(Ordering::Relaxed),
@@ -224,13 +236,20 @@ pub struct Acker {
 impl Acker {
     /// The hub has the record. In any order; false if it was not waiting (acknowledged before, shed, lost).
     pub fn ack(&self, seq: u64) -> bool {
+        self.resolve(|track| track.ack(seq))
+    }
+
+    /// The record is not to be sent any more because it is too old; false as with [`ack`](Self::ack).
+    pub fn expire(&self, seq: u64) -> bool {
+        self.resolve(|track| track.expire(seq))
+    }
+
+    fn resolve(&self, how: impl FnOnce(&mut Track) -> bool) -> bool {
         let mut track = lock(&self.shared.track);
-        let before = track.cursor();
-        let counted = track.ack(seq);
-        let moved = track.cursor() != before;
-        let freed = moved && track.has_free_front();
+        let counted = how(&mut track);
+        let freed = counted && track.has_free_front();
         drop(track);
-        if moved && (!self.shared.cursor_moved.swap(true, Ordering::AcqRel) || freed) {
+        if counted && (!self.shared.cursor_moved.swap(true, Ordering::AcqRel) || freed) {
             // A busy writer looks by itself; only one that sleeps without an alarm is woken.
             if freed || lock(&self.shared.pending).idle {
                 self.shared.wake_writer();

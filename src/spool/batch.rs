@@ -1,6 +1,7 @@
 //! The pending batch: records are copied once, straight into the form the disk gets.
 
 use super::format::{BLOCK_HEADER, BlockHeader, PAGE, RECORD_HEADER, padded};
+use super::ranges::{self, RANGE_LEN, Range};
 
 /// A batch this long ends on a page, so that no later commit rewrites a page it filled.
 const PAD_FROM: usize = 12 * 1024;
@@ -25,6 +26,22 @@ struct Block {
     body_len: usize,
     count: u32,
     time: i64,
+    lists_ranges: bool,
+}
+
+/// Where and with what a batch is about to be written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seal<'a> {
+    /// Of the segment.
+    pub(super) salt: u32,
+    /// For the block headers.
+    pub(super) cursor: u64,
+    /// Resolved ranges to write with it, where there is room.
+    pub(super) ranges: &'a [Range],
+    /// The place in the segment.
+    pub(super) at: usize,
+    /// Bytes of the segment from there.
+    pub(super) room: usize,
 }
 
 impl Batch {
@@ -102,15 +119,19 @@ impl Batch {
         }
     }
 
-    /// Writes the block headers for a segment with this salt, to be written at `at`. May be repeated for another.
-    pub(super) fn seal(&mut self, salt: u32, cursor: u64, at: usize, room: usize) {
+    /// Writes the block headers for a segment. May be repeated for another. Says whether the ranges found room.
+    pub(super) fn seal(&mut self, seal: Seal<'_>) -> bool {
         while self.blocks.last().is_some_and(|block| block.count == 0) {
             let end = self.blocks.pop().map_or(0, |block| block.at);
             self.buf.truncate(end);
         }
         self.buf.resize(padded(self.buf.len()), 0);
+        let listed = self.buf.len() + list_len(seal.ranges.len()) <= seal.room;
+        if listed && !seal.ranges.is_empty() {
+            self.list(seal.ranges);
+        }
         if self.buf.len() >= PAD_FROM {
-            self.pad_to_page(at, room);
+            self.pad_to_page(seal.at, seal.room);
         }
         let mut into_commit = 0;
         for block in &self.blocks {
@@ -125,17 +146,28 @@ impl Batch {
                 count: block.count,
                 into_commit,
                 first_seq: self.first_seq + u64::from(into_commit),
-                cursor,
+                cursor: seal.cursor,
                 time: block.time,
+                lists_ranges: block.lists_ranges,
             };
-            *head = header.encode(salt);
+            *head = header.encode(seal.salt);
             into_commit += block.count;
+        }
+        listed
+    }
+
+    fn list(&mut self, list: &[Range]) {
+        self.begin_block(self.time());
+        ranges::encode(list, &mut self.buf);
+        if let Some(block) = self.blocks.last_mut() {
+            block.body_len = list.len() * RANGE_LEN;
+            block.lists_ranges = true;
         }
     }
 
     fn begin_block(&mut self, time: i64) {
         self.buf.resize(padded(self.buf.len()), 0);
-        self.blocks.push(Block { at: self.buf.len(), body_len: 0, count: 0, time });
+        self.blocks.push(Block { at: self.buf.len(), body_len: 0, count: 0, time, lists_ranges: false });
         self.buf.resize(self.buf.len() + BLOCK_HEADER, 0);
     }
 
@@ -158,18 +190,29 @@ impl Batch {
     }
 }
 
-/// An empty block: it carries the cursor when there are no records for it to ride with.
-pub(super) fn cursor_block(salt: u32, next_seq: u64, cursor: u64, time: i64) -> [u8; BLOCK_HEADER] {
-    BlockHeader {
-        body_crc: crc32c::crc32c(&[]),
-        body_len: 0,
+/// The length of a block that lists so many ranges.
+pub(super) fn list_len(ranges: usize) -> usize {
+    BLOCK_HEADER + ranges * RANGE_LEN
+}
+
+/// A block without records: it carries the cursor and the resolved ranges when there are no records for them to
+/// ride with.
+pub(super) fn cursor_block(salt: u32, next_seq: u64, (cursor, list): (u64, &[Range]), time: i64) -> Vec<u8> {
+    let mut body = Vec::with_capacity(list.len() * RANGE_LEN);
+    ranges::encode(list, &mut body);
+    let header = BlockHeader {
+        body_crc: crc32c::crc32c(&body),
+        body_len: u32::try_from(body.len()).unwrap_or(u32::MAX),
         count: 0,
         into_commit: 0,
         first_seq: next_seq,
         cursor,
         time,
-    }
-    .encode(salt)
+        lists_ranges: !list.is_empty(),
+    };
+    let mut block = header.encode(salt).to_vec();
+    block.append(&mut body);
+    block
 }
 
 #[cfg(test)]
@@ -181,8 +224,8 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_pushed_is_in_the_blocks_and_the_length_was_known(
-            records in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..200), 0..200),
-            block_size in 64..4096usize, at in (1..1000usize).prop_map(|n| n * 8), salt: u32,
+            records in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..200), 1..200),
+            block_size in 64..4096usize, list in 0..3u64, at in (1..1000usize).prop_map(|n| n * 8), salt: u32,
         ) {
             let mut batch = Batch::new(block_size);
             batch.restart(7);
@@ -195,15 +238,21 @@ mod tests {
                 prop_assert_eq!(batch.len(), expect_len);
             }
             for salt in [salt, !salt] {
-                batch.seal(salt, 3, at, 1 << 20);
-                prop_assert!(batch.len() >= expect_len && batch.len() <= expect_len + PAGE + BLOCK_HEADER);
+                let ranges: Vec<Range> = (0..list).map(|n| (n * 10 + 1, n * 10 + 5)).collect();
+                let listed = batch.seal(Seal { salt, cursor: 3, ranges: &ranges, at, room: 1 << 20 });
+                prop_assert!(listed);
+                let most = expect_len + list_len(ranges.len()) + PAGE + BLOCK_HEADER;
+                prop_assert!(batch.len() >= expect_len && batch.len() <= most);
                 prop_assert!(batch.len() < PAD_FROM || (at + batch.len()).is_multiple_of(PAGE));
-                let (mut pos, mut seq, mut read) = (0, 7, Vec::new());
+                let (mut pos, mut seq, mut read, mut listed) = (0, 7, Vec::new(), Vec::new());
                 while pos < batch.len() {
                     let header = BlockHeader::parse(&batch.bytes()[pos..], salt).expect("a block");
                     prop_assert_eq!((header.first_seq, header.commit_first(), header.cursor, header.time), (seq, 7, 3, 5));
                     let body = &batch.bytes()[pos + BLOCK_HEADER..][..header.body_len()];
                     prop_assert_eq!(crc32c::crc32c(body), header.body_crc);
+                    if header.lists_ranges {
+                        listed = ranges::decode(body, 100);
+                    }
                     let mut record = 0;
                     for _ in 0..header.count {
                         let range = record_at(body, record).expect("a record");
@@ -214,6 +263,7 @@ mod tests {
                     pos += header.len_on_disk();
                 }
                 prop_assert_eq!(&read, &records);
+                prop_assert_eq!(&listed, &ranges);
             }
         }
     }

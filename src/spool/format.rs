@@ -11,10 +11,13 @@ pub(super) const RECORD_HEADER: usize = 4;
 /// Sequences above this are nonsense; it keeps sums of sequences and counts from overflowing.
 pub(super) const MAX_SEQ: u64 = 1 << 62;
 
-const VERSION: u32 = 1;
+/// What is written. Version 1 is the same without lists of resolved ranges.
+const VERSION: u32 = 2;
 const HEADER_USED: usize = 64;
 const HEADER_MAGIC: [u8; 8] = *b"bbspool\n";
 const BLOCK_MAGIC: [u8; 4] = *b"bbk\x01";
+/// The flag of a block whose body is a list of resolved ranges.
+const FLAG_RANGES: u16 = 1;
 
 /// What the first page of a segment says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +73,7 @@ impl SegmentHeader {
         if magic != HEADER_MAGIC || crc != actual {
             return None;
         }
-        if version != VERSION {
+        if !(1..=VERSION).contains(&version) {
             return Some(HeaderCheck::Foreign(version));
         }
         let mut take = Take(rest);
@@ -98,6 +101,8 @@ pub(super) struct BlockHeader {
     pub(super) first_seq: u64,
     pub(super) cursor: u64,
     pub(super) time: i64,
+    /// The body is a list of resolved ranges; there are no records in it.
+    pub(super) lists_ranges: bool,
 }
 
 impl BlockHeader {
@@ -107,7 +112,7 @@ impl BlockHeader {
         put.bytes(self.body_crc.to_le_bytes());
         put.bytes(self.body_len.to_le_bytes());
         put.bytes(u16::try_from(self.count).unwrap_or(u16::MAX).to_le_bytes());
-        put.bytes([0; 2]);
+        put.bytes((if self.lists_ranges { FLAG_RANGES } else { 0 }).to_le_bytes());
         put.bytes(self.into_commit.to_le_bytes());
         put.bytes(self.first_seq.to_le_bytes());
         put.bytes(self.cursor.to_le_bytes());
@@ -143,8 +148,10 @@ impl BlockHeader {
             first_seq: u64::from_le_bytes(take.bytes()?),
             cursor: u64::from_le_bytes(take.bytes()?),
             time: i64::from_le_bytes(take.bytes()?),
+            lists_ranges: flags == FLAG_RANGES,
         };
-        (flags == 0 && header.first_seq <= MAX_SEQ && header.cursor <= MAX_SEQ).then_some(header)
+        let known = flags == 0 || (flags == FLAG_RANGES && count == 0);
+        (known && header.first_seq <= MAX_SEQ && header.cursor <= MAX_SEQ).then_some(header)
     }
 
     /// How far the next block is from the start of this one.
@@ -245,8 +252,9 @@ mod tests {
     use proptest::prelude::*;
 
     prop_compose! {
-        fn block()(body_crc: u32, body_len: u32, count in 0..=65_535u32, into_commit: u32, first_seq in 0..MAX_SEQ, cursor in 0..MAX_SEQ, time: i64) -> BlockHeader {
-            BlockHeader { body_crc, body_len, count, into_commit, first_seq, cursor, time }
+        fn block()(body_crc: u32, body_len: u32, count in 0..=65_535u32, into_commit: u32, first_seq in 0..MAX_SEQ, cursor in 0..MAX_SEQ, time: i64, lists_ranges: bool) -> BlockHeader {
+            let count = if lists_ranges { 0 } else { count };
+            BlockHeader { body_crc, body_len, count, into_commit, first_seq, cursor, time, lists_ranges }
         }
     }
 
@@ -296,9 +304,9 @@ mod tests {
     #[test]
     fn a_newer_version_is_told_from_damage() {
         let mut page = SegmentHeader { salt: 1, first_seq: 1, cursor: 0, id: 1, created: 0 }.encode();
-        page[8] = 2;
+        page[8] = 3;
         let crc = crc32c::crc32c_append(crc32c::crc32c(&page[..12]), &page[16..HEADER_USED]);
         page[12..16].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(SegmentHeader::check(&page), HeaderCheck::Foreign(2));
+        assert_eq!(SegmentHeader::check(&page), HeaderCheck::Foreign(3));
     }
 }

@@ -7,14 +7,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::appender::{Shared, lock};
-use super::batch::{Batch, cursor_block};
+use super::batch::{Batch, Seal, cursor_block, list_len};
 use super::disk::{DiskFile, is_full};
 use super::format::{BLOCK_HEADER, PAGE, SegmentHeader};
+use super::ranges::Range;
 use super::track::Segment;
-use super::{Durability, WhenFull};
+use super::{Durability, Options, WhenFull};
 
 /// Spares to keep: one to append to next, and one so that a full disk can still record acknowledgements.
 pub(super) const SPARES: usize = 2;
+/// A busy spool writes the resolved ranges at most this often, in milliseconds.
+const LIST_EVERY: i64 = 250;
 
 /// What became of a commit.
 #[derive(Debug)]
@@ -34,14 +37,22 @@ pub(super) struct Log {
     pub(super) shared: Arc<Shared>,
     durability: Durability,
     pub(super) when_full: WhenFull,
+    /// In milliseconds.
+    pub(super) max_age: Option<i64>,
     pub(super) spares: Vec<Spare>,
     pub(super) active: Option<Active>,
     batch: Batch,
     /// The batch holds records that are not durable yet.
     pub(super) taken: bool,
-    /// The cursor the last block says, and whether that block is synced.
+    /// What the last block with a cursor, and the last one with ranges, says, and whether they are synced.
     cursor: u64,
+    listed: Vec<Range>,
     unsynced: bool,
+    /// The ranges that are surely on the disk, in the segment that a start would read.
+    pub(super) on_disk: Vec<Range>,
+    /// When ranges were last written with a commit, and how long it takes until they may be again.
+    listed_at: i64,
+    pub(super) list_every: i64,
     /// Creating a spare failed; wait for [`retry`](Self::retry).
     pub(super) no_space: bool,
     /// The shortage has been logged.
@@ -67,26 +78,29 @@ impl Active {
 }
 
 impl Log {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        durability: Durability,
-        when_full: WhenFull,
-        spares: Vec<(String, u64)>,
-    ) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, options: &Options, spares: Vec<(String, u64)>) -> Self {
         let batch = Batch::new(shared.geometry.block);
-        let cursor = lock(&shared.track).cursor();
+        let (cursor, listed) = {
+            let track = lock(&shared.track);
+            (track.cursor(), track.resolved().list(shared.geometry.ranges))
+        };
         let spares = spares.into_iter().map(|(name, len)| Spare { name, len }).collect();
         let active = None;
         Self {
             shared,
-            durability,
-            when_full,
+            durability: options.durability,
+            when_full: options.when_full,
+            max_age: options.max_age.map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX)),
             spares,
             active,
             batch,
             taken: false,
             cursor,
+            listed,
             unsynced: false,
+            on_disk: Vec::new(),
+            listed_at: 0,
+            list_every: LIST_EVERY,
             no_space: false,
             told_no_space: false,
         }
@@ -117,16 +131,17 @@ impl Log {
         Committed::Failed(failures.join("; then "))
     }
 
-    /// Writes the cursor if no block has carried it since it moved; `sync` also makes it durable.
+    /// Writes what is resolved if no block has told since it changed; `sync` also makes it durable.
     /// Says whether a later call has something to do.
     pub(super) fn write_cursor(&mut self, sync: bool) -> bool {
-        let cursor = self.mark_cursor();
-        if cursor != self.cursor && !self.taken {
-            let Some(next_seq) = self.reserve_cursor() else {
+        let (cursor, list) = self.mark_resolved();
+        let list = if list == self.listed { Vec::new() } else { list };
+        if (cursor != self.cursor || !list.is_empty()) && !self.taken {
+            let Some(next_seq) = self.reserve_cursor(list_len(list.len())) else {
                 self.shared.cursor_moved.store(true, Ordering::Release);
                 return true;
             };
-            if let Err(error) = self.put_cursor(next_seq, cursor) {
+            if let Err(error) = self.put_cursor(next_seq, (cursor, list)) {
                 tracing::warn!(%error, "spool: the cursor cannot be written");
                 if !is_full(&error) {
                     self.finish_segment(next_seq);
@@ -135,10 +150,14 @@ impl Log {
         }
         if sync && self.unsynced {
             self.unsynced = false;
-            if let Some(Err(error)) = self.active.as_ref().map(|active| self.sync_file(&*active.file)) {
-                tracing::error!(%error, "spool: the cursor cannot be made durable");
-                let next_seq = lock(&self.shared.track).durable() + 1;
-                self.finish_segment(next_seq);
+            match self.active.as_ref().map(|active| self.sync_file(&*active.file)) {
+                Some(Ok(())) => self.on_disk.clone_from(&self.listed),
+                Some(Err(error)) => {
+                    tracing::error!(%error, "spool: the cursor cannot be made durable");
+                    let next_seq = lock(&self.shared.track).durable() + 1;
+                    self.finish_segment(next_seq);
+                }
+                None => {}
             }
         }
         self.unsynced
@@ -165,9 +184,9 @@ impl Log {
         // What may gather meanwhile: as much as will surely have a place when this batch is on disk.
         let len = self.batch.len();
         let fits = self.active.as_ref().is_some_and(|active| active.left() >= len);
-        let left = if fits { self.left() } else { self.shared.geometry.segment - PAGE };
+        let left = if fits { self.left() } else { self.shared.geometry.segment - PAGE - self.longest_list() };
         let ready = if fits { self.ready() } else { self.spares.len() > SPARES };
-        let left = left.saturating_sub(len + PAGE + BLOCK_HEADER);
+        let left = left.saturating_sub(len + self.longest_list() + PAGE + BLOCK_HEADER);
         pending.limit = self.limit(left, ready);
         let full = pending.full;
         drop(pending);
@@ -186,9 +205,13 @@ impl Log {
                 Err(error) => return Err(error),
             }
         }
-        let cursor = self.mark_cursor();
+        let (cursor, list) = self.mark_resolved();
+        let now = self.shared.disk.now();
+        let due = list != self.listed && (now - self.listed_at).abs() >= self.list_every;
         let Some(active) = self.active.as_mut() else { return Ok(false) };
-        self.batch.seal(active.salt, cursor, active.at, active.left());
+        let (salt, at, room) = (active.salt, active.at, active.left());
+        let ranges = if due { list.as_slice() } else { &[] };
+        let listed = self.batch.seal(Seal { salt, cursor, ranges, at, room }) && due;
         match active.file.write_at(self.batch.bytes(), active.at as u64) {
             Err(error) if is_full(&error) => return Ok(false),
             written => written?,
@@ -197,6 +220,11 @@ impl Log {
         self.sync_file(&*file)?;
         self.cursor = cursor;
         self.unsynced = false;
+        if listed {
+            self.listed = list;
+            self.listed_at = now;
+        }
+        self.on_disk.clone_from(&self.listed);
         Ok(true)
     }
 
@@ -218,21 +246,27 @@ impl Log {
         count
     }
 
-    /// The cursor a block is about to say.
-    fn mark_cursor(&self) -> u64 {
-        // The mark is taken first: a cursor that moves in between sets it again.
+    /// The cursor and the ranges a block is about to say.
+    fn mark_resolved(&self) -> (u64, Vec<Range>) {
+        // The mark is taken first: an acknowledgement that comes in between sets it again.
         self.shared.cursor_moved.store(false, Ordering::Release);
-        lock(&self.shared.track).cursor()
+        let track = lock(&self.shared.track);
+        (track.cursor(), track.resolved().list(self.shared.geometry.ranges))
     }
 
-    /// Room for one empty block that no appender has been promised; rolls where needed. The sequence it will carry.
-    fn reserve_cursor(&mut self) -> Option<u64> {
+    fn longest_list(&self) -> usize {
+        list_len(self.shared.geometry.ranges)
+    }
+
+    /// Room for one block of `len` bytes that no appender has been promised; rolls where needed. The sequence it
+    /// will carry.
+    fn reserve_cursor(&mut self, len: usize) -> Option<u64> {
         let mut pending = lock(&self.shared.pending);
         if pending.batch.count() > 0 {
             return None;
         }
         let next_seq = pending.next_seq;
-        if let Some(left) = self.left().checked_sub(BLOCK_HEADER) {
+        if let Some(left) = self.left().checked_sub(len) {
             pending.limit = self.limit(left, self.ready());
             return Some(next_seq);
         }
@@ -246,15 +280,18 @@ impl Log {
         rolled.then_some(next_seq)
     }
 
-    fn put_cursor(&mut self, next_seq: u64, cursor: u64) -> io::Result<()> {
+    fn put_cursor(&mut self, next_seq: u64, (cursor, list): (u64, Vec<Range>)) -> io::Result<()> {
         let now = self.shared.disk.now();
         let Some(active) = self.active.as_mut() else { return Ok(()) };
-        let block = cursor_block(active.salt, next_seq, cursor, now);
+        let block = cursor_block(active.salt, next_seq, (cursor, &list), now);
         active.file.write_at(&block, active.at as u64)?;
         active.at += block.len();
         lock(&self.shared.track).committed(next_seq - 1, active.at as u64);
         self.shared.written.bytes.fetch_add(block.len() as u64, Ordering::Relaxed);
         self.cursor = cursor;
+        if !list.is_empty() {
+            self.listed = list;
+        }
         self.unsynced = true;
         Ok(())
     }
@@ -292,9 +329,14 @@ impl Log {
         let disk = &*self.shared.disk;
         let file = disk.open(&spare.name)?;
         let salt = u32::try_from(disk.random() >> 32).unwrap_or(1);
-        let cursor = self.mark_cursor();
+        let (cursor, list) = self.mark_resolved();
         let header = SegmentHeader { salt, first_seq, cursor, id: self.shared.id, created: disk.now() };
-        file.write_at(&header.encode(), 0)?;
+        let mut begin = header.encode();
+        if !list.is_empty() {
+            // A start reads the last segment only: it has to find everything there.
+            begin.append(&mut cursor_block(salt, first_seq, (cursor, &list), header.created));
+        }
+        file.write_at(&begin, 0)?;
         self.sync_file(&*file)?;
         let segment = Segment { first_seq, last_seq: u64::MAX, salt, len: spare.len, created: header.created };
         disk.rename(&spare.name, &segment.name())?;
@@ -304,9 +346,11 @@ impl Log {
         }
         self.cursor = cursor;
         self.unsynced = false;
-        lock(&self.shared.track).push_active(segment, PAGE as u64);
+        self.on_disk.clone_from(&list);
+        self.listed = list;
+        lock(&self.shared.track).push_active(segment, begin.len() as u64);
         let len = usize::try_from(spare.len).unwrap_or(0);
-        self.active = Some(Active { file, salt, at: PAGE, len });
+        self.active = Some(Active { file, salt, at: begin.len(), len });
         Ok(())
     }
 

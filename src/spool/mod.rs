@@ -4,11 +4,15 @@
 //! async side meets them at short locks, a `watch` and `Notify`. It is no queue for several readers and no store to
 //! look things up in.
 //!
+//! There are two lanes over the one log, so that what is new need not wait behind what an outage left: see
+//! [`Reader::split`]. A lane is a matter of reading; on disk there is one sequence.
+//!
 //! # Promises
 //!
 //! 1. With [`Durability::Fsync`] a [`Ticket`] that [`Durable`] has reached survives a power cut.
-//! 2. Records are delivered in the order of their sequence, each once per process, and never before they are durable.
-//! 3. `appended + recovered = acked + shed + lost + waiting` in every [`Stats`].
+//! 2. Records are delivered in each lane in the order of their sequence, each once per process, and never before
+//!    they are durable.
+//! 3. `appended + recovered = acked + shed + expired + lost + waiting` in every [`Stats`].
 //! 4. A failed `fdatasync` is not repeated and believed: the segment is finished and the batch is written again to a
 //!    fresh one. If that fails too, [`Durable::failed`] says so and the process has to end.
 //! 5. A full disk shows when a segment is to be created, before a message is accepted. Then there is no room;
@@ -20,7 +24,7 @@
 //! | name | what |
 //! |---|---|
 //! | `<first sequence, 16 hex digits>-<salt, 8>.seg` | a live segment, its space allocated at creation |
-//! | `*.spare` | a segment to be used next, at most two; if it was one before, its name begins with the sequence after its last |
+//! | `*.spare` | a segment to be used next, at most two; if it was the first one before, its name begins with the sequence after its last |
 //! | `id` | the spool's id, 16 hex digits |
 //! | `lock` | locked while in use, holds the process id |
 //! | `quarantine/` | whatever else was found; nothing is ever deleted there |
@@ -28,14 +32,14 @@
 //! Length of a segment: a 64th of the maximum size, 4 to 32 MB, but at most a quarter. Live and spare segments
 //! together stay within the maximum.
 //!
-//! # A segment, version 1
+//! # A segment, version 2
 //!
 //! All integers little endian. A header page of 4096 bytes, then blocks at multiples of eight:
 //!
 //! | header | type | meaning |
 //! |---|---|---|
 //! | magic | 8 bytes | `bbspool\n` |
-//! | version | `u32` | 1; magic, version and checksum keep their place in every version |
+//! | version | `u32` | 2; magic, version and checksum keep their place in every version |
 //! | checksum | `u32` | CRC32C of the first 64 bytes without this field |
 //! | salt | `u32` | new and random each time the file is used; also in the name, which wins |
 //! | reserved | `u32` | 0 |
@@ -51,33 +55,49 @@
 //! | body checksum | `u32` | CRC32C of the body |
 //! | body length | `u32` | without the padding to eight |
 //! | count | `u16` | records in the body; 0 in a block that only carries the cursor or fills a page |
-//! | flags | `u16` | 0; a block with another value is not of this version |
+//! | flags | `u16` | 0, or 1 where the body lists resolved ranges; a block with another value is not of this version |
 //! | into commit | `u32` | records of the same commit before this block |
 //! | first sequence | `u64` | of its first record |
 //! | cursor | `u64` | every sequence up to this one is resolved |
 //! | time | `i64` | when its first record was appended, milliseconds since 1970 |
-//! | body | | `count` times: length `u32`, record |
+//! | body | | `count` times: length `u32`, record; with flag 1 instead ranges: first and last sequence, `u64` each, ascending |
+//!
+//! Version 1 is the same without flag 1 and is read as it is; what is written is version 2.
+//!
+//! Above the cursor there may be *resolved ranges*: what was acknowledged in the live lane while late records wait.
+//! A block that lists them all stands at the beginning of each segment that begins while there are any, and follows
+//! with a commit (at most every 250 ms) or with the cursor when they have changed; the last list counts. So a crash
+//! costs a second sending of about a second of live records and not of all since the outage. A list has at most 2,048
+//! ranges (a 128th of a smaller segment's length); from half of that on there is no new lane.
+//!
+//! A segment in the middle of which nothing waits is taken back once a list that covers it is synced. So a start
+//! finds a hole in the sequence only where a list says that everything in it is resolved.
 //!
 //! A block ends at 64 KB unless one record is longer. A commit of 12 KB or more ends on a page. Blocks of an earlier
 //! life of the file fail their checksum, because the salt is another.
 //!
 //! # Recovery
 //!
-//! Only the last segment is read: it gives the next sequence and the cursor. A hole in it is a torn tail, and cut,
+//! Only the last segment is read: it gives the next sequence, the cursor and the resolved ranges. A hole in it is a torn tail, and cut,
 //! unless a later commit stands behind it: then it is damage in durable records, and those are counted as lost when
 //! the reader comes to them. Nothing is ever appended to an old segment. A sealed segment ends where the next begins.
+//! Everything that waits is in the live lane then.
 
 mod appender;
 mod batch;
 mod disk;
 mod format;
+mod lanes;
 mod log;
+mod look;
+mod ranges;
 mod read;
 mod recover;
 mod segment;
 #[cfg(test)]
 mod sim;
 mod space;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod track;
@@ -85,10 +105,9 @@ mod track;
 mod world;
 mod writer;
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
@@ -103,9 +122,11 @@ use appender::{Geometry, Pending, Shared, Written, lock};
 use batch::Batch;
 use disk::{Disk, FolderError, RealDisk};
 use format::PAGE;
+pub use lanes::Reader;
+use lanes::{ReadAhead, ReadQueue};
 use log::Log;
-pub use read::Reader;
-use read::{ReadCore, ReadQueue};
+pub use look::Look;
+pub use stats::Stats;
 
 /// How to open a spool.
 #[derive(Debug, Clone)]
@@ -121,6 +142,8 @@ pub struct Options {
     pub when_full: WhenFull,
     /// How long a commit may wait for company, and only while the last one had any.
     pub linger: Duration,
+    /// Records older than this are given up.
+    pub max_age: Option<Duration>,
     /// Length of new segments instead of the one that follows from `max_size`; for tests.
     pub segment_size: Option<u64>,
 }
@@ -134,6 +157,7 @@ impl Options {
             durability: Durability::Fsync,
             when_full: WhenFull::Refuse,
             linger: Duration::from_micros(500),
+            max_age: None,
             segment_size: None,
         }
     }
@@ -145,9 +169,13 @@ impl Options {
         let segment = usize::try_from(wanted.clamp(4 * page, 1 << 30) / page * page).unwrap_or(1 << 30);
         let batch = (segment / 4).min(4 << 20);
         let max_size = self.max_size.max(4 * segment as u64);
-        Geometry { segment, batch, block: (segment / 64).min(64 << 10), max_size }
+        let ranges = (segment / 128).min(MAX_RANGES);
+        Geometry { segment, batch, block: (segment / 64).min(64 << 10), max_size, ranges }
     }
 }
+
+/// Most resolved ranges a block lists.
+const MAX_RANGES: usize = 2048;
 
 /// The sequence of the last record of an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -167,6 +195,8 @@ pub struct Durable {
 pub struct Stored {
     /// To acknowledge it by.
     pub seq: u64,
+    /// It is of the late lane.
+    pub late: bool,
     /// Its bytes, a slice of what was read from disk at once.
     pub record: Bytes,
 }
@@ -193,35 +223,6 @@ impl fmt::Display for AppendError {
 }
 
 impl std::error::Error for AppendError {}
-
-/// Counters of one instant, since the spool was opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Stats {
-    /// Records that wait to be acknowledged, those not yet durable included.
-    pub waiting: u64,
-    /// When the oldest of them was appended, to about a second.
-    pub oldest_ms: Option<i64>,
-    /// Records that waited when the spool was opened.
-    pub recovered: u64,
-    /// Records taken since.
-    pub appended: u64,
-    /// Records acknowledged.
-    pub acked: u64,
-    /// Records dropped because the spool was full.
-    pub shed: u64,
-    /// Records found destroyed on disk.
-    pub lost: u64,
-    /// Appends are refused for lack of space.
-    pub full: bool,
-    /// Bytes of all segments, spares included.
-    pub disk_bytes: u64,
-    /// Group commits.
-    pub commits: u64,
-    /// Bytes written.
-    pub bytes_written: u64,
-    /// Failed calls of `fdatasync`.
-    pub sync_failures: u64,
-}
 
 /// What was found at the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -310,6 +311,12 @@ pub struct Spool {
     reader: Option<JoinHandle<()>>,
 }
 
+/// True where a folder has segments of a spool. It is not opened for that.
+pub fn holds_something(dir: &Path) -> bool {
+    let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    files.into_iter().any(|file| Path::new(&file.file_name()).extension().is_some_and(|ending| ending == "seg"))
+}
+
 /// Opens the spool of a folder, recovers what it holds and starts its threads.
 pub fn open(options: Options) -> Result<Opened, OpenError> {
     let started = Instant::now();
@@ -318,17 +325,17 @@ pub fn open(options: Options) -> Result<Opened, OpenError> {
         FolderError::Locked(pid) => OpenError::Locked { dir: options.dir.clone(), pid },
         FolderError::Io(source) => folder(source),
     })?;
-    let (mut log, core, recovered) = assemble(Arc::new(disk), &options).map_err(folder)?;
+    let (mut log, ahead, recovered) = assemble(Arc::new(disk), &options).map_err(folder)?;
     log.tidy();
     let shared = log.shared.clone();
     let linger = options.linger;
     let mut spool = Spool { shared: shared.clone(), writer: None, reader: None };
     let thread = |name: &str| std::thread::Builder::new().name(name.into());
     spool.writer = Some(thread("spool-write").spawn(move || writer::run(log, linger)).map_err(folder)?);
-    spool.reader = Some(thread("spool-read").spawn(move || read::run(core)).map_err(folder)?);
+    spool.reader = Some(thread("spool-read").spawn(move || lanes::run(ahead)).map_err(folder)?);
     Ok(Opened {
         appender: Appender { shared: shared.clone() },
-        reader: Reader { shared: shared.clone(), hand: VecDeque::new() },
+        reader: Reader::new(shared.clone()),
         acker: Acker { shared },
         recovered: Recovered { took: started.elapsed(), ..recovered },
         spool,
@@ -336,7 +343,7 @@ pub fn open(options: Options) -> Result<Opened, OpenError> {
 }
 
 /// The parts without the threads.
-fn assemble(disk: Arc<dyn Disk>, options: &Options) -> io::Result<(Log, ReadCore, Recovered)> {
+fn assemble(disk: Arc<dyn Disk>, options: &Options) -> io::Result<(Log, ReadAhead, Recovered)> {
     let geometry = options.geometry();
     let found = recover::recover(&*disk, geometry.segment as u64)?;
     let waiting = found.track.waiting(found.next_seq - 1);
@@ -355,6 +362,7 @@ fn assemble(disk: Arc<dyn Disk>, options: &Options) -> io::Result<(Log, ReadCore
     };
     let shared = Arc::new(Shared {
         id: found.id,
+        withdrawn: AtomicBool::new(false),
         geometry,
         disk,
         pending: Mutex::new(pending),
@@ -367,9 +375,9 @@ fn assemble(disk: Arc<dyn Disk>, options: &Options) -> io::Result<(Log, ReadCore
         recovered: waiting,
         written: Written::default(),
     });
-    let core = ReadCore::new(shared.clone());
-    let log = Log::new(shared, options.durability, options.when_full, found.spares);
-    Ok((log, core, Recovered { waiting, quarantined: found.quarantined, took: Duration::ZERO }))
+    let ahead = ReadAhead::new(shared.clone());
+    let log = Log::new(shared, options, found.spares);
+    Ok((log, ahead, Recovered { waiting, quarantined: found.quarantined, took: Duration::ZERO }))
 }
 
 impl Spool {

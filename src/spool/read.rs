@@ -1,157 +1,17 @@
-//! Reading in order: the core that walks the segments, and the bounded queue between it and the uplink.
+//! Reading in order: walks the segments from one sequence to another.
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::Notify;
 
 use super::Stored;
 use super::appender::{Shared, lock};
 use super::format::{PAGE, record_at};
+use super::ranges::{Range, Skip};
 use super::segment::{Found, Window};
-use super::track::View;
-
-/// The queue holds this many records and bytes, and [`Reader`] as many again in its hand.
-const QUEUE_RECORDS: usize = 512;
-const QUEUE_BYTES: usize = 512 * 1024;
-/// A segment that cannot be opened is tried again after this time.
-const RETRY: Duration = Duration::from_secs(1);
-
-/// The records that were read ahead.
-#[derive(Debug, Default)]
-pub(super) struct ReadQueue {
-    state: Mutex<QueueState>,
-    /// Wakes the reader thread.
-    work: Condvar,
-    /// Wakes [`Reader::next`].
-    ready: Notify,
-    /// Records up to this one were counted as shed and are no longer delivered.
-    shed_to: AtomicU64,
-}
-
-#[derive(Debug, Default)]
-struct QueueState {
-    records: VecDeque<Stored>,
-    bytes: usize,
-    /// Counts commits.
-    commits: u64,
-    /// The reader thread has read all that was durable, and sleeps until there is more.
-    waits_for_commit: bool,
-    closed: bool,
-}
-
-impl ReadQueue {
-    /// Something became durable.
-    pub(super) fn committed(&self) {
-        let mut state = lock(&self.state);
-        state.commits += 1;
-        // A reader that has read ahead as far as it may has no use for being woken at each commit.
-        let waits = std::mem::take(&mut state.waits_for_commit);
-        drop(state);
-        if waits {
-            self.work.notify_one();
-        }
-    }
-
-    pub(super) fn shed(&self, last_seq: u64) {
-        self.shed_to.store(last_seq, Ordering::Release);
-    }
-
-    /// Whether the record may still be delivered.
-    pub(super) fn is_due(&self, stored: &Stored) -> bool {
-        stored.seq > self.shed_to.load(Ordering::Acquire)
-    }
-
-    pub(super) fn close(&self) {
-        lock(&self.state).closed = true;
-        self.work.notify_one();
-        self.ready.notify_one();
-    }
-}
-
-/// Delivers the records in order. After a restart it begins at the cursor; while running it never goes back.
-pub struct Reader {
-    pub(super) shared: Arc<Shared>,
-    pub(super) hand: VecDeque<Stored>,
-}
-
-impl Reader {
-    /// The next record, as soon as there is a durable one; `None` once the spool is closed. Cancel-safe.
-    pub async fn next(&mut self) -> Option<Stored> {
-        let queue = &self.shared.reading;
-        loop {
-            while let Some(stored) = self.hand.pop_front() {
-                if queue.is_due(&stored) {
-                    return Some(stored);
-                }
-            }
-            {
-                let mut state = lock(&queue.state);
-                if state.closed {
-                    return None;
-                }
-                std::mem::swap(&mut self.hand, &mut state.records);
-                state.bytes = 0;
-            }
-            if self.hand.is_empty() {
-                // One reader only: a notification before this wait is kept as a permit.
-                queue.ready.notified().await;
-            } else {
-                queue.work.notify_one();
-            }
-        }
-    }
-}
-
-impl std::fmt::Debug for Reader {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reader").finish_non_exhaustive()
-    }
-}
-
-/// The life of the reader thread.
-pub(super) fn run(mut core: ReadCore) {
-    let shared = core.shared.clone();
-    let queue = &shared.reading;
-    let mut read = VecDeque::new();
-    loop {
-        let commits = {
-            let mut state = lock(&queue.state);
-            while !state.closed && (state.records.len() >= QUEUE_RECORDS || state.bytes >= QUEUE_BYTES) {
-                state = queue.work.wait(state).unwrap_or_else(PoisonError::into_inner);
-            }
-            if state.closed {
-                return;
-            }
-            state.commits
-        };
-        let filled = core.fill(&mut read, QUEUE_RECORDS, QUEUE_BYTES);
-        let mut state = lock(&queue.state);
-        if !read.is_empty() {
-            state.bytes += read.iter().map(|stored| stored.record.len()).sum::<usize>();
-            state.records.append(&mut read);
-            queue.ready.notify_one();
-        }
-        match filled {
-            Filled::Enough => {}
-            Filled::AllDurable => {
-                while !state.closed && state.commits == commits {
-                    state.waits_for_commit = true;
-                    state = queue.work.wait(state).unwrap_or_else(PoisonError::into_inner);
-                }
-                state.waits_for_commit = false;
-            }
-            Filled::Retry => {
-                let waited = queue.work.wait_timeout_while(state, RETRY, |state| !state.closed);
-                drop(waited.unwrap_or_else(PoisonError::into_inner));
-            }
-        }
-    }
-}
+use super::track::{Segment, View};
 
 /// Why [`ReadCore::fill`] stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,6 +29,10 @@ pub(super) struct ReadCore {
     shared: Arc<Shared>,
     /// Every sequence before this one was delivered or is resolved.
     expected: u64,
+    /// Nothing after this one is delivered.
+    end: u64,
+    /// What is not delivered, ascending: it was resolved before the start, or another lane has delivered it.
+    skip: Skip,
     place: Option<Place>,
     block: Option<Block>,
 }
@@ -187,9 +51,34 @@ struct Block {
 }
 
 impl ReadCore {
+    /// Over everything that waits.
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        let expected = lock(&shared.track).cursor() + 1;
-        Self { shared, expected, place: None, block: None }
+        let (expected, skip) = {
+            let track = lock(&shared.track);
+            (track.cursor() + 1, Skip::new(track.resolved()))
+        };
+        Self { shared, expected, end: u64::MAX, skip, place: None, block: None }
+    }
+
+    /// Over what is appended after `seq`, where the active segment goes on as `at` says.
+    pub(super) fn after(shared: Arc<Shared>, seq: u64, at: Option<(Segment, u64)>) -> Self {
+        let place = at.and_then(|(segment, pos)| {
+            // A segment that cannot be opened just now is found in the usual way.
+            let file = shared.disk.open(&segment.name()).ok()?;
+            Some(Place { segment: (segment.first_seq, segment.salt), window: Window::new(file, segment.salt), pos })
+        });
+        Self { shared, expected: seq + 1, end: u64::MAX, skip: Skip::default(), place, block: None }
+    }
+
+    /// Goes on to `end`, but without what another lane has delivered on the way there.
+    pub(super) fn extend(&mut self, end: u64, delivered: Option<Range>) {
+        self.end = end;
+        self.skip.add(delivered);
+        if self.expected > end + 1 {
+            // It read ahead of what was its own.
+            self.expected = end + 1;
+            (self.block, self.place) = (None, None);
+        }
     }
 
     /// Adds records to `out` until one of the limits is reached or nothing more is durable.
@@ -208,14 +97,18 @@ impl ReadCore {
             }
             let (view, durable) = {
                 let track = lock(&self.shared.track);
-                self.expected = self.expected.max(track.cursor() + 1);
+                self.expected = self.skip.pass(self.expected.max(track.cursor() + 1));
                 (track.view(self.expected), track.durable())
             };
-            let Some(view) = view else {
+            if self.expected > self.end {
+                return Filled::AllDurable;
+            }
+            let Some(mut view) = view else {
                 // Durable and in no segment: the recovery had to put aside every file that could have held it.
-                self.skip_to(durable + 1);
+                self.skip_to(durable.min(self.end) + 1);
                 return Filled::AllDurable;
             };
+            view.last_seq = view.last_seq.min(self.end);
             match self.go_to(&view) {
                 Ok(()) => self.step(&view),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => self.skip_to(view.last_seq + 1),
@@ -238,11 +131,15 @@ impl ReadCore {
                 return None;
             };
             let seq = block.seq;
+            if seq > self.end {
+                (self.block, self.place) = (None, None);
+                return None;
+            }
             block.seq += 1;
             block.at = range.end;
-            if seq >= self.expected {
+            if seq >= self.expected && !self.skip.has(seq) {
                 self.expected = seq + 1;
-                return Some(Stored { seq, record: block.body.slice(range) });
+                return Some(Stored { seq, late: false, record: block.body.slice(range) });
             }
         }
     }
@@ -282,6 +179,10 @@ impl ReadCore {
             Some(body) if header.first_seq < end_seq => {
                 lock(&self.shared.track).block_read(header.first_seq, block_end, header.time);
                 self.block = Some(Block { body, at: 0, seq: header.first_seq, end_seq: block_end });
+                if block_end < header.end_seq() {
+                    // The rest of it belongs to another lane today, and may be this one's tomorrow.
+                    self.place = None;
+                }
             }
             _ => self.skip_to(block_end),
         }
@@ -292,7 +193,11 @@ impl ReadCore {
         if self.expected >= seq {
             return;
         }
-        let lost = lock(&self.shared.track).lose(self.expected, seq - 1);
+        let lost: u64 = {
+            let parts = self.skip.gaps(self.expected, seq - 1);
+            let mut track = lock(&self.shared.track);
+            parts.into_iter().map(|(first, last)| track.lose(first, last)).sum()
+        };
         if lost > 0 {
             tracing::error!(lost, first = self.expected, last = seq - 1, "spool: damaged on disk, messages are lost");
             self.shared.wake_writer();

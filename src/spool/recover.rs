@@ -7,7 +7,8 @@ use std::io;
 use std::ops::Range;
 
 use super::disk::Disk;
-use super::format::{HeaderCheck, PAGE, SegmentHeader, parse_segment_name, parse_spare_name};
+use super::format::{HeaderCheck, MAX_SEQ, PAGE, SegmentHeader, parse_segment_name, parse_spare_name};
+use super::ranges::{self, Range as Resolved};
 use super::segment::{Found, Window};
 use super::track::{Segment, Track};
 
@@ -54,25 +55,26 @@ pub(super) fn recover(disk: &dyn Disk, segment_len: u64) -> io::Result<Recovery>
     }
     let first = segments.iter().map(|segment| segment.first_seq).chain(folder.aside.iter().copied()).min();
     let mut next_seq = folder.aside.iter().copied().max().unwrap_or(1).max(1);
-    let mut cursor = 0;
+    let (mut cursor, mut resolved) = (0, Vec::new());
     if let Some(last) = segments.last() {
         let tail = tail(disk, last);
         next_seq = next_seq.max(tail.next_seq);
         cursor = tail.cursor;
+        resolved = tail.resolved;
         if let Err(error) = settle(disk, last, tail.last_commit.clone()) {
             tracing::warn!(%error, "spool: the last commit of the earlier run cannot be made durable again");
         }
     }
     // Segments are removed from the front only when all in them is acknowledged or shed.
     cursor = cursor.max(first.unwrap_or(1).saturating_sub(1)).max(folder.resolved);
-    next_seq = next_seq.max(cursor + 1);
+    next_seq = next_seq.max(cursor + 1).max(resolved.last().map_or(0, |(_, last)| last + 1));
     let mut end = next_seq - 1;
     for segment in segments.iter_mut().rev() {
         segment.last_seq = end;
         end = end.min(segment.first_seq.saturating_sub(1));
     }
     let id = folder.settle_id(disk, first.is_none() && folder.resolved == 0);
-    let track = Track::new(cursor, next_seq - 1, VecDeque::from(segments));
+    let track = Track::new(cursor, &resolved, next_seq - 1, VecDeque::from(segments));
     Ok(Recovery { track, next_seq, id, spares: folder.spares, quarantined: folder.quarantined })
 }
 
@@ -163,6 +165,8 @@ impl Folder {
 struct Tail {
     next_seq: u64,
     cursor: u64,
+    /// The last list of resolved ranges.
+    resolved: Vec<Resolved>,
     /// The bytes of the last commit.
     last_commit: Range<u64>,
 }
@@ -194,7 +198,8 @@ fn settle(disk: &dyn Disk, segment: &Segment, commit: Range<u64>) -> io::Result<
 /// records that were durable. A good block behind it of a *later* commit tells: that commit was begun only after
 /// the one with the hole was durable. A torn tail is cut at the hole, damage is left for the reader to count.
 fn tail(disk: &dyn Disk, segment: &Segment) -> Tail {
-    let mut tail = Tail { next_seq: segment.first_seq, cursor: 0, last_commit: PAGE as u64..PAGE as u64 };
+    let first = PAGE as u64..PAGE as u64;
+    let mut tail = Tail { next_seq: segment.first_seq, cursor: 0, resolved: Vec::new(), last_commit: first };
     let mut commit = None;
     let Ok(file) = disk.open(&segment.name()) else { return tail };
     let mut page = vec![0; PAGE];
@@ -208,8 +213,11 @@ fn tail(disk: &dyn Disk, segment: &Segment) -> Tail {
     let mut pos = PAGE as u64;
     loop {
         match window.block(pos, segment.len) {
-            Found::Block(header, _) => {
+            Found::Block(header, body) => {
                 tail.cursor = tail.cursor.max(header.cursor);
+                if header.lists_ranges {
+                    tail.resolved = ranges::decode(&body, MAX_SEQ);
+                }
                 if header.first_seq == tail.next_seq || header.commit_first() > tail.next_seq {
                     tail.next_seq = tail.next_seq.max(header.end_seq());
                     if header.count > 0 && commit != Some(header.commit_first()) {

@@ -6,7 +6,7 @@ use super::WhenFull;
 use super::appender::lock;
 use super::format::spare_name;
 use super::log::{Log, SPARES, Spare};
-use super::track::Segment;
+use super::track::{GivenUp, Segment};
 
 impl Log {
     /// Takes back finished segments, keeps spares, sheds if that is asked for, and says how much may be appended.
@@ -14,13 +14,19 @@ impl Log {
         loop {
             let freed = lock(&self.shared.track).free_front(false);
             let Some(segment) = freed else { break };
-            self.recycle(segment);
+            self.recycle(segment, true);
+        }
+        self.expire();
+        loop {
+            let freed = lock(&self.shared.track).free_middle(&self.on_disk);
+            let Some(segment) = freed else { break };
+            self.recycle(segment, false);
         }
         self.replenish();
         self.reuse_last();
         // Only once someone was refused: what waits is not given up for room that nobody needs.
         let needed = self.when_full == WhenFull::DropOldest && lock(&self.shared.pending).full;
-        while needed && !self.can_take_batch() && self.shed() {}
+        while needed && !self.can_take_batch() && self.shed(GivenUp::Full) {}
         self.admit();
     }
 
@@ -54,17 +60,22 @@ impl Log {
         self.count_bytes();
     }
 
-    pub(super) fn recycle(&mut self, segment: Segment) {
+    /// `leading`: nothing waits before the end of it.
+    pub(super) fn recycle(&mut self, segment: Segment, leading: bool) {
         let disk = &*self.shared.disk;
         let name = segment.name();
         let wanted = self.spares.len() < SPARES && segment.len == self.shared.geometry.segment as u64;
-        let spare = spare_name(segment.last_seq + 1, segment.salt);
+        let spare = if leading { spare_name(segment.last_seq + 1, segment.salt) } else { self.new_spare_name() };
         if wanted && disk.rename(&name, &spare).is_ok() {
             self.spares.push(Spare { name: spare, len: segment.len });
             self.count_bytes();
         } else {
             self.remove(&name);
         }
+    }
+
+    fn new_spare_name(&self) -> String {
+        format!("new-{:016x}.spare", self.shared.disk.random())
     }
 
     /// Creates spares as far as size and disk allow.
@@ -74,7 +85,7 @@ impl Log {
             if self.count_bytes() + len > self.shared.geometry.max_size {
                 return;
             }
-            let name = format!("new-{:016x}.spare", self.shared.disk.random());
+            let name = self.new_spare_name();
             match self.shared.disk.create(&name, len) {
                 Ok(_) => {
                     self.told_no_space = false;
@@ -110,22 +121,33 @@ impl Log {
         };
         self.active = None;
         if let Some(segment) = freed {
-            self.recycle(segment);
+            self.recycle(segment, true);
         }
     }
 
-    pub(super) fn shed(&mut self) -> bool {
+    /// Gives up leading segments in which everything is too old.
+    fn expire(&mut self) {
+        let Some(max_age) = self.max_age else { return };
+        let bound = self.shared.disk.now().saturating_sub(max_age);
+        while lock(&self.shared.track).front_is_before(bound) && self.shed(GivenUp::TooOld) {}
+    }
+
+    pub(super) fn shed(&mut self, why: GivenUp) -> bool {
         let shed = {
             let mut track = lock(&self.shared.track);
-            let shed = track.shed_front();
+            let shed = track.shed_front(why);
             if let Some((segment, _)) = shed {
                 self.shared.reading.shed(segment.last_seq);
             }
             shed
         };
         let Some((segment, count)) = shed else { return false };
-        tracing::warn!(count, last = segment.last_seq, "spool: full, the oldest messages are dropped");
-        self.recycle(segment);
+        let reason = match why {
+            GivenUp::Full => "full, the oldest messages are dropped",
+            GivenUp::TooOld => "messages older than max_age are dropped",
+        };
+        tracing::warn!(count, last = segment.last_seq, "spool: {reason}");
+        self.recycle(segment, true);
         true
     }
 

@@ -1,12 +1,13 @@
 //! What is known about every record that is not in the pending batch: where its segment is and whether it still waits.
 //!
-//! Pure. The account `appended + recovered = acked + shed + lost + waiting` is kept here: a sequence above the
-//! cursor is either waiting or *resolved* (acknowledged out of order, or found lost), one at or below it is
-//! resolved, and each becomes so exactly once.
+//! Pure. The account `appended + recovered = acked + shed + expired + lost + waiting` is kept here: a sequence above the
+//! cursor is either waiting or *resolved* (acknowledged out of order or in the live lane, or found lost), one at or
+//! below it is resolved, and each becomes so exactly once.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use super::format::segment_name;
+use super::ranges::{Range, Ranges};
 
 /// A live segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,32 +40,77 @@ pub(super) struct View {
     pub(super) last_seq: u64,
 }
 
+/// When the blocks that a lane has read were appended.
+#[derive(Debug, Default)]
+struct Times {
+    /// First sequence and time, about one a second.
+    blocks: VecDeque<(u64, i64)>,
+    /// The highest sequence it knows.
+    read_to: u64,
+}
+
+impl Times {
+    fn read(&mut self, first_seq: u64, end_seq: u64, time: i64) {
+        if self.blocks.back().is_none_or(|&(_, last)| time >= last.saturating_add(1000) || time < last) {
+            self.blocks.push_back((first_seq, time));
+        }
+        self.read_to = end_seq - 1;
+    }
+
+    /// Forgets what is not needed to tell the time of `seq` and what comes after it.
+    fn forget_before(&mut self, seq: u64) {
+        if self.read_to < seq {
+            self.blocks.clear();
+        }
+        while self.blocks.get(1).is_some_and(|&(first, _)| first <= seq) {
+            self.blocks.pop_front();
+        }
+    }
+
+    fn of(&self, seq: u64) -> Option<i64> {
+        self.blocks.front().filter(|_| seq <= self.read_to).map(|&(_, time)| time)
+    }
+}
+
+/// Why a record that waits is given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum GivenUp {
+    /// There is no room.
+    Full,
+    /// It is older than asked for.
+    TooOld,
+}
+
 /// Records and segments; see the module.
 #[derive(Debug, Default)]
 pub(super) struct Track {
     /// Every sequence up to this one is resolved.
     cursor: u64,
-    /// Resolved ranges above the cursor, first to last, with a gap between any two.
-    resolved: BTreeMap<u64, u64>,
-    resolved_len: u64,
+    /// What is resolved above the cursor, never the sequence that follows it.
+    resolved: Ranges,
+    /// Sequences up to this one are in the late lane.
+    split: u64,
     segments: VecDeque<Segment>,
     /// The last sequence that is durable.
     durable: u64,
     /// Durable bytes of the active segment.
     durable_end: u64,
-    /// First sequence and time of blocks that were read, about one a second.
-    times: VecDeque<(u64, i64)>,
-    /// The highest sequence `times` knows.
-    read_to: u64,
+    late_times: Times,
+    live_times: Times,
     pub(super) last_commit: i64,
     pub(super) acked: u64,
     pub(super) shed: u64,
+    pub(super) expired: u64,
     pub(super) lost: u64,
 }
 
 impl Track {
-    pub(super) fn new(cursor: u64, durable: u64, segments: VecDeque<Segment>) -> Self {
-        Self { cursor, durable, segments, ..Self::default() }
+    pub(super) fn new(cursor: u64, resolved: &[Range], durable: u64, segments: VecDeque<Segment>) -> Self {
+        let mut track = Self { cursor, durable, segments, ..Self::default() };
+        for &(first, last) in resolved {
+            track.resolve(first, last.min(durable));
+        }
+        track
     }
 
     pub(super) fn cursor(&self) -> u64 {
@@ -75,15 +121,57 @@ impl Track {
         self.durable
     }
 
+    /// What is resolved above the cursor.
+    pub(super) fn resolved(&self) -> &Ranges {
+        &self.resolved
+    }
+
+    /// Whether a sequence is durable and still waits.
+    pub(super) fn is_waiting(&self, seq: u64) -> bool {
+        seq > self.cursor && seq <= self.durable && self.resolved.first_gap(seq) == seq
+    }
+
     /// Sequences up to `last` that still wait.
     pub(super) fn waiting(&self, last: u64) -> u64 {
-        last.saturating_sub(self.cursor).saturating_sub(self.resolved_len)
+        last.saturating_sub(self.cursor).saturating_sub(self.resolved.len())
+    }
+
+    /// Durable sequences above `seq` that still wait.
+    pub(super) fn waiting_above(&self, seq: u64) -> u64 {
+        let seq = seq.max(self.cursor);
+        self.durable.saturating_sub(seq).saturating_sub(self.resolved.len_above(seq))
+    }
+
+    /// Sequences of the late lane that still wait.
+    pub(super) fn late(&self) -> u64 {
+        if self.split <= self.cursor {
+            return 0;
+        }
+        self.split - self.cursor - (self.resolved.len() - self.resolved.len_above(self.split))
+    }
+
+    /// Everything durable becomes late. Says up to where, and where the segment goes on behind it.
+    pub(super) fn split(&mut self) -> (u64, Option<(Segment, u64)>) {
+        let live_times = std::mem::take(&mut self.live_times);
+        if self.late() == 0 {
+            self.late_times = live_times;
+        }
+        self.split = self.durable;
+        let active = self.segments.back().filter(|segment| segment.is_active());
+        (self.split, active.map(|segment| (*segment, self.durable_end)))
     }
 
     /// False if the record was acknowledged, shed or lost before, or was never durable.
     pub(super) fn ack(&mut self, seq: u64) -> bool {
         let counted = seq <= self.durable && self.resolve(seq, seq) == 1;
         self.acked += u64::from(counted);
+        counted
+    }
+
+    /// As [`ack`](Self::ack), for a record that was not sent because it is too old.
+    pub(super) fn expire(&mut self, seq: u64) -> bool {
+        let counted = seq <= self.durable && self.resolve(seq, seq) == 1;
+        self.expired += u64::from(counted);
         counted
     }
 
@@ -99,35 +187,34 @@ impl Track {
         if first > last {
             return 0;
         }
-        let (mut start, mut end, mut known) = (first, last, 0);
-        // Swallow every range that touches the new one; the acknowledgement in order meets none.
-        while let Some((&other_first, &other_last)) = self.resolved.range(..=end + 1).next_back() {
-            if other_last + 1 < start {
-                break;
-            }
-            let overlap = last.min(other_last) + 1;
-            known += overlap.saturating_sub(first.max(other_first));
-            self.resolved.remove(&other_first);
-            self.resolved_len -= other_last - other_first + 1;
-            start = start.min(other_first);
-            end = end.max(other_last);
+        if first == self.cursor + 1 && self.resolved.count() == 0 {
+            // In order, as nearly always.
+            self.cursor = last;
+            return last - first + 1;
         }
-        if start == self.cursor + 1 {
+        let new = self.resolved.insert(first, last);
+        if let Some(end) = self.resolved.take(self.cursor + 1) {
             self.cursor = end;
-        } else {
-            self.resolved.insert(start, end);
-            self.resolved_len += end - start + 1;
         }
-        last - first + 1 - known
+        new
     }
 
-    /// Gives up the oldest segment if it is sealed; its waiting records are counted as shed.
-    pub(super) fn shed_front(&mut self) -> Option<(Segment, u64)> {
+    /// Gives up the oldest segment if it is sealed, and counts its waiting records.
+    pub(super) fn shed_front(&mut self, why: GivenUp) -> Option<(Segment, u64)> {
         let front = *self.segments.front().filter(|segment| !segment.is_active())?;
         let shed = self.resolve(self.cursor + 1, front.last_seq);
-        self.shed += shed;
+        match why {
+            GivenUp::Full => self.shed += shed,
+            GivenUp::TooOld => self.expired += shed,
+        }
         self.segments.pop_front();
         Some((front, shed))
+    }
+
+    /// True if everything in the oldest segment was appended before `time`: so was the beginning of the next.
+    pub(super) fn front_is_before(&self, time: i64) -> bool {
+        let next = self.segments.get(1);
+        next.is_some_and(|next| next.created > 0 && next.created < time)
     }
 
     /// Takes out the oldest segment if nothing in it waits. The very last one stays, it keeps the sequence,
@@ -141,6 +228,24 @@ impl Track {
 
     pub(super) fn has_free_front(&self) -> bool {
         self.segments.len() > 1 && self.segments.front().is_some_and(|segment| segment.last_seq <= self.cursor)
+    }
+
+    /// Takes out a segment behind the first in which nothing waits, if the disk knows that: a start that knew only
+    /// the cursor would take its records for lost.
+    pub(super) fn free_middle(&mut self, on_disk: &[Range]) -> Option<Segment> {
+        let sealed = self.segments.len().checked_sub(1)?;
+        let at = self.segments.iter().take(sealed).skip(1).position(|segment| {
+            let within = |&(first, last): &Range| first <= segment.first_seq && segment.last_seq <= last;
+            segment.first_seq <= segment.last_seq && on_disk.iter().any(within)
+        })?;
+        self.segments.remove(at + 1)
+    }
+
+    /// Whether segments behind the first were taken out.
+    #[cfg(test)]
+    pub(super) fn has_hole(&self) -> bool {
+        let next = self.segments.iter().skip(1);
+        self.segments.iter().zip(next).any(|(segment, next)| segment.last_seq + 1 < next.first_seq)
     }
 
     pub(super) fn segment_bytes(&self) -> u64 {
@@ -185,15 +290,19 @@ impl Track {
         (expected <= view.last_seq).then_some(view)
     }
 
-    /// The reader came upon a block that was appended at `time`.
+    /// A reader came upon a block that was appended at `time`.
     pub(super) fn block_read(&mut self, first_seq: u64, end_seq: u64, time: i64) {
-        if self.read_to <= self.cursor {
-            self.times.clear();
+        if end_seq <= self.split + 1 {
+            self.late_times.forget_before(self.cursor + 1);
+            self.late_times.read(first_seq, end_seq, time);
+        } else {
+            self.live_times.forget_before(self.first_live());
+            self.live_times.read(first_seq, end_seq, time);
         }
-        if self.times.back().is_none_or(|&(_, last)| time >= last.saturating_add(1000) || time < last) {
-            self.times.push_back((first_seq, time));
-        }
-        self.read_to = end_seq - 1;
+    }
+
+    fn first_live(&self) -> u64 {
+        self.resolved.first_gap(self.split.max(self.cursor) + 1)
     }
 
     /// When the oldest waiting record was appended, to about a second.
@@ -202,12 +311,9 @@ impl Track {
             return None;
         }
         let oldest = self.cursor + 1;
-        while self.times.get(1).is_some_and(|&(first, _)| first <= oldest) {
-            self.times.pop_front();
-        }
-        if oldest <= self.read_to
-            && let Some(&(_, time)) = self.times.front()
-        {
+        let times = if oldest <= self.split { &mut self.late_times } else { &mut self.live_times };
+        times.forget_before(oldest);
+        if let Some(time) = times.of(oldest) {
             return Some(time);
         }
         let segment = self.segments.iter().find(|segment| oldest <= segment.last_seq)?;
@@ -229,7 +335,7 @@ mod tests {
         #[test]
         fn every_sequence_is_resolved_once(ops in proptest::collection::vec((0..3u8, 1..60u64, 0..9u64), 0..80)) {
             let segments = (0..5).map(|n| segment(n * 10 + 1, n * 10 + 10)).collect();
-            let mut track = Track::new(0, 50, segments);
+            let mut track = Track::new(0, &[], 50, segments);
             let mut waiting: BTreeSet<u64> = (1..=50).collect();
             for (op, seq, len) in ops {
                 match op {
@@ -240,7 +346,7 @@ mod tests {
                         waiting.retain(|s| !(seq..=last).contains(s));
                         prop_assert_eq!(track.lose(seq, last), (before - waiting.len()) as u64);
                     }
-                    _ => if seq < 4 && let Some((front, shed)) = track.shed_front() {
+                    _ => if seq < 4 && let Some((front, shed)) = track.shed_front(GivenUp::Full) {
                         let before = waiting.len();
                         waiting.retain(|s| *s > front.last_seq);
                         prop_assert_eq!(shed, (before - waiting.len()) as u64);
@@ -255,7 +361,7 @@ mod tests {
 
     #[test]
     fn the_last_segment_stays_to_keep_the_sequence() {
-        let mut track = Track::new(0, 20, [segment(1, 10), segment(11, 20)].into());
+        let mut track = Track::new(0, &[], 20, [segment(1, 10), segment(11, 20)].into());
         assert_eq!(track.free_front(true), None);
         (1..=20).for_each(|seq| assert!(track.ack(seq)));
         assert_eq!(track.free_front(false), Some(segment(1, 10)));

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use rumqttc::{AsyncClient, Event, Incoming, Outgoing, QoS};
 use tokio::sync::{Notify, watch};
@@ -9,12 +11,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::dial::{Dialled, dial};
 use super::flight::Flight;
-use super::{Backlog, Lane, Options, Outcome, Status, Waiting};
-use crate::message::{HubMessage, Timestamp, excerpt};
+use super::window::{Latency, Window};
+use super::{Backlog, Isolation, Lane, Options, Outcome, Status, TOO_OLD, Waiting};
+use crate::hub::pace::Pace;
+use crate::message::{HubMessage, Timestamp};
 use crate::metrics::Metrics;
+
+mod trial;
 
 /// How long a planned end waits for the acknowledgements it is owed.
 const LAST_ACKS: Duration = Duration::from_secs(5);
+
+/// Bytes in flight, so that a large window of large messages does not take the memory.
+const FLIGHT_BYTES: usize = 8 << 20;
 
 /// How a connection ended.
 pub(super) enum End {
@@ -28,10 +37,24 @@ pub(super) enum End {
     Failed { reason: &'static str, text: String },
 }
 
+impl End {
+    fn not_taken(error: &rumqttc::ClientError) -> Self {
+        Self::Failed { reason: "protocol", text: format!("a message was not taken: {error}") }
+    }
+}
+
+/// Why a message is not sent.
+enum Refusal {
+    TooOld,
+    Isolate(Isolation),
+}
+
 /// What the feeder and the driver of one connection share.
 struct Line<'a, O> {
     outcome: &'a O,
     flight: Mutex<&'a mut Flight>,
+    window: Mutex<&'a mut Window>,
+    pace: Option<Mutex<Pace>>,
     /// Tells every acknowledgement to all who wait: the window may have room, the flight may be empty.
     room: Notify,
     /// Set when nothing more is to be handed over.
@@ -47,17 +70,18 @@ struct Line<'a, O> {
 pub(super) async fn serve<B: Backlog, O: Outcome>(
     options: &Options,
     (backlog, outcome): (&mut B, &O),
-    flight: &mut Flight,
+    (flight, window): (&mut Flight, &mut Window),
     metrics: &Metrics,
     (status, stop): (&watch::Sender<Status>, &CancellationToken),
 ) -> End {
     flight.restart();
+    window.restart();
     let login = options.target.login(Timestamp::now());
     let mut dialled = match dial(options, &login).await {
         Ok(dialled) => dialled,
         Err(error) => return End::Failed { reason: "network", text: format!("cannot open a socket: {error}") },
     };
-    if let Some((expiry, _)) = login.expiry {
+    if let Some(expiry) = login.expiry.map(|(expiry, _)| expiry).or(options.target.given_token_expiry()) {
         metrics.sas_expires(expiry);
     }
     if let Some(expiry) = options.target.certificate_expiry() {
@@ -66,6 +90,8 @@ pub(super) async fn serve<B: Backlog, O: Outcome>(
     let line = Line {
         outcome,
         flight: Mutex::new(flight),
+        window: Mutex::new(window),
+        pace: options.hub_rate.map(|rate| Mutex::new(Pace::new(f64::from(rate), Instant::now()))),
         room: Notify::new(),
         closing: CancellationToken::new(),
         connected: CancellationToken::new(),
@@ -114,15 +140,24 @@ impl<O: Outcome> Line<'_, O> {
     fn on_connected(&self) {
         self.metrics.uplink_connected.set(1.0);
         tracing::info!("uplink: connected to {}", self.options.target.server().0);
+        let warned = self.status.borrow().warning.is_some();
+        if !warned {
+            self.metrics.uplink_state(super::UP);
+        }
         self.status.send_modify(|status| {
-            status.connected = true;
+            status.connected = Some(Instant::now());
+            status.renewing = false;
             status.trouble = None;
         });
         self.connected.cancel();
     }
 
     fn on_puback(&self, packet_id: u16) {
-        let Some(acknowledged) = self.flight.lock().acknowledge(packet_id) else { return };
+        let Some(acknowledged) = self.flight.lock().acknowledge(packet_id) else {
+            self.room.notify_waiters();
+            return;
+        };
+        self.learn(Instant::now(), acknowledged.handed);
         let now = Timestamp::now();
         if self.outcome.delivered(acknowledged.id) {
             self.metrics.messages_delivered.increment(1);
@@ -139,16 +174,48 @@ impl<O: Outcome> Line<'_, O> {
         self.room.notify_waiters();
     }
 
+    /// What a PUBACK tells about the line and the hub.
+    fn learn(&self, now: Instant, handed: Option<Instant>) {
+        let Some(handed) = handed else { return };
+        let mut window = self.window.lock();
+        let before = window.limit();
+        window.acknowledged(now, now.saturating_duration_since(handed));
+        if window.limit() != before {
+            self.tell_window(window.limit());
+        }
+        if let (Some(pace), Latency { best: Some(best), recent }) = (&self.pace, window.latency()) {
+            pace.lock().latency(now, recent, best);
+        }
+    }
+
+    fn tell_window(&self, limit: usize) {
+        self.metrics.uplink_window.set(f64::from(u32::try_from(limit).unwrap_or(u32::MAX)));
+    }
+
+    /// What waits for more than about a second of sending becomes late.
+    fn split<B: Backlog>(&self, backlog: &mut B) {
+        let second = self.window.lock().second();
+        let second = self.options.hub_rate.map_or(second, |rate| second.min(u64::from(rate)));
+        if backlog.split(second) {
+            tracing::info!("uplink: what waited follows in its own lane; what comes now goes first");
+        }
+    }
+
     /// Hands messages to the event loop in order, as far as the window allows.
     async fn feed<B: Backlog>(&self, client: &AsyncClient, backlog: &mut B) -> End {
         self.connected.cancelled().await;
+        if let Err(end) = self.send_suspects_alone(client, backlog).await {
+            return end;
+        }
+        self.tell_window(self.window.lock().limit());
+        self.split(backlog);
         loop {
             let left_over = self.flight.lock().left_over().cloned();
             let waiting = match left_over {
                 Some(waiting) => waiting,
                 None => {
                     self.window_open().await;
-                    let Some(waiting) = backlog.next(Lane::Late).await else { return End::NoMore };
+                    let Some(waiting) = self.next(backlog).await else { return End::NoMore };
                     waiting
                 }
             };
@@ -158,44 +225,109 @@ impl<O: Outcome> Line<'_, O> {
         }
     }
 
-    async fn hand_over(&self, client: &AsyncClient, waiting: Waiting) -> Result<(), End> {
-        let Waiting { id, record, .. } = &waiting;
-        let Ok(message) = HubMessage::parse(record) else {
-            tracing::error!(%id, "a stored message cannot be read; it is given up");
-            self.outcome.abandon(*id, "unreadable");
-            return Ok(());
-        };
-        let topic = self.options.target.topic(&message, *id);
-        if crate::topic::check_name(&topic).is_err() {
-            tracing::error!(%id, topic = excerpt(&topic), "a stored message has no valid topic; it is given up");
-            self.outcome.abandon(*id, "invalid_topic");
-            return Ok(());
+    /// The next message to send; a late one when its time has come.
+    async fn next<B: Backlog>(&self, backlog: &mut B) -> Option<Waiting> {
+        loop {
+            let pause = self.pace.as_ref().map_or(Duration::ZERO, |pace| pace.lock().wait(Instant::now()));
+            let down_to = if pause.is_zero() { Lane::Late } else { Lane::Live };
+            if let Some(next) = backlog.next(down_to).now_or_never() {
+                return next;
+            }
+            self.window.lock().idle();
+            let late = async {
+                match pause.is_zero() {
+                    true => std::future::pending().await,
+                    false => tokio::time::sleep(pause).await,
+                }
+            };
+            tokio::select! {
+                biased;
+                next = backlog.next(down_to) => return next,
+                () = late => {}
+            }
         }
-        let body = record.slice_ref(message.body);
-        let created = message.created;
+    }
+
+    async fn hand_over(&self, client: &AsyncClient, waiting: Waiting) -> Result<(), End> {
+        let late = waiting.lane == Lane::Late;
+        let ready = self.ready_to_send(&waiting);
+        let created = ready.as_ref().map_or(Timestamp(0), |(_, _, created)| *created);
         {
             let mut flight = self.flight.lock();
             let is_new = flight.left_over().is_none();
             if is_new {
-                flight.add(waiting, created);
+                flight.add(waiting.clone(), created);
             }
         }
         // Only now: the backlog gives a message once, so the next connection must find this one in the flight.
         if self.closing.is_cancelled() {
             return std::future::pending().await;
         }
+        let (topic, body, _) = match ready {
+            Ok(ready) => ready,
+            Err(refusal) => {
+                match refusal {
+                    Refusal::TooOld => self.outcome.abandon(waiting.id, TOO_OLD),
+                    Refusal::Isolate(why) => super::isolate(self.outcome, self.metrics, &waiting, &why).await,
+                }
+                self.flight.lock().give_up(waiting.id);
+                self.room.notify_waiters();
+                return Ok(());
+            }
+        };
         self.flight.lock().hand();
-        self.metrics.uplink_publishes.increment(1);
-        match client.publish_bytes(topic, QoS::AtLeastOnce, false, body).await {
-            Ok(()) => Ok(()),
-            Err(error) => Err(End::Failed { reason: "protocol", text: format!("a message was not taken: {error}") }),
+        if let Some(pace) = &self.pace {
+            pace.lock().sent(Instant::now(), late);
         }
+        self.metrics.uplink_publishes.increment(1);
+        client.publish_bytes(topic, QoS::AtLeastOnce, false, body).await.map_err(|error| End::not_taken(&error))
+    }
+
+    /// Topic, body and time of a message; or why it is not to be sent.
+    fn ready_to_send(&self, waiting: &Waiting) -> Result<(String, Bytes, Timestamp), Refusal> {
+        let Waiting { id, lane, record } = waiting;
+        let isolate = |reason, detail| Err(Refusal::Isolate(Isolation { reason, detail }));
+        let Ok(message) = HubMessage::parse(record) else {
+            return isolate("unreadable", "the stored message cannot be read".to_owned());
+        };
+        if self.is_too_old(message.created) {
+            return Err(Refusal::TooOld);
+        }
+        let replayed = self.options.mark_late && *lane == Lane::Late;
+        let topic = self.options.target.topic(&message, *id, replayed);
+        if crate::topic::check_name(&topic).is_err() {
+            return isolate("invalid_topic", format!("{topic:?} is no topic to publish to"));
+        }
+        if let Some(detail) = self.options.target.too_large(&message, (*id, &topic, replayed)) {
+            return isolate("too_large", detail);
+        }
+        Ok((topic, record.slice_ref(message.body), message.created))
+    }
+
+    fn is_too_old(&self, created: Timestamp) -> bool {
+        let age = u128::try_from(Timestamp::now().0.saturating_sub(created.0)).unwrap_or(0);
+        self.options.max_age.is_some_and(|max_age| age > max_age.as_millis())
     }
 
     async fn window_open(&self) {
         loop {
             let room = self.room.notified();
-            if self.flight.lock().span() < usize::from(self.options.window) {
+            let (span, bytes) = {
+                let flight = self.flight.lock();
+                (flight.span(), flight.bytes())
+            };
+            if span < self.window.lock().limit() && bytes < FLIGHT_BYTES {
+                return;
+            }
+            room.await;
+        }
+    }
+
+    /// Returns when nothing that was handed over waits for its acknowledgement.
+    async fn all_acknowledged(&self) {
+        loop {
+            let room = self.room.notified();
+            if !self.flight.lock().is_waiting() {
                 return;
             }
             room.await;
@@ -219,17 +351,8 @@ impl<O: Outcome> Line<'_, O> {
         if !self.connected.is_cancelled() {
             return end; // Nothing was handed over, and nobody is there to take leave of.
         }
-        let acknowledged = async {
-            loop {
-                let room = self.room.notified();
-                if !self.flight.lock().is_waiting() {
-                    return;
-                }
-                room.await;
-            }
-        };
         let last = async {
-            acknowledged.await;
+            self.all_acknowledged().await;
             let _ = client.disconnect().await;
             self.gone.cancelled().await;
         };
@@ -240,12 +363,22 @@ impl<O: Outcome> Line<'_, O> {
         end
     }
 
+    /// A connection that lasts takes back what was said of those before it.
+    fn lasts(&self) {
+        let lasted = self.status.borrow().connected.is_some_and(|at| at.elapsed() > super::diagnosis::SHORT);
+        if lasted && self.status.borrow().warning.is_some() {
+            self.metrics.uplink_state(super::UP);
+            self.status.send_modify(|status| status.warning = None);
+        }
+    }
+
     /// Gives the connection up when the hub takes messages and acknowledges none.
     async fn watch_silence(&self) -> End {
         let patience = self.options.ack_timeout;
         let mut tick = tokio::time::interval(patience / 4);
         loop {
             tick.tick().await;
+            self.lasts();
             let silent = self.flight.lock().oldest_handed().map(|handed| handed.elapsed());
             if silent.is_some_and(|silent| silent > patience) && !self.closing.is_cancelled() {
                 let host = self.options.target.server().0;
@@ -275,16 +408,20 @@ mod tests {
         }
 
         fn abandon(&self, _: MessageId, _: &'static str) {}
+
+        async fn isolate(&self, _: &Waiting, _: &Isolation) {}
     }
 
     #[tokio::test]
     async fn what_comes_while_the_connection_closes_is_kept_for_the_next_one() {
         let options = options(1, 4);
         let (metrics, status) = (Metrics::register(), watch::Sender::default());
-        let mut flight = Flight::default();
+        let (mut flight, mut window) = (Flight::default(), Window::new(options.window));
         let line = Line {
             outcome: &Nobody,
             flight: Mutex::new(&mut flight),
+            window: Mutex::new(&mut window),
+            pace: None,
             room: Notify::new(),
             closing: CancellationToken::new(),
             connected: CancellationToken::new(),

@@ -34,7 +34,7 @@ pub(super) async fn dial(options: &Options, login: &Login) -> io::Result<Dialled
     let mut mqtt = MqttOptions::new(&login.client_id, host, port);
     mqtt.set_keep_alive(options.keep_alive)
         .set_clean_session(target.clean_session())
-        .set_inflight(options.window)
+        .set_inflight(options.window.most())
         // A PUBACK tells the hub that a command was carried out: what nothing here takes is not acknowledged.
         .set_manual_acks(true)
         .set_max_packet_size(MAX_PACKET, MAX_PACKET);
@@ -54,7 +54,7 @@ pub(super) async fn dial(options: &Options, login: &Login) -> io::Result<Dialled
             Some(relay)
         }
     };
-    let (client, mut event_loop) = AsyncClient::new(mqtt, usize::from(options.window));
+    let (client, mut event_loop) = AsyncClient::new(mqtt, usize::from(options.window.most()));
     let mut network = NetworkOptions::new();
     network.set_connection_timeout(NETWORK_TIMEOUT.as_secs());
     network.set_tcp_nodelay(true);
@@ -92,6 +92,9 @@ impl Dialled {
                 ("refused", format!("{host} refused the connection (CONNACK {code}): {why}"))
             }
             ConnectionError::MqttState(
+                StateError::Io(error) | StateError::Deserialization(mqttbytes::Error::Io(error)),
+            ) if is_broken(error) => ("network", format!("the line to {dialled} broke: {error}")),
+            ConnectionError::MqttState(
                 StateError::Io(_)
                 | StateError::ConnectionAborted
                 | StateError::Deserialization(mqttbytes::Error::Io(_)),
@@ -102,6 +105,12 @@ impl Dialled {
             error => ("protocol", format!("the connection to {host} failed: {error}")),
         }
     }
+}
+
+/// The network gave up; nobody closed anything.
+fn is_broken(error: &io::Error) -> bool {
+    use io::ErrorKind::{HostUnreachable, NetworkDown, NetworkUnreachable, TimedOut};
+    matches!(error.kind(), HostUnreachable | NetworkDown | NetworkUnreachable | TimedOut)
 }
 
 fn tls_hint(error: &io::Error) -> &'static str {

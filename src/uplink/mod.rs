@@ -5,17 +5,25 @@
 //! message may arrive twice and never not at all, and messages of one device stay in order.
 //!
 //! Messages come in three [lanes](Lane): urgent ones before all others, live ones before those that waited through
-//! an outage. The backlog keeps the lanes; the uplink says when what waits becomes late.
+//! an outage. When a connection begins and more waits in the live lane than the uplink sends in about a second (what
+//! it sent in a good second before, 1,000 where it never did, at least 100, at most what the tier takes), all of that
+//! becomes late: what comes from then on goes first. Late messages follow at the pace the hub's tier allows
+//! ([`crate::hub::pace`]) and as the window has room; urgent and live ones wait for the window only.
 //!
 //! Each connection gets a fresh `rumqttc` client and event loop: an event loop that saw an error, or a CONNACK
 //! without its session, throws away what it had pending. Its future is never dropped half-way, for a publish
 //! it has taken from its queue could be lost between its state and the wire; when a connection is to end, the
 //! whole event loop goes.
 //!
-//! A connection ends for these reasons, each counted in `uplink_reconnects`: `token_renewal` (planned, after
-//! what is in flight was acknowledged), `refused`, `tls`, `network`, `timeout`, `closed`, `ack_timeout` (the
-//! hub takes messages but acknowledges none) and `protocol`. All but the first are followed by a pause that
-//! doubles from `backoff` to its cap, with jitter.
+//! A message that makes the hub close the connection would stop everything behind it. [`suspicion`] finds it, and
+//! it leaves for the quarantine, as does one that the hub is known not to take.
+//!
+//! A connection ends for these reasons, each counted in `uplink_reconnects` and, while it lasts, the state in
+//! `uplink_state`: `token_renewal` (planned, after what is in flight was acknowledged), `refused`, `clock` (refused, and
+//! the hub's clock tells why), `token_expired` (a token of the connection string, which nobody renews), `tls`, `network`,
+//! `timeout`, `closed`, `ack_timeout` (the hub takes messages but acknowledges none) and `protocol`; and for closes
+//! again and again ([`diagnosis`]) `taken_over`, `nothing_taken` or `throttled`. All but the first are followed by a
+//! pause that doubles from `backoff` to its cap, with jitter.
 
 use std::fmt;
 use std::future::Future;
@@ -25,19 +33,29 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::message::{HubMessage, Timestamp, excerpt};
 use crate::metrics::Metrics;
 
+mod clock;
 mod connection;
+mod diagnosis;
 mod dial;
 mod flight;
 mod relay;
+mod suspicion;
 mod target;
 pub mod tls;
+mod window;
 
 pub use target::{HubTarget, MqttTarget, Target};
+pub use window::WindowSize;
 
+use clock::{Clock, Finding};
 use connection::End;
+use diagnosis::{Closed, Diagnosis};
 use flight::Flight;
+use suspicion::Verdict;
+use window::Window;
 
 /// How soon a message goes up. The order of the variants is the order of sending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,6 +93,9 @@ pub trait Backlog: Send + 'static {
     fn split(&mut self, over: u64) -> bool;
 }
 
+/// Why a message that is older than [`Options::max_age`] is abandoned.
+pub const TOO_OLD: &str = "too_old";
+
 /// What became of a message; the other half of the backlog.
 pub trait Outcome: Send + Sync + 'static {
     /// The hub has it. False where it does not count any more (it was given up to make room).
@@ -82,6 +103,18 @@ pub trait Outcome: Send + Sync + 'static {
 
     /// It will never be sent, for `reason`.
     fn abandon(&self, id: MessageId, reason: &'static str);
+
+    /// It will never be sent, and is to be kept where somebody can look at it. Returns when it is.
+    fn isolate(&self, waiting: &Waiting, isolation: &Isolation) -> impl Future<Output = ()> + Send;
+}
+
+/// Why a message is not sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Isolation {
+    /// A fixed word, the counter's label.
+    pub reason: &'static str,
+    /// A sentence.
+    pub detail: String,
 }
 
 /// A message taken from the backlog.
@@ -101,25 +134,41 @@ pub struct Options {
     /// Where messages go.
     pub target: Target,
     /// Publishes in flight.
-    pub window: u16,
+    pub window: WindowSize,
+    /// Messages a second that the hub takes, where it is to be spared.
+    pub hub_rate: Option<u32>,
+    /// Late messages get the application property `replayed=true`.
+    pub mark_late: bool,
+    /// Messages older than this are given up instead of sent.
+    pub max_age: Option<Duration>,
     /// MQTT keep-alive.
     pub keep_alive: Duration,
     /// First and longest pause after a failed connection.
     pub backoff: (Duration, Duration),
     /// Age of the oldest unacknowledged publish at which the connection is given up.
     pub ack_timeout: Duration,
+    /// Closes of the line in a row after which what was in flight is suspected of causing them; 0 suspects nothing.
+    pub suspect_after: u32,
 }
 
 /// What the uplink is doing, for /readyz.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Status {
-    /// True between CONNACK and the end of the connection.
-    pub connected: bool,
+    /// When the hub let us in; `None` from the end of the connection on.
+    pub connected: Option<Instant>,
+    /// True from the end of a connection that was planned to the next CONNACK.
+    pub renewing: bool,
     /// When the hub last acknowledged a message.
     pub last_puback: Option<Instant>,
     /// Why the last connection ended or could not be made, in words.
     pub trouble: Option<String>,
+    /// What is wrong though connections come about: they are closed again and again.
+    pub warning: Option<String>,
 }
+
+/// The states of `uplink_state` beside the reasons of an end.
+const UP: &str = "connected";
+const CONNECTING: &str = "connecting";
 
 /// Delivers until `stop`; the in-flight messages it then holds are still in the backlog.
 pub async fn run<B: Backlog, O: Outcome>(
@@ -129,13 +178,28 @@ pub async fn run<B: Backlog, O: Outcome>(
     status: watch::Sender<Status>,
     stop: CancellationToken,
 ) {
-    let mut flight = Flight::default();
+    let mut flight = Flight::new(options.suspect_after);
+    let mut window = Window::new(options.window);
+    let mut watch = Watch::default();
     let mut pause = options.backoff.0;
+    metrics.uplink_state(CONNECTING);
     loop {
         let started = Instant::now();
-        let end = connection::serve(&options, (&mut backlog, &outcome), &mut flight, &metrics, (&status, &stop)).await;
+        let end = connection::serve(
+            &options,
+            (&mut backlog, &outcome),
+            (&mut flight, &mut window),
+            &metrics,
+            (&status, &stop),
+        )
+        .await;
         metrics.uplink_connected.set(0.0);
-        let progressed = status.borrow().last_puback.is_some_and(|at| at >= started);
+        let (connected, progressed) = {
+            let status = status.borrow();
+            (status.connected, status.last_puback.is_some_and(|at| at >= started))
+        };
+        let renewing = matches!(end, End::Renew);
+        status.send_modify(|status| (status.connected, status.renewing) = (None, renewing));
         if progressed {
             pause = options.backoff.0;
         }
@@ -147,24 +211,130 @@ pub async fn run<B: Backlog, O: Outcome>(
             }
             End::Failed { reason, text } => (reason, text),
         };
-        metrics.uplink_reconnect(reason);
-        let jittered = pause.mul_f64(rand::random_range(0.5..=1.0));
-        let known = status.borrow().trouble.as_deref() == Some(text.as_str());
-        if known {
-            tracing::debug!(reason, "uplink: {text}; trying again in {jittered:.1?}");
-        } else {
-            tracing::warn!(reason, "uplink: {text}; trying again in {jittered:.1?}");
+        let lived = connected.map(|at| at.elapsed());
+        let ended = tokio::select! {
+            ended = watch.look(&options.target, (reason, text), lived, &flight) => ended,
+            () = stop.cancelled() => return,
+        };
+        if reason == "closed" && look_for_poison(&mut flight, &outcome, &metrics).await {
+            pause = options.backoff.0;
         }
-        status.send_modify(|status| {
-            status.connected = false;
-            status.trouble = Some(text);
-        });
+        let jittered = pause.mul_f64(rand::random_range(0.5..=1.0));
+        tell(ended, jittered, &metrics, &status);
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(jittered) => {}
         }
         pause = (pause * 2).min(options.backoff.1);
     }
+}
+
+/// An end of a connection, understood.
+struct Ended {
+    reason: &'static str,
+    text: String,
+    /// It is one of many, and this is what they have in common.
+    again_and_again: bool,
+}
+
+/// What helps to understand the end of a connection.
+#[derive(Default)]
+struct Watch {
+    clock: Clock,
+    diagnosis: Diagnosis,
+}
+
+impl Watch {
+    /// Says why a connection really ended. `lived` is its time since CONNACK.
+    async fn look(
+        &mut self,
+        target: &Target,
+        (reason, text): (&'static str, String),
+        lived: Option<Duration>,
+        flight: &Flight,
+    ) -> Ended {
+        let plain = |reason, text| Ended { reason, text, again_and_again: false };
+        match (reason, lived) {
+            ("closed", Some(lived)) => {
+                let (sent, acknowledged) = flight.traffic();
+                if flight.is_on_trial() && acknowledged > 0 {
+                    return plain(reason, text); // The suspect that was alone on the line explains it.
+                }
+                let Some(cause) = self.diagnosis.closed(Closed { lived, sent, acknowledged }) else {
+                    return plain(reason, text);
+                };
+                let text = cause.explain(&target.identity(), target.server().0);
+                Ended { reason: cause.label(), text, again_and_again: true }
+            }
+            ("refused", _) => {
+                self.diagnosis.clear();
+                if let Some(text) = target.token_expired(Timestamp::now()) {
+                    return plain("token_expired", text);
+                }
+                match self.clock.compare(target).await {
+                    Some(finding @ Finding::Wrong(_)) => plain("clock", format!("{}. {text}", finding.explain())),
+                    Some(finding @ Finding::Right) => plain(reason, format!("{text}. Checked: {}", finding.explain())),
+                    None => plain(reason, text),
+                }
+            }
+            _ => {
+                self.diagnosis.clear();
+                plain(reason, text)
+            }
+        }
+    }
+}
+
+/// Tells the end of a connection: counter, gauge, log and status.
+fn tell(ended: Ended, pause: Duration, metrics: &Metrics, status: &watch::Sender<Status>) {
+    let Ended { reason, text, again_and_again } = ended;
+    metrics.uplink_reconnect(reason);
+    metrics.uplink_state(reason);
+    let known = {
+        let status = status.borrow();
+        [&status.trouble, &status.warning].into_iter().any(|known| known.as_deref() == Some(text.as_str()))
+    };
+    if known {
+        tracing::debug!(reason, "uplink: {text}; trying again in {pause:.1?}");
+    } else {
+        tracing::warn!(reason, "uplink: {text}; trying again in {pause:.1?}");
+    }
+    status.send_modify(|status| {
+        status.warning = again_and_again.then(|| text.clone());
+        status.trouble = Some(text);
+    });
+}
+
+/// After the other side closed the line: isolates the message that makes it do so. True if one was found.
+async fn look_for_poison<O: Outcome>(flight: &mut Flight, outcome: &O, metrics: &Metrics) -> bool {
+    let (verdict, convicted) = flight.closed();
+    if let Verdict::Suspected(count) = verdict {
+        tracing::warn!(
+            "uplink: the line was closed again and again with the same messages in flight; {count} of them are sent \
+             alone now, to see whether one of them is the cause"
+        );
+    }
+    let Some(poison) = convicted else { return false };
+    let detail = "the hub acknowledged another message and closed the connection at this one, alone on the line, twice";
+    let isolation = Isolation { reason: "poison", detail: detail.to_owned() };
+    isolate(outcome, metrics, &poison, &isolation).await;
+    true
+}
+
+/// Puts a message that is not to be sent where it can be looked at.
+async fn isolate<O: Outcome>(outcome: &O, metrics: &Metrics, waiting: &Waiting, isolation: &Isolation) {
+    metrics.log_pace(&format!("isolated {}", isolation.reason), |left_out| {
+        let device = HubMessage::parse(&waiting.record).map_or_else(|_| "", |message| message.device);
+        tracing::error!(
+            id = %waiting.id,
+            device = excerpt(device),
+            reason = isolation.reason,
+            detail = excerpt(&isolation.detail),
+            left_out,
+            "a message that the hub would not take goes to the quarantine"
+        );
+    });
+    outcome.isolate(waiting, isolation).await;
 }
 
 #[cfg(test)]

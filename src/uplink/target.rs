@@ -9,6 +9,7 @@ use rumqttc::tokio_rustls::rustls::ClientConfig;
 
 use crate::hub::connect::{self, Identity};
 use crate::hub::connection_string::{Auth, ConnectionString};
+use crate::hub::limits::{D2C_MAX_BYTES, TOPIC_MAX_BYTES};
 use crate::hub::{d2c, sas};
 use crate::message::{HubMessage, Timestamp};
 use crate::secret::Secret;
@@ -80,6 +81,33 @@ impl Target {
         }
     }
 
+    /// Who connects, for people.
+    pub(super) fn identity(&self) -> String {
+        match self {
+            Self::Hub(hub) => Identity::of(&hub.connection).client_id(),
+            Self::Mqtt(mqtt) => mqtt.client_id.clone(),
+        }
+    }
+
+    /// Says so where a token of the connection string is over: nobody renews it.
+    pub(super) fn token_expired(&self, now: Timestamp) -> Option<String> {
+        let Self::Hub(hub) = self else { return None };
+        let expiry = hub.given_token_expiry().filter(|expiry| *expiry < now.as_secs())?;
+        let at = Timestamp(expiry.saturating_mul(1_000));
+        Some(format!(
+            "the SharedAccessSignature of the connection string ended {at} and nobody renews it: put a new one, or the \
+             device's SharedAccessKey, from which the bridge makes its own"
+        ))
+    }
+
+    /// When the token ends that the connection string brought, seconds since 1970.
+    pub(super) fn given_token_expiry(&self) -> Option<i64> {
+        match self {
+            Self::Hub(hub) => hub.given_token_expiry(),
+            Self::Mqtt(_) => None,
+        }
+    }
+
     /// When the client certificate ends, where there is one.
     pub(super) fn certificate_expiry(&self) -> Option<i64> {
         match self {
@@ -120,21 +148,44 @@ impl Target {
         }
     }
 
-    /// The topic `message` goes out on.
-    pub(super) fn topic(&self, message: &HubMessage<'_>, id: MessageId) -> String {
+    /// In words why the other side would close the connection at `message`; `None` where it takes it. `topic` is what
+    /// [`topic`](Self::topic) made of it.
+    pub(super) fn too_large(
+        &self,
+        message: &HubMessage<'_>,
+        (id, topic, replayed): (MessageId, &str, bool),
+    ) -> Option<String> {
+        let fits = topic.len() <= TOPIC_MAX_BYTES;
+        match self {
+            Self::Hub(hub) if !fits || message.body.len() + topic.len() > D2C_MAX_BYTES => {
+                let sender = d2c::Sender { identity: Identity::of(&hub.connection), gateway: true, replayed };
+                d2c::check_size(&sender, message, &message_id(id), topic).err().map(|error| error.to_string())
+            }
+            Self::Mqtt(_) if !fits => Some(d2c::SizeError::Topic(topic.len()).to_string()),
+            _ => None,
+        }
+    }
+
+    /// The topic `message` goes out on; `replayed` marks it as late.
+    pub(super) fn topic(&self, message: &HubMessage<'_>, id: MessageId, replayed: bool) -> String {
         let mut topic = String::with_capacity(192);
         match self {
             Self::Hub(hub) => {
-                let sender = d2c::Sender { identity: Identity::of(&hub.connection), gateway: true };
+                let sender = d2c::Sender { identity: Identity::of(&hub.connection), gateway: true, replayed };
                 d2c::push_topic(&mut topic, &sender, message, &message_id(id));
             }
-            Self::Mqtt(mqtt) => mqtt.push_topic(&mut topic, message, id),
+            Self::Mqtt(mqtt) => mqtt.push_topic(&mut topic, message, id, replayed),
         }
         topic
     }
 }
 
 impl HubTarget {
+    fn given_token_expiry(&self) -> Option<i64> {
+        let Auth::Token(token) = &self.connection.auth else { return None };
+        sas::Token::parse(token.expose()).ok().map(|token| token.expiry)
+    }
+
     fn login(&self, now: Timestamp) -> Login {
         let identity = Identity::of(&self.connection);
         let (password, expiry) = match &self.connection.auth {
@@ -157,7 +208,7 @@ impl HubTarget {
 }
 
 impl MqttTarget {
-    fn push_topic(&self, out: &mut String, message: &HubMessage<'_>, id: MessageId) {
+    fn push_topic(&self, out: &mut String, message: &HubMessage<'_>, id: MessageId, replayed: bool) {
         let mut rest = self.topic.as_str();
         while let Some((before, after)) = rest.split_once('{') {
             out.push_str(before);
@@ -168,17 +219,17 @@ impl MqttTarget {
                     let original = message.properties().find(|(name, _)| *name == "topic");
                     push_levels(out, original.map_or("", |(_, topic)| topic));
                 }
-                _ => Self::push_properties(out, message, id),
+                _ => Self::push_properties(out, message, id, replayed),
             }
             rest = next;
         }
         out.push_str(rest);
     }
 
-    fn push_properties(out: &mut String, message: &HubMessage<'_>, id: MessageId) {
+    fn push_properties(out: &mut String, message: &HubMessage<'_>, id: MessageId, replayed: bool) {
         let nobody = Identity { hub: "", device: "", module: None };
         let mut topic = String::new();
-        let sender = d2c::Sender { identity: nobody, gateway: true };
+        let sender = d2c::Sender { identity: nobody, gateway: true, replayed };
         d2c::push_topic(&mut topic, &sender, message, &message_id(id));
         let mut prefix = String::new();
         d2c::push_prefix(&mut prefix, &nobody);

@@ -36,6 +36,10 @@ impl Outcome for Delivered {
     fn abandon(&self, _: MessageId, reason: &'static str) {
         panic!("abandoned: {reason}");
     }
+
+    async fn isolate(&self, _: &Waiting, isolation: &Isolation) {
+        panic!("isolated: {isolation:?}");
+    }
 }
 
 pub(super) fn waiting(sequence: u64) -> Waiting {
@@ -54,11 +58,106 @@ pub(super) fn options(port: u16, window: u16) -> Options {
     };
     Options {
         target: Target::Mqtt(target),
-        window,
+        window: WindowSize::Fixed(window),
+        hub_rate: None,
+        mark_late: false,
+        max_age: None,
         keep_alive: Duration::from_secs(60),
         backoff: (Duration::from_millis(1), Duration::from_millis(1)),
         ack_timeout: Duration::from_secs(60),
+        suspect_after: 3,
     }
+}
+
+/// Gives messages of the lane that is asked for, and says what was asked.
+struct Asked {
+    waiting: Vec<Waiting>,
+    asked: mpsc::Sender<Lane>,
+}
+
+impl Backlog for Asked {
+    async fn next(&mut self, down_to: Lane) -> Option<Waiting> {
+        let _ = self.asked.try_send(down_to);
+        match self.waiting.iter().position(|waiting| waiting.lane <= down_to) {
+            Some(at) => Some(self.waiting.remove(at)),
+            None => std::future::pending().await,
+        }
+    }
+
+    fn split(&mut self, _: u64) -> bool {
+        false
+    }
+}
+
+/// What becomes of messages, in words.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Vec<String>>>);
+
+impl Outcome for Told {
+    fn delivered(&self, id: MessageId) -> bool {
+        self.0.lock().push(format!("{} delivered", id.sequence));
+        true
+    }
+
+    fn abandon(&self, id: MessageId, reason: &'static str) {
+        self.0.lock().push(format!("{} {reason}", id.sequence));
+    }
+
+    async fn isolate(&self, waiting: &Waiting, isolation: &Isolation) {
+        self.0.lock().push(format!("{} isolated {}", waiting.id.sequence, isolation.reason));
+    }
+}
+
+#[tokio::test]
+async fn late_messages_wait_for_their_pace_and_are_marked() {
+    for (hub_rate, first_asked) in [(None, Lane::Late), (Some(1), Lane::Live)] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut options = options(listener.local_addr().unwrap().port(), 4);
+        (options.hub_rate, options.mark_late) = (hub_rate, true);
+        if let Target::Mqtt(target) = &mut options.target {
+            target.topic = "t/{properties}".into();
+        }
+        let (asked, mut heard) = mpsc::channel(1);
+        let late = Waiting { lane: Lane::Late, ..waiting(1) };
+        let backlog = Asked { waiting: vec![late, waiting(2)], asked };
+        let (status, stop) = (watch::Sender::default(), CancellationToken::new());
+        tokio::spawn(run(options, (backlog, Told::default()), Metrics::register(), status, stop.clone()));
+        let (mut hub, _) = listener.accept().await.unwrap();
+        packet(&mut hub).await;
+        hub.write_all(&[0x20, 2, 0, 0]).await.unwrap();
+        let mut first = String::from_utf8_lossy(&packet(&mut hub).await).into_owned();
+        assert_eq!(heard.recv().await, Some(first_asked), "{hub_rate:?}");
+        if hub_rate.is_some() {
+            assert!(!first.contains("replayed"), "a live one needs no pace: {first}");
+            first = String::from_utf8_lossy(&packet(&mut hub).await).into_owned();
+        }
+        assert!(first.contains("replayed=true"), "{first}");
+        stop.cancel();
+    }
+}
+
+#[tokio::test]
+async fn what_is_too_old_is_not_sent() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut options = options(listener.local_addr().unwrap().port(), 4);
+    options.max_age = Some(Duration::from_secs(3600));
+    let (sender, queue) = mpsc::channel(4);
+    let (status, stop, told) = (watch::Sender::default(), CancellationToken::new(), Told::default());
+    let uplink = tokio::spawn(run(options, (queue, told.clone()), Metrics::register(), status, stop.clone()));
+    let (mut hub, _) = listener.accept().await.unwrap();
+    packet(&mut hub).await;
+    hub.write_all(&[0x20, 2, 0, 0]).await.unwrap();
+    sender.send(waiting(1)).await.unwrap();
+    let mut record = Vec::new();
+    RecordWriter::begin(&mut record, Timestamp::now(), Content::None, |_| ()).finish(|_| ()).unwrap();
+    sender.send(Waiting { record: record.into(), ..waiting(2) }).await.unwrap();
+    assert_eq!(packet(&mut hub).await, [0x32, 5, 0, 1, b't', 0, 1]);
+    hub.write_all(&[0x40, 2, 0, 1]).await.unwrap();
+    stop.cancel();
+    tokio::time::timeout(SOON, packet(&mut hub)).await.expect("DISCONNECT");
+    drop(hub);
+    uplink.await.unwrap();
+    assert_eq!(*told.0.lock(), ["1 too_old", "2 delivered"]);
 }
 
 struct Bench {

@@ -1,4 +1,4 @@
-//! The whole program under load: `cargo bench --bench plant [ingest] [e2e] [start]`.
+//! The whole program under load: `cargo bench --bench plant [ingest] [e2e] [start] [drain] [waiting]`.
 //!
 //! Publishers run in this process, the bridge and the simulated hub each in their own, all on one machine.
 
@@ -6,6 +6,9 @@
 
 #[path = "../support/mod.rs"]
 mod support;
+
+mod delay;
+mod drain;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -34,6 +37,12 @@ fn main() {
     }
     if wanted("start") {
         start_up();
+    }
+    if wanted("drain") {
+        drain::run();
+    }
+    if wanted("waiting") {
+        drain::five_gigabytes();
     }
 }
 

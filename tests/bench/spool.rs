@@ -30,7 +30,7 @@ fn main() {
 async fn throughput(dir: &Path, tasks: usize, window: usize) {
     let Opened { appender, mut reader, acker, spool, .. } = open(Options::new(dir, 1 << 30)).expect("opens");
     let uplink = tokio::spawn(async move {
-        while let Some(stored) = reader.next().await {
+        while let Some(stored) = reader.next(true).await {
             acker.ack(stored.seq);
         }
     });
@@ -94,11 +94,11 @@ async fn backlog(dir: &Path) {
     let opening = Instant::now();
     let Opened { mut reader, acker, recovered, spool, .. } = open(options).expect("opens");
     let opened = opening.elapsed();
-    let first = reader.next().await.expect("a record");
+    let first = reader.next(true).await.expect("a record");
     let first_read = opening.elapsed();
     acker.ack(first.seq);
     for _ in 1..recovered.waiting {
-        let stored = reader.next().await.expect("a record");
+        let stored = reader.next(true).await.expect("a record");
         acker.ack(stored.seq);
     }
     let drained = opening.elapsed().as_secs_f64();

@@ -52,6 +52,11 @@ def main() -> None:
             bytes([0o06, 8, 255]) + rich + traffic(True),
             bytes([0o33, 8, 128]) + both,
         ],
+        "session_restart": [
+            bytes([0, 0, 128]) + both,
+            bytes([0, 3, 100]) + traffic(True)[:-4] + traffic(True),
+            bytes([255, 0, 0xff]) + b"\x01" + bytes(8) + b"\1<\0\0\0" + bytes(20) + b"\1\0\0\0a",
+        ],
         "topic_filter": [b"a/+/c\n#\n$SYS/#\n+/+\na/b/c", b"$SYS/#\n#\n$SYS/a"],
         "rule_file_then_publish": [
             file.read_bytes() + b"\n" + publishes[file.name[:2]] for file in sorted(rules.glob("*.toml"))

@@ -8,12 +8,14 @@
     reason = "test code"
 )]
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_brownbridge");
@@ -143,6 +145,11 @@ pub struct Bridge {
 impl Bridge {
     /// Writes `bridge.toml` into `dir` and starts; `extra` is more of `[uplink]`, then further sections.
     pub fn start(dir: &Path, sim: &Sim, rules: &str, extra: &str) -> Self {
+        Self::start_in(dir, sim, (rules, extra), &[])
+    }
+
+    /// The same with environment variables.
+    pub fn start_in(dir: &Path, sim: &Sim, (rules, extra): (&str, &str), environment: &[(&str, &str)]) -> Self {
         let (mqtt, admin) = (free_port(), free_port());
         let config = format!(
             "rules = \"rules\"\nstate = \"state\"\n\
@@ -154,15 +161,20 @@ impl Bridge {
         );
         fs::create_dir_all(dir.join("rules")).unwrap();
         fs::write(dir.join("rules/10-test.toml"), rules).unwrap();
-        Self::with_config(dir, &config, (mqtt, admin))
+        Self::launch(dir, &config, (mqtt, admin), environment)
     }
 
-    pub fn with_config(dir: &Path, config: &str, (mqtt, admin): (u16, u16)) -> Self {
+    pub fn with_config(dir: &Path, config: &str, ports: (u16, u16)) -> Self {
+        Self::launch(dir, config, ports, &[])
+    }
+
+    fn launch(dir: &Path, config: &str, (mqtt, admin): (u16, u16), environment: &[(&str, &str)]) -> Self {
         fs::write(dir.join("bridge.toml"), config).unwrap();
         let log = dir.join("log.txt");
         let child = Command::new(BINARY)
             .args(["run", "--config"])
             .arg(dir.join("bridge.toml"))
+            .envs(environment.iter().copied())
             .stderr(File::options().create(true).append(true).open(&log).unwrap())
             .spawn()
             .unwrap();
@@ -171,8 +183,10 @@ impl Bridge {
         until("the bridge listens", Duration::from_secs(20), || {
             let running = bridge.process.0.try_wait().unwrap().is_none();
             assert!(running, "the bridge ended: {}", fs::read_to_string(&bridge.log).unwrap());
-            TcpStream::connect(bridge.mqtt).ok()
+            TcpStream::connect(bridge.mqtt).and_then(|_| TcpStream::connect(bridge.admin)).ok()
         });
+        // The sockets listen first; this is answered when everything is there.
+        bridge.get("/healthz");
         bridge
     }
 
@@ -186,11 +200,7 @@ impl Bridge {
 
     /// The sum of a metric over its labels.
     pub fn metric(&self, name: &str) -> f64 {
-        let page = self.get("/metrics");
-        let wanted = page
-            .lines()
-            .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ') || rest.starts_with('{')));
-        wanted.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        metric(&self.get("/metrics"), name)
     }
 }
 
@@ -275,4 +285,124 @@ impl Drop for Publisher {
     fn drop(&mut self) {
         let _ = self.stream.write_all(&[0xe0, 0]);
     }
+}
+
+/// How long a test waits for what must come.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A folder of its own below target/.
+pub fn folder() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// Publishes in one connection and waits for all acknowledgements.
+pub fn publish_all<'a>(address: SocketAddr, topic: &str, payloads: impl IntoIterator<Item = &'a str>) {
+    let mut publisher = Publisher::connect(address, "test").unwrap();
+    let mut out = Vec::new();
+    for payload in payloads {
+        publisher.publish(&mut out, topic, payload.as_bytes());
+    }
+    publisher.flush(&mut out).unwrap();
+    while publisher.inflight() > 0 {
+        publisher.acknowledged().unwrap();
+    }
+}
+
+/// The payloads the simulator printed.
+pub fn bodies(sim: &Sim) -> Vec<String> {
+    sim.received().iter().map(|message| message["body"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+/// What lies in the quarantine of the state folder in `dir`.
+pub fn quarantined(dir: &Path) -> Vec<serde_json::Value> {
+    let files = fs::read_dir(dir.join("state/quarantine")).unwrap().map(|file| file.unwrap().path());
+    let mut files: Vec<_> = files.filter(|path| path.extension().is_some_and(|kind| kind == "jsonl")).collect();
+    files.sort();
+    let texts = files.into_iter().map(|path| fs::read_to_string(path).unwrap());
+    texts.flat_map(|text| text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<_>>()).collect()
+}
+
+/// The equations of src/metrics.rs, of one page.
+pub fn assert_conserved(bridge: &Bridge) {
+    let page = bridge.get("/metrics");
+    let m = |name: &str| metric(&page, &format!("brownbridge_{name}"));
+    let taken = m("publishes_translated_total") + m("messages_dropped_total") + m("messages_quarantined_total");
+    assert_eq!(m("publishes_received_total"), taken);
+    let made = m("messages_translated_total") + m("spool_recovered_total");
+    let given_up = m("messages_shed_total") + m("hub_messages_quarantined_total") + m("spool_lost_total");
+    assert_eq!(made, m("messages_delivered_total") + given_up + m("spool_messages"));
+}
+
+/// The sum of a metric over its labels.
+pub fn metric(page: &str, name: &str) -> f64 {
+    let wanted = page
+        .lines()
+        .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ') || rest.starts_with('{')));
+    wanted.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+/// The ledger after `crashes`, balanced and no smaller than what was `acknowledged` (each made one hub message).
+pub fn assert_ledger(bridge: &Bridge, crashes: u64, acknowledged: u64) -> serde_json::Value {
+    let answer = bridge.get("/ledger");
+    let books: serde_json::Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+    let total = |value: &serde_json::Value| match value.as_object() {
+        Some(reasons) => reasons.values().map(|count| count.as_u64().unwrap()).sum(),
+        None => value.as_u64().unwrap(),
+    };
+    let m = |name: &str| total(&books["messages"][name]);
+    let p = |name: &str| total(&books["publishes"][name]);
+    assert_eq!(books["crashes"], crashes);
+    assert_eq!(p("received"), p("translated") + p("dropped") + p("quarantined") + p("interrupted") + p("in_progress"));
+    let settled = m("delivered") + m("shed") + m("quarantined") + m("lost") + m("unrecorded");
+    assert_eq!(m("produced") + m("reopened"), settled + m("waiting"), "{books}");
+    // Known from elsewhere: what waits, and the numbers the spool gave out.
+    assert_eq!(m("waiting"), bridge.metric("brownbridge_spool_messages") as u64, "{books}");
+    let last: u64 = books["spools"].as_object().unwrap().values().map(|spool| spool["last"].as_u64().unwrap()).sum();
+    assert_eq!(m("produced"), last, "{books}");
+    assert!(m("produced") >= acknowledged, "{acknowledged} acknowledged: {books}");
+    books
+}
+
+/// Publishes numbered messages for ever, reconnecting; returns those that were acknowledged.
+pub fn number_publisher(address: Arc<Mutex<std::net::SocketAddr>>, name: String, stop: Arc<AtomicBool>) -> Vec<String> {
+    let (mut acknowledged, mut next) = (Vec::new(), 0);
+    while !stop.load(Ordering::Relaxed) {
+        let to = *address.lock().unwrap();
+        let Ok(mut publisher) = Publisher::connect(to, &name) else {
+            std::thread::sleep(Duration::from_millis(5));
+            continue;
+        };
+        let (mut out, mut inflight) = (Vec::new(), VecDeque::new());
+        while !stop.load(Ordering::Relaxed) {
+            while inflight.len() < 20 {
+                let id = format!("{name}-{next}");
+                next += 1;
+                publisher.publish(&mut out, &format!("t/{name}"), format!("{{\"id\":\"{id}\"}}").as_bytes());
+                inflight.push_back(id);
+            }
+            if publisher.flush(&mut out).is_err() {
+                break;
+            }
+            match publisher.acknowledged() {
+                Ok(acks) => acknowledged.extend(inflight.drain(..acks.len())),
+                Err(_) => break,
+            }
+        }
+    }
+    acknowledged
+}
+
+/// Every acknowledged id arrived, and copies of one message carry one message id.
+pub fn assert_nothing_missing(received: &[serde_json::Value], acknowledged: &[String]) {
+    let mut ids: HashMap<&str, &str> = HashMap::new();
+    let mut arrived = HashSet::new();
+    for message in received {
+        let body = message["body"].as_str().unwrap();
+        arrived.insert(body.to_owned());
+        let mid = message["system"]["message-id"].as_str().unwrap();
+        assert_eq!(*ids.entry(mid).or_insert(body), body, "one $.mid, two messages");
+    }
+    let missing: Vec<_> = acknowledged.iter().filter(|id| !arrived.contains(&format!("{{\"id\":\"{id}\"}}"))).collect();
+    assert!(missing.is_empty(), "{} acknowledged messages missing, first {:?}", missing.len(), missing.first());
+    assert!(acknowledged.len() > 200, "the test did too little: {} acknowledged", acknowledged.len());
 }

@@ -35,21 +35,35 @@ pub(in crate::rules) struct Field {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::rules) enum Kind {
     /// So many bytes, with a sign or without.
-    Integer { bytes: usize, signed: bool },
+    Integer {
+        bytes: usize,
+        signed: bool,
+    },
     F32,
     F64,
     /// A byte that is 0 or not.
     Bool,
     /// Decimal digits, two a byte.
-    Bcd { bytes: usize },
+    Bcd {
+        bytes: usize,
+    },
     /// Text up to the first zero byte; bytes that are no UTF-8 are read as Latin-1.
-    Text { bytes: usize },
+    Text {
+        bytes: usize,
+    },
     /// Bytes, as base64.
-    Bytes { bytes: usize },
+    Bytes {
+        bytes: usize,
+    },
     /// Bytes nobody needs.
-    Skip { bytes: usize },
+    Skip {
+        bytes: usize,
+    },
     /// A bit of the field with this index, which is an integer.
-    Bit { bit: u32, of: usize },
+    Bit {
+        bit: u32,
+        of: usize,
+    },
 }
 
 /// In which order the bytes of a number come.
@@ -203,7 +217,11 @@ fn push_bcd(field: &Field, size: usize, value: u64, out: &mut Vec<u8>) -> Result
     for place in (0..size * 2).rev() {
         let digit = value >> (place * 4) & 15;
         if digit > 9 {
-            let detail = format!("the field `{}` is no BCD number: the digit {digit:x} in {value:0w$x}", field.name, w = size * 2);
+            let detail = format!(
+                "the field `{}` is no BCD number: the digit {digit:x} in {value:0w$x}",
+                field.name,
+                w = size * 2
+            );
             return Err(Refusal::undecoded(detail));
         }
         number = number * 10 + digit;
@@ -241,9 +259,17 @@ mod tests {
         let ordered = |order| vec![Field { order, ..field("x", integer(4, false)) }];
         let floats = |order| vec![Field { order, ..field("x", Kind::F32) }];
         for (fields, payload, expect) in [
-            (vec![field("a", integer(2, true)), field("b", integer(1, false))], &b"\xff\xfe\xff"[..], Ok("{\"a\":-2,\"b\":255}")),
+            (
+                vec![field("a", integer(2, true)), field("b", integer(1, false))],
+                &b"\xff\xfe\xff"[..],
+                Ok("{\"a\":-2,\"b\":255}"),
+            ),
             (vec![field("a", integer(8, true))], b"\xff\xff\xff\xff\xff\xff\xff\xff", Ok("{\"a\":-1}")),
-            (vec![field("a", integer(8, false))], b"\xff\xff\xff\xff\xff\xff\xff\xff", Ok("{\"a\":18446744073709551615}")),
+            (
+                vec![field("a", integer(8, false))],
+                b"\xff\xff\xff\xff\xff\xff\xff\xff",
+                Ok("{\"a\":18446744073709551615}"),
+            ),
             (ordered(Order::Big), b"\x01\x02\x03\x04", Ok("{\"x\":16909060}")),
             (ordered(Order::Little), b"\x04\x03\x02\x01", Ok("{\"x\":16909060}")),
             (ordered(Order::WordSwapped), b"\x03\x04\x01\x02", Ok("{\"x\":16909060}")),
@@ -252,18 +278,30 @@ mod tests {
             (floats(Order::Big), b"\x7f\xc0\x00\x00", Ok("{\"x\":null}")),
             (vec![field("x", Kind::F64)], b"\x40\x35\x80\x00\x00\x00\x00\x00", Ok("{\"x\":21.5}")),
             (
-                vec![field("w", integer(2, false)), field("b", Kind::Bit { bit: 8, of: 0 }), field("c", Kind::Bit { bit: 1, of: 0 })],
+                vec![
+                    field("w", integer(2, false)),
+                    field("b", Kind::Bit { bit: 8, of: 0 }),
+                    field("c", Kind::Bit { bit: 1, of: 0 }),
+                ],
                 b"\x01\x01",
                 Ok("{\"w\":257,\"b\":true,\"c\":false}"),
             ),
             (vec![field("x", Kind::Bcd { bytes: 2 })], b"\x12\x34", Ok("{\"x\":1234}")),
-            (vec![field("x", Kind::Bcd { bytes: 1 })], b"\x1a", Err("the field `x` is no BCD number: the digit a in 1a")),
+            (
+                vec![field("x", Kind::Bcd { bytes: 1 })],
+                b"\x1a",
+                Err("the field `x` is no BCD number: the digit a in 1a"),
+            ),
             (vec![field("x", Kind::Text { bytes: 4 })], b"ab\0d", Ok("{\"x\":\"ab\"}")),
             (vec![field("x", Kind::Text { bytes: 2 })], b"\xe4 ", Ok("{\"x\":\"\u{e4}\"}")),
             (vec![field("x", Kind::Bytes { bytes: 2 })], b"\0\xff", Ok("{\"x\":\"AP8=\"}")),
             (vec![Field { count: Some(3), ..field("x", integer(1, false)) }], b"\x01\x02\x03", Ok("{\"x\":[1,2,3]}")),
             (vec![field("", Kind::Skip { bytes: 2 }), field("x", Kind::Bool)], b"??\x02", Ok("{\"x\":true}")),
-            (vec![Field { at: Some(2), ..field("x", integer(1, false)) }, field("y", integer(1, false))], b"??\x05\x06", Ok("{\"x\":5,\"y\":6}")),
+            (
+                vec![Field { at: Some(2), ..field("x", integer(1, false)) }, field("y", integer(1, false))],
+                b"??\x05\x06",
+                Ok("{\"x\":5,\"y\":6}"),
+            ),
             (vec![field("x", integer(2, false))], b"\x01", Err("the field `x` takes bytes 1 to 2, the payload has 1")),
             (
                 vec![field("x", integer(1, false))],

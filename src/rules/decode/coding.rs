@@ -58,9 +58,9 @@ fn base64(text: &str, out: &mut Vec<u8>) -> Result<(), Refusal> {
         (true, true) => &URL_SAFE,
         (true, false) => &URL_SAFE_NO_PAD,
     };
-    engine.decode_vec(text, out).map_err(|error| {
-        Refusal::undecoded(format!("the payload is not base64: {error}: {}", shown(text.as_bytes())))
-    })
+    engine
+        .decode_vec(text, out)
+        .map_err(|error| Refusal::undecoded(format!("the payload is not base64: {error}: {}", shown(text.as_bytes()))))
 }
 
 /// Appends bytes as hexadecimal digits.
@@ -91,7 +91,11 @@ mod tests {
             (Coding::Base64, "Pz8_", Ok("???")),
             (Coding::Base64, "e3!=", Err("the payload is not base64: Invalid symbol 33, offset 2.: `e3!=`")),
         ] {
-            check(&Decode::Coded(coding, Some(Box::new(Decode::Raw))), payload.as_bytes(), expect.map(|text| vec![text]));
+            check(
+                &Decode::Coded(coding, Some(Box::new(Decode::Raw))),
+                payload.as_bytes(),
+                expect.map(|text| vec![text]),
+            );
         }
     }
 

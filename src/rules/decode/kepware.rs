@@ -160,9 +160,7 @@ fn list_of<'p>(options: &Kepware, list: &'p str) -> Result<Vec<Tag<'p>>, Refusal
 fn tag<'p>(options: &Kepware, text: &'p str, members: &[Member], number: usize) -> Result<Tag<'p>, Refusal> {
     let keys = &options.keys;
     let field = |key: &str| json::member(text, members, key);
-    let missing = |key: &str| {
-        Refusal::undecoded(format!("tag {number} has no `{key}`: {}", shown(text.as_bytes())))
-    };
+    let missing = |key: &str| Refusal::undecoded(format!("tag {number} has no `{key}`: {}", shown(text.as_bytes())));
     let id = field(&keys.id).ok_or_else(|| missing(&keys.id))?;
     let id = match json::string(id) {
         Some(id) => id,
@@ -302,7 +300,8 @@ mod tests {
             good: ["3".into()].into(),
             keys: Keys { values: "vals".into(), v: "val".into(), q: "qc".into(), t: "ts".into(), ..Keys::default() },
         };
-        let vals = r#"{"vals":[{"id":"101","qc":3,"ts":"2021-03-10T22:23:04.146Z","val":80},{"id":"102","qc":1,"val":2}]}"#;
+        let vals =
+            r#"{"vals":[{"id":"101","qc":3,"ts":"2021-03-10T22:23:04.146Z","val":80},{"id":"102","qc":1,"val":2}]}"#;
         for (options, payload, expect) in [
             (
                 plain(Split::Device, Quality::Keep),
@@ -327,7 +326,11 @@ mod tests {
                 Ok(vec![r#"{"time":"2023-07-22T04:26:40.000Z","C.D1.a":2,"C.D2.b.c":"x","bad":["C.D2.b.c"]}"#]),
             ),
             (siemens, vals, Ok(vec![r#"{"time":"2021-03-10T22:23:04.146Z","101":80}"#])),
-            (plain(Split::Tag, Quality::Good), r#"{"id":"271d","v":48.8,"q":true,"t":1659006375584}"#, Ok(vec![r#"{"time":"2022-07-28T11:06:15.584Z","value":48.8}"#])),
+            (
+                plain(Split::Tag, Quality::Good),
+                r#"{"id":"271d","v":48.8,"q":true,"t":1659006375584}"#,
+                Ok(vec![r#"{"time":"2022-07-28T11:06:15.584Z","value":48.8}"#]),
+            ),
             (plain(Split::None, Quality::Good), r#"[{"id":"a.b","v":"123"}]"#, Ok(vec![r#"{"a.b":"123"}"#])),
             (plain(Split::None, Quality::Good), r#"{"values":[{"id":"a","v":1,"q":false}]}"#, Ok(vec![])),
             (plain(Split::None, Quality::Good), r#"{"values":[{"id":"a","error":1}]}"#, Ok(vec![])),

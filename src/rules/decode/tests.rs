@@ -19,7 +19,7 @@ pub(super) fn decode_with(
     payload: &[u8],
     births: &Births,
 ) -> Result<Vec<String>, String> {
-    let publish = Publish { topic, payload, client: "c", qos: 1, retain: false, received: Timestamp(0) };
+    let publish = Publish { topic, payload, client: "c", user: None, qos: 1, retain: false, received: Timestamp(0) };
     let mut out = Decoded::default();
     match decode(format, (&publish, false), births, &mut out) {
         Ok(_) => Ok(out.items.iter().map(|item| String::from_utf8(out.body(item).to_vec()).unwrap()).collect()),

@@ -53,7 +53,9 @@ pub(super) fn read(keys: &mut Reader<'_>, name: &Text<'_>, report: &mut Report<'
     let tables = keys.tables("fields", report);
     if !has_fields {
         let found = report.new_error("bad-decode", "`binary` needs to know the fields").at(name.span(), "no `fields`");
-        report.push(found.help("fields = [ { name = \"temp\", type = \"f32\" }, { name = \"counter\", type = \"u16\" } ]"));
+        report.push(
+            found.help("fields = [ { name = \"temp\", type = \"f32\" }, { name = \"counter\", type = \"u16\" } ]"),
+        );
     }
     if tables.len() > MAX_FIELDS {
         let title = format!("there are more than {MAX_FIELDS} fields");

@@ -11,9 +11,8 @@ use crate::rules::decode::kepware::{Kepware, Keys, Quality, Split};
 use crate::rules::decode::keyvalue::KeyValue;
 use crate::rules::rule::Decode;
 
-const FORMATS: [&str; 12] = [
-    "json", "text", "number", "raw", "keyvalue", "csv", "hex", "base64", "binary", "kepware", "sparkplug", "xml",
-];
+const FORMATS: [&str; 12] =
+    ["json", "text", "number", "raw", "keyvalue", "csv", "hex", "base64", "binary", "kepware", "sparkplug", "xml"];
 
 /// Reads a format: its name alone, or a table with its options.
 pub(super) fn read(entry: &Entry<'_>, report: &mut Report<'_>) -> Option<Decode> {
@@ -159,7 +158,12 @@ fn csv<'a>(keys: &mut Reader<'a>, name: &Text<'_>, report: &mut Report<'_>) -> O
     if let Some(text) = keys.string("separator", report) {
         match text.value.as_bytes() {
             [one] if !matches!(one, b'"' | b'\n' | b'\r') => separator = *one,
-            _ => report.error("bad-decode", "`separator` is one character", text.span(), "one of , ; | or a tab: \"\\t\""),
+            _ => report.error(
+                "bad-decode",
+                "`separator` is one character",
+                text.span(),
+                "one of , ; | or a tab: \"\\t\"",
+            ),
         }
     }
     let comma = decimal(keys, report);

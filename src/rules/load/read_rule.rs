@@ -3,13 +3,19 @@
 use regex_syntax::ast;
 use toml::de::DeTable;
 
+use super::read_table::{self, Tables};
 use super::texts::Names;
-use super::{Draft, later, line, read_decode, read_on, read_time};
+use super::{Draft, later, line, read_decode, read_on, read_shape, read_time};
 use crate::diag::walk::{Reader, Report, Text, text};
 use crate::diag::{Diagnostic, SourceFile, Span};
+use crate::rules::expr::Expr;
 use crate::rules::pattern::{self, Level, Mistake, Pattern};
 use crate::rules::rule::{Action, Message, Rule};
+use crate::rules::shape::Reshape;
 use crate::rules::template::Template;
+
+/// What `priority` can be, and whether the message is urgent then.
+pub(super) const PRIORITIES: [(&str, bool); 2] = [("high", true), ("normal", false)];
 
 /// A compiled regex may grow to this.
 const REGEX_LIMIT: usize = 16 << 20;
@@ -26,7 +32,12 @@ pub(super) struct Asked {
     pub(super) regex: Option<String>,
 }
 
-pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, source: &SourceFile, report: &mut Report<'_>) -> Draft {
+pub(super) fn read<'a>(
+    table: &'a DeTable<'a>,
+    span: &Span,
+    (source, tables): (&SourceFile, &Tables),
+    report: &mut Report<'_>,
+) -> Draft {
     let before = report.found.len();
     let mut keys = Reader::new(table, "rule");
     let name = keys.string("name", report);
@@ -40,22 +51,31 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, source: &SourceFile,
     };
     let goes_on = keys.boolean("continue", report).is_some_and(|(yes, _)| yes);
     let drops = keys.boolean("drop", report).is_some_and(|(yes, _)| yes);
+    let urgent = keys.word("priority", &PRIORITIES, "unknown-word", report).unwrap_or(false);
     let name_span = name.map(|name| name.span()).or(asked.place.clone()).unwrap_or(span.clone());
     let shown = name.map_or_else(|| asked.text.clone(), |name| name.value.to_owned());
-    let later = later::rule_keys(&mut keys, report);
-    let action = if drops {
-        unused(&mut keys, report);
+    later::rule_keys(&mut keys, report);
+    let action = if drops && keys.any("when").is_none() {
+        unused(&mut keys, &["decode", "lookup"], report);
         Some(Action::Drop)
     } else {
+        if drops {
+            unused(&mut keys, &[], report);
+        }
         let names = Names {
             names: asked.names.clone(),
+            columns: Vec::new(),
             of_pattern: asked.names.len(),
             place: asked.place.clone(),
-            open: later.brings_names || asked.pattern.is_none(),
+            open: asked.pattern.is_none(),
             regex: asked.regex.is_some() && on.is_none(),
             on: on.is_some(),
         };
-        read_message(&mut keys, names, report).map(|message| Action::Send(Box::new(message)))
+        read_message(&mut keys, (names, drops), tables, report).map(|message| Action::Send(Box::new(message)))
+    };
+    let picky = match &action {
+        Some(Action::Send(message)) => message.is_picky(),
+        _ => table.contains_key("when"),
     };
     let mistyped = keys.finish(report);
     let missing = |key: &str| table.get(key).is_none() && !mistyped.contains(&key);
@@ -74,8 +94,11 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, source: &SourceFile,
             line: line(&source.text, name_span.start),
             on,
             pattern,
+            written: asked.text,
             names: asked.names,
             goes_on,
+            picky,
+            urgent,
             action,
         }),
         _ => None,
@@ -85,7 +108,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, source: &SourceFile,
         name: shown,
         name_span,
         named: name.is_some(),
-        goes_on: (goes_on && !drops) || later.is_picky,
+        goes_on: (goes_on && !drops) || picky,
         on,
         filter: asked.filter,
         regex: asked.regex,
@@ -93,9 +116,11 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, source: &SourceFile,
     }
 }
 
-/// Keys that mean nothing beside `drop = true`.
-fn unused(keys: &mut Reader<'_>, report: &mut Report<'_>) {
-    for key in ["device", "add", "props", "decode", "time", "continue"] {
+/// Keys that mean nothing beside `drop = true`, with some that do beside `when`.
+fn unused<'a>(keys: &mut Reader<'a>, without_when: &[&'static str], report: &mut Report<'_>) {
+    let always =
+        ["device", "add", "props", "time", "script", "scale", "set", "rename", "remove", "continue", "priority"];
+    for key in always.iter().chain(without_when) {
         if let Some(entry) = keys.any(key) {
             let title = format!("`{key}` means nothing beside `drop = true`");
             let found = Diagnostic::warning("unused-key", title, report.file);
@@ -160,7 +185,7 @@ fn read_topic(text: &Text<'_>, report: &mut Report<'_>) -> Asked {
         place: Some(text.span()),
         filter: sound.then(|| filter.clone()),
         regex: None,
-        pattern: sound.then(|| Pattern::Topic { text: text.value.to_owned(), filter, levels }),
+        pattern: sound.then(|| Pattern::Topic { filter, levels }),
     }
 }
 
@@ -255,7 +280,12 @@ fn regex_advice(kind: &ast::ErrorKind) -> Option<&'static str> {
     }
 }
 
-fn read_message(keys: &mut Reader<'_>, mut names: Names, report: &mut Report<'_>) -> Option<Message> {
+fn read_message(
+    keys: &mut Reader<'_>,
+    (mut names, drops): (Names, bool),
+    tables: &Tables,
+    report: &mut Report<'_>,
+) -> Option<Message> {
     let decode = keys.any("decode").map(|entry| {
         let decode = read_decode::read(&entry, report);
         match &decode {
@@ -264,26 +294,50 @@ fn read_message(keys: &mut Reader<'_>, mut names: Names, report: &mut Report<'_>
         }
         (decode, entry.value.span())
     });
+    let lookup = read_table::lookup(keys, &mut names, tables, report);
+    let when = read_shape::when(keys, &names, report);
+    let mut message = Message {
+        decode: None,
+        device: Template::default(),
+        add: Vec::new(),
+        props: Vec::new(),
+        time: None,
+        reads_early: when.as_ref().is_some_and(Expr::has_field)
+            || lookup.as_ref().is_some_and(|lookup| lookup.key.has_field()),
+        lookup,
+        when,
+        script: None,
+        scale: Vec::new(),
+        set: Vec::new(),
+        reshape: Reshape::default(),
+        drops,
+        reads_fields: false,
+    };
+    if drops {
+        message.decode = decode.and_then(|(decode, _)| decode);
+        return Some(message);
+    }
+    message.script = read_shape::script(keys, &names, report);
+    message.scale = read_shape::scale(keys, report);
+    message.set = read_shape::set(keys, &names, report);
+    message.reshape = read_shape::reshape(keys, report);
     let device = keys.string("device", report).map(|text| names.template(&text, report));
-    let mut add = Vec::new();
     let add_key = keys.any("add");
     if let Some((table, _)) = keys.table("add", report) {
         for (key, value) in table {
-            add.push((key.get_ref().as_ref().into(), names.value(key.get_ref(), value, report)));
+            message.add.push((key.get_ref().as_ref().into(), names.value(key.get_ref(), value, report)));
         }
     }
-    let props = read_props(keys, &names, report);
-    let time = read_time::read(keys, report);
-    let reads_fields = device.as_ref().is_some_and(Template::has_field)
-        || props.iter().any(|(_, template)| template.has_field())
-        || add.iter().any(|(_, value)| value.has_field())
-        || time.is_some();
-    let decode = match decode {
-        Some((Some(decode), span)) if decode.is_raw() && (reads_fields || !add.is_empty()) => {
-            let what = if add.is_empty() { "`{.field}`" } else { "`add`" };
+    message.props = read_props(keys, &names, report);
+    message.time = read_time::read(keys, report);
+    message.device = device.unwrap_or_default();
+    message.reads_fields = message.needs_object();
+    message.decode = match decode {
+        Some((Some(decode), span)) if decode.is_raw() && (message.reads_fields || message.reads_early) => {
+            let what = message.what_reads();
             let title = format!("{what} needs JSON, and `decode = \"raw\"` leaves the payload as it is");
             let mut found = report.new_error("raw-with-fields", title).at(span.clone(), "no JSON comes of this");
-            if let Some(entry) = add_key.filter(|_| !add.is_empty()) {
+            if let Some(entry) = add_key.filter(|_| !message.add.is_empty()) {
                 found = found.context(entry.key_span, "this needs JSON");
             }
             report.push(found.fix(span, "{ format = \"raw\", as = \"base64\" }"));
@@ -291,7 +345,7 @@ fn read_message(keys: &mut Reader<'_>, mut names: Names, report: &mut Report<'_>
         }
         decode => decode.and_then(|(decode, _)| decode),
     };
-    Some(Message { decode, device: device?, add, props, time, reads_fields })
+    Some(message)
 }
 
 fn device_name(names: &[String]) -> String {

@@ -2,12 +2,14 @@
 
 use toml::de::DeTable;
 
-use super::{later, read_on};
+use super::later::duration_ms;
+use super::read_on;
+use super::read_rule::PRIORITIES;
 use crate::diag::walk::{Reader, Report, Text};
 use crate::diag::{Span, nearest};
 use crate::message::Event;
 use crate::rules::QuarantineReason;
-use crate::rules::testing::{On, Test, Want, WantMessage};
+use crate::rules::testing::{On, Sent, Test, Want, WantMessage};
 
 /// Reads a test; none where it has a mistake.
 pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, number: usize, report: &mut Report<'_>) -> Option<Test> {
@@ -15,39 +17,34 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, number: usize, repor
     let mut keys = Reader::new(table, "test");
     let name = keys.string("name", report);
     let on = read_on::event(&mut keys, report);
-    let topic = if on.is_none() { keys.string("topic", report) } else { None };
-    let client = keys.string("client", report);
     let (address, reason) = match on {
         Some(_) => (keys.string("address", report), keys.string("reason", report)),
         None => (None, None),
     };
-    let (payload, hex) = match on {
-        Some(_) => (None, None),
-        None => (keys.string("payload", report), keys.string("payload_hex", report)),
-    };
-    let later = later::test_keys(&mut keys, &["send"], report);
+    let own = read_sent(&mut keys, on, None, report);
+    let mut sent = Vec::new();
+    let several = table.contains_key("send") && on.is_none();
+    if on.is_none() {
+        for (table, place) in keys.tables("send", report) {
+            let mut keys = Reader::new(table, "send");
+            let one = read_sent(&mut keys, None, Some(&own), report);
+            keys.finish(report);
+            if one.topic.is_none() {
+                report.error("no-topic", "the test does not say on which topic", place, "no `topic`");
+            }
+            sent.push(one);
+        }
+    }
     let want = read_want(&mut keys, report);
     let mistyped = keys.finish(report);
-    if let (Some(topic), false) = (&topic, later)
-        && let Err(error) = crate::topic::check_name(topic.value)
-    {
-        report.error("bad-topic", error.to_string(), topic.span(), "");
-    }
     let missing = |key: &str| table.get(key).is_none() && !mistyped.contains(&key);
     if missing("want") {
         let found = report.new_error("no-want", "the test does not say what it wants").at(span.clone(), "no `want`");
         report.push(found.help("want.device = \"press7\", want.payload = '{\"v\": 1}' or want.nothing = true"));
     }
-    if missing("topic") && missing("on") && !later {
+    if missing("topic") && missing("on") && !several {
         report.error("no-topic", "the test does not say on which topic", span.clone(), "no `topic`");
     }
-    if let (Some(_), Some(hex)) = (&payload, &hex) {
-        report.error("unused-key", "a test has `payload` or `payload_hex`, not both", hex.span(), "one too many");
-    }
-    let payload = match hex {
-        Some(hex) => read_hex(&hex, report),
-        None => payload.map_or(Vec::new(), |text| text.value.as_bytes().to_vec()),
-    };
     if report.found.len() > before {
         return None;
     }
@@ -59,21 +56,104 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, number: usize, repor
             Event::Disconnect => reason.map_or("connection_lost", |reason| reason.value).to_owned(),
         },
     });
-    let topic = match (on.is_some(), &client) {
-        (true, Some(client)) => *client,
-        (true, None) => Text::new("test", span),
-        (false, _) => topic?,
-    };
+    if !several {
+        sent = vec![own];
+    }
+    let sent: Vec<Sent> = sent.into_iter().map(|one| one.finish(on.is_some(), span)).collect();
+    let shown = sent.first().map_or("", |sent| sent.topic.as_str());
     Some(Test {
         file: report.file,
-        name: name.map_or_else(|| format!("test {number} ({})", topic.value), |name| name.value.to_owned()),
-        topic: topic.value.to_owned(),
-        topic_span: topic.span(),
+        name: name.map_or_else(|| format!("test {number} ({shown})"), |name| name.value.to_owned()),
         on,
-        client: client.map_or("test", |client| client.value).to_owned(),
-        payload,
+        sent,
         want: want?,
     })
+}
+
+/// A publish as read.
+#[derive(Clone)]
+struct Draft<'a> {
+    topic: Option<Text<'a>>,
+    client: Option<Text<'a>>,
+    user: Option<Text<'a>>,
+    payload: Vec<u8>,
+    qos: u8,
+    retained: bool,
+    at: i64,
+}
+
+impl Draft<'_> {
+    fn finish(self, on: bool, span: &Span) -> Sent {
+        let client = self.client.unwrap_or(Text::new("test", span));
+        let topic = if on { client } else { self.topic.unwrap_or(Text::new("", span)) };
+        Sent {
+            topic: topic.value.to_owned(),
+            topic_span: topic.span(),
+            client: client.value.to_owned(),
+            user: self.user.map(|user| user.value.to_owned()),
+            payload: self.payload,
+            qos: self.qos,
+            retained: self.retained,
+            at: self.at,
+        }
+    }
+}
+
+/// Reads one publish; what it does not say is as in `outer`.
+fn read_sent<'a>(
+    keys: &mut Reader<'a>,
+    on: Option<Event>,
+    outer: Option<&Draft<'a>>,
+    report: &mut Report<'_>,
+) -> Draft<'a> {
+    let client = keys.string("client", report);
+    let at = keys.string("at", report).map(|text| {
+        duration_ms(text.value).unwrap_or_else(|| {
+            let found = report.new_error("bad-duration", "`at` is not a duration").at(text.span(), "");
+            report.push(found.help("write a number and a unit: \"500ms\", \"10s\", \"5m\", \"1h\""));
+            0
+        })
+    });
+    let mut draft = Draft {
+        topic: None,
+        client: client.or(outer.and_then(|outer| outer.client)),
+        user: None,
+        payload: Vec::new(),
+        qos: 1,
+        retained: false,
+        at: at.or(outer.map(|outer| outer.at)).unwrap_or(0),
+    };
+    if on.is_some() {
+        return draft;
+    }
+    let topic = keys.string("topic", report);
+    if let Some(topic) = &topic
+        && let Err(error) = crate::topic::check_name(topic.value)
+    {
+        report.error("bad-topic", error.to_string(), topic.span(), "");
+    }
+    draft.topic = topic.or(outer.and_then(|outer| outer.topic));
+    draft.user = keys.string("user", report).or(outer.and_then(|outer| outer.user));
+    let qos = keys.integer("qos", report).map(|(qos, place)| {
+        u8::try_from(qos).ok().filter(|qos| *qos <= 2).unwrap_or_else(|| {
+            report.error("wrong-type", "`qos` is 0, 1 or 2", place, "");
+            1
+        })
+    });
+    draft.qos = qos.or(outer.map(|outer| outer.qos)).unwrap_or(1);
+    let retained = keys.boolean("retained", report).map(|(retained, _)| retained);
+    draft.retained = retained.or(outer.map(|outer| outer.retained)).unwrap_or(false);
+    let (payload, hex) = (keys.string("payload", report), keys.string("payload_hex", report));
+    if let (Some(_), Some(hex)) = (&payload, &hex) {
+        report.error("unused-key", "a test has `payload` or `payload_hex`, not both", hex.span(), "one too many");
+    }
+    draft.payload = match (hex, payload, outer) {
+        (Some(hex), ..) => read_hex(&hex, report),
+        (None, Some(text), _) => text.value.as_bytes().to_vec(),
+        (None, None, Some(outer)) => outer.payload.clone(),
+        (None, None, None) => Vec::new(),
+    };
+    draft
 }
 
 fn read_want(keys: &mut Reader<'_>, report: &mut Report<'_>) -> Option<Want> {
@@ -94,7 +174,7 @@ fn read_want(keys: &mut Reader<'_>, report: &mut Report<'_>) -> Option<Want> {
     }
     let (table, want_span) = keys.table("want", report)?;
     let mut keys = Reader::new(table, "want");
-    later::test_keys(&mut keys, &["count"], report);
+    let count = keys.integer("count", report);
     let nothing = keys.boolean("nothing", report);
     let quarantine = keys.string("quarantine", report);
     let message = read_message(&mut keys, &want_span, report);
@@ -107,6 +187,16 @@ fn read_want(keys: &mut Reader<'_>, report: &mut Report<'_>) -> Option<Want> {
     if let (Some(instead), Some(span)) = (no_message, message.first_place()) {
         let title = format!("a test that wants `{instead}` can want nothing of a message");
         report.error("unused-key", title, span, "there is no message to compare");
+    }
+    if let Some((count, span)) = count {
+        let wanted = usize::try_from(count).ok();
+        if wanted.is_none() {
+            report.error("wrong-type", "`count` cannot be negative", span.clone(), "");
+        }
+        if message.first_place().is_none() && no_message.is_none() {
+            return wanted.map(|count| Want::Count(count, span));
+        }
+        report.error("unused-key", "`count` stands alone", span, "to compare messages write want = [ {..}, {..} ]");
     }
     if let Some(word) = quarantine {
         return read_reason(&word, report).map(|reason| Want::Quarantine(reason, word.span()));
@@ -136,6 +226,8 @@ fn read_message(keys: &mut Reader<'_>, span: &Span, report: &mut Report<'_>) -> 
     let device = keys.string("device", report).map(owned);
     let payload = keys.string("payload", report).map(owned);
     let time = keys.string("time", report).map(owned);
+    let place = keys.any("priority").map(|entry| entry.value.span());
+    let urgent = keys.word("priority", &PRIORITIES, "unknown-word", report).zip(place);
     let mut props = Vec::new();
     if let Some((table, _)) = keys.table("props", report) {
         for (name, value) in table {
@@ -145,7 +237,7 @@ fn read_message(keys: &mut Reader<'_>, span: &Span, report: &mut Report<'_>) -> 
             }
         }
     }
-    WantMessage { span: span.clone(), device, payload, time, props }
+    WantMessage { span: span.clone(), device, payload, time, urgent, props }
 }
 
 fn read_hex(text: &Text<'_>, report: &mut Report<'_>) -> Vec<u8> {

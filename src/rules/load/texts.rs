@@ -11,7 +11,9 @@ use crate::rules::template::{BUILT_IN, Mistake, Template};
 /// The names a rule's templates may use.
 pub(super) struct Names {
     pub(super) names: Vec<String>,
-    /// How many of them come from the pattern.
+    /// The columns of the table.
+    pub(super) columns: Vec<String>,
+    /// How many of the names come from the pattern.
     pub(super) of_pattern: usize,
     /// The pattern they come from.
     pub(super) place: Option<Span>,
@@ -27,22 +29,35 @@ impl Names {
     /// Takes up the names that a key at `place` brings.
     pub(super) fn bring<'n>(&mut self, names: impl Iterator<Item = &'n str>, place: &Span, report: &mut Report<'_>) {
         for name in names {
-            if self.names.iter().any(|known| known == name) || BUILT_IN.contains(&name) {
-                let title = format!("the name `{name}` is taken");
-                let found = report.new_error("bad-name", title).at(place.clone(), format!("this brings {{{name}}}"));
-                let found = match &self.place {
-                    Some(pattern) => found.context(pattern.clone(), "known before"),
-                    None => found,
-                };
-                report.push(found.help("give one of the two another name"));
-            }
+            self.check_free(name, place, report);
             self.names.push(name.to_owned());
         }
     }
 
+    /// Takes up the columns of the table.
+    pub(super) fn bring_columns(&mut self, columns: &[String], place: &Span, report: &mut Report<'_>) {
+        for column in columns {
+            self.check_free(column, place, report);
+        }
+        self.columns = columns.to_vec();
+    }
+
+    fn check_free(&self, name: &str, place: &Span, report: &mut Report<'_>) {
+        if !self.names.iter().any(|known| known == name) && !BUILT_IN.contains(&name) {
+            return;
+        }
+        let title = format!("the name `{name}` is taken");
+        let found = report.new_error("bad-name", title).at(place.clone(), format!("this brings {{{name}}}"));
+        let found = match &self.place {
+            Some(pattern) => found.context(pattern.clone(), "known before"),
+            None => found,
+        };
+        report.push(found.help("give one of the two another name"));
+    }
+
     /// Reads a template and tells its mistakes.
     pub(super) fn template(&self, text: &Text<'_>, report: &mut Report<'_>) -> Template {
-        let (template, mistakes) = Template::parse(text.value, &self.names);
+        let (template, mistakes) = Template::parse(text.value, &self.names, &self.columns);
         for mistake in mistakes {
             self.tell(mistake, text, report);
         }
@@ -100,7 +115,9 @@ impl Names {
                     let from = if self.on { "names of this rule" } else { "names from the topic" };
                     found = found.context(pattern.clone(), format!("{from}: {list}"));
                 }
-                if let Some(brought) = self.names.get(self.of_pattern..).filter(|brought| !brought.is_empty()) {
+                let brought = self.names.get(self.of_pattern..).unwrap_or(&[]).iter().chain(&self.columns);
+                let brought: Vec<&str> = brought.map(String::as_str).collect();
+                if !brought.is_empty() {
                     found = found.help(format!("further names of this rule: {}", brought.join(", ")));
                 }
                 report.push(match (self.meant(name), exact) {
@@ -115,7 +132,7 @@ impl Names {
     /// What an unknown name most likely means, or what to do about it.
     fn meant(&self, name: &str) -> Result<String, &'static str> {
         let lower = name.to_ascii_lowercase();
-        let known = self.names.iter().map(String::as_str).chain(BUILT_IN);
+        let known = self.names.iter().chain(&self.columns).map(String::as_str).chain(BUILT_IN);
         match lower.as_str() {
             "now" | "timestamp" | "date" | "datetime" => Ok("time".to_owned()),
             "payload" | "body" | "value" => Err("a field of the payload is written {.field}"),
@@ -139,9 +156,10 @@ impl Names {
         match value.get_ref() {
             DeValue::String(text) => {
                 let template = self.template(&Text::new(text, &value.span()), report);
-                match template.only_field() {
-                    Some(path) => Value::Field(path.into()),
-                    None => Value::Text(template),
+                match (template.only_field(), template.only_column()) {
+                    (Some(path), _) => Value::Field(path.into()),
+                    (None, Some(column)) => Value::Column(column),
+                    (None, None) => Value::Text(template),
                 }
             }
             DeValue::Array(values) => Value::List(values.iter().map(|value| self.value(key, value, report)).collect()),
@@ -166,7 +184,7 @@ impl Names {
             }
             other => {
                 let text = constant(key, other, value.span(), report);
-                Template::parse(text.trim_matches('"'), &[]).0
+                Template::parse(text.trim_matches('"'), &[], &[]).0
             }
         }
     }

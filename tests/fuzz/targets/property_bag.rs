@@ -33,7 +33,7 @@ fuzz_target!(|text: &str| {
     writer.property("", |value| value.extend_from_slice(given.as_bytes()));
     if writer.finish(|_| ()).is_ok() {
         let message = HubMessage::parse(&record).expect("just written");
-        let sender = d2c::Sender { identity: Identity { hub: "h", device: "d", module: None }, gateway: true };
+        let sender = d2c::Sender { identity: Identity { hub: "h", device: "d", module: None }, gateway: true, replayed: false };
         let mut topic = String::new();
         d2c::push_topic(&mut topic, &sender, &message, "");
         let _ = d2c::check_size(&sender, &message, "", &topic);

@@ -18,7 +18,7 @@ fuzz_target!(|bytes: &[u8]| {
     writer.finish(|out| out.extend_from_slice(message.body)).expect("every text fitted before");
     assert_eq!(again, bytes);
 
-    let sender = d2c::Sender { identity: Identity { hub: "h", device: "bridge", module: Some("m") }, gateway: true };
+    let sender = d2c::Sender { identity: Identity { hub: "h", device: "bridge", module: Some("m") }, gateway: true, replayed: false };
     let mut topic = String::new();
     d2c::push_topic(&mut topic, &sender, &message, "1-2");
     let _ = d2c::check_size(&sender, &message, "1-2", &topic);

@@ -32,7 +32,7 @@ fuzz_target!(|bytes: &[u8]| {
     if topic::check_name(&name).is_err() {
         return;
     }
-    let publish = Publish { topic: &name, payload, client: &client, qos: 1, retain: false, received: Timestamp(0) };
+    let publish = Publish { topic: &name, payload, client: &client, user: None, qos: 1, retain: false, received: Timestamp(0) };
     let mut out = Output::new();
     let verdict = set.translate(&publish, &mut out);
     let records: Vec<_> = out.records().map(|(rule, record)| (rule, record.to_vec())).collect();
@@ -46,9 +46,10 @@ fuzz_target!(|bytes: &[u8]| {
     assert!(explained.output.records().eq(records.iter().map(|(rule, record)| (*rule, &record[..]))));
     match verdict {
         Verdict::Translated => assert!(!records.is_empty()),
-        Verdict::Dropped { rule } | Verdict::Quarantined { rule, .. } => {
+        Verdict::Quarantined { rule, .. } => {
             assert_eq!(explained.tried.last().map(|tried| tried.rule), Some(rule));
         }
+        Verdict::Dropped { rule } => assert!(explained.tried.iter().any(|tried| tried.rule == rule)),
         Verdict::Unmatched => assert!(records.is_empty()),
     }
 });

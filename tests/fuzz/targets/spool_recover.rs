@@ -65,7 +65,7 @@ async fn read_all(opened: &mut Opened) -> Option<u64> {
             return last;
         }
         // What is lost wakes nobody: look at the account again.
-        let Ok(stored) = tokio::time::timeout(Duration::from_millis(1), opened.reader.next()).await else { continue };
+        let Ok(stored) = tokio::time::timeout(Duration::from_millis(1), opened.reader.next(true)).await else { continue };
         let stored = stored.expect("open");
         assert!(last < Some(stored.seq), "in order");
         assert_eq!(stored.record, record(stored.seq));

@@ -20,7 +20,8 @@ fn aliases_live_from_birth_to_death() {
     let born = r#"{"time":"2026-11-21T00:00:00.000Z","seq":1,"Temperature":21.5,"Pressure":1.25,"Running":true,"Count":-5,"Total":1234567890123,"Batch":"B-42/°C","Spare":null}"#;
     let data = r#"{"time":"2026-11-21T00:00:01.000Z","seq":2,"Temperature":22,"Running":false}"#;
     let named = r#"{"time":"2026-11-21T00:00:02.000Z","seq":3,"Temperature":22.5}"#;
-    let unknown = "no birth has declared the alias 1: the edge node was born before brownbridge was there, ask it for a rebirth";
+    let unknown =
+        "no birth has declared the alias 1: the edge node was born before brownbridge was there, ask it for a rebirth";
     for (topic, payload, expect) in [
         ("spBv1.0/PlantA/DDATA/Line1/PLC-7", BY_ALIAS, Err(unknown)),
         ("spBv1.0/PlantA/DDATA/Line1/PLC-7", BY_NAME, Ok(named)),
@@ -42,7 +43,10 @@ fn what_is_no_payload() {
         ("ff", "the payload is not Sparkplug B: at byte 1 a number is cut short: the bytes ff"),
         ("0f", "the payload is not Sparkplug B: at byte 1 there is no such wire type: the bytes 0f"),
         ("12050a", "the payload is not Sparkplug B: at byte 2 a field is longer than what is left: the bytes 12 05 0a"),
-        ("12020a05", "the payload is not Sparkplug B: at byte 4 a field is longer than what is left: the bytes 12 02 0a 05"),
+        (
+            "12020a05",
+            "the payload is not Sparkplug B: at byte 4 a field is longer than what is left: the bytes 12 02 0a 05",
+        ),
         ("1200", "a metric has neither name nor alias"),
     ] {
         assert_eq!(decoded(&births, "x", payload), Err(expect.to_owned()), "{payload}");
@@ -75,10 +79,7 @@ fn history_becomes_messages_of_their_own() {
     let at = |ms: &str, value: &str| format!("1209 0a0161 18{ms} 58{value} 2004");
     let payload = format!("0803 {} {}", at("01", "07"), at("02", "08"));
     let made = decoded(&Births::default(), "x", &payload).unwrap();
-    assert_eq!(
-        made,
-        [r#"{"time":"1970-01-01T00:00:00.001Z","a":7}"#, r#"{"time":"1970-01-01T00:00:00.002Z","a":8}"#]
-    );
+    assert_eq!(made, [r#"{"time":"1970-01-01T00:00:00.001Z","a":7}"#, r#"{"time":"1970-01-01T00:00:00.002Z","a":8}"#]);
 }
 
 #[test]

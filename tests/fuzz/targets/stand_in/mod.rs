@@ -11,7 +11,8 @@ use brownbridge::message::Publish;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::yield_now;
 
-/// CONNECT of MQTT 3.1, 3.1.1 with a will, 3.1.1 without an id, 5 with a receive maximum, 5 with a will.
+/// CONNECT of MQTT 3.1, 3.1.1 with a will, 3.1.1 without an id, 5 with a receive maximum,
+/// 5 with a will, 5 without an id, 3.1.1 with a session that lasts.
 const CONNECTS: [&[u8]; 8] = [
     b"",
     b"\x10\x0f\0\x06MQIsdp\x03\x02\0\x0a\0\x01a",
@@ -20,7 +21,7 @@ const CONNECTS: [&[u8]; 8] = [
     b"\x10\x11\0\x04MQTT\x05\x02\0\x0a\x03\x21\0\x02\0\x01b",
     b"\x10\x15\0\x04MQTT\x05\x06\0\x0a\0\0\x01a\0\0\x01w\0\x01x",
     b"\x10\x0d\0\x04MQTT\x05\x02\0\0\0\0\0",
-    b"",
+    b"\x10\x0d\0\x04MQTT\x04\0\0\0\0\x01a",
 ];
 
 /// A client's end of the stream.

@@ -1,0 +1,148 @@
+//! What the control socket can do, over bridge and quarantine.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::queue;
+use crate::bridge::{Bridge, Stores};
+use crate::broker::{Commits as _, Ingest as _, Offer};
+use crate::control::{Answer, Control, MAX_IDS, Outcome, Request, Retried};
+use crate::message::Publish;
+use crate::metrics::Metrics;
+use crate::quarantine::{self, Entry, Quarantine};
+use crate::topic;
+
+/// How long a retry waits for room in the spool.
+const ROOM: Duration = Duration::from_secs(10);
+
+/// What an operator may have done.
+pub(super) struct Operator {
+    pub(super) bridge: Arc<Bridge>,
+    pub(super) stores: Stores,
+    pub(super) quarantine: Quarantine,
+    pub(super) quarantine_dir: PathBuf,
+    pub(super) metrics: Metrics,
+}
+
+impl Control for Operator {
+    async fn answer(&self, request: Request) -> Answer {
+        match request {
+            Request::Retry { ids } | Request::Drop { ids } if ids.len() > MAX_IDS => {
+                Answer::Failed(format!("{} entries at once; {MAX_IDS} are the most", ids.len()))
+            }
+            Request::Retry { ids } => self.retry(ids).await,
+            Request::Drop { ids } => match self.take(ids.into_iter().collect(), "operator").await {
+                Ok(taken) => Answer::Dropped(taken),
+                Err(failed) => failed,
+            },
+            Request::QueueStat => self.look(queue::stat).await,
+            Request::QueuePeek { first, device } => {
+                self.look(move |stores| queue::peek(stores, first, device.as_deref())).await
+            }
+            Request::QueueDrop(which) => self.look(move |stores| queue::withdraw(stores, &which)).await,
+        }
+    }
+}
+
+impl Operator {
+    /// Reads from disk, away from the connections.
+    async fn look(&self, how: impl FnOnce(&Stores) -> Answer + Send + 'static) -> Answer {
+        let stores = self.stores.clone();
+        let looked = tokio::task::spawn_blocking(move || how(&stores)).await;
+        looked.unwrap_or_else(|_| Answer::Failed("the look into the queue was cut off".to_owned()))
+    }
+
+    async fn take(&self, ids: HashSet<String>, reason: &'static str) -> Result<Vec<String>, Answer> {
+        let taken = self.quarantine.take(ids).await;
+        let taken = taken.map_err(|error| Answer::Failed(format!("the quarantine cannot be rewritten: {error}")))?;
+        self.metrics.quarantine_taken(reason, taken.len());
+        tracing::info!(entries = taken.len(), reason, "entries were taken out of the quarantine");
+        Ok(taken)
+    }
+
+    async fn retry(&self, ids: Vec<String>) -> Answer {
+        let (dir, wanted) = (self.quarantine_dir.clone(), ids.iter().cloned().collect::<HashSet<_>>());
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut found: Vec<Entry> = Vec::new();
+            quarantine::read(&dir, |entry| {
+                if wanted.contains(&entry.id) && !found.iter().any(|other| other.id == entry.id) {
+                    found.push(entry);
+                }
+                found.len() < wanted.len()
+            })
+            .map(|()| found)
+        });
+        let entries = match reading.await {
+            Ok(Ok(entries)) => entries,
+            Ok(Err(error)) => return Answer::Failed(format!("the quarantine cannot be read: {error}")),
+            Err(_) => return Answer::Failed("the reading of the quarantine was cut off".to_owned()),
+        };
+        let mut retried: Vec<Retried> = Vec::with_capacity(ids.len());
+        for entry in &entries {
+            let outcome = self.once_more(entry).await;
+            retried.push(Retried { id: entry.id.clone(), outcome });
+        }
+        // Only now: a crash before this repeats a message, it loses none.
+        let done = retried.iter().filter(|one| one.outcome != Outcome::Kept).map(|one| one.id.clone()).collect();
+        if let Err(failed) = self.take(done, "retried").await {
+            return failed;
+        }
+        let gone = ids.into_iter().filter(|id| !entries.iter().any(|entry| entry.id == *id));
+        retried.extend(gone.map(|id| Retried { id, outcome: Outcome::Gone }));
+        Answer::Retried(retried)
+    }
+
+    /// Gives an entry to the bridge, and waits until what it made is on disk.
+    async fn once_more(&self, entry: &Entry) -> Outcome {
+        let record = entry.record();
+        let payload = entry.payload();
+        let publish = match (&record, entry.received()) {
+            (None, Some(received)) if topic::check_name(&entry.topic).is_ok() => Some(Publish {
+                topic: &entry.topic,
+                payload: &payload,
+                client: &entry.client,
+                user: entry.user.as_deref(),
+                qos: entry.qos,
+                retain: entry.retain,
+                received,
+            }),
+            (None, _) => return Outcome::Kept,
+            (Some(_), _) => None,
+        };
+        let mut scratch = self.bridge.scratch();
+        let mut offer = || match (&publish, &record) {
+            (Some(publish), _) => self.bridge.offer(&mut scratch, publish),
+            (None, record) => self.bridge.send_again(record.as_deref().unwrap_or_default()),
+        };
+        let Ok(offered) = tokio::time::timeout(ROOM, async {
+            loop {
+                match offer() {
+                    Offer::Full => self.bridge.room().await,
+                    offered => return offered,
+                }
+            }
+        })
+        .await
+        else {
+            return Outcome::Kept;
+        };
+        if publish.is_some() {
+            self.metrics.publishes_received.increment(1);
+        }
+        let (outcome, sequence) = match offered {
+            Offer::Taken(0) => (Outcome::Dropped, 0),
+            Offer::Taken(sequence) if publish.is_none() => (Outcome::Queued, sequence),
+            Offer::Taken(sequence) => (Outcome::Translated, sequence),
+            Offer::TakenAfter(stored, sequence) => {
+                stored.await;
+                let failed = publish.is_some_and(|publish| self.bridge.would_fail(&mut scratch, &publish));
+                (if failed { Outcome::Quarantined } else { Outcome::Translated }, sequence)
+            }
+            Offer::Full => return Outcome::Kept,
+        };
+        self.bridge.commits().reach(sequence).await;
+        outcome
+    }
+}

@@ -1,0 +1,176 @@
+//! What the admin page shows: gauges, the ledger, the report of `/status`, and whether the bridge does its job.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::ledger::Ledger;
+use super::status;
+use crate::admin;
+use crate::bridge::Stores;
+use crate::broker::Census;
+use crate::ledger::{Books, sum};
+use crate::message::Timestamp;
+use crate::spool::Stats;
+use crate::uplink::{self, Status};
+
+/// Age at which a waiting message, or the last acknowledgement, says that the uplink does not do its job.
+const STALE: Duration = Duration::from_secs(30);
+
+/// The books as metrics.
+fn publish_ledger(books: &Books) {
+    let (p, m) = (&books.publishes, &books.messages);
+    for (outcome, count) in [
+        ("received", p.received),
+        ("translated", p.translated),
+        ("dropped", sum(&p.dropped)),
+        ("quarantined", sum(&p.quarantined)),
+        ("interrupted", p.interrupted),
+    ] {
+        ::metrics::counter!("brownbridge_ledger_publishes_total", "outcome" => outcome).absolute(count);
+    }
+    for (outcome, count) in [
+        ("produced", m.produced),
+        ("reopened", m.reopened),
+        ("delivered", m.delivered),
+        ("shed", sum(&m.shed)),
+        ("quarantined", sum(&m.quarantined)),
+        ("lost", m.lost),
+        ("unrecorded", m.unrecorded),
+    ] {
+        ::metrics::counter!("brownbridge_ledger_messages_total", "outcome" => outcome).absolute(count);
+    }
+}
+
+/// Ready is: the hub acknowledges, or nothing waits.
+fn readiness(stats: &Stats, status: &Status, age: impl Fn(Option<i64>) -> Duration) -> Result<Option<String>, String> {
+    let fresh = status.last_puback.is_some_and(|at| at.elapsed() < STALE);
+    let up = status.connected.is_some() || status.renewing;
+    if stats.waiting == 0 || (up && (fresh || age(stats.oldest_ms) < STALE)) {
+        return Ok(status.warning.clone());
+    }
+    let waiting = stats.waiting;
+    Err(match (&status.warning, &status.trouble, up) {
+        (Some(trouble), ..) | (None, Some(trouble), false) => format!("{waiting} messages wait; uplink: {trouble}"),
+        (None, None, false) => format!("{waiting} messages wait; the uplink is not connected yet"),
+        (None, _, true) => format!("{waiting} messages wait; connected, but the hub acknowledges nothing"),
+    })
+}
+
+/// What the admin page shows beyond the counters.
+pub(super) struct Gauges {
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) stores: Stores,
+    pub(super) status: watch::Receiver<Status>,
+    /// False while files on disk have errors and older ones are in use.
+    pub(super) sound: [Arc<AtomicBool>; 2],
+    pub(super) listeners: Vec<(&'static str, SocketAddr)>,
+    pub(super) census: Arc<Census>,
+}
+
+impl Gauges {
+    fn oldest_age(&self, oldest_ms: Option<i64>) -> Duration {
+        let age = oldest_ms.map_or(0, |oldest| Timestamp::now().0.saturating_sub(oldest));
+        Duration::from_millis(u64::try_from(age).unwrap_or(0))
+    }
+}
+
+impl admin::Source for Gauges {
+    #[expect(clippy::cast_precision_loss)]
+    fn refresh(&self) {
+        let stats = self.stores.stats();
+        let gauge = |name: &'static str, value: f64| ::metrics::gauge!(name).set(value);
+        gauge("brownbridge_spool_messages", stats.waiting as f64);
+        gauge("brownbridge_spool_bytes", stats.disk_bytes as f64);
+        gauge("brownbridge_spool_oldest_age_seconds", self.oldest_age(stats.oldest_ms).as_secs_f64());
+        gauge("brownbridge_spool_full", f64::from(u8::from(stats.full)));
+        let sound = u8::from(self.sound.iter().all(|sound| sound.load(Ordering::Relaxed)));
+        gauge("brownbridge_config_last_reload_successful", f64::from(sound));
+        ::metrics::gauge!("brownbridge_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        let counter = |name: &'static str, value| ::metrics::counter!(name).absolute(value);
+        counter("brownbridge_spool_recovered_total", stats.recovered);
+        counter("brownbridge_spool_lost_total", stats.lost);
+        counter("brownbridge_spool_commits_total", stats.commits);
+        counter("brownbridge_spool_bytes_written_total", stats.bytes_written);
+        counter("brownbridge_spool_sync_failures_total", stats.sync_failures);
+        gauge("brownbridge_spool_late_messages", stats.late as f64);
+        for (reason, count) in [("spool_full", stats.shed), (uplink::TOO_OLD, stats.expired)] {
+            ::metrics::counter!("brownbridge_messages_shed_total", "reason" => reason).absolute(count);
+        }
+        publish_ledger(&self.ledger.now());
+    }
+
+    fn ledger(&self) -> String {
+        format!("{}\n", self.ledger.now().to_json())
+    }
+
+    fn status(&self, metrics: &str) -> String {
+        let stats = self.stores.stats();
+        let (clients, uptime) = status::Clients::of(&self.census);
+        let address = |(name, address): &(&str, SocketAddr)| status::Address {
+            name: (*name).to_owned(),
+            address: address.to_string(),
+        };
+        let report = status::Report {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: uptime.as_secs(),
+            not_ready: self.ready().err(),
+            listeners: self.listeners.iter().map(address).collect(),
+            uplink: status::Uplink::of(&self.status.borrow()),
+            spool: status::Spool::of(&stats, self.oldest_age(stats.oldest_ms)),
+            counters: status::Counters::of(metrics),
+            clients,
+        };
+        report.to_string()
+    }
+
+    fn ready(&self) -> Result<Option<String>, String> {
+        if let Some(reason) = self.stores.failed() {
+            return Err(format!("the spool failed: {reason}"));
+        }
+        readiness(&self.stores.stats(), &self.status.borrow(), |oldest| self.oldest_age(oldest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn ready_means_that_acknowledgements_come_or_nothing_waits() {
+        const OLD: Duration = Duration::from_secs(100);
+        let now = Instant::now();
+        let text = |text: &str| Some(text.to_owned());
+        let up = Status { connected: Some(now), last_puback: Some(now), ..Status::default() };
+        let down = Status { connected: None, trouble: text("refused"), ..up.clone() };
+        let silent = Status { last_puback: None, ..up.clone() };
+        let renewing = Status { connected: None, renewing: true, ..up.clone() };
+        let flapping = Status { warning: text("taken over"), ..silent.clone() };
+        // What waits, its age, the uplink; ready with a warning or not, with the reason.
+        for (name, waiting, age, status, expect) in [
+            ("nothing waits", 0, OLD, &Status::default(), Ok("")),
+            ("nothing waits and no line", 0, OLD, &down, Ok("")),
+            ("acknowledgements come", 9, OLD, &up, Ok("")),
+            ("no line yet", 1, Duration::ZERO, &Status::default(), Err("not connected yet")),
+            ("no line", 9, Duration::ZERO, &down, Err("refused")),
+            ("up and silent", 9, OLD, &silent, Err("acknowledges nothing")),
+            ("up and too early to say", 9, Duration::ZERO, &silent, Ok("")),
+            ("a new token is on its way", 9, OLD, &renewing, Ok("")),
+            ("closed again and again", 9, OLD, &flapping, Err("taken over")),
+            ("closed again and again, but nothing waits", 0, OLD, &flapping, Ok("taken over")),
+        ] {
+            let stats = Stats { waiting, ..Stats::default() };
+            let got = readiness(&stats, status, |_| age);
+            match (&got, expect) {
+                (Ok(warning), Ok(expect)) => assert_eq!(warning.as_deref().unwrap_or(""), expect, "{name}"),
+                (Err(why), Err(expect)) => assert!(why.contains(expect), "{name}: {why}"),
+                _ => panic!("{name}: {got:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The spools as the uplink sees them: three lanes and one account.
+//!
+//! Urgent messages have a spool of their own, so that a hundred gigabytes of telemetry cannot fill the way of an
+//! alarm. It is there only where a rule asks for it or where it still holds something; without it, and when it is
+//! full, an urgent message goes the way of all others. The other spool has the live and the late lane.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::numbering::Numbering;
+use crate::metrics::Metrics;
+use crate::quarantine::{Quarantine, Reason};
+use crate::spool::{Acker, AppendError, Appender, Durable, Opened, Reader, Stats, Ticket};
+use crate::uplink::{Backlog, Isolation, Lane, MessageId, Outcome, TOO_OLD, Waiting};
+
+/// What messages are stored with.
+#[derive(Debug, Clone)]
+pub struct Stores {
+    /// For all of them.
+    pub normal: Appender,
+    /// For those that go first.
+    pub urgent: Option<Appender>,
+    /// Numbers them.
+    pub numbering: Option<Arc<Numbering>>,
+}
+
+impl Stores {
+    /// Numbers all messages in `property`, see [`Numbering`]; what is needed for that is kept in `state`.
+    pub fn number(&mut self, state: &Path, property: String) -> io::Result<()> {
+        self.numbering = Some(Arc::new(Numbering::open(state, property)?));
+        Ok(())
+    }
+
+    /// Appends the records of a publish to one of the spools.
+    pub(super) fn append<'r>(
+        &self,
+        spool: &Appender,
+        records: impl Iterator<Item = &'r [u8]> + Clone,
+    ) -> Result<Ticket, AppendError> {
+        match &self.numbering {
+            None => spool.try_append(records),
+            Some(numbering) => numbering.append(records, spool),
+        }
+    }
+
+    /// Leaves behind what the next start goes on with. Nothing may be appended any more.
+    pub fn close(&self) {
+        if let Some(Err(error)) = self.numbering.as_ref().map(|numbering| numbering.close()) {
+            tracing::warn!("the numbers of the sequence property are not kept, a new run begins: {error}");
+        }
+    }
+
+    /// Both spools as one.
+    pub fn stats(&self) -> Stats {
+        let stats = self.normal.stats();
+        self.urgent.as_ref().map_or(stats, |urgent| stats.with(urgent.stats()))
+    }
+
+    /// Why messages cannot be stored any more, where that is so.
+    pub fn failed(&self) -> Option<Arc<str>> {
+        let failed = |appender: &Appender| appender.durable().borrow().failed.clone();
+        failed(&self.normal).or_else(|| self.urgent.as_ref().and_then(failed))
+    }
+
+    /// Returns, with the reason, only when messages cannot be stored any more.
+    pub async fn failure(self) -> Arc<str> {
+        let urgent = async {
+            match &self.urgent {
+                Some(urgent) => failure(urgent.durable()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            reason = failure(self.normal.durable()) => reason,
+            reason = urgent => reason,
+        }
+    }
+}
+
+async fn failure(mut durable: watch::Receiver<Durable>) -> Arc<str> {
+    match durable.wait_for(|durable| durable.failed.is_some()).await.map(|durable| durable.failed.clone()) {
+        Ok(Some(reason)) => reason,
+        _ => std::future::pending().await,
+    }
+}
+
+/// The spools as the uplink reads them.
+pub struct SpoolBacklog {
+    normal: Source,
+    urgent: Option<Source>,
+}
+
+struct Source {
+    /// The spool's identifier.
+    id: u64,
+    reader: Reader,
+}
+
+impl Source {
+    /// The next record, a late one only if asked for; `urgent` is the lane where it is not the log that says it.
+    async fn next(&mut self, late: bool, urgent: bool) -> Option<Waiting> {
+        let stored = self.reader.next(late).await?;
+        let lane = match (urgent, stored.late) {
+            (true, _) => Lane::Urgent,
+            (false, false) => Lane::Live,
+            (false, true) => Lane::Late,
+        };
+        Some(Waiting { id: MessageId { spool: self.id, sequence: stored.seq }, lane, record: stored.record })
+    }
+}
+
+impl Backlog for SpoolBacklog {
+    async fn next(&mut self, down_to: Lane) -> Option<Waiting> {
+        let Self { normal, urgent } = self;
+        let urgent = async {
+            match urgent {
+                Some(urgent) => urgent.next(true, true).await,
+                None => std::future::pending().await,
+            }
+        };
+        let normal = async {
+            match down_to {
+                Lane::Urgent => std::future::pending().await,
+                down_to => normal.next(down_to == Lane::Late, false).await,
+            }
+        };
+        tokio::select! {
+            biased;
+            waiting = urgent => waiting,
+            waiting = normal => waiting,
+        }
+    }
+
+    fn split(&mut self, over: u64) -> bool {
+        self.normal.reader.split(over).is_some()
+    }
+}
+
+/// The spools as the uplink settles them.
+pub struct SpoolOutcome {
+    normal: Acker,
+    /// With the spool's identifier.
+    urgent: Option<(u64, Acker)>,
+    /// Takes what the hub would not.
+    quarantine: Quarantine,
+    metrics: Metrics,
+}
+
+impl SpoolOutcome {
+    fn spool(&self, id: MessageId) -> &Acker {
+        match &self.urgent {
+            Some((urgent, acker)) if *urgent == id.spool => acker,
+            _ => &self.normal,
+        }
+    }
+}
+
+impl Outcome for SpoolOutcome {
+    fn delivered(&self, id: MessageId) -> bool {
+        self.spool(id).ack(id.sequence)
+    }
+
+    fn abandon(&self, id: MessageId, reason: &'static str) {
+        if reason == TOO_OLD {
+            // The spool counts these itself: it gives up old ones too.
+            self.spool(id).expire(id.sequence);
+        } else if self.spool(id).ack(id.sequence) {
+            ::metrics::counter!("brownbridge_messages_shed_total", "reason" => reason).increment(1);
+        }
+    }
+
+    async fn isolate(&self, waiting: &Waiting, isolation: &Isolation) {
+        let reason = Reason { rule: "", reason: isolation.reason, detail: &isolation.detail };
+        self.quarantine.put_message(&waiting.id.to_string(), &waiting.record, reason).await;
+        if self.spool(waiting.id).ack(waiting.id.sequence) {
+            self.metrics.isolated(isolation.reason);
+        }
+    }
+}
+
+/// Takes open spools apart into what stores messages and what sends them.
+pub fn join(
+    normal: Opened,
+    urgent: Option<Opened>,
+    (quarantine, metrics): (&Quarantine, &Metrics),
+) -> (Stores, (SpoolBacklog, SpoolOutcome), Vec<crate::spool::Spool>) {
+    let mut spools = vec![normal.spool];
+    let stores = Stores {
+        normal: normal.appender.clone(),
+        urgent: urgent.as_ref().map(|urgent| urgent.appender.clone()),
+        numbering: None,
+    };
+    let mut backlog = SpoolBacklog { normal: Source { id: normal.appender.id(), reader: normal.reader }, urgent: None };
+    let mut outcome =
+        SpoolOutcome { normal: normal.acker, urgent: None, quarantine: quarantine.clone(), metrics: metrics.clone() };
+    if let Some(urgent) = urgent {
+        let id = urgent.appender.id();
+        backlog.urgent = Some(Source { id, reader: urgent.reader });
+        outcome.urgent = Some((id, urgent.acker));
+        spools.push(urgent.spool);
+    }
+    (stores, (backlog, outcome), spools)
+}
