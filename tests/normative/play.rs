@@ -74,6 +74,9 @@ impl Play {
         let mut words = Vec::new();
         for token in &step.tokens {
             let mut token = token.as_str();
+            if token == "session" && version == Version::V31 {
+                continue; // MQTT 3.1 has no such flag.
+            }
             if let Some(inside) = token.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
                 if version != Version::V5 {
                     continue;
