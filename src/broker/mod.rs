@@ -54,6 +54,7 @@ mod serve;
 mod session;
 mod share;
 mod store;
+mod strict;
 mod system;
 mod upkeep;
 mod websocket;
