@@ -349,7 +349,14 @@ impl Restored {
 
     /// The sessions with their numbers, and the retained messages.
     pub(super) fn into_parts(self) -> (Vec<(u64, Kept)>, Vec<Arc<Message>>) {
-        let drafts = self.sessions.into_iter().filter(|(_, draft)| draft.expiry > 0);
+        // The records may end between a new session of a client and the end of its old one: the new one counts.
+        let mut newest: HashMap<ByteString, (u64, Draft)> = HashMap::new();
+        for (number, draft) in self.sessions {
+            if newest.get(&draft.client_id).is_none_or(|(other, _)| *other < number) {
+                newest.insert(draft.client_id.clone(), (number, draft));
+            }
+        }
+        let drafts = newest.into_values().filter(|(_, draft)| draft.expiry > 0);
         let sessions = drafts.map(|(number, draft)| (number, draft.finish())).collect();
         let retained = self.retained.into_values().filter(|message| !message.is_expired());
         (sessions, retained.map(Arc::new).collect())
