@@ -42,7 +42,7 @@ fn commands() {
         (vec!["check", "bridge.toml"], 2, "", "error: cannot read bridge.toml: No such file"),
         (vec!["check", "--config", "bridge.toml.example"], 0, "bridge.toml.example: ok\n", ""),
         (vec!["check", "--config", "tests/golden/bridge/typos.toml"], 1, "typos.toml: 3 errors\n", "did you mean"),
-        (vec!["test"], 0, "7 passed, 0 failed\n", ""),
+        (vec!["test"], 0, "38 passed, 0 failed\n", ""),
         (vec!["test", "--json"], 0, "\"passed\":true", ""),
         (vec!["test", "tests/golden/rules/failing.toml"], 1, "0 passed, 6 failed\n", "want 1500, got 1450"),
         (vec!["test", typos], 1, "no test was run: the rules have errors\n", "error: unknown format `jsn`"),
@@ -57,9 +57,9 @@ fn commands() {
         (explain(&["plant1/testbench/x"]), 0, "nothing is sent: rule `test bench` drops it\n", ""),
         (explain(&["plant1/packaging/w3/speed", "--payload", "5"]), 1, "the rule could say: decode = \"number\"\n", ""),
         (
-            explain(&["iotgateway"]),
+            explain(&["iotgateway/a/b"]),
             2,
-            "nearest: kepware agent (rules/30-kepware-agent.toml:3), but the topic ends before level 2",
+            "nearest: kepware agent (rules/30-kepware-agent.toml:5), but the topic goes on at level 3",
             "",
         ),
         (explain(&["a/b/c"]), 2, "topic  = \"a/{machine}/c\"\n", ""),
@@ -73,6 +73,21 @@ fn commands() {
             "",
         ),
         (explain(&["plant1/packaging/w3/speed", "--json"]), 1, "\"detail\":\"no payload was given", ""),
+        (
+            vec![
+                "explain",
+                "--on",
+                "connect",
+                "--client",
+                "hmi.3",
+                "--rules",
+                "tests/golden/rules/presence.toml",
+                "--json",
+            ],
+            0,
+            "\"device\":\"hmi.3\"",
+            "",
+        ),
         (vec!["explain", "a", "--rules", typos], 1, "", "error: unknown format `jsn`"),
     ] {
         check(&args, code, stdout, stderr);
@@ -96,6 +111,10 @@ fn explanations() {
         "devices/gw1/messages/events/a=b=c --payload 1 --gateway gw1",
         "devices/gw1/messages/events/a=b --payload 1",
         "plant/hall2/oven/temp --payload 1 --rules tests/golden/rules/many.toml",
+        "--on disconnect --client plc-line4-7 --reason keep_alive_timeout --rules tests/golden/rules/presence.toml",
+        "--on connect --client plc-line4-7 --rules tests/golden/rules/presence.toml",
+        "all/l1 --payload {\"kind\":\"y\"} --rules tests/golden/rules/shape.toml",
+        "ms --payload {\"ts\":2008000} --rules tests/golden/rules/time.toml",
         "plant/hall2/oven/temp --payload 1 --rules tests/golden/rules/many.toml --all",
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_brownbridge"));
@@ -147,6 +166,39 @@ fn a_folder_with_a_configuration() {
         "{told}"
     );
     assert_eq!(output.status.code(), Some(2));
+}
+
+/// A table in a CSV file beside the rules, and what is told of one with mistakes.
+#[test]
+fn a_table_in_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let put = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    put(
+        "rules.toml",
+        "[[rule]]\ntopic = \"ai/{channel}\"\nlookup = { table = \"sensors\", key = \"{channel}\" }\ndevice = \"{machine}\"\n\
+         decode = \"number\"\nadd = { unit = \"{unit}\", max = \"{max}\", nr = \"{nr}\" }\n\n[table.sensors]\nfile = \"sensors.csv\"\n\
+         \n[[test]]\ntopic = \"ai/7\"\npayload = \"1\"\nwant.device = \"press7\"\n\
+         want.payload = '{\"value\":1,\"unit\":\"bar; abs\",\"max\":12.50,\"nr\":\"007\"}'\n\
+         \n[[test]]\ntopic = \"ai/8\"\npayload = \"1\"\nwant.payload = '{\"value\":1,\"nr\":8}'\n",
+    );
+    let table = "\u{feff}channel;machine;unit;max;nr\r\n7;press7;\"bar; abs\";12.50;007\r\n8;press8;;;8\r\n";
+    put("sensors.csv", table);
+    let path = folder.path().to_str().unwrap();
+    let file = folder.path().join("rules.toml");
+    check(&["check", path], 0, "sensors.csv: ok\n", "");
+    for path in [path, file.to_str().unwrap()] {
+        check(&["test", path], 0, "2 passed, 0 failed\n", "");
+    }
+    for (table, told) in [
+        ("", "it is empty"),
+        ("channel;unit;unit\n", "the columns in the first row need names, each its own"),
+        ("channel;machine\n7;a\n7;b\n", "the key `7` is there twice"),
+        ("channel;machine\n7;a;b\n", "there are 3 fields, and names for 2"),
+        ("channel;machine\n7;\"a\n", "a quoted field has no closing quote"),
+    ] {
+        put("sensors.csv", table);
+        check(&["check", path], 1, "sensors.csv: 1 error\n", told);
+    }
 }
 
 /// A file saved by an editor of another system: byte order mark, CRLF, another encoding.

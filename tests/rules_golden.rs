@@ -107,9 +107,10 @@ fn what_each_key_means() {
     all_pass(&[Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rules/decode.toml")], 20);
     all_pass(&[Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rules/time.toml")], 6);
     all_pass(&[Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rules/shape.toml")], 20);
+    all_pass(&[Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rules/script.toml")], 6);
 }
 
 #[test]
 fn shipped_rules() {
-    all_pass(&files("rules"), 7);
+    all_pass(&files("rules"), 35);
 }

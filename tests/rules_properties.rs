@@ -127,6 +127,48 @@ fn bodies(out: &Output) -> Vec<(Vec<u8>, String)> {
 
 const EVERYTHING: &str = r##"
 [[rule]]
+topic = "pairs/{x}"
+decode = "keyvalue"
+lookup = { table = "t", key = "{x}", default = { u = "none" } }
+when = '.a != 1 or $x == "b"'
+scale = { a = { factor = 2, round = 1 } }
+set = { s = ".a * 2 + .b", "n.m" = "$u", t = '.c | length' }
+rename = { b = "a", "c.d" = "e" }
+remove = ["x"]
+time = { from = ".a", format = "unix_s" }
+device = "d{.a}"
+add = { u = "{u}", v = "{.b}", w = "{v}" }
+[[rule]]
+topic = "rows"
+decode = { format = "csv", header = true }
+when = ".a"
+device = "d"
+[[rule]]
+topic = "rows"
+decode = { format = "hex", then = { format = "binary", rest = "ignore", fields = [ { name = "a", type = "f32" }, { name = "b", type = "bcd16" } ] } }
+device = "d"
+[[rule]]
+topic = "tags/{x}"
+decode = { format = "kepware", split = "tag", quality = "mark", keys = { values = "a", id = "b", v = "c" } }
+device = "{tag_device}{tag_name}"
+set = { c = ".value | tostring" }
+[[rule]]
+topic = "xml"
+decode = "xml"
+device = "d"
+set = { a = ".a.b | length" }
+[[rule]]
+topic = "script/{x}"
+script = '.[]?, {a, $x, n: ([.. | numbers] | add)}, (.a | tojson)'
+device = "d{.a}"
+[[rule]]
+topic = "spBv1.0/#"
+decode = "sparkplug"
+device = "d"
+[table.t]
+a = { u = "x", v = 5 }
+b = { u = "y" }
+[[rule]]
 topic = "number/#"
 decode = "number"
 device = "{topic}"
@@ -214,10 +256,15 @@ proptest! {
 
     #[test]
     fn any_publish_has_an_outcome(
-        topic in "(number|text|raw|json|[a-z$\"é]{0,3})(/[a-z{}\\\\é]{0,4}){0,3}",
+        topic in "(number|text|raw|json|pairs|rows|tags|xml|script|spBv1\\.0|[a-z$\"é]{0,3})(/[a-z{}\\\\é]{0,4}){0,3}",
         payload in prop_oneof![
             proptest::collection::vec(any::<u8>(), 0..60),
             "[-+0-9.eE ]{0,8}".prop_map(String::into_bytes),
+            "([abcx]=[-0-9.ax]{0,4}[;\n]){0,4}".prop_map(String::into_bytes),
+            "(a,b\n)?([0-9a]{0,3}[,\n]){0,6}".prop_map(String::into_bytes),
+            "([0-9a-f]{2}){0,8}".prop_map(String::into_bytes),
+            "<a>(<b c=\"1\"/>|x|<b>2</b>){0,3}</a>".prop_map(String::into_bytes),
+            "\\{\"a\":\\[(\\{\"b\":(\"c\\.d\\.[ab]\"|1),\"c\":(1|\"x\"|null)\\},?){0,3}\\]\\}".prop_map(String::into_bytes),
             "\\{(\"[abc]\":(1|\"x\"|\\{\"c\":\\[\\]\\}|null),?){0,3}\\}?".prop_map(String::into_bytes),
         ],
     ) {
@@ -243,7 +290,7 @@ proptest! {
     fn any_text_is_read_and_its_findings_are_shown(
         lines in proptest::collection::vec(prop_oneof![
             Just("[[rule]]".to_owned()), Just("[[test]]".to_owned()), Just("[rule".to_owned()), Just("[table.x]".to_owned()),
-            "(name|topic|regex|device|add|props|decode|drop|continue|want|payload|payload_hex|throttle|[a-z]{1,6}) = \
+            "(name|topic|regex|device|add|props|decode|drop|continue|want|payload|payload_hex|throttle|when|set|scale|rename|remove|script|lookup|time|send|[a-z]{1,6}) = \
              (\"[a-z{}.+#/é\\\\]{0,9}\"|'[a-z{}()\\[+*?<]{0,9}'|true|[0-9]{1,3}|nan|\\{ [a-z]{1,3} = \"\\{[a-z.]{0,4}\\}?\" \\}|\\[1, \"a\"\\])",
             "[ -~é\t]{0,20}",
         ], 0..14),

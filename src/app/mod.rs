@@ -43,6 +43,7 @@ pub mod ledger;
 mod page;
 pub mod plant_tls;
 mod pulse;
+mod queue;
 mod reload;
 pub mod settings;
 pub mod status;
@@ -172,7 +173,13 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let bridge = Bridge::new(rules, settings.own, stores.clone(), quarantine.clone(), metrics.clone());
     let bridge = Arc::new(bridge);
     let control_stop = CancellationToken::new();
-    let operator = Operator { bridge: Arc::clone(&bridge), quarantine, quarantine_dir, metrics: metrics.clone() };
+    let operator = Operator {
+        bridge: Arc::clone(&bridge),
+        stores: stores.clone(),
+        quarantine,
+        quarantine_dir,
+        metrics: metrics.clone(),
+    };
     let control = open_control(&settings.state, operator, &control_stop);
     let sound = Arc::new(AtomicBool::new(true));
     let files_stop = CancellationToken::new();

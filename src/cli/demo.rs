@@ -44,11 +44,19 @@ fn time(text: &str) -> Result<Duration, String> {
 }
 
 /// The shipped rules, for a program that was installed without its folder.
-const RULES: [(&str, &str); 4] = [
+const RULES: [(&str, &str); 12] = [
     ("10-packaging.toml", include_str!("../../rules/10-packaging.toml")),
     ("20-legacy-gateways.toml", include_str!("../../rules/20-legacy-gateways.toml")),
     ("30-kepware-agent.toml", include_str!("../../rules/30-kepware-agent.toml")),
+    ("35-siemens.toml", include_str!("../../rules/35-siemens.toml")),
     ("40-bare-values.toml", include_str!("../../rules/40-bare-values.toml")),
+    ("42-plc-registers.toml", include_str!("../../rules/42-plc-registers.toml")),
+    ("50-beckhoff.toml", include_str!("../../rules/50-beckhoff.toml")),
+    ("55-ignition.toml", include_str!("../../rules/55-ignition.toml")),
+    ("60-tasmota.toml", include_str!("../../rules/60-tasmota.toml")),
+    ("65-zigbee2mqtt.toml", include_str!("../../rules/65-zigbee2mqtt.toml")),
+    ("70-shelly.toml", include_str!("../../rules/70-shelly.toml")),
+    ("90-passthrough.toml", include_str!("../../rules/90-passthrough.toml")),
 ];
 
 /// Batches of received messages that wait to be printed.

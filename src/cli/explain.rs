@@ -11,25 +11,45 @@ use super::check::{could_not_run, print, print_findings, read_rule_files};
 use crate::hub::bag::{self, BagError, Property};
 use crate::hub::connect::Identity;
 use crate::hub::d2c;
-use crate::message::{HubMessage, Publish};
+use crate::message::{Event, HubMessage, Presence, Publish};
 use crate::rules::testing::TEST_TIME;
 use crate::rules::{self, Explanation, Output, QuarantineReason, RuleSet, Step, Verdict};
 use crate::topic;
 
-/// Says which rule takes a topic and what the hub would receive.
+/// Says which rule takes a topic, or the coming or going of a client, and what the hub would receive.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Example:\n  brownbridge explain plant1/packaging/wrapper3/speed --payload '{\"rpm\": 1450}'\n\n\
+    after_help = "Example:\n  brownbridge explain plant1/packaging/wrapper3/speed --payload '{\"rpm\": 1450}'\n  \
+    brownbridge explain --on disconnect --client plc-line4-7 --reason keep_alive_timeout\n\n\
     Exit code: 0 it goes up or is dropped, 1 it is quarantined or the rules have errors, 2 no rule matched or could not run."
 )]
 pub(super) struct Args {
     /// The topic of a publish.
-    topic: String,
+    #[arg(required_unless_present = "on", conflicts_with = "on")]
+    topic: Option<String>,
+    /// Instead of a publish: a client comes or goes.
+    #[arg(long, value_enum)]
+    on: Option<On>,
+    /// The address the client of --on comes from.
+    #[arg(long, requires = "on", default_value = "192.0.2.1")]
+    address: String,
+    /// Why the client of --on disconnect goes.
+    #[arg(long, requires = "on", default_value = "connection_lost")]
+    reason: String,
+    /// The user name of the publisher.
+    #[arg(long, conflicts_with = "on")]
+    user: Option<String>,
+    /// The QoS of the publish.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(..=2), conflicts_with = "on")]
+    qos: u8,
+    /// The publish is retained.
+    #[arg(long, conflicts_with = "on")]
+    retained: bool,
     /// The payload of the publish.
-    #[arg(long, conflicts_with = "payload_file")]
+    #[arg(long, conflicts_with_all = ["payload_file", "on"])]
     payload: Option<String>,
     /// Reads the payload from a file.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "on")]
     payload_file: Option<PathBuf>,
     /// The client id of the publisher.
     #[arg(long, default_value = "client")]
@@ -48,8 +68,18 @@ pub(super) struct Args {
     json: bool,
 }
 
+/// What a client does.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum On {
+    /// It connects.
+    Connect,
+    /// Its connection ends.
+    Disconnect,
+}
+
 pub(super) fn run(args: Args) -> ExitCode {
-    if let Err(error) = topic::check_name(&args.topic) {
+    let topic = args.topic.as_deref().unwrap_or_default();
+    if let (None, Err(error)) = (args.on, topic::check_name(topic)) {
         return could_not_run(&error.to_string());
     }
     let payload = match (args.payload, &args.payload_file) {
@@ -60,8 +90,8 @@ pub(super) fn run(args: Args) -> ExitCode {
             Err(error) => return could_not_run(&format!("cannot read {}: {error}", path.display())),
         },
     };
-    if let Some(bag) = d2c::addressed(&args.topic, &args.gateway) {
-        let addressed = Addressed { topic: &args.topic, bag, payload: payload.as_deref().unwrap_or_default() };
+    if let Some(bag) = d2c::addressed(topic, &args.gateway) {
+        let addressed = Addressed { topic, bag, payload: payload.as_deref().unwrap_or_default() };
         return addressed.tell(args.json);
     }
     let sources = match read_rule_files(&args.rules, "brownbridge explain TOPIC --rules PATH") {
@@ -73,20 +103,35 @@ pub(super) fn run(args: Args) -> ExitCode {
         print_findings(&loaded.diagnostics, &sources);
         return ExitCode::from(1);
     };
+    // A fixed moment, as in tests: the same call says the same.
+    let received = TEST_TIME;
+    let presence = args.on.map(|on| Presence {
+        event: match on {
+            On::Connect => Event::Connect,
+            On::Disconnect => Event::Disconnect,
+        },
+        client: &args.client,
+        address: &args.address,
+        reason: if matches!(on, On::Disconnect) { &args.reason } else { "" },
+        at: received,
+    });
     let publish = Publish {
-        topic: &args.topic,
+        topic,
         payload: payload.as_deref().unwrap_or_default(),
         client: &args.client,
-        user: None,
-        qos: 1,
-        retain: false,
-        // A fixed moment, as in tests: the same call says the same.
-        received: TEST_TIME,
+        user: args.user.as_deref(),
+        qos: args.qos,
+        retain: args.retained,
+        received,
     };
-    let explanation = set.explain(&publish);
+    let explanation = match &presence {
+        Some(presence) => set.explain_presence(presence),
+        None => set.explain(&publish),
+    };
     let told = Told {
         set,
         publish: &publish,
+        presence,
         explanation: &explanation,
         gateway: &args.gateway,
         has_payload: payload.is_some(),
@@ -103,6 +148,7 @@ pub(super) fn run(args: Args) -> ExitCode {
 struct Told<'a> {
     set: &'a RuleSet,
     publish: &'a Publish<'a>,
+    presence: Option<Presence<'a>>,
     explanation: &'a Explanation,
     gateway: &'a str,
     has_payload: bool,
@@ -129,7 +175,15 @@ impl Told<'_> {
     }
 
     fn write_tried(&self, out: &mut String) -> fmt::Result {
-        writeln!(out, "topic {}", self.publish.topic)?;
+        match &self.presence {
+            None => writeln!(out, "topic {}", self.publish.topic)?,
+            Some(Presence { event: Event::Connect, client, address, .. }) => {
+                writeln!(out, "client {client} connects from {address}")?;
+            }
+            Some(Presence { client, address, reason, .. }) => {
+                writeln!(out, "client {client} at {address} goes: {reason}")?;
+            }
+        }
         if !self.explanation.tried.is_empty() {
             writeln!(out, "\nrules tried, in order")?;
         }
@@ -213,6 +267,10 @@ impl Told<'_> {
 
     fn write_unmatched(&self, out: &mut String) -> fmt::Result {
         let explanation = self.explanation;
+        if let Some(presence) = &self.presence {
+            let on = if presence.event == Event::Connect { "connect" } else { "disconnect" };
+            return writeln!(out, "\nno rule with on = \"{on}\" takes this client: nothing is sent");
+        }
         writeln!(out, "\nno rule takes this topic")?;
         if let Some(near) = explanation.nearest.and_then(|nearest| explanation.tried.get(nearest)) {
             writeln!(out, "nearest: {} ({}:{}), but {}", near.name, near.path, near.line, near.step.in_words())?;
@@ -281,12 +339,13 @@ impl Told<'_> {
         };
         let nearest = explanation.nearest.and_then(|nearest| explanation.tried.get(nearest));
         let told = json!({
-            "topic": self.publish.topic, "verdict": verdict, "rule": rule, "reason": reason,
+            "topic": self.presence.is_none().then_some(self.publish.topic),
+            "client": self.publish.client, "verdict": verdict, "rule": rule, "reason": reason,
             "detail": self.payload_missing().unwrap_or(explanation.output.detail()),
             "advice": explanation.output.advice().filter(|_| self.payload_missing().is_none()),
             "tried": tried.collect::<Vec<_>>(), "messages": messages.collect::<Vec<_>>(),
             "nearest": nearest.map(|tried| tried.name.as_str()),
-            "new_rule": (verdict == "unmatched").then(|| rules::new_rule(self.publish.topic, self.publish.payload)),
+            "new_rule": (verdict == "unmatched" && self.presence.is_none()).then(|| rules::new_rule(self.publish.topic, self.publish.payload)),
         });
         format!("{told}\n")
     }

@@ -381,7 +381,7 @@ fn uplink(section: &mut Section<'_, '_, '_>) -> Option<Uplink> {
         key: section.text("key"),
         ca_file: section.text("ca_file"),
         address: section.address("address", 8883),
-        window: section.count_or_auto("window", 1..=4_096).map(|window| u16::try_from(window).unwrap_or(16)),
+        window: section.count_or_auto("window", 1..=16_384).map(|window| u16::try_from(window).unwrap_or(16)),
         tier: section.tier(kind.value),
         units: u32::try_from(section.count("units", 1, 1..=200)).unwrap_or(1),
         mark_late: section.flag("mark_late", false),

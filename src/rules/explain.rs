@@ -6,7 +6,7 @@ use super::pattern::{Level, Pattern};
 use super::rule::{Action, Rule};
 use super::{Output, RuleIndex, RuleSet, Verdict};
 use crate::diag::nearest as nearest_word;
-use crate::message::Publish;
+use crate::message::{Event, Presence, Publish};
 
 /// What happens to a publish, and why.
 #[derive(Debug)]
@@ -66,6 +66,8 @@ pub enum Step {
     Dollar,
     /// The regex does not match.
     Regex,
+    /// The client id is not of the rule's form.
+    Client,
 }
 
 impl Step {
@@ -88,6 +90,7 @@ impl Step {
             }
             Self::Dollar => "a wildcard in the first level does not take a topic that begins with `$`".to_owned(),
             Self::Regex => "the regex does not match".to_owned(),
+            Self::Client => "the client id does not match".to_owned(),
         }
     }
 }
@@ -95,9 +98,31 @@ impl Step {
 pub(super) fn explain(rules: &RuleSet, publish: &Publish<'_>) -> Explanation {
     let mut output = Output::new();
     let verdict = rules.translate(publish, &mut output);
+    retrace(rules, None, publish.topic, (verdict, output))
+}
+
+pub(super) fn presence(rules: &RuleSet, presence: &Presence<'_>) -> Explanation {
+    let mut output = Output::new();
+    let verdict = rules.presence(presence, &mut output);
+    let mut explanation = retrace(rules, Some(presence.event), presence.client, (verdict, output));
+    for tried in &mut explanation.tried {
+        if let Step::Took { captures } | Step::LetBy { captures } = &mut tried.step {
+            captures.push(("address".to_owned(), presence.address.to_owned()));
+            if presence.event == Event::Disconnect {
+                captures.push(("reason".to_owned(), presence.reason.to_owned()));
+            }
+        } else if tried.step == Step::Regex {
+            tried.step = Step::Client;
+        }
+    }
+    explanation
+}
+
+/// Tries the rules for an event, or for publishes, in order, as far as the verdict came.
+fn retrace(rules: &RuleSet, on: Option<Event>, text: &str, (verdict, output): (Verdict, Output)) -> Explanation {
     let mut tried = Vec::new();
-    for (index, rule) in rules.0.rules.iter().enumerate().filter(|(_, rule)| rule.on.is_none()) {
-        let step = match attempt(rule, publish.topic) {
+    for (index, rule) in rules.0.rules.iter().enumerate().filter(|(_, rule)| rule.on == on) {
+        let step = match attempt(rule, text) {
             Step::Took { captures } if output.let_by().contains(&index) => Step::LetBy { captures },
             step => step,
         };
@@ -107,9 +132,9 @@ pub(super) fn explain(rules: &RuleSet, publish: &Publish<'_>) -> Explanation {
             name: rule.name.clone(),
             path: rule.path.clone(),
             line: rule.line,
-            pattern: rule.pattern.text().to_owned(),
+            pattern: rule.written.clone(),
             step,
-            likeness: likeness(rule.pattern.levels(), publish.topic),
+            likeness: likeness(rule.pattern.levels(), text),
         });
         if ends {
             break;

@@ -26,7 +26,7 @@ mod whole;
 use read_table::Tables;
 
 /// Every code a rule file can be answered with.
-pub const CODES: [&str; 36] = [
+pub const CODES: [&str; 37] = [
     "bad-decode",
     "bad-duration",
     "bad-hex",
@@ -38,6 +38,7 @@ pub const CODES: [&str; 36] = [
     "bad-time",
     "bad-topic",
     "duplicate-name",
+    "endless-script",
     "never-runs",
     "no-device",
     "no-rules",

@@ -262,6 +262,11 @@ impl RuleSet {
         explain::explain(self, publish)
     }
 
+    /// The same for the coming or going of a client.
+    pub fn explain_presence(&self, presence: &Presence<'_>) -> Explanation {
+        explain::presence(self, presence)
+    }
+
     /// How many rules there are.
     pub fn len(&self) -> usize {
         self.0.rules.len()

@@ -10,7 +10,7 @@ use crate::topic::{self, TopicError};
 #[derive(Debug)]
 pub(super) enum Pattern {
     /// The levels, and the filter they make with `+` in the place of names.
-    Topic { text: String, filter: String, levels: Vec<Level> },
+    Topic { filter: String, levels: Vec<Level> },
     /// A regex; names stand in the order of `groups`.
     Regex { text: String, regex: Regex, groups: Vec<usize> },
 }
@@ -133,13 +133,6 @@ pub(super) fn covers(wide: &str, narrow: &str) -> bool {
 }
 
 impl Pattern {
-    /// The pattern as the user wrote it.
-    pub(super) fn text(&self) -> &str {
-        match self {
-            Self::Topic { text, .. } | Self::Regex { text, .. } => text,
-        }
-    }
-
     /// The levels of a topic pattern; none for a regex.
     pub(super) fn levels(&self) -> &[Level] {
         match self {

@@ -24,6 +24,8 @@ pub(super) struct Rule {
     /// The rule is for the coming or going of clients, and its pattern for their client ids.
     pub(super) on: Option<Event>,
     pub(super) pattern: Pattern,
+    /// The pattern as the user wrote it.
+    pub(super) written: String,
     /// The names from the topic, in the order of the captures.
     pub(super) names: Vec<String>,
     pub(super) goes_on: bool,

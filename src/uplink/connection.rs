@@ -23,7 +23,7 @@ mod trial;
 const LAST_ACKS: Duration = Duration::from_secs(5);
 
 /// Bytes in flight, so that a large window of large messages does not take the memory.
-const FLIGHT_BYTES: usize = 4 << 20;
+const FLIGHT_BYTES: usize = 8 << 20;
 
 /// How a connection ended.
 pub(super) enum End {

@@ -17,14 +17,14 @@ use std::time::{Duration, Instant};
 /// Publishes in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WindowSize {
-    /// As many as pay, up to the cap of 4,096.
+    /// As many as pay, up to the cap of 16,384.
     Auto,
     /// So many.
     Fixed(u16),
 }
 
 /// The largest automatic window.
-pub(super) const CAP: u16 = 4096;
+pub(super) const CAP: u16 = 16_384;
 /// What the automatic window begins with: Microsoft's gateways take as many before they stop reading.
 const START: usize = 16;
 const FLOOR: usize = 4;
@@ -259,12 +259,13 @@ mod tests {
     fn a_line_is_filled_and_no_more() {
         // What fills a line is its rate times its round trip.
         for (round_trip, rate, least, most) in [
-            (100, 20_000.0, 1500, 4096),
+            (100, 20_000.0, 1500, 8192),
             (100, 1_000.0, 64, 400),
             (100, 50.0, 4, 32),
             (10, 10_000.0, 64, 600),
             (1, 30_000.0, 16, 1200),
-            (300, 20_000.0, 4096, 4096),
+            (300, 20_000.0, 4096, 16_384),
+            (500, 90_000.0, 16_384, 16_384),
             (5, 100.0, 4, 16),
         ] {
             let (mut line, mut window) = (Line::new(round_trip, rate), Window::new(WindowSize::Auto));

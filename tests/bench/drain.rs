@@ -32,7 +32,6 @@ pub(crate) fn run() {
         Ok(_) => [20, 1000].into_iter().for_each(mosquitto),
         Err(_) => println!("mosquitto is not installed (or /usr/sbin is not on the PATH): nothing to compare with"),
     }
-    five_gigabytes();
 }
 
 /// A bridge over the relay, with the same folder.
@@ -173,7 +172,7 @@ fn acknowledgement_p99(bridge: &Bridge) -> f64 {
     percentile(&latencies, 0.99)
 }
 
-fn five_gigabytes() {
+pub(crate) fn five_gigabytes() {
     let dir = folder("bench-drain-5gb");
     let port = free_port();
     let mut sim = Sim::start(&dir.join("sim"), port, &["--quiet"]);

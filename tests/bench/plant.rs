@@ -1,4 +1,4 @@
-//! The whole program under load: `cargo bench --bench plant [ingest] [e2e] [start] [drain]`.
+//! The whole program under load: `cargo bench --bench plant [ingest] [e2e] [start] [drain] [waiting]`.
 //!
 //! Publishers run in this process, the bridge and the simulated hub each in their own, all on one machine.
 
@@ -40,6 +40,9 @@ fn main() {
     }
     if wanted("drain") {
         drain::run();
+    }
+    if wanted("waiting") {
+        drain::five_gigabytes();
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a translation costs: nanoseconds per message, at 10 and 1,000 rules, by topic and by regex.
 //!
+//! Then what single keys cost, with one rule.
+//!
 //! Run with `cargo bench --bench translate`. Aims: pass-through below 1 us, enrichment below 3 us, and
 //! 1,000 rules at most 0.5 us dearer than 10. "few topics" is a machine that publishes on 16 topics, so the
 //! routes are cached; "many topics" is 4,096 topics in turn, so that they are not.
@@ -25,12 +27,72 @@ fn rules(count: usize, regex: bool, action: &str) -> RuleSet {
             ),
         };
     }
+    load_rules(text)
+}
+
+fn load_rules(text: String) -> RuleSet {
     let loaded = load(&[SourceFile { path: "bench.toml".into(), text }]);
     let Some(rules) = loaded.rules else { panic!("the rules of the benchmark have mistakes") };
     rules
 }
 
-fn measure(rules: &RuleSet, topics: &[String]) -> f64 {
+/// A message of 20 tags of four devices, as Kepware sends them.
+fn kepware() -> Vec<u8> {
+    let tag = |n: u32| {
+        let (device, t) = (n % 4, 1_767_225_599_000_u64 + u64::from(n));
+        format!("{{\"id\":\"Channel1.Press{device}.Tag{n}\",\"v\":{n}.5,\"q\":true,\"t\":{t}}}")
+    };
+    let tags: Vec<String> = (0..20).map(tag).collect();
+    format!("{{\"timestamp\":1767225599000,\"values\":[{}]}}", tags.join(",")).into_bytes()
+}
+
+/// What the keys of a rule cost: the rule, the payload.
+fn keys() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    let words = "[rule.decode]\nformat = \"binary\"\nfields = [ { name = \"status\", type = \"u16\" }, \
+        { name = \"running\", bit = 0, of = \"status\" }, { name = \"temp\", type = \"f32\" }, { name = \"counter\", type = \"u16\" } ]";
+    vec![
+        (
+            "number, scale",
+            "decode = \"number\"\ndevice = \"d\"\nscale = { value = { factor = 0.1, round = 1 } }",
+            b"415".to_vec(),
+        ),
+        ("keyvalue", "decode = \"keyvalue\"\ndevice = \"d\"", b"P=12.5;U=231;I=0.5;f=50.01".to_vec()),
+        ("binary, 8 bytes", words, b"\x01\x03\x41\xac\0\0\x12\x67".to_vec()),
+        ("when, let by", "when = '.rpm > 9000'\ndevice = \"d\"", PAYLOAD.to_vec()),
+        (
+            "when and set",
+            "when = '.rpm > 0.1 and .state != \"idle\"'\ndevice = \"d\"\nset = { kw = \".rpm * .torque / 9550 | round(2)\" }",
+            PAYLOAD.to_vec(),
+        ),
+        (
+            "rename, remove",
+            "device = \"d\"\nrename = { rpm = \"speed\" }\nremove = [\"counters\", \"operator\"]",
+            PAYLOAD.to_vec(),
+        ),
+        (
+            "time",
+            "device = \"d\"\ntime = { from = \".ts\", format = \"unix_ms\" }",
+            b"{\"v\":1,\"ts\":1767225599000}".to_vec(),
+        ),
+        (
+            "kepware, 20 tags in 4 messages",
+            "decode = { format = \"kepware\", split = \"device\" }\ndevice = \"{tag_device}\"",
+            kepware(),
+        ),
+        (
+            "kepware, 20 messages",
+            "decode = { format = \"kepware\", split = \"tag\" }\ndevice = \"{tag_device}\"",
+            kepware(),
+        ),
+        (
+            "script",
+            "device = \"d\"\nscript = '{rpm, torque, oil: .temperature.oil, sum: (.counters | add)}'",
+            PAYLOAD.to_vec(),
+        ),
+    ]
+}
+
+fn measure(rules: &RuleSet, topics: &[String], payload: &[u8]) -> f64 {
     let mut out = Output::new();
     let mut best = f64::MAX;
     for _ in 0..5 {
@@ -40,7 +102,7 @@ fn measure(rules: &RuleSet, topics: &[String]) -> f64 {
             for topic in topics.iter().cycle().take(topics.len().max(1024)) {
                 let publish = Publish {
                     topic,
-                    payload: PAYLOAD,
+                    payload,
                     client: "plc7",
                     user: None,
                     qos: 1,
@@ -48,7 +110,7 @@ fn measure(rules: &RuleSet, topics: &[String]) -> f64 {
                     received: Timestamp(1_767_225_600_000),
                 };
                 let verdict = rules.translate(black_box(&publish), &mut out);
-                assert!(verdict == Verdict::Translated);
+                assert!(!matches!(verdict, Verdict::Quarantined { .. } | Verdict::Unmatched));
                 black_box(out.records().count());
                 messages += 1;
             }
@@ -63,16 +125,27 @@ fn main() {
     let enriches =
         "device = \"{line}-{machine}\"\nadd = { signal = \"{signal}\", site = \"plant1\", time = \"{time}\" }";
     println!("payload: {} bytes of JSON; ns per message", PAYLOAD.len());
-    println!("{:<14}{:<8}{:<14}{:>10}{:>12}", "", "by", "topics", "10 rules", "1,000 rules");
+    println!("{:<14}{:<8}{:<14}{:>10}{:>12}{:>12}", "", "by", "topics", "10 rules", "1,000 rules", "5,000 rules");
     for (what, action) in [("pass-through", passes), ("enrichment", enriches)] {
         for (by, regex) in [("topic", false), ("regex", true)] {
             for (how, count) in [("few", 16), ("many", 4096)] {
                 let topics: Vec<String> =
                     (0..count).map(|n| format!("plant{}/line{}/press{}/speed", n % 10, n / 10 % 16, n / 160)).collect();
-                let few = measure(&rules(10, regex, action), &topics);
-                let many = measure(&rules(1000, regex, action), &topics);
-                println!("{what:<14}{by:<8}{how:<14}{few:>10.0}{many:>12.0}");
+                let [few, many, most] =
+                    [10, 1000, 5000].map(|count| measure(&rules(count, regex, action), &topics, PAYLOAD));
+                println!("{what:<14}{by:<8}{how:<14}{few:>10.0}{many:>12.0}{most:>12.0}");
             }
         }
+    }
+    println!("\n{:<36}{:>10}", "one rule, few topics", "ns");
+    for (what, keys, payload) in keys() {
+        let topics: Vec<String> = (0..16).map(|n| format!("plant/line{n}/press/words")).collect();
+        let text = format!("[[rule]]\ntopic = \"plant/{{line}}/{{machine}}/{{signal}}\"\n{keys}\n");
+        let text = if keys.contains("device") {
+            text
+        } else {
+            text.replacen("[rule.decode]", "device = \"d\"\n[rule.decode]", 1)
+        };
+        println!("{what:<36}{:>10.0}", measure(&load_rules(text), &topics, &payload));
     }
 }

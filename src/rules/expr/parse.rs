@@ -34,6 +34,8 @@ pub(in crate::rules) enum Wrong {
     Filter(String, Vec<&'static str>),
     /// How a function that is there is written.
     Arguments(String),
+    /// Why a script may have no end.
+    Endless(String),
 }
 
 /// The names an expression may use.

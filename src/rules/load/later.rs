@@ -6,7 +6,7 @@ use crate::diag::Span;
 use crate::diag::walk::{Entry, Reader, Report};
 
 /// Keys of a rule that later versions have.
-const RULE_KEYS: [&str; 4] = ["script", "throttle", "report_by_exception", "batch"];
+const RULE_KEYS: [&str; 3] = ["throttle", "report_by_exception", "batch"];
 
 /// Says that a key is not available.
 fn not_available(what: &str, span: Span, report: &mut Report<'_>) {
@@ -18,7 +18,6 @@ fn not_available(what: &str, span: Span, report: &mut Report<'_>) {
 /// What to write instead, and what that changes.
 fn instead(what: &str) -> &'static str {
     match what {
-        "script" => "remove it: the payload then goes up as it is, with what `add` puts there",
         "throttle" => "remove it: every message then goes up",
         "report_by_exception" => "remove it: every message then goes up, changed or not",
         _ => "remove it: every message then goes up by itself",

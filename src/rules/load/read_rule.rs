@@ -94,6 +94,7 @@ pub(super) fn read<'a>(
             line: line(&source.text, name_span.start),
             on,
             pattern,
+            written: asked.text,
             names: asked.names,
             goes_on,
             picky,
@@ -184,7 +185,7 @@ fn read_topic(text: &Text<'_>, report: &mut Report<'_>) -> Asked {
         place: Some(text.span()),
         filter: sound.then(|| filter.clone()),
         regex: None,
-        pattern: sound.then(|| Pattern::Topic { text: text.value.to_owned(), filter, levels }),
+        pattern: sound.then(|| Pattern::Topic { filter, levels }),
     }
 }
 
@@ -316,6 +317,7 @@ fn read_message(
         message.decode = decode.and_then(|(decode, _)| decode);
         return Some(message);
     }
+    message.script = read_shape::script(keys, &names, report);
     message.scale = read_shape::scale(keys, report);
     message.set = read_shape::set(keys, &names, report);
     message.reshape = read_shape::reshape(keys, report);

@@ -8,6 +8,7 @@ use super::texts::Names;
 use crate::diag::nearest;
 use crate::diag::walk::{Entry, Reader, Report, Text, text, type_name};
 use crate::rules::expr::{self, Expr, Known, Mistake, VARIABLES, Wrong};
+use crate::rules::script::Script;
 use crate::rules::shape::{Reshape, Scale, Set};
 
 /// Reads an expression and tells its mistake.
@@ -39,6 +40,9 @@ pub(super) fn tell(mistake: &Mistake, text: &Text<'_>, names: &Names, report: &m
         Wrong::Arguments(how) => {
             report.new_error("script-syntax", "a function is not used as it must be").at(place, "").help(how.clone())
         }
+        Wrong::Endless(why) => {
+            report.new_error("endless-script", "the script may never end").at(place, "").help(why.clone())
+        }
         Wrong::Variable(name) => {
             let found = report.new_error("unknown-variable", format!("undefined variable `${name}`"));
             let found = found.at(place, "not known here");
@@ -67,6 +71,22 @@ pub(super) fn tell(mistake: &Mistake, text: &Text<'_>, names: &Names, report: &m
         }
     };
     report.push(found);
+}
+
+/// Reads `script`.
+pub(super) fn script(keys: &mut Reader<'_>, names: &Names, report: &mut Report<'_>) -> Option<Script> {
+    let text = keys.string("script", report)?;
+    match Script::parse(text.value, Known { names: &names.names, columns: &names.columns }) {
+        Ok(script) => Some(script),
+        Err(mistakes) => {
+            for mistake in mistakes {
+                if !(names.open && matches!(mistake.wrong, Wrong::Variable(_))) {
+                    tell(&mistake, &text, names, report);
+                }
+            }
+            None
+        }
+    }
 }
 
 /// Reads `when`.
