@@ -2,7 +2,9 @@
 //!
 //! An entry lives while a connection has its client id, or its session lasts. A connection that takes a client id over
 //! kicks the one before and waits for its end, so that a session is served by one connection at a time
-//! ([MQTT-3.1.4-2]).
+//! ([MQTT-3.1.4-2]). One that is itself taken over while it waits gives up: the last one stays.
+//!
+//! The lock of the table is taken before that of a session, never after it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroU16;

@@ -294,7 +294,7 @@ async fn live(steps: Vec<(u8, u8, u8)>, cut: usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
     fn lives_add_up_and_any_cut_of_them_is_one(
