@@ -242,7 +242,7 @@ impl Broker {
         tasks.spawn(system::refresh(Arc::clone(&shared)));
         tasks.spawn(upkeep::expire(Arc::clone(&shared)));
         tasks.spawn(upkeep::write_down(Arc::clone(&shared)));
-        let last_words = Box::new(move || upkeep::write_changes(&shared));
+        let last_words = Box::new(move || upkeep::write_changes(&shared.router));
         Ok(Self { addresses, census, stop, tasks, last_words })
     }
 
