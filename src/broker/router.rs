@@ -178,10 +178,16 @@ impl Router {
     }
 
     fn retain(&self, message: &Arc<Message>) {
-        if !self.retained.lock().keep(message, &self.options) {
+        let (was_there, kept) = {
+            let mut retained = self.retained.lock();
+            (retained.get(&message.topic).is_some(), retained.keep(message, &self.options))
+        };
+        if !kept {
             self.metrics.retained_dropped.increment(1);
         }
-        if let Some(scribe) = &self.common.scribe {
+        // What found no room, or ends what was not there, is nothing to write down.
+        let is_there = kept && !message.payload.is_empty();
+        if let Some(scribe) = self.common.scribe.as_ref().filter(|_| was_there || is_there) {
             scribe.list_retained(&message.topic);
         }
     }

@@ -96,3 +96,24 @@ async fn a_store_without_room_does_not_keep_changes_in_memory() {
     gathered().await;
     assert!(memory.count() >= before + 10, "{} after {before}", memory.count());
 }
+
+#[tokio::test(start_paused = true)]
+async fn only_what_is_retained_is_written_down() {
+    let memory = Arc::new(Memory::default());
+    let bench = memory.restart_with(Options { max_retained: 1, ..Options::default() });
+    let mut plc = bench.connect(&connect_311("plc")).await;
+    gathered().await;
+    for (name, topic, payload, records) in [
+        ("the first", "a", "on", 1),
+        ("one without room", "b", "on", 0),
+        ("the end of one that is not there", "c", "", 0),
+        ("another value", "a", "off", 1),
+        ("the end", "a", "", 1),
+        ("room again", "b", "on", 1),
+    ] {
+        let before = memory.count();
+        plc.send(&publish(1, topic, 0, payload)).await;
+        gathered().await;
+        assert_eq!(memory.count() - before, records, "{name}");
+    }
+}
