@@ -17,7 +17,7 @@
 //! # When the disk says no
 //!
 //! After a failed write the rest of the file could not be read back. So the records that wait are given up, and the
-//! journal asks for everything anew every [`RETRY`], until that succeeds. The same where more waits for the disk than
+//! journal asks for everything anew every `RETRY`, until that succeeds. The same where more waits for the disk than
 //! may; who writes everything anew waits for [`room`](Journal::room).
 
 use std::fs::{self, File, OpenOptions};
