@@ -30,6 +30,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -145,6 +146,8 @@ pub struct Options {
     pub keep_alive: Duration,
     /// First and longest pause after a failed connection.
     pub backoff: (Duration, Duration),
+    /// Where the copying for an `address` is done; without it, where the uplink runs.
+    pub relays: Option<Handle>,
     /// Age of the oldest unacknowledged publish at which the connection is given up.
     pub ack_timeout: Duration,
     /// Closes of the line in a row after which what was in flight is suspected of causing them; 0 suspects nothing.
