@@ -19,7 +19,7 @@
 //! # When the disk says no
 //!
 //! After a failed write the rest of the file could not be read back. So the records that wait are given up, and the
-//! journal asks for everything anew every [`RETRY`], until that succeeds. A rewriting that fails gives the room it
+//! journal asks for everything anew every `RETRY`, until that succeeds. A rewriting that fails gives the room it
 //! took back, and its number is used again: a full disk is not filled by attempts. The same where more waits for the
 //! disk than may; who writes everything anew waits for [`room`](Journal::room).
 

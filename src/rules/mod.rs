@@ -60,7 +60,7 @@
 //! | `"number"` | `{"value":<number>}`, digits as written: `12.0` stays `12.0`; with `decimal = ","` a decimal comma | JSON |
 //! | `"raw"` | the payload, byte for byte, unseen | binary |
 //! | `{ format = "raw", as = "base64" }` | `{"value_base64":"..."}`, and with `as = "hex"` `{"value_hex":"..."}` | JSON |
-//! | `"keyvalue"` | an object of the pairs ([`decode`]`::keyvalue`) | JSON |
+//! | `"keyvalue"` | an object of the pairs (`decode::keyvalue`) | JSON |
 //! | `{ format = "csv", .. }` | a message for each row (`decode::csv`) | JSON |
 //! | `{ format = "binary", .. }` | an object of fields at places (`decode::binary`) | JSON |
 //! | `"kepware"` | the tags of Kepware's IoT Gateway, in one message, one a device or one a tag (`decode::kepware`) | JSON |
