@@ -402,4 +402,36 @@ mod tests {
         drop(bridge);
         writer.join();
     }
+
+    /// A birth that came through one connection names the metrics of another, and a clock that is not believed counts.
+    #[tokio::test]
+    async fn connections_share_the_memory_of_the_rules() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = spool::open(spool::Options::new(dir.path().join("spool"), 16 << 20)).unwrap();
+        let (quarantine, writer) = quarantine::open(&dir.path().join("quarantine"), 1 << 20).unwrap();
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let own = Own { hub: "h".into(), device: None, module: None, mark_late: false };
+        let text = "[[rule]]\nname = \"r\"\ntopic = \"spBv1.0/#\"\ndecode = \"sparkplug\"\ndevice = \"d\"\ntime = { from = \".time\" }\n";
+        let source = crate::diag::SourceFile { path: "r.toml".into(), text: text.into() };
+        let rules = (rules::load(&[source]).rules.unwrap(), Unmatched::Drop);
+        let stores = Stores { normal: opened.appender, urgent: None, numbering: None };
+        let bridge = metrics::with_local_recorder(&recorder, || {
+            Bridge::new(rules, own, stores, quarantine, Metrics::register())
+        });
+        // A metric `a` with the alias 1 at 1970-01-01T00:00:00.001Z, and then the alias alone.
+        for (topic, payload) in [
+            ("spBv1.0/g/NBIRTH/n", &b"\x08\x01\x12\x09\x0a\x01a\x10\x01\x20\x0b\x70\x01"[..]),
+            ("spBv1.0/g/NDATA/n", &b"\x08\x01\x12\x04\x10\x01\x70\x00"[..]),
+        ] {
+            let publish =
+                Publish { topic, payload, client: "c", user: None, qos: 1, retain: false, received: Timestamp(0) };
+            let offer = metrics::with_local_recorder(&recorder, || bridge.offer(&mut bridge.scratch(), &publish));
+            assert!(matches!(offer, Offer::Taken(_)), "{topic}");
+        }
+        let page = recorder.handle().render();
+        let expect = "brownbridge_time_ignored_total{rule=\"r\",reason=\"too_old\"} 2\n";
+        assert!(page.contains(expect), "{page}");
+        drop(bridge);
+        writer.join();
+    }
 }

@@ -13,8 +13,11 @@ use crate::rules::expr::{Mistake, Wrong};
 const MAX_LENGTH: usize = 8_192;
 
 /// The deepest nesting of brackets, and most operators and keywords: jaq reads and runs them by recursion.
-const MAX_DEPTH: usize = 48;
-const MAX_OPERATORS: usize = 400;
+const MAX_DEPTH: usize = 24;
+const MAX_OPERATORS: usize = 120;
+
+/// Words that count as operators.
+const KEYWORDS: [&str; 10] = ["if", "elif", "try", "reduce", "foreach", "label", "def", "as", "and", "or"];
 
 /// Filters that go on for ever or as deep as they are told, and what to write instead.
 const ENDLESS: [(&str, &str); 8] = [
@@ -38,22 +41,25 @@ pub(super) fn size(text: &str) -> Result<(), Mistake> {
         return wrong(0..text.len(), format!("a script has at most {MAX_LENGTH} bytes"));
     }
     let (mut depth, mut operators) = (0_usize, 0_usize);
-    let mut in_word = false;
+    let mut word = 0;
     for (at, c) in text.char_indices() {
         match c {
             '(' | '[' | '{' => depth += 1,
             ')' | ']' | '}' => depth = depth.saturating_sub(1),
-            '|' | ',' | '+' | '-' | '*' | '/' | '%' | '=' | '<' | '>' | '?' | '"' => operators += 1,
+            '|' | ',' | '+' | '-' | '*' | '/' | '%' | '=' | '<' | '>' | '?' => operators += 1,
             _ => {}
         }
-        let is_letter = c.is_alphanumeric() || matches!(c, '_' | '$' | '.' | '@');
-        operators += usize::from(is_letter && !in_word);
-        in_word = is_letter;
-        if depth > MAX_DEPTH {
-            return wrong(at..at + c.len_utf8(), format!("brackets nest at most {MAX_DEPTH} deep"));
+        let end = at + c.len_utf8();
+        if !(c.is_alphanumeric() || c == '_') {
+            word = end;
+        } else if !text.get(end..).is_some_and(|rest| rest.starts_with(|c: char| c.is_alphanumeric() || c == '_')) {
+            operators += usize::from(text.get(word..end).is_some_and(|word| KEYWORDS.contains(&word)));
         }
-        if operators > 2 * MAX_OPERATORS {
-            return wrong(at..at + c.len_utf8(), "a script this long is two: split it with `continue`".to_owned());
+        if depth > MAX_DEPTH {
+            return wrong(at..end, format!("brackets nest at most {MAX_DEPTH} deep"));
+        }
+        if operators > MAX_OPERATORS {
+            return wrong(at..end, "a script this long is two: split it with `continue`".to_owned());
         }
     }
     Ok(())

@@ -162,6 +162,39 @@ fn scripts_without_an_end_are_cut_off() {
     }
 }
 
+/// The largest scripts and the deepest values that are taken need no more stack than a thread of a test has.
+#[test]
+fn the_deepest_that_is_taken_runs() {
+    let joined = |part: &str, by: &str, times: usize| vec![part; times].join(by);
+    let nested = |depth: usize| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+    let deep = nested(128);
+    for (code, input, results) in [
+        (joined(".", " | ", 120), "1", 1),
+        (joined("1", ", ", 120), "1", 120),
+        (joined("1", " + ", 120), "1", 1),
+        (joined(".", " // ", 61), "null", 1),
+        (joined("(. as $x | $x)", " | ", 40), "1", 1),
+        (format!("{}.{}", "(".repeat(24), ")".repeat(24)), "1", 1),
+        (nested(24), "1", 1),
+        (format!("{}1{}", "[.[]?] | (".repeat(22), ")".repeat(22)), "[1]", 1),
+        (format!("{}1", "-".repeat(120)), "1", 1),
+        (format!("{}1{}", "if . then ".repeat(120), " end".repeat(120)), "1", 1),
+        (format!("{}1", "try ".repeat(120)), "1", 1),
+        ("[..] | length".to_owned(), &deep, 1),
+        ("walk(.) | tojson | length".to_owned(), &deep, 1),
+        ("(. == .), (. < .), ([., .] | sort | unique | length), flatten".to_owned(), &deep, 4),
+        ("del(..[0]?) | length".to_owned(), &deep, 1),
+        ("reduce range(0; 199) as $i (1; [.]) | [..] | length".to_owned(), "1", 1),
+        ("[limit(5000; .[] | .)] | length".to_owned(), "[1,2,3]", 1),
+    ] {
+        let made = run(&code, input).map(|made| made.len());
+        assert!(
+            made == Ok(results) || made.as_ref().is_err_and(|detail| detail.contains("failed")),
+            "{code:.60}: {made:?}"
+        );
+    }
+}
+
 #[test]
 fn what_may_never_end_is_refused() {
     for code in [
