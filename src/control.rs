@@ -47,6 +47,77 @@ pub enum Request {
         /// Identifiers of entries, at most [`MAX_IDS`].
         ids: Vec<String>,
     },
+    /// How much waits, and of whom.
+    QueueStat,
+    /// The messages that wait first.
+    QueuePeek {
+        /// How many.
+        first: usize,
+        /// Only of this device.
+        device: Option<String>,
+    },
+    /// Give waiting messages up.
+    QueueDrop(Which),
+}
+
+/// Which of the waiting messages are meant: those all of it is true of.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Which {
+    /// At most so many, the oldest.
+    pub first: Option<u64>,
+    /// Older than this.
+    pub older_than_seconds: Option<u64>,
+    /// Of this device; the empty one is the bridge's own.
+    pub device: Option<String>,
+}
+
+/// What waits for the hub.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueStat {
+    /// Messages.
+    pub waiting: u64,
+    /// Those of them that waited through an outage and follow the new ones.
+    pub late: u64,
+    /// Disk space of the spools.
+    pub disk_bytes: u64,
+    /// Age of the oldest that was looked at.
+    pub oldest_seconds: u64,
+    /// True while nothing more is taken.
+    pub full: bool,
+    /// How many messages the rest is about.
+    pub looked_at: u64,
+    /// By device; the empty one is the bridge's own.
+    pub devices: std::collections::BTreeMap<String, DeviceShare>,
+}
+
+/// What waits of a device.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceShare {
+    /// Messages.
+    pub messages: u64,
+    /// Bytes of their payloads.
+    pub bytes: u64,
+    /// Age of the oldest.
+    pub oldest_seconds: u64,
+}
+
+/// A message that waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peeked {
+    /// Its `$.mid`.
+    pub message_id: String,
+    /// Its device; empty for the bridge's own.
+    pub device: String,
+    /// When the plant published it.
+    pub created: String,
+    /// How long ago that was.
+    pub age_seconds: u64,
+    /// Bytes of the payload.
+    pub size: u64,
+    /// Its properties.
+    pub properties: Vec<(String, String)>,
+    /// The beginning of the payload.
+    pub payload: String,
 }
 
 /// Most entries of one request: their payloads are in memory together.
@@ -60,6 +131,19 @@ pub enum Answer {
     Retried(Vec<Retried>),
     /// The entries that were deleted.
     Dropped(Vec<String>),
+    /// What waits.
+    Queue(QueueStat),
+    /// The messages that wait first.
+    Peeked(Vec<Peeked>),
+    /// Messages were given up.
+    Withdrawn {
+        /// How many.
+        messages: u64,
+        /// There may be more of them: ask again.
+        more: bool,
+        /// There are more, but the spool cannot remember more gaps before some of what waits is delivered.
+        scattered: bool,
+    },
     /// It could not be done.
     Failed(String),
 }

@@ -12,17 +12,20 @@
 //! Files `<number, 16 hex digits>.journal`: eight bytes `bbjrnl\x00\x01`, then records of a length `u32`, a CRC32C of
 //! length and body, both little endian, and the body. They are read in the order of their numbers. The first record
 //! of a file that is not whole ends it; the next file goes on. A rewriting begins a new file, and when it is complete
-//! and synced the older ones are removed; until then they are read, too.
+//! and synced the older ones are removed, the oldest first; until then they are read, too. One that could not be read
+//! to its end, or has the header of another version, is not removed but becomes `journal.damaged`, in place of an
+//! earlier one: what is in it may matter to somebody.
 //!
 //! # When the disk says no
 //!
 //! After a failed write the rest of the file could not be read back. So the records that wait are given up, and the
-//! journal asks for everything anew every [`RETRY`], until that succeeds. The same where more waits for the disk than
-//! may; who writes everything anew waits for [`room`](Journal::room).
+//! journal asks for everything anew every [`RETRY`], until that succeeds. A rewriting that fails gives the room it
+//! took back, and its number is used again: a full disk is not filled by attempts. The same where more waits for the
+//! disk than may; who writes everything anew waits for [`room`](Journal::room).
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -30,12 +33,12 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
 
-const MAGIC: &[u8; 8] = b"bbjrnl\0\x01";
-const HEADER: usize = 8;
+mod disk;
+
+use disk::{Disk, Order};
+
 /// Bytes that wait for the disk below which there is room.
 const ROOM: usize = 4 << 20;
-/// Growth since the last rewriting that is not worth another.
-const MIN_GROWTH: u64 = 4 << 20;
 /// How long after a failure everything is asked for anew.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -78,31 +81,12 @@ struct Pending {
     closed: bool,
 }
 
-#[derive(Debug)]
-enum Order {
-    Write(Vec<u8>),
-    Begin,
-    Complete,
-}
-
 /// Opens the journal of a folder, which is made where needed, and gives every record to `read`, in order. Up to
 /// `max_pending` bytes may wait for the disk.
 pub fn open(dir: &Path, max_pending: usize, mut read: impl FnMut(&[u8])) -> io::Result<(Journal, Writer, Found)> {
     fs::create_dir_all(dir)?;
     let mut found = Found::default();
-    let mut numbers = numbers(dir)?;
-    numbers.sort_unstable();
-    for number in &numbers {
-        read_file(&path(dir, *number), &mut read, &mut found)?;
-    }
-    let disk = Disk {
-        dir: dir.to_owned(),
-        current: numbers.last().copied().unwrap_or(0),
-        file: None,
-        complete: false,
-        written: 0,
-        whole: 0,
-    };
+    let disk = Disk::read(dir, &mut read, &mut found)?;
     // Nothing can be appended to a file that was read: the first rewriting begins a new one.
     let shared = Arc::new(Shared::new(max_pending));
     shared.pending.lock().broken = true;
@@ -141,7 +125,7 @@ impl Journal {
         if let Some(Order::Write(bytes)) = pending.orders.last_mut() {
             let before = bytes.len();
             bytes.extend_from_slice(&len.to_le_bytes());
-            bytes.extend_from_slice(&checksum(len, record).to_le_bytes());
+            bytes.extend_from_slice(&disk::checksum(len, record).to_le_bytes());
             bytes.extend_from_slice(record);
             let grown = bytes.len() - before;
             pending.bytes += grown;
@@ -207,17 +191,18 @@ impl Drop for Writer {
 fn run(shared: &Shared, mut disk: Disk) {
     // Whoever opened it writes everything anew without being asked.
     let mut retry_at = Some(Instant::now() + RETRY);
+    let mut failed = false;
     loop {
         let (orders, broken, closed) = {
             let mut pending = shared.pending.lock();
             while pending.orders.is_empty() && !pending.closed && !(pending.broken && retry_at.is_none()) {
                 match retry_at {
-                    None => shared.work.wait(&mut pending),
-                    Some(at) => {
+                    Some(at) if pending.broken => {
                         if shared.work.wait_until(&mut pending, at).timed_out() {
                             break;
                         }
                     }
+                    _ => shared.work.wait(&mut pending),
                 }
             }
             pending.bytes = 0;
@@ -234,11 +219,19 @@ fn run(shared: &Shared, mut disk: Disk) {
                 Ok(done) => {
                     if done {
                         retry_at = None;
+                        if std::mem::take(&mut failed) {
+                            tracing::info!("sessions and retained messages are kept over a restart again");
+                        }
                     }
                 }
                 Err(error) => {
-                    tracing::warn!("sessions and retained messages cannot be kept: {error}; trying again");
-                    disk.file = None;
+                    if !std::mem::replace(&mut failed, true) {
+                        tracing::error!(
+                            "sessions and retained messages would not survive a restart now: {error}; trying again \
+                             every {RETRY:?}"
+                        );
+                    }
+                    disk.give_up();
                     let mut pending = shared.pending.lock();
                     pending.orders.clear();
                     pending.broken = true;
@@ -257,111 +250,11 @@ fn run(shared: &Shared, mut disk: Disk) {
     }
 }
 
-/// The files.
-#[derive(Debug)]
-struct Disk {
-    dir: PathBuf,
-    current: u64,
-    /// `None` until everything is written anew.
-    file: Option<File>,
-    complete: bool,
-    /// Bytes of the current file, and how many of them were the last rewriting.
-    written: u64,
-    whole: u64,
-}
-
-impl Disk {
-    /// True where a rewriting is complete by this.
-    fn carry_out(&mut self, order: Order) -> io::Result<bool> {
-        match order {
-            Order::Begin => {
-                self.file = None;
-                self.current += 1;
-                let path = path(&self.dir, self.current);
-                let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
-                file.write_all(MAGIC)?;
-                self.written = HEADER as u64;
-                self.complete = false;
-                self.file = Some(file);
-            }
-            Order::Write(bytes) => {
-                if let Some(file) = &mut self.file {
-                    file.write_all(&bytes)?;
-                    self.written += bytes.len() as u64;
-                }
-            }
-            Order::Complete => {
-                let Some(file) = &self.file else { return Ok(false) };
-                file.sync_data()?;
-                File::open(&self.dir)?.sync_all()?;
-                for number in numbers(&self.dir)? {
-                    if number < self.current {
-                        fs::remove_file(path(&self.dir, number))?;
-                    }
-                }
-                self.complete = true;
-                self.whole = self.written;
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    fn is_outgrown(&self) -> bool {
-        self.complete
-            && self.whole != u64::MAX
-            && self.written > self.whole.saturating_mul(4).max(self.whole + MIN_GROWTH)
-    }
-}
-
-fn path(dir: &Path, number: u64) -> PathBuf {
-    dir.join(format!("{number:016x}.journal"))
-}
-
-fn numbers(dir: &Path) -> io::Result<Vec<u64>> {
-    let mut numbers = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let name = entry?.file_name();
-        let number = name.to_str().and_then(|name| name.strip_suffix(".journal"));
-        numbers.extend(number.and_then(|number| u64::from_str_radix(number, 16).ok()));
-    }
-    Ok(numbers)
-}
-
-fn checksum(len: u32, record: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&len.to_le_bytes()), record)
-}
-
-fn read_file(path: &Path, read: &mut impl FnMut(&[u8]), found: &mut Found) -> io::Result<()> {
-    let mut bytes = Vec::new();
-    File::open(path)?.read_to_end(&mut bytes)?;
-    let mut rest = bytes.strip_prefix(MAGIC).unwrap_or_default();
-    let mut whole = bytes.len() - rest.len();
-    while let Some((record, behind)) = split(rest) {
-        read(record);
-        found.records += 1;
-        whole += rest.len() - behind.len();
-        rest = behind;
-    }
-    let damaged = bytes.len() - whole;
-    if damaged > 0 {
-        tracing::warn!("{}: the last {damaged} bytes are no whole record and are passed over", path.display());
-        found.damaged += damaged as u64;
-    }
-    Ok(())
-}
-
-/// The next record and what is behind it.
-fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (len, rest) = bytes.split_first_chunk::<4>()?;
-    let (crc, rest) = rest.split_first_chunk::<4>()?;
-    let len = u32::from_le_bytes(*len);
-    let (record, rest) = rest.split_at_checked(usize::try_from(len).ok()?)?;
-    (checksum(len, record) == u32::from_le_bytes(*crc)).then_some((record, rest))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
+    use super::disk::{HEADER, MAGIC, checksum, path};
     use super::*;
     use proptest::prelude::*;
 
@@ -426,6 +319,80 @@ mod tests {
         journal.written_anew();
         writer.join();
         assert_eq!(all(dir.path()).0, [b"whole"]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_removed() {
+        let ours = |record: &[u8]| {
+            let len = record.len() as u32;
+            [MAGIC, &len.to_le_bytes()[..], &checksum(len, record).to_le_bytes(), record].concat()
+        };
+        for (name, content, records, damaged) in [
+            ("whole", ours(b"x"), 1, None),
+            ("an empty file", vec![], 0, None),
+            ("another version", b"bbjrnl\0\x02 of tomorrow".to_vec(), 0, Some(20)),
+            ("zeros at the end", [ours(b"x"), vec![0; 100]].concat(), 1, Some(100)),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(path(dir.path(), 1), &content).unwrap();
+            let (read, journal, writer, found) = all(dir.path());
+            assert_eq!((read.len(), found.damaged), (records, damaged.unwrap_or(0)), "{name}");
+            journal.begin_anew();
+            journal.written_anew();
+            writer.join();
+            let mut expect = vec![path(dir.path(), 2)];
+            expect.extend(damaged.map(|_| dir.path().join("journal.damaged")));
+            assert_eq!(files(dir.path()), expect, "{name}");
+            if let Some(kept) = expect.get(1) {
+                assert_eq!(fs::read(kept).unwrap(), content, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_of_somebody_else_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["1.journal", "dead.journal", "+00000000000000f.journal", "copy of 1.journal", "note"] {
+            fs::write(dir.path().join(name), "mine").unwrap();
+        }
+        let (records, journal, writer, _) = all(dir.path());
+        assert!(records.is_empty());
+        journal.begin_anew();
+        journal.written_anew();
+        writer.join();
+        assert_eq!(files(dir.path()).len(), 6);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(path(dir.path(), 7)).unwrap();
+        let error = open(dir.path(), 1000, |_| {}).unwrap_err().to_string();
+        assert!(error.starts_with(path(dir.path(), 7).to_str().unwrap()), "{error}");
+    }
+
+    #[test]
+    fn attempts_do_not_fill_a_full_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(path(dir.path(), 3), MAGIC).unwrap();
+        let mut disk = Disk::read(dir.path(), &mut |_| {}, &mut Found::default()).unwrap();
+        let size = |number| fs::metadata(path(dir.path(), number)).map(|file| file.len()).ok();
+        for _ in 0..3 {
+            disk.carry_out(Order::Begin).unwrap();
+            disk.carry_out(Order::Write(vec![7; 1000])).unwrap();
+            disk.give_up();
+            assert_eq!((size(4), size(5)), (Some(0), None));
+        }
+        disk.carry_out(Order::Begin).unwrap();
+        disk.carry_out(Order::Complete).unwrap();
+        disk.carry_out(Order::Write(vec![7; 1000])).unwrap();
+        // This one was complete: it is what there is until the next one is.
+        disk.give_up();
+        assert_eq!((size(4), size(5)), (Some(1008), None));
+        disk.carry_out(Order::Begin).unwrap();
+        assert_eq!((size(4), size(5)), (Some(1008), Some(8)));
+        disk.carry_out(Order::Complete).unwrap();
+        assert_eq!((size(4), size(5)), (None, Some(8)));
     }
 
     #[tokio::test]

@@ -108,7 +108,7 @@ fn a_wrong_clock_is_told_from_a_wrong_key() {
         .into_iter()
         .find(|path| Path::new(path).exists());
     let Some(library) = library else {
-        assert!(std::env::var_os("CI").is_none(), "the package faketime is missing");
+        assert!(std::env::var_os("BROWNBRIDGE_SLOW").is_none(), "the package faketime is missing");
         eprintln!("the package faketime is missing: half of this test is left out");
         return;
     };

@@ -222,3 +222,59 @@ fn messages_are_numbered_by_device_without_a_gap() {
     assert_eq!(numbers, expect);
     assert_eq!(runs.len(), 2);
 }
+
+#[test]
+fn what_waits_is_seen_and_dropped_on_demand() {
+    let dir = folder();
+    let port = free_port();
+    let sim = Sim::start(&dir.path().join("sim"), port, &["--refuse"]);
+    let mut bridge = Bridge::start(dir.path(), &sim, LAX, QUICK);
+    for (device, count) in [("a", 6), ("b", 4)] {
+        let payloads: Vec<String> = (0..count).map(|n| format!("{device}{n}")).collect();
+        publish_all(bridge.mqtt, &format!("t/{device}"), payloads.iter().map(String::as_str));
+    }
+    let ask = |args: &[&str]| {
+        let (code, stdout, stderr) = brownbridge(dir.path(), args);
+        assert_eq!(code, 0, "{args:?}: {stderr}");
+        stdout
+    };
+    let stat: Value = serde_json::from_str(&ask(&["queue", "stat", "--json"])).unwrap();
+    assert_eq!((&stat["waiting"], &stat["looked_at"]), (&10.into(), &10.into()));
+    assert_eq!((&stat["devices"]["a"]["messages"], &stat["devices"]["b"]["bytes"]), (&6.into(), &8.into()));
+    assert!(ask(&["queue", "stat"]).starts_with("10 messages wait"));
+    let shown = ask(&["queue", "peek", "--first", "2"]);
+    assert!(shown.contains("a0") && shown.contains("a1") && !shown.contains("a2"), "{shown}");
+    let peeked: Value = serde_json::from_str(&ask(&["queue", "peek", "--device", "b", "--json"])).unwrap();
+    assert_eq!(peeked.as_array().unwrap().len(), 4);
+    assert_eq!((&peeked[0]["device"], &peeked[0]["payload"]), (&"b".into(), &"b0".into()));
+
+    let (code, _, stderr) = brownbridge(dir.path(), &["queue", "drop", "--all"]);
+    assert!(code == 2 && stderr.contains("--yes"), "{stderr}");
+    let (code, _, stderr) = brownbridge(dir.path(), &["queue", "drop", "--yes"]);
+    assert!(code == 2 && stderr.contains("required"), "{stderr}");
+    for (args, expect) in [
+        (vec!["--older-than", "1h"], 0),
+        (vec!["--first", "2"], 2),
+        (vec!["--device", "b", "--first", "1"], 1),
+        (vec!["--device", "nobody"], 0),
+    ] {
+        let args: Vec<&str> = ["queue", "drop", "--yes"].into_iter().chain(args).collect();
+        assert_eq!(ask(&args), format!("{expect} messages dropped\n"), "{args:?}");
+    }
+    assert_conserved(&bridge);
+    let books = support::assert_ledger(&bridge, 0, 10);
+    assert_eq!(books["messages"]["shed"], serde_json::json!({"operator": 3}));
+    // What was dropped stays so over a stop and a start, and the rest arrives.
+    assert_eq!(bridge.process.terminate(), Some(0));
+    let (code, _, stderr) = brownbridge(dir.path(), &["queue", "stat"]);
+    assert!(code == 2 && stderr.contains("no bridge runs"), "{stderr}");
+    drop(sim);
+    let sim = Sim::start(&dir.path().join("sim"), port, &[]);
+    let bridge = Bridge::start(dir.path(), &sim, LAX, QUICK);
+    until("the rest arrives", PATIENCE, || (bodies(&sim).len() == 7).then_some(()));
+    assert_eq!(bodies(&sim), ["a2", "a3", "a4", "a5", "b1", "b2", "b3"]);
+    until("counted", PATIENCE, || (bridge.metric("brownbridge_spool_messages") == 0.0).then_some(()));
+    support::assert_ledger(&bridge, 0, 10);
+    let (_, stdout, _) = brownbridge(dir.path(), &["queue", "stat"]);
+    assert!(stdout.starts_with("nothing waits"), "{stdout}");
+}

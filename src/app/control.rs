@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::bridge::Bridge;
+use super::queue;
+use crate::bridge::{Bridge, Stores};
 use crate::broker::{Commits as _, Ingest as _, Offer};
 use crate::control::{Answer, Control, MAX_IDS, Outcome, Request, Retried};
 use crate::message::Publish;
@@ -19,6 +20,7 @@ const ROOM: Duration = Duration::from_secs(10);
 /// What an operator may have done.
 pub(super) struct Operator {
     pub(super) bridge: Arc<Bridge>,
+    pub(super) stores: Stores,
     pub(super) quarantine: Quarantine,
     pub(super) quarantine_dir: PathBuf,
     pub(super) metrics: Metrics,
@@ -35,11 +37,23 @@ impl Control for Operator {
                 Ok(taken) => Answer::Dropped(taken),
                 Err(failed) => failed,
             },
+            Request::QueueStat => self.look(queue::stat).await,
+            Request::QueuePeek { first, device } => {
+                self.look(move |stores| queue::peek(stores, first, device.as_deref())).await
+            }
+            Request::QueueDrop(which) => self.look(move |stores| queue::withdraw(stores, &which)).await,
         }
     }
 }
 
 impl Operator {
+    /// Reads from disk, away from the connections.
+    async fn look(&self, how: impl FnOnce(&Stores) -> Answer + Send + 'static) -> Answer {
+        let stores = self.stores.clone();
+        let looked = tokio::task::spawn_blocking(move || how(&stores)).await;
+        looked.unwrap_or_else(|_| Answer::Failed("the look into the queue was cut off".to_owned()))
+    }
+
     async fn take(&self, ids: HashSet<String>, reason: &'static str) -> Result<Vec<String>, Answer> {
         let taken = self.quarantine.take(ids).await;
         let taken = taken.map_err(|error| Answer::Failed(format!("the quarantine cannot be rewritten: {error}")))?;

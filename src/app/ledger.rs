@@ -1,6 +1,6 @@
 //! Keeps the [`Books`]: opens them at the start, writes them while the bridge runs, closes them at the end.
 //!
-//! `<state>/ledger.json` is replaced as a whole, with fdatasync, at the start, every [`EVERY`] where something changed,
+//! `<state>/ledger.json` is replaced as a whole, with fdatasync, at the start, every 30 s where something changed,
 //! and at the end. A file that cannot be read is put aside as `ledger.json.unreadable` and new books are begun.
 
 use std::collections::BTreeMap;

@@ -6,7 +6,7 @@
 //! | spool, and that of urgent messages where there is one: writer and reader threads | [`start`] | after the uplink | one pending batch, 4 MB |
 //! | quarantine: writer thread | [`start`] | after the uplink | 64 entries |
 //! | sessions: the journal's thread | [`start`] | after the broker | 64 MiB of records |
-//! | uplink | [`start`] | after it drained, or `drain_timeout` | the spool; `window` in flight |
+//! | uplink, on a thread of its own | [`start`] | after it drained, or `drain_timeout` | the spool; `window` in flight |
 //! | watches of the fence's and the TLS listener's files | [`start`] | with the broker | none; passwords wait for one of 2 places |
 //! | ledger: writes the books | [`start`] | after the uplink | none |
 //! | control socket | [`start`] | after the broker | 8 connections |
@@ -21,7 +21,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::watch;
+use tokio::runtime::{self, Handle};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -43,6 +44,7 @@ pub mod ledger;
 mod page;
 pub mod plant_tls;
 mod pulse;
+mod queue;
 mod reload;
 pub mod settings;
 pub mod status;
@@ -79,6 +81,8 @@ pub enum StartError {
     Sessions(PathBuf, io::Error),
     /// What the sequence property goes on with cannot be read.
     Sequences(PathBuf, io::Error),
+    /// The uplink's thread has no runtime.
+    Runtime(io::Error),
     /// The broker's socket cannot be used.
     Broker(io::Error),
 }
@@ -102,6 +106,7 @@ impl fmt::Display for StartError {
                 write!(f, "sessions and retained messages cannot be kept in {}: {error}", dir.display())
             }
             Self::Sequences(dir, error) => write!(f, "sequences.json in {} cannot be used: {error}", dir.display()),
+            Self::Runtime(error) => write!(f, "the uplink cannot start: {error}"),
             Self::Broker(error) => write!(f, "the broker cannot start: {error}"),
         }
     }
@@ -165,14 +170,21 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
 
     let (status_sender, status) = watch::channel(Status::default());
     let uplink_stop = CancellationToken::new();
-    let uplink =
-        tokio::spawn(uplink::run(settings.uplink, backlog, metrics.clone(), status_sender, uplink_stop.clone()));
+    settings.uplink.relays = Some(Handle::current());
+    let uplink = uplink::run(settings.uplink, backlog, metrics.clone(), status_sender, uplink_stop.clone());
+    let uplink = on_its_own_thread(uplink).map_err(StartError::Runtime)?;
 
     let rules = (settings.rules, settings.unmatched);
     let bridge = Bridge::new(rules, settings.own, stores.clone(), quarantine.clone(), metrics.clone());
     let bridge = Arc::new(bridge);
     let control_stop = CancellationToken::new();
-    let operator = Operator { bridge: Arc::clone(&bridge), quarantine, quarantine_dir, metrics: metrics.clone() };
+    let operator = Operator {
+        bridge: Arc::clone(&bridge),
+        stores: stores.clone(),
+        quarantine,
+        quarantine_dir,
+        metrics: metrics.clone(),
+    };
     let control = open_control(&settings.state, operator, &control_stop);
     let sound = Arc::new(AtomicBool::new(true));
     let files_stop = CancellationToken::new();
@@ -260,6 +272,20 @@ fn open_control(state: &Path, operator: Operator, stop: &CancellationToken) -> O
             None
         }
     }
+}
+
+/// Runs the uplink beside the runtime of the plant's connections: a backlog that is drained at full speed keeps a
+/// thread busy, and it must not be one that has acknowledgements to write.
+fn on_its_own_thread(uplink: impl Future<Output = ()> + Send + 'static) -> io::Result<JoinHandle<()>> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let (alive, mut ended) = mpsc::channel::<()>(1);
+    std::thread::Builder::new().name("uplink".into()).spawn(move || {
+        runtime.block_on(uplink);
+        drop(alive);
+    })?;
+    Ok(tokio::spawn(async move {
+        ended.recv().await;
+    }))
 }
 
 fn open_spool(what: &str, options: spool::Options) -> Result<spool::Opened, StartError> {

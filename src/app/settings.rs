@@ -165,6 +165,7 @@ fn settled(
         hub_rate: config.uplink.tier.and_then(|tier| limits::d2c_per_second(tier, config.uplink.units)),
         mark_late: config.uplink.mark_late,
         max_age: config.spool.max_age,
+        relays: None,
         keep_alive: config.uplink.keep_alive,
         backoff: config.uplink.backoff,
         ack_timeout: config.uplink.ack_timeout,

@@ -28,7 +28,7 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// Numbers all messages in `property`, see [`Numbering`]; what is needed for that is kept in `state`.
+    /// Numbers all messages in `property`, see `bridge::numbering`; what is needed for that is kept in `state`.
     pub fn number(&mut self, state: &Path, property: String) -> io::Result<()> {
         self.numbering = Some(Arc::new(Numbering::open(state, property)?));
         Ok(())

@@ -2,11 +2,14 @@
 //!
 //! An entry lives while a connection has its client id, or its session lasts. A connection that takes a client id over
 //! kicks the one before and waits for its end, so that a session is served by one connection at a time
-//! ([MQTT-3.1.4-2]).
+//! ([MQTT-3.1.4-2]). One that is itself taken over while it waits gives up: the last one stays.
+//!
+//! The lock of the table is taken before that of a session, never after it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroU16;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytestring::ByteString;
@@ -38,6 +41,8 @@ pub(super) struct Terms {
 #[derive(Default)]
 pub(super) struct Clients {
     entries: Mutex<Entries>,
+    /// How many there are; to be read under the lock of a session, which is taken after that of the entries.
+    count: AtomicUsize,
     /// Told when the first moment at which something is due may have changed.
     pub(super) due_changed: Notify,
 }
@@ -93,6 +98,12 @@ pub(super) struct Due {
     pub(super) will: Option<DelayedWill>,
 }
 
+impl Entry {
+    fn is_occupied_by(&self, connection: u64) -> bool {
+        self.occupant.as_ref().is_some_and(|occupant| occupant.connection == connection)
+    }
+}
+
 impl Entries {
     /// Takes a client off the lists of those who are away.
     fn back(&mut self, session: &Session) {
@@ -143,8 +154,8 @@ impl Router {
         }
     }
 
-    /// Lets a client in, once a connection it takes over has ended.
-    pub(super) async fn enter(&self, client_id: ByteString, terms: Terms) -> Entered<'_> {
+    /// Lets a client in, once a connection it takes over has ended; `None` where it is itself taken over meanwhile.
+    pub(super) async fn enter(&self, client_id: ByteString, terms: Terms) -> Option<Entered<'_>> {
         let (kick, ended) = (CancellationToken::new(), CancellationToken::new());
         let (connection, before) = {
             let mut entries = self.clients.entries.lock();
@@ -158,7 +169,12 @@ impl Router {
             let _ = tokio::time::timeout(TAKE_OVER_PATIENCE, before.ended.cancelled()).await;
         }
         let mut entries = self.clients.entries.lock();
-        let old = entries.by_id.get(&client_id).and_then(|entry| entry.session.clone());
+        let entry = entries.by_id.get(&client_id).filter(|entry| entry.is_occupied_by(connection));
+        let Some(entry) = entry else {
+            ended.cancel();
+            return None;
+        };
+        let old = entry.session.clone();
         if let Some(old) = &old {
             entries.back(old);
         }
@@ -177,7 +193,7 @@ impl Router {
         self.count_sessions(&entries);
         drop(entries);
         let will = old.and_then(|old| self.end_session(&old));
-        Entered { place: Place { router: self, session, connection, kick, ended, left: false }, present, will }
+        Some(Entered { place: Place { router: self, session, connection, kick, ended, left: false }, present, will })
     }
 
     /// Ends a session that has left the table; gives the will that waited.
@@ -188,13 +204,14 @@ impl Router {
     }
 
     fn count_sessions(&self, entries: &Entries) {
+        self.clients.count.store(entries.by_id.len(), Ordering::Relaxed);
         self.metrics.sessions(entries.by_id.len(), entries.away.len());
         self.census.are_away(entries.away.len());
     }
 
     /// How many sessions there are, those whose client is away among them.
     pub(super) fn session_count(&self) -> usize {
-        self.clients.entries.lock().by_id.len()
+        self.clients.count.load(Ordering::Relaxed)
     }
 
     /// Every session.
@@ -227,13 +244,13 @@ impl Router {
     }
 
     /// Ends the session of the client that is away longest, where there are more than there may be.
-    fn make_room(&self) -> Option<Due> {
+    pub(super) fn make_room(&self) -> Option<Due> {
         let mut entries = self.clients.entries.lock();
         if entries.away.len() <= self.options.max_sessions {
             return None;
         }
-        let (_, client_id) = entries.away.first()?.clone();
-        let session = entries.by_id.get(&client_id)?.session.clone()?;
+        let (_, client_id) = entries.away.pop_first()?;
+        let session = entries.by_id.get(&client_id)?.session.clone().filter(|session| session.gone_at().is_some())?;
         entries.remove(&session);
         self.count_sessions(&entries);
         drop(entries);
@@ -257,7 +274,7 @@ impl Place<'_> {
         let mut due = Vec::new();
         let mut entries = self.router.clients.entries.lock();
         if let Some(entry) = entries.by_id.get_mut(&self.session.client_id)
-            && entry.occupant.as_ref().is_some_and(|occupant| occupant.connection == self.connection)
+            && entry.is_occupied_by(self.connection)
         {
             entry.occupant = None;
         }
@@ -267,7 +284,7 @@ impl Place<'_> {
             entries.gone(&self.session);
             self.router.count_sessions(&entries);
             drop(entries);
-            due.extend(self.router.make_room());
+            due.extend(std::iter::from_fn(|| self.router.make_room()));
             self.router.clients.due_changed.notify_one();
         } else if detached {
             entries.remove(&self.session);

@@ -406,8 +406,10 @@ where
         if let Some(packet_id) = publish.packet_id {
             let kind = if publish.qos == QoS::ExactlyOnce { Kind::PubRec } else { Kind::PubAck };
             self.owed.refuse(packet_id, kind, self.read_at);
-            if self.wire.is_v5() {
+            if kind == Kind::PubRec && self.wire.is_v5() {
                 self.place.session.release(packet_id); // A refused exchange ends with its PUBREC.
+            } else if kind == Kind::PubRec {
+                self.place.session.received(packet_id, 0); // Sent again, it is answered again, at once.
             }
         }
     }

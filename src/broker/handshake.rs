@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_util::codec::{Decoder, Encoder};
 
 use super::gate::Badge;
-use super::{Options, alias};
+use super::{Options, alias, strict};
 
 /// Largest CONNECT read, whatever the packet limit: nobody is known yet who could be trusted with more.
 const MAX_CONNECT: u32 = 256 * 1024;
@@ -75,13 +75,22 @@ pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
             Err(_) => return Err("not_mqtt"),
         }
     };
+    let max = options.max_packet_size.min(MAX_CONNECT);
+    while let Some((header, length)) =
+        strict::header(input).filter(|(_, length)| u32::try_from(*length).is_ok_and(|length| length <= max))
+    {
+        match input.get(header..).and_then(|rest| rest.get(..length)) {
+            Some(body) if strict::is_sound_connect(body) => break,
+            Some(_) => return Err("malformed_connect"),
+            None => read(stream, input).await?,
+        }
+    }
     let clean_start = loop {
         match take_clean_start(version, input) {
             Some(clean_start) => break clean_start,
             None => read(stream, input).await?,
         }
     };
-    let max = options.max_packet_size.min(MAX_CONNECT);
     let mut codec = match version {
         ProtocolVersion::MQTT3 => MqttCodec::V3(v3::Codec::new(max)),
         ProtocolVersion::MQTT5 => MqttCodec::V5(v5::Codec::new(max, 0)),
@@ -197,6 +206,11 @@ async fn check_v5<S: AsyncWrite + Unpin>(
     mut codec: MqttCodec,
     options: &Options,
 ) -> Result<Connected, Refused> {
+    let texts = packet.last_will.iter().flat_map(|will| &will.user_properties).chain(&packet.user_properties);
+    let has_null = texts.into_iter().any(|(name, value)| strict::has_null(name) || strict::has_null(value));
+    if has_null || (packet.auth_data.is_some() && packet.auth_method.is_none()) {
+        return Err("malformed_connect");
+    }
     let refusal = if packet.auth_method.is_some() {
         Some((v5::ConnectAckReason::BadAuthenticationMethod, "bad_authentication_method"))
     } else if is_refused(&packet.client_id, options) {
@@ -311,10 +325,11 @@ async fn refuse<S: AsyncWrite + Unpin>(stream: &mut S, connack: &[u8]) {
 /// True for a CONNECT with a protocol name of MQTT and a level this broker does not speak.
 fn speaks_other_level(input: &[u8]) -> bool {
     // The fixed header is one byte and one to four length bytes.
-    (2..=5).any(|at| {
-        let rest = input.get(at..).unwrap_or_default();
-        rest.starts_with(b"\x00\x04MQTT") || rest.starts_with(b"\x00\x06MQIsdp")
-    })
+    input.first() == Some(&0x10)
+        && (2..=5).any(|at| {
+            let rest = input.get(at..).unwrap_or_default();
+            rest.starts_with(b"\x00\x04MQTT") || rest.starts_with(b"\x00\x06MQIsdp")
+        })
 }
 
 fn is_refused(client_id: &str, options: &Options) -> bool {

@@ -54,6 +54,7 @@ mod serve;
 mod session;
 mod share;
 mod store;
+mod strict;
 mod system;
 mod upkeep;
 mod websocket;
@@ -241,7 +242,7 @@ impl Broker {
         tasks.spawn(system::refresh(Arc::clone(&shared)));
         tasks.spawn(upkeep::expire(Arc::clone(&shared)));
         tasks.spawn(upkeep::write_down(Arc::clone(&shared)));
-        let last_words = Box::new(move || upkeep::write_changes(&shared));
+        let last_words = Box::new(move || upkeep::write_changes(&shared.router));
         Ok(Self { addresses, census, stop, tasks, last_words })
     }
 

@@ -60,7 +60,11 @@ where
         receive_max: connected.receive_max,
     };
     let will_delay = connected.will_delay;
-    let Entered { place, present, will: earlier_will } = shared.router.enter(client_id.clone(), terms).await;
+    let Some(entered) = shared.router.enter(client_id.clone(), terms).await else {
+        tracing::debug!(%peer, client = message::excerpt(&client_id), "taken over before it was let in");
+        return shared.metrics.connection_closed(Close::TakenOver.label());
+    };
+    let Entered { place, present, will: earlier_will } = entered;
     if let Some(earlier) = earlier_will {
         Box::pin(publish_will(&earlier.publish, &client_id, Close::Lost, shared)).await;
     }

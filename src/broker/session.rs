@@ -140,6 +140,13 @@ pub(super) enum Put {
     Absent,
 }
 
+impl State {
+    /// True where the store knows the delivery with this number.
+    fn is_stored(&self, seq: u64) -> bool {
+        self.changes.as_ref().is_some_and(|changes| seq != 0 && seq <= changes.stored_seq)
+    }
+}
+
 impl Session {
     pub(super) fn new(client_id: ByteString, number: u64, common: Arc<Common>) -> Arc<Self> {
         let state = Mutex::new(State { served_by: 0, ..State::default() });
@@ -189,10 +196,11 @@ impl Session {
         will
     }
 
-    /// The connection is over, and its client away. False where another connection serves the session by now.
+    /// The connection is over, and its client away. False where another connection serves the session by now, or
+    /// another session has taken its place.
     pub(super) fn detach(self: &Arc<Self>, connection: u64, will: Option<DelayedWill>) -> bool {
         let mut state = self.state.lock();
-        if state.served_by != connection {
+        if state.served_by != connection || state.ended {
             return false;
         }
         state.served_by = 0;
@@ -237,7 +245,8 @@ impl Session {
     /// True where a connection may resume it.
     pub(super) fn is_resumable(&self) -> bool {
         let state = self.state.lock();
-        state.expiry > 0 && !state.ended
+        let is_over = state.ends_at.is_some_and(|ends_at| ends_at <= Instant::now());
+        state.expiry > 0 && !state.ended && !is_over
     }
 
     /// Seconds it outlives its connection.
@@ -336,6 +345,9 @@ impl Session {
                 self.common.metrics.local_deliveries_expired.increment(1);
                 self.finished(&mut state, delivery.seq);
                 continue;
+            }
+            if state.is_stored(delivery.seq) {
+                self.changed(&mut state, |_| {}); // That it is in flight is news.
             }
             return Some(Outgoing::Publish(state.window.send(delivery, lasts)));
         }
@@ -440,7 +452,7 @@ impl Session {
     pub(super) fn subscribe(self: &Arc<Self>, filter: &ByteString, to: Subscribed, max: usize) -> Option<bool> {
         let mut state = self.state.lock();
         let known = state.subscriptions.contains_key(filter);
-        if !known && state.subscriptions.len() >= max {
+        if state.ended || (!known && state.subscriptions.len() >= max) {
             return None;
         }
         let filter = ByteString::from(&**filter);
@@ -466,7 +478,7 @@ impl Session {
     }
 
     fn finished(self: &Arc<Self>, state: &mut State, seq: u64) {
-        if state.changes.as_ref().is_some_and(|changes| seq != 0 && seq <= changes.stored_seq) {
+        if state.is_stored(seq) {
             self.changed(state, |changes| changes.done.push(seq));
         }
     }
@@ -549,3 +561,6 @@ pub(super) fn after(seconds: u32) -> Option<Instant> {
     }
     Instant::now().checked_add(Duration::from_secs(seconds.into()))
 }
+
+#[cfg(test)]
+mod tests;

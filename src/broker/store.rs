@@ -349,7 +349,14 @@ impl Restored {
 
     /// The sessions with their numbers, and the retained messages.
     pub(super) fn into_parts(self) -> (Vec<(u64, Kept)>, Vec<Arc<Message>>) {
-        let drafts = self.sessions.into_iter().filter(|(_, draft)| draft.expiry > 0);
+        // The records may end between a new session of a client and the end of its old one: the new one counts.
+        let mut newest: HashMap<ByteString, (u64, Draft)> = HashMap::new();
+        for (number, draft) in self.sessions {
+            if newest.get(&draft.client_id).is_none_or(|(other, _)| *other < number) {
+                newest.insert(draft.client_id.clone(), (number, draft));
+            }
+        }
+        let drafts = newest.into_values().filter(|(_, draft)| draft.expiry > 0);
         let sessions = drafts.map(|(number, draft)| (number, draft.finish())).collect();
         let retained = self.retained.into_values().filter(|message| !message.is_expired());
         (sessions, retained.map(Arc::new).collect())
@@ -510,17 +517,34 @@ impl<'r> Reader<'r> {
 mod tests {
     use super::*;
 
+    fn numbered(number: u64, expiry: u32, gone_at: i64, due: i64) -> Vec<u8> {
+        let mut record = vec![kind::SESSION];
+        record.extend(number.to_le_bytes());
+        record.push(1);
+        record.extend(expiry.to_le_bytes());
+        record.extend([gone_at.to_le_bytes(), due.to_le_bytes()].concat());
+        record.extend([0, 0, 0, 0, 1, 0, 0, 0, b'a']);
+        record
+    }
+
+    #[test]
+    fn the_newest_session_of_a_client_counts() {
+        for (name, records, expect) in [
+            ("one", vec![numbered(1, 60, 0, 0)], vec![1]),
+            ("the old one has not ended", vec![numbered(1, 60, 0, 0), numbered(2, 60, 0, 0)], vec![2]),
+            ("in any order", vec![numbered(2, 60, 0, 0), numbered(1, 60, 0, 0)], vec![2]),
+            ("the new one does not last", vec![numbered(1, 60, 0, 0), numbered(2, 0, 0, 0)], vec![]),
+        ] {
+            let mut restored = Restored::default();
+            records.iter().for_each(|record| restored.read(record));
+            let numbers: Vec<_> = restored.into_parts().0.into_iter().map(|(number, _)| number).collect();
+            assert_eq!(numbers, expect, "{name}");
+        }
+    }
+
     #[test]
     fn records_nobody_wrote_do_no_harm() {
-        let session = |gone_at: i64, due: i64| {
-            let mut record = vec![kind::SESSION];
-            record.extend(7_u64.to_le_bytes());
-            record.push(1);
-            record.extend(60_u32.to_le_bytes());
-            record.extend([gone_at.to_le_bytes(), due.to_le_bytes()].concat());
-            record.extend([0, 0, 0, 0, 1, 0, 0, 0, b'a']);
-            record
-        };
+        let session = |gone_at, due| numbered(7, 60, gone_at, due);
         for (name, records, sessions, unreadable) in [
             ("nothing", vec![vec![]], 0, 1),
             ("an unknown kind", vec![vec![99, 0, 0, 0, 0, 0, 0, 0, 0]], 1, 1),

@@ -16,6 +16,7 @@ mod listeners;
 mod pressure;
 mod properties;
 mod sessions;
+mod take_over;
 
 /// An ingest whose commits and room the test decides.
 struct Fake {

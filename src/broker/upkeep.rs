@@ -7,6 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::clients::Due;
+use super::router::Router;
+use super::store::Scribe;
 use super::wire::Close;
 use super::{Ingest, Shared, serve};
 
@@ -15,6 +17,8 @@ const GATHER: Duration = Duration::from_millis(100);
 
 /// Ends sessions and publishes wills when they are due, until the broker stops.
 pub(super) async fn expire<I: Ingest>(shared: Arc<Shared<I>>) {
+    // Those an earlier process left may be more than there may be now.
+    settle(std::iter::from_fn(|| shared.router.make_room()), Close::Lost, &shared).await;
     loop {
         while let Some(due) = shared.router.take_due(Instant::now()) {
             settle([due], Close::Lost, &shared).await;
@@ -40,47 +44,59 @@ pub(super) async fn settle<I: Ingest>(due: impl IntoIterator<Item = Due>, close:
 /// Writes changes down until the broker stops. What changes after that, [`write_changes`] has to write.
 pub(super) async fn write_down<I: Ingest>(shared: Arc<Shared<I>>) {
     let Some(scribe) = &shared.router.common.scribe else { return };
-    write_everything(&shared).await;
+    write_everything(&shared.router).await;
     loop {
         tokio::select! {
             () = shared.stop.cancelled() => return,
-            () = scribe.store.outgrown() => write_everything(&shared).await,
+            () = scribe.store.outgrown() => write_everything(&shared.router).await,
             () = scribe.wake.notified() => {
                 tokio::select! {
                     () = shared.stop.cancelled() => return,
                     () = tokio::time::sleep(GATHER) => {}
                 }
-                write_changes(&shared);
+                write_changes(&shared.router);
             }
         }
     }
 }
 
 /// Writes down what has changed.
-pub(super) fn write_changes<I: Ingest>(shared: &Shared<I>) {
-    let Some(scribe) = &shared.router.common.scribe else { return };
+pub(super) fn write_changes(router: &Router) {
+    let Some(scribe) = &router.common.scribe else { return };
     let (sessions, topics) = scribe.take();
     let mut writer = scribe.writer();
     sessions.iter().for_each(|session| session.write(&mut writer, false));
     for topic in topics {
-        let message = shared.router.retained.lock().get(&topic).cloned();
+        let message = router.retained.lock().get(&topic).cloned();
         writer.retained(&topic, message.as_ref());
     }
 }
 
 /// Writes everything anew. What changes meanwhile is written as well, before or after.
-pub(super) async fn write_everything<I: Ingest>(shared: &Shared<I>) {
-    let Some(scribe) = &shared.router.common.scribe else { return };
+pub(super) async fn write_everything(router: &Router) {
+    let Some(scribe) = &router.common.scribe else { return };
     scribe.store.begin_anew();
-    for session in shared.router.sessions() {
-        scribe.store.room().await;
+    for session in router.sessions() {
+        room(router, scribe).await;
         session.write(&mut scribe.writer(), true);
     }
-    for message in shared.router.retained_messages() {
-        scribe.store.room().await;
+    for message in router.retained_messages() {
+        room(router, scribe).await;
         scribe.writer().retained(&message.topic, Some(&message));
     }
     // Among this is what changed between being listed here and being written.
-    write_changes(shared);
+    write_changes(router);
     scribe.store.written_anew();
+}
+
+/// Waits for room in the store. Changes are written meanwhile: a disk that hangs costs what the store may hold, not
+/// memory for as long as it hangs.
+async fn room(router: &Router, scribe: &Scribe) {
+    loop {
+        tokio::select! {
+            biased;
+            () = scribe.store.room() => return,
+            () = tokio::time::sleep(GATHER) => write_changes(router),
+        }
+    }
 }

@@ -14,6 +14,7 @@ use rmqtt_codec::{MqttCodec, MqttPacket, v3, v5};
 use tokio_util::codec::{Decoder, Encoder};
 
 use super::acknowledge::Kind;
+use super::strict::{self, SubscribeWatch};
 
 /// A packet of a connected client.
 #[derive(Debug)]
@@ -167,12 +168,13 @@ pub(super) struct Wire {
     codec: MqttCodec,
     /// The largest packet the client takes.
     max_packet_size: usize,
+    watch: SubscribeWatch,
 }
 
 impl Wire {
     pub(super) fn new(codec: MqttCodec, max_packet_size: Option<u32>) -> Self {
         let max_packet_size = max_packet_size.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX);
-        Self { codec, max_packet_size }
+        Self { codec, max_packet_size, watch: SubscribeWatch::default() }
     }
 
     pub(super) fn is_v5(&self) -> bool {
@@ -181,12 +183,21 @@ impl Wire {
 
     /// Takes the next complete packet from the buffer.
     pub(super) fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Incoming>, Close> {
-        let Some((packet, _)) = self.codec.decode(input)? else { return Ok(None) };
+        let is_v5 = self.is_v5();
+        let subscribe = if is_v5 { None } else { self.watch.before(input)? };
+        let before = input.len();
+        let decoded = self.codec.decode(input)?;
+        self.watch.after(subscribe, decoded.is_some(), input.len() != before);
+        let Some((packet, length)) = decoded else { return Ok(None) };
         match packet {
+            MqttPacket::V3(v3::Packet::PingRequest) | MqttPacket::V5(v5::Packet::PingRequest) if length > 0 => {
+                Err(Close::Malformed)
+            }
             MqttPacket::V3(packet) => incoming_v3(packet),
             MqttPacket::V5(packet) => incoming_v5(packet),
             MqttPacket::Version(_) => Err(Close::Protocol),
         }
+        .and_then(check)
         .map(Some)
     }
 
@@ -217,6 +228,17 @@ impl Wire {
             let _ = self.codec.encode(MqttPacket::V5(v5::Packet::Disconnect(Disconnect::new(reason))), output);
         }
     }
+}
+
+/// Refuses what the codec lets through.
+fn check(packet: Incoming) -> Result<Incoming, Close> {
+    let is_sound = match &packet {
+        Incoming::Publish(publish) => strict::is_sound_publish(publish),
+        Incoming::Subscribe(subscribe) => !subscribe.filters.iter().any(|(filter, _)| strict::has_null(filter)),
+        Incoming::Unsubscribe { filters, .. } => !filters.iter().any(strict::has_null),
+        _ => true,
+    };
+    if is_sound { Ok(packet) } else { Err(Close::Malformed) }
 }
 
 fn incoming_v3(packet: v3::Packet) -> Result<Incoming, Close> {

@@ -13,6 +13,7 @@ mod explain;
 mod ledger;
 mod passwd;
 mod quarantine;
+mod queue;
 mod run;
 mod running;
 mod service;
@@ -34,6 +35,7 @@ enum Command {
     Run(run::Args),
     Status(status::Args),
     Ledger(ledger::Args),
+    Queue(queue::Args),
     Quarantine(quarantine::Args),
     Check(check::Args),
     Test(test::Args),
@@ -49,6 +51,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Status(args) => status::run(args),
         Command::Ledger(args) => ledger::run(args),
+        Command::Queue(args) => queue::run(args),
         Command::Quarantine(args) => quarantine::run(args),
         Command::Check(args) => check::run(args),
         Command::Test(args) => test::run(args),

@@ -60,7 +60,8 @@ fn shown(report: &Report) -> String {
         None => "nothing acknowledged yet".to_owned(),
     };
     let uplink = match (&report.uplink.trouble, report.uplink.connected) {
-        (_, true) => "connected".to_owned(),
+        (None, true) => "connected".to_owned(),
+        (Some(trouble), true) => format!("connected, but: {}", plain(trouble)),
         (Some(trouble), false) => format!("not connected: {}", plain(trouble)),
         (None, false) => "not connected yet".to_owned(),
     };

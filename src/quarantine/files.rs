@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
@@ -31,6 +31,7 @@ impl Files {
     pub(super) fn open(dir: &Path, max_size: u64) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
         let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(dir.join(LOCK))?;
+        owned_as(&lock, dir);
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
         let mut files = Self { dir: dir.to_owned(), max_size, current: None, _lock: lock };
         files.resume()?;
@@ -96,6 +97,7 @@ impl Files {
         let mut taken = Vec::new();
         let temporary = self.dir.join(REWRITTEN);
         let rewritten = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        owned_as(&rewritten, path);
         let mut rewritten = BufWriter::new(rewritten);
         let (mut lines, mut line, mut kept) = (BufReader::new(File::open(path)?), Vec::new(), 0_u64);
         while lines.read_until(b'\n', &mut line)? > 0 {
@@ -133,6 +135,7 @@ impl Files {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
                 Ok(file) => {
+                    owned_as(&file, &self.dir);
                     File::open(&self.dir)?.sync_all()?;
                     return Ok((path, file));
                 }
@@ -174,6 +177,14 @@ pub(super) fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
+}
+
+/// Root drops entries of the service's own user, who must be able to go on with the files.
+fn owned_as(file: &File, like: &Path) {
+    if let Ok(owner) = fs::metadata(like) {
+        // Whoever is not root owns both already.
+        let _ = std::os::unix::fs::fchown(file, Some(owner.uid()), Some(owner.gid()));
+    }
 }
 
 fn store(file: &mut File, lines: &[u8]) -> io::Result<()> {

@@ -110,3 +110,25 @@ async fn a_hub_message_is_kept_with_what_is_sent_again() {
     assert_eq!(entries[1].record().as_deref(), Some(&b"no record"[..]));
     assert!(entries.iter().all(Entry::is_message));
 }
+
+#[tokio::test]
+async fn what_root_does_leaves_the_files_to_their_owner() {
+    use std::os::unix::fs::{MetadataExt as _, chown};
+    let dir = tempfile::tempdir().unwrap();
+    let someone = Some(12_345);
+    if chown(dir.path(), someone, someone).is_err() {
+        return; // Not root: there is nobody else whose files these could be.
+    }
+    let (quarantine, writer) = open(dir.path(), 1 << 20).unwrap();
+    for payload in ["a", "b"] {
+        quarantine.put(&publish(payload.as_bytes()), REASON).await;
+    }
+    let first = entries(dir.path()).remove(0).id;
+    quarantine.take([first].into()).await.unwrap();
+    drop(quarantine);
+    writer.join();
+    for file in fs::read_dir(dir.path()).unwrap() {
+        let file = file.unwrap();
+        assert_eq!(file.metadata().unwrap().uid(), 12_345, "{:?}", file.path());
+    }
+}

@@ -10,7 +10,7 @@ use super::disk::Disk;
 use super::format::MAX_SEQ;
 use super::lanes::ReadQueue;
 use super::track::Track;
-use super::{AppendError, Durable, Stats, Ticket};
+use super::{AppendError, Durable, Stats, Stored, Ticket};
 
 /// Sizes that follow from the options.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +32,8 @@ pub(super) struct Geometry {
 /// Two locks are taken together only in the order `pending`, `track`.
 pub(super) struct Shared {
     pub(super) id: u64,
+    /// An operator has withdrawn records: what was read ahead may not be due any more.
+    pub(super) withdrawn: AtomicBool,
     pub(super) geometry: Geometry,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) pending: Mutex<Pending>,
@@ -82,6 +84,12 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
+    /// Whether a record that was read ahead may still be delivered.
+    pub(super) fn is_due(&self, stored: &Stored) -> bool {
+        let withdrawn = self.withdrawn.load(Ordering::Acquire) && !lock(&self.track).is_waiting(stored.seq);
+        self.reading.is_due(stored) && !withdrawn
+    }
+
     /// Tells the writer that there is something to do besides records.
     pub(super) fn wake_writer(&self) {
         let mut pending = lock(&self.pending);

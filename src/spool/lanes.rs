@@ -158,7 +158,7 @@ impl Reader {
         loop {
             while let Some(stored) = self.live.pop_front() {
                 self.delivered = stored.seq;
-                if queue.is_due(&stored) {
+                if self.shared.is_due(&stored) {
                     return Taken::Record(stored);
                 }
             }
@@ -181,7 +181,7 @@ impl Reader {
             }
             let is_late = if late { self.late.pop_front() } else { None };
             match is_late {
-                Some(stored) if queue.is_due(&stored) => return Taken::Record(Stored { late: true, ..stored }),
+                Some(stored) if self.shared.is_due(&stored) => return Taken::Record(Stored { late: true, ..stored }),
                 Some(_) => {}
                 None => return Taken::Nothing,
             }

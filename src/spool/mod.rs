@@ -89,6 +89,7 @@ mod disk;
 mod format;
 mod lanes;
 mod log;
+mod look;
 mod ranges;
 mod read;
 mod recover;
@@ -124,6 +125,7 @@ use format::PAGE;
 pub use lanes::Reader;
 use lanes::{ReadAhead, ReadQueue};
 use log::Log;
+pub use look::Look;
 pub use stats::Stats;
 
 /// How to open a spool.
@@ -360,6 +362,7 @@ fn assemble(disk: Arc<dyn Disk>, options: &Options) -> io::Result<(Log, ReadAhea
     };
     let shared = Arc::new(Shared {
         id: found.id,
+        withdrawn: AtomicBool::new(false),
         geometry,
         disk,
         pending: Mutex::new(pending),

@@ -126,6 +126,11 @@ impl Track {
         &self.resolved
     }
 
+    /// Whether a sequence is durable and still waits.
+    pub(super) fn is_waiting(&self, seq: u64) -> bool {
+        seq > self.cursor && seq <= self.durable && self.resolved.first_gap(seq) == seq
+    }
+
     /// Sequences up to `last` that still wait.
     pub(super) fn waiting(&self, last: u64) -> u64 {
         last.saturating_sub(self.cursor).saturating_sub(self.resolved.len())

@@ -48,7 +48,7 @@ pub(super) async fn dial(options: &Options, login: &Login) -> io::Result<Dialled
     let relay = match target.detour() {
         None => None,
         Some(address) => {
-            let relay = Relay::start(address.clone()).await?;
+            let relay = Relay::start(address.clone(), options.relays.as_ref())?;
             let (addr, port) = relay.local();
             mqtt.set_proxy(Proxy { ty: ProxyType::Http, auth: ProxyAuth::None, addr, port });
             Some(relay)

@@ -15,14 +15,14 @@
 //! it has taken from its queue could be lost between its state and the wire; when a connection is to end, the
 //! whole event loop goes.
 //!
-//! A message that makes the hub close the connection would stop everything behind it. [`suspicion`] finds it, and
+//! A message that makes the hub close the connection would stop everything behind it. `suspicion` finds it, and
 //! it leaves for the quarantine, as does one that the hub is known not to take.
 //!
 //! A connection ends for these reasons, each counted in `uplink_reconnects` and, while it lasts, the state in
 //! `uplink_state`: `token_renewal` (planned, after what is in flight was acknowledged), `refused`, `clock` (refused, and
 //! the hub's clock tells why), `token_expired` (a token of the connection string, which nobody renews), `tls`, `network`,
 //! `timeout`, `closed`, `ack_timeout` (the hub takes messages but acknowledges none) and `protocol`; and for closes
-//! again and again ([`diagnosis`]) `taken_over`, `nothing_taken` or `throttled`. All but the first are followed by a
+//! again and again (`diagnosis`) `taken_over`, `nothing_taken` or `throttled`. All but the first are followed by a
 //! pause that doubles from `backoff` to its cap, with jitter.
 
 use std::fmt;
@@ -30,6 +30,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -145,6 +146,8 @@ pub struct Options {
     pub keep_alive: Duration,
     /// First and longest pause after a failed connection.
     pub backoff: (Duration, Duration),
+    /// Where the copying for an `address` is done; without it, where the uplink runs.
+    pub relays: Option<Handle>,
     /// Age of the oldest unacknowledged publish at which the connection is given up.
     pub ack_timeout: Duration,
     /// Closes of the line in a row after which what was in flight is suspected of causing them; 0 suspects nothing.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 const MAX_REQUEST: usize = 4096;
@@ -25,16 +26,22 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    pub(super) async fn start(target: (String, u16)) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    /// `on`: where the copying is done.
+    pub(super) fn start(target: (String, u16), on: Option<&Handle>) -> io::Result<Self> {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        listener.set_nonblocking(true)?;
         let port = listener.local_addr()?.port();
         let error = Arc::new(Mutex::new(None));
         let failed = Arc::clone(&error);
-        let task = tokio::spawn(async move {
+        let serve = async move {
             if let Err(error) = serve(listener, target).await {
                 *failed.lock() = Some(error.to_string());
             }
-        });
+        };
+        let task = match on {
+            Some(runtime) => runtime.spawn(serve),
+            None => tokio::spawn(serve),
+        };
         Ok(Self { port, error, task })
     }
 
@@ -54,7 +61,8 @@ impl Drop for Relay {
     }
 }
 
-async fn serve(listener: TcpListener, (host, port): (String, u16)) -> io::Result<()> {
+async fn serve(listener: std::net::TcpListener, (host, port): (String, u16)) -> io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
     let (mut near, _) = listener.accept().await?;
     drop(listener);
     near.set_nodelay(true)?;

@@ -62,6 +62,7 @@ pub(super) fn options(port: u16, window: u16) -> Options {
         hub_rate: None,
         mark_late: false,
         max_age: None,
+        relays: None,
         keep_alive: Duration::from_secs(60),
         backoff: (Duration::from_millis(1), Duration::from_millis(1)),
         ack_timeout: Duration::from_secs(60),

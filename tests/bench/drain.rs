@@ -122,6 +122,7 @@ fn mosquitto(window: u16) {
     let (count, took) = measure(MESSAGES, || counter.arrived());
     report(&format!("mosquitto bridge, max_inflight_messages {window}"), count - before, took);
     println!("{window:19} {:8.1}", near_process.rss().1 as f64 / 1024.0);
+    let _ = fs::remove_dir_all(&dir);
 }
 
 /// What a Mosquitto says it has received.
@@ -197,6 +198,8 @@ pub(crate) fn five_gigabytes() {
     println!("exec to the first message's PUBACK       {:6.0} ms", first.as_secs_f64() * 1000.0);
     println!("memory, most                             {:6.1} MB", bridge.process.rss().1 as f64 / 1024.0);
     println!("acknowledgement p99 at 1,000 msg/s       {idle:6.2} ms idle, {busy:.2} ms while it drains");
+    drop(bridge);
+    let _ = fs::remove_dir_all(&dir);
 }
 
 /// Publishes messages of 5 KB until the spool has so many bytes.

@@ -4,12 +4,12 @@ use super::properties::{connect_with, subscribe_5};
 use super::*;
 
 /// MQTT 3.1.1 without clean session.
-fn lasting(id: &str) -> Vec<u8> {
+pub(super) fn lasting(id: &str) -> Vec<u8> {
     packet(0x10, &[&text("MQTT"), &[4, 0, 0, 0], &text(id)])
 }
 
 /// Session Expiry Interval.
-fn expiry(seconds: u32) -> Vec<u8> {
+pub(super) fn expiry(seconds: u32) -> Vec<u8> {
     [&[0x11][..], &seconds.to_be_bytes()].concat()
 }
 
@@ -19,7 +19,7 @@ fn lasting_5(id: &str, clean_start: bool, seconds: u32) -> Vec<u8> {
 }
 
 /// Connects, expects this session present flag, and gives the rest of what was read.
-async fn resume(bench: &Bench, connect: &[u8], present: bool) -> (Client, String) {
+pub(super) async fn resume(bench: &Bench, connect: &[u8], present: bool) -> (Client, String) {
     let mut client = bench.open();
     client.send(connect).await;
     let read = client.read().await;
@@ -31,7 +31,7 @@ async fn resume(bench: &Bench, connect: &[u8], present: bool) -> (Client, String
     (client, rest)
 }
 
-async fn leave(mut client: Client) {
+pub(super) async fn leave(mut client: Client) {
     client.send(&[0xe0, 0]).await;
     assert_eq!(client.read().await, "closed");
 }
@@ -387,8 +387,9 @@ async fn a_longer_keep_alive_than_allowed_is_told() {
 
 /// A store in memory; a rewriting replaces what was there when it is complete.
 #[derive(Debug, Default)]
-struct Memory {
+pub(super) struct Memory {
     records: Mutex<(Vec<Vec<u8>>, usize)>,
+    full: Mutex<bool>,
 }
 
 impl Store for Memory {
@@ -408,7 +409,7 @@ impl Store for Memory {
     }
 
     fn room(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        Box::pin(std::future::ready(()))
+        if *self.full.lock() { Box::pin(std::future::pending()) } else { Box::pin(std::future::ready(())) }
     }
 
     fn outgrown(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
@@ -417,17 +418,26 @@ impl Store for Memory {
 }
 
 impl Memory {
-    fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.records.lock().0.len()
     }
 
+    /// There is no room from now on.
+    pub(super) fn fill(&self) {
+        *self.full.lock() = true;
+    }
+
     /// A broker of the next process, with what was written down.
-    fn restart(self: &Arc<Self>) -> Bench {
+    pub(super) fn restart(self: &Arc<Self>) -> Bench {
+        self.restart_with(Options::default())
+    }
+
+    pub(super) fn restart_with(self: &Arc<Self>, options: Options) -> Bench {
         let mut restored = Restored::default();
         self.records.lock().0.iter().for_each(|record| restored.read(record));
         assert_eq!(restored.counts().2, 0, "every record says something");
         let store: Arc<dyn Store> = Arc::clone(self) as _;
-        let bench = Bench::restored(Options { store: Some(store), ..Options::default() }, restored);
+        let bench = Bench::restored(Options { store: Some(store), ..options }, restored);
         tokio::spawn(upkeep::write_down(Arc::clone(&bench.shared)));
         tokio::spawn(upkeep::expire(Arc::clone(&bench.shared)));
         bench
@@ -435,7 +445,7 @@ impl Memory {
 }
 
 /// As long as changes gather, and a little.
-async fn gathered() {
+pub(super) async fn gathered() {
     tokio::time::sleep(Duration::from_millis(150)).await;
 }
 
@@ -564,9 +574,15 @@ async fn time_goes_on_between_processes() {
 
 /// A gate that forbids some topics, which may change.
 #[derive(Debug, Default, Clone)]
-struct Fickle(Arc<Mutex<(Vec<&'static str>, u64)>>);
+pub(super) struct Fickle(Arc<Mutex<(Vec<&'static str>, u64)>>);
 
 struct FicklePass(Fickle, u64);
+
+impl Fickle {
+    pub(super) fn forbid(&self, topics: &[&'static str]) {
+        self.0.lock().0.extend(topics);
+    }
+}
 
 impl Gate for Fickle {
     fn admit(&self, _: Visitor) -> Judgement<'_> {

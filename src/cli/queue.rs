@@ -1,0 +1,214 @@
+//! `brownbridge queue`: what waits for the hub.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::check::{could_not_run, print, print_error};
+use super::running;
+use super::text::{bytes, columns, confirmed, plain, span};
+use crate::config::units;
+use crate::control::{Answer, Peeked, QueueStat, Request, Which};
+use crate::message::excerpt;
+
+/// Shows what waits for the hub in a running bridge, and drops it.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  brownbridge queue stat                         how much waits, and of which devices\n  \
+    brownbridge queue peek --first 5               the next messages\n  \
+    brownbridge queue drop --older-than 24h        asks first; counted as shed, reason operator\n\n\
+    Exit code: 0 done, 1 not all of it, 2 could not run (no bridge runs, or it is another user's)."
+)]
+pub(super) struct Args {
+    /// The configuration of the bridge whose queue it is.
+    #[arg(long, value_name = "FILE", global = true, default_value = "/etc/brownbridge/bridge.toml")]
+    config: PathBuf,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(clap::Subcommand)]
+enum Action {
+    /// How much waits, how long, and of which devices.
+    Stat {
+        /// Prints it as JSON on stdout.
+        #[arg(long)]
+        json: bool,
+    },
+    /// The messages that wait first.
+    Peek {
+        /// How many, at most 1000.
+        #[arg(long, value_name = "N", default_value_t = 10)]
+        first: usize,
+        /// Only of this device.
+        #[arg(long)]
+        device: Option<String>,
+        /// Prints them as JSON on stdout.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Gives messages up for good, those all conditions are true of.
+    Drop {
+        #[command(flatten)]
+        selection: Selection,
+        /// Does not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// Which messages are meant.
+#[derive(clap::Args)]
+#[group(required = true, multiple = true)]
+struct Selection {
+    /// Everything that waits.
+    #[arg(long, conflicts_with_all = ["first", "older_than", "device"])]
+    all: bool,
+    /// At most so many, the oldest.
+    #[arg(long, value_name = "N")]
+    first: Option<u64>,
+    /// Published longer ago than this: 30m, 24h.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    older_than: Option<Duration>,
+    /// Of this device; "" is the bridge's own.
+    #[arg(long)]
+    device: Option<String>,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    units::duration(text).ok_or_else(|| "write a number and a unit: 30m, 24h".to_owned())
+}
+
+pub(super) fn run(args: Args) -> ExitCode {
+    let state = match running::state_folder(&args.config) {
+        Ok(state) => state,
+        Err(code) => return code,
+    };
+    let done = match args.action {
+        Action::Stat { json } => stat(&state, json),
+        Action::Peek { first, device, json } => peek(&state, first, device, json),
+        Action::Drop { selection, yes } => drop_messages(&state, &selection, yes),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(problem) => could_not_run(&problem),
+    }
+}
+
+fn ask(state: &Path, request: &Request) -> Result<Answer, String> {
+    running::ask(state, request)?.ok_or_else(|| "no bridge runs here: only a running one can be asked".to_owned())
+}
+
+fn other<T>() -> Result<T, String> {
+    Err("the bridge gave another answer".to_owned())
+}
+
+fn json(value: &impl serde::Serialize) -> Result<bool, String> {
+    print(&format!("{}\n", serde_json::to_string(value).map_err(|error| error.to_string())?));
+    Ok(true)
+}
+
+fn stat(state: &Path, as_json: bool) -> Result<bool, String> {
+    let Answer::Queue(stat) = ask(state, &Request::QueueStat)? else { return other() };
+    if as_json {
+        return json(&stat);
+    }
+    print(&shown(&stat));
+    Ok(true)
+}
+
+fn shown(stat: &QueueStat) -> String {
+    let mut out = String::new();
+    let oldest = span(Duration::from_secs(stat.oldest_seconds));
+    let _ = match stat.waiting {
+        0 => writeln!(out, "nothing waits; {} on disk", bytes(stat.disk_bytes)),
+        waiting => {
+            writeln!(out, "{waiting} messages wait, the oldest for {oldest}; {} on disk", bytes(stat.disk_bytes))
+        }
+    };
+    if stat.late > 0 {
+        let _ = writeln!(out, "{} of them waited through an outage and follow the new ones", stat.late);
+    }
+    if stat.full {
+        let _ = writeln!(out, "FULL: nothing more is taken");
+    }
+    if stat.looked_at < stat.waiting {
+        let _ = writeln!(out, "below: the first {}", stat.looked_at);
+    }
+    let mut devices: Vec<_> = stat.devices.iter().collect();
+    if devices.is_empty() {
+        return out;
+    }
+    devices.sort_by_key(|(_, share)| std::cmp::Reverse(share.messages));
+    out.push('\n');
+    let rows = devices.into_iter().map(|(device, share)| {
+        [
+            own_or(device),
+            share.messages.to_string(),
+            bytes(share.bytes),
+            span(Duration::from_secs(share.oldest_seconds)),
+        ]
+    });
+    columns(&mut out, ["DEVICE", "MESSAGES", "BYTES", "OLDEST"], rows);
+    out
+}
+
+fn own_or(device: &str) -> String {
+    if device.is_empty() { "(the bridge itself)".to_owned() } else { plain(excerpt(device)) }
+}
+
+fn peek(state: &Path, first: usize, device: Option<String>, as_json: bool) -> Result<bool, String> {
+    let Answer::Peeked(messages) = ask(state, &Request::QueuePeek { first, device })? else { return other() };
+    if as_json {
+        return json(&messages);
+    }
+    if messages.is_empty() {
+        print_error("nothing waits\n");
+        return Ok(true);
+    }
+    let mut out = String::new();
+    let rows = messages.iter().map(|Peeked { message_id, device, age_seconds, size, payload, .. }| {
+        let number = message_id.rsplit('-').next().unwrap_or_default();
+        let payload: String = payload.chars().take(60).collect();
+        [number.to_owned(), own_or(device), span(Duration::from_secs(*age_seconds)), bytes(*size), plain(&payload)]
+    });
+    columns(&mut out, ["NUMBER", "DEVICE", "AGE", "SIZE", "PAYLOAD"], rows);
+    print(&out);
+    Ok(true)
+}
+
+fn drop_messages(state: &Path, selection: &Selection, yes: bool) -> Result<bool, String> {
+    let Answer::Queue(stat) = ask(state, &Request::QueueStat)? else { return other() };
+    let which = if selection.all { "all" } else { "those you named" };
+    let question = format!("{} messages wait; {which} will be given up for good.", stat.waiting);
+    if !yes && !confirmed(&question)? {
+        print_error("nothing was dropped\n");
+        return Ok(false);
+    }
+    // What comes from now on is not meant by --all.
+    let mut first = selection.first.unwrap_or(stat.waiting);
+    let (mut dropped, mut complete) = (0, true);
+    while first > 0 {
+        let which = Which {
+            first: Some(first),
+            older_than_seconds: selection.older_than.map(|age| age.as_secs()),
+            device: selection.device.clone(),
+        };
+        let Answer::Withdrawn { messages, more, scattered } = ask(state, &Request::QueueDrop(which))? else {
+            return other();
+        };
+        dropped += messages;
+        first = first.saturating_sub(messages);
+        if scattered {
+            print_error("there are more between messages of others: try again when some of those are delivered\n");
+            complete = false;
+        }
+        if !more || messages == 0 {
+            break;
+        }
+    }
+    print(&format!("{dropped} messages dropped\n"));
+    Ok(complete)
+}
