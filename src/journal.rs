@@ -27,6 +27,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -70,6 +71,8 @@ struct Shared {
     work: Condvar,
     outgrown: Notify,
     room: Notify,
+    /// The disk did not take the last that was written.
+    failing: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -100,7 +103,8 @@ pub fn open(dir: &Path, max_pending: usize, mut read: impl FnMut(&[u8])) -> io::
 impl Shared {
     fn new(max_pending: usize) -> Self {
         let (outgrown, room) = (Notify::new(), Notify::new());
-        Self { pending: Mutex::default(), max_pending, work: Condvar::new(), outgrown, room }
+        let failing = AtomicBool::new(false);
+        Self { pending: Mutex::default(), max_pending, work: Condvar::new(), outgrown, room, failing }
     }
 }
 
@@ -150,6 +154,11 @@ impl Journal {
         }
     }
 
+    /// False while the disk does not take what is written.
+    pub fn is_sound(&self) -> bool {
+        !self.0.failing.load(Ordering::Relaxed)
+    }
+
     /// Returns when little waits for the disk.
     pub async fn room(&self) {
         loop {
@@ -191,7 +200,6 @@ impl Drop for Writer {
 fn run(shared: &Shared, mut disk: Disk) {
     // Whoever opened it writes everything anew without being asked.
     let mut retry_at = Some(Instant::now() + RETRY);
-    let mut failed = false;
     loop {
         let (orders, broken, closed) = {
             let mut pending = shared.pending.lock();
@@ -219,13 +227,13 @@ fn run(shared: &Shared, mut disk: Disk) {
                 Ok(done) => {
                     if done {
                         retry_at = None;
-                        if std::mem::take(&mut failed) {
+                        if shared.failing.swap(false, Ordering::Relaxed) {
                             tracing::info!("sessions and retained messages are kept over a restart again");
                         }
                     }
                 }
                 Err(error) => {
-                    if !std::mem::replace(&mut failed, true) {
+                    if !shared.failing.swap(true, Ordering::Relaxed) {
                         tracing::error!(
                             "sessions and retained messages would not survive a restart now: {error}; trying again \
                              every {RETRY:?}"
@@ -313,11 +321,13 @@ mod tests {
         while !journal.0.pending.lock().broken {
             std::thread::yield_now();
         }
+        assert!(!journal.is_sound());
         fs::remove_dir(path(dir.path(), 1)).unwrap();
         journal.begin_anew();
         journal.append(b"whole");
         journal.written_anew();
         writer.join();
+        assert!(journal.is_sound());
         assert_eq!(all(dir.path()).0, [b"whole"]);
     }
 

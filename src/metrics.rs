@@ -248,6 +248,7 @@ pub fn describe_labelled() {
         ("brownbridge_spool_lost_total", "Stored hub messages that could not be read back"),
         ("brownbridge_spool_commits_total", "Group commits"),
         ("brownbridge_spool_bytes_written_total", "Bytes the spool wrote to disk"),
+        ("brownbridge_spool_bytes_appended_total", "Bytes of the hub messages the spool took"),
         ("brownbridge_spool_sync_failures_total", "fdatasync calls that failed"),
     ] {
         ::metrics::describe_counter!(name, help);
@@ -264,6 +265,11 @@ pub fn describe_labelled() {
             "brownbridge_broker_certificate_expiry_timestamp_seconds",
             Unit::Seconds,
             "When the certificate of the TLS listener expires",
+        ),
+        (
+            "brownbridge_broker_sessions_kept",
+            Unit::Count,
+            "1 while sessions and retained messages would survive a restart, 0 while the disk does not take them",
         ),
         ("brownbridge_spool_messages", Unit::Count, "Hub messages waiting for the hub's acknowledgement"),
         (

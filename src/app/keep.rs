@@ -38,7 +38,7 @@ impl Store for Keep {
 }
 
 /// Opens the journal in `dir`, gives it to the broker, and reads what an earlier process left.
-pub(super) fn open(dir: &Path, options: &mut broker::Options) -> io::Result<(Writer, Restored)> {
+pub(super) fn open(dir: &Path, options: &mut broker::Options) -> io::Result<(Journal, Writer, Restored)> {
     let mut restored = Restored::default();
     let max_pending = options.subscriber_queue_bytes.saturating_mul(2).max(MAX_PENDING);
     let (journal, writer, _) = journal::open(dir, max_pending, |record| restored.read(record))?;
@@ -47,6 +47,6 @@ pub(super) fn open(dir: &Path, options: &mut broker::Options) -> io::Result<(Wri
         tracing::warn!(unreadable, "{}: records that say nothing were passed over", dir.display());
     }
     tracing::info!(sessions, retained, "sessions and retained messages are back");
-    options.store = Some(Arc::new(Keep(journal)));
-    Ok((writer, restored))
+    options.store = Some(Arc::new(Keep(journal.clone())));
+    Ok((journal, writer, restored))
 }

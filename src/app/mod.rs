@@ -200,7 +200,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         files.push(tokio::spawn(watch));
     }
     let dir = settings.sessions;
-    let (sessions, restored) =
+    let (kept, sessions, restored) =
         keep::open(&dir, &mut settings.broker).map_err(|error| StartError::Sessions(dir, error))?;
     let broker = Broker::start(listeners, (settings.broker, restored), Arc::clone(&bridge), metrics)
         .map_err(StartError::Broker)?;
@@ -215,6 +215,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         listeners: broker.addresses().to_vec(),
         census: broker.census(),
         sound: [sound, tls_sound],
+        sessions: kept,
     });
     let pulse = Pulse::new(progress, Arc::clone(&source), uplink.abort_handle());
     let admin = tokio::spawn(admin::serve(page, recorder, source, admin_stop.clone()));

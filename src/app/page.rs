@@ -12,6 +12,7 @@ use super::status;
 use crate::admin;
 use crate::bridge::Stores;
 use crate::broker::Census;
+use crate::journal::Journal;
 use crate::ledger::{Books, sum};
 use crate::message::Timestamp;
 use crate::spool::Stats;
@@ -69,6 +70,7 @@ pub(super) struct Gauges {
     pub(super) sound: [Arc<AtomicBool>; 2],
     pub(super) listeners: Vec<(&'static str, SocketAddr)>,
     pub(super) census: Arc<Census>,
+    pub(super) sessions: Journal,
 }
 
 impl Gauges {
@@ -95,8 +97,10 @@ impl admin::Source for Gauges {
         counter("brownbridge_spool_lost_total", stats.lost);
         counter("brownbridge_spool_commits_total", stats.commits);
         counter("brownbridge_spool_bytes_written_total", stats.bytes_written);
+        counter("brownbridge_spool_bytes_appended_total", stats.bytes_appended);
         counter("brownbridge_spool_sync_failures_total", stats.sync_failures);
         gauge("brownbridge_spool_late_messages", stats.late as f64);
+        gauge("brownbridge_broker_sessions_kept", f64::from(u8::from(self.sessions.is_sound())));
         for (reason, count) in [("spool_full", stats.shed), (uplink::TOO_OLD, stats.expired)] {
             ::metrics::counter!("brownbridge_messages_shed_total", "reason" => reason).absolute(count);
         }

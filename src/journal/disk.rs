@@ -1,13 +1,15 @@
 //! The files of a journal: reading them, writing them anew, and clearing away what that makes obsolete.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::Found;
 
 pub(super) const MAGIC: &[u8; 8] = b"bbjrnl\0\x01";
 pub(super) const HEADER: usize = 8;
+/// Length and checksum before a record.
+const RECORD_HEADER: u64 = 8;
 /// Growth since the last rewriting that is not worth another.
 const MIN_GROWTH: u64 = 4 << 20;
 
@@ -157,21 +159,22 @@ pub(super) fn checksum(len: u32, record: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&len.to_le_bytes()), record)
 }
 
-/// Gives the records of a file to `read`; says how many bytes were no whole record.
-fn read_file(path: &Path, read: &mut impl FnMut(&[u8]), found: &mut Found) -> io::Result<usize> {
-    let mut bytes = Vec::new();
-    File::open(path)?.read_to_end(&mut bytes)?;
-    let is_ours = bytes.starts_with(MAGIC);
-    let mut rest = bytes.strip_prefix(MAGIC).unwrap_or_default();
-    let mut whole = if is_ours { HEADER } else { 0 };
-    while let Some((record, behind)) = split(rest) {
-        read(record);
+/// Gives the records of a file to `read`, one at a time in memory; says how many bytes were no whole record.
+fn read_file(path: &Path, read: &mut impl FnMut(&[u8]), found: &mut Found) -> io::Result<u64> {
+    let file = File::open(path)?;
+    let size = file.metadata()?.len();
+    let mut file = BufReader::with_capacity(64 << 10, file);
+    let mut magic = [0; HEADER];
+    let is_ours = size >= HEADER as u64 && file.read_exact(&mut magic).map(|()| magic == *MAGIC)?;
+    let mut whole = if is_ours { HEADER as u64 } else { 0 };
+    let mut record = Vec::new();
+    while is_ours && next(&mut file, size - whole, &mut record)? {
+        read(&record);
         found.records += 1;
-        whole += rest.len() - behind.len();
-        rest = behind;
+        whole += RECORD_HEADER + record.len() as u64;
     }
-    let damaged = bytes.len() - whole;
-    found.damaged += damaged as u64;
+    let damaged = size.saturating_sub(whole);
+    found.damaged += damaged;
     if damaged > 0 && is_ours {
         tracing::warn!("{}: the last {damaged} bytes are no whole record and are passed over", path.display());
     } else if damaged > 0 {
@@ -180,11 +183,19 @@ fn read_file(path: &Path, read: &mut impl FnMut(&[u8]), found: &mut Found) -> io
     Ok(damaged)
 }
 
-/// The next record and what is behind it.
-fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (len, rest) = bytes.split_first_chunk::<4>()?;
-    let (crc, rest) = rest.split_first_chunk::<4>()?;
-    let len = u32::from_le_bytes(*len);
-    let (record, rest) = rest.split_at_checked(usize::try_from(len).ok()?)?;
-    (checksum(len, record) == u32::from_le_bytes(*crc)).then_some((record, rest))
+/// Reads the next record; false where there is no whole one in what is `left` of the file.
+fn next(file: &mut impl io::Read, left: u64, record: &mut Vec<u8>) -> io::Result<bool> {
+    let mut header = [0; RECORD_HEADER as usize];
+    if left < RECORD_HEADER {
+        return Ok(false);
+    }
+    file.read_exact(&mut header)?;
+    let [a, b, c, d, crc @ ..] = header;
+    let len = u32::from_le_bytes([a, b, c, d]);
+    if u64::from(len) > left - RECORD_HEADER {
+        return Ok(false);
+    }
+    record.resize(usize::try_from(len).unwrap_or(usize::MAX), 0);
+    file.read_exact(record)?;
+    Ok(checksum(len, record) == u32::from_le_bytes(crc))
 }

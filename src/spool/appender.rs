@@ -70,6 +70,8 @@ pub(super) struct Pending {
     pub(super) full: bool,
     pub(super) closed: bool,
     pub(super) appended: u64,
+    /// Bytes of all records taken.
+    pub(super) bytes: u64,
     /// The writer sleeps, and wants to be woken when the batch has this many records.
     pub(super) wake_at: Option<u64>,
     /// The writer sleeps without an alarm and wants to know when the cursor moves.
@@ -116,6 +118,7 @@ impl Shared {
             full: pending.full,
             disk_bytes: self.written.disk_bytes.load(Ordering::Relaxed),
             commits: self.written.commits.load(Ordering::Relaxed),
+            bytes_appended: pending.bytes,
             bytes_written: self.written.bytes.load(Ordering::Relaxed),
             sync_failures: self.written.sync_failures.load(Ordering::Relaxed),
         }
@@ -148,6 +151,7 @@ impl Appender {
         }
         let before = pending.batch.count();
         for record in records {
+            pending.bytes += record.len() as u64;
             pending.batch.push(record, || shared.disk.now());
         }
         let added = pending.batch.count() - before;

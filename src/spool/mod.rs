@@ -356,6 +356,7 @@ fn assemble(disk: Arc<dyn Disk>, options: &Options) -> io::Result<(Log, ReadAhea
         full: false,
         closed: false,
         appended: 0,
+        bytes: 0,
         wake_at: None,
         idle: false,
         poked: false,

@@ -27,7 +27,9 @@ pub struct Stats {
     pub disk_bytes: u64,
     /// Group commits.
     pub commits: u64,
-    /// Bytes written.
+    /// Bytes of the records taken.
+    pub bytes_appended: u64,
+    /// Bytes written; over those of the records it is what a flash card pays for one of them.
     pub bytes_written: u64,
     /// Failed calls of `fdatasync`.
     pub sync_failures: u64,
@@ -50,6 +52,7 @@ impl Stats {
             full: self.full || other.full,
             disk_bytes: self.disk_bytes + other.disk_bytes,
             commits: self.commits + other.commits,
+            bytes_appended: self.bytes_appended + other.bytes_appended,
             bytes_written: self.bytes_written + other.bytes_written,
             sync_failures: self.sync_failures + other.sync_failures,
         }
