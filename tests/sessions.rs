@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use support::{Bridge, free_port, until};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn start(dir: &Path, ports: (u16, u16)) -> Bridge {
     std::fs::create_dir_all(dir.join("rules")).unwrap();
