@@ -15,6 +15,7 @@ use super::*;
 mod listeners;
 mod pressure;
 mod properties;
+mod restart;
 mod sessions;
 mod take_over;
 

@@ -4,7 +4,8 @@
 use bytestring::ByteString;
 
 use super::super::clients::Terms;
-use super::sessions::{Fickle, Memory, expiry, gathered, lasting, leave, resume};
+use super::restart::{Memory, gathered};
+use super::sessions::{Fickle, expiry, lasting, leave, resume};
 use super::*;
 
 const TERMS: Terms = Terms { clean_start: false, expiry: 100, receive_max: None };
