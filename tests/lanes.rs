@@ -49,6 +49,23 @@ fn alarm(bridge: &Bridge, device: &str) {
     publisher.acknowledged().unwrap();
 }
 
+#[test]
+fn without_live_first_everything_goes_in_order() {
+    let dir = folder();
+    let port = free_port();
+    let mut sim = Sim::start(&dir.path().join("sim"), port, &[]);
+    sim.process.kill();
+    let bridge = Bridge::start(dir.path(), &sim, RULES, &format!("{UPLINK}\nlive_first = false"));
+    publish(&bridge, 0..2_000);
+    let mut sim = Sim::start(&dir.path().join("sim"), port, &SLOW);
+    until("it delivers", PATIENCE, || (bridge.metric("brownbridge_messages_delivered_total") > 0.0).then_some(()));
+    publish(&bridge, 2_000..2_200);
+    drained(&bridge);
+    let arrived: Vec<usize> = first_arrivals(&mut sim).iter().filter_map(number).collect();
+    assert_eq!(arrived, (0..2_200).collect::<Vec<_>>());
+    assert_conserved(&bridge);
+}
+
 /// A bridge that has published `late` messages while its hub was away, and that hub, back again and slow.
 fn after_an_outage(dir: &Path, late: usize) -> (Sim, Bridge) {
     let port = free_port();

@@ -163,6 +163,7 @@ fn settled(
         target,
         window: config.uplink.window.map_or(uplink::WindowSize::Auto, uplink::WindowSize::Fixed),
         hub_rate: config.uplink.tier.and_then(|tier| limits::d2c_per_second(tier, config.uplink.units)),
+        live_first: config.uplink.live_first,
         mark_late: config.uplink.mark_late,
         max_age: config.spool.max_age,
         relays: None,

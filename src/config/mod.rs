@@ -190,6 +190,8 @@ pub struct Uplink {
     pub tier: Option<&'static str>,
     /// Units of that tier.
     pub units: u32,
+    /// True where new messages go before those that waited through an outage.
+    pub live_first: bool,
     /// True to mark messages that waited through an outage.
     pub mark_late: bool,
     /// MQTT keep-alive.
@@ -384,6 +386,7 @@ fn uplink(section: &mut Section<'_, '_, '_>) -> Option<Uplink> {
         window: section.count_or_auto("window", 1..=16_384).map(|window| u16::try_from(window).unwrap_or(16)),
         tier: section.tier(kind.value),
         units: u32::try_from(section.count("units", 1, 1..=200)).unwrap_or(1),
+        live_first: section.flag("live_first", true),
         mark_late: section.flag("mark_late", false),
         keep_alive: section.duration("keep_alive", Duration::from_secs(60)),
         token_lifetime: section.duration("token_lifetime", Duration::from_secs(3_600)),

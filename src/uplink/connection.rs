@@ -194,6 +194,9 @@ impl<O: Outcome> Line<'_, O> {
 
     /// What waits for more than about a second of sending becomes late.
     fn split<B: Backlog>(&self, backlog: &mut B) {
+        if !self.options.live_first {
+            return;
+        }
         let second = self.window.lock().second();
         let second = self.options.hub_rate.map_or(second, |rate| second.min(u64::from(rate)));
         if backlog.split(second) {

@@ -138,6 +138,8 @@ pub struct Options {
     pub window: WindowSize,
     /// Messages a second that the hub takes, where it is to be spared.
     pub hub_rate: Option<u32>,
+    /// New messages go before those that waited through an outage; otherwise nothing becomes late.
+    pub live_first: bool,
     /// Late messages get the application property `replayed=true`.
     pub mark_late: bool,
     /// Messages older than this are given up instead of sent.

@@ -60,6 +60,7 @@ pub(super) fn options(port: u16, window: u16) -> Options {
         target: Target::Mqtt(target),
         window: WindowSize::Fixed(window),
         hub_rate: None,
+        live_first: true,
         mark_late: false,
         max_age: None,
         relays: None,
