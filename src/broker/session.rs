@@ -306,13 +306,22 @@ impl Session {
             return Put::Full;
         }
         if kept {
-            self.changed(&mut state, |changes| {
+            let number = |changes: &mut Changes| {
                 changes.last_seq += 1;
                 delivery.seq = changes.last_seq;
-            });
+            };
+            if present {
+                self.changed(&mut state, number);
+            } else {
+                state.changes.as_deref_mut().map(number);
+            }
         }
         state.bytes += size;
         state.waiting.push_back(delivery);
+        // Who is away will not take it in a moment: it is written before its publisher is acknowledged.
+        if let (false, Some(scribe)) = (present, &common.scribe) {
+            self.write_state(&mut state, &mut scribe.writer(), false);
+        }
         if std::mem::take(&mut state.hungry) {
             drop(state);
             self.wake.notify_one();
@@ -495,8 +504,14 @@ impl Session {
     /// Writes down what the store does not know, or everything.
     pub(super) fn write(&self, out: &mut Writer<'_>, whole: bool) {
         let state = &mut *self.state.lock();
+        if let Some(changes) = &mut state.changes {
+            changes.listed = false;
+        }
+        self.write_state(state, out, whole);
+    }
+
+    fn write_state(&self, state: &mut State, out: &mut Writer<'_>, whole: bool) {
         let Some(changes) = &mut state.changes else { return };
-        changes.listed = false;
         if state.ended || (state.expiry == 0 && state.served_by == 0) {
             if std::mem::take(&mut changes.known) {
                 out.ended(self.number);
@@ -505,7 +520,8 @@ impl Session {
         }
         let whole = whole || !changes.known;
         if whole {
-            **changes = Changes { known: true, header: true, last_seq: changes.last_seq, ..Changes::default() };
+            let Changes { listed, last_seq, .. } = **changes;
+            **changes = Changes { listed, known: true, header: true, last_seq, ..Changes::default() };
             changes.filters = state.subscriptions.keys().cloned().collect();
             changes.inward = state.inward.keys().copied().collect();
             state.window.flying().for_each(|flying| flying.stored = None);

@@ -1,8 +1,9 @@
 //! What outlives the process: sessions that last and retained messages, as records for a [`Store`].
 //!
-//! Memory is the truth. What changes is noted, and written down a moment later by [`upkeep`](super::upkeep); what is
-//! over by then is never written. So a subscriber that keeps up costs no writes, and a topic that is retained a
-//! hundred times a second is written once. A crash loses the last moment of it, an orderly stop nothing.
+//! Memory is the truth. A message for a client that is away is written down at once, before its publisher is
+//! acknowledged. All else that changes is noted, and written down a moment later by [`upkeep`](super::upkeep); what
+//! is over by then is never written. So a subscriber that keeps up costs no writes, and a topic that is retained a
+//! hundred times a second is written once. A crash loses the last moment of that, an orderly stop nothing.
 //!
 //! # Records
 //!

@@ -190,3 +190,19 @@ async fn time_goes_on_between_processes() {
     tokio::time::sleep(Duration::from_secs(101)).await;
     assert_eq!(bench.shared.router.session_count(), 0, "the session has ended");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_who_is_away_is_written_at_once() {
+    let memory = Arc::new(Memory::default());
+    let bench = memory.restart();
+    let mut plc = bench.connect(&connect_311("plc")).await;
+    let (mut hmi, _) = resume(&bench, &lasting("hmi"), false).await;
+    hmi.send(&subscribe(1, "t", 1)).await;
+    hmi.read().await;
+    leave(hmi).await;
+    tell(&bench, &mut plc, "t", &["1", "2"]).await;
+    // No time passes: nothing else has been written down since the subscription.
+    let bench = memory.restart();
+    let (_hmi, waited) = resume(&bench, &lasting("hmi"), true).await;
+    assert_eq!(waited, hex(&[publish(2, "t", 1, "1"), publish(2, "t", 2, "2")].concat()));
+}
