@@ -79,6 +79,11 @@ fn packet(flags: u8, topic: &str, id: u8, payload: &str) -> Vec<u8> {
     packet
 }
 
+/// Waits until the broker knows that a client has gone.
+fn away(bridge: &Bridge) {
+    until("it is away", PATIENCE, || (bridge.metric("brownbridge_broker_sessions_away") == 1.0).then_some(()));
+}
+
 #[test]
 fn sessions_and_retained_messages_survive_a_restart_and_a_kill() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -88,6 +93,7 @@ fn sessions_and_retained_messages_survive_a_restart_and_a_kill() {
     assert!(!present);
     hmi.subscribe("t", 1);
     drop(hmi);
+    away(&bridge);
     let (mut plc, _) = Client::connect(ports.0, "plc", true);
     plc.publish(0, "t", 1, "first");
     plc.publish(1, "state", 2, "on");
@@ -104,6 +110,7 @@ fn sessions_and_retained_messages_survive_a_restart_and_a_kill() {
     hmi.subscribe("state", 1);
     hmi.hears(1, "state", 3, "on");
     drop(hmi);
+    away(&bridge);
     plc.publish(0, "t", 2, "third");
     plc.publish(1, "state", 3, "off");
     // A kill may cost the last moment of retained messages: wait until it is written, beside the one that waits.
