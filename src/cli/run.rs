@@ -59,8 +59,12 @@ pub(super) fn run(args: Args) -> ExitCode {
         Err(error) => return could_not_run(&format!("the runtime cannot start: {error}")),
     };
     let code = runtime.block_on(async {
+        // Before anybody can be told that the program is up: a signal sent then is heard.
+        let stop = told_to_stop();
+        // From here on SIGHUP does not end the program.
+        let _hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup());
         match app::start(settings, recorder).await {
-            Ok(running) => serve(running).await,
+            Ok(running) => serve(running, stop).await,
             Err(error) => could_not_run(&error.to_string()),
         }
     });
@@ -69,18 +73,16 @@ pub(super) fn run(args: Args) -> ExitCode {
     code
 }
 
-async fn serve(mut running: Running) -> ExitCode {
+async fn serve(mut running: Running, stop: impl Future<Output = &'static str>) -> ExitCode {
     service::ready();
     let told = running.pulse().map(|pulse| tokio::spawn(service::keep_told(pulse)));
-    // From here on SIGHUP does not end the program.
-    let _hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup());
     let failure = running.spool_failure();
     tokio::select! {
         reason = failure => {
             tracing::error!("the spool failed and cannot keep its promise, the program ends: {reason}");
             return ExitCode::from(SPOOL_FAILED);
         }
-        signal = told_to_stop() => tracing::info!("{signal}: stopping"),
+        signal = stop => tracing::info!("{signal}: stopping"),
         () = told_to_reload() => {}
     }
     service::stopping(running.longest_stop());
@@ -98,16 +100,19 @@ async fn serve(mut running: Running) -> ExitCode {
     }
 }
 
-/// Returns with the name of the first signal that asks for the end.
-pub(super) async fn told_to_stop() -> &'static str {
+/// Listens from the call on; the future ends with the name of the first signal that asks for the end.
+pub(super) fn told_to_stop() -> impl Future<Output = &'static str> {
     use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        let _ = tokio::signal::ctrl_c().await;
-        return "SIGINT";
-    };
-    tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = tokio::signal::ctrl_c() => "SIGINT",
+    let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async move {
+        let (Ok(mut terminate), Ok(mut interrupt)) = (terminate, interrupt) else {
+            let _ = tokio::signal::ctrl_c().await;
+            return "SIGINT";
+        };
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
     }
 }
 
