@@ -149,8 +149,7 @@ impl State {
 
 impl Session {
     pub(super) fn new(client_id: ByteString, number: u64, common: Arc<Common>) -> Arc<Self> {
-        let state = Mutex::new(State { served_by: 0, ..State::default() });
-        Arc::new(Self { client_id, number, common, state, wake: Notify::new() })
+        Arc::new(Self { client_id, number, common, state: Mutex::default(), wake: Notify::new() })
     }
 
     /// A session of an earlier process.
