@@ -33,15 +33,7 @@ fn local(port: u16) -> SocketAddr {
 
 /// A bridge with more of `[broker]` and an uplink to nowhere.
 fn start(dir: &Path, more: &str) -> Bridge {
-    std::fs::create_dir_all(dir.join("rules")).unwrap();
-    std::fs::write(dir.join("rules/1.toml"), "").unwrap();
-    let (mqtt, admin) = (free_port(), free_port());
-    let config = format!(
-        "state = \"state\"\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n\
-         [uplink]\nkind = \"mqtt\"\naddress = \"127.0.0.1:9\"\ntls = false\ndrain_timeout = \"10ms\"\n\
-         [broker]\nlisten = \"127.0.0.1:{mqtt}\"\n{more}\n"
-    );
-    Bridge::with_config(dir, &config, (mqtt, admin))
+    Bridge::alone(dir, more, (free_port(), free_port()))
 }
 
 fn start_websocket(dir: &Path, more: &str) -> (Bridge, SocketAddr) {

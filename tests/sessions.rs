@@ -5,23 +5,11 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
 use std::time::Duration;
 
 use support::{Bridge, free_port, until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-fn start(dir: &Path, ports: (u16, u16)) -> Bridge {
-    std::fs::create_dir_all(dir.join("rules")).unwrap();
-    std::fs::write(dir.join("rules/1.toml"), "").unwrap();
-    let config = format!(
-        "state = \"state\"\n[admin]\nlisten = \"127.0.0.1:{}\"\n[broker]\nlisten = \"127.0.0.1:{}\"\n\
-         [uplink]\nkind = \"mqtt\"\naddress = \"127.0.0.1:9\"\ntls = false\ndrain_timeout = \"10ms\"\n",
-        ports.1, ports.0
-    );
-    Bridge::with_config(dir, &config, ports)
-}
 
 /// A client that says and hears bytes of MQTT 3.1.1.
 struct Client(TcpStream);
@@ -88,7 +76,7 @@ fn away(bridge: &Bridge) {
 fn sessions_and_retained_messages_survive_a_restart_and_a_kill() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let ports = (free_port(), free_port());
-    let mut bridge = start(dir.path(), ports);
+    let mut bridge = Bridge::alone(dir.path(), "", ports);
     let (mut hmi, present) = Client::connect(ports.0, "hmi", false);
     assert!(!present);
     hmi.subscribe("t", 1);
@@ -99,7 +87,7 @@ fn sessions_and_retained_messages_survive_a_restart_and_a_kill() {
     plc.publish(1, "state", 2, "on");
     // An orderly end writes what changed last.
     assert_eq!(bridge.process.terminate(), Some(0));
-    let mut bridge = start(dir.path(), ports);
+    let mut bridge = Bridge::alone(dir.path(), "", ports);
     let (mut hmi, present) = Client::connect(ports.0, "hmi", false);
     assert!(present);
     hmi.hears(0, "t", 1, "first");
@@ -121,7 +109,7 @@ fn sessions_and_retained_messages_survive_a_restart_and_a_kill() {
     };
     until("the journal", PATIENCE, newest);
     bridge.process.kill();
-    let bridge = start(dir.path(), ports);
+    let bridge = Bridge::alone(dir.path(), "", ports);
     let (mut hmi, present) = Client::connect(ports.0, "hmi", false);
     assert!(present);
     hmi.hears(8, "t", 2, "second");

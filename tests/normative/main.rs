@@ -48,15 +48,7 @@ fn rows() -> Vec<Row> {
 }
 
 fn start(dir: &Path, more: &str) -> Bridge {
-    fs::create_dir_all(dir.join("rules")).unwrap();
-    fs::write(dir.join("rules/1.toml"), "").unwrap();
-    let (mqtt, admin) = (free_port(), free_port());
-    let config = format!(
-        "state = \"state\"\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n\
-         [uplink]\nkind = \"mqtt\"\naddress = \"127.0.0.1:9\"\ntls = false\ndrain_timeout = \"10ms\"\n\
-         [broker]\nlisten = \"127.0.0.1:{mqtt}\"\n{more}"
-    );
-    Bridge::with_config(dir, &config, (mqtt, admin))
+    Bridge::alone(dir, more, (free_port(), free_port()))
 }
 
 /// Plays rows on one process; gives what went wrong.

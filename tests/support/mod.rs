@@ -164,6 +164,18 @@ impl Bridge {
         Self::launch(dir, &config, (mqtt, admin), environment)
     }
 
+    /// A bridge with more of `[broker]`, no rule, and an uplink to nowhere. On the same ports it is the same bridge.
+    pub fn alone(dir: &Path, broker: &str, (mqtt, admin): (u16, u16)) -> Self {
+        fs::create_dir_all(dir.join("rules")).unwrap();
+        fs::write(dir.join("rules/1.toml"), "").unwrap();
+        let config = format!(
+            "state = \"state\"\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n\
+             [uplink]\nkind = \"mqtt\"\naddress = \"127.0.0.1:9\"\ntls = false\ndrain_timeout = \"10ms\"\n\
+             [broker]\nlisten = \"127.0.0.1:{mqtt}\"\n{broker}\n"
+        );
+        Self::with_config(dir, &config, (mqtt, admin))
+    }
+
     pub fn with_config(dir: &Path, config: &str, ports: (u16, u16)) -> Self {
         Self::launch(dir, config, ports, &[])
     }
