@@ -16,16 +16,18 @@ use crate::config::Unmatched;
 use crate::hub::connect::Identity;
 use crate::hub::{bag, d2c, limits};
 use crate::message::{Content, HubMessage, Presence, Publish, RecordWriter, excerpt};
-use crate::metrics::{Metrics, translated_by_rule};
+use crate::metrics::Metrics;
 use crate::quarantine::{Quarantine, Reason};
 use crate::rules::{self, Doubt, Memory, Output, RuleIndex, RuleSet, Verdict};
 use crate::spool::{AppendError, Durable};
 
 mod lanes;
+mod meters;
 mod numbering;
 mod urgent;
 
 pub use lanes::{SpoolBacklog, SpoolOutcome, Stores, join};
+use meters::Meters;
 
 /// What takes the broker's publishes.
 pub struct Bridge {
@@ -36,10 +38,7 @@ pub struct Bridge {
     stores: Stores,
     quarantine: Quarantine,
     metrics: Metrics,
-    by_rule: Vec<Counter>,
-    forwarded: Counter,
-    addressed: Counter,
-    retried: Counter,
+    meters: Meters,
     closed: AtomicBool,
 }
 
@@ -54,10 +53,15 @@ pub struct Own {
     pub module: Option<String>,
     /// Late messages get a property that says so.
     pub mark_late: bool,
+    /// The bytes that the hub bills as one message; `None` where nothing is billed.
+    pub block: Option<usize>,
 }
 
 /// Characters of a `$.mid` at most, and what a topic has beside names and values.
 const TOPIC_OVERHEAD: usize = 512;
+
+/// A `$.mid` as long as one can be.
+const LONGEST_ID: &str = "0123456789abcdef-18446744073709551615";
 
 /// Why a publish is isolated that no commit can hold.
 const TOO_LARGE_FOR_SPOOL: Reason<'static> = Reason {
@@ -76,10 +80,7 @@ impl Bridge {
         metrics: Metrics,
     ) -> Self {
         Self {
-            by_rule: rules.names().map(translated_by_rule).collect(),
-            forwarded: translated_by_rule("(unmatched)"),
-            addressed: translated_by_rule("(addressed to the hub)"),
-            retried: translated_by_rule("(retried)"),
+            meters: Meters::new(&rules, own.block),
             closed: AtomicBool::new(false),
             rules,
             memory: Memory::default(),
@@ -92,7 +93,7 @@ impl Bridge {
     }
 
     fn translated(&self, publish: &Publish<'_>, out: &mut Output) -> Offer {
-        let verdict = self.rules.translate(publish, out);
+        let verdict = self.rules.attempt(publish, out);
         self.settled(verdict, publish, out)
     }
 
@@ -100,7 +101,11 @@ impl Bridge {
     fn settled(&self, verdict: Verdict, publish: &Publish<'_>, out: &mut Output) -> Offer {
         match verdict {
             Verdict::Translated => self.store(publish, out, None),
-            Verdict::Dropped { .. } => self.drop("rule"),
+            Verdict::Dropped { rule } => {
+                self.count_held_back(out);
+                let held_back = out.held_back().iter().find(|(holds, _)| *holds == rule);
+                self.drop(held_back.map_or("rule", |(_, why)| why.label()))
+            }
             Verdict::Quarantined { rule, reason } => {
                 let detail = out.detail().to_owned();
                 let reason = Reason { rule: self.rules.name(rule), reason: reason.label(), detail: &detail };
@@ -121,26 +126,25 @@ impl Bridge {
     }
 
     /// Spools what the rules made, and puts the publish into the quarantine beside it where a rule failed.
-    fn store(&self, publish: &Publish<'_>, out: &Output, failed: Option<Reason<'_>>) -> Offer {
-        let records = out.records().map(|(_, record)| record);
-        if let Some(detail) = records.clone().find_map(|record| self.too_large(record)) {
+    fn store(&self, publish: &Publish<'_>, out: &mut Output, failed: Option<Reason<'_>>) -> Offer {
+        if let Some(detail) = out.records().find_map(|(_, record)| self.too_large(record)) {
             return self.isolate(publish, Reason { rule: "", reason: "too_large", detail: &detail });
         }
         if let Some(urgent) = &self.stores.urgent
             && out.records().any(|(rule, _)| self.rules.is_urgent(rule))
             && let Some(taken) = self.store_urgent(urgent, publish, out, failed)
         {
-            self.doubts(publish, out);
+            self.stored(publish, out);
             return taken;
         }
-        let sequence = match self.stores.append(&self.stores.normal, records) {
+        let sequence = match self.stores.append(&self.stores.normal, out.records().map(|(_, record)| record)) {
             Ok(ticket) => ticket.0,
             Err(error) => return self.not_appended(publish, error),
         };
-        self.doubts(publish, out);
-        for (rule, _) in out.records() {
-            self.counter(rule).increment(1);
+        for (rule, record) in out.records() {
+            self.meters.of(rule).made(&self.own, record);
         }
+        self.stored(publish, out);
         match failed {
             None => {
                 self.metrics.publishes_translated.increment(1);
@@ -150,9 +154,17 @@ impl Bridge {
         }
     }
 
-    /// Messages made by a rule.
-    fn counter(&self, rule: RuleIndex) -> &Counter {
-        self.by_rule.get(rule).unwrap_or(&self.forwarded)
+    /// The messages of a publish are in the spool: now the rules may know of them.
+    fn stored(&self, publish: &Publish<'_>, out: &mut Output) {
+        self.rules.settle(out);
+        self.count_held_back(out);
+        self.doubts(publish, out);
+    }
+
+    fn count_held_back(&self, out: &Output) {
+        for (rule, why) in out.held_back() {
+            self.meters.held_back(*rule, why);
+        }
     }
 
     fn doubts(&self, publish: &Publish<'_>, out: &Output) {
@@ -187,7 +199,7 @@ impl Bridge {
         }
         match self.stores.normal.try_append(std::iter::once(record.as_slice())) {
             Ok(ticket) => {
-                self.addressed.increment(1);
+                self.meters.addressed.made(&self.own, &record);
                 self.metrics.publishes_translated.increment(1);
                 Offer::Taken(ticket.0)
             }
@@ -199,7 +211,7 @@ impl Bridge {
     pub fn send_again(&self, record: &[u8]) -> Offer {
         match self.stores.normal.try_append(std::iter::once(record)) {
             Ok(ticket) => {
-                self.retried.increment(1);
+                self.meters.retried.made(&self.own, record);
                 Offer::Taken(ticket.0)
             }
             Err(AppendError::Closed) => {
@@ -217,7 +229,7 @@ impl Bridge {
         if given.is_some() || self.stores.urgent.is_none() {
             return true;
         }
-        let failed = matches!(self.rules.translate(publish, out), Verdict::Quarantined { .. } | Verdict::Unmatched);
+        let failed = matches!(self.rules.attempt(publish, out), Verdict::Quarantined { .. } | Verdict::Unmatched);
         failed || out.records().any(|(_, record)| self.too_large(record).is_some())
     }
 
@@ -274,10 +286,9 @@ impl Bridge {
             return None;
         }
         let sender = d2c::Sender { identity: self.own.identity(), gateway: true, replayed: self.own.mark_late };
-        let longest_id = "0123456789abcdef-18446744073709551615";
         let mut topic = String::new();
-        d2c::push_topic(&mut topic, &sender, &message, longest_id);
-        d2c::check_size(&sender, &message, longest_id, &topic).err().map(|error| error.to_string())
+        d2c::push_topic(&mut topic, &sender, &message, LONGEST_ID);
+        d2c::check_size(&sender, &message, LONGEST_ID, &topic).err().map(|error| error.to_string())
     }
 }
 
@@ -330,7 +341,7 @@ impl Ingest for Bridge {
 
     fn presence(&self, out: &mut Output, presence: &Presence<'_>) -> Option<Offer> {
         let publish = &presence.as_publish();
-        match self.rules.presence(presence, out) {
+        match self.rules.attempt_presence(presence, out) {
             Verdict::Unmatched => None,
             verdict => Some(self.settled(verdict, publish, out)),
         }
@@ -378,7 +389,7 @@ mod tests {
         let opened = spool::open(spool::Options::new(dir.path().join("spool"), 16 << 20)).unwrap();
         let (quarantine, writer) = quarantine::open(&dir.path().join("quarantine"), 1 << 20).unwrap();
         let recorder = PrometheusBuilder::new().build_recorder();
-        let own = Own { hub: "h".into(), device: Some("own".into()), module: None, mark_late: false };
+        let own = Own { hub: "h".into(), device: Some("own".into()), module: None, mark_late: false, block: None };
         let rules = (rules::load(&[]).rules.unwrap(), Unmatched::Drop);
         let stores = Stores { normal: opened.appender, urgent: None, numbering: None };
         let bridge = Bridge::new(rules, own, stores, quarantine, Metrics::register());
@@ -410,7 +421,7 @@ mod tests {
         let opened = spool::open(spool::Options::new(dir.path().join("spool"), 16 << 20)).unwrap();
         let (quarantine, writer) = quarantine::open(&dir.path().join("quarantine"), 1 << 20).unwrap();
         let recorder = PrometheusBuilder::new().build_recorder();
-        let own = Own { hub: "h".into(), device: None, module: None, mark_late: false };
+        let own = Own { hub: "h".into(), device: None, module: None, mark_late: false, block: None };
         let text = "[[rule]]\nname = \"r\"\ntopic = \"spBv1.0/#\"\ndecode = \"sparkplug\"\ndevice = \"d\"\ntime = { from = \".time\" }\n";
         let source = crate::diag::SourceFile { path: "r.toml".into(), text: text.into() };
         let rules = (rules::load(&[source]).rules.unwrap(), Unmatched::Drop);

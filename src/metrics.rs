@@ -222,6 +222,16 @@ pub fn translated_by_rule(rule: &str) -> Counter {
     ::metrics::counter!("brownbridge_messages_translated_total", "rule" => rule.to_owned())
 }
 
+/// What the hub will bill for the messages of a rule.
+pub fn billable_by_rule(rule: &str) -> Counter {
+    ::metrics::counter!("brownbridge_billable_units_total", "rule" => rule.to_owned())
+}
+
+/// The messages that a rule did not make because they were not worth it.
+pub fn held_back_by_rule(rule: &str, reason: &'static str) -> Counter {
+    ::metrics::counter!("brownbridge_messages_held_back_total", "rule" => rule.to_owned(), "reason" => reason)
+}
+
 /// Describes the metrics that have labels or are set at scrape time.
 pub fn describe_labelled() {
     for (name, help) in [
@@ -231,6 +241,18 @@ pub fn describe_labelled() {
         (DELIVERIES_DROPPED, "Publishes a local subscriber lost, by reason"),
         ("brownbridge_broker_sessions_ended_total", "Sessions that ended because their client stayed away, by reason"),
         ("brownbridge_messages_translated_total", "Hub messages made and stored, by rule"),
+        (
+            "brownbridge_billable_units_total",
+            "Blocks of 4 KB (free tier: 0.5 KB) the hub bills for messages stored, by rule",
+        ),
+        (
+            "brownbridge_messages_held_back_total",
+            "Messages not made because of throttle, report_by_exception or dedupe",
+        ),
+        (
+            "brownbridge_rule_marks_forgotten_total",
+            "What rules sent last of something, forgotten because there was too much",
+        ),
         ("brownbridge_messages_dropped_total", "Publishes that make no hub message on purpose, by reason"),
         ("brownbridge_messages_quarantined_total", "Publishes put into the quarantine, by reason"),
         ("brownbridge_hub_messages_quarantined_total", "Stored hub messages put into the quarantine, by reason"),

@@ -108,6 +108,7 @@ fn what_each_key_means() {
     all_pass(&[Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rules/time.toml")], 6);
     all_pass(&[Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rules/shape.toml")], 20);
     all_pass(&[Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rules/script.toml")], 6);
+    all_pass(&[Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rules/restraint.toml")], 11);
 }
 
 #[test]

@@ -356,7 +356,7 @@ impl Place {
         };
         Some((
             Target::Mqtt(target),
-            Own { hub: String::new(), device: None, module: None, mark_late: uplink.mark_late },
+            Own { hub: String::new(), device: None, module: None, mark_late: uplink.mark_late, block: None },
         ))
     }
 
@@ -400,6 +400,7 @@ impl Place {
             device: Some(connection.device.clone()),
             module: connection.module.clone(),
             mark_late: uplink.mark_late,
+            block: (uplink.kind.value == Kind::IotHub).then(|| limits::block_bytes(uplink.tier)),
         };
         let target = HubTarget {
             connection,

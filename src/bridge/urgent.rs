@@ -8,9 +8,8 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use ::metrics::Counter;
-
-use super::{Bridge, Reason, Stores};
+use super::meters::Meter;
+use super::{Bridge, Own, Reason, Stores};
 use crate::broker::Offer;
 use crate::message::Publish;
 use crate::rules::Output;
@@ -36,8 +35,8 @@ impl Bridge {
         let mut written: Vec<Written> = vec![Box::pin(durable(urgent.clone(), ticket.0))];
         let (mut sequence, mut failed) = (0, failed);
         let counted = |first: bool| {
-            let rules = out.records().map(|(rule, _)| rule).filter(|rule| self.rules.is_urgent(*rule) == first);
-            rules.for_each(|rule| self.counter(rule).increment(1));
+            let records = out.records().filter(|(rule, _)| self.rules.is_urgent(*rule) == first);
+            records.for_each(|(rule, record)| self.meters.of(rule).made(&self.own, record));
         };
         counted(true);
         let others = if lane(false).next().is_none() {
@@ -54,8 +53,8 @@ impl Bridge {
             Some(Err(AppendError::TooLarge)) => failed = Some(super::TOO_LARGE_FOR_SPOOL),
             Some(Err(AppendError::Full | AppendError::Closed)) => {
                 let records = out.records().filter(|(rule, _)| !self.rules.is_urgent(*rule));
-                let records = records.map(|(rule, record)| (self.counter(rule).clone(), record.to_vec())).collect();
-                written.push(Box::pin(later(self.stores.clone(), records)));
+                let records = records.map(|(rule, record)| (self.meters.of(rule).clone(), record.to_vec())).collect();
+                written.push(Box::pin(later(self.stores.clone(), self.own.clone(), records)));
             }
         }
         match failed {
@@ -79,13 +78,13 @@ async fn durable(spool: Appender, sequence: u64) {
     }
 }
 
-/// Stores records, each with the counter of its rule, when there is room.
-async fn later(stores: Stores, records: Vec<(Counter, Vec<u8>)>) {
+/// Stores records, each with the meter of its rule, when there is room.
+async fn later(stores: Stores, own: Own, records: Vec<(Meter, Vec<u8>)>) {
     let spool = stores.normal.clone();
     loop {
         match stores.append(&spool, records.iter().map(|(_, record)| record.as_slice())) {
             Ok(ticket) => {
-                records.iter().for_each(|(counter, _)| counter.increment(1));
+                records.iter().for_each(|(meter, record)| meter.made(&own, record));
                 return durable(spool, ticket.0).await;
             }
             Err(AppendError::Full) => spool.room().await,
@@ -98,7 +97,7 @@ async fn later(stores: Stores, records: Vec<(Counter, Vec<u8>)>) {
 mod tests {
     use std::task::{Context, Waker};
 
-    use super::super::{Own, rules};
+    use super::super::rules;
     use super::*;
     use crate::broker::Ingest as _;
     use crate::config::Unmatched;
@@ -140,7 +139,7 @@ mod tests {
         let (quarantine, _writer) = quarantine::open(&dir.path().join("quarantine"), 1 << 20).unwrap();
         let file = SourceFile { path: "r.toml".into(), text: RULES.into() };
         let rules = (rules::load(&[file]).rules.unwrap(), Unmatched::Drop);
-        let own = Own { hub: "h".into(), device: Some("own".into()), module: None, mark_late: false };
+        let own = Own { hub: "h".into(), device: Some("own".into()), module: None, mark_late: false, block: None };
         let stores = Stores { normal: normal.appender.clone(), urgent: Some(urgent.appender.clone()), numbering: None };
         let bridge = Bridge::new(rules, own, stores, quarantine, Metrics::register());
 

@@ -1,5 +1,7 @@
 //! Rule files into checked rules and tests. Every mistake of every file is told, none stops the reading.
 
+use std::collections::HashMap;
+
 use toml::Spanned;
 use toml::de::DeTable;
 
@@ -11,10 +13,11 @@ use super::RuleSet;
 use super::rule::Rule;
 use super::testing::Test;
 
-mod later;
+mod durations;
 mod read_binary;
 mod read_decode;
 mod read_on;
+mod read_restraint;
 mod read_rule;
 mod read_shape;
 mod read_table;
@@ -33,6 +36,7 @@ pub const CODES: [&str; 37] = [
     "bad-name",
     "bad-path",
     "bad-regex",
+    "bad-report",
     "bad-scale",
     "bad-table",
     "bad-time",
@@ -44,7 +48,6 @@ pub const CODES: [&str; 37] = [
     "no-rules",
     "no-topic",
     "no-want",
-    "not-available",
     "odd-level",
     "raw-with-fields",
     "reserved-property",
@@ -136,6 +139,7 @@ pub fn load(files: &[SourceFile]) -> Loaded {
     whole::never_runs(&drafts, &mut diagnostics);
     whole::duplicate_names(&drafts, &mut diagnostics);
     let mut rules = None;
+    name_states(&mut drafts);
     if !diagnostics.iter().any(Diagnostic::is_error) {
         match RuleSet::new(drafts.into_iter().filter_map(|draft| draft.rule).collect()) {
             Ok(set) => rules = Some(set),
@@ -147,6 +151,19 @@ pub fn load(files: &[SourceFile]) -> Loaded {
     }
     diagnostics.sort_by_key(Diagnostic::sort_key);
     Loaded { rules, diagnostics, tests, files: summaries }
+}
+
+/// Rules without a name may be called the same; what they remember must not be.
+fn name_states(drafts: &mut [Draft]) {
+    let mut taken: HashMap<String, usize> = HashMap::new();
+    for rule in drafts.iter_mut().filter_map(|draft| draft.rule.as_mut()) {
+        let number = taken.entry(rule.name.clone()).or_default();
+        *number += 1;
+        rule.state = match *number {
+            1 => rule.name.as_str().into(),
+            number => format!("{} #{number}", rule.name).into(),
+        };
+    }
 }
 
 /// A file that a table may take its rows from.

@@ -2,12 +2,17 @@
 
 use std::ops::Range;
 
+use parking_lot::Mutex;
+
 use super::clock::Doubt;
 use super::decode::{self, Births, Body, Decoded};
 use super::expr::Scope;
+use super::gzip::{self, Gzip};
 use super::json::{self, Kind, Member, NotJson};
 use super::lookup::{Lookup, Miss};
+use super::memory::Marks;
 use super::refusal::{BASE64, Refusal, not_json, shown};
+use super::restraint::{HeldBack, Judged, Pending};
 use super::rule::{Decode, Message, Value};
 use super::script::Script;
 use super::shape;
@@ -31,6 +36,9 @@ struct Buffers {
     shaped: Shaped,
     /// After `rename` and `remove`.
     reshaped: Shaped,
+    /// Before `compress`.
+    plain: Vec<u8>,
+    gzip: Gzip,
 }
 
 /// An object that a rule has changed.
@@ -45,8 +53,8 @@ impl Work {
     /// Forgets everything and keeps at most `kept` bytes of room in each buffer.
     pub(super) fn clear(&mut self, kept: usize) {
         self.decoded.clear(kept);
-        let Buffers { members, device, value, shaped, reshaped } = &mut self.buffers;
-        for buffer in [device, value, &mut shaped.text, &mut shaped.next, &mut reshaped.text] {
+        let Buffers { members, device, value, shaped, reshaped, plain, gzip: _ } = &mut self.buffers;
+        for buffer in [device, value, &mut shaped.text, &mut shaped.next, &mut reshaped.text, plain] {
             buffer.clear();
             buffer.shrink_to(kept);
         }
@@ -65,6 +73,8 @@ pub(super) struct Source<'a> {
     /// What the names of a rule with `on` stand for.
     pub(super) event: &'a [&'a str],
     pub(super) births: &'a Births,
+    /// What the rule has sent, where it remembers that.
+    pub(super) marks: Option<&'a Mutex<Marks>>,
 }
 
 /// The records made so far.
@@ -77,6 +87,10 @@ pub(super) struct Records {
     pub(super) let_by: Vec<RuleIndex>,
     /// Where the time of a payload was not taken.
     pub(super) doubts: Vec<(RuleIndex, Doubt)>,
+    /// The messages that were not made because they are not worth it.
+    pub(super) held_back: Vec<(RuleIndex, HeldBack)>,
+    /// What rules will have sent once the records are stored.
+    pub(super) pending: Vec<Pending>,
 }
 
 /// Whether a rule takes a publish.
@@ -96,12 +110,15 @@ pub(super) fn make(
     records: &mut Records,
 ) -> Result<Taken, Refusal> {
     let (bytes, ends, doubts) = (records.bytes.len(), records.ends.len(), records.doubts.len());
+    let (held_back, pending) = (records.held_back.len(), records.pending.len());
     let Work { decoded, buffers } = work;
     let made = Maker { message, rule, source, buffers, records }.all(decoded);
     if made.is_err() {
         records.bytes.truncate(bytes);
         records.ends.truncate(ends);
         records.doubts.truncate(doubts);
+        records.held_back.truncate(held_back);
+        records.pending.truncate(pending);
     }
     made
 }
@@ -229,13 +246,13 @@ impl Maker<'_> {
     fn finish(&mut self, facts: &Facts<'_>, body: &[u8], content: Option<Content<'static>>) -> Result<(), Refusal> {
         let message = self.message;
         if message.scale.is_empty() && message.set.is_empty() {
-            return self.record(facts, body, content);
+            return self.record(facts, (body, body), content);
         }
         let mut shaped = std::mem::take(&mut self.buffers.shaped);
         let made = self.calculated(facts, &mut shaped).and_then(|()| {
             let text = std::str::from_utf8(&shaped.text).unwrap_or("");
             let facts = Facts { text, members: &shaped.members, ..*facts };
-            self.record(&facts, text.as_bytes(), content)
+            self.record(&facts, (text.as_bytes(), body), content)
         });
         self.buffers.shaped = shaped;
         made
@@ -258,9 +275,15 @@ impl Maker<'_> {
         Ok(())
     }
 
-    fn record(&mut self, facts: &Facts<'_>, body: &[u8], content: Option<Content<'static>>) -> Result<(), Refusal> {
-        let Self { message, rule, buffers, records, .. } = self;
-        let Buffers { device, value, reshaped, .. } = &mut **buffers;
+    /// Writes the record of a body, given as it is now and as it was decoded, or holds it back.
+    fn record(
+        &mut self,
+        facts: &Facts<'_>,
+        (body, decoded): (&[u8], &[u8]),
+        content: Option<Content<'static>>,
+    ) -> Result<(), Refusal> {
+        let Self { message, rule, buffers, records, source } = self;
+        let Buffers { device, value, reshaped, plain, gzip, .. } = &mut **buffers;
         if records.ends.len() >= decode::MAX_ITEMS {
             let detail = format!("the publish makes more than {} messages", decode::MAX_ITEMS);
             return Err(Refusal::new(QuarantineReason::TooMany, detail));
@@ -277,7 +300,19 @@ impl Maker<'_> {
         if device.is_empty() {
             return Err(Refusal::new(QuarantineReason::EmptyDevice, "the name of the device is empty"));
         }
-        let content = content.unwrap_or_else(|| if message.reads_fields { Content::Json } else { look(body) });
+        if let Some((restraint, marks)) = message.restraint.as_ref().zip(source.marks) {
+            let judged = Judged { rule: *rule, facts: &facts, device, decoded, body };
+            if let Some(why) = restraint.judge(&judged, marks, (&mut records.pending, value)) {
+                records.held_back.push((*rule, why));
+                return Ok(());
+            }
+        }
+        let mut content = content.unwrap_or_else(|| if message.reads_fields { Content::Json } else { look(body) });
+        plain.clear();
+        if message.gzip {
+            push_body(message, &facts, (body, value, reshaped), plain);
+            content = gzip::said_to_be(content);
+        }
         let out = &mut records.bytes;
         let mut writer = RecordWriter::begin(out, facts.time, content, |out| out.extend_from_slice(device));
         for (name, template) in &message.props {
@@ -286,23 +321,36 @@ impl Maker<'_> {
                 writer.property(name, |out| out.extend_from_slice(value));
             }
         }
-        let written = writer.finish(|out| match (message.reshape.is_empty(), message.add.is_empty()) {
-            (true, true) => out.extend_from_slice(body),
-            (true, false) => enrich(&message.add, &facts, (facts.text, facts.members), value, out),
-            (false, true) => message.reshape.apply(facts.text, facts.members, out),
-            (false, false) => {
-                reshaped.text.clear();
-                message.reshape.apply(facts.text, facts.members, &mut reshaped.text);
-                rescan(&reshaped.text, &mut reshaped.members);
-                let text = std::str::from_utf8(&reshaped.text).unwrap_or("");
-                enrich(&message.add, &facts, (text, &reshaped.members), value, out);
-            }
+        let written = writer.finish(|out| match message.gzip {
+            true => gzip.push(plain, out),
+            false => push_body(message, &facts, (body, value, reshaped), out),
         });
         written.map_err(|_| {
             Refusal::new(QuarantineReason::TooLong, "the device or a property is longer than 65535 bytes")
         })?;
         records.ends.push((Some(*rule), records.bytes.len()));
         Ok(())
+    }
+}
+
+/// Appends a body with what `rename`, `remove` and `add` make of it.
+fn push_body(
+    message: &Message,
+    facts: &Facts<'_>,
+    (body, value, reshaped): (&[u8], &mut Vec<u8>, &mut Shaped),
+    out: &mut Vec<u8>,
+) {
+    match (message.reshape.is_empty(), message.add.is_empty()) {
+        (true, true) => out.extend_from_slice(body),
+        (true, false) => enrich(&message.add, facts, (facts.text, facts.members), value, out),
+        (false, true) => message.reshape.apply(facts.text, facts.members, out),
+        (false, false) => {
+            reshaped.text.clear();
+            message.reshape.apply(facts.text, facts.members, &mut reshaped.text);
+            rescan(&reshaped.text, &mut reshaped.members);
+            let text = std::str::from_utf8(&reshaped.text).unwrap_or("");
+            enrich(&message.add, facts, (text, &reshaped.members), value, out);
+        }
     }
 }
 

@@ -18,7 +18,9 @@
 //!
 //! A rule works in this order: `decode`, `lookup`, `when`, `script`, `scale`, `set`; then `device`, `props`, `time` and the
 //! values of `add` are read from what there is, and last come `rename`, `remove` and `add`. The language of `when` and `set`
-//! is described in `expr`, that of `script` in `script`.
+//! is described in `expr`, that of `script` in `script`. Then `dedupe`, `report_by_exception` and `throttle` look whether the
+//! message is worth sending (`restraint`), and `compress` comes last of all. A publish of which everything is held back is
+//! dropped, and [`Output::held_back`] says why.
 //!
 //! Messages of a rule with `priority = "high"` are urgent ([`RuleSet::is_urgent`]); what that means is not decided here.
 //!
@@ -90,14 +92,17 @@ mod clock;
 mod decode;
 mod explain;
 mod expr;
+mod gzip;
 mod index;
 mod json;
 mod load;
 mod lookup;
 mod make;
+mod memory;
 mod number;
 mod pattern;
 mod refusal;
+mod restraint;
 mod rule;
 mod script;
 mod shape;
@@ -107,8 +112,11 @@ mod translate;
 
 pub use clock::Doubt;
 pub use explain::{Explanation, Step, Tried, new_rule};
+pub use gzip::plain_body;
 pub use load::{CODES, FileSummary, Loaded, load};
-pub use translate::{Memory, Output, forward};
+pub use memory::Memory;
+pub use restraint::HeldBack;
+pub use translate::{Output, forward};
 
 use crate::message::{Event, Presence, Publish};
 
@@ -247,14 +255,41 @@ impl RuleSet {
         Ok(Self(Arc::new(Rules { number, rules, index, on_connect, on_disconnect })))
     }
 
-    /// Translates a publish. Total: any publish, an outcome. The records are in `out` until its next use.
+    /// Translates a publish. Total: any publish, an outcome. The records are in `out` until its next use, and what
+    /// the rules have to remember of them is remembered.
     pub fn translate(&self, publish: &Publish<'_>, out: &mut Output) -> Verdict {
+        let verdict = self.attempt(publish, out);
+        self.settle(out);
+        verdict
+    }
+
+    /// As [`translate`](Self::translate), but nothing counts as sent before [`settle`](Self::settle): a publish whose
+    /// records find no room may be attempted again.
+    pub fn attempt(&self, publish: &Publish<'_>, out: &mut Output) -> Verdict {
         translate::translate(&self.0, publish, out)
     }
 
     /// Translates the coming or going of a client by the rules with `on`; otherwise as [`translate`](Self::translate).
     pub fn presence(&self, presence: &Presence<'_>, out: &mut Output) -> Verdict {
+        let verdict = self.attempt_presence(presence, out);
+        self.settle(out);
+        verdict
+    }
+
+    /// As [`attempt`](Self::attempt), for [`presence`](Self::presence).
+    pub fn attempt_presence(&self, presence: &Presence<'_>, out: &mut Output) -> Verdict {
         translate::presence(&self.0, presence, out)
+    }
+
+    /// What was attempted last is stored: its messages count as sent from now on.
+    pub fn settle(&self, out: &mut Output) {
+        translate::settle(&self.0, out);
+    }
+
+    /// These rules are in use from now on: what others remembered is forgotten. A rule goes on with what one of its name
+    /// remembered.
+    pub fn taken_up(&self, memory: &Memory) {
+        memory.keep_marks_of(&self.0.rules);
     }
 
     /// Says which rules were tried and why each took the publish or did not.
@@ -287,7 +322,13 @@ impl RuleSet {
         self.0.rules.get(rule).is_some_and(|rule| rule.urgent)
     }
 
-    /// True where there is such a rule.
+    /// True where a rule may hold messages back for what was sent before.
+    pub fn restrains(&self, rule: RuleIndex) -> bool {
+        let action = self.0.rules.get(rule).map(|rule| &rule.action);
+        matches!(action, Some(rule::Action::Send(message)) if message.restraint.is_some())
+    }
+
+    /// True where the messages of some rule go up first.
     pub fn has_urgent(&self) -> bool {
         self.0.rules.iter().any(|rule| rule.urgent)
     }

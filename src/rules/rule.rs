@@ -9,6 +9,7 @@ use super::decode::keyvalue::KeyValue;
 use super::expr::Expr;
 use super::lookup::{Lookup, Miss};
 use super::pattern::Pattern;
+use super::restraint::Restraint;
 use super::script::Script;
 use super::shape::{Reshape, Scale, Set};
 use super::template::Template;
@@ -18,6 +19,8 @@ use crate::message::Event;
 #[derive(Debug)]
 pub(super) struct Rule {
     pub(super) name: String,
+    /// What its memory is filed under: the name, and a number where several rules have no name of their own.
+    pub(super) state: Box<str>,
     /// The file and line it stands in.
     pub(super) path: String,
     pub(super) line: usize,
@@ -57,6 +60,10 @@ pub(super) struct Message {
     pub(super) scale: Vec<Scale>,
     pub(super) set: Vec<Set>,
     pub(super) reshape: Reshape,
+    /// What is not worth sending.
+    pub(super) restraint: Option<Box<Restraint>>,
+    /// The body goes up compressed.
+    pub(super) gzip: bool,
     /// Nothing is made: the rule is there to drop what its `when` takes.
     pub(super) drops: bool,
     /// Something behind the script needs fields, so the payload must be an object.
@@ -78,6 +85,7 @@ impl Message {
             || !self.scale.is_empty()
             || !self.reshape.is_empty()
             || self.time.is_some()
+            || self.restraint.as_ref().is_some_and(|restraint| restraint.needs_object())
             || self.device.has_field()
             || self.props.iter().any(|(_, template)| template.has_field())
     }
@@ -90,6 +98,9 @@ impl Message {
             () if !self.scale.is_empty() => "`scale`",
             () if !self.reshape.is_empty() => "`rename` or `remove`",
             () if self.time.is_some() => "`time`",
+            () if self.restraint.as_ref().is_some_and(|restraint| restraint.report_needs_object()) => {
+                "`report_by_exception`"
+            }
             () => "`{.field}`",
         }
     }

@@ -16,11 +16,11 @@
 //! | `want.quarantine = "reason"` | a rule takes it and fails for this reason ([`QuarantineReason::label`]) |
 //!
 //! The clock of a test stands at 2026-01-01T00:00:00.000Z, and each test begins with no memory of the others. Payloads are compared as JSON where both sides
-//! are JSON (the order of members and white space do not count), otherwise as text.
+//! are JSON (the order of members and white space do not count), otherwise as text; compressed ones as they were before.
 
 use serde_json::Value;
 
-use super::{Output, QuarantineReason, RuleSet, Step, Verdict};
+use super::{Output, QuarantineReason, RuleSet, Step, Verdict, plain_body};
 use crate::diag::{Diagnostic, Span};
 use crate::message::{Event, HubMessage, Presence, Publish, Timestamp};
 
@@ -199,7 +199,10 @@ fn outcome(rules: &RuleSet, verdict: Verdict, (made, on): (usize, bool), out: &O
         Verdict::Dropped { rule } if out.let_by().contains(&rule) => {
             format!("rule `{}` lets it go by: its `when` is not true, or its table has no such key", rules.name(rule))
         }
-        Verdict::Dropped { rule } => format!("rule `{}` drops it", rules.name(rule)),
+        Verdict::Dropped { rule } => match out.held_back().iter().find(|(holds, _)| *holds == rule) {
+            Some((_, why)) => format!("rule `{}` holds it back: {why}", rules.name(rule)),
+            None => format!("rule `{}` drops it", rules.name(rule)),
+        },
         Verdict::Quarantined { reason, .. } => format!("quarantined as {reason}: {}", out.detail()),
         Verdict::Unmatched if on => "no rule with this `on` takes this client".to_owned(),
         Verdict::Unmatched => "no rule takes this topic".to_owned(),
@@ -238,7 +241,7 @@ fn compare(wants: &[WantMessage], made: &[Made<'_>], topic: &Span, wrong: &mut V
             wrong.push((span.clone(), format!("got \"{}\"", got.device)));
         }
         if let Some((payload, span)) = &want.payload {
-            let differences = differences(payload, got.body);
+            let differences = differences(payload, &plain_body(got));
             if !differences.is_empty() {
                 wrong.push((span.clone(), differences.join("; ")));
             }

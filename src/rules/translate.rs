@@ -1,22 +1,16 @@
 //! The hot path: one publish through its rules into records.
 
 use super::clock::Doubt;
-use super::decode::Births;
 use super::index::{Cache, Route};
 use super::make::{self, Records, Source, Taken, Work, look};
+use super::memory::{Ledgers, Memory};
+use super::restraint::HeldBack;
 use super::rule::Action;
 use super::{RuleIndex, Rules, Verdict};
 use crate::message::{Event, Presence, Publish, RecordWriter};
 
 /// Room an [`Output`] keeps in each of its buffers from one translation to the next, in bytes.
 const KEPT: usize = 1 << 20;
-
-/// What the rules remember from one publish to the next; a clone is another handle to the same memory. It is bounded,
-/// belongs to the caller, and so survives connections and new rules.
-#[derive(Debug, Clone, Default)]
-pub struct Memory {
-    births: Births,
-}
 
 /// Where a translation puts its records, and what it needs to work without allocating. One per connection.
 #[derive(Debug, Default)]
@@ -27,6 +21,7 @@ pub struct Output {
     cache: Cache,
     work: Work,
     memory: Memory,
+    ledgers: Ledgers,
 }
 
 impl Output {
@@ -70,6 +65,11 @@ impl Output {
         &self.records.let_by
     }
 
+    /// The messages that `throttle`, `report_by_exception` and `dedupe` held back, with the rule of each.
+    pub fn held_back(&self) -> &[(RuleIndex, HeldBack)] {
+        &self.records.held_back
+    }
+
     /// Forgets the last translation. What one huge payload needed is given back.
     fn clear(&mut self) {
         self.records.bytes.clear();
@@ -77,6 +77,8 @@ impl Output {
         self.records.ends.clear();
         self.records.doubts.clear();
         self.records.let_by.clear();
+        self.records.held_back.clear();
+        self.records.pending.clear();
         self.work.clear(KEPT);
         self.detail.clear();
         self.advice = None;
@@ -85,23 +87,44 @@ impl Output {
 
 pub(super) fn translate(rules: &Rules, publish: &Publish<'_>, out: &mut Output) -> Verdict {
     out.clear();
-    let Output { records, detail, advice, cache, work, memory } = out;
-    let route = cache.route(rules.number, &rules.index, &rules.rules, publish.topic);
-    let told = Told { detail, advice };
-    follow(rules, route, (publish, &[], &memory.births), (records, work), told)
+    let route = out.cache.route(rules.number, &rules.index, &rules.rules, publish.topic);
+    let (records, work) = (&mut out.records, &mut out.work);
+    let told = Told { detail: &mut out.detail, advice: &mut out.advice };
+    let known = Known { memory: &out.memory, ledgers: &mut out.ledgers };
+    follow(rules, route, (publish, &[], known), (records, work), told)
 }
 
 pub(super) fn presence(rules: &Rules, presence: &Presence<'_>, out: &mut Output) -> Verdict {
     out.clear();
-    let Output { records, detail, advice, cache, work, memory } = out;
     let facts = [presence.address, presence.reason];
     let (index, event) = match presence.event {
         Event::Connect => (&rules.on_connect, &facts[..1]),
         Event::Disconnect => (&rules.on_disconnect, &facts[..]),
     };
-    let route = cache.find(index, &rules.rules, presence.client);
-    let told = Told { detail, advice };
-    follow(rules, route, (&presence.as_publish(), event, &memory.births), (records, work), told)
+    let route = out.cache.find(index, &rules.rules, presence.client);
+    let (records, work) = (&mut out.records, &mut out.work);
+    let told = Told { detail: &mut out.detail, advice: &mut out.advice };
+    let known = Known { memory: &out.memory, ledgers: &mut out.ledgers };
+    follow(rules, route, (&presence.as_publish(), event, known), (records, work), told)
+}
+
+/// Writes down what the rules will remember of the last translation.
+pub(super) fn settle(rules: &Rules, out: &mut Output) {
+    if out.records.pending.is_empty() {
+        return;
+    }
+    let ledgers = out.ledgers.of(rules.number, &rules.rules, &out.memory);
+    for pending in out.records.pending.drain(..) {
+        if let Some(Some(marks)) = ledgers.get(pending.rule) {
+            pending.settle(marks);
+        }
+    }
+}
+
+/// What the rules remember.
+struct Known<'o> {
+    memory: &'o Memory,
+    ledgers: &'o mut Ledgers,
 }
 
 /// Why a publish was quarantined.
@@ -113,10 +136,11 @@ struct Told<'o> {
 fn follow(
     rules: &Rules,
     route: &Route,
-    (publish, event, births): (&Publish<'_>, &[&str], &Births),
+    (publish, event, known): (&Publish<'_>, &[&str], Known<'_>),
     (records, work): (&mut Records, &mut Work),
     told: Told<'_>,
 ) -> Verdict {
+    let ledgers = known.ledgers.of(rules.number, &rules.rules, known.memory);
     let mut nothing_made = None;
     for (index, captures) in route.steps() {
         let Some(rule) = rules.rules.get(index) else { continue };
@@ -125,7 +149,8 @@ fn follow(
             Action::Drop => {}
             Action::Send(message) => {
                 let before = records.ends.len();
-                let source = Source { publish, captures, event, births };
+                let marks = ledgers.get(index).and_then(|marks| marks.as_deref());
+                let source = Source { publish, captures, event, births: &known.memory.births, marks };
                 match make::make(message, index, &source, work, records) {
                     Ok(Taken::No) => {
                         records.let_by.push(index);

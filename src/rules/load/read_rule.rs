@@ -5,7 +5,7 @@ use toml::de::DeTable;
 
 use super::read_table::{self, Tables};
 use super::texts::Names;
-use super::{Draft, later, line, read_decode, read_on, read_shape, read_time};
+use super::{Draft, line, read_decode, read_on, read_restraint, read_shape, read_time};
 use crate::diag::walk::{Reader, Report, Text, text};
 use crate::diag::{Diagnostic, SourceFile, Span};
 use crate::rules::expr::Expr;
@@ -16,6 +16,29 @@ use crate::rules::template::Template;
 
 /// What `priority` can be, and whether the message is urgent then.
 pub(super) const PRIORITIES: [(&str, bool); 2] = [("high", true), ("normal", false)];
+
+/// Keys that say something about the messages of a rule.
+const OF_MESSAGES: [&str; 16] = [
+    "device",
+    "add",
+    "props",
+    "time",
+    "script",
+    "scale",
+    "set",
+    "rename",
+    "remove",
+    "continue",
+    "priority",
+    "dedupe",
+    "report_by_exception",
+    "throttle",
+    "per",
+    "compress",
+];
+
+/// What `compress` can be.
+const COMPRESSIONS: [(&str, bool); 2] = [("gzip", true), ("none", false)];
 
 /// A compiled regex may grow to this.
 const REGEX_LIMIT: usize = 16 << 20;
@@ -54,7 +77,6 @@ pub(super) fn read<'a>(
     let urgent = keys.word("priority", &PRIORITIES, "unknown-word", report).unwrap_or(false);
     let name_span = name.map(|name| name.span()).or(asked.place.clone()).unwrap_or(span.clone());
     let shown = name.map_or_else(|| asked.text.clone(), |name| name.value.to_owned());
-    later::rule_keys(&mut keys, report);
     let action = if drops && keys.any("when").is_none() {
         unused(&mut keys, &["decode", "lookup"], report);
         Some(Action::Drop)
@@ -89,6 +111,7 @@ pub(super) fn read<'a>(
     let sound = !report.found.iter().skip(before).any(|found| found.is_error());
     let rule = match (asked.pattern, action) {
         (Some(pattern), Some(action)) if sound => Some(Rule {
+            state: shown.as_str().into(),
             name: shown.clone(),
             path: source.path.clone(),
             line: line(&source.text, name_span.start),
@@ -118,9 +141,7 @@ pub(super) fn read<'a>(
 
 /// Keys that mean nothing beside `drop = true`, with some that do beside `when`.
 fn unused<'a>(keys: &mut Reader<'a>, without_when: &[&'static str], report: &mut Report<'_>) {
-    let always =
-        ["device", "add", "props", "time", "script", "scale", "set", "rename", "remove", "continue", "priority"];
-    for key in always.iter().chain(without_when) {
+    for key in OF_MESSAGES.iter().chain(without_when) {
         if let Some(entry) = keys.any(key) {
             let title = format!("`{key}` means nothing beside `drop = true`");
             let found = Diagnostic::warning("unused-key", title, report.file);
@@ -310,6 +331,8 @@ fn read_message(
         scale: Vec::new(),
         set: Vec::new(),
         reshape: Reshape::default(),
+        restraint: None,
+        gzip: false,
         drops,
         reads_fields: false,
     };
@@ -330,6 +353,7 @@ fn read_message(
     }
     message.props = read_props(keys, &names, report);
     message.time = read_time::read(keys, report);
+    read_cost(keys, &names, &mut message, report);
     message.device = device.unwrap_or_default();
     message.reads_fields = message.needs_object();
     message.decode = match decode {
@@ -346,6 +370,20 @@ fn read_message(
         decode => decode.and_then(|(decode, _)| decode),
     };
     Some(message)
+}
+
+/// Reads what makes messages fewer and smaller.
+fn read_cost(keys: &mut Reader<'_>, names: &Names, message: &mut Message, report: &mut Report<'_>) {
+    let mut restraint = read_restraint::read(keys, names, report);
+    message.gzip = keys.word("compress", &COMPRESSIONS, "unknown-word", report).unwrap_or(false);
+    if let Some(entry) = keys.any("per") {
+        let per = text(&entry, report).map(|text| names.template(&text, report));
+        match &mut restraint {
+            Some(restraint) => restraint.per = per,
+            None => read_restraint::lone_per(&entry, report),
+        }
+    }
+    message.restraint = restraint.map(Box::new);
 }
 
 fn device_name(names: &[String]) -> String {
