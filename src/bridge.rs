@@ -21,11 +21,14 @@ use crate::quarantine::{Quarantine, Reason};
 use crate::rules::{self, Doubt, Memory, Output, RuleIndex, RuleSet, Verdict};
 use crate::spool::{AppendError, Durable};
 
+mod holding;
 mod lanes;
 mod meters;
 mod numbering;
 mod urgent;
 
+use holding::HELD;
+pub use holding::Holding;
 pub use lanes::{SpoolBacklog, SpoolOutcome, Stores, join};
 use meters::Meters;
 
@@ -92,6 +95,11 @@ impl Bridge {
         }
     }
 
+    /// What the rules remember.
+    pub fn memory(&self) -> Memory {
+        self.memory.clone()
+    }
+
     fn translated(&self, publish: &Publish<'_>, out: &mut Output) -> Offer {
         let verdict = self.rules.attempt(publish, out);
         self.settled(verdict, publish, out)
@@ -127,8 +135,18 @@ impl Bridge {
 
     /// Spools what the rules made, and puts the publish into the quarantine beside it where a rule failed.
     fn store(&self, publish: &Publish<'_>, out: &mut Output, failed: Option<Reason<'_>>) -> Offer {
-        if let Some(detail) = out.records().find_map(|(_, record)| self.too_large(record)) {
+        let held = out.held().map(|(_, held)| rules::held_record(held));
+        if let Some(detail) =
+            out.records().map(|(_, record)| record).chain(held).find_map(|record| self.too_large(record))
+        {
             return self.isolate(publish, Reason { rule: "", reason: "too_large", detail: &detail });
+        }
+        if out.held().next().is_some() {
+            let taken = self.store_held(publish, out, failed);
+            if !matches!(taken, Offer::Full) {
+                self.stored(publish, out);
+            }
+            return taken;
         }
         if let Some(urgent) = &self.stores.urgent
             && out.records().any(|(rule, _)| self.rules.is_urgent(rule))
@@ -145,6 +163,11 @@ impl Bridge {
             self.meters.of(rule).made(&self.own, record);
         }
         self.stored(publish, out);
+        self.taken(publish, sequence, failed)
+    }
+
+    /// The answer for a publish whose messages are stored.
+    fn taken(&self, publish: &Publish<'_>, sequence: u64, failed: Option<Reason<'_>>) -> Offer {
         match failed {
             None => {
                 self.metrics.publishes_translated.increment(1);
@@ -226,7 +249,7 @@ impl Bridge {
     /// which it also does where an urgent message has to reach the disk.
     pub fn would_fail(&self, out: &mut Output, publish: &Publish<'_>) -> bool {
         let given = self.own.device.as_deref().and_then(|own| d2c::addressed(publish.topic, own));
-        if given.is_some() || self.stores.urgent.is_none() {
+        if given.is_some() || (self.stores.urgent.is_none() && self.stores.held.is_none()) {
             return true;
         }
         let failed = matches!(self.rules.attempt(publish, out), Verdict::Quarantined { .. } | Verdict::Unmatched);
@@ -352,23 +375,36 @@ impl Ingest for Bridge {
             return std::future::pending().await;
         }
         self.stores.normal.room().await;
+        if let Some(held) = &self.stores.held {
+            held.room(&self.memory).await;
+        }
     }
 
     fn commits(&self) -> SpoolCommits {
-        SpoolCommits(self.stores.normal.durable())
+        let held = self.stores.held.as_ref().map(|held| held.spool.durable());
+        SpoolCommits { stored: self.stores.normal.durable(), held }
     }
 }
 
-/// The spool's durable sequence, for one connection.
-pub struct SpoolCommits(watch::Receiver<Durable>);
+/// The durable sequences, for one connection: of the spool, and of what waits in windows.
+pub struct SpoolCommits {
+    stored: watch::Receiver<Durable>,
+    held: Option<watch::Receiver<Durable>>,
+}
 
 impl Commits for SpoolCommits {
-    fn durable(&self) -> u64 {
-        self.0.borrow().seq
+    fn covered(&self) -> impl Fn(u64) -> bool + use<> {
+        let stored = self.stored.borrow().seq;
+        let held = self.held.as_ref().map_or(0, |held| held.borrow().seq);
+        move |sequence| if sequence & HELD == 0 { sequence <= stored } else { sequence & !HELD <= held }
     }
 
     async fn reach(&mut self, sequence: u64) {
-        if self.0.wait_for(|durable| durable.seq >= sequence).await.is_err() {
+        let log = match &mut self.held {
+            Some(held) if sequence & HELD != 0 => held,
+            _ => &mut self.stored,
+        };
+        if log.wait_for(|durable| durable.seq >= sequence & !HELD).await.is_err() {
             // The spool is gone: nothing more becomes durable.
             std::future::pending().await
         }
@@ -391,7 +427,7 @@ mod tests {
         let recorder = PrometheusBuilder::new().build_recorder();
         let own = Own { hub: "h".into(), device: Some("own".into()), module: None, mark_late: false, block: None };
         let rules = (rules::load(&[]).rules.unwrap(), Unmatched::Drop);
-        let stores = Stores { normal: opened.appender, urgent: None, numbering: None };
+        let stores = Stores { normal: opened.appender, urgent: None, held: None, numbering: None };
         let bridge = Bridge::new(rules, own, stores, quarantine, Metrics::register());
         let topic = "devices/own/messages/events/a==b";
         let publish =
@@ -425,7 +461,7 @@ mod tests {
         let text = "[[rule]]\nname = \"r\"\ntopic = \"spBv1.0/#\"\ndecode = \"sparkplug\"\ndevice = \"d\"\ntime = { from = \".time\" }\n";
         let source = crate::diag::SourceFile { path: "r.toml".into(), text: text.into() };
         let rules = (rules::load(&[source]).rules.unwrap(), Unmatched::Drop);
-        let stores = Stores { normal: opened.appender, urgent: None, numbering: None };
+        let stores = Stores { normal: opened.appender, urgent: None, held: None, numbering: None };
         let bridge = metrics::with_local_recorder(&recorder, || {
             Bridge::new(rules, own, stores, quarantine, Metrics::register())
         });

@@ -9,6 +9,9 @@
 //! - sum of `messages_translated` + `spool_recovered` = `messages_delivered` + sum of `messages_shed` + sum of
 //!   `hub_messages_quarantined` + `spool_lost` + `spool_messages`
 //!
+//! A publish whose message waits in a window (`held_messages`) counts as translated once it is kept on disk for that; the
+//! message that the window becomes counts when it is stored.
+//!
 //! A retried entry of the quarantine counts as received anew, a retried hub message as translated by the rule
 //! `(retried)`: the counters of the quarantine count what went in, not what lies there.
 
@@ -232,6 +235,16 @@ pub fn held_back_by_rule(rule: &str, reason: &'static str) -> Counter {
     ::metrics::counter!("brownbridge_messages_held_back_total", "rule" => rule.to_owned(), "reason" => reason)
 }
 
+/// The messages of a rule that went into a window.
+pub fn combined_by_rule(rule: &str) -> Counter {
+    ::metrics::counter!("brownbridge_messages_combined_total", "rule" => rule.to_owned())
+}
+
+/// Counts a window that became a message.
+pub fn window_closed(reason: &'static str) {
+    ::metrics::counter!("brownbridge_windows_closed_total", "reason" => reason).increment(1);
+}
+
 /// Describes the metrics that have labels or are set at scrape time.
 pub fn describe_labelled() {
     for (name, help) in [
@@ -299,6 +312,13 @@ pub fn describe_labelled() {
             Unit::Count,
             "Those of them that waited through an outage and follow what is new",
         ),
+        (
+            "brownbridge_held_messages",
+            Unit::Count,
+            "Messages waiting in windows: acknowledged, not yet made into hub messages",
+        ),
+        ("brownbridge_held_bytes", Unit::Bytes, "Disk space of what waits in windows"),
+        ("brownbridge_open_windows", Unit::Count, "Windows of batch, aggregate and pivot that are open"),
         ("brownbridge_spool_bytes", Unit::Bytes, "Disk space the spool takes"),
         ("brownbridge_spool_oldest_age_seconds", Unit::Seconds, "Age of the oldest waiting hub message"),
         ("brownbridge_spool_full", Unit::Count, "1 while the spool refuses messages for lack of room"),

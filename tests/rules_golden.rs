@@ -109,6 +109,8 @@ fn what_each_key_means() {
     all_pass(&[Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rules/shape.toml")], 20);
     all_pass(&[Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rules/script.toml")], 6);
     all_pass(&[Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rules/restraint.toml")], 11);
+    all_pass(&[Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rules/window.toml")], 13);
+    all_pass(&[Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rules/cost.toml")], 3);
 }
 
 #[test]

@@ -3,11 +3,12 @@
 //! | task or thread | started by | ends when | queue into it |
 //! |---|---|---|---|
 //! | broker: an accept loop a listener, one task a connection, one each for `$SYS`, what is due and what is to be kept | [`start`] | [`Running::stop`], first | sockets (not read while the spool is full) |
-//! | spool, and that of urgent messages where there is one: writer and reader threads | [`start`] | after the uplink | one pending batch, 4 MB |
+//! | spool, and those of urgent messages and of what waits in windows where there is one: writer and reader threads | [`start`] | after the uplink | one pending batch, 4 MB |
 //! | quarantine: writer thread | [`start`] | after the uplink | 64 entries |
 //! | sessions: the journal's thread | [`start`] | after the broker | 64 MiB of records |
 //! | uplink, on a thread of its own | [`start`] | after it drained, or `drain_timeout` | the spool; `window` in flight |
 //! | watches of the fence's and the TLS listener's files | [`start`] | with the broker | none; passwords wait for one of 2 places |
+//! | windows: closes those of rules with `batch`, `aggregate` or `pivot`, and stores their messages | [`start`] | after the broker | the holding spool; 10,000 closed ones |
 //! | ledger: writes the books | [`start`] | after the uplink | none |
 //! | control socket | [`start`] | after the broker | 8 connections |
 //! | admin | [`start`] | last | 64 connections |
@@ -27,7 +28,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Recorder};
-use crate::bridge::{self, Bridge, Stores};
+use crate::bridge::{self, Bridge, Holding, Stores};
 use crate::broker::{Broker, Listener, Transport};
 use crate::control as control_socket;
 use crate::journal;
@@ -133,6 +134,8 @@ pub struct Running {
     pulse: Option<Pulse>,
     admin: JoinHandle<()>,
     admin_stop: CancellationToken,
+    windows: JoinHandle<()>,
+    windows_stop: CancellationToken,
     control: Option<JoinHandle<()>>,
     control_stop: CancellationToken,
     ledger: Arc<Ledger>,
@@ -157,12 +160,18 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     // Before anything moves: it starts from what the spools were found to hold.
     let found: Vec<_> = std::iter::once(&opened).chain(&urgent).map(|opened| opened.appender.clone()).collect();
     let ledger = Ledger::open(&settings.state, recorder.clone(), found.clone());
-    let progress = found.iter().map(pulse::Progress::of).collect();
+    let mut progress: Vec<_> = found.iter().map(pulse::Progress::of).collect();
     let (quarantine_dir, max_size) = settings.quarantine;
     let (quarantine, quarantine_writer) = open_quarantine(&quarantine_dir, max_size)
         .await
         .map_err(|error| StartError::Quarantine(quarantine_dir.clone(), error))?;
-    let (mut stores, backlog, spools) = bridge::join(opened, urgent, (&quarantine, &metrics));
+    let (mut stores, backlog, mut spools) = bridge::join(opened, urgent, (&quarantine, &metrics));
+    if settings.rules.has_windows() || spool::holds_something(&settings.held.dir) {
+        let (held, spool) = Holding::over(open_spool("holding spool", settings.held)?);
+        progress.push(pulse::Progress::of(held.spool()));
+        stores.held = Some(held);
+        spools.push(spool);
+    }
     if let Some(property) = settings.config.uplink.sequence_property.take() {
         let state = &settings.state;
         stores.number(state, property.value).map_err(|error| StartError::Sequences(state.clone(), error))?;
@@ -177,6 +186,9 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let rules = (settings.rules, settings.unmatched);
     let bridge = Bridge::new(rules, settings.own, stores.clone(), quarantine.clone(), metrics.clone());
     let bridge = Arc::new(bridge);
+    bridge.recover();
+    let windows_stop = CancellationToken::new();
+    let windows = tokio::spawn(Arc::clone(&bridge).run_windows(windows_stop.clone()));
     let control_stop = CancellationToken::new();
     let operator = Operator {
         bridge: Arc::clone(&bridge),
@@ -216,6 +228,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         census: broker.census(),
         sound: [sound, tls_sound],
         sessions: kept,
+        memory: bridge.memory(),
     });
     let pulse = Pulse::new(progress, Arc::clone(&source), uplink.abort_handle());
     let admin = tokio::spawn(admin::serve(page, recorder, source, admin_stop.clone()));
@@ -238,6 +251,8 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         pulse: Some(pulse),
         admin,
         admin_stop,
+        windows,
+        windows_stop,
         control,
         control_stop,
         ledger,
@@ -345,7 +360,7 @@ impl Running {
 
     /// How long [`stop`](Self::stop) takes at most.
     pub fn longest_stop(&self) -> Duration {
-        4 * BROKER_GRACE + self.drain_timeout + CLOSE_GRACE
+        5 * BROKER_GRACE + self.drain_timeout + CLOSE_GRACE
     }
 
     /// Returns, with the reason, only if the spool failed for good.
@@ -364,6 +379,8 @@ impl Running {
         if let Some(control) = self.control {
             let _ = control.await;
         }
+        self.windows_stop.cancel();
+        let _ = self.windows.await;
         self.stores.close();
         drop(self.bridge);
         let kept = tokio::task::spawn_blocking(move || self.sessions.join());
@@ -375,6 +392,10 @@ impl Running {
         let waiting = tokio::task::spawn_blocking(move || self.quarantine.join());
         let _ = tokio::time::timeout(BROKER_GRACE, waiting).await;
         let left = self.stores.stats().waiting;
+        let held = self.stores.held.as_ref().map_or(0, |held| held.spool().stats().waiting);
+        if held > 0 {
+            tracing::info!("{held} messages for windows stay in the holding spool for the next start");
+        }
         if drained.is_err() && left > 0 {
             tracing::info!("{left} messages stay in the spool for the next start");
         } else {

@@ -15,6 +15,7 @@ use crate::broker::Census;
 use crate::journal::Journal;
 use crate::ledger::{Books, sum};
 use crate::message::Timestamp;
+use crate::rules::Memory;
 use crate::spool::Stats;
 use crate::uplink::{self, Status};
 
@@ -71,6 +72,7 @@ pub(super) struct Gauges {
     pub(super) listeners: Vec<(&'static str, SocketAddr)>,
     pub(super) census: Arc<Census>,
     pub(super) sessions: Journal,
+    pub(super) memory: Memory,
 }
 
 impl Gauges {
@@ -92,7 +94,12 @@ impl admin::Source for Gauges {
         let sound = u8::from(self.sound.iter().all(|sound| sound.load(Ordering::Relaxed)));
         gauge("brownbridge_config_last_reload_successful", f64::from(sound));
         ::metrics::gauge!("brownbridge_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        let held = self.stores.held.as_ref().map(|held| held.spool().stats()).unwrap_or_default();
+        gauge("brownbridge_held_messages", held.waiting as f64);
+        gauge("brownbridge_held_bytes", held.disk_bytes as f64);
+        gauge("brownbridge_open_windows", self.memory.count_windows().0 as f64);
         let counter = |name: &'static str, value| ::metrics::counter!(name).absolute(value);
+        counter("brownbridge_rule_marks_forgotten_total", self.memory.forgotten());
         counter("brownbridge_spool_recovered_total", stats.recovered);
         counter("brownbridge_spool_lost_total", stats.lost);
         counter("brownbridge_spool_commits_total", stats.commits);

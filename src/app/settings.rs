@@ -47,6 +47,8 @@ pub struct Settings {
     pub spool: spool::Options,
     /// The spool of urgent messages; it is opened where it is needed.
     pub urgent: spool::Options,
+    /// The holding spool of what waits in windows; it is opened where it is needed.
+    pub held: spool::Options,
     /// Folder of sessions and retained messages.
     pub sessions: PathBuf,
     /// Folder and size of the quarantine.
@@ -181,6 +183,9 @@ fn settled(
     };
     // When it is full, what is urgent goes the way of all messages.
     let urgent = spool("urgent", config.spool.urgent_max_size, WhenFull::Refuse);
+    // What waits in a window is never too old: its message may be.
+    let held = spool("held", config.spool.held_max_size, WhenFull::Refuse);
+    let held = spool::Options { max_age: None, ..held };
     let spool = spool("spool", config.spool.max_size, config.spool.when_full);
     let quarantine = (state.join("quarantine"), config.quarantine.max_size);
     let sessions = state.join("sessions");
@@ -197,6 +202,7 @@ fn settled(
         state,
         spool,
         urgent,
+        held,
         sessions,
         quarantine,
         fence,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::holding::Holding;
 use super::numbering::Numbering;
 use crate::metrics::Metrics;
 use crate::quarantine::{Quarantine, Reason};
@@ -23,6 +24,8 @@ pub struct Stores {
     pub normal: Appender,
     /// For those that go first.
     pub urgent: Option<Appender>,
+    /// For what waits in windows.
+    pub held: Option<Holding>,
     /// Numbers them.
     pub numbering: Option<Arc<Numbering>>,
 }
@@ -62,20 +65,20 @@ impl Stores {
     /// Why messages cannot be stored any more, where that is so.
     pub fn failed(&self) -> Option<Arc<str>> {
         let failed = |appender: &Appender| appender.durable().borrow().failed.clone();
-        failed(&self.normal).or_else(|| self.urgent.as_ref().and_then(failed))
+        let others = self.urgent.iter().chain(self.held.iter().map(Holding::spool));
+        failed(&self.normal).or_else(|| others.into_iter().find_map(failed))
     }
 
     /// Returns, with the reason, only when messages cannot be stored any more.
     pub async fn failure(self) -> Arc<str> {
-        let urgent = async {
-            match &self.urgent {
-                Some(urgent) => failure(urgent.durable()).await,
-                None => std::future::pending().await,
-            }
+        let of = async |spool: Option<&Appender>| match spool {
+            Some(spool) => failure(spool.durable()).await,
+            None => std::future::pending().await,
         };
         tokio::select! {
             reason = failure(self.normal.durable()) => reason,
-            reason = urgent => reason,
+            reason = of(self.urgent.as_ref()) => reason,
+            reason = of(self.held.as_ref().map(Holding::spool)) => reason,
         }
     }
 }
@@ -191,6 +194,7 @@ pub fn join(
     let stores = Stores {
         normal: normal.appender.clone(),
         urgent: urgent.as_ref().map(|urgent| urgent.appender.clone()),
+        held: None,
         numbering: None,
     };
     let mut backlog = SpoolBacklog { normal: Source { id: normal.appender.id(), reader: normal.reader }, urgent: None };

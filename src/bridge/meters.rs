@@ -8,7 +8,7 @@ use ::metrics::Counter;
 use super::Own;
 use crate::hub::{d2c, limits};
 use crate::message::HubMessage;
-use crate::metrics::{billable_by_rule, held_back_by_rule, translated_by_rule};
+use crate::metrics::{billable_by_rule, combined_by_rule, held_back_by_rule, translated_by_rule};
 use crate::rules::{HeldBack, RuleIndex, RuleSet};
 
 /// What the hub counts of a message beside its record, at most.
@@ -20,6 +20,7 @@ pub(super) struct Meter {
     made: Counter,
     billed: Counter,
     held_back: [Counter; 3],
+    combined: Counter,
     block: Option<usize>,
 }
 
@@ -34,13 +35,15 @@ pub(super) struct Meters {
 }
 
 impl Meter {
-    fn new(name: &str, restrains: bool, block: Option<usize>) -> Self {
+    /// That of a rule which holds messages back, or combines them, or neither.
+    pub(super) fn new(name: &str, (restrains, combines): (bool, bool), block: Option<usize>) -> Self {
         let held_back = ["throttled", "unchanged", "duplicate"].map(|reason| match restrains {
             true => held_back_by_rule(name, reason),
             false => Counter::noop(),
         });
         let billed = block.map_or_else(Counter::noop, |_| billable_by_rule(name));
-        Self { made: translated_by_rule(name), billed, held_back, block }
+        let combined = if combines { combined_by_rule(name) } else { Counter::noop() };
+        Self { made: translated_by_rule(name), billed, held_back, combined, block }
     }
 
     /// A message is stored.
@@ -50,16 +53,22 @@ impl Meter {
             self.billed.increment(units(own, record, block));
         }
     }
+
+    /// A message waits in a window.
+    pub(super) fn combined(&self) {
+        self.combined.increment(1);
+    }
 }
 
 impl Meters {
     pub(super) fn new(rules: &RuleSet, block: Option<usize>) -> Self {
-        let of = |(index, name): (RuleIndex, &str)| Meter::new(name, rules.restrains(index), block);
+        let of =
+            |(index, name): (RuleIndex, &str)| Meter::new(name, (rules.restrains(index), rules.combines(index)), block);
         Self {
             rules: rules.names().enumerate().map(of).collect(),
-            forwarded: Meter::new("(unmatched)", false, block),
-            addressed: Meter::new("(addressed to the hub)", false, block),
-            retried: Meter::new("(retried)", false, block),
+            forwarded: Meter::new("(unmatched)", (false, false), block),
+            addressed: Meter::new("(addressed to the hub)", (false, false), block),
+            retried: Meter::new("(retried)", (false, false), block),
         }
     }
 

@@ -12,10 +12,10 @@ use super::meters::Meter;
 use super::{Bridge, Own, Reason, Stores};
 use crate::broker::Offer;
 use crate::message::Publish;
-use crate::rules::Output;
+use crate::rules::{Output, RuleIndex};
 use crate::spool::{AppendError, Appender};
 
-type Written = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(super) type Written = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Bridge {
     /// Stores a publish with urgent messages. `None` where they have to go the ordinary way.
@@ -27,34 +27,38 @@ impl Bridge {
         out: &Output,
         failed: Option<Reason<'_>>,
     ) -> Option<Offer> {
-        let lane = |first: bool| {
-            let records = out.records().filter(move |(rule, _)| self.rules.is_urgent(*rule) == first);
-            records.map(|(_, record)| record)
-        };
-        let ticket = self.stores.append(urgent, lane(true)).ok()?;
-        let mut written: Vec<Written> = vec![Box::pin(durable(urgent.clone(), ticket.0))];
-        let (mut sequence, mut failed) = (0, failed);
-        let counted = |first: bool| {
-            let records = out.records().filter(|(rule, _)| self.rules.is_urgent(*rule) == first);
-            records.for_each(|(rule, record)| self.meters.of(rule).made(&self.own, record));
-        };
-        counted(true);
-        let others = if lane(false).next().is_none() {
-            None
-        } else {
-            Some(self.stores.append(&self.stores.normal, lane(false)))
-        };
-        match others {
-            None => {}
-            Some(Ok(ticket)) => {
-                sequence = ticket.0;
-                counted(false);
-            }
-            Some(Err(AppendError::TooLarge)) => failed = Some(super::TOO_LARGE_FOR_SPOOL),
-            Some(Err(AppendError::Full | AppendError::Closed)) => {
-                let records = out.records().filter(|(rule, _)| !self.rules.is_urgent(*rule));
-                let records = records.map(|(rule, record)| (self.meters.of(rule).clone(), record.to_vec())).collect();
-                written.push(Box::pin(later(self.stores.clone(), self.own.clone(), records)));
+        let first = out.records().filter(|(rule, _)| self.rules.is_urgent(*rule)).map(|(_, record)| record);
+        let ticket = self.stores.append(urgent, first).ok()?;
+        for (rule, record) in out.records().filter(|(rule, _)| self.rules.is_urgent(*rule)) {
+            self.meters.of(rule).made(&self.own, record);
+        }
+        let written: Vec<Written> = vec![Box::pin(durable(urgent.clone(), ticket.0))];
+        Some(self.store_rest(publish, out, (failed, written), |rule| !self.rules.is_urgent(rule)))
+    }
+
+    /// Stores the messages of the rules for which `is_left`, of a publish of which a part is stored already. It is taken
+    /// whether or not there is room for them now.
+    pub(super) fn store_rest(
+        &self,
+        publish: &Publish<'_>,
+        out: &Output,
+        (mut failed, mut written): (Option<Reason<'_>>, Vec<Written>),
+        is_left: impl Fn(RuleIndex) -> bool,
+    ) -> Offer {
+        let records = || out.records().filter(|(rule, _)| is_left(*rule));
+        let mut sequence = 0;
+        if records().next().is_some() {
+            let records_only: Vec<&[u8]> = records().map(|(_, record)| record).collect();
+            match self.stores.append(&self.stores.normal, records_only.iter().copied()) {
+                Ok(ticket) => {
+                    sequence = ticket.0;
+                    records().for_each(|(rule, record)| self.meters.of(rule).made(&self.own, record));
+                }
+                Err(AppendError::TooLarge) => failed = Some(super::TOO_LARGE_FOR_SPOOL),
+                Err(AppendError::Full | AppendError::Closed) => {
+                    let records = records().map(|(rule, record)| (self.meters.of(rule).clone(), record.to_vec()));
+                    written.push(Box::pin(later(self.stores.clone(), self.own.clone(), records.collect())));
+                }
             }
         }
         match failed {
@@ -66,12 +70,12 @@ impl Bridge {
                 part.await;
             }
         };
-        Some(Offer::TakenAfter(Box::pin(all), sequence))
+        Offer::TakenAfter(Box::pin(all), sequence)
     }
 }
 
 /// Returns when the spool has made a sequence durable; never, if it ends before.
-async fn durable(spool: Appender, sequence: u64) {
+pub(super) async fn durable(spool: Appender, sequence: u64) {
     let mut durable = spool.durable();
     if durable.wait_for(|durable| durable.seq >= sequence).await.is_err() {
         std::future::pending().await
@@ -140,7 +144,12 @@ mod tests {
         let file = SourceFile { path: "r.toml".into(), text: RULES.into() };
         let rules = (rules::load(&[file]).rules.unwrap(), Unmatched::Drop);
         let own = Own { hub: "h".into(), device: Some("own".into()), module: None, mark_late: false, block: None };
-        let stores = Stores { normal: normal.appender.clone(), urgent: Some(urgent.appender.clone()), numbering: None };
+        let stores = Stores {
+            normal: normal.appender.clone(),
+            urgent: Some(urgent.appender.clone()),
+            held: None,
+            numbering: None,
+        };
         let bridge = Bridge::new(rules, own, stores, quarantine, Metrics::register());
 
         let Offer::TakenAfter(written, 0) = offer(&bridge, "a/one") else { panic!("one urgent message") };

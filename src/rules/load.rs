@@ -23,13 +23,14 @@ mod read_shape;
 mod read_table;
 mod read_test;
 mod read_time;
+mod read_window;
 mod texts;
 mod whole;
 
 use read_table::Tables;
 
 /// Every code a rule file can be answered with.
-pub const CODES: [&str; 37] = [
+pub const CODES: [&str; 39] = [
     "bad-decode",
     "bad-duration",
     "bad-hex",
@@ -41,6 +42,7 @@ pub const CODES: [&str; 37] = [
     "bad-table",
     "bad-time",
     "bad-topic",
+    "bad-window",
     "duplicate-name",
     "endless-script",
     "never-runs",
@@ -58,6 +60,7 @@ pub const CODES: [&str; 37] = [
     "unknown-event",
     "unknown-filter",
     "unknown-format",
+    "unknown-function",
     "unknown-key",
     "unknown-name",
     "unknown-reason",

@@ -8,10 +8,12 @@ use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::decode::Births;
 use super::rule::{Action, Rule};
+use super::window::{Closed, Closing, Windows};
+use crate::message::Timestamp;
 
 /// Marks that a rule keeps at most, twice; and those of all rules together.
 const MARKS_OF_A_RULE: usize = 32_768;
@@ -33,6 +35,7 @@ struct Shared {
     marks: Mutex<HashMap<Box<str>, Arc<Mutex<Marks>>>>,
     /// What was forgotten by rules that are no more.
     forgotten: AtomicU64,
+    windows: Mutex<Windows>,
 }
 
 /// What was sent last of one thing.
@@ -124,8 +127,8 @@ impl Ledgers {
             self.set = set;
             self.rules.clear();
             let restrained = rules.iter().filter(|rule| is_restrained(rule)).count();
-            if restrained > 0 {
-                let most = (MARKS_OF_ALL / 2 / restrained).clamp(MARKS_LEAST, MARKS_OF_A_RULE);
+            if let Some(share) = (MARKS_OF_ALL / 2).checked_div(restrained) {
+                let most = share.clamp(MARKS_LEAST, MARKS_OF_A_RULE);
                 let mut known = memory.shared.marks.lock();
                 self.rules.extend(rules.iter().map(|rule| {
                     is_restrained(rule).then(|| {
@@ -149,6 +152,40 @@ impl Memory {
     pub fn forgotten(&self) -> u64 {
         let now: u64 = self.shared.marks.lock().values().map(|marks| marks.lock().forgotten).sum();
         now + self.shared.forgotten.load(Ordering::Relaxed)
+    }
+
+    /// Closes the windows whose time has come.
+    pub fn close_due(&self, now: Timestamp) {
+        self.windows().close_due(now.0);
+    }
+
+    /// Closes the window that is due first, before its time: there is no room for more. False where none is open.
+    pub fn close_first(&self) -> bool {
+        self.windows().close_first(Closing::Early)
+    }
+
+    /// Closes the window with the contribution of the lowest sequence, to make room where those are kept.
+    pub fn close_oldest(&self) {
+        self.windows().close_oldest();
+    }
+
+    /// When the next window is due.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.windows().next_due().map(Timestamp)
+    }
+
+    /// The window that closed first and was not fetched yet.
+    pub fn fetch_closed(&self) -> Option<Closed> {
+        self.windows().fetch()
+    }
+
+    /// How many windows are open, and how many are closed and not fetched yet.
+    pub fn count_windows(&self) -> (usize, usize) {
+        self.windows().counts()
+    }
+
+    pub(super) fn windows(&self) -> MutexGuard<'_, Windows> {
+        self.shared.windows.lock()
     }
 
     /// Forgets what was sent by rules that are no more.

@@ -19,7 +19,8 @@
 //! A rule works in this order: `decode`, `lookup`, `when`, `script`, `scale`, `set`; then `device`, `props`, `time` and the
 //! values of `add` are read from what there is, and last come `rename`, `remove` and `add`. The language of `when` and `set`
 //! is described in `expr`, that of `script` in `script`. Then `dedupe`, `report_by_exception` and `throttle` look whether the
-//! message is worth sending (`restraint`), and `compress` comes last of all. A publish of which everything is held back is
+//! message is worth sending (`restraint`); what is waits for others where the rule has `batch`, `aggregate` or `pivot`
+//! (`window`), and `compress` comes last of all. A publish of which everything is held back is
 //! dropped, and [`Output::held_back`] says why.
 //!
 //! Messages of a rule with `priority = "high"` are urgent ([`RuleSet::is_urgent`]); what that means is not decided here.
@@ -84,6 +85,7 @@
 //! Numbers in `add` keep their spelling where JSON can write them so (`1e3` stays `1e3`). JSON has no dates: a TOML
 //! date goes up as text, as it is written.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -109,6 +111,7 @@ mod shape;
 mod template;
 pub mod testing;
 mod translate;
+mod window;
 
 pub use clock::Doubt;
 pub use explain::{Explanation, Step, Tried, new_rule};
@@ -117,8 +120,9 @@ pub use load::{CODES, FileSummary, Loaded, load};
 pub use memory::Memory;
 pub use restraint::HeldBack;
 pub use translate::{Output, forward};
+pub use window::{Closed, Closing, held_record};
 
-use crate::message::{Event, Presence, Publish};
+use crate::message::{Event, NotARecord, Presence, Publish, Timestamp};
 
 /// A rule of a [`RuleSet`], counted in file order from 0.
 pub type RuleIndex = usize;
@@ -135,6 +139,8 @@ struct Rules {
     index: index::Index,
     on_connect: index::Index,
     on_disconnect: index::Index,
+    /// The rules with windows, by what their memory is filed under.
+    windows: HashMap<Box<str>, RuleIndex>,
 }
 
 /// What became of a publish.
@@ -252,14 +258,17 @@ impl RuleSet {
         let on_connect = index::Index::new(&rules, Some(Event::Connect))?;
         let on_disconnect = index::Index::new(&rules, Some(Event::Disconnect))?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        Ok(Self(Arc::new(Rules { number, rules, index, on_connect, on_disconnect })))
+        let windows = rules.iter().enumerate().filter(|(_, rule)| rule.window().is_some());
+        let windows = windows.map(|(index, rule)| (rule.state.clone(), index)).collect();
+        Ok(Self(Arc::new(Rules { number, rules, index, on_connect, on_disconnect, windows })))
     }
 
     /// Translates a publish. Total: any publish, an outcome. The records are in `out` until its next use, and what
-    /// the rules have to remember of them is remembered.
+    /// the rules have to remember of them is remembered. What waits in windows is in the memory of `out`, and comes
+    /// with [`due`](Self::due).
     pub fn translate(&self, publish: &Publish<'_>, out: &mut Output) -> Verdict {
         let verdict = self.attempt(publish, out);
-        self.settle(out);
+        self.settle_all(out);
         verdict
     }
 
@@ -272,7 +281,7 @@ impl RuleSet {
     /// Translates the coming or going of a client by the rules with `on`; otherwise as [`translate`](Self::translate).
     pub fn presence(&self, presence: &Presence<'_>, out: &mut Output) -> Verdict {
         let verdict = self.attempt_presence(presence, out);
-        self.settle(out);
+        self.settle_all(out);
         verdict
     }
 
@@ -286,10 +295,44 @@ impl RuleSet {
         translate::settle(&self.0, out);
     }
 
-    /// These rules are in use from now on: what others remembered is forgotten. A rule goes on with what one of its name
-    /// remembered.
+    /// Puts a contribution of [`Output::held`] into its window. `sequence` is where the caller keeps it.
+    pub fn hold(&self, held: &[u8], sequence: u64, memory: &Memory) -> Result<(), NotARecord> {
+        translate::hold(&self.0, held, sequence, memory)
+    }
+
+    fn settle_all(&self, out: &mut Output) {
+        self.settle(out);
+        for (_, held) in out.held() {
+            // What was just written can be read.
+            let _ = self.hold(held, 0, out.memory());
+        }
+    }
+
+    /// Puts the messages of all windows that have closed by `now` into `out`, as [`translate`](Self::translate) does
+    /// those of a publish. For who keeps no contributions.
+    pub fn due(&self, now: Timestamp, out: &mut Output) {
+        translate::clear(out);
+        out.memory().close_due(now);
+        translate::fetch(&self.0, out);
+    }
+
+    /// The same of all windows: nothing more comes.
+    pub fn finish(&self, out: &mut Output) {
+        translate::clear(out);
+        while out.memory().close_first() {}
+        translate::fetch(&self.0, out);
+    }
+
+    /// These rules are in use from now on: what others remembered is forgotten, and their windows are closed. A rule goes
+    /// on with what one of its name remembered.
     pub fn taken_up(&self, memory: &Memory) {
         memory.keep_marks_of(&self.0.rules);
+        memory.windows().close_without(|state| self.0.windows.contains_key(state));
+    }
+
+    /// True where messages of some rule wait in windows.
+    pub fn has_windows(&self) -> bool {
+        !self.0.windows.is_empty()
     }
 
     /// Says which rules were tried and why each took the publish or did not.
@@ -326,6 +369,11 @@ impl RuleSet {
     pub fn restrains(&self, rule: RuleIndex) -> bool {
         let action = self.0.rules.get(rule).map(|rule| &rule.action);
         matches!(action, Some(rule::Action::Send(message)) if message.restraint.is_some())
+    }
+
+    /// True where the messages of a rule wait in windows.
+    pub fn combines(&self, rule: RuleIndex) -> bool {
+        self.0.rules.get(rule).is_some_and(|rule| rule.window().is_some())
     }
 
     /// True where the messages of some rule go up first.

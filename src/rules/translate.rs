@@ -6,8 +6,9 @@ use super::make::{self, Records, Source, Taken, Work, look};
 use super::memory::{Ledgers, Memory};
 use super::restraint::HeldBack;
 use super::rule::Action;
+use super::window::{Held, OfRule};
 use super::{RuleIndex, Rules, Verdict};
-use crate::message::{Event, Presence, Publish, RecordWriter};
+use crate::message::{Event, HubMessage, NotARecord, Presence, Publish, RecordWriter};
 
 /// Room an [`Output`] keeps in each of its buffers from one translation to the next, in bytes.
 const KEPT: usize = 1 << 20;
@@ -70,11 +71,27 @@ impl Output {
         &self.records.held_back
     }
 
+    /// What the last translation gave to windows, with the rule of each contribution: bytes to be kept until the
+    /// window has become a message, and for [`hold`](super::RuleSet::hold).
+    pub fn held(&self) -> impl Iterator<Item = (RuleIndex, &[u8])> + Clone {
+        let Records { held, held_ends, .. } = &self.records;
+        let starts = std::iter::once(0).chain(held_ends.iter().map(|(_, end)| *end));
+        starts.zip(held_ends).map(|(start, (rule, end))| (*rule, held.get(start..*end).unwrap_or(&[])))
+    }
+
+    /// The memory that the rules have here.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
     /// Forgets the last translation. What one huge payload needed is given back.
     fn clear(&mut self) {
         self.records.bytes.clear();
         self.records.bytes.shrink_to(KEPT);
         self.records.ends.clear();
+        self.records.held.clear();
+        self.records.held.shrink_to(KEPT);
+        self.records.held_ends.clear();
         self.records.doubts.clear();
         self.records.let_by.clear();
         self.records.held_back.clear();
@@ -121,6 +138,30 @@ pub(super) fn settle(rules: &Rules, out: &mut Output) {
     }
 }
 
+/// Puts a contribution into its window.
+pub(super) fn hold(rules: &Rules, held: &[u8], sequence: u64, memory: &Memory) -> Result<(), NotARecord> {
+    let held = Held::parse(held)?;
+    HubMessage::parse(held.record())?;
+    let rule = rules.windows.get(held.state).and_then(|rule| rules.rules.get(*rule));
+    let window = rule.and_then(|rule| Some(OfRule { name: &rule.name, window: rule.window()? }));
+    memory.windows().add(held, window, sequence);
+    Ok(())
+}
+
+/// Writes the records of all closed windows.
+pub(super) fn fetch(rules: &Rules, out: &mut Output) {
+    while let Some(closed) = out.memory.fetch_closed() {
+        let rule = rules.windows.get(&closed.state).copied();
+        out.records.bytes.extend_from_slice(&closed.record);
+        out.records.ends.push((rule, out.records.bytes.len()));
+    }
+}
+
+/// Forgets the last translation.
+pub(super) fn clear(out: &mut Output) {
+    out.clear();
+}
+
 /// What the rules remember.
 struct Known<'o> {
     memory: &'o Memory,
@@ -145,18 +186,21 @@ fn follow(
     for (index, captures) in route.steps() {
         let Some(rule) = rules.rules.get(index) else { continue };
         match &rule.action {
-            Action::Drop if records.ends.is_empty() => return Verdict::Dropped { rule: index },
+            Action::Drop if records.ends.is_empty() && records.held_ends.is_empty() => {
+                return Verdict::Dropped { rule: index };
+            }
             Action::Drop => {}
             Action::Send(message) => {
-                let before = records.ends.len();
+                let before = records.ends.len() + records.held_ends.len();
                 let marks = ledgers.get(index).and_then(|marks| marks.as_deref());
-                let source = Source { publish, captures, event, births: &known.memory.births, marks };
+                let source =
+                    Source { publish, captures, event, births: &known.memory.births, state: &rule.state, marks };
                 match make::make(message, index, &source, work, records) {
                     Ok(Taken::No) => {
                         records.let_by.push(index);
                         continue;
                     }
-                    Ok(Taken::Yes) if records.ends.len() == before => {
+                    Ok(Taken::Yes) if records.ends.len() + records.held_ends.len() == before => {
                         nothing_made.get_or_insert(index);
                     }
                     Ok(Taken::Yes) => {}
@@ -173,7 +217,7 @@ fn follow(
         }
     }
     match nothing_made.or(records.let_by.first().copied()) {
-        _ if !records.ends.is_empty() => Verdict::Translated,
+        _ if !(records.ends.is_empty() && records.held_ends.is_empty()) => Verdict::Translated,
         Some(rule) => Verdict::Dropped { rule },
         None => Verdict::Unmatched,
     }

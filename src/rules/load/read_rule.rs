@@ -1,11 +1,13 @@
 //! One `[[rule]]`.
 
+use std::sync::Arc;
+
 use regex_syntax::ast;
 use toml::de::DeTable;
 
 use super::read_table::{self, Tables};
 use super::texts::Names;
-use super::{Draft, line, read_decode, read_on, read_restraint, read_shape, read_time};
+use super::{Draft, line, read_decode, read_on, read_restraint, read_shape, read_time, read_window};
 use crate::diag::walk::{Reader, Report, Text, text};
 use crate::diag::{Diagnostic, SourceFile, Span};
 use crate::rules::expr::Expr;
@@ -13,12 +15,13 @@ use crate::rules::pattern::{self, Level, Mistake, Pattern};
 use crate::rules::rule::{Action, Message, Rule};
 use crate::rules::shape::Reshape;
 use crate::rules::template::Template;
+use crate::rules::window::{Combine, Window};
 
 /// What `priority` can be, and whether the message is urgent then.
 pub(super) const PRIORITIES: [(&str, bool); 2] = [("high", true), ("normal", false)];
 
 /// Keys that say something about the messages of a rule.
-const OF_MESSAGES: [&str; 16] = [
+const OF_MESSAGES: [&str; 19] = [
     "device",
     "add",
     "props",
@@ -34,6 +37,9 @@ const OF_MESSAGES: [&str; 16] = [
     "report_by_exception",
     "throttle",
     "per",
+    "batch",
+    "aggregate",
+    "pivot",
     "compress",
 ];
 
@@ -93,7 +99,7 @@ pub(super) fn read<'a>(
             regex: asked.regex.is_some() && on.is_none(),
             on: on.is_some(),
         };
-        read_message(&mut keys, (names, drops), tables, report).map(|message| Action::Send(Box::new(message)))
+        read_message(&mut keys, (names, drops, urgent), tables, report).map(|message| Action::Send(Box::new(message)))
     };
     let picky = match &action {
         Some(Action::Send(message)) => message.is_picky(),
@@ -303,7 +309,7 @@ fn regex_advice(kind: &ast::ErrorKind) -> Option<&'static str> {
 
 fn read_message(
     keys: &mut Reader<'_>,
-    (mut names, drops): (Names, bool),
+    (mut names, drops, urgent): (Names, bool, bool),
     tables: &Tables,
     report: &mut Report<'_>,
 ) -> Option<Message> {
@@ -332,6 +338,7 @@ fn read_message(
         set: Vec::new(),
         reshape: Reshape::default(),
         restraint: None,
+        window: None,
         gzip: false,
         drops,
         reads_fields: false,
@@ -353,11 +360,11 @@ fn read_message(
     }
     message.props = read_props(keys, &names, report);
     message.time = read_time::read(keys, report);
-    read_cost(keys, &names, &mut message, report);
+    read_cost(keys, &names, &mut message, urgent, report);
     message.device = device.unwrap_or_default();
     message.reads_fields = message.needs_object();
     message.decode = match decode {
-        Some((Some(decode), span)) if decode.is_raw() && (message.reads_fields || message.reads_early) => {
+        Some((Some(decode), span)) if decode.is_raw() && message.needs_json() => {
             let what = message.what_reads();
             let title = format!("{what} needs JSON, and `decode = \"raw\"` leaves the payload as it is");
             let mut found = report.new_error("raw-with-fields", title).at(span.clone(), "no JSON comes of this");
@@ -373,17 +380,29 @@ fn read_message(
 }
 
 /// Reads what makes messages fewer and smaller.
-fn read_cost(keys: &mut Reader<'_>, names: &Names, message: &mut Message, report: &mut Report<'_>) {
+fn read_cost(keys: &mut Reader<'_>, names: &Names, message: &mut Message, urgent: bool, report: &mut Report<'_>) {
     let mut restraint = read_restraint::read(keys, names, report);
     message.gzip = keys.word("compress", &COMPRESSIONS, "unknown-word", report).unwrap_or(false);
+    let gzip = message.gzip;
+    let mut window = read_window::read(keys, names, report).map(|combine| {
+        read_window::unused(keys, &combine, report);
+        Window { combine, per: None, gzip, urgent }
+    });
     if let Some(entry) = keys.any("per") {
         let per = text(&entry, report).map(|text| names.template(&text, report));
-        match &mut restraint {
-            Some(restraint) => restraint.per = per,
-            None => read_restraint::lone_per(&entry, report),
+        let aggregate = window.as_mut().filter(|window| matches!(window.combine, Combine::Aggregate(_)));
+        if restraint.is_none() && aggregate.is_none() {
+            read_restraint::lone_per(&entry, report);
+        }
+        if let Some(window) = aggregate {
+            window.per.clone_from(&per);
+        }
+        if let Some(restraint) = &mut restraint {
+            restraint.per = per;
         }
     }
     message.restraint = restraint.map(Box::new);
+    message.window = window.map(Arc::new);
 }
 
 fn device_name(names: &[String]) -> String {

@@ -1,0 +1,246 @@
+//! What waits in windows, kept on disk until the message it becomes is in the spool.
+//!
+//! A publisher with one publish in flight must not wait for a window of ten seconds. So what a message gives to its
+//! window (a *contribution*) goes at once into a spool of its own, the *holding spool*, and the acknowledgement follows
+//! its commit ([`HELD`]). When the window closes, its message goes into the spool of all messages, and once it is on disk
+//! there, its contributions are done with here. A crash between the two makes the same message again, with another
+//! `$.mid`; a crash anywhere loses nothing. A start reads the contributions back into their windows before clients come.
+//!
+//! | what is full | what happens |
+//! |---|---|
+//! | the spool of all messages | closed windows wait, publishes for windows are refused until there is room |
+//! | the holding spool | the window with the oldest contribution closes early, publishes for windows are refused until there is room |
+//!
+//! Without a holding spool (rules with windows that came with a reload) contributions go up as messages of their own.
+//!
+//! At an end that is no crash, all windows are closed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::meters::Meter;
+use super::{Bridge, Offer, Reason, urgent};
+use crate::message::{Publish, Timestamp};
+use crate::metrics::window_closed;
+use crate::rules::{self, Closed, Output};
+use crate::spool::{Acker, AppendError, Appender, Opened, Reader, Spool};
+
+/// A sequence with this bit is one of the holding spool.
+pub(super) const HELD: u64 = 1 << 63;
+
+/// Windows that are closed and wait for the spool; when there are more, nothing more is held.
+const MOST_CLOSED: usize = 10_000;
+/// Windows that are stored with one wait for the disk.
+const AT_ONCE: usize = 1_000;
+/// The clock is looked at that often, however far the next window is.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+/// How long an end may wait for room for the last windows.
+const CLOSE_GRACE: Duration = Duration::from_secs(5);
+
+/// The holding spool.
+#[derive(Debug, Clone)]
+pub struct Holding {
+    pub(super) spool: Appender,
+    acker: Acker,
+    /// A window closed, or one is due sooner.
+    changed: Arc<Notify>,
+    /// There is room for closed windows again.
+    drained: Arc<Notify>,
+}
+
+impl Holding {
+    /// Takes an open spool apart.
+    pub fn over(opened: Opened) -> (Self, Spool) {
+        let Opened { appender, acker, reader, recovered, spool } = opened;
+        if recovered.waiting > 0 {
+            tokio::spawn(read_over(reader, appender.durable().borrow().seq));
+        }
+        (Self { spool: appender, acker, changed: Arc::default(), drained: Arc::default() }, spool)
+    }
+
+    /// What is held, and the spool it is in.
+    pub fn spool(&self) -> &Appender {
+        &self.spool
+    }
+
+    /// Returns when contributions are worth offering again.
+    pub(super) async fn room(&self, memory: &rules::Memory) {
+        loop {
+            let drained = self.drained.notified();
+            if memory.count_windows().1 < MOST_CLOSED {
+                break;
+            }
+            drained.await;
+        }
+        self.spool.room().await;
+    }
+}
+
+/// Reads what was there at the start, so that what is damaged is found, counted and no longer waited for.
+async fn read_over(mut reader: Reader, last: u64) {
+    while let Some(stored) = reader.next(true).await {
+        if stored.seq >= last {
+            return;
+        }
+    }
+}
+
+impl Bridge {
+    /// Puts what was held when the program ended back into its windows.
+    pub fn recover(&self) {
+        let Some(holding) = &self.stores.held else { return };
+        let mut look = holding.spool.look();
+        let mut held = 0_u64;
+        while let Some(stored) = look.next_waiting() {
+            if self.rules.hold(&stored.record, stored.seq, &self.memory).is_err() {
+                tracing::error!(
+                    sequence = stored.seq,
+                    "what was held for a window cannot be read; it stays in the holding spool"
+                );
+            }
+            held += 1;
+        }
+        if held > 0 {
+            tracing::info!("{held} messages wait in windows");
+        }
+        self.rules.taken_up(&self.memory);
+    }
+
+    /// Keeps what a publish gives to windows, and stores what else the rules made of it.
+    #[cold]
+    pub(super) fn store_held(&self, publish: &Publish<'_>, out: &mut Output, failed: Option<Reason<'_>>) -> Offer {
+        let Some(holding) = &self.stores.held else { return self.store_alone(publish, out, failed) };
+        if self.memory.count_windows().1 >= MOST_CLOSED {
+            return Offer::Full;
+        }
+        let ticket = match holding.spool.try_append(out.held().map(|(_, held)| held)) {
+            Ok(ticket) => ticket.0,
+            Err(error) => {
+                if error == AppendError::Full {
+                    self.memory.close_oldest();
+                    holding.changed.notify_one();
+                }
+                return self.not_appended(publish, error);
+            }
+        };
+        let first = (ticket + 1).saturating_sub(out.held().count() as u64);
+        let before = self.memory.next_due();
+        for ((rule, held), sequence) in out.held().zip(first..) {
+            self.meters.of(rule).combined();
+            // What was just written can be read.
+            let _ = self.rules.hold(held, sequence, &self.memory);
+        }
+        if self.memory.next_due() != before || self.memory.count_windows().1 > 0 {
+            holding.changed.notify_one();
+        }
+        if failed.is_none() && out.records().next().is_none() {
+            self.metrics.publishes_translated.increment(1);
+            return Offer::Taken(HELD | ticket);
+        }
+        let mut written: Vec<urgent::Written> = vec![Box::pin(urgent::durable(holding.spool.clone(), ticket))];
+        let first = || out.records().filter(|(rule, _)| self.rules.is_urgent(*rule));
+        if let Some(urgent) = self.stores.urgent.as_ref().filter(|_| first().next().is_some())
+            && let Ok(ticket) = self.stores.append(urgent, first().map(|(_, record)| record))
+        {
+            first().for_each(|(rule, record)| self.meters.of(rule).made(&self.own, record));
+            written.push(Box::pin(urgent::durable(urgent.clone(), ticket.0)));
+            return self.store_rest(publish, out, (failed, written), |rule| !self.rules.is_urgent(rule));
+        }
+        self.store_rest(publish, out, (failed, written), |_| true)
+    }
+
+    /// Stores what was meant for windows as messages of their own.
+    fn store_alone(&self, publish: &Publish<'_>, out: &Output, failed: Option<Reason<'_>>) -> Offer {
+        let held = || out.held().map(|(rule, held)| (rule, rules::held_record(held)));
+        let all = || out.records().chain(held());
+        match self.stores.append(&self.stores.normal, all().map(|(_, record)| record)) {
+            Ok(ticket) => {
+                all().for_each(|(rule, record)| self.meters.of(rule).made(&self.own, record));
+                self.taken(publish, ticket.0, failed)
+            }
+            Err(error) => self.not_appended(publish, error),
+        }
+    }
+
+    /// Closes windows when they are due and stores their messages, until `stop`; then closes all.
+    pub async fn run_windows(self: Arc<Self>, stop: CancellationToken) {
+        let Some(holding) = self.stores.held.clone() else { return stop.cancelled().await };
+        loop {
+            let now = Timestamp::now();
+            self.memory.close_due(now);
+            self.store_closed(&holding, &stop).await;
+            let wait = self.memory.next_due().map_or(LONGEST_SLEEP, |due| {
+                Duration::from_millis(u64::try_from(due.0.saturating_sub(now.0)).unwrap_or(0)).min(LONGEST_SLEEP)
+            });
+            tokio::select! {
+                () = holding.changed.notified() => {}
+                () = tokio::time::sleep(wait) => {}
+                () = stop.cancelled() => break,
+            }
+        }
+        while self.memory.close_first() {}
+        let late = CancellationToken::new();
+        let patience = async {
+            tokio::time::sleep(CLOSE_GRACE).await;
+            late.cancel();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = self.store_closed(&holding, &late) => {}
+            () = patience => {}
+        }
+    }
+
+    /// Stores the messages of closed windows, and is done with what they were made of. Until `stop` it waits for room;
+    /// what is left then stays in the holding spool for the next start.
+    async fn store_closed(&self, holding: &Holding, stop: &CancellationToken) {
+        let mut stored: Vec<(Appender, u64, Closed)> = Vec::new();
+        loop {
+            let closed = if stored.len() < AT_ONCE { self.memory.fetch_closed() } else { None };
+            if let Some(closed) = closed {
+                let last = closed.sequences.iter().map(|(_, last)| *last).max();
+                urgent::durable(holding.spool.clone(), last.unwrap_or(0)).await;
+                if let Some((spool, sequence)) = self.store_window(&closed, stop).await {
+                    Meter::new(&closed.rule, (false, false), self.own.block).made(&self.own, &closed.record);
+                    window_closed(closed.why.label());
+                    stored.push((spool, sequence, closed));
+                    continue;
+                }
+            }
+            if stored.is_empty() {
+                return;
+            }
+            for (spool, sequence, closed) in stored.drain(..) {
+                urgent::durable(spool, sequence).await;
+                for sequence in closed.sequences.into_iter().flat_map(|(first, last)| first..=last) {
+                    holding.acker.ack(sequence);
+                }
+            }
+            holding.drained.notify_waiters();
+        }
+    }
+
+    /// Stores the message of a window as soon as there is room; none where there is none until `stop`.
+    async fn store_window(&self, closed: &Closed, stop: &CancellationToken) -> Option<(Appender, u64)> {
+        let record = || std::iter::once(closed.record.as_slice());
+        if let Some(urgent) = self.stores.urgent.as_ref().filter(|_| closed.urgent)
+            && let Ok(ticket) = self.stores.append(urgent, record())
+        {
+            return Some((urgent.clone(), ticket.0));
+        }
+        loop {
+            match self.stores.append(&self.stores.normal, record()) {
+                Ok(ticket) => return Some((self.stores.normal.clone(), ticket.0)),
+                Err(AppendError::Full) => tokio::select! {
+                    () = self.stores.normal.room() => {}
+                    () = stop.cancelled() => return None,
+                },
+                // The program is about to end; what the window was made of is on disk.
+                Err(AppendError::Closed | AppendError::TooLarge) => return std::future::pending().await,
+            }
+        }
+    }
+}
