@@ -153,32 +153,42 @@ struct Watch<W> {
 
 impl<W: Watched> Watch<W> {
     async fn run(mut self, mut asked: mpsc::Receiver<Done>, stop: CancellationToken) {
+        // Everything may be broken off: a disk of the network that does not answer must not keep the program from ending.
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.watch(&mut asked) => {}
+        }
+        self.watched.turn();
+    }
+
+    async fn watch(&mut self, asked: &mut mpsc::Receiver<Done>) {
         if self.known.is_none() {
-            self.take_up(false, &stop).await;
+            self.take_up(false).await;
         }
         loop {
             let done = tokio::select! {
-                () = stop.cancelled() => break,
                 () = tokio::time::sleep(LOOK) => None,
-                Some(done) = asked.recv() => Some(done),
+                done = asked.recv() => match done {
+                    Some(done) => Some(done),
+                    None => return,
+                },
             };
             let watched = Arc::clone(&self.watched);
             let seen = blocking(move || {
                 watched.turn();
                 look(&*watched)
             });
-            if done.is_some() || seen.await != self.known {
-                self.take_up(done.is_some(), &stop).await;
+            if seen.await != self.known || done.is_some() {
+                self.take_up(done.is_some()).await;
             }
             if let Some(done) = done {
                 let _ = done.send(());
             }
         }
-        self.watched.turn();
     }
 
-    /// Takes the files as they are now, unless the program ends before they lie still.
-    async fn take_up(&mut self, asked: bool, stop: &CancellationToken) {
+    /// Takes the files as they are now.
+    async fn take_up(&mut self, asked: bool) {
         let taking = async {
             for _ in 0..READ_AT_MOST {
                 let still = if asked { STILL_WHEN_ASKED.min(W::STILL) } else { W::STILL };
@@ -194,11 +204,7 @@ impl<W: Watched> Watch<W> {
             }
             None
         };
-        let taken = tokio::select! {
-            () = stop.cancelled() => return,
-            taken = taking => taken,
-        };
-        let result = match taken {
+        let result = match taking.await {
             Some((seen, result)) => {
                 self.known = Some(seen);
                 result

@@ -227,3 +227,31 @@ fn read_path(text: &Text<'_>, report: &mut Report<'_>) -> Option<Box<[Box<str>]>
 fn line(text: &str, at: usize) -> usize {
     memchr::memchr_iter(b'\n', text.as_bytes().get(..at).unwrap_or(&[])).count() + 1
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_is_of_what_the_rules_are_made_of() {
+        let hash = |files: &[(&str, &str)]| {
+            let source = |(path, text): &(&str, &str)| SourceFile { path: (*path).into(), text: (*text).into() };
+            load(&files.iter().map(source).collect::<Vec<_>>()).hash
+        };
+        let table = "[table.t]\nfile = \"t.csv\"\n";
+        let first = [("rules/1.toml", table), ("rules/t.csv", "a,b\n1,2\n")];
+        for (name, files, same) in [
+            ("elsewhere", &[("/etc/r/1.toml", table), ("/etc/r/t.csv", "a,b\n1,2\n")][..], true),
+            ("a file nobody names", &[first[0], first[1], ("rules/x.csv", "a\n")], true),
+            ("another table", &[first[0], ("rules/t.csv", "a,b\n1,3\n")], false),
+            ("no table", &[first[0]], false),
+            ("another name", &[("rules/2.toml", table), first[1]], false),
+            ("another file", &[first[0], first[1], ("rules/2.toml", "")], false),
+            ("text in another file", &[("rules/1.toml", ""), ("rules/2.toml", table), first[1]], false),
+            ("mistakes", &[("rules/1.toml", "nonsense"), first[1]], false),
+        ] {
+            assert_eq!(hash(files) == hash(&first), same, "{name}");
+        }
+        assert_eq!(hash(&first).len(), 16);
+    }
+}
