@@ -231,7 +231,7 @@ mod tests {
             (json!({"a": vec!["x".repeat(4000); 8], "b": "x".repeat(800)}), Err(TwinError::TooLarge(32_802))),
         ] {
             let text = properties.to_string();
-            assert_eq!(parse(text.as_bytes()).map(|_| ()), expect, "{}", &text[..text.len().min(80)]);
+            assert_eq!(parse(text.as_bytes()).map(|_| ()), expect, "{:.80}", text);
         }
     }
 

@@ -19,7 +19,9 @@
 //! | silence of 1.5 times the keep-alive | closed, at most after 1767 s | at most after 600 s |
 //! | its token is over | closed 300 s later | same |
 //!
-//! A `HEAD` request over HTTP instead of a CONNECT is answered with the time, as the hub's HTTPS side does.
+//! Each device has a twin, a queue of cloud-to-device messages and direct methods; what a service does with them comes
+//! over HTTPS on the same port (`service`). A message that a device has not acknowledged when its connection ends
+//! is sent again, ten times at most.
 //!
 //! A message is handed to the output before its PUBACK is written. Connections, sessions, queues,
 //! packets and waiting times are all bounded.
@@ -45,10 +47,12 @@ mod accept;
 mod admission;
 mod authority;
 mod certificate;
+mod cloud;
 mod connection;
 mod counters;
 pub mod names;
 mod received;
+mod service;
 mod sessions;
 
 pub use authority::AuthorityError;
@@ -57,6 +61,7 @@ pub use received::{Received, Source};
 
 use admission::Register;
 use authority::Authority;
+use cloud::Cloud;
 use counters::Counters;
 use sessions::Sessions;
 
@@ -167,6 +172,7 @@ struct Shared {
     options: Options,
     register: Register,
     sessions: Sessions,
+    cloud: Cloud,
     counters: Counters,
     stop: CancellationToken,
 }
@@ -198,6 +204,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         options,
         register,
         sessions: Sessions::default(),
+        cloud: Cloud::default(),
         counters: Counters::default(),
         stop: CancellationToken::new(),
     });
@@ -237,6 +244,14 @@ impl Running {
         }
         text.push_str(self.gateway());
         Secret::new(text)
+    }
+
+    /// The connection string of a service: it may call methods, change twins and send messages to devices.
+    pub fn service_connection_string(&self) -> Secret {
+        let (host, port) = (&self.shared.options.host, self.local_addr.port());
+        let key = service::policy_key(&self.authority.master);
+        let policy = service::POLICY;
+        Secret::new(format!("HostName={host}:{port};SharedAccessKeyName={policy};SharedAccessKey={}", key.expose()))
     }
 
     /// The connection string of a device that has a certificate.
