@@ -21,6 +21,7 @@ fn check(args: &[&str], code: i32, stdout: &str, stderr: &str) {
 #[test]
 fn commands() {
     let typos = "tests/golden/check/bad-1-typos.toml";
+    let overlap = "tests/golden/check/overlap.toml";
     let rules = ["--rules", "rules"];
     let explain = |args: &[&'static str]| [&["explain"], args, &rules].concat();
     for (args, code, stdout, stderr) in [
@@ -34,6 +35,21 @@ fn commands() {
             "",
             "error: there is no file or folder `no/such` here: name one, e.g. brownbridge check PATH (No such file",
         ),
+        (vec!["check", "--deny", "warnings"], 0, "rules/10-packaging.toml: ok, 1 rule, 2 tests\n", ""),
+        (
+            vec!["check", "--deny", "warnings", overlap],
+            1,
+            "overlap.toml: ok, 7 rules, 0 tests, 2 w",
+            "\nerror: 2 warnings denied\n",
+        ),
+        (
+            vec!["check", "--deny", "overlap", "--json", overlap],
+            1,
+            "\"severity\":\"warning\"",
+            "error: 2 warnings denied\n",
+        ),
+        (vec!["check", "--deny", "too-long", overlap], 0, "overlap.toml: ok", "misses some of its topics"),
+        (vec!["check", "--deny", "all"], 2, "", "[possible values: warnings, constant-device"),
         (vec!["check", "bridge.toml.example"], 0, "bridge.toml.example: ok\n", ""),
         (vec!["check", "tests/golden/bridge/typos.toml"], 1, "typos.toml: 3 errors\n", "did you mean"),
         (vec!["check", "rules", "bridge.toml.example"], 2, "", "bridge.toml.example is a configuration and names its"),
