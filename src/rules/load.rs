@@ -12,6 +12,7 @@ use super::rule::Rule;
 use super::testing::Test;
 
 mod later;
+mod lint;
 mod read_binary;
 mod read_decode;
 mod read_on;
@@ -23,10 +24,11 @@ mod read_time;
 mod texts;
 mod whole;
 
+pub use lint::LINTS;
 use read_table::Tables;
 
 /// Every code a rule file can be answered with.
-pub const CODES: [&str; 37] = [
+pub const CODES: [&str; 44] = [
     "bad-decode",
     "bad-duration",
     "bad-hex",
@@ -37,7 +39,9 @@ pub const CODES: [&str; 37] = [
     "bad-table",
     "bad-time",
     "bad-topic",
+    "constant-device",
     "duplicate-name",
+    "empty-level",
     "endless-script",
     "never-runs",
     "no-device",
@@ -46,16 +50,19 @@ pub const CODES: [&str; 37] = [
     "no-want",
     "not-available",
     "odd-level",
+    "overlap",
     "raw-with-fields",
     "reserved-property",
     "script-syntax",
     "template-syntax",
     "toml-syntax",
+    "too-long",
     "two-patterns",
     "unknown-event",
     "unknown-filter",
     "unknown-format",
     "unknown-key",
+    "unknown-lint",
     "unknown-name",
     "unknown-reason",
     "unknown-table",
@@ -63,6 +70,8 @@ pub const CODES: [&str; 37] = [
     "unknown-variable",
     "unknown-word",
     "unused-key",
+    "unused-name",
+    "unused-table",
     "wrong-type",
 ];
 
@@ -104,6 +113,8 @@ struct Draft {
     /// The topic filter, or the regex.
     filter: Option<String>,
     regex: Option<String>,
+    /// The warnings it is not to have.
+    allow: Vec<String>,
     rule: Option<Rule>,
 }
 
@@ -134,7 +145,11 @@ pub fn load(files: &[SourceFile]) -> Loaded {
     }
     reports.iter_mut().for_each(|report| diagnostics.append(&mut report.found));
     whole::never_runs(&drafts, &mut diagnostics);
+    whole::overlaps(&drafts, &mut diagnostics);
     whole::duplicate_names(&drafts, &mut diagnostics);
+    if !diagnostics.iter().any(Diagnostic::is_error) {
+        tables.unused(&mut diagnostics);
+    }
     let mut rules = None;
     if !diagnostics.iter().any(Diagnostic::is_error) {
         match RuleSet::new(drafts.into_iter().filter_map(|draft| draft.rule).collect()) {
