@@ -9,6 +9,7 @@
 //! | [`connection_string`] | the text pasted from the portal |
 //! | [`connect`] | client id, user name, SAS resource, the host to dial |
 //! | [`sas`] | minting and checking tokens |
+//! | [`dps`] | the dialogue with the Device Provisioning Service |
 //! | [`d2c`] | the telemetry topic, its size, publishes already addressed to the hub |
 //! | [`bag`] | the property bag at the end of that topic |
 //! | [`limits`] | numbers, with their source |
@@ -19,6 +20,7 @@ pub mod bag;
 pub mod connect;
 pub mod connection_string;
 pub mod d2c;
+pub mod dps;
 pub mod limits;
 pub mod pace;
 pub mod refused;
