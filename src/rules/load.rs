@@ -16,6 +16,7 @@ use super::rule::Rule;
 use super::testing::Test;
 
 mod later;
+mod lint;
 mod read_binary;
 mod read_decode;
 mod read_on;
@@ -27,10 +28,11 @@ mod read_time;
 mod texts;
 mod whole;
 
+pub use lint::LINTS;
 use read_table::Tables;
 
 /// Every code a rule file can be answered with.
-pub const CODES: [&str; 37] = [
+pub const CODES: [&str; 44] = [
     "bad-decode",
     "bad-duration",
     "bad-hex",
@@ -41,7 +43,9 @@ pub const CODES: [&str; 37] = [
     "bad-table",
     "bad-time",
     "bad-topic",
+    "constant-device",
     "duplicate-name",
+    "empty-level",
     "endless-script",
     "never-runs",
     "no-device",
@@ -50,16 +54,19 @@ pub const CODES: [&str; 37] = [
     "no-want",
     "not-available",
     "odd-level",
+    "overlap",
     "raw-with-fields",
     "reserved-property",
     "script-syntax",
     "template-syntax",
     "toml-syntax",
+    "too-long",
     "two-patterns",
     "unknown-event",
     "unknown-filter",
     "unknown-format",
     "unknown-key",
+    "unknown-lint",
     "unknown-name",
     "unknown-reason",
     "unknown-table",
@@ -67,6 +74,8 @@ pub const CODES: [&str; 37] = [
     "unknown-variable",
     "unknown-word",
     "unused-key",
+    "unused-name",
+    "unused-table",
     "wrong-type",
 ];
 
@@ -112,6 +121,8 @@ struct Draft {
     /// The topic filter, or the regex.
     filter: Option<String>,
     regex: Option<String>,
+    /// The warnings it is not to have.
+    allow: Vec<String>,
     rule: Option<Rule>,
 }
 
@@ -142,7 +153,11 @@ pub fn load(files: &[SourceFile]) -> Loaded {
     }
     reports.iter_mut().for_each(|report| diagnostics.append(&mut report.found));
     whole::never_runs(&drafts, &mut diagnostics);
+    whole::overlaps(&drafts, &mut diagnostics);
     whole::duplicate_names(&drafts, &mut diagnostics);
+    if !diagnostics.iter().any(Diagnostic::is_error) {
+        tables.unused(&mut diagnostics);
+    }
     let hash = hash(files, &tables.files);
     let mut rules = None;
     if !diagnostics.iter().any(Diagnostic::is_error) {

@@ -107,7 +107,7 @@ mod translate;
 
 pub use clock::Doubt;
 pub use explain::{Explanation, Step, Tried, new_rule};
-pub use load::{CODES, FileSummary, Loaded, is_table_file, load};
+pub use load::{CODES, FileSummary, LINTS, Loaded, is_table_file, load};
 pub use translate::{Memory, Output, forward};
 
 use crate::message::{Event, Presence, Publish};
