@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ::metrics::Counter;
@@ -18,10 +19,11 @@ use crate::hub::{bag, d2c, limits};
 use crate::message::{Content, HubMessage, Presence, Publish, RecordWriter, excerpt};
 use crate::metrics::Metrics;
 use crate::quarantine::{Quarantine, Reason};
-use crate::rules::{self, Doubt, Memory, Output, RuleIndex, RuleSet, Verdict};
+use crate::rules::{self, Doubt, Output, RuleIndex, RuleSet, Verdict};
 use crate::spool::{AppendError, Durable};
 
 mod holding;
+mod in_use;
 mod lanes;
 mod meters;
 mod numbering;
@@ -29,19 +31,21 @@ mod urgent;
 
 use holding::HELD;
 pub use holding::Holding;
+use in_use::Current;
+pub use in_use::InUse;
 pub use lanes::{SpoolBacklog, SpoolOutcome, Stores, join};
-use meters::Meters;
+use meters::Meter;
 
 /// What takes the broker's publishes.
 pub struct Bridge {
-    rules: RuleSet,
-    memory: Memory,
+    rules: Arc<InUse>,
     unmatched: Unmatched,
     own: Own,
     stores: Stores,
     quarantine: Quarantine,
     metrics: Metrics,
-    meters: Meters,
+    addressed: Meter,
+    retried: Meter,
     closed: AtomicBool,
 }
 
@@ -83,10 +87,10 @@ impl Bridge {
         metrics: Metrics,
     ) -> Self {
         Self {
-            meters: Meters::new(&rules, own.block),
+            addressed: Meter::new("(addressed to the hub)", (false, false), own.block),
+            retried: Meter::new("(retried)", (false, false), own.block),
             closed: AtomicBool::new(false),
-            rules,
-            memory: Memory::default(),
+            rules: Arc::new(InUse::new(rules, own.block)),
             unmatched,
             own,
             stores,
@@ -95,29 +99,30 @@ impl Bridge {
         }
     }
 
-    /// What the rules remember.
-    pub fn memory(&self) -> Memory {
-        self.memory.clone()
+    /// The rules in use.
+    pub fn rules(&self) -> &Arc<InUse> {
+        &self.rules
     }
 
     fn translated(&self, publish: &Publish<'_>, out: &mut Output) -> Offer {
-        let verdict = self.rules.attempt(publish, out);
-        self.settled(verdict, publish, out)
+        let now = self.rules.load();
+        let verdict = now.set.attempt(publish, out);
+        self.settled((&now, verdict), publish, out)
     }
 
-    /// What becomes of a publish after its verdict.
-    fn settled(&self, verdict: Verdict, publish: &Publish<'_>, out: &mut Output) -> Offer {
+    /// What becomes of a publish after the verdict of the rules it met.
+    fn settled(&self, (now, verdict): (&Current, Verdict), publish: &Publish<'_>, out: &mut Output) -> Offer {
         match verdict {
-            Verdict::Translated => self.store(publish, out, None),
+            Verdict::Translated => self.store(now, publish, out, None),
             Verdict::Dropped { rule } => {
-                self.count_held_back(out);
+                count_held_back(now, out);
                 let held_back = out.held_back().iter().find(|(holds, _)| *holds == rule);
                 self.drop(held_back.map_or("rule", |(_, why)| why.label()))
             }
             Verdict::Quarantined { rule, reason } => {
                 let detail = out.detail().to_owned();
-                let reason = Reason { rule: self.rules.name(rule), reason: reason.label(), detail: &detail };
-                self.store(publish, out, Some(reason))
+                let reason = Reason { rule: now.set.name(rule), reason: reason.label(), detail: &detail };
+                self.store(now, publish, out, Some(reason))
             }
             Verdict::Unmatched if self.unmatched == Unmatched::Drop => self.drop("unmatched"),
             // What brokers and bridges say about themselves ($SYS) is for a rule that asks for it.
@@ -128,42 +133,51 @@ impl Bridge {
                     return self
                         .isolate(publish, Reason { rule: "", reason: "too_long", detail: "the topic is too long" });
                 }
-                self.store(publish, out, None)
+                self.store(now, publish, out, None)
             }
         }
     }
 
     /// Spools what the rules made, and puts the publish into the quarantine beside it where a rule failed.
-    fn store(&self, publish: &Publish<'_>, out: &mut Output, failed: Option<Reason<'_>>) -> Offer {
-        let held = out.held().map(|(_, held)| rules::held_record(held));
-        if let Some(detail) =
-            out.records().map(|(_, record)| record).chain(held).find_map(|record| self.too_large(record))
-        {
+    fn store(&self, now: &Current, publish: &Publish<'_>, out: &mut Output, failed: Option<Reason<'_>>) -> Offer {
+        if let Some(detail) = self.any_too_large(out) {
             return self.isolate(publish, Reason { rule: "", reason: "too_large", detail: &detail });
         }
-        if out.held().next().is_some() {
-            let taken = self.store_held(publish, out, failed);
-            if !matches!(taken, Offer::Full) {
-                self.stored(publish, out);
-            }
-            return taken;
-        }
-        if let Some(urgent) = &self.stores.urgent
-            && out.records().any(|(rule, _)| self.rules.is_urgent(rule))
-            && let Some(taken) = self.store_urgent(urgent, publish, out, failed)
+        let taken = if out.held().next().is_some() {
+            self.store_held(now, publish, out, failed)
+        } else if now.has_urgent
+            && out.records().any(|(rule, _)| now.set.is_urgent(rule))
+            && let Some(taken) = self.store_urgent(now, publish, out, failed)
         {
-            self.stored(publish, out);
-            return taken;
-        }
-        let sequence = match self.stores.append(&self.stores.normal, out.records().map(|(_, record)| record)) {
-            Ok(ticket) => ticket.0,
-            Err(error) => return self.not_appended(publish, error),
+            taken
+        } else {
+            match self.stores.append(&self.stores.normal, out.records().map(|(_, record)| record)) {
+                Ok(ticket) => {
+                    self.made(now, out.records());
+                    self.taken(publish, ticket.0, failed)
+                }
+                Err(error) => return self.not_appended(publish, error),
+            }
         };
-        for (rule, record) in out.records() {
-            self.meters.of(rule).made(&self.own, record);
+        if !matches!(taken, Offer::Full) {
+            now.set.settle(out);
+            count_held_back(now, out);
+            self.doubts(now, publish, out);
         }
-        self.stored(publish, out);
-        self.taken(publish, sequence, failed)
+        taken
+    }
+
+    /// In words why the hub would not take one of the messages.
+    fn any_too_large(&self, out: &Output) -> Option<String> {
+        let held = out.held().map(|(_, held)| rules::held_record(held));
+        out.records().map(|(_, record)| record).chain(held).find_map(|record| self.too_large(record))
+    }
+
+    /// Counts messages that are stored.
+    fn made<'r>(&self, now: &Current, records: impl Iterator<Item = (RuleIndex, &'r [u8])>) {
+        for (rule, record) in records {
+            now.meters.of(rule).made(&self.own, record);
+        }
     }
 
     /// The answer for a publish whose messages are stored.
@@ -177,28 +191,14 @@ impl Bridge {
         }
     }
 
-    /// The messages of a publish are in the spool: now the rules may know of them.
-    fn stored(&self, publish: &Publish<'_>, out: &mut Output) {
-        self.rules.settle(out);
-        self.count_held_back(out);
-        self.doubts(publish, out);
-    }
-
-    fn count_held_back(&self, out: &Output) {
-        for (rule, why) in out.held_back() {
-            self.meters.held_back(*rule, why);
-        }
-    }
-
-    fn doubts(&self, publish: &Publish<'_>, out: &Output) {
+    fn doubts(&self, now: &Current, publish: &Publish<'_>, out: &Output) {
         for (rule, doubt) in out.doubts() {
-            self.doubt(publish, rule, doubt);
+            self.doubt(publish, now.set.name(rule), doubt);
         }
     }
 
     /// A device's clock was not believed.
-    fn doubt(&self, publish: &Publish<'_>, rule: RuleIndex, doubt: Doubt) {
-        let rule = self.rules.name(rule);
+    fn doubt(&self, publish: &Publish<'_>, rule: &str, doubt: Doubt) {
         self.metrics.time_ignored(rule, doubt.label());
         self.metrics.log_pace(&format!("{rule} time {}", doubt.label()), |left_out| {
             let topic = excerpt(publish.topic);
@@ -222,7 +222,7 @@ impl Bridge {
         }
         match self.stores.normal.try_append(std::iter::once(record.as_slice())) {
             Ok(ticket) => {
-                self.meters.addressed.made(&self.own, &record);
+                self.addressed.made(&self.own, &record);
                 self.metrics.publishes_translated.increment(1);
                 Offer::Taken(ticket.0)
             }
@@ -234,7 +234,7 @@ impl Bridge {
     pub fn send_again(&self, record: &[u8]) -> Offer {
         match self.stores.normal.try_append(std::iter::once(record)) {
             Ok(ticket) => {
-                self.meters.retried.made(&self.own, record);
+                self.retried.made(&self.own, record);
                 Offer::Taken(ticket.0)
             }
             Err(AppendError::Closed) => {
@@ -249,11 +249,12 @@ impl Bridge {
     /// which it also does where an urgent message has to reach the disk.
     pub fn would_fail(&self, out: &mut Output, publish: &Publish<'_>) -> bool {
         let given = self.own.device.as_deref().and_then(|own| d2c::addressed(publish.topic, own));
-        if given.is_some() || (self.stores.urgent.is_none() && self.stores.held.is_none()) {
+        if given.is_some() {
             return true;
         }
-        let failed = matches!(self.rules.attempt(publish, out), Verdict::Quarantined { .. } | Verdict::Unmatched);
-        failed || out.records().any(|(_, record)| self.too_large(record).is_some())
+        let failed =
+            matches!(self.rules.load().set.attempt(publish, out), Verdict::Quarantined { .. } | Verdict::Unmatched);
+        failed || self.any_too_large(out).is_some()
     }
 
     fn not_appended(&self, publish: &Publish<'_>, error: AppendError) -> Offer {
@@ -351,7 +352,7 @@ impl Ingest for Bridge {
     type Commits = SpoolCommits;
 
     fn scratch(&self) -> Output {
-        Output::sharing(&self.memory)
+        Output::sharing(self.rules.memory())
     }
 
     fn offer(&self, out: &mut Output, publish: &Publish<'_>) -> Offer {
@@ -364,9 +365,10 @@ impl Ingest for Bridge {
 
     fn presence(&self, out: &mut Output, presence: &Presence<'_>) -> Option<Offer> {
         let publish = &presence.as_publish();
-        match self.rules.attempt_presence(presence, out) {
+        let now = self.rules.load();
+        match now.set.attempt_presence(presence, out) {
             Verdict::Unmatched => None,
-            verdict => Some(self.settled(verdict, publish, out)),
+            verdict => Some(self.settled((&now, verdict), publish, out)),
         }
     }
 
@@ -375,35 +377,35 @@ impl Ingest for Bridge {
             return std::future::pending().await;
         }
         self.stores.normal.room().await;
-        if let Some(held) = &self.stores.held {
-            held.room(&self.memory).await;
-        }
+        self.stores.held.room(self.rules.memory()).await;
     }
 
     fn commits(&self) -> SpoolCommits {
-        let held = self.stores.held.as_ref().map(|held| held.spool.durable());
-        SpoolCommits { stored: self.stores.normal.durable(), held }
+        SpoolCommits { stored: self.stores.normal.durable(), held: self.stores.held.spool().durable() }
+    }
+}
+
+/// Counts the messages that were not made.
+fn count_held_back(now: &Current, out: &Output) {
+    for (rule, why) in out.held_back() {
+        now.meters.held_back(*rule, why);
     }
 }
 
 /// The durable sequences, for one connection: of the spool, and of what waits in windows.
 pub struct SpoolCommits {
     stored: watch::Receiver<Durable>,
-    held: Option<watch::Receiver<Durable>>,
+    held: watch::Receiver<Durable>,
 }
 
 impl Commits for SpoolCommits {
     fn covered(&self) -> impl Fn(u64) -> bool + use<> {
-        let stored = self.stored.borrow().seq;
-        let held = self.held.as_ref().map_or(0, |held| held.borrow().seq);
+        let (stored, held) = (self.stored.borrow().seq, self.held.borrow().seq);
         move |sequence| if sequence & HELD == 0 { sequence <= stored } else { sequence & !HELD <= held }
     }
 
     async fn reach(&mut self, sequence: u64) {
-        let log = match &mut self.held {
-            Some(held) if sequence & HELD != 0 => held,
-            _ => &mut self.stored,
-        };
+        let log = if sequence & HELD == 0 { &mut self.stored } else { &mut self.held };
         if log.wait_for(|durable| durable.seq >= sequence & !HELD).await.is_err() {
             // The spool is gone: nothing more becomes durable.
             std::future::pending().await
@@ -413,25 +415,43 @@ impl Commits for SpoolCommits {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use metrics_exporter_prometheus::PrometheusBuilder;
 
     use super::*;
     use crate::message::Timestamp;
     use crate::{quarantine, spool};
 
+    /// A bridge of `rules`, what ends its quarantine, and the spools.
+    fn bridge(dir: &Path, device: Option<&str>, rules: &str) -> (Bridge, quarantine::Writer, impl Sized) {
+        let open = |name: &str| spool::open(spool::Options::new(dir.join(name), 16 << 20)).unwrap();
+        let spools = [open("spool"), open("urgent")];
+        let [normal, urgent] = [&spools[0], &spools[1]].map(|spool| spool.appender.clone());
+        let (held, held_spool) = Holding::over(open("held"));
+        let stores = Stores { normal, urgent, held, numbering: None };
+        let (quarantine, writer) = quarantine::open(&dir.join("quarantine"), 1 << 20).unwrap();
+        let own =
+            Own { hub: "h".into(), device: device.map(str::to_owned), module: None, mark_late: false, block: None };
+        let rules = (loaded(rules), Unmatched::Drop);
+        (Bridge::new(rules, own, stores, quarantine, Metrics::register()), writer, (spools, held_spool))
+    }
+
+    fn loaded(rules: &str) -> RuleSet {
+        let source = crate::diag::SourceFile { path: "r.toml".into(), text: rules.into() };
+        rules::load(&[source]).rules.unwrap()
+    }
+
+    fn publish<'p>(topic: &'p str, payload: &'p [u8]) -> Publish<'p> {
+        Publish { topic, payload, client: "c", user: None, qos: 1, retain: false, received: Timestamp(0) }
+    }
+
     #[tokio::test]
     async fn a_publish_counts_once_even_if_its_client_does_not_wait_for_the_quarantine() {
         let dir = tempfile::tempdir().unwrap();
-        let opened = spool::open(spool::Options::new(dir.path().join("spool"), 16 << 20)).unwrap();
-        let (quarantine, writer) = quarantine::open(&dir.path().join("quarantine"), 1 << 20).unwrap();
         let recorder = PrometheusBuilder::new().build_recorder();
-        let own = Own { hub: "h".into(), device: Some("own".into()), module: None, mark_late: false, block: None };
-        let rules = (rules::load(&[]).rules.unwrap(), Unmatched::Drop);
-        let stores = Stores { normal: opened.appender, urgent: None, held: None, numbering: None };
-        let bridge = Bridge::new(rules, own, stores, quarantine, Metrics::register());
-        let topic = "devices/own/messages/events/a==b";
-        let publish =
-            Publish { topic, payload: b"", client: "c", user: None, qos: 1, retain: false, received: Timestamp(0) };
+        let (bridge, writer, _spools) = bridge(dir.path(), Some("own"), "");
+        let publish = publish("devices/own/messages/events/a==b", b"");
         let offer = || {
             let Offer::TakenAfter(written, 0) = bridge.offer(&mut bridge.scratch(), &publish) else { panic!("taken") };
             written
@@ -454,25 +474,20 @@ mod tests {
     #[tokio::test]
     async fn connections_share_the_memory_of_the_rules() {
         let dir = tempfile::tempdir().unwrap();
-        let opened = spool::open(spool::Options::new(dir.path().join("spool"), 16 << 20)).unwrap();
-        let (quarantine, writer) = quarantine::open(&dir.path().join("quarantine"), 1 << 20).unwrap();
         let recorder = PrometheusBuilder::new().build_recorder();
-        let own = Own { hub: "h".into(), device: None, module: None, mark_late: false, block: None };
         let text = "[[rule]]\nname = \"r\"\ntopic = \"spBv1.0/#\"\ndecode = \"sparkplug\"\ndevice = \"d\"\ntime = { from = \".time\" }\n";
-        let source = crate::diag::SourceFile { path: "r.toml".into(), text: text.into() };
-        let rules = (rules::load(&[source]).rules.unwrap(), Unmatched::Drop);
-        let stores = Stores { normal: opened.appender, urgent: None, held: None, numbering: None };
-        let bridge = metrics::with_local_recorder(&recorder, || {
-            Bridge::new(rules, own, stores, quarantine, Metrics::register())
-        });
+        let (bridge, writer, _spools) = metrics::with_local_recorder(&recorder, || bridge(dir.path(), None, text));
         // A metric `a` with the alias 1 at 1970-01-01T00:00:00.001Z, and then the alias alone.
         for (topic, payload) in [
             ("spBv1.0/g/NBIRTH/n", &b"\x08\x01\x12\x09\x0a\x01a\x10\x01\x20\x0b\x70\x01"[..]),
             ("spBv1.0/g/NDATA/n", &b"\x08\x01\x12\x04\x10\x01\x70\x00"[..]),
         ] {
-            let publish =
-                Publish { topic, payload, client: "c", user: None, qos: 1, retain: false, received: Timestamp(0) };
-            let offer = metrics::with_local_recorder(&recorder, || bridge.offer(&mut bridge.scratch(), &publish));
+            let publish = publish(topic, payload);
+            let offer = metrics::with_local_recorder(&recorder, || {
+                // New rules forget nothing that was learned under the old ones.
+                bridge.rules().replace(loaded(text));
+                bridge.offer(&mut bridge.scratch(), &publish)
+            });
             assert!(matches!(offer, Offer::Taken(_)), "{topic}");
         }
         let page = recorder.handle().render();

@@ -11,8 +11,6 @@
 //! | the spool of all messages | closed windows wait, publishes for windows are refused until there is room |
 //! | the holding spool | the window with the oldest contribution closes early, publishes for windows are refused until there is room |
 //!
-//! Without a holding spool (rules with windows that came with a reload) contributions go up as messages of their own.
-//!
 //! At an end that is no crash, all windows are closed.
 
 use std::sync::Arc;
@@ -22,7 +20,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::meters::Meter;
-use super::{Bridge, Offer, Reason, urgent};
+use super::urgent::{Written, durable};
+use super::{Bridge, Current, Offer, Reason};
 use crate::message::{Publish, Timestamp};
 use crate::metrics::window_closed;
 use crate::rules::{self, Closed, Output};
@@ -91,97 +90,83 @@ async fn read_over(mut reader: Reader, last: u64) {
 impl Bridge {
     /// Puts what was held when the program ended back into its windows.
     pub fn recover(&self) {
-        let Some(holding) = &self.stores.held else { return };
-        let mut look = holding.spool.look();
+        let (now, memory) = (self.rules.load(), self.rules.memory());
+        let mut look = self.stores.held.spool.look();
         let mut held = 0_u64;
         while let Some(stored) = look.next_waiting() {
-            if self.rules.hold(&stored.record, stored.seq, &self.memory).is_err() {
-                tracing::error!(
-                    sequence = stored.seq,
-                    "what was held for a window cannot be read; it stays in the holding spool"
-                );
-            }
             held += 1;
+            if now.set.hold(&stored.record, stored.seq, memory).is_err() {
+                let sequence = stored.seq;
+                tracing::error!(sequence, "what was held for a window cannot be read; it stays in the holding spool");
+            }
         }
         if held > 0 {
             tracing::info!("{held} messages wait in windows");
         }
-        self.rules.taken_up(&self.memory);
     }
 
     /// Keeps what a publish gives to windows, and stores what else the rules made of it.
     #[cold]
-    pub(super) fn store_held(&self, publish: &Publish<'_>, out: &mut Output, failed: Option<Reason<'_>>) -> Offer {
-        let Some(holding) = &self.stores.held else { return self.store_alone(publish, out, failed) };
-        if self.memory.count_windows().1 >= MOST_CLOSED {
+    pub(super) fn store_held(
+        &self,
+        now: &Current,
+        publish: &Publish<'_>,
+        out: &Output,
+        failed: Option<Reason<'_>>,
+    ) -> Offer {
+        let (holding, memory) = (&self.stores.held, self.rules.memory());
+        if memory.count_windows().1 >= MOST_CLOSED {
             return Offer::Full;
         }
         let ticket = match holding.spool.try_append(out.held().map(|(_, held)| held)) {
             Ok(ticket) => ticket.0,
             Err(error) => {
                 if error == AppendError::Full {
-                    self.memory.close_oldest();
+                    memory.close_oldest();
                     holding.changed.notify_one();
                 }
                 return self.not_appended(publish, error);
             }
         };
         let first = (ticket + 1).saturating_sub(out.held().count() as u64);
-        let before = self.memory.next_due();
+        let before = memory.next_due();
         for ((rule, held), sequence) in out.held().zip(first..) {
-            self.meters.of(rule).combined();
+            now.meters.of(rule).combined();
             // What was just written can be read.
-            let _ = self.rules.hold(held, sequence, &self.memory);
+            let _ = now.set.hold(held, sequence, memory);
         }
-        if self.memory.next_due() != before || self.memory.count_windows().1 > 0 {
+        if memory.next_due() != before || memory.count_windows().1 > 0 {
             holding.changed.notify_one();
         }
         if failed.is_none() && out.records().next().is_none() {
             self.metrics.publishes_translated.increment(1);
             return Offer::Taken(HELD | ticket);
         }
-        let mut written: Vec<urgent::Written> = vec![Box::pin(urgent::durable(holding.spool.clone(), ticket))];
-        let first = || out.records().filter(|(rule, _)| self.rules.is_urgent(*rule));
-        if let Some(urgent) = self.stores.urgent.as_ref().filter(|_| first().next().is_some())
-            && let Ok(ticket) = self.stores.append(urgent, first().map(|(_, record)| record))
-        {
-            first().for_each(|(rule, record)| self.meters.of(rule).made(&self.own, record));
-            written.push(Box::pin(urgent::durable(urgent.clone(), ticket.0)));
-            return self.store_rest(publish, out, (failed, written), |rule| !self.rules.is_urgent(rule));
-        }
-        self.store_rest(publish, out, (failed, written), |_| true)
-    }
-
-    /// Stores what was meant for windows as messages of their own.
-    fn store_alone(&self, publish: &Publish<'_>, out: &Output, failed: Option<Reason<'_>>) -> Offer {
-        let held = || out.held().map(|(rule, held)| (rule, rules::held_record(held)));
-        let all = || out.records().chain(held());
-        match self.stores.append(&self.stores.normal, all().map(|(_, record)| record)) {
-            Ok(ticket) => {
-                all().for_each(|(rule, record)| self.meters.of(rule).made(&self.own, record));
-                self.taken(publish, ticket.0, failed)
-            }
-            Err(error) => self.not_appended(publish, error),
-        }
+        let mut written: Vec<Written> = vec![Box::pin(durable(holding.spool.clone(), ticket))];
+        let first = self.store_first(now, out);
+        let urgent_is = first.is_some();
+        written.extend(first);
+        self.store_rest(now, publish, out, (failed, written, urgent_is))
     }
 
     /// Closes windows when they are due and stores their messages, until `stop`; then closes all.
     pub async fn run_windows(self: Arc<Self>, stop: CancellationToken) {
-        let Some(holding) = self.stores.held.clone() else { return stop.cancelled().await };
+        let (holding, memory) = (&self.stores.held, self.rules.memory());
         loop {
             let now = Timestamp::now();
-            self.memory.close_due(now);
-            self.store_closed(&holding, &stop).await;
-            let wait = self.memory.next_due().map_or(LONGEST_SLEEP, |due| {
+            memory.close_due(now);
+            self.store_closed(&stop).await;
+            let wait = memory.next_due().map_or(LONGEST_SLEEP, |due| {
                 Duration::from_millis(u64::try_from(due.0.saturating_sub(now.0)).unwrap_or(0)).min(LONGEST_SLEEP)
             });
             tokio::select! {
                 () = holding.changed.notified() => {}
+                () = self.rules.replaced() => {}
                 () = tokio::time::sleep(wait) => {}
                 () = stop.cancelled() => break,
             }
         }
-        while self.memory.close_first() {}
+        while memory.close_first() {}
         let late = CancellationToken::new();
         let patience = async {
             tokio::time::sleep(CLOSE_GRACE).await;
@@ -189,20 +174,21 @@ impl Bridge {
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            () = self.store_closed(&holding, &late) => {}
+            () = self.store_closed(&late) => {}
             () = patience => {}
         }
     }
 
     /// Stores the messages of closed windows, and is done with what they were made of. Until `stop` it waits for room;
     /// what is left then stays in the holding spool for the next start.
-    async fn store_closed(&self, holding: &Holding, stop: &CancellationToken) {
+    async fn store_closed(&self, stop: &CancellationToken) {
+        let (holding, memory) = (&self.stores.held, self.rules.memory());
         let mut stored: Vec<(Appender, u64, Closed)> = Vec::new();
         loop {
-            let closed = if stored.len() < AT_ONCE { self.memory.fetch_closed() } else { None };
+            let closed = if stored.len() < AT_ONCE { memory.fetch_closed() } else { None };
             if let Some(closed) = closed {
                 let last = closed.sequences.iter().map(|(_, last)| *last).max();
-                urgent::durable(holding.spool.clone(), last.unwrap_or(0)).await;
+                durable(holding.spool.clone(), last.unwrap_or(0)).await;
                 if let Some((spool, sequence)) = self.store_window(&closed, stop).await {
                     Meter::new(&closed.rule, (false, false), self.own.block).made(&self.own, &closed.record);
                     window_closed(closed.why.label());
@@ -214,7 +200,7 @@ impl Bridge {
                 return;
             }
             for (spool, sequence, closed) in stored.drain(..) {
-                urgent::durable(spool, sequence).await;
+                durable(spool, sequence).await;
                 for sequence in closed.sequences.into_iter().flat_map(|(first, last)| first..=last) {
                     holding.acker.ack(sequence);
                 }
@@ -226,7 +212,8 @@ impl Bridge {
     /// Stores the message of a window as soon as there is room; none where there is none until `stop`.
     async fn store_window(&self, closed: &Closed, stop: &CancellationToken) -> Option<(Appender, u64)> {
         let record = || std::iter::once(closed.record.as_slice());
-        if let Some(urgent) = self.stores.urgent.as_ref().filter(|_| closed.urgent)
+        let urgent = &self.stores.urgent;
+        if closed.urgent
             && let Ok(ticket) = self.stores.append(urgent, record())
         {
             return Some((urgent.clone(), ticket.0));

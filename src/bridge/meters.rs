@@ -24,14 +24,10 @@ pub(super) struct Meter {
     block: Option<usize>,
 }
 
-/// The counters of all rules, and of what goes up without one.
+/// The counters of all rules of a set, and of what no rule matched.
 pub(super) struct Meters {
     rules: Vec<Meter>,
     forwarded: Meter,
-    /// What the plant addressed to the hub itself.
-    pub(super) addressed: Meter,
-    /// What was in the quarantine.
-    pub(super) retried: Meter,
 }
 
 impl Meter {
@@ -61,14 +57,15 @@ impl Meter {
 }
 
 impl Meters {
-    pub(super) fn new(rules: &RuleSet, block: Option<usize>) -> Self {
-        let of =
-            |(index, name): (RuleIndex, &str)| Meter::new(name, (rules.restrains(index), rules.combines(index)), block);
+    /// Rules that are not to be counted by themselves share their counters.
+    pub(super) fn new(rules: &RuleSet, block: Option<usize>, mut is_counted: impl FnMut(&str) -> bool) -> Self {
+        let of = |(index, name): (RuleIndex, &str)| {
+            let name = if is_counted(name) { name } else { "(others)" };
+            Meter::new(name, (rules.restrains(index), rules.combines(index)), block)
+        };
         Self {
             rules: rules.names().enumerate().map(of).collect(),
             forwarded: Meter::new("(unmatched)", (false, false), block),
-            addressed: Meter::new("(addressed to the hub)", (false, false), block),
-            retried: Meter::new("(retried)", (false, false), block),
         }
     }
 

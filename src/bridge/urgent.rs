@@ -9,7 +9,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use super::meters::Meter;
-use super::{Bridge, Own, Reason, Stores};
+use super::{Bridge, Current, Own, Reason, Stores};
 use crate::broker::Offer;
 use crate::message::Publish;
 use crate::rules::{Output, RuleIndex};
@@ -22,42 +22,46 @@ impl Bridge {
     #[cold]
     pub(super) fn store_urgent(
         &self,
-        urgent: &Appender,
+        now: &Current,
         publish: &Publish<'_>,
         out: &Output,
         failed: Option<Reason<'_>>,
     ) -> Option<Offer> {
-        let first = out.records().filter(|(rule, _)| self.rules.is_urgent(*rule)).map(|(_, record)| record);
-        let ticket = self.stores.append(urgent, first).ok()?;
-        for (rule, record) in out.records().filter(|(rule, _)| self.rules.is_urgent(*rule)) {
-            self.meters.of(rule).made(&self.own, record);
-        }
-        let written: Vec<Written> = vec![Box::pin(durable(urgent.clone(), ticket.0))];
-        Some(self.store_rest(publish, out, (failed, written), |rule| !self.rules.is_urgent(rule)))
+        let written = self.store_first(now, out)?;
+        Some(self.store_rest(now, publish, out, (failed, vec![written], true)))
     }
 
-    /// Stores the messages of the rules for which `is_left`, of a publish of which a part is stored already. It is taken
-    /// whether or not there is room for them now.
+    /// Stores the urgent messages of a publish. `None` where there are none, or they have to go the ordinary way.
+    pub(super) fn store_first(&self, now: &Current, out: &Output) -> Option<Written> {
+        let first = || out.records().filter(|(rule, _)| now.set.is_urgent(*rule));
+        first().next()?;
+        let ticket = self.stores.append(&self.stores.urgent, first().map(|(_, record)| record)).ok()?;
+        self.made(now, first());
+        Some(Box::pin(durable(self.stores.urgent.clone(), ticket.0)))
+    }
+
+    /// Stores the messages of a publish of which a part is `written` already, the urgent ones perhaps among it. It is
+    /// taken whether or not there is room for them now.
     pub(super) fn store_rest(
         &self,
+        now: &Current,
         publish: &Publish<'_>,
         out: &Output,
-        (mut failed, mut written): (Option<Reason<'_>>, Vec<Written>),
-        is_left: impl Fn(RuleIndex) -> bool,
+        (mut failed, mut written, urgent_is): (Option<Reason<'_>>, Vec<Written>, bool),
     ) -> Offer {
-        let records = || out.records().filter(|(rule, _)| is_left(*rule));
+        let is_left = |(rule, _): &(RuleIndex, &[u8])| !(urgent_is && now.set.is_urgent(*rule));
+        let rest: Vec<(RuleIndex, &[u8])> = out.records().filter(is_left).collect();
         let mut sequence = 0;
-        if records().next().is_some() {
-            let records_only: Vec<&[u8]> = records().map(|(_, record)| record).collect();
-            match self.stores.append(&self.stores.normal, records_only.iter().copied()) {
+        if !rest.is_empty() {
+            match self.stores.append(&self.stores.normal, rest.iter().map(|(_, record)| *record)) {
                 Ok(ticket) => {
                     sequence = ticket.0;
-                    records().for_each(|(rule, record)| self.meters.of(rule).made(&self.own, record));
+                    self.made(now, rest.into_iter());
                 }
                 Err(AppendError::TooLarge) => failed = Some(super::TOO_LARGE_FOR_SPOOL),
                 Err(AppendError::Full | AppendError::Closed) => {
-                    let records = records().map(|(rule, record)| (self.meters.of(rule).clone(), record.to_vec()));
-                    written.push(Box::pin(later(self.stores.clone(), self.own.clone(), records.collect())));
+                    let rest = rest.into_iter().map(|(rule, record)| (now.meters.of(rule).clone(), record.to_vec()));
+                    written.push(Box::pin(later(self.stores.clone(), self.own.clone(), rest.collect())));
                 }
             }
         }
@@ -101,7 +105,7 @@ async fn later(stores: Stores, own: Own, records: Vec<(Meter, Vec<u8>)>) {
 mod tests {
     use std::task::{Context, Waker};
 
-    use super::super::rules;
+    use super::super::{Holding, rules};
     use super::*;
     use crate::broker::Ingest as _;
     use crate::config::Unmatched;
@@ -144,12 +148,8 @@ mod tests {
         let file = SourceFile { path: "r.toml".into(), text: RULES.into() };
         let rules = (rules::load(&[file]).rules.unwrap(), Unmatched::Drop);
         let own = Own { hub: "h".into(), device: Some("own".into()), module: None, mark_late: false, block: None };
-        let stores = Stores {
-            normal: normal.appender.clone(),
-            urgent: Some(urgent.appender.clone()),
-            held: None,
-            numbering: None,
-        };
+        let (held, _held) = Holding::over(open("held"));
+        let stores = Stores { normal: normal.appender.clone(), urgent: urgent.appender.clone(), held, numbering: None };
         let bridge = Bridge::new(rules, own, stores, quarantine, Metrics::register());
 
         let Offer::TakenAfter(written, 0) = offer(&bridge, "a/one") else { panic!("one urgent message") };

@@ -14,10 +14,12 @@ use crate::diag::walk::Report;
 use crate::diag::{Diagnostic, Span};
 use crate::secret::Secret;
 
+mod changes;
 mod mask;
 mod read;
 pub mod units;
 
+pub use changes::changed_keys;
 pub use mask::masked;
 use read::Section;
 

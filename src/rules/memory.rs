@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
+use super::RuleSet;
 use super::decode::Births;
 use super::rule::{Action, Rule};
 use super::window::{Closed, Closing, Windows};
@@ -154,6 +155,14 @@ impl Memory {
         now + self.shared.forgotten.load(Ordering::Relaxed)
     }
 
+    /// To be called once `rules` are in use and no publish is on its way through those before them any more. What rules that
+    /// are gone have sent is forgotten, and their windows are closed; a rule goes on with what one of its name remembered.
+    /// Births belong to no rule and stay.
+    pub fn taken_up(&self, rules: &RuleSet) {
+        self.keep_marks_of(&rules.0.rules);
+        self.windows().close_without(|state| rules.0.windows.contains_key(state));
+    }
+
     /// Closes the windows whose time has come.
     pub fn close_due(&self, now: Timestamp) {
         self.windows().close_due(now.0);
@@ -189,7 +198,7 @@ impl Memory {
     }
 
     /// Forgets what was sent by rules that are no more.
-    pub(super) fn keep_marks_of(&self, rules: &[Rule]) {
+    fn keep_marks_of(&self, rules: &[Rule]) {
         let names: std::collections::HashSet<&str> =
             rules.iter().filter(|rule| is_restrained(rule)).map(|rule| &*rule.state).collect();
         self.shared.marks.lock().retain(|name, marks| {

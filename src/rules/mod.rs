@@ -116,7 +116,7 @@ mod window;
 pub use clock::Doubt;
 pub use explain::{Explanation, Step, Tried, new_rule};
 pub use gzip::plain_body;
-pub use load::{CODES, FileSummary, Loaded, load};
+pub use load::{CODES, FileSummary, LINTS, Loaded, is_table_file, load};
 pub use memory::Memory;
 pub use restraint::HeldBack;
 pub use translate::{Output, forward};
@@ -135,6 +135,7 @@ pub struct RuleSet(Arc<Rules>);
 struct Rules {
     /// Tells rule sets apart, so that a cache notices a reload.
     number: u64,
+    hash: String,
     rules: Vec<rule::Rule>,
     index: index::Index,
     on_connect: index::Index,
@@ -252,7 +253,7 @@ impl fmt::Display for QuarantineReason {
 }
 
 impl RuleSet {
-    fn new(rules: Vec<rule::Rule>) -> Result<Self, regex::Error> {
+    fn new(rules: Vec<rule::Rule>, hash: String) -> Result<Self, regex::Error> {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
         let index = index::Index::new(&rules, None)?;
         let on_connect = index::Index::new(&rules, Some(Event::Connect))?;
@@ -260,7 +261,7 @@ impl RuleSet {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let windows = rules.iter().enumerate().filter(|(_, rule)| rule.window().is_some());
         let windows = windows.map(|(index, rule)| (rule.state.clone(), index)).collect();
-        Ok(Self(Arc::new(Rules { number, rules, index, on_connect, on_disconnect, windows })))
+        Ok(Self(Arc::new(Rules { number, hash, rules, index, on_connect, on_disconnect, windows })))
     }
 
     /// Translates a publish. Total: any publish, an outcome. The records are in `out` until its next use, and what
@@ -323,18 +324,6 @@ impl RuleSet {
         translate::fetch(&self.0, out);
     }
 
-    /// These rules are in use from now on: what others remembered is forgotten, and their windows are closed. A rule goes
-    /// on with what one of its name remembered.
-    pub fn taken_up(&self, memory: &Memory) {
-        memory.keep_marks_of(&self.0.rules);
-        memory.windows().close_without(|state| self.0.windows.contains_key(state));
-    }
-
-    /// True where messages of some rule wait in windows.
-    pub fn has_windows(&self) -> bool {
-        !self.0.windows.is_empty()
-    }
-
     /// Says which rules were tried and why each took the publish or did not.
     pub fn explain(&self, publish: &Publish<'_>) -> Explanation {
         explain::explain(self, publish)
@@ -343,6 +332,11 @@ impl RuleSet {
     /// The same for the coming or going of a client.
     pub fn explain_presence(&self, presence: &Presence<'_>) -> Explanation {
         explain::presence(self, presence)
+    }
+
+    /// What tells these rules from others: a hash of the files they were read from, see [`Loaded::hash`].
+    pub fn hash(&self) -> &str {
+        &self.0.hash
     }
 
     /// How many rules there are.
