@@ -4,6 +4,7 @@
 mod support;
 
 use std::collections::HashSet;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -194,4 +195,65 @@ fn acknowledgements_do_not_wait_for_windows() {
         publisher.acknowledged().unwrap();
     }
     assert_eq!((held(&bridge), sim.received().len()), (500.0, 0));
+}
+
+#[test]
+fn new_rules_keep_windows_and_close_those_of_rules_that_are_gone() {
+    let dir = folder();
+    let mut sim = Sim::start(&dir.path().join("sim"), free_port(), &[]);
+    let rules = batches("batch = { max_wait = \"1h\" }");
+    let mut bridge = Bridge::start(dir.path(), &sim, &rules, QUICK);
+    publish_all(bridge.mqtt, "t/press7", ["1", "2"]);
+    let more = format!("{rules}[[rule]]\nname = \"new\"\ntopic = \"new/{{device}}\"\ndevice = \"{{device}}\"\n");
+    let file = dir.path().join("rules/10-test.toml");
+    std::fs::write(&file, more).unwrap();
+    until("the new rules are in use", PATIENCE, || {
+        bridge.get("/metrics").contains("brownbridge_messages_translated_total{rule=\"new\"}").then_some(())
+    });
+    publish_all(bridge.mqtt, "t/press7", ["3"]);
+    assert_eq!((held(&bridge), bridge.metric("brownbridge_open_windows")), (3.0, 1.0));
+    std::fs::write(&file, "[[rule]]\nname = \"other\"\ntopic = \"t/{device}\"\ndevice = \"{device}\"\n").unwrap();
+    empty(&bridge);
+    assert_eq!(bridge.metric("brownbridge_windows_closed_total{reason=\"rules_changed\"}"), 1.0);
+    publish_all(bridge.mqtt, "t/press7", ["4"]);
+    assert_conserved(&bridge);
+    assert_eq!(bridge.process.terminate(), Some(0));
+    assert_eq!(bodies(&mut sim), ["[1,2,3]", "4"]);
+}
+
+#[test]
+fn what_it_costs_is_told_by_rule_and_against_the_quota() {
+    let dir = folder();
+    let sim = Sim::start(&dir.path().join("sim"), free_port(), &[]);
+    let rules = "[[rule]]\nname = \"large\"\ntopic = \"large/#\"\ndevice = \"d\"\n\
+        [[rule]]\nname = \"changes\"\ntopic = \"changes/#\"\ndevice = \"d\"\nreport_by_exception = {}\n\
+        [[rule]]\nname = \"lists\"\ntopic = \"lists/#\"\ndevice = \"d\"\nbatch = { max_messages = 4, max_wait = \"1h\" }\n";
+    let bridge = Bridge::start(dir.path(), &sim, rules, &format!("tier = \"F1\"\n{QUICK}"));
+    let large = "x".repeat(1_000);
+    publish_all(bridge.mqtt, "large/a", [large.as_str(), "1"]);
+    publish_all(bridge.mqtt, "changes/a", ["1", "1", "1", "2"]);
+    publish_all(bridge.mqtt, "lists/a", ["1", "2", "3", "4"]);
+    empty(&bridge);
+    assert_eq!(bridge.metric("brownbridge_messages_dropped_total{reason=\"unchanged\"}"), 2.0);
+    let cost = |more: &[&str]| {
+        let admin = bridge.admin.to_string();
+        let output = Command::new(support::BINARY).args(["cost", "--admin", &admin]).args(more).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, json) = cost(&["--json"]);
+    let bill: Value = serde_json::from_str(&json).unwrap();
+    let units = |rule: &str| {
+        let rules = bill["rules"].as_array().unwrap();
+        let line = rules.iter().find(|line| line["rule"] == rule).unwrap();
+        (line["messages"].as_u64().unwrap(), line["units"].as_u64().unwrap(), line["saved_per_day"] != 0)
+    };
+    assert_eq!([units("large"), units("changes"), units("lists")], [(2, 4, false), (2, 2, true), (1, 1, true)]);
+    assert_eq!((&bill["tier"], &bill["quota_per_day"]), (&Value::from("F1"), &Value::from(8_000)));
+    assert_eq!(code, i32::from(bill["quota_share"].as_f64().unwrap() > 1.0));
+    let (_, text) = cost(&[]);
+    assert!(text.contains("RULE") && text.contains("of the 8000 of 1 unit F1"), "{text}");
+    let (code, text) = cost(&["--for", "10ms"]);
+    assert!(code == 0 && text.contains("forecast 0 billed messages"), "{text}");
+    let output = Command::new(support::BINARY).args(["cost", "--admin", "127.0.0.1:1"]).output().unwrap();
+    assert!(output.status.code() == Some(2) && String::from_utf8(output.stderr).unwrap().contains("start it"));
 }

@@ -31,6 +31,7 @@ pub(super) struct Ledger {
     path: PathBuf,
     opened: Books,
     spools: Vec<(Appender, Position)>,
+    held: Appender,
     recorder: Recorder,
     /// What the file says.
     written: Mutex<Books>,
@@ -46,8 +47,8 @@ pub fn read(state: &Path) -> io::Result<Option<Books>> {
 }
 
 impl Ledger {
-    /// Opens the books over spools that were just opened.
-    pub(super) fn open(state: &Path, recorder: Recorder, spools: Vec<Appender>) -> Arc<Self> {
+    /// Opens the books over spools that were just opened, and that of what waits in windows.
+    pub(super) fn open(state: &Path, recorder: Recorder, (spools, held): (Vec<Appender>, Appender)) -> Arc<Self> {
         let path = state.join(FILE);
         let before = read(state).unwrap_or_else(|error| {
             tracing::warn!("{} cannot be read, new books are begun: {error}", path.display());
@@ -63,7 +64,8 @@ impl Ledger {
             .collect();
         let found = spools.iter().map(|(spool, at)| (name(spool), *at)).collect();
         let opened = Books::open(before, &found, Timestamp::now());
-        let ledger = Self { path, opened: opened.clone(), spools, recorder, written: Mutex::new(Books::default()) };
+        let ledger =
+            Self { path, opened: opened.clone(), spools, held, recorder, written: Mutex::new(Books::default()) };
         ledger.write(opened);
         Arc::new(ledger)
     }
@@ -98,6 +100,7 @@ impl Ledger {
             },
             shed,
             quarantined: labelled(&page, "brownbridge_hub_messages_quarantined_total"),
+            held: self.held.stats().waiting,
             spools,
         };
         self.opened.with(&counts, Timestamp::now())

@@ -161,10 +161,10 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
 
     let opened = open_spool("spool", settings.spool)?;
     let urgent = open_spool("urgent spool", settings.urgent)?;
+    let held = open_spool("holding spool", settings.held)?;
     // Before anything moves: it starts from what the spools were found to hold.
     let found = vec![opened.appender.clone(), urgent.appender.clone()];
-    let ledger = Ledger::open(&settings.state, recorder.clone(), found.clone());
-    let held = open_spool("holding spool", settings.held)?;
+    let ledger = Ledger::open(&settings.state, recorder.clone(), (found.clone(), held.appender.clone()));
     let progress = found.iter().chain([&held.appender]).map(pulse::Progress::of).collect();
     let (quarantine_dir, max_size) = settings.quarantine;
     let (quarantine, quarantine_writer) = open_quarantine(&quarantine_dir, max_size)
@@ -225,6 +225,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         census: broker.census(),
         standing,
         rules: Arc::clone(bridge.rules()),
+        quota: settings::quota(&settings.config),
         sessions: kept,
     });
     let pulse = Pulse::new(progress, Arc::clone(&source), uplink.abort_handle());

@@ -72,6 +72,8 @@ pub(super) struct Gauges {
     pub(super) listeners: Vec<(&'static str, SocketAddr)>,
     pub(super) census: Arc<Census>,
     pub(super) sessions: Journal,
+    /// The hub's tier, its units, and the messages a day they take.
+    pub(super) quota: Option<(&'static str, u32, u64)>,
 }
 
 impl Gauges {
@@ -99,6 +101,10 @@ impl admin::Source for Gauges {
         gauge("brownbridge_held_messages", held.waiting as f64);
         gauge("brownbridge_held_bytes", held.disk_bytes as f64);
         gauge("brownbridge_open_windows", self.rules.memory().count_windows().0 as f64);
+        if let Some((tier, units, quota)) = self.quota {
+            let labels = [("tier", tier.to_owned()), ("units", units.to_string())];
+            ::metrics::gauge!("brownbridge_billable_quota_units", &labels).set(quota as f64);
+        }
         let counter = |name: &'static str, value| ::metrics::counter!(name).absolute(value);
         counter("brownbridge_rule_marks_forgotten_total", self.rules.memory().forgotten());
         counter("brownbridge_spool_recovered_total", stats.recovered);
@@ -139,6 +145,10 @@ impl admin::Source for Gauges {
             spool: status::Spool::of(&stats, self.oldest_age(stats.oldest_ms)),
             rules: status::Rules::of(&self.rules),
             refused: self.standing.refused().iter().map(status::Refused::of).collect(),
+            windows: status::Windows {
+                open: self.rules.memory().count_windows().0,
+                messages: self.stores.held.spool().stats().waiting,
+            },
             counters: status::Counters::of(metrics),
             clients,
         };

@@ -219,6 +219,12 @@ fn settled(
     }
 }
 
+/// The hub's tier, its units, and the billed messages a day that they take.
+pub(super) fn quota(config: &Config) -> Option<(&'static str, u32, u64)> {
+    let (tier, units) = (config.uplink.tier?, config.uplink.units);
+    Some((tier, units, limits::daily_quota(tier, units)?))
+}
+
 /// Says which file cannot be read and why.
 pub fn cannot_read(path: &Path, error: &io::Error) -> String {
     match error.kind() {

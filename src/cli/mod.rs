@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod check;
+mod cost;
 mod demo;
 mod explain;
 mod ledger;
@@ -34,6 +35,7 @@ struct Cli {
 enum Command {
     Run(run::Args),
     Status(status::Args),
+    Cost(cost::Args),
     Ledger(ledger::Args),
     Queue(queue::Args),
     Quarantine(quarantine::Args),
@@ -50,6 +52,7 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::run(args),
         Command::Status(args) => status::run(args),
+        Command::Cost(args) => cost::run(args),
         Command::Ledger(args) => ledger::run(args),
         Command::Queue(args) => queue::run(args),
         Command::Quarantine(args) => quarantine::run(args),

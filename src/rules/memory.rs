@@ -173,9 +173,10 @@ impl Memory {
         self.windows().close_first(Closing::Early)
     }
 
-    /// Closes the window with the contribution of the lowest sequence, to make room where those are kept.
-    pub fn close_oldest(&self) {
-        self.windows().close_oldest();
+    /// Closes the window with the contribution of the lowest sequence, to make room where those are kept. False where
+    /// none is open.
+    pub fn close_oldest(&self) -> bool {
+        self.windows().close_oldest()
     }
 
     /// When the next window is due.

@@ -95,6 +95,7 @@ mod decode;
 mod explain;
 mod expr;
 mod gzip;
+mod habits;
 mod index;
 mod json;
 mod load;
@@ -363,6 +364,14 @@ impl RuleSet {
     pub fn restrains(&self, rule: RuleIndex) -> bool {
         let action = self.0.rules.get(rule).map(|rule| &rule.action);
         matches!(action, Some(rule::Action::Send(message)) if message.restraint.is_some())
+    }
+
+    /// What a rule does with its messages over time, in words: a line for each key that remembers.
+    pub fn habits(&self, rule: RuleIndex) -> Vec<String> {
+        match self.0.rules.get(rule).map(|rule| &rule.action) {
+            Some(rule::Action::Send(message)) => habits::of(message),
+            _ => Vec::new(),
+        }
     }
 
     /// True where the messages of a rule wait in windows.

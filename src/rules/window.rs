@@ -42,6 +42,8 @@ use crate::message::{Content, HubMessage, NotARecord, RecordWriter, Timestamp};
 mod aggregate;
 mod batch;
 mod pivot;
+#[cfg(test)]
+mod tests;
 
 pub(super) use aggregate::{Aggregate, Function, Picked};
 pub(super) use batch::Batch;
@@ -379,12 +381,11 @@ impl Windows {
         first.inspect(|key| self.close(*key, why)).is_some()
     }
 
-    /// Closes the window with the contribution that is kept longest.
-    pub(super) fn close_oldest(&mut self) {
+    /// Closes the window with the contribution that is kept longest; false where none is open.
+    pub(super) fn close_oldest(&mut self) -> bool {
         let first = |open: &Open| open.sequences.iter().map(|(first, _)| *first).min();
-        if let Some(key) = self.open.iter().min_by_key(|(_, open)| first(open)).map(|(key, _)| *key) {
-            self.close(key, Closing::Early);
-        }
+        let oldest = self.open.iter().min_by_key(|(_, open)| first(open)).map(|(key, _)| *key);
+        oldest.inspect(|key| self.close(*key, Closing::Early)).is_some()
     }
 
     /// When the next window is due.
