@@ -23,6 +23,8 @@ use crate::spool::{AppendError, Durable};
 
 mod lanes;
 mod numbering;
+#[cfg(test)]
+mod sim;
 mod urgent;
 
 pub use lanes::{SpoolBacklog, SpoolOutcome, Stores, join};

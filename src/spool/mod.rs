@@ -95,9 +95,11 @@ mod read;
 mod recover;
 mod segment;
 #[cfg(test)]
-mod sim;
+pub(crate) mod sim;
 mod space;
 mod stats;
+#[cfg(test)]
+pub(crate) mod steps;
 #[cfg(test)]
 mod tests;
 mod track;

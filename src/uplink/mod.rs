@@ -43,6 +43,8 @@ mod diagnosis;
 mod dial;
 mod flight;
 mod relay;
+#[cfg(test)]
+pub(crate) mod sim;
 mod suspicion;
 mod target;
 pub mod tls;
