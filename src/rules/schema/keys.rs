@@ -23,20 +23,20 @@ pub(super) const ROOT: &[Key] = &[
     ),
 ];
 
-/// The tables below it.
-pub(super) const TABLES: &[(&str, &[Key])] = &[
-    ("rule", RULE),
-    ("decode", DECODE),
-    ("field", FIELD),
-    ("keys", KEPWARE_KEYS),
-    ("lookup", LOOKUP),
-    ("scale", SCALE),
-    ("time", TIME),
-    ("table", CSV_TABLE),
-    ("test", TEST),
-    ("send", SEND),
-    ("want", WANT),
-    ("wanted message", WANTED_MESSAGE),
+/// The tables below it; a table has the keys of all its lists.
+pub(super) const TABLES: &[(&str, &[&[Key]])] = &[
+    ("rule", &[RULE]),
+    ("decode", &[DECODE]),
+    ("field", &[FIELD]),
+    ("keys", &[KEPWARE_KEYS]),
+    ("lookup", &[LOOKUP]),
+    ("scale", &[SCALE]),
+    ("time", &[TIME]),
+    ("table", &[CSV_TABLE]),
+    ("test", &[TEST, PUBLISH]),
+    ("send", &[PUBLISH]),
+    ("want", &[WANT, WANTED_MESSAGE]),
+    ("wanted message", &[WANTED_MESSAGE]),
 ];
 
 const RULE: &[Key] = &[
@@ -151,14 +151,6 @@ const CSV_TABLE: &[Key] = &[
 
 const TEST: &[Key] = &[
     key("name", Text, "how the test is called"),
-    key("topic", Text, TOPIC),
-    key("payload", Text, PAYLOAD),
-    key("payload_hex", Text, PAYLOAD_HEX),
-    key("client", Text, CLIENT),
-    key("user", Text, USER),
-    key("qos", Whole(0, 2), QOS),
-    key("retained", Flag, RETAINED),
-    key("at", Duration, AT),
     key("on", Words(words::events), "instead of a publish: a client comes or goes"),
     key("address", Text, "with `on`: where the client comes from"),
     key("reason", Text, "with `on`: why its connection ended"),
@@ -166,32 +158,18 @@ const TEST: &[Key] = &[
     key("want", Either(&[Table("want"), List(&Table("wanted message"))]), "what is to become of it"),
 ];
 
-const SEND: &[Key] = &[
-    key("topic", Text, TOPIC),
-    key("payload", Text, PAYLOAD),
-    key("payload_hex", Text, PAYLOAD_HEX),
-    key("client", Text, CLIENT),
-    key("user", Text, USER),
-    key("qos", Whole(0, 2), QOS),
-    key("retained", Flag, RETAINED),
-    key("at", Duration, AT),
+const PUBLISH: &[Key] = &[
+    key("topic", Text, "the topic of the publish"),
+    key("payload", Text, "its payload as text"),
+    key("payload_hex", Text, "its payload as hexadecimal digits"),
+    key("client", Text, "the client id of the publisher"),
+    key("user", Text, "the user name of the publisher"),
+    key("qos", Whole(0, 2), "the QoS of the publish"),
+    key("retained", Flag, "the RETAIN flag of the publish"),
+    key("at", Duration, "how long after the test's begin it comes"),
 ];
 
-const TOPIC: &str = "the topic of the publish";
-const PAYLOAD: &str = "its payload as text";
-const PAYLOAD_HEX: &str = "its payload as hexadecimal digits";
-const CLIENT: &str = "the client id of the publisher";
-const USER: &str = "the user name of the publisher";
-const QOS: &str = "the QoS of the publish";
-const RETAINED: &str = "the RETAIN flag of the publish";
-const AT: &str = "how long after the test's begin it comes";
-
 const WANT: &[Key] = &[
-    key("device", Text, DEVICE),
-    key("payload", Text, BODY),
-    key("time", Text, CREATED),
-    key("priority", Words(words::priorities), PRIORITY),
-    key("props", Map(&Text), PROPS),
     key("count", Whole(0, i64::MAX), "so many messages, whatever is in them"),
     key("nothing", Flag, "no message, and nothing quarantined"),
     key("quarantine", Words(reasons), "a rule takes it and fails for this reason"),
@@ -202,15 +180,9 @@ fn reasons() -> Vec<&'static str> {
 }
 
 const WANTED_MESSAGE: &[Key] = &[
-    key("device", Text, DEVICE),
-    key("payload", Text, BODY),
-    key("time", Text, CREATED),
-    key("priority", Words(words::priorities), PRIORITY),
-    key("props", Map(&Text), PROPS),
+    key("device", Text, "the device of the message"),
+    key("payload", Text, "its body; JSON is compared as JSON"),
+    key("time", Text, "its creation time: 2026-01-01T00:00:00.000Z"),
+    key("priority", Words(words::priorities), "the priority of the rule that made it"),
+    key("props", Map(&Text), "properties it has"),
 ];
-
-const DEVICE: &str = "the device of the message";
-const BODY: &str = "its body; JSON is compared as JSON";
-const CREATED: &str = "its creation time: 2026-01-01T00:00:00.000Z";
-const PRIORITY: &str = "the priority of the rule that made it";
-const PROPS: &str = "properties it has";
