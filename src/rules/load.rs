@@ -27,6 +27,7 @@ mod read_test;
 mod read_time;
 mod texts;
 mod whole;
+pub(super) mod words;
 
 pub use lint::LINTS;
 use read_table::Tables;

@@ -99,6 +99,7 @@ mod number;
 mod pattern;
 mod refusal;
 mod rule;
+mod schema;
 mod script;
 mod shape;
 mod template;
@@ -108,6 +109,7 @@ mod translate;
 pub use clock::Doubt;
 pub use explain::{Explanation, Step, Tried, new_rule};
 pub use load::{CODES, FileSummary, LINTS, Loaded, is_table_file, load};
+pub use schema::schema;
 pub use translate::{Memory, Output, forward};
 
 use crate::message::{Event, Presence, Publish};
