@@ -200,7 +200,7 @@ impl World {
 
     fn judge(&mut self) {
         let life = &self.life;
-        let urgent = life.stores.urgent.as_ref().expect("there is one");
+        let urgent = &life.stores.urgent;
         let spools = [(life.stores.normal.id(), life.steps[0].durable()), (urgent.id(), life.steps[1].durable())];
         let oracle = &mut self.oracle;
         self.hub.arrivals(|arrivals| {
@@ -332,7 +332,7 @@ impl Life {
         let metrics = Metrics::register();
         let (kept, kept_by_hand) = quarantine::steps::open();
         let [normal, urgent] = [0, 1].map(|n| spool::steps::open(&disks[n], &plan.spool(n)).expect("opens"));
-        let (stores, (backlog, outcome), _) = join(normal.0, Some(urgent.0), (&kept, &metrics));
+        let (stores, (backlog, outcome), _) = join(normal.0, urgent.0, (&kept, &metrics));
         let own = Own { hub: "h".into(), device: Some("gw".into()), module: None, mark_late: true };
         let bridge = Bridge::new((rules(), Unmatched::Drop), own, stores.clone(), kept, metrics.clone());
         let (status, stop) = (watch::Sender::default(), CancellationToken::new());
