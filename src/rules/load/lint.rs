@@ -96,7 +96,7 @@ fn empty_levels(asked: &Asked, report: &mut Report<'_>) {
 fn loose_regex(text: &Text<'_>, report: &mut Report<'_>) {
     let Ok(hir) = regex_syntax::parse(text.value) else { return };
     let (begin, end) = (hir.properties().look_set_prefix_any(), hir.properties().look_set_suffix_any());
-    let open = |end: &str| [".*", ".+"].iter().any(|any| end == *any);
+    let open = |end: &str| [".*", ".+"].contains(&end);
     let begins_open = text.value.get(..2).is_some_and(open);
     let ends_open = text.value.len().checked_sub(2).and_then(|at| text.value.get(at..)).is_some_and(open);
     if begin.contains_anchor() || end.contains_anchor() || begins_open || ends_open {
