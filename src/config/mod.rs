@@ -14,11 +14,13 @@ use crate::diag::walk::Report;
 use crate::diag::{Diagnostic, Span};
 use crate::secret::Secret;
 
+mod changes;
 mod mask;
 mod read;
 mod schema;
 pub mod units;
 
+pub use changes::changed_keys;
 pub use mask::masked;
 use read::Section;
 pub use schema::schema;

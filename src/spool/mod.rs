@@ -107,7 +107,7 @@ mod writer;
 
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
@@ -309,12 +309,6 @@ pub struct Spool {
     shared: Arc<Shared>,
     writer: Option<JoinHandle<Result<(), String>>>,
     reader: Option<JoinHandle<()>>,
-}
-
-/// True where a folder has segments of a spool. It is not opened for that.
-pub fn holds_something(dir: &Path) -> bool {
-    let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    files.into_iter().any(|file| Path::new(&file.file_name()).extension().is_some_and(|ending| ending == "seg"))
 }
 
 /// Opens the spool of a folder, recovers what it holds and starts its threads.
