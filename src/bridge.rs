@@ -25,6 +25,8 @@ use crate::spool::{AppendError, Durable};
 mod in_use;
 mod lanes;
 mod numbering;
+#[cfg(test)]
+mod sim;
 mod urgent;
 
 use in_use::Current;

@@ -2,7 +2,7 @@
 //!
 //! Nothing of it is written down here: keys, types, words and ranges are what the reading itself asks for, told by
 //! [`Section`] while it reads a file without keys; what a key means and its default are the words of
-//! bridge.toml.example, where every key stands. It is of draft 7, which the editors' TOML extensions know.
+//! bridge.toml.example, where every key stands. It is of draft 7.
 
 use serde_json::{Map, Value, json};
 

@@ -33,7 +33,7 @@ pub use lint::LINTS;
 use read_table::Tables;
 
 /// Every code a rule file can be answered with.
-pub const CODES: [&str; 44] = [
+pub const CODES: [&str; 45] = [
     "bad-decode",
     "bad-duration",
     "bad-hex",
@@ -48,6 +48,7 @@ pub const CODES: [&str; 44] = [
     "duplicate-name",
     "empty-level",
     "endless-script",
+    "loose-regex",
     "never-runs",
     "no-device",
     "no-rules",

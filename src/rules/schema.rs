@@ -2,7 +2,7 @@
 //!
 //! Words that a key can be come from the tables the loader reads by. A test compares the keys with those the loader
 //! asks for, so that neither has one the other does not know. What depends on another key (`csv` needs names, a rule
-//! has `topic` or `regex`) is left to `check`. The schema is of draft 7, which the editors' TOML extensions know.
+//! has `topic` or `regex`) is left to `check`. The schema is of draft 7, and has nothing but what draft 4 has too, which is what Taplo knows.
 
 use serde_json::{Map, Value, json};
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The JSON Schemas of `brownbridge schema`, judged by the Python package jsonschema: both are schemas of draft 7, every
+"""The JSON Schemas of `brownbridge schema`, judged by the Python package jsonschema: both are schemas of draft 7
+and of draft 4, which editors know, every
 shipped file is valid by them, and files with mistakes are not.
 
     pip install jsonschema
@@ -36,6 +37,7 @@ def program():
 
 def validator(brownbridge, what):
     schema = json.loads(subprocess.run([brownbridge, "schema", what], check=True, capture_output=True).stdout)
+    jsonschema.Draft4Validator.check_schema(schema)
     jsonschema.Draft7Validator.check_schema(schema)
     return jsonschema.Draft7Validator(schema)
 
