@@ -57,6 +57,8 @@ pub struct Metrics {
     pace: Arc<Pace>,
     /// The last state of the uplink.
     state: Arc<Mutex<Option<&'static str>>>,
+    /// Counts for one connection of many: what only one can say is not said.
+    one_of_many: bool,
 }
 
 const DELIVERIES_DROPPED: &str = "brownbridge_broker_deliveries_dropped_total";
@@ -109,7 +111,14 @@ impl Metrics {
             uplink_publishes: counter("uplink_publishes_total", "Publishes sent to the hub, repetitions among them"),
             pace: Arc::default(),
             state: Arc::default(),
+            one_of_many: false,
         }
+    }
+
+    /// The same counters for one uplink of many: the gauges that only a single one can set are left alone.
+    #[must_use]
+    pub fn of_one_of_many(&self) -> Self {
+        Self { uplink_connected: Gauge::noop(), uplink_window: Gauge::noop(), one_of_many: true, ..self.clone() }
     }
 
     /// The counter of connections accepted by a listener.
@@ -172,16 +181,25 @@ impl Metrics {
 
     /// Says when the SAS token in use expires. Without a token there is no such gauge, and no alarm about it.
     pub fn sas_expires(&self, seconds: i64) {
+        if self.one_of_many {
+            return;
+        }
         set("brownbridge_sas_expiry_timestamp_seconds", seconds);
     }
 
     /// Says when the client certificate in use expires. Without one there is no such gauge.
     pub fn certificate_expires(&self, seconds: i64) {
+        if self.one_of_many {
+            return;
+        }
         set("brownbridge_certificate_expiry_timestamp_seconds", seconds);
     }
 
     /// Says what the uplink is doing, or why it does not: 1 for this state, 0 for those before it.
     pub fn uplink_state(&self, state: &'static str) {
+        if self.one_of_many {
+            return;
+        }
         let mut last = self.state.lock();
         if let Some(before) = last.replace(state).filter(|before| *before != state) {
             ::metrics::gauge!("brownbridge_uplink_state", "state" => before).set(0.0);

@@ -171,6 +171,7 @@ fn settled(
         backoff: config.uplink.backoff,
         ack_timeout: config.uplink.ack_timeout,
         suspect_after: config.uplink.suspect_after,
+        crowd: None,
     };
     let spool = |folder: &str, max_size, when_full| spool::Options {
         linger: config.spool.commit_wait,
@@ -407,6 +408,7 @@ impl Place {
             address: uplink.address.as_ref().map(|address| address.value.clone()),
             certificate_expiry,
             token_lifetime: uplink.token_lifetime,
+            gateway: true,
         };
         Some((Target::Hub(target), own))
     }
