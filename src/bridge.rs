@@ -21,6 +21,7 @@ use crate::quarantine::{Quarantine, Reason};
 use crate::rules::{self, Doubt, Memory, Output, RuleIndex, RuleSet, Verdict};
 use crate::spool::{AppendError, Durable};
 
+pub mod devices;
 mod lanes;
 mod numbering;
 mod urgent;

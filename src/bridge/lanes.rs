@@ -150,6 +150,11 @@ pub struct SpoolOutcome {
 }
 
 impl SpoolOutcome {
+    /// Where what the hub would not take goes.
+    pub(super) fn quarantine(&self) -> &Quarantine {
+        &self.quarantine
+    }
+
     fn spool(&self, id: MessageId) -> &Acker {
         match &self.urgent {
             Some((urgent, acker)) if *urgent == id.spool => acker,

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use super::format::{self, Cursor, Found, HEADER};
-use super::{Chunk, Placed, Share, Shelved};
+use super::{Mark, Placed, Share, Shelved};
 
 /// Bytes read at once, and more where a single message is longer.
 const CHUNK: u64 = 64 << 10;
@@ -64,7 +64,7 @@ pub(super) struct Append {
 #[derive(Debug, Clone)]
 pub(super) struct Stretch {
     path: PathBuf,
-    salt: u32,
+    pub(super) salt: u32,
     from: u64,
     end: u64,
 }
@@ -174,8 +174,8 @@ impl Shelf {
     }
 
     /// What a reader is to read.
-    pub(super) fn to_read(&self, from: Option<u64>) -> Stretch {
-        let from = from.unwrap_or(self.cursor).max(self.cursor);
+    pub(super) fn to_read(&self, from: Option<Mark>) -> Stretch {
+        let from = from.filter(|mark| mark.salt == self.salt).map_or(self.cursor, |mark| mark.at.max(self.cursor));
         Stretch { path: self.path.clone(), salt: self.salt, from, end: self.end }
     }
 
@@ -260,24 +260,23 @@ impl Append {
     }
 }
 
-/// Reads messages of a stretch of a file; also what of it is damaged.
-pub(super) fn read(stretch: &Stretch, most: usize) -> io::Result<(Chunk, Places)> {
-    let mut lost = Places::new();
-    let mut chunk = Chunk { next: stretch.from, ..Chunk::default() };
+/// Reads messages of a stretch of a file; also how far it came, and what of it is damaged.
+pub(super) fn read(stretch: &Stretch, most: usize) -> io::Result<(Vec<Placed>, u64, Places)> {
+    let (mut messages, mut end, mut lost) = (Vec::new(), stretch.from, Places::new());
     scan(stretch, |found| {
         match found {
             Ok((placed, _)) => {
-                chunk.next = placed.next;
-                chunk.messages.push(placed);
+                end = placed.next;
+                messages.push(placed);
             }
             Err(damage) => {
-                chunk.next = damage.1;
+                end = damage.1;
                 lost.push(damage);
             }
         }
-        chunk.messages.len() < most && chunk.next - stretch.from < CHUNK
+        messages.len() < most && end - stretch.from < CHUNK
     })?;
-    Ok((chunk, lost))
+    Ok((messages, end, lost))
 }
 
 /// The leading messages that are meant, as many as take so many bytes, and the time of the first one that is not.

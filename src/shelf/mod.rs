@@ -78,13 +78,21 @@ pub struct Placed {
     pub shelved: Shelved,
 }
 
+/// A place on a shelf. It means nothing any more once the shelf was empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// Which shelf of this device it was.
+    salt: u32,
+    at: u64,
+}
+
 /// What was read from a shelf.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Chunk {
     /// Messages, in order.
     pub messages: Vec<Placed>,
     /// Where to read on.
-    pub next: u64,
+    pub next: Option<Mark>,
     /// Nothing stood behind it when it was read.
     pub last: bool,
 }
@@ -209,17 +217,18 @@ impl Shelves {
         }
     }
 
-    /// Reads messages from a place on, or from the first that is not settled; those that are settled already are left
+    /// Reads messages from a mark on, or from the first that is not settled; those that are settled already are left
     /// out. Blocks for as long as the disk takes.
-    pub fn read(&self, device: &str, from: Option<u64>, most: usize) -> io::Result<Chunk> {
+    pub fn read(&self, device: &str, from: Option<Mark>, most: usize) -> io::Result<Chunk> {
         let Some(stretch) = self.index.lock().shelves.get(device).map(|shelf| shelf.to_read(from)) else {
             return Ok(Chunk { last: true, ..Chunk::default() });
         };
-        let (mut chunk, lost) = file::read(&stretch, most)?;
+        let (messages, end, lost) = file::read(&stretch, most)?;
+        let mut chunk = Chunk { messages, next: Some(Mark { salt: stretch.salt, at: end }), last: false };
         let mut index = self.index.lock();
         let Some(shelf) = index.shelves.get_mut(device) else { return Ok(Chunk { last: true, ..Chunk::default() }) };
         chunk.messages.retain(|placed| !shelf.is_settled(placed.at));
-        chunk.last = chunk.next >= shelf.end();
+        chunk.last = end >= shelf.end();
         let mut gone = 0;
         for (at, next) in lost {
             gone += u64::from(shelf.settle(at, next));
@@ -242,6 +251,12 @@ impl Shelves {
             let _ = index.shelves.remove(device).map(|shelf| shelf.remove());
         }
         counts
+    }
+
+    /// Gives up the oldest messages of a shelf that nobody reads now: as many as take so many bytes. Blocks for as long as
+    /// the disk takes.
+    pub fn give_up_oldest(&self, device: &str, bytes: u64) -> io::Result<u64> {
+        self.give_up(device, |_| true, bytes)
     }
 
     /// Gives up the oldest messages of a shelf that nobody reads now, until so many bytes are free in it and in all.

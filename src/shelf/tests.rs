@@ -23,7 +23,7 @@ fn all(shelves: &Shelves, device: &str) -> Vec<Placed> {
         if chunk.last {
             return found;
         }
-        from = Some(chunk.next);
+        from = chunk.next;
     }
 }
 
