@@ -9,6 +9,9 @@
 //! - sum of `messages_translated` + `spool_recovered` = `messages_delivered` + sum of `messages_shed` + sum of
 //!   `hub_messages_quarantined` + `spool_lost` + `spool_messages`
 //!
+//! Where devices have connections of their own, `shelf_recovered` is added to the left of the second, and `shelf_lost`
+//! and `shelf_messages` to its right.
+//!
 //! A retried entry of the quarantine counts as received anew, a retried hub message as translated by the rule
 //! `(retried)`: the counters of the quarantine count what went in, not what lies there.
 
@@ -268,6 +271,9 @@ pub fn describe_labelled() {
         ("brownbridge_spool_bytes_written_total", "Bytes the spool wrote to disk"),
         ("brownbridge_spool_bytes_appended_total", "Bytes of the hub messages the spool took"),
         ("brownbridge_spool_sync_failures_total", "fdatasync calls that failed"),
+        ("brownbridge_shelf_recovered_total", "Hub messages found on the shelves of devices at start"),
+        ("brownbridge_shelf_lost_total", "Hub messages on shelves that could not be read back"),
+        ("brownbridge_shelf_appended_total", "Hub messages moved from the spool to a device's shelf"),
     ] {
         ::metrics::describe_counter!(name, help);
     }
@@ -297,6 +303,11 @@ pub fn describe_labelled() {
         ),
         ("brownbridge_spool_bytes", Unit::Bytes, "Disk space the spool takes"),
         ("brownbridge_spool_oldest_age_seconds", Unit::Seconds, "Age of the oldest waiting hub message"),
+        ("brownbridge_shelf_messages", Unit::Count, "Hub messages on the shelves of devices that cannot take them now"),
+        ("brownbridge_shelf_bytes", Unit::Bytes, "Disk space they take"),
+        ("brownbridge_shelf_devices", Unit::Count, "Devices that have messages on their shelf"),
+        ("brownbridge_devices", Unit::Count, "Devices with a connection of their own, by state"),
+        ("brownbridge_uplink_connections", Unit::Count, "Open connections to the hub, one a device"),
         ("brownbridge_spool_full", Unit::Count, "1 while the spool refuses messages for lack of room"),
         (
             "brownbridge_config_last_reload_successful",

@@ -1,9 +1,10 @@
 //! Who may connect: the CONNECT packet against the registered devices.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
+use parking_lot::RwLock;
 use rmqtt_codec::v3::Connect;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
@@ -29,6 +30,7 @@ pub(super) enum Refusal {
     Host(String),
     ClientId(String),
     Unknown(String),
+    Disabled(String),
     NoCredential,
     Certificate(&'static str),
     Policy,
@@ -58,6 +60,7 @@ impl fmt::Display for Refusal {
             Self::Host(name) => write!(f, "user name {name:?} names another hub"),
             Self::ClientId(id) => write!(f, "client id {id:?} is not the identity of the user name"),
             Self::Unknown(id) => write!(f, "no device {id:?}"),
+            Self::Disabled(id) => write!(f, "the device {id:?} is disabled"),
             Self::NoCredential => f.write_str("neither a password nor a client certificate"),
             Self::Certificate(why) => write!(f, "client certificate: {why}"),
             Self::Policy => f.write_str("the token names a policy of the hub; devices sign with their own key"),
@@ -83,11 +86,27 @@ pub(super) struct Register {
     pub(super) edge: bool,
     pub(super) master: Key,
     /// Empty: any device whose key is derived from the master key, or whose certificate our CA signed.
-    pub(super) devices: HashMap<String, Credential>,
+    /// And those that are registered and not let in.
+    pub(super) devices: RwLock<(HashMap<String, Credential>, HashSet<String>)>,
     pub(super) verifier: Arc<dyn ClientCertVerifier>,
 }
 
 impl Register {
+    /// What a device proves itself with; `None` where it is not registered.
+    pub(super) fn credential(&self, id: &str) -> Option<Credential> {
+        let devices = self.devices.read();
+        let any = devices.0.is_empty().then_some(Credential::Derived);
+        devices.0.get(id).cloned().or(any)
+    }
+
+    pub(super) fn is_disabled(&self, id: &str) -> bool {
+        self.devices.read().1.contains(id)
+    }
+
+    pub(super) fn replace(&self, devices: HashMap<String, Credential>, disabled: HashSet<String>) {
+        *self.devices.write() = (devices, disabled);
+    }
+
     /// Decides on a CONNECT. `now` is in seconds since 1970.
     pub(super) fn admit(
         &self,
@@ -108,11 +127,10 @@ impl Register {
         if *connect.client_id != *id {
             return Err(Refusal::ClientId(connect.client_id.to_string()));
         }
-        let credential = match self.devices.get(&id) {
-            Some(credential) => credential.clone(),
-            None if self.devices.is_empty() => Credential::Derived,
-            None => return Err(Refusal::Unknown(id)),
-        };
+        if self.is_disabled(&id) {
+            return Err(Refusal::Disabled(id));
+        }
+        let Some(credential) = self.credential(&id) else { return Err(Refusal::Unknown(id)) };
         let (expiry, auth_method) = match (&connect.password, certificates.and_then(<[_]>::split_first)) {
             (Some(password), _) => (Some(self.token(password, &identity, &credential, now)?), BY_TOKEN),
             (None, Some((leaf, chain))) => {

@@ -253,6 +253,15 @@ impl Shelves {
         counts
     }
 
+    /// A message is given up because it is too old to be sent. False where it was done with before.
+    pub fn expire_one(&self, device: &str, at: u64, next: u64) -> bool {
+        let counts = self.settle(device, at, next);
+        let mut index = self.index.lock();
+        index.stats.settled -= u64::from(counts);
+        index.stats.expired += u64::from(counts);
+        counts
+    }
+
     /// Gives up the oldest messages of a shelf that nobody reads now: as many as take so many bytes. Blocks for as long as
     /// the disk takes.
     pub fn give_up_oldest(&self, device: &str, bytes: u64) -> io::Result<u64> {

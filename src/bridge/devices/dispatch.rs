@@ -136,7 +136,7 @@ impl Dispatcher<'_> {
         }
         let waiting = apart(waiting);
         let named = HubMessage::parse(&waiting.record).map(|message| message.device).unwrap_or_default();
-        if named.is_empty() || *named == *self.shared.options.own.connection.device {
+        if named.is_empty() || *named == *self.shared.options.plan.own.connection.device {
             let own = Arc::clone(&self.shared.own);
             return self.give(&own, Held::from_spool(waiting));
         }
@@ -162,7 +162,7 @@ impl Dispatcher<'_> {
         };
         // A hub that lets in nobody says nothing about a device: that waits like everything else.
         let way = if way == Way::Refused && !self.shared.lets_in() { Way::Blocked } else { way };
-        match (way, self.shared.options.when_refused) {
+        match (way, self.shared.options.plan.when_refused) {
             (Way::Queued, _) => {}
             (Way::Blocked, _) => {
                 if let Some(hand) = self.hands.get_mut(held.waiting.lane as usize) {
@@ -192,7 +192,7 @@ impl Dispatcher<'_> {
                 self.shared.isolate_denied(&held.waiting);
                 continue;
             }
-            let policy = self.shared.options.when_refused;
+            let policy = self.shared.options.plan.when_refused;
             let (gateway, quarantine) = (policy == WhenRefused::Gateway, policy == WhenRefused::Quarantine);
             if gateway && (before_shelf || !device.state().shelving) {
                 // Without a look at the room: there is no way back for it, and there are few.
@@ -258,7 +258,7 @@ impl Dispatcher<'_> {
         self.ticks = self.ticks.wrapping_add(1);
         self.shelving.retry();
         let now = Instant::now();
-        let sweeps = self.shared.options.when_refused != WhenRefused::Wait && self.shared.lets_in();
+        let sweeps = self.shared.options.plan.when_refused != WhenRefused::Wait && self.shared.lets_in();
         let mut refused = false;
         for device in self.shared.all() {
             let (phase, shelving, drained) = {

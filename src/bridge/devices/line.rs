@@ -57,6 +57,9 @@ pub(super) async fn run(shared: Arc<Shared>, device: Arc<Device>) {
 }
 
 async fn serve(shared: &Arc<Shared>, device: &Arc<Device>, leave: &CancellationToken) -> Why {
+    if shared.is_denied(device) {
+        return Why::Asked;
+    }
     let target = tokio::select! {
         target = shared.target(device) => target,
         () = shared.stop.cancelled() => return Why::Stopped,
@@ -97,7 +100,7 @@ async fn serve(shared: &Arc<Shared>, device: &Arc<Device>, leave: &CancellationT
 
 /// Watches a line; returns when it is to end.
 async fn watch_over(shared: &Shared, device: &Device, mut seen: watch::Receiver<Status>) -> Why {
-    let patience = shared.options.idle_timeout;
+    let patience = shared.options.plan.idle_timeout;
     let mut failures = 0;
     loop {
         let idle_at = tokio::time::Instant::from_std(device.state().active + patience);
@@ -166,7 +169,7 @@ fn refused(shared: &Shared, device: &Arc<Device>, (text, now): (String, Instant)
     if !shared.lets_in() {
         return; // Nobody is let in: this says nothing about the device.
     }
-    let waits = shared.options.when_refused == WhenRefused::Wait;
+    let waits = shared.options.plan.when_refused == WhenRefused::Wait;
     if waits && state.shelving && !state.has_shelf_in_memory() {
         return; // A few messages that are older than its shelf: they go first when it is let in.
     }
@@ -178,19 +181,19 @@ fn refused(shared: &Shared, device: &Arc<Device>, (text, now): (String, Instant)
 impl Shared {
     /// Where the line of a device goes; `Err` says why that is not known.
     async fn target(&self, device: &Device) -> Result<HubTarget, String> {
-        let own = &self.options.own;
+        let own = &self.options.plan.own;
         if device.is_own() {
             return Ok(own.clone());
         }
         let Account { connection, certificate } =
-            self.options.accounts.of(&device.id).await.map_err(|error| error.to_string())?;
+            self.options.plan.accounts.of(&device.id).await.map_err(|error| error.to_string())?;
         let (mut tls, mut certificate_expiry) = (Arc::clone(&self.tls), None);
         if let Some(certificate) = certificate {
             let pem = |error: tls::TlsError| format!("its certificate cannot be used: {error}");
             let chain = tls::certificates(&certificate.chain).map_err(pem)?;
             let key = tls::private_key(certificate.key.expose().as_bytes()).map_err(pem)?;
             certificate_expiry = chain.first().and_then(tls::expiry);
-            tls = tls::client(Arc::clone(&self.options.roots), Some((chain, key))).map_err(pem)?;
+            tls = tls::client(Arc::clone(&self.options.plan.roots), Some((chain, key))).map_err(pem)?;
         } else if matches!(connection.auth, Auth::X509) {
             return Err("its connection string says x509=true, but there is no certificate for it".to_owned());
         }

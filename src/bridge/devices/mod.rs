@@ -41,7 +41,7 @@ use crate::config::WhenRefused;
 use crate::fence::Name;
 use crate::hub::accounts::Accounts;
 use crate::metrics::Metrics;
-use crate::shelf::{self, Shelves};
+use crate::shelf::Shelves;
 use crate::uplink::{self, Crowd, HubTarget, Status};
 
 mod census;
@@ -57,6 +57,7 @@ mod tests;
 pub use census::{Listed, Phase as Condition, Summary};
 use queue::{Device, Held, Phase};
 use register::{Register, Verdict};
+pub use shelving::give_back;
 
 /// Devices known at one time; what names more goes to the quarantine.
 const MOST_DEVICES: usize = 20_000;
@@ -71,10 +72,8 @@ const WINDOW: u16 = 32;
 /// Messages that may be on their way to the quarantine.
 const ISOLATIONS: usize = 64;
 
-/// How devices connect.
-pub struct Options {
-    /// Of the bridge's own line; the others follow it.
-    pub uplink: uplink::Options,
+/// Who may connect, with what, and what becomes of the others.
+pub struct Plan {
     /// The bridge's own identity and hub.
     pub own: HubTarget,
     /// Whom to trust.
@@ -95,8 +94,16 @@ pub struct Options {
     pub connect_rate: u32,
     /// Messages on a shelf for longer are given up.
     pub shelf_max_age: Option<Duration>,
+}
+
+/// How devices connect.
+pub struct Options {
+    /// Of the bridge's own line; the others follow it.
+    pub uplink: uplink::Options,
+    /// Who may, and with what.
+    pub plan: Plan,
     /// The shelves.
-    pub shelf: shelf::Options,
+    pub shelves: Arc<Shelves>,
     /// The folder in which approvals are kept.
     pub state: PathBuf,
 }
@@ -154,12 +161,12 @@ struct Slots {
     line: VecDeque<Arc<Device>>,
 }
 
-/// Opens shelves and approvals. The devices do nothing before [`run`].
+/// Opens the approvals. The devices do nothing before [`run`].
 pub fn open(options: Options, outcome: SpoolOutcome, metrics: Metrics) -> std::io::Result<Devices> {
-    let shelves = Arc::new(Shelves::open(options.shelf.clone())?);
-    let register = Register::open(&options.state, options.allow.clone(), options.table.clone())?;
-    let tls = uplink::tls::client(Arc::clone(&options.roots), None).map_err(std::io::Error::other)?;
-    let crowd = Arc::new(Crowd::new(options.connect_rate));
+    let shelves = Arc::clone(&options.shelves);
+    let register = Register::open(&options.state, options.plan.allow.clone(), options.plan.table.clone())?;
+    let tls = uplink::tls::client(Arc::clone(&options.plan.roots), None).map_err(std::io::Error::other)?;
+    let crowd = Arc::new(Crowd::new(options.plan.connect_rate));
     let bytes = Arc::new(AtomicUsize::new(0));
     let own = Device::new("", Phase::Idle, Arc::clone(&bytes));
     let shared = Arc::new(Shared {
@@ -252,7 +259,7 @@ impl Shared {
     }
 
     fn admit(self: &Arc<Self>, slots: &mut Slots) {
-        while slots.taken < self.options.max_connections
+        while slots.taken < self.options.plan.max_connections
             && !self.stop.is_cancelled()
             && let Some(device) = slots.line.pop_front()
         {

@@ -26,8 +26,6 @@ const MOST_BYTES: usize = 1 << 20;
 const MOST_BYTES_OWN: usize = 8 << 20;
 /// A queue with fewer messages is filled from the shelf.
 const LOW: usize = 32;
-/// Why a message is given up that waited on a shelf and is too old to be sent. The spool counts its own.
-const TOO_OLD_ON_SHELF: &str = "too_old_on_shelf";
 
 /// What a device does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -432,17 +430,19 @@ impl Outcome for Settle {
     }
 
     fn abandon(&self, id: MessageId, reason: &'static str) {
-        if self.is_on_shelf(id) {
-            let reason = if reason == TOO_OLD { TOO_OLD_ON_SHELF } else { reason };
-            if self.settle(id, || false) {
-                ::metrics::counter!("brownbridge_messages_shed_total", "reason" => reason).increment(1);
+        let Some(held) = self.device.settle(id) else { return };
+        match held.shelf {
+            None => self.shared.outcome.abandon(id, reason),
+            Some((home, at, next)) if reason == TOO_OLD => {
+                self.shared.shelves.expire_one(&home.id, at, next);
             }
-            return;
+            Some((home, at, next)) => {
+                if self.shared.shelves.settle(&home.id, at, next) {
+                    ::metrics::counter!("brownbridge_messages_shed_total", "reason" => reason).increment(1);
+                }
+            }
         }
-        self.settle(id, || {
-            self.shared.outcome.abandon(id, reason);
-            true
-        });
+        self.shared.wake.notify_one();
     }
 
     async fn isolate(&self, waiting: &Waiting, isolation: &Isolation) {

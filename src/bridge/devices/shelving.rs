@@ -9,8 +9,11 @@ use tokio::task::JoinHandle;
 
 use super::queue::{Device, Held, Phase, shelved};
 use super::{Shared, WhenRefused};
+use crate::bridge::Stores;
 use crate::message::Timestamp;
+use crate::metrics::translated_by_rule;
 use crate::shelf::{Placed, ShelfError, Shelved, Shelves};
+use crate::spool::AppendError;
 use crate::uplink::{Isolation, Waiting};
 
 /// Messages that may wait for the disk; then nothing more is read.
@@ -167,7 +170,7 @@ impl Shared {
             (state.phase, state.trouble.clone())
         };
         let held = Held::from_shelf(device, placed);
-        if phase != Phase::Denied && self.options.when_refused == WhenRefused::Gateway {
+        if phase != Phase::Denied && self.options.plan.when_refused == WhenRefused::Gateway {
             let mut held = held;
             while let Err((back, _)) = self.own.offer(held, Instant::now()) {
                 held = back;
@@ -189,7 +192,7 @@ impl Shared {
 
     /// Writes down how far shelves are settled, and now and then gives up what is too old.
     pub(super) fn look_after_shelves(self: &Arc<Self>, thoroughly: bool) {
-        let max_age = self.options.shelf_max_age.filter(|_| thoroughly);
+        let max_age = self.options.plan.shelf_max_age.filter(|_| thoroughly);
         let parked: Vec<_> = match max_age {
             Some(_) => self.all().into_iter().filter(|device| device.state().phase.is_parked()).collect(),
             None => Vec::new(),
@@ -204,5 +207,52 @@ impl Shared {
                 }
             }
         });
+    }
+}
+
+/// Puts everything that is on shelves back into the spool, where devices have no lines of their own any more. It gets
+/// new names by that. Ends with the shelves, or when the spool does.
+pub async fn give_back(shelves: Arc<Shelves>, stores: Stores) {
+    let waiting = shelves.stats().waiting;
+    tracing::info!(waiting, "what waits on the shelves of devices goes back into the spool");
+    for device in shelves.devices() {
+        while let Some(messages) = read(&shelves, &device).await {
+            let mut last = 0;
+            for placed in &messages {
+                last = match store(&stores, &placed.shelved.record).await {
+                    Some(sequence) => sequence,
+                    None => return,
+                };
+            }
+            if stores.normal.durable().wait_for(|durable| durable.seq >= last).await.is_err() {
+                return;
+            }
+            for placed in messages {
+                if shelves.settle(&device, placed.at, placed.next) {
+                    translated_by_rule("(from a shelf)").increment(1);
+                    ::metrics::counter!("brownbridge_messages_shed_total", "reason" => "back_in_spool").increment(1);
+                }
+            }
+        }
+    }
+}
+
+/// The first messages of a shelf; `None` where there are none, or none that can be read.
+async fn read(shelves: &Arc<Shelves>, device: &str) -> Option<Vec<Placed>> {
+    const AT_ONCE: usize = 256;
+    let (shelves, id) = (Arc::clone(shelves), device.to_owned());
+    let read = tokio::task::spawn_blocking(move || shelves.read(&id, None, AT_ONCE)).await.ok()?;
+    let chunk = read.inspect_err(|error| tracing::error!(device, "a shelf cannot be read: {error}")).ok()?;
+    Some(chunk.messages).filter(|messages| !messages.is_empty())
+}
+
+/// Stores a message when there is room; `None` where the spool has ended.
+async fn store(stores: &Stores, record: &[u8]) -> Option<u64> {
+    loop {
+        match stores.normal.try_append(std::iter::once(record)) {
+            Ok(ticket) => return Some(ticket.0),
+            Err(AppendError::Full) => stores.normal.room().await,
+            Err(AppendError::Closed | AppendError::TooLarge) => return None,
+        }
     }
 }
