@@ -63,12 +63,12 @@ fn readiness(stats: &Stats, status: &Status, age: impl Fn(Option<i64>) -> Durati
     })
 }
 
-/// Says so where more devices that have something to send cannot than can.
+/// Says so where more devices have something to send and cannot than there are others.
 fn most_are_stuck(devices: &Summary) -> Option<String> {
     let (stuck, able) = (devices.stuck, devices.able);
     (stuck > able).then(|| {
         format!(
-            "{stuck} of {} devices that have messages cannot send: {}",
+            "{stuck} of {} devices have messages and cannot send: {}",
             stuck + able,
             devices.warning().unwrap_or_default()
         )

@@ -88,7 +88,7 @@ pub struct Listed {
 pub struct Summary {
     /// Devices by what they do, in the order of [`Phase::ALL`]; the bridge's own line is none of them.
     pub phases: [u64; 6],
-    /// Devices that have something to send and are let in, or on their way.
+    /// Devices that may send: connected, on their way, or idle.
     pub able: u64,
     /// Devices that have something to send and cannot: refused or held.
     pub stuck: u64,
@@ -119,11 +119,10 @@ impl Devices {
             let phase = Phase::from(state.phase);
             let counts = Phase::ALL.iter().zip(&mut summary.phases).find(|(known, _)| **known == phase);
             counts.into_iter().for_each(|(_, count)| *count += 1);
-            if !state.is_resting() {
-                match phase {
-                    Phase::Refused | Phase::Held => summary.stuck += 1,
-                    _ => summary.able += 1,
-                }
+            match phase {
+                Phase::Refused | Phase::Held => summary.stuck += u64::from(!state.is_resting()),
+                Phase::Denied => {}
+                _ => summary.able += 1,
             }
         }
         summary
