@@ -88,6 +88,12 @@ fn shown(report: &Report) -> String {
             let _ = writeln!(out, "           {} is {}: {trouble}", plain(&device.id), plain(&device.state));
         }
     }
+    let rules = &report.rules;
+    let word = if rules.count == 1 { "rule" } else { "rules" };
+    let _ = writeln!(out, "rules      {} {word}, {}, in use since {}", rules.count, rules.hash, rules.since);
+    for refused in &report.refused {
+        let _ = writeln!(out, "REFUSED    since {}: {}", plain(&refused.since), plain(&refused.why));
+    }
     let c = &report.counters;
     let _ = writeln!(
         out,

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 use rmqtt_codec::v3::Connect;
@@ -14,6 +15,7 @@ use super::certificate::{common_name, thumbprint};
 use super::names::Username;
 use super::received::Source;
 use crate::hub::connect::Identity;
+use crate::hub::connection_string::is_id;
 use crate::hub::sas::{Key, Token, TokenError};
 
 /// What the hub stamps on messages of a device with a key.
@@ -85,26 +87,47 @@ pub(super) struct Register {
     pub(super) host: String,
     pub(super) edge: bool,
     pub(super) master: Key,
-    /// Empty: any device whose key is derived from the master key, or whose certificate our CA signed.
-    /// And those that are registered and not let in.
-    pub(super) devices: RwLock<(HashMap<String, Credential>, HashSet<String>)>,
+    /// It also takes any device whose key is derived from the master key, or whose certificate our CA signed.
+    pub(super) open: AtomicBool,
+    pub(super) devices: RwLock<HashMap<String, Credential>>,
+    /// Registered and not let in.
+    pub(super) disabled: RwLock<HashSet<String>>,
     pub(super) verifier: Arc<dyn ClientCertVerifier>,
+    /// Messages say which hub got them.
+    pub(super) named: bool,
 }
 
 impl Register {
     /// What a device proves itself with; `None` where it is not registered.
     pub(super) fn credential(&self, id: &str) -> Option<Credential> {
-        let devices = self.devices.read();
-        let any = devices.0.is_empty().then_some(Credential::Derived);
-        devices.0.get(id).cloned().or(any)
+        let known = self.devices.read().get(id).cloned();
+        known.or(self.open.load(Ordering::Relaxed).then_some(Credential::Derived))
     }
 
     pub(super) fn is_disabled(&self, id: &str) -> bool {
-        self.devices.read().1.contains(id)
+        self.disabled.read().contains(id)
     }
 
+    /// Registers others from now on; without any it is open to all.
     pub(super) fn replace(&self, devices: HashMap<String, Credential>, disabled: HashSet<String>) {
-        *self.devices.write() = (devices, disabled);
+        self.open.store(devices.is_empty(), Ordering::Relaxed);
+        *self.devices.write() = devices;
+        *self.disabled.write() = disabled;
+    }
+
+    /// Enters a device, or gives it another credential.
+    pub(super) fn enter(&self, id: &str, credential: Credential) {
+        self.devices.write().insert(id.to_owned(), credential);
+    }
+
+    /// Forgets a device.
+    pub(super) fn remove(&self, id: &str) {
+        self.devices.write().remove(id);
+    }
+
+    /// True where a device (or `device/module`) of this name could connect.
+    pub(super) fn has(&self, id: &str) -> bool {
+        self.devices.read().contains_key(id) || (self.open.load(Ordering::Relaxed) && id.split('/').all(is_id))
     }
 
     /// Decides on a CONNECT. `now` is in seconds since 1970.
@@ -139,7 +162,12 @@ impl Register {
             }
             (None, None) => return Err(Refusal::NoCredential),
         };
-        let source = Source { device: name.device.to_owned(), module: name.module.map(str::to_owned), auth_method };
+        let source = Source {
+            hub: self.named.then(|| self.host.clone()),
+            device: name.device.to_owned(),
+            module: name.module.map(str::to_owned),
+            auth_method,
+        };
         Ok(Admitted { source, identity: id, expiry })
     }
 
