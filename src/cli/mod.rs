@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 mod check;
 mod demo;
+mod devices;
 mod explain;
 mod ledger;
 mod passwd;
@@ -37,6 +38,7 @@ enum Command {
     Status(status::Args),
     Ledger(ledger::Args),
     Queue(queue::Args),
+    Devices(devices::Args),
     Quarantine(quarantine::Args),
     Check(check::Args),
     Test(test::Args),
@@ -54,6 +56,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(args),
         Command::Ledger(args) => ledger::run(args),
         Command::Queue(args) => queue::run(args),
+        Command::Devices(args) => devices::run(args),
         Command::Quarantine(args) => quarantine::run(args),
         Command::Check(args) => check::run(args),
         Command::Test(args) => test::run(args),
