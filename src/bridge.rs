@@ -22,11 +22,14 @@ use crate::quarantine::{Quarantine, Reason};
 use crate::rules::{self, Doubt, Output, RuleIndex, RuleSet, Verdict};
 use crate::spool::{AppendError, Durable};
 
+pub mod devices;
 mod holding;
 mod in_use;
 mod lanes;
 mod meters;
 mod numbering;
+#[cfg(test)]
+mod sim;
 mod urgent;
 
 use holding::HELD;

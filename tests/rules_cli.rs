@@ -54,6 +54,9 @@ fn commands() {
         (vec!["check", "tests/golden/bridge/typos.toml"], 1, "typos.toml: 3 errors\n", "did you mean"),
         (vec!["check", "rules", "bridge.toml.example"], 2, "", "bridge.toml.example is a configuration and names its"),
         (vec!["test", "bridge.toml.example"], 2, "", "error: bridge.toml.example is a configuration, no rule file"),
+        (vec!["schema", "rules"], 0, "\n  \"$schema\": \"http://json-schema.org/draft-07/schema#\",\n", ""),
+        (vec!["schema", "config"], 0, "\"title\": \"brownbridge: bridge.toml\",\n", ""),
+        (vec!["schema", "users"], 2, "", "[possible values: rules, config]"),
         (vec!["check", "src/rules"], 2, "", "there is no rule file (*.toml) in the folder src/rules"),
         (vec!["check", "bridge.toml"], 2, "", "error: cannot read bridge.toml: No such file"),
         (vec!["check", "--config", "bridge.toml.example"], 0, "bridge.toml.example: ok\n", ""),
@@ -169,8 +172,9 @@ fn a_folder_with_a_configuration() {
         assert_eq!(status.code(), Some(0), "{args:?}\n{told}");
         let lines: Vec<&str> = told.lines().collect();
         assert_eq!(lines.first(), Some(&"warning: `*` is no MQTT wildcard"), "{args:?}\n{told}");
-        assert!(lines[lines.len() - 2].ends_with("a.toml: ok, 1 rule, 0 tests, 1 warning"), "{args:?}\n{told}");
-        assert!(lines[lines.len() - 1].ends_with(".toml: ok"), "{args:?}\n{told}");
+        assert!(lines[lines.len() - 3].ends_with("a.toml: ok, 1 rule, 0 tests, 1 warning"), "{args:?}\n{told}");
+        assert!(lines[lines.len() - 2].ends_with(".toml: ok"), "{args:?}\n{told}");
+        assert!(lines[lines.len() - 1].starts_with("hash of the rules: "), "{args:?}\n{told}");
     }
     std::fs::remove_file(folder.path().join("bridge.toml")).unwrap();
     std::fs::remove_dir_all(folder.path().join("rules")).unwrap();

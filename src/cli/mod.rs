@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 mod check;
 mod cost;
 mod demo;
+mod devices;
 mod explain;
 mod ledger;
 mod passwd;
@@ -17,6 +18,7 @@ mod quarantine;
 mod queue;
 mod run;
 mod running;
+mod schema;
 mod service;
 mod sim;
 mod status;
@@ -38,10 +40,12 @@ enum Command {
     Cost(cost::Args),
     Ledger(ledger::Args),
     Queue(queue::Args),
+    Devices(devices::Args),
     Quarantine(quarantine::Args),
     Check(check::Args),
     Test(test::Args),
     Explain(explain::Args),
+    Schema(schema::Args),
     Demo(demo::Args),
     Passwd(passwd::Args),
     Sim(sim::Args),
@@ -55,10 +59,12 @@ pub fn main() -> ExitCode {
         Command::Cost(args) => cost::run(args),
         Command::Ledger(args) => ledger::run(args),
         Command::Queue(args) => queue::run(args),
+        Command::Devices(args) => devices::run(args),
         Command::Quarantine(args) => quarantine::run(args),
         Command::Check(args) => check::run(args),
         Command::Test(args) => test::run(args),
         Command::Explain(args) => explain::run(args),
+        Command::Schema(args) => schema::run(&args),
         Command::Demo(args) => demo::run(args),
         Command::Passwd(args) => passwd::run(args),
         Command::Sim(args) => sim::run(args),

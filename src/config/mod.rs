@@ -15,13 +15,17 @@ use crate::diag::{Diagnostic, Span};
 use crate::secret::Secret;
 
 mod changes;
+mod devices;
 mod mask;
 mod read;
+mod schema;
 pub mod units;
 
 pub use changes::changed_keys;
+pub use devices::{Devices, WhenRefused};
 pub use mask::masked;
 use read::Section;
+pub use schema::schema;
 
 /// A value with its place in `bridge.toml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,7 +149,7 @@ pub enum OverRate {
     Close,
 }
 
-/// `[broker] tls`: a TLS listener beside the plain one.
+/// `[broker.tls]`: a TLS listener beside the plain one.
 #[derive(Debug, Clone)]
 pub struct PlantTls {
     /// Where it listens.
@@ -210,6 +214,8 @@ pub struct Uplink {
     pub sequence_property: Option<Placed<String>>,
     /// How long the end of the program waits for the spool to drain.
     pub drain_timeout: Duration,
+    /// Set where every device has a connection of its own.
+    pub devices: Option<Devices>,
     /// Settings of `kind = "mqtt"`.
     pub mqtt: Mqtt,
 }
@@ -327,7 +333,7 @@ fn broker(section: &mut Section<'_, '_, '_>) -> Broker {
     Broker {
         listen: section.listen("listen", SocketAddr::from(([0, 0, 0, 0], 1883))),
         websocket: section.listen_if("websocket", SocketAddr::from(([0, 0, 0, 0], 9001))),
-        tls: section.table("tls", "[broker] tls", plant_tls).flatten(),
+        tls: section.table("tls", "[broker.tls]", plant_tls).flatten(),
         max_packet_size: section.size("max_packet_size", 1 << 20, 1 << 10..=268_435_455),
         max_connections: section.count("max_connections", 10_000, 1..=1_000_000),
         connect_timeout: section.duration("connect_timeout", Duration::from_secs(10)),
@@ -402,6 +408,7 @@ fn uplink(section: &mut Section<'_, '_, '_>) -> Option<Uplink> {
         suspect_after: u32::try_from(section.count("suspect_after", 3, 0..=1_000)).unwrap_or(3),
         sequence_property: section.text("sequence_property"),
         drain_timeout: section.duration("drain_timeout", Duration::from_secs(5)),
+        devices: devices::read(section, kind.value),
         mqtt: mqtt(section, kind.value),
         kind,
     };
@@ -441,7 +448,7 @@ fn spool(section: &mut Section<'_, '_, '_>) -> Spool {
         durability: durability.map_or(Durability::Fsync, |choice| choice.value),
         when_full: when_full.map_or(WhenFull::Refuse, |choice| choice.value),
         commit_wait: section.duration("commit_wait", Duration::from_micros(500)),
-        max_age: section.max_age(),
+        max_age: section.age("max_age"),
     }
 }
 

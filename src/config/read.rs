@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
-use super::{Fence, Kind, Placed, Uplink, units};
+use super::schema::{Known, Shape};
+use super::{Devices, Fence, Kind, Placed, Uplink, units};
 use crate::diag::walk::{Entry, Reader, Report, Text};
 use crate::diag::{Diagnostic, Span, nearest};
 use crate::secret::Secret;
@@ -22,6 +23,9 @@ pub(super) struct Section<'a, 'r, 's> {
     span: Span,
     env: &'r dyn Fn(&str) -> Option<String>,
     report: &'r mut Report<'s>,
+    what: &'a str,
+    /// Where each key that is asked for is noted, if anybody wants to know.
+    noted: Option<&'r mut Vec<Known>>,
 }
 
 impl<'a, 'r, 's> Section<'a, 'r, 's> {
@@ -31,7 +35,19 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
         env: &'r dyn Fn(&str) -> Option<String>,
         report: &'r mut Report<'s>,
     ) -> Self {
-        Self { reader: Reader::new(table, what), span: 0..0, env, report }
+        Self { reader: Reader::new(table, what), span: 0..0, env, report, what, noted: None }
+    }
+
+    /// Notes each key that is asked for, with what it can be.
+    pub(super) fn noting(self, noted: &'r mut Vec<Known>) -> Self {
+        Self { noted: Some(noted), ..self }
+    }
+
+    /// A key may be noted more than once: the first time counts.
+    fn note(&mut self, key: &'static str, shape: impl FnOnce() -> Shape) {
+        if let Some(noted) = &mut self.noted {
+            noted.push(Known { section: self.what.to_owned(), key, shape: shape() });
+        }
     }
 
     /// Reads the sub-table `key`, where there is one, to its end.
@@ -41,9 +57,17 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
         what: &'static str,
         read: impl FnOnce(&mut Section<'a, '_, 's>) -> T,
     ) -> Option<T> {
+        self.note(key, || Shape::Section(what));
         let (table, _) = self.reader.table(key, self.report)?;
         let span = self.reader.any(key).map_or(0..0, |entry| entry.key_span);
-        let mut section = Section { reader: Reader::new(table, what), span, env: self.env, report: &mut *self.report };
+        let mut section = Section {
+            reader: Reader::new(table, what),
+            span,
+            env: self.env,
+            report: &mut *self.report,
+            what,
+            noted: self.noted.as_deref_mut(),
+        };
         let value = read(&mut section);
         section.finish();
         Some(value)
@@ -61,6 +85,7 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
 
     /// A text with its variables filled in.
     pub(super) fn text(&mut self, key: &'static str) -> Option<Placed<String>> {
+        self.note(key, || Shape::Text);
         let text = self.reader.string(key, self.report)?;
         let value = self.filled_in(key, text)?;
         Some(Placed { value, span: text.span() })
@@ -74,11 +99,73 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
         self.text(key).map(|text| Placed { value: Secret::new(text.value), span: text.span })
     }
 
+    /// A list of texts, as they are written.
+    pub(super) fn texts(&mut self, key: &'static str) -> Vec<Placed<String>> {
+        self.note(key, || Shape::Texts);
+        let texts = self.reader.strings(key, self.report).unwrap_or_default();
+        texts.into_iter().map(|text| Placed { value: text.value.to_owned(), span: text.span() }).collect()
+    }
+
+    /// What a section would read that is not there: the defaults.
+    pub(super) fn without<T>(&mut self, read: impl FnOnce(&mut Section<'_, '_, '_>) -> T) -> T {
+        let (empty, mut ignored) = (DeTable::new(), Report::new(0, ""));
+        let mut section = Section::new(&empty, "", self.env, &mut ignored);
+        section.span = self.span();
+        read(&mut section)
+    }
+
+    /// Tells a key that means nothing with a plain broker.
+    pub(super) fn only_for_a_hub(&mut self, key: &'static str, kind: Kind) {
+        if let Some(Entry { key_span, .. }) = self.reader.any(key).filter(|_| kind == Kind::Mqtt) {
+            let title = format!("`{key}` is only for a hub or an edge");
+            let found = self.report.new_error("not-for-this-kind", title).at(key_span, "");
+            self.report.push(found.help("remove this line"));
+        }
+    }
+
+    /// Tells a section that nothing reads.
+    pub(super) fn unused_devices(&mut self, given: bool) {
+        if let Some(Entry { key_span, .. }) = self.reader.any("devices").filter(|_| given) {
+            let title = "[uplink.devices] is not used: all messages go up under the bridge's own identity";
+            let found = Diagnostic::warning("not-used", title, self.report.file).at(key_span, "");
+            self.report.push(found.help("in [uplink]: identity = \"per-device\""));
+        }
+    }
+
+    /// What the keys of `[uplink.devices]` demand of each other.
+    pub(super) fn check_devices(&mut self, devices: &Devices) {
+        if let (Some(key), Some(file)) = (&devices.group_key, &devices.group_key_file) {
+            let found = self.report.new_error("two-keys", "the group key is given twice").at(file.span.clone(), "");
+            self.report.push(found.context(key.span.clone(), "here it is too"));
+        }
+        let sources = [&devices.table, &devices.group_key_file, &devices.certificates];
+        if devices.group_key.is_none() && sources.iter().all(|source| source.is_none()) {
+            let found = self.report.new_error("no-credentials", "what should devices connect with?");
+            let found = found.at(devices.span.clone(), "");
+            self.report.push(found.help(
+                "in [uplink.devices] one or more of\n  table = \"devices.toml\"           # id and key of each\n  \
+                 group_key = \"${GROUP_KEY}\"       # keys are derived from it\n  certificates = \"devices\"         \
+                 # a folder with ID.pem and ID.key",
+            ));
+        }
+        let mut small = |key: &str, sound: bool, help: &str| {
+            if !sound {
+                let found = self.report.new_error("out-of-range", format!("`{key}` is out of range"));
+                self.report.push(found.at(devices.span.clone(), "").help(help));
+            }
+        };
+        small("idle_timeout", devices.idle_timeout >= Duration::from_secs(1), "at least 1s");
+        let fits = devices.shelf_max_device_size <= devices.shelf_max_size;
+        small("shelf_max_device_size", fits, "at most shelf_max_size");
+    }
+
     pub(super) fn flag(&mut self, key: &'static str, default: bool) -> bool {
+        self.note(key, || Shape::Flag);
         self.reader.boolean(key, self.report).map_or(default, |(value, _)| value)
     }
 
     pub(super) fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&'static str, T)]) -> Option<Placed<T>> {
+        self.note(key, || Shape::Words(choices.iter().map(|(word, _)| *word).collect()));
         let text = self.reader.string(key, self.report)?;
         if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text.value) {
             return Some(Placed { value: *value, span: text.span() });
@@ -97,6 +184,7 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
     }
 
     pub(super) fn count(&mut self, key: &'static str, default: usize, range: RangeInclusive<i64>) -> usize {
+        self.note(key, || Shape::Count(*range.start(), *range.end()));
         let Some((value, span)) = self.reader.integer(key, self.report) else { return default };
         if !range.contains(&value) {
             let title = format!("`{key}` is out of range");
@@ -108,6 +196,7 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
 
     /// A count, or `"auto"`, which is the default and `None`.
     pub(super) fn count_or_auto(&mut self, key: &'static str, range: RangeInclusive<i64>) -> Option<usize> {
+        self.note(key, || Shape::CountOrAuto(*range.start(), *range.end()));
         let entry = self.reader.any(key)?;
         if entry.value.get_ref().as_str().is_some() {
             self.choice(key, &[("auto", ())]);
@@ -132,13 +221,15 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
     }
 
     /// How old a message may become: a minute at least, or it would be gone before it could be sent.
-    pub(super) fn max_age(&mut self) -> Option<Duration> {
-        let age = self.has("max_age").then(|| self.duration("max_age", Duration::MAX))?;
-        self.check("max_age", age >= Duration::from_secs(60), "at least 1m; leave it out to keep messages for ever");
+    pub(super) fn age(&mut self, key: &'static str) -> Option<Duration> {
+        self.note(key, || Shape::Duration);
+        let age = self.has(key).then(|| self.duration(key, Duration::MAX))?;
+        self.check(key, age >= Duration::from_secs(60), "at least 1m; leave it out to keep messages for ever");
         Some(age)
     }
 
     pub(super) fn size(&mut self, key: &'static str, default: u64, range: RangeInclusive<u64>) -> u64 {
+        self.note(key, || Shape::Size);
         let Some(text) = self.reader.string(key, self.report) else { return default };
         let Some(value) = units::size(text.value) else {
             let found = self.report.new_error("not-a-size", format!("`{key}` is not a size")).at(text.span(), "");
@@ -154,6 +245,7 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
     }
 
     pub(super) fn duration(&mut self, key: &'static str, default: Duration) -> Duration {
+        self.note(key, || Shape::Duration);
         let Some(text) = self.reader.string(key, self.report) else { return default };
         units::duration(text.value).unwrap_or_else(|| {
             let title = format!("`{key}` is not a duration");
@@ -177,6 +269,7 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
 
     /// An IP address and port to listen on, where one is given; `sample` is shown where it is wrong.
     pub(super) fn listen_if(&mut self, key: &'static str, sample: SocketAddr) -> Option<Placed<SocketAddr>> {
+        self.note(key, || Shape::Text);
         self.has(key).then(|| self.listen(key, sample))
     }
 

@@ -98,6 +98,14 @@ pub fn daily_quota(tier: &str, units: u32) -> Option<u64> {
     Some(if *name == "F1" { *unit } else { unit.saturating_mul(u64::from(units)) })
 }
 
+/// Connects a second that a hub takes: the same numbers.
+pub fn connects_per_second(tier: &str, units: u32) -> Option<u32> {
+    d2c_per_second(tier, units)
+}
+
+/// Connects a second that every hub takes.
+pub const CONNECTS_PER_SECOND_MIN: u32 = 100;
+
 #[cfg(test)]
 mod tests {
     use super::*;

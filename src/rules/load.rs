@@ -30,12 +30,13 @@ mod read_time;
 mod read_window;
 mod texts;
 mod whole;
+pub(super) mod words;
 
 pub use lint::LINTS;
 use read_table::Tables;
 
 /// Every code a rule file can be answered with.
-pub const CODES: [&str; 46] = [
+pub const CODES: [&str; 47] = [
     "bad-decode",
     "bad-duration",
     "bad-hex",
@@ -52,6 +53,7 @@ pub const CODES: [&str; 46] = [
     "duplicate-name",
     "empty-level",
     "endless-script",
+    "loose-regex",
     "never-runs",
     "no-device",
     "no-rules",

@@ -107,6 +107,7 @@ mod pattern;
 mod refusal;
 mod restraint;
 mod rule;
+mod schema;
 mod script;
 mod shape;
 mod template;
@@ -120,6 +121,7 @@ pub use gzip::plain_body;
 pub use load::{CODES, FileSummary, LINTS, Loaded, is_table_file, load};
 pub use memory::Memory;
 pub use restraint::HeldBack;
+pub use schema::schema;
 pub use translate::{Output, forward};
 pub use window::{Closed, Closing, held_record};
 

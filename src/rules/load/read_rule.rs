@@ -44,7 +44,7 @@ const OF_MESSAGES: [&str; 19] = [
 ];
 
 /// What `compress` can be.
-const COMPRESSIONS: [(&str, bool); 2] = [("gzip", true), ("none", false)];
+pub(super) const COMPRESSIONS: [(&str, bool); 2] = [("gzip", true), ("none", false)];
 
 /// A compiled regex may grow to this.
 const REGEX_LIMIT: usize = 16 << 20;

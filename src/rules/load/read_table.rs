@@ -245,6 +245,9 @@ fn line_span(text: &str, line: usize) -> Span {
     0..0
 }
 
+/// What a miss can be, and whether the rule lets the publish go by.
+pub(super) const MISSES: [(&str, bool); 2] = [("quarantine", false), ("skip", true)];
+
 /// Reads `lookup`, whose columns are new names.
 pub(super) fn lookup(
     keys: &mut Reader<'_>,
@@ -256,8 +259,7 @@ pub(super) fn lookup(
     let mut keys = Reader::new(table, "lookup");
     let name = keys.string("table", report);
     let key = keys.string("key", report);
-    let words = [("quarantine", false), ("skip", true)];
-    let skip = keys.word("miss", &words, "unknown-word", report);
+    let skip = keys.word("miss", &MISSES, "unknown-word", report);
     let default = keys.table("default", report);
     let mistyped = keys.finish(report);
     for (wanted, example) in [("table", "table = \"sensors\""), ("key", "key = \"{line}/{channel}\"")] {

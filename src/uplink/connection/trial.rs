@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use rumqttc::{AsyncClient, QoS};
-
 use super::{End, Line};
 use crate::message::HubMessage;
+use crate::uplink::wire::Sender;
 use crate::uplink::{Backlog, Lane, Outcome};
 
 /// How long a trial waits for another message to go before a suspect that is alone in the backlog.
@@ -16,7 +15,7 @@ impl<O: Outcome> Line<'_, O> {
     /// may go on as usual.
     pub(super) async fn send_suspects_alone<B: Backlog>(
         &self,
-        client: &AsyncClient,
+        sender: &impl Sender,
         backlog: &mut B,
     ) -> Result<(), End> {
         if !self.flight.lock().is_on_trial() {
@@ -24,20 +23,22 @@ impl<O: Outcome> Line<'_, O> {
         }
         let controls = self.flight.lock().controls();
         for _ in 0..controls {
-            let control = self.flight.lock().control();
-            let Some((topic, body, _)) = control.and_then(|good| self.ready_to_send(&good).ok()) else {
+            let good = self.flight.lock().good();
+            // It may be too old by now.
+            let Some((topic, body, _)) = good.and_then(|good| self.ready_to_send(&good).ok()) else {
+                self.flight.lock().forget_good();
                 self.find_company(backlog).await;
                 break;
             };
+            self.flight.lock().hand_good();
             self.metrics.uplink_publishes.increment(1);
-            let sent = client.publish_bytes(topic, QoS::AtLeastOnce, false, body).await;
-            sent.map_err(|error| End::not_taken(&error))?;
+            sender.publish(topic, body).await.map_err(|error| End::not_taken(&error))?;
             self.all_acknowledged().await;
         }
         while self.flight.lock().is_on_trial() {
             let next = self.flight.lock().left_over().cloned();
             let Some(waiting) = next else { break };
-            self.hand_over(client, waiting).await?;
+            self.hand_over(sender, waiting).await?;
             self.all_acknowledged().await;
         }
         self.flight.lock().acquit();
