@@ -2,7 +2,7 @@
 //!
 //! The library exists for the binary, the tests, the benchmarks and the fuzz targets; it is no
 //! public API. ARCHITECTURE.md has the code map. Modules stand on floors and name only lower ones:
-//! words (`topic`, `message`, `diag`, `secret`, `metrics`) < cores (`config`, `rules`, `hub`, `fence`, `ledger`) < engines
+//! words (`topic`, `message`, `diag`, `secret`, `metrics`) < cores (`config`, `rules`, `hub`, `fence`, `ledger`, `watch`) < engines
 //! (`broker`, `spool`, `quarantine`, `uplink`, `admin`, `control`, `hubsim`) < wiring (`bridge`, `app`) < shell (`cli`).
 
 pub mod admin;
@@ -26,3 +26,4 @@ pub mod secret;
 pub mod spool;
 pub mod topic;
 pub mod uplink;
+pub mod watch;
