@@ -9,7 +9,7 @@
 //! | uplink, on a thread of its own | [`start`] | after it drained, or `drain_timeout` | the spool; `window` in flight |
 //! | watches of the fence's and the TLS listener's files | [`start`] | with the broker | none; passwords wait for one of 2 places |
 //! | ledger: writes the books | [`start`] | after the uplink | none |
-//! | control socket | [`start`] | after the broker | 8 connections |
+//! | control socket | [`start`] | after the broker | 8 connections; 4,096 entries and 8 MiB for each of 4 taps and recordings |
 //! | admin | [`start`] | last | 64 connections |
 
 use std::fmt;
@@ -46,6 +46,7 @@ pub mod plant_tls;
 mod pulse;
 mod queue;
 mod reload;
+pub mod replay;
 pub mod settings;
 pub mod status;
 

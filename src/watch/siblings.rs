@@ -29,6 +29,13 @@ pub struct Family {
     pub last: i64,
 }
 
+impl Family {
+    /// One topic, at a place of the list, without siblings.
+    pub fn alone(place: usize, seen: &Seen) -> Self {
+        Self { pattern: seen.topic.clone(), level: None, members: vec![place], count: seen.count, last: seen.last }
+    }
+}
+
 /// Groups topics; the busiest family comes first.
 pub fn families(topics: &[Seen]) -> Vec<Family> {
     let mut open: HashMap<Open<'_>, Vec<usize>> = HashMap::new();
@@ -54,22 +61,21 @@ pub fn families(topics: &[Seen]) -> Vec<Family> {
         let members: Vec<usize> = members.into_iter().filter(|place| !taken.contains(place)).collect();
         if members.len() >= FEWEST {
             taken.extend(&members);
-            families.push(family(key.pattern(), Some(key.level), members, topics));
+            families.push(family(key.pattern(), key.level, members, topics));
         }
     }
     let alone = (0..topics.len()).filter(|place| !taken.contains(place));
-    families
-        .extend(alone.filter_map(|place| Some(family(topics.get(place)?.topic.clone(), None, vec![place], topics))));
+    families.extend(alone.filter_map(|place| Some(Family::alone(place, topics.get(place)?))));
     families.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.pattern.cmp(&b.pattern)));
     families
 }
 
-fn family(pattern: String, level: Option<usize>, mut members: Vec<usize>, topics: &[Seen]) -> Family {
+fn family(pattern: String, level: usize, mut members: Vec<usize>, topics: &[Seen]) -> Family {
     members.sort_by_key(|place| topics.get(*place).map(|seen| Reverse(seen.count)));
     let seen = || members.iter().filter_map(|place| topics.get(*place));
     let count = seen().map(|seen| seen.count).sum();
     let last = seen().map(|seen| seen.last).max().unwrap_or(0);
-    Family { pattern, level, members, count, last }
+    Family { pattern, level: Some(level), members, count, last }
 }
 
 /// A topic without one of its levels.

@@ -14,8 +14,6 @@ pub const BILLED_BLOCK: usize = 4_096;
 pub struct Tally {
     /// Publishes, and clients that came or went and that a rule asks for.
     pub publishes: u64,
-    /// Bytes of their payloads.
-    pub payload_bytes: u64,
     /// Those of which rules made messages.
     pub translated: u64,
     /// Those that were addressed to the hub.
@@ -70,12 +68,12 @@ pub fn units(size: usize) -> u64 {
 }
 
 impl Tally {
-    /// One publish more.
+    /// One publish more. A client that comes or goes counts where a rule asks for it.
     pub fn count(&mut self, treated: &Treated<'_>) {
-        self.publishes += 1;
-        if treated.presence.is_none() {
-            self.payload_bytes += treated.publish.payload.len() as u64;
+        if treated.presence.is_some() && treated.fate == Fate::Unmatched {
+            return;
         }
+        self.publishes += 1;
         let fate = &treated.fate;
         let reason = fate.reason();
         let add = |counts: &mut BTreeMap<String, u64>| match counts.get_mut(reason) {
