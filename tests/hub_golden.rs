@@ -2,13 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::string_slice)]
 
+use brownbridge::hub::back::{Command, Downward, Upward};
 use brownbridge::hub::connect::{Identity, password, server_name};
 use brownbridge::hub::connection_string::{Auth, ConnectionString, ConnectionStringError};
+use brownbridge::hub::dps::{Dialogue, REPLIES, Registration, RegistrationId, Reply, ReplyTopic, Request, Step};
 use brownbridge::hub::sas::{Key, Token, TokenError, mint};
-use brownbridge::hub::{bag, d2c};
+use brownbridge::hub::{back, bag, d2c, twin};
 use brownbridge::message::{Content, HubMessage, RecordWriter, Timestamp};
 use proptest::prelude::*;
 use serde_json::Value;
+use std::time::Duration;
 
 fn golden(name: &str) -> Value {
     let path = format!("{}/tests/golden/azure/{name}.json", env!("CARGO_MANIFEST_DIR"));
@@ -378,6 +381,102 @@ fn mistakes_in_connection_strings_are_named() {
 }
 
 #[test]
+fn twin_requests_are_read_as_the_edge_hub_reads_them() {
+    for row in rows(&golden("edgehub_twin_addresses"), "vectors") {
+        let topic = text(&row["input"]);
+        let read = Upward::parse(topic).map(|upward| match upward {
+            Upward::GetTwin { resource, .. } => ("TwinGetState", resource, upward.query()),
+            Upward::PatchReported { resource, .. } => ("TwinPatchReportedState", resource, upward.query()),
+            Upward::MethodAnswer { status, .. } => ("DirectMethodResponse", status, upward.query()),
+        });
+        let expect = row["ok"].as_bool().unwrap().then(|| (text(&row["operation"]), text(&row["resource"])));
+        assert_eq!(read.map(|(operation, resource, _)| (operation, resource)), expect, "{topic}");
+        for (name, value) in pairs(&row["props"]) {
+            assert_eq!(read.and_then(|(_, _, query)| back::field(query, &name)), value.as_deref(), "{topic}");
+        }
+    }
+}
+
+#[test]
+fn cloud_to_device_messages_are_read_as_the_sdks_read_them() {
+    for row in rows(&golden("c2d"), "vectors") {
+        let topic = text(&row["topic"]);
+        let Some(Downward::Command { device: "dev-01", module: None, bag }) = Downward::parse(topic) else {
+            panic!("{topic}");
+        };
+        let read = Command::parse(bag).unwrap();
+        let python = &row["python_decoded"];
+        for (name, value) in [
+            ("message_id", &read.message_id),
+            ("correlation_id", &read.correlation_id),
+            ("user_id", &read.user_id),
+            ("content_type", &read.content_type),
+            ("content_encoding", &read.content_encoding),
+            ("expiry_time_utc", &read.expiry),
+            ("ack", &read.ack),
+        ] {
+            assert_eq!(value.as_deref(), python[name].as_str(), "{topic}: {name}");
+        }
+        assert_eq!(read.to.as_deref().unwrap_or(""), text(&row["node_decoded"]["to"]), "{topic}");
+        let expect = python["custom_properties"].as_object().unwrap();
+        assert_eq!(read.properties.len(), expect.len(), "{topic}");
+        for (name, value) in &read.properties {
+            assert_eq!(value.as_deref().unwrap_or(""), text(&expect[name]), "{topic}: {name}");
+        }
+    }
+}
+
+#[test]
+fn what_the_sdks_and_the_hub_say_about_twins_and_methods_is_read() {
+    let (mut up, mut down) = (0, 0);
+    for session in rows(&golden("twin_methods"), "sessions") {
+        for packet in session["packets"].as_array().unwrap().iter().filter(|packet| packet["type"] == "PUBLISH") {
+            let topic = text(&packet["topic"]);
+            let payload = packet["payload"].as_str().unwrap_or("");
+            if packet["dir"] == "c2s" {
+                up += 1;
+                let read = Upward::parse(topic).unwrap_or_else(|| panic!("{topic}"));
+                let rid = back::field(read.query(), "$rid").unwrap();
+                let ours = match read {
+                    Upward::GetTwin { .. } => back::get_twin(rid),
+                    Upward::PatchReported { .. } => {
+                        twin::parse(payload.as_bytes()).unwrap();
+                        back::patch_reported(rid)
+                    }
+                    Upward::MethodAnswer { status, .. } => back::method_answer(status.parse().unwrap(), rid),
+                };
+                assert_eq!(ours, topic);
+            } else {
+                down += 1;
+                let ours = match Downward::parse(topic).unwrap_or_else(|| panic!("{topic}")) {
+                    Downward::TwinAnswer { status, rid, version } => back::twin_answer(status, rid, version),
+                    Downward::Desired { version } => back::desired(version.unwrap()),
+                    Downward::Method { name, rid } => back::method(&name, rid),
+                    Downward::Command { .. } => panic!("{topic}"),
+                };
+                assert_eq!(ours, topic);
+            }
+        }
+    }
+    assert!(up > 20 && down > 20, "{up} and {down} publishes");
+}
+
+#[test]
+fn subscriptions_are_those_of_the_sdks() {
+    let file = golden("subscriptions");
+    let key = file.as_object().unwrap().keys().find(|key| file[*key].is_array()).unwrap();
+    let wanted: Vec<&str> = rows(&file, key)
+        .iter()
+        .flat_map(|row| row["filters"].as_array().unwrap())
+        .map(|filter| text(filter.get("filter").unwrap_or(filter)))
+        .collect();
+    let device = Identity { hub: "contoso-hub.azure-devices.net", device: "dev-01", module: None };
+    for ours in [back::TWIN_ANSWERS, back::DESIRED, back::METHODS, &back::commands(&device)] {
+        assert!(wanted.contains(&ours), "{ours} is not among {wanted:?}");
+    }
+}
+
+#[test]
 fn publishes_already_addressed_to_the_hub() {
     for (topic, expect) in [
         ("devices/d1/messages/events", Some("")),
@@ -488,4 +587,144 @@ fn message_ids() {
     ] {
         assert_eq!(d2c::is_message_id(id), expect, "{id}");
     }
+}
+
+#[test]
+fn keys_of_a_group_are_derived_as_microsoft_derives_them() {
+    let file = golden("derived_keys");
+    for row in rows(&file, "vectors") {
+        let group = Key::parse(text(&row["group_key"])).unwrap();
+        let written = text(&row["registration_id"]);
+        // Mixed case is derived as written in the file; the product writes all ids in lower case.
+        assert_eq!(group.derive(written).expose(), text(&row["derived_key"]), "{written}");
+        if written.bytes().all(|b| !b.is_ascii_uppercase()) {
+            let id = RegistrationId::parse(written).unwrap();
+            assert_eq!(id.key_of(&group).expose(), text(&row["derived_key"]), "{written}");
+        }
+    }
+}
+
+fn registration(id: &str, api_version: &str, payload: Option<&Value>) -> Registration {
+    Registration {
+        scope: "0ne00000A0A".into(),
+        id: RegistrationId::parse(id).unwrap(),
+        api_version: api_version.into(),
+        payload: payload.map(Value::to_string),
+    }
+}
+
+#[test]
+fn provisioning_over_rest_asks_what_the_node_sdk_asks() {
+    let file = golden("dps_http");
+    let mut dialogue = Dialogue::begin(Duration::ZERO);
+    let mut next = Request::Register;
+    let (mut registrations, mut now) = (0, Duration::ZERO);
+    for row in rows(&file, "requests") {
+        let words: Vec<&str> = text(&row["request_line"]).split(' ').collect();
+        let id = words[1].split('/').nth(3).unwrap();
+        let sent: Value = serde_json::from_str(text(&row["body"])).unwrap();
+        let registration = registration(id, "2019-03-31", sent.get("payload"));
+        let request = next.http(&registration);
+        assert_eq!((request.method, request.path.as_str()), (words[0], words[1]));
+        if next == Request::Register {
+            assert_eq!(serde_json::from_str::<Value>(&request.body).unwrap(), sent);
+        }
+        let header = |name: &str| {
+            let headers = row["headers"].as_array().unwrap().iter();
+            headers.clone().find(|h| text(&h[0]) == name).map(|h| text(&h[1]).to_owned())
+        };
+        // A token stands for the same thing with the same key, whichever way it is written.
+        let theirs = header("Authorization").map(|token| Token::parse(&token).unwrap());
+        assert_eq!(theirs.is_none(), !row["tls"]["client_cert_cn"].is_null());
+        if let Some(theirs) = theirs {
+            let key = Key::parse("MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=").unwrap();
+            let ours = Token::parse(registration.token(&key, theirs.expiry).expose()).unwrap();
+            assert_eq!((&ours.audience, &ours.key_name), (&theirs.audience, &theirs.key_name));
+            assert_eq!(ours.check(theirs.expiry, &[&key]), Ok(()));
+            assert_eq!(theirs.check(theirs.expiry, &[&key]), Ok(()));
+        }
+        let answer = &row["response_sent"];
+        let body = answer["body"].to_string();
+        let reply = Reply {
+            status: text(&answer["status"]).split(' ').next().unwrap().parse().unwrap(),
+            retry_after: answer["headers"]["Retry-After"].as_str().map(|s| Duration::from_secs(s.parse().unwrap())),
+            body: body.as_bytes(),
+        };
+        next = match dialogue.answered(&reply, now, 0.0) {
+            Step::Ask(request, pause) => {
+                assert_eq!(pause, Duration::from_secs(1));
+                now += pause;
+                request
+            }
+            Step::Done(assignment) => {
+                let want = &answer["body"]["registrationState"];
+                assert_eq!(
+                    (assignment.hub.as_str(), assignment.device.as_str()),
+                    (text(&want["assignedHub"]), text(&want["deviceId"]))
+                );
+                registrations += 1;
+                (dialogue, now) = (Dialogue::begin(Duration::ZERO), Duration::ZERO);
+                Request::Register
+            }
+            Step::Failed(trouble) => panic!("{trouble}"),
+        };
+    }
+    assert_eq!(registrations, 3);
+}
+
+#[test]
+fn provisioning_over_mqtt_says_what_the_sdks_say() {
+    let file = golden("dps_mqtt");
+    let mut answers = 0;
+    for session in rows(&file, "sessions") {
+        let packets = session["packets"].as_array().unwrap();
+        let (mut dialogue, mut next) = (Dialogue::begin(Duration::ZERO), Some(Request::Register));
+        let (mut now, mut id, mut rid) = (Duration::ZERO, String::new(), String::new());
+        for packet in packets {
+            match (text(&packet["dir"]), text(&packet["type"])) {
+                ("c2s", "CONNECT") => {
+                    id = text(&packet["client_id"]).to_owned();
+                    let ours = registration(&id, "2019-03-31", None).username("x");
+                    let (ours, theirs) = (ours.split_once("&ClientVersion=").unwrap(), text(&packet["username"]));
+                    assert_eq!(ours.0, theirs.split_once("&ClientVersion=").unwrap().0);
+                }
+                ("c2s", "SUBSCRIBE") => assert_eq!(text(&packet["filters"][0]["filter"]), REPLIES),
+                ("c2s", "PUBLISH") => {
+                    let request = next.take().unwrap();
+                    let topic = text(&packet["topic"]);
+                    rid = topic.split("$rid=").nth(1).unwrap().split('&').next().unwrap().to_owned();
+                    assert_eq!(request.topic(&rid), topic);
+                    let sent = text(&packet["payload"]);
+                    if let Ok(sent) = serde_json::from_str::<Value>(sent) {
+                        let payload = sent.get("payload").filter(|payload| !payload.is_null());
+                        let ours: Value =
+                            serde_json::from_str(&request.payload(&registration(&id, "", payload))).unwrap();
+                        let mut sent = sent.clone();
+                        sent.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+                        assert_eq!(ours, sent);
+                    } else {
+                        assert_eq!(request.payload(&registration(&id, "", None)), sent);
+                    }
+                }
+                ("s2c", "PUBLISH") => {
+                    let topic = ReplyTopic::parse(text(&packet["topic"])).unwrap();
+                    assert_eq!(topic.request_id, rid);
+                    let retry_after = topic.retry_after.map(Duration::from_secs);
+                    let body = text(&packet["payload"]).as_bytes();
+                    answers += 1;
+                    match dialogue.answered(&Reply { status: topic.status, retry_after, body }, now, 0.0) {
+                        Step::Ask(request, pause) => {
+                            now += pause;
+                            next = Some(request);
+                        }
+                        Step::Done(assignment) => assert_eq!(assignment.hub, "contoso-hub.azure-devices.net"),
+                        Step::Failed(trouble) => panic!("{trouble}"),
+                    }
+                }
+                _ => {}
+            }
+        }
+        assert!(next.is_none(), "{id} came to its end");
+    }
+    assert!(answers >= 18, "{answers}");
 }

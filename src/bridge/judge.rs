@@ -25,6 +25,8 @@ pub struct Judge<'j> {
 
 /// A publish that was settled, as the bridge has it at hand.
 pub(super) struct Settled<'s, 'a> {
+    /// The rules that were asked; none where they were not.
+    pub(super) rules: Option<&'a RuleSet>,
     pub(super) publish: &'s Publish<'a>,
     /// Where it is the coming or going of a client.
     pub(super) presence: Option<&'s Presence<'a>>,
@@ -43,7 +45,7 @@ impl<'j> Judge<'j> {
         if verdict == Some(Verdict::Unmatched) && self.forwards(publish) {
             rules::forward(publish, out);
         }
-        self.treated(&Settled { publish, presence: None, out, verdict }, given)
+        self.treated(&Settled { rules: None, publish, presence: None, out, verdict }, given)
     }
 
     /// What becomes of the coming or going of a client.
@@ -53,7 +55,7 @@ impl<'j> Judge<'j> {
     {
         let verdict = Some(self.rules.presence(presence, out));
         let publish = &presence.as_publish();
-        self.treated(&Settled { publish, presence: Some(presence), out, verdict }, given)
+        self.treated(&Settled { rules: None, publish, presence: Some(presence), out, verdict }, given)
     }
 
     fn forwards(&self, publish: &Publish<'_>) -> bool {
@@ -65,7 +67,7 @@ impl<'j> Judge<'j> {
     where
         'j: 'a,
     {
-        let Settled { publish, presence, out, verdict } = *settled;
+        let Settled { publish, presence, out, verdict, .. } = *settled;
         let mut made = Vec::new();
         let fate = match verdict {
             None => {
@@ -159,7 +161,29 @@ mod tests {
         [[rule]]\nname = \"big\"\ntopic = \"a/+\"\nwhen = '$qos == 1'\ndevice = \"d\"\ncontinue = true\n\
         [[rule]]\nname = \"json\"\ntopic = \"a/json\"\ndevice = \"d\"\ndecode = \"json\"\n\
         [[rule]]\nname = \"many\"\ntopic = \"many\"\ndevice = \"d\"\ndecode = { format = \"csv\", names = [\"a\"] }\n\
+        [[rule]]\nname = \"alarm\"\ntopic = \"alarm\"\ndevice = \"d\"\npriority = \"high\"\n\
         [[rule]]\nname = \"on\"\non = \"connect\"\nclient = \"asked\"\ndevice = \"{client}\"\n";
+
+    /// What keeps the spools of a bridge of its own open, and the bridge.
+    struct Alone {
+        bridge: Bridge,
+        writer: quarantine::Writer,
+        _spools: [spool::Opened; 2],
+    }
+
+    fn alone(dir: &std::path::Path, rules: RuleSet, unmatched: Unmatched, own: Own) -> Alone {
+        let open = |name: &str| spool::open(spool::Options::new(dir.join(name), 64 << 20)).unwrap();
+        let spools = [open("spool"), open("urgent")];
+        let [normal, urgent] = [&spools[0], &spools[1]].map(|spool| spool.appender.clone());
+        let (quarantine, writer) = quarantine::open(&dir.join("quarantine"), 16 << 20).unwrap();
+        let stores = Stores { normal, urgent, numbering: None };
+        let bridge = Bridge::new((rules, unmatched), own, stores, quarantine, Metrics::register());
+        Alone { bridge, writer, _spools: spools }
+    }
+
+    fn loaded() -> RuleSet {
+        rules::load(&[SourceFile { path: "r.toml".into(), text: RULES.into() }]).rules.unwrap()
+    }
 
     /// What the page counts of an outcome, which is one publish by one label.
     fn counted(page: &str) -> Vec<String> {
@@ -193,6 +217,7 @@ mod tests {
             (forward, base("a/x", &b"1"[..]), "translated", "", 1, translated.to_owned()),
             (forward, base("a/json", b"{}"), "translated", "", 2, translated.to_owned()),
             (forward, base("a/json", b"{"), "quarantined", "not_json", 1, quarantined("not_json")),
+            (forward, base("alarm", b"1"), "translated", "", 1, translated.to_owned()),
             (forward, base("no/x", b"1"), "dropped", "rule", 0, dropped("rule")),
             (forward, Publish { qos: 0, ..base("a/x", b"1") }, "dropped", "rule", 0, dropped("rule")),
             (forward, base("a/x", &large), "quarantined", "too_large", 0, quarantined("too_large")),
@@ -212,19 +237,16 @@ mod tests {
             ),
         ] {
             let dir = tempfile::tempdir().unwrap();
-            let opened = spool::open(spool::Options::new(dir.path().join("spool"), 64 << 20)).unwrap();
-            let (quarantine, writer) = quarantine::open(&dir.path().join("quarantine"), 16 << 20).unwrap();
             let recorder = PrometheusBuilder::new().build_recorder();
             let own = Own { hub: "h".into(), device: Some("own".into()), module: None, mark_late: false };
-            let rules = rules::load(&[SourceFile { path: "r.toml".into(), text: RULES.into() }]).rules.unwrap();
-            let stores = Stores { normal: opened.appender, urgent: None, numbering: None };
-            let (bridge, offer, mut view) = metrics::with_local_recorder(&recorder, || {
-                let bridge =
-                    Bridge::new((rules.clone(), unmatched), own.clone(), stores, quarantine, Metrics::register());
+            let rules = loaded();
+            let (alone, offer, mut view) = metrics::with_local_recorder(&recorder, || {
+                let alone = alone(dir.path(), rules.clone(), unmatched, own.clone());
+                let bridge = &alone.bridge;
                 let watch = Watch::Tap { filter: Filter::default(), excerpt: 100, rate: 10 };
                 let view = Arc::clone(bridge.watchers()).open(watch).unwrap();
                 let offer = bridge.offer(&mut bridge.scratch(), &publish);
-                (bridge, offer, view)
+                (alone, offer, view)
             });
             // It counts when it is stored or given up.
             if let Offer::TakenAfter(written, _) = offer {
@@ -242,20 +264,17 @@ mod tests {
             if publish.topic != "many" {
                 assert_eq!(Sight::new(&treated, 100), sight, "as replayed");
             }
-            std::mem::drop((bridge, view));
-            writer.join();
+            std::mem::drop((alone.bridge, view));
+            alone.writer.join();
         }
     }
 
     #[tokio::test]
     async fn clients_that_come_are_shown_where_a_rule_asks_and_recorded_always() {
         let dir = tempfile::tempdir().unwrap();
-        let opened = spool::open(spool::Options::new(dir.path().join("spool"), 64 << 20)).unwrap();
-        let (quarantine, writer) = quarantine::open(&dir.path().join("quarantine"), 16 << 20).unwrap();
         let own = Own { hub: "h".into(), device: None, module: None, mark_late: false };
-        let rules = rules::load(&[SourceFile { path: "r.toml".into(), text: RULES.into() }]).rules.unwrap();
-        let stores = Stores { normal: opened.appender, urgent: None, numbering: None };
-        let bridge = Bridge::new((rules, Unmatched::Forward), own, stores, quarantine, Metrics::register());
+        let alone = alone(dir.path(), loaded(), Unmatched::Forward, own);
+        let bridge = &alone.bridge;
         let open = |watch| Arc::clone(bridge.watchers()).open(watch).unwrap();
         let mut tap = open(Watch::Tap { filter: Filter::default(), excerpt: 100, rate: 10 });
         let mut record = open(Watch::Record { topic: None });
@@ -286,7 +305,7 @@ mod tests {
         assert!(!bridge.watchers().any());
         bridge.offer(&mut bridge.scratch(), &publish);
         assert_eq!(bridge.watchers().unmatched(false).total, 2);
-        std::mem::drop(bridge);
-        writer.join();
+        std::mem::drop(alone.bridge);
+        alone.writer.join();
     }
 }

@@ -188,10 +188,13 @@ impl Bridge {
         if of_no_rule || taps().next().is_none() {
             return;
         }
-        let judge = Judge { rules: &self.rules, unmatched: self.unmatched, own: &self.own };
+        let now = self.rules.load();
+        let rules = settled.rules.unwrap_or(&now.set);
+        let judge = Judge { rules, unmatched: self.unmatched, own: &self.own };
         let mut given = Vec::new();
         let mut treated = judge.treated(settled, &mut given);
-        if self.stores.urgent.is_none() && matches!(offer, Offer::TakenAfter(_, 0)) {
+        // An urgent message leaves no sequence in the other spool either.
+        if matches!(offer, Offer::TakenAfter(_, 0)) && !treated.made.iter().any(|made| made.urgent) {
             does_not_fit(&mut treated);
         }
         for (eye, _, excerpt, rate) in taps().filter(|(_, filter, ..)| filter.wants(&treated)) {

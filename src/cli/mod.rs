@@ -18,6 +18,7 @@ mod record;
 mod replay;
 mod run;
 mod running;
+mod schema;
 mod service;
 mod sim;
 mod status;
@@ -49,6 +50,7 @@ enum Command {
     Check(check::Args),
     Test(test::Args),
     Explain(explain::Args),
+    Schema(schema::Args),
     Demo(demo::Args),
     Passwd(passwd::Args),
     Sim(sim::Args),
@@ -69,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Test(args) => test::run(args),
         Command::Explain(args) => explain::run(args),
+        Command::Schema(args) => schema::run(&args),
         Command::Demo(args) => demo::run(args),
         Command::Passwd(args) => passwd::run(args),
         Command::Sim(args) => sim::run(args),

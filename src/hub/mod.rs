@@ -9,17 +9,23 @@
 //! | [`connection_string`] | the text pasted from the portal |
 //! | [`connect`] | client id, user name, SAS resource, the host to dial |
 //! | [`sas`] | minting and checking tokens |
+//! | [`dps`] | the dialogue with the Device Provisioning Service |
 //! | [`d2c`] | the telemetry topic, its size, publishes already addressed to the hub |
+//! | [`back`] | topics of twins, direct methods and cloud-to-device messages |
 //! | [`bag`] | the property bag at the end of that topic |
 //! | [`limits`] | numbers, with their source |
 //! | [`pace`] | how fast a backlog may follow |
 //! | [`refused`] | what a refused CONNECT probably means |
+//! | [`twin`] | merging and limits of twin properties |
 
+pub mod back;
 pub mod bag;
 pub mod connect;
 pub mod connection_string;
 pub mod d2c;
+pub mod dps;
 pub mod limits;
 pub mod pace;
 pub mod refused;
 pub mod sas;
+pub mod twin;

@@ -259,13 +259,18 @@ pub fn new_rule_for_siblings(topic: &str, payload: &[u8], level: usize) -> Strin
 
 /// A rule with a name and a test by a topic; the test wants `machine` for `device`.
 fn written_out((name, topic): (&str, &str), (pattern, device, machine): (&str, &str, &str), payload: &[u8]) -> String {
-    let (key, pattern) = match topic.contains(['{', '}']) {
+    let awkward = topic.contains(['{', '}']);
+    let (key, pattern) = match awkward {
         true => ("regex ", format!("^{}$", regex::escape(topic))),
         false => ("topic ", pattern.to_owned()),
     };
     let (decode, sample) = sample(payload);
+    // Somebody does publish so.
+    let allow = if !awkward && topic.split('/').any(str::is_empty) { "allow  = [\"empty-level\"]\n" } else { "" };
+    // Without it nothing in the message would tell the topics of one device apart.
+    let props = if pattern.ends_with("/{signal}") { "props  = { signal = \"{signal}\" }\n" } else { "" };
     format!(
-        "[[rule]]\nname   = {}\n{key} = {}\n{decode}device = {}\n\n[[test]]\ntopic       = {}\n{sample}\nwant.device = {}\n",
+        "[[rule]]\nname   = {}\n{key} = {}\n{allow}{decode}device = {}\n{props}\n[[test]]\ntopic       = {}\n{sample}\nwant.device = {}\n",
         quoted(name),
         quoted(&pattern),
         quoted(device),
