@@ -22,6 +22,7 @@ use crate::quarantine::{Quarantine, Reason};
 use crate::rules::{self, Doubt, Output, RuleSet, Verdict};
 use crate::spool::{AppendError, Durable};
 
+pub mod devices;
 mod in_use;
 mod judge;
 mod lanes;

@@ -65,6 +65,18 @@ pub enum Request {
     },
     /// Give waiting messages up.
     QueueDrop(Which),
+    /// The devices that have a connection of their own.
+    Devices {
+        /// Only this one.
+        id: Option<String>,
+    },
+    /// Let devices in, or keep them out.
+    DevicesSay {
+        /// Their ids, at most [`MAX_DEVICES`].
+        ids: Vec<String>,
+        /// Let them in.
+        approve: bool,
+    },
     /// The busiest topics that no rule takes.
     Unmatched {
         /// Count anew from now on.
@@ -132,7 +144,10 @@ pub struct QueueStat {
     pub full: bool,
     /// How many messages the rest is about.
     pub looked_at: u64,
-    /// By device; the empty one is the bridge's own.
+    /// Messages on the shelves of devices, which are not among the others.
+    #[serde(default)]
+    pub shelved: u64,
+    /// By device, with what is on its shelf; the empty one is the bridge's own.
     pub devices: std::collections::BTreeMap<String, DeviceShare>,
 }
 
@@ -166,6 +181,9 @@ pub struct Peeked {
     pub payload: String,
 }
 
+/// Most devices of one request.
+pub const MAX_DEVICES: usize = 1_000;
+
 /// Most entries of one request: their payloads are in memory together.
 pub const MAX_IDS: usize = 64;
 
@@ -194,6 +212,10 @@ pub enum Answer {
         /// There are more, but the spool cannot remember more gaps before some of what waits is delivered.
         scattered: bool,
     },
+    /// The devices, as the status page shows them, each a JSON object.
+    Devices(Vec<serde_json::Value>),
+    /// What was said of devices is kept, and counts from now on.
+    Said(u64),
     /// It could not be done.
     Failed(String),
 }

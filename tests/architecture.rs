@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: [&[&str]; 5] = [
     &["topic", "message", "diag", "secret", "metrics"],
     &["config", "rules", "hub", "fence", "ledger", "watch"],
-    &["broker", "spool", "quarantine", "recording", "journal", "uplink", "admin", "control", "hubsim"],
+    &["broker", "spool", "quarantine", "shelf", "recording", "journal", "uplink", "admin", "control", "hubsim"],
     &["bridge", "app"],
     &["cli"],
 ];

@@ -172,8 +172,9 @@ fn a_folder_with_a_configuration() {
         assert_eq!(status.code(), Some(0), "{args:?}\n{told}");
         let lines: Vec<&str> = told.lines().collect();
         assert_eq!(lines.first(), Some(&"warning: `*` is no MQTT wildcard"), "{args:?}\n{told}");
-        assert!(lines[lines.len() - 2].ends_with("a.toml: ok, 1 rule, 0 tests, 1 warning"), "{args:?}\n{told}");
-        assert!(lines[lines.len() - 1].ends_with(".toml: ok"), "{args:?}\n{told}");
+        assert!(lines[lines.len() - 3].ends_with("a.toml: ok, 1 rule, 0 tests, 1 warning"), "{args:?}\n{told}");
+        assert!(lines[lines.len() - 2].ends_with(".toml: ok"), "{args:?}\n{told}");
+        assert!(lines[lines.len() - 1].starts_with("hash of the rules: "), "{args:?}\n{told}");
     }
     std::fs::remove_file(folder.path().join("bridge.toml")).unwrap();
     std::fs::remove_dir_all(folder.path().join("rules")).unwrap();

@@ -90,6 +90,7 @@ impl Plan {
             address: None,
             certificate_expiry: None,
             token_lifetime: self.token_lifetime,
+            gateway: true,
         };
         uplink::Options {
             target: Target::Hub(target),
@@ -104,6 +105,7 @@ impl Plan {
             backoff: (Duration::from_millis(1), Duration::from_millis(1)),
             ack_timeout: Duration::from_secs(3),
             suspect_after: self.suspect_after,
+            crowd: None,
         }
     }
 }

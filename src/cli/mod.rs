@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 mod check;
 mod demo;
+mod devices;
 mod explain;
 mod ledger;
 mod passwd;
@@ -42,6 +43,7 @@ enum Command {
     Status(status::Args),
     Ledger(ledger::Args),
     Queue(queue::Args),
+    Devices(devices::Args),
     Quarantine(quarantine::Args),
     Tap(tap::Args),
     Unmatched(unmatched::Args),
@@ -63,6 +65,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(args),
         Command::Ledger(args) => ledger::run(args),
         Command::Queue(args) => queue::run(args),
+        Command::Devices(args) => devices::run(args),
         Command::Quarantine(args) => quarantine::run(args),
         Command::Tap(args) => tap::run(args),
         Command::Unmatched(args) => unmatched::run(args),

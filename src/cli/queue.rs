@@ -126,6 +126,9 @@ fn shown(stat: &QueueStat) -> String {
     if stat.late > 0 {
         let _ = writeln!(out, "{} of them waited through an outage and follow the new ones", stat.late);
     }
+    if stat.shelved > 0 {
+        let _ = writeln!(out, "{} more are on the shelves of devices that cannot take them now", stat.shelved);
+    }
     if stat.full {
         let _ = writeln!(out, "FULL: nothing more is taken");
     }
