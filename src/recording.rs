@@ -49,6 +49,8 @@ impl Ring {
         let half = max_size.max(MIN_SIZE) / 2;
         let mut ring = Self { path: path.to_owned(), half, file: BufWriter::new(file), written, line: Vec::new() };
         ring.begin()?;
+        // An empty recording is one, too.
+        ring.flush()?;
         Ok(ring)
     }
 
