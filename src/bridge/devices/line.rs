@@ -84,7 +84,7 @@ async fn serve(shared: &Arc<Shared>, device: &Arc<Device>, leave: &CancellationT
     let stop = shared.stop.child_token();
     let (status, seen) = watch::channel(Status::default());
     let settle = Settle { shared: Arc::clone(shared), device: Arc::clone(device) };
-    let metrics = if device.is_own() { shared.metrics.clone() } else { shared.metrics.of_one_of_many() };
+    let metrics = shared.metrics.of_one_of_many();
     let run = uplink::run(options, (Source(Arc::clone(device)), settle), metrics, status, stop.clone());
     let mut run = std::pin::pin!(run);
     let why = tokio::select! {
@@ -134,7 +134,7 @@ async fn watch_over(shared: &Shared, device: &Device, mut seen: watch::Receiver<
         }
         failures = status.failures;
         state.trouble.clone_from(&status.trouble);
-        shared.trouble.lock().clone_from(&status.trouble);
+        *shared.trouble.lock() = status.reason.zip(status.trouble.clone());
         if status.reason == Some("refused") && !device.is_own() {
             state.refusals += 1;
             if state.refusals >= REFUSALS {
