@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::queue::{Device, Phase, Settle, Source};
+use super::ends::{Settle, Source};
+use super::queue::{Device, Phase};
 use super::{LONGEST_PAUSE, Left, Shared, WINDOW};
 use crate::config::WhenRefused;
 use crate::hub::accounts::Account;

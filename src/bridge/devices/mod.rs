@@ -46,6 +46,7 @@ use crate::uplink::{self, Crowd, HubTarget, Status};
 
 mod census;
 mod dispatch;
+mod ends;
 pub mod known;
 mod line;
 mod queue;
