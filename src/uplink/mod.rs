@@ -259,8 +259,16 @@ pub(crate) async fn run_over<D: Dial, B: Backlog, O: Outcome>(
             ended = watch.look(&options, (reason, text), lived, &flight) => ended,
             () = stop.cancelled() => return,
         };
-        if reason == "closed" && look_for_poison(&mut flight, &outcome, &metrics).await {
-            pause = options.backoff.0;
+        if reason == "closed" {
+            // A quarantine whose disk does not answer must not hold the end up: what it has not got is in the spool.
+            let found = tokio::select! {
+                biased;
+                found = look_for_poison(&mut flight, &outcome, &metrics) => found,
+                () = stop.cancelled() => return,
+            };
+            if found {
+                pause = options.backoff.0;
+            }
         }
         let jittered = pause.mul_f64(rand::random_range(0.5..=1.0));
         tell(ended, (jittered, options.crowd.is_some()), &metrics, &status);
