@@ -104,19 +104,15 @@ async fn watch_over(shared: &Shared, device: &Device, mut seen: watch::Receiver<
     let patience = shared.options.plan.idle_timeout;
     let mut failures = 0;
     loop {
-        let idle_at = tokio::time::Instant::from_std(device.state().active + patience);
+        let idle_at = device.rests_since().unwrap_or_else(Instant::now) + patience;
         tokio::select! {
             changed = seen.changed() => if changed.is_err() {
                 return std::future::pending().await;
             },
-            () = tokio::time::sleep_until(idle_at) => {
-                if device.has_rested(patience) {
-                    return Why::Resting;
-                }
-                // Something waits for a line that does not come: no hurry.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
+            () = tokio::time::sleep_until(idle_at.into()) => match device.rests_since() {
+                Some(since) if since.elapsed() >= patience => return Why::Resting,
+                _ => continue,
+            },
         }
         let status = seen.borrow_and_update().clone();
         if let Some(since) = status.connected {

@@ -216,10 +216,10 @@ impl Device {
         self.state().has_room(self.is_own())
     }
 
-    /// It has had nothing to do for so long.
-    pub(super) fn has_rested(&self, patience: Duration) -> bool {
+    /// Since when it has had nothing to do; `None` while it has.
+    pub(super) fn rests_since(&self) -> Option<Instant> {
         let state = self.state();
-        state.is_resting() && state.active.elapsed() >= patience
+        state.is_resting().then_some(state.active)
     }
 
     /// Takes its place in the line for a connection; false where it has one already, or may not.
