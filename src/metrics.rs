@@ -266,6 +266,11 @@ pub fn window_closed(reason: &'static str) {
     ::metrics::counter!("brownbridge_windows_closed_total", "reason" => reason).increment(1);
 }
 
+/// Counts what a tap or a recording misses, by reason.
+pub fn watch_missed(reason: &'static str) -> Counter {
+    ::metrics::counter!("brownbridge_watch_missed_total", "reason" => reason)
+}
+
 /// Tells which rules are in use, in Prometheus' text format. The hash changes with them and the one before is gone then,
 /// which no gauge can do.
 pub fn rules_info(hash: &str) -> String {
@@ -309,6 +314,10 @@ pub fn describe_labelled() {
         ("brownbridge_ledger_publishes_total", "Publishes over all restarts, by what became of them"),
         ("brownbridge_ledger_messages_total", "Hub messages over all restarts, by what became of them"),
         ("brownbridge_uplink_reconnects_total", "Ends of the uplink's connection, by reason"),
+        (
+            "brownbridge_watch_missed_total",
+            "Publishes that taps and recordings did not show: over their pace, or for a slow reader",
+        ),
         ("brownbridge_spool_recovered_total", "Hub messages found waiting in the spool at start"),
         ("brownbridge_spool_lost_total", "Stored hub messages that could not be read back"),
         ("brownbridge_spool_commits_total", "Group commits"),

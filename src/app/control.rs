@@ -8,9 +8,9 @@ use std::time::Duration;
 use super::queue;
 use super::status::Device;
 use crate::bridge::devices::Devices;
-use crate::bridge::{Bridge, Stores};
+use crate::bridge::{Bridge, Stores, View};
 use crate::broker::{Commits as _, Ingest as _, Offer};
-use crate::control::{Answer, Control, MAX_DEVICES, MAX_IDS, Outcome, Request, Retried};
+use crate::control::{Answer, Control, MAX_DEVICES, MAX_IDS, Outcome, Request, Retried, Watch};
 use crate::hub::connection_string::is_id;
 use crate::message::Publish;
 use crate::metrics::Metrics;
@@ -35,6 +35,14 @@ pub(super) struct Operator {
 const NO_DEVICES: &str = "devices have no connections of their own here: [uplink] identity = \"per-device\"";
 
 impl Control for Operator {
+    type Feed = View;
+
+    fn watch(&self, watch: Watch) -> Result<View, String> {
+        let view = self.bridge.watchers().open(watch.clone())?;
+        tracing::info!(?watch, "somebody looks on");
+        Ok(view)
+    }
+
     async fn answer(&self, request: Request) -> Answer {
         match request {
             Request::Retry { ids } | Request::Drop { ids } if ids.len() > MAX_IDS => {
@@ -58,6 +66,12 @@ impl Control for Operator {
                 self.look(move |stores| queue::peek(stores, first, device.as_deref())).await
             }
             Request::QueueDrop(which) => self.look(move |stores| queue::withdraw(stores, &which)).await,
+            Request::Unmatched { reset } => {
+                // A rule that was added since then has settled the matter.
+                let rules = self.bridge.rules().rules();
+                Answer::Unmatched(self.bridge.watchers().unmatched(reset).without(|topic| rules.takes(topic)))
+            }
+            Request::Watch(_) => Answer::Failed("this is answered line by line".to_owned()),
         }
     }
 }

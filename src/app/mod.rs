@@ -11,7 +11,7 @@
 //! | dispatcher and a line a device, on that thread, instead of the one uplink | [`start`] | the same | 128 messages or 1 MB a device, 64 MB in all; 4,096 messages or 8 MB for the shelves |
 //! | watches of the rules', the fence's and the TLS listener's files | [`start`] | after the broker | 1 request each; passwords wait for one of 2 places |
 //! | ledger: writes the books | [`start`] | after the uplink | none |
-//! | control socket | [`start`] | after the broker | 8 connections |
+//! | control socket | [`start`] | after the broker | 8 connections; 4,096 entries and 8 MiB for each of 4 taps and recordings |
 //! | admin | [`start`] | last | 64 connections |
 
 use std::fmt;
@@ -50,6 +50,7 @@ pub mod plant_tls;
 mod pulse;
 mod queue;
 mod reload;
+pub mod replay;
 pub mod rule_files;
 pub mod settings;
 pub mod status;

@@ -1,11 +1,12 @@
 //! `brownbridge check`, and how rule files are found and findings are printed.
 
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::builder::PossibleValuesParser;
 
+use super::text::colored;
 use crate::app::settings;
 use crate::diag::{Diagnostic, SourceFile};
 use crate::rules::{self, FileSummary};
@@ -188,7 +189,7 @@ pub(super) fn could_not_run(problem: &str) -> ExitCode {
 
 /// Prints findings to stderr, with colour where a person looks on.
 pub(super) fn print_findings(found: &[Diagnostic], sources: &[SourceFile]) {
-    let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+    let color = colored(&std::io::stderr());
     for found in found {
         print_error(&format!("{}\n", found.render(sources, color)));
     }

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use super::check::{could_not_run, print, print_error};
 use super::running;
-use super::text::{bytes, columns, confirmed, plain, span};
-use crate::config::units;
+use super::text::{bytes, columns, confirmed, duration, plain, span};
 use crate::control::{Answer, Peeked, QueueStat, Request, Which};
 use crate::message::excerpt;
 
@@ -74,10 +73,6 @@ struct Selection {
     /// Of this device; "" is the bridge's own.
     #[arg(long)]
     device: Option<String>,
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    units::duration(text).ok_or_else(|| "write a number and a unit: 30m, 24h".to_owned())
 }
 
 pub(super) fn run(args: Args) -> ExitCode {

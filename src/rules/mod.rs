@@ -116,7 +116,7 @@ mod translate;
 mod window;
 
 pub use clock::Doubt;
-pub use explain::{Explanation, Step, Tried, new_rule};
+pub use explain::{Explanation, Step, Tried, new_rule, new_rule_for_siblings};
 pub use gzip::plain_body;
 pub use load::{CODES, FileSummary, LINTS, Loaded, is_table_file, load};
 pub use memory::Memory;
@@ -327,6 +327,11 @@ impl RuleSet {
         translate::fetch(&self.0, out);
     }
 
+    /// True where a rule matches the topic, whatever it makes of a publish.
+    pub fn takes(&self, topic: &str) -> bool {
+        index::Cache::default().find(&self.0.index, &self.0.rules, topic).steps().next().is_some()
+    }
+
     /// Says which rules were tried and why each took the publish or did not.
     pub fn explain(&self, publish: &Publish<'_>) -> Explanation {
         explain::explain(self, publish)
@@ -384,6 +389,11 @@ impl RuleSet {
     /// True where the messages of some rule go up first.
     pub fn has_urgent(&self) -> bool {
         self.0.rules.iter().any(|rule| rule.urgent)
+    }
+
+    /// The name of each rule and its topic, regex or client as it is written, in file order.
+    pub fn patterns(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.rules.iter().map(|rule| (rule.name.as_str(), rule.written.as_str()))
     }
 
     /// The names of all rules, in file order.

@@ -156,9 +156,23 @@ impl Bridge {
 
     /// The same with environment variables.
     pub fn start_in(dir: &Path, sim: &Sim, (rules, extra): (&str, &str), environment: &[(&str, &str)]) -> Self {
+        Self::configured(dir, sim, ("", rules, extra), environment)
+    }
+
+    /// The same with more above the sections.
+    pub fn start_top(dir: &Path, sim: &Sim, top: &str, (rules, extra): (&str, &str)) -> Self {
+        Self::configured(dir, sim, (top, rules, extra), &[])
+    }
+
+    fn configured(
+        dir: &Path,
+        sim: &Sim,
+        (top, rules, extra): (&str, &str, &str),
+        environment: &[(&str, &str)],
+    ) -> Self {
         let (mqtt, admin) = (free_port(), free_port());
         let config = format!(
-            "rules = \"rules\"\nstate = \"state\"\n\
+            "rules = \"rules\"\nstate = \"state\"\n{top}\n\
              [broker]\nlisten = \"127.0.0.1:{mqtt}\"\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n\
              [uplink]\nconnection_string = \"{}\"\nca_file = \"{}\"\naddress = \"{}:{}\"\n{extra}\n",
             sim.connection_string,
