@@ -158,7 +158,7 @@ impl Bridge {
 
     /// Spools what the rules made, and puts the publish into the quarantine beside it where a rule failed.
     fn store(&self, now: &Current, publish: &Publish<'_>, out: &mut Output, failed: Option<Reason<'_>>) -> Offer {
-        if let Some(detail) = self.any_too_large(out) {
+        if let Some(detail) = any_too_large(&self.own, out) {
             return self.isolate(publish, Reason { rule: "", reason: "too_large", detail: &detail });
         }
         let taken = if out.held().next().is_some() {
@@ -183,12 +183,6 @@ impl Bridge {
             self.doubts(now, publish, out);
         }
         taken
-    }
-
-    /// In words why the hub would not take one of the messages.
-    fn any_too_large(&self, out: &Output) -> Option<String> {
-        let held = out.held().map(|(_, held)| rules::held_record(held));
-        out.records().map(|(_, record)| record).chain(held).find_map(|record| self.own.too_large(record))
     }
 
     /// Counts messages that are stored.
@@ -264,7 +258,7 @@ impl Bridge {
         }
         let failed =
             matches!(self.rules.load().set.attempt(publish, out), Verdict::Quarantined { .. } | Verdict::Unmatched);
-        failed || self.any_too_large(out).is_some()
+        failed || any_too_large(&self.own, out).is_some()
     }
 
     fn not_appended(&self, publish: &Publish<'_>, error: AppendError) -> Offer {
@@ -422,6 +416,12 @@ impl Ingest for Bridge {
     fn commits(&self) -> SpoolCommits {
         SpoolCommits { stored: self.stores.normal.durable(), held: self.stores.held.spool().durable() }
     }
+}
+
+/// In words why the hub would not take one of the messages.
+fn any_too_large(own: &Own, out: &Output) -> Option<String> {
+    let held = out.held().map(|(_, held)| rules::held_record(held));
+    out.records().map(|(_, record)| record).chain(held).find_map(|record| own.too_large(record))
 }
 
 /// Counts the messages that were not made.
