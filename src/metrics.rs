@@ -222,6 +222,11 @@ pub fn translated_by_rule(rule: &str) -> Counter {
     ::metrics::counter!("brownbridge_messages_translated_total", "rule" => rule.to_owned())
 }
 
+/// Counts a registration with the provisioning service: `assigned`, or why not.
+pub fn registration(result: &'static str) {
+    ::metrics::counter!("brownbridge_dps_registrations_total", "result" => result).increment(1);
+}
+
 /// Describes the metrics that have labels or are set at scrape time.
 pub fn describe_labelled() {
     for (name, help) in [
@@ -243,6 +248,7 @@ pub fn describe_labelled() {
         ("brownbridge_messages_shed_total", "Stored hub messages given up to make room, by reason"),
         ("brownbridge_ledger_publishes_total", "Publishes over all restarts, by what became of them"),
         ("brownbridge_ledger_messages_total", "Hub messages over all restarts, by what became of them"),
+        ("brownbridge_dps_registrations_total", "Registrations with the provisioning service, by result"),
         ("brownbridge_uplink_reconnects_total", "Ends of the uplink's connection, by reason"),
         ("brownbridge_spool_recovered_total", "Hub messages found waiting in the spool at start"),
         ("brownbridge_spool_lost_total", "Stored hub messages that could not be read back"),

@@ -7,7 +7,7 @@
 //! | quarantine: writer thread | [`start`] | after the uplink | 64 entries |
 //! | sessions: the journal's thread | [`start`] | after the broker | 64 MiB of records |
 //! | uplink, on a thread of its own | [`start`] | after it drained, or `drain_timeout` | the spool; `window` in flight |
-//! | watches of the fence's and the TLS listener's files | [`start`] | with the broker | none; passwords wait for one of 2 places |
+//! | watches of the files of the fence, the TLS listener and the uplink's TLS | [`start`] | with the broker | none; passwords wait for one of 2 places |
 //! | ledger: writes the books | [`start`] | after the uplink | none |
 //! | control socket | [`start`] | after the broker | 8 connections |
 //! | admin | [`start`] | last | 64 connections |
@@ -37,6 +37,7 @@ use crate::spool::{self, OpenError, Spool};
 use crate::uplink::{self, Status};
 
 mod control;
+pub mod credentials;
 pub mod gate;
 pub mod inherited;
 mod keep;
@@ -51,6 +52,7 @@ pub mod status;
 
 use self::ledger::Ledger;
 use control::Operator;
+use credentials::Identity;
 use gate::Keeper;
 use inherited::Inherited;
 use page::Gauges;
@@ -171,7 +173,8 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let (status_sender, status) = watch::channel(Status::default());
     let uplink_stop = CancellationToken::new();
     settings.uplink.relays = Some(Handle::current());
-    let uplink = uplink::run(settings.uplink, backlog, metrics.clone(), status_sender, uplink_stop.clone());
+    let identity = Identity::new(Arc::clone(&settings.credentials));
+    let uplink = uplink::run((settings.uplink, identity), backlog, metrics.clone(), status_sender, uplink_stop.clone());
     let uplink = on_its_own_thread(uplink).map_err(StartError::Runtime)?;
 
     let rules = (settings.rules, settings.unmatched);
@@ -194,6 +197,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         settings.broker.gate = Some(Arc::new(keeper.clone()));
         files.push(tokio::spawn(reload::run(fence.files, keeper, Arc::clone(&sound), files_stop.clone())));
     }
+    files.push(tokio::spawn(credentials::watch(settings.credentials, files_stop.clone())));
     let tls_sound = Arc::new(AtomicBool::new(true));
     if let Some((tls, config)) = settings.plant_tls {
         let watch = plant_tls::run(tls, config, metrics.clone(), Arc::clone(&tls_sound), files_stop.clone());

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::reload::{LOOK, hung_up, mark, settled};
 use crate::broker;
+use crate::hub::certificate;
 use crate::metrics::Metrics;
 use crate::uplink::tls;
 
@@ -43,7 +44,7 @@ impl Files {
             Some(path) => Some(tls::roots(Some(&text(path)?)).map_err(at(path))?),
             None => None,
         };
-        let expiry = chain.first().and_then(tls::expiry);
+        let expiry = chain.first().and_then(|leaf| certificate::expiry(leaf));
         let made = broker::server_tls((chain, key), roots);
         let config = made.map_err(|error| format!("{}: {error}", self.certificate.display()))?;
         Ok((config, expiry))

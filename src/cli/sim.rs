@@ -16,7 +16,10 @@ use super::run::{LogFormat, start_log};
 use crate::hub::connection_string::is_id;
 use crate::hub::limits::MQTT_PORT;
 use crate::hub::sas::Key;
-use crate::hubsim::{self, Credential, Misbehave, Options, Received, Running};
+use crate::hubsim::site::Site;
+use crate::hubsim::{self, Counts, Credential, Misbehave, Options, Received, Running};
+
+mod site;
 
 /// A simulated IoT Hub (or edgeHub) behind real TLS, for trying and testing without Azure.
 ///
@@ -31,7 +34,8 @@ Examples:
   brownbridge sim --dir ~/sim --device press-4 only this device; its key survives restarts
   brownbridge sim | jq .body                   only the payloads
   brownbridge sim --cut-every 100              see the bridge deliver again what was cut off
-  brownbridge sim --x509 press-4               also write a client certificate for press-4")]
+  brownbridge sim --x509 press-4               also write a client certificate for press-4
+  brownbridge sim --site site.toml --dir ~/sim two hubs and a provisioning service, as the file says")]
 pub(super) struct Args {
     /// Address and port to listen on; port 0 takes a free one
     #[arg(long, value_name = "ADDR:PORT", default_value_t = SocketAddr::from(([127, 0, 0, 1], MQTT_PORT)))]
@@ -49,6 +53,9 @@ pub(super) struct Args {
     /// Write a client certificate for this device and accept it
     #[arg(long, value_name = "ID")]
     x509: Vec<String>,
+    /// Be several hubs and a Device Provisioning Service, as this file says (docs/uplink.md has an example)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["host_name", "device", "x509", "edge"])]
+    site: Option<PathBuf>,
     /// Behave as the edgeHub of IoT Edge
     #[arg(long)]
     edge: bool,
@@ -86,6 +93,20 @@ struct Faults {
     expire: Option<u64>,
 }
 
+impl Faults {
+    fn misbehave(self) -> Misbehave {
+        Misbehave {
+            puback_delay: Duration::from_millis(self.puback_delay),
+            withhold_puback: self.withhold_puback,
+            cut_every: self.cut_every,
+            close_on: self.close_on,
+            quota: self.quota,
+            refuse: self.refuse,
+            expire_after: self.expire.map(Duration::from_secs),
+        }
+    }
+}
+
 /// Messages wait here, in batches of one read, for a slow reader of stdout.
 const BATCHES: usize = 64;
 /// How long the last lines may take after Ctrl-C.
@@ -111,12 +132,18 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let (output, messages) = mpsc::channel(BATCHES);
     let first = args.device.first().or(args.x509.first()).map_or("dev-01", |d| d.split('=').next().unwrap_or(d));
     let (first, x509, quiet) = (first.to_owned(), args.x509.clone(), args.quiet);
-    let options = options(args, (!quiet).then_some(output))?;
+    let output = (!quiet).then_some(output);
     // Before it says that it is ready: from then on Ctrl-C must end it cleanly.
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let sim = hubsim::start(options).await?;
-    introduce(&sim, &first, &x509)?;
+    let sim = match &args.site {
+        Some(path) => Simulated::Site(site::start(&path.clone(), args, output).await?),
+        None => {
+            let sim = hubsim::start(options(args, output)?).await?;
+            introduce(&sim, &first, &x509)?;
+            Simulated::Hub(sim)
+        }
+    };
     let printer = std::thread::spawn(move || print(messages));
     let finished = async {
         // The printer ends early only when nobody reads stdout any more.
@@ -129,16 +156,10 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         _ = terminate.recv() => {}
         () = finished, if !quiet => {}
     }
-    let counts = sim.counts();
+    let [messages, dropped, connected] = sim.counts();
     sim.stop().await;
     // Nobody may be left who reads stderr; that is no failure.
-    let _ = writeln!(
-        std::io::stderr(),
-        "{} messages, {} dropped, {} connections",
-        counts.messages,
-        counts.dropped,
-        counts.connected
-    );
+    let _ = writeln!(std::io::stderr(), "{messages} messages, {dropped} dropped, {connected} connections");
     // Whoever reads stdout may have stopped to do so without closing it: Ctrl-C must end that too.
     let joined = tokio::task::spawn_blocking(move || printer.join());
     match tokio::time::timeout(LAST_LINES, joined).await {
@@ -147,6 +168,31 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         Err(_) => {
             eprintln!("error: stdout is not read; the last messages are not printed");
             std::process::exit(2)
+        }
+    }
+}
+
+/// What runs.
+enum Simulated {
+    Hub(Running),
+    Site(Site),
+}
+
+impl Simulated {
+    /// Messages, those dropped, connections.
+    fn counts(&self) -> [u64; 3] {
+        let all = match self {
+            Self::Hub(hub) => vec![hub.counts()],
+            Self::Site(site) => site.counts(),
+        };
+        let sum = |count: fn(&Counts) -> u64| all.iter().map(count).sum();
+        [sum(|counts| counts.messages), sum(|counts| counts.dropped), sum(|counts| counts.connected)]
+    }
+
+    async fn stop(self) {
+        match self {
+            Self::Hub(hub) => hub.stop().await,
+            Self::Site(site) => site.stop().await,
         }
     }
 }
@@ -176,15 +222,7 @@ fn options(args: Args, output: Option<mpsc::Sender<Vec<Received>>>) -> anyhow::R
         devices,
         edge: args.edge,
         output,
-        misbehave: Misbehave {
-            puback_delay: Duration::from_millis(args.faults.puback_delay),
-            withhold_puback: args.faults.withhold_puback,
-            cut_every: args.faults.cut_every,
-            close_on: args.faults.close_on,
-            quota: args.faults.quota,
-            refuse: args.faults.refuse,
-            expire_after: args.faults.expire.map(Duration::from_secs),
-        },
+        misbehave: args.faults.misbehave(),
         ..Options::default()
     })
 }

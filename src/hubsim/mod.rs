@@ -41,13 +41,13 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::hub::certificate;
 use crate::hub::sas::Key;
 use crate::secret::Secret;
 
 mod accept;
 mod admission;
 mod authority;
-mod certificate;
 mod connection;
 mod counters;
 pub mod dps;

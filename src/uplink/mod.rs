@@ -20,18 +20,19 @@
 //!
 //! A connection ends for these reasons, each counted in `uplink_reconnects` and, while it lasts, the state in
 //! `uplink_state`: `token_renewal` (planned, after what is in flight was acknowledged), `refused`, `clock` (refused, and
-//! the hub's clock tells why), `token_expired` (a token of the connection string, which nobody renews), `tls`, `network`,
-//! `timeout`, `closed`, `ack_timeout` (the hub takes messages but acknowledges none) and `protocol`; and for closes
+//! the hub's clock tells why; or it cannot be, see `credentials`), `token_expired` (a token of the connection string, which nobody renews), `tls`, `network`,
+//! `timeout`, `closed`, `unassigned` (nobody says which hub it is to be, see [`Credentials`]), `ack_timeout` (the hub takes messages but acknowledges none) and `protocol`; and for closes
 //! again and again (`diagnosis`) `taken_over`, `nothing_taken` or `throttled`. All but the first are followed by a
 //! pause that doubles from `backoff` to its cap, with jitter.
 
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::message::{HubMessage, Timestamp, excerpt};
@@ -39,6 +40,7 @@ use crate::metrics::Metrics;
 
 mod clock;
 mod connection;
+mod credentials;
 mod diagnosis;
 mod dial;
 mod flight;
@@ -48,6 +50,7 @@ mod target;
 pub mod tls;
 mod window;
 
+pub use credentials::{Credentials, Unassigned};
 pub use target::{HubTarget, MqttTarget, Target};
 pub use window::WindowSize;
 
@@ -132,7 +135,7 @@ pub struct Waiting {
 /// How the uplink connects and how much it has in flight.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where messages go.
+    /// Where messages go; what [`Credentials`] say takes its place before each connection.
     pub target: Target,
     /// Publishes in flight.
     pub window: WindowSize,
@@ -148,6 +151,8 @@ pub struct Options {
     pub keep_alive: Duration,
     /// First and longest pause after a failed connection.
     pub backoff: (Duration, Duration),
+    /// When it is notified, the connection is made anew as with a new token.
+    pub renew: Arc<Notify>,
     /// Where the copying for an `address` is done; without it, where the uplink runs.
     pub relays: Option<Handle>,
     /// Age of the oldest unacknowledged publish at which the connection is given up.
@@ -176,8 +181,8 @@ const UP: &str = "connected";
 const CONNECTING: &str = "connecting";
 
 /// Delivers until `stop`; the in-flight messages it then holds are still in the backlog.
-pub async fn run<B: Backlog, O: Outcome>(
-    options: Options,
+pub async fn run<C: Credentials, B: Backlog, O: Outcome>(
+    (mut options, credentials): (Options, C),
     (mut backlog, outcome): (B, O),
     metrics: Metrics,
     status: watch::Sender<Status>,
@@ -189,6 +194,20 @@ pub async fn run<B: Backlog, O: Outcome>(
     let mut pause = options.backoff.0;
     metrics.uplink_state(CONNECTING);
     loop {
+        let assigned = tokio::select! {
+            assigned = credentials::ask(&credentials) => assigned,
+            () = stop.cancelled() => return,
+        };
+        match assigned {
+            Ok(target) => options.target = target,
+            Err(Unassigned { reason, text, pause }) => {
+                tell(Ended { reason, text, again_and_again: false }, pause, &metrics, &status);
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(pause) => continue,
+                }
+            }
+        }
         let started = Instant::now();
         let end = connection::serve(
             &options,
@@ -203,6 +222,9 @@ pub async fn run<B: Backlog, O: Outcome>(
             let status = status.borrow();
             (status.connected, status.last_puback.is_some_and(|at| at >= started))
         };
+        if connected.is_some() {
+            credentials.accepted();
+        }
         let renewing = matches!(end, End::Renew);
         status.send_modify(|status| (status.connected, status.renewing) = (None, renewing));
         if progressed {
@@ -221,6 +243,9 @@ pub async fn run<B: Backlog, O: Outcome>(
             ended = watch.look(&options.target, (reason, text), lived, &flight) => ended,
             () = stop.cancelled() => return,
         };
+        if ended.reason == "refused" {
+            credentials.refused();
+        }
         if reason == "closed" && look_for_poison(&mut flight, &outcome, &metrics).await {
             pause = options.backoff.0;
         }

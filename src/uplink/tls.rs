@@ -7,7 +7,6 @@ use rumqttc::tokio_rustls::rustls::crypto::ring;
 use rumqttc::tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use rumqttc::tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rumqttc::tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
-use x509_cert::der::Decode as _;
 
 /// Why TLS cannot be set up.
 #[derive(Debug)]
@@ -57,12 +56,6 @@ pub fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsErro
 /// The private key of a PEM text: PKCS#8, PKCS#1 or SEC1.
 pub fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
     PrivateKeyDer::from_pem_slice(text).map_err(TlsError::Key)
-}
-
-/// When a certificate ends, in seconds since 1970; `None` where it cannot be read.
-pub fn expiry(certificate: &CertificateDer<'_>) -> Option<i64> {
-    let certificate = x509_cert::Certificate::from_der(certificate).ok()?;
-    i64::try_from(certificate.tbs_certificate.validity.not_after.to_unix_duration().as_secs()).ok()
 }
 
 /// Roots from a PEM text, or the system's.
