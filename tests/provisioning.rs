@@ -5,9 +5,9 @@
 mod support;
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use support::{
     BINARY, Bridge, PATIENCE, Process, assert_conserved, assert_nothing_missing, folder, free_port, publish_all, until,
@@ -180,7 +180,7 @@ fn a_hub_once_told_is_kept_and_left_when_it_refuses() {
     assert!(kept.contains("hub-a.example") && !kept.contains(key.expose()), "{kept}");
 
     // A boot without the service: what is known is good.
-    let away = dps.replace("registration_id", &format!("host = \"dps.example\"\nregistration_id"));
+    let away = dps.replace("registration_id", "host = \"dps.example\"\nregistration_id");
     let ports = (free_port(), free_port());
     let config = site.config("", &away, ports).replacen(
         &format!("[uplink.dps]\nid_scope = \"0ne00000A0A\"\naddress = \"127.0.0.1:{port}\""),
@@ -280,4 +280,139 @@ fn a_new_certificate_is_taken_up_by_a_planned_reconnect() {
     });
     publish_all(bridge.mqtt, "t/d", ["{\"id\":\"2\"}"]);
     site.last(2);
+}
+
+fn command(dir: &Path, args: &[&str], stdin: &str, environment: &[(&str, &str)]) -> Output {
+    let mut child = Command::new(BINARY)
+        .args(args)
+        .current_dir(dir)
+        .envs(environment.iter().copied())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Who needs no input may be gone already.
+    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+/// Exit code, and what stdout and stderr have in them.
+fn check(name: &str, output: &Output, code: i32, stdout: &str, stderr: &str) {
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{name}\n{out}\n{err}");
+    assert!(out.contains(stdout) && (!stdout.is_empty() || out.is_empty()), "{name} stdout\n{out}");
+    assert!(err.contains(stderr) && (!stderr.is_empty() || err.is_empty()), "{name} stderr\n{err}");
+}
+
+#[test]
+fn tokens_and_keys_by_hand() {
+    const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    let dir = folder();
+    fs::write(dir.path().join("hub.secret"), format!("HostName=h.example;DeviceId=d;SharedAccessKey={KEY}\n")).unwrap();
+    fs::write(dir.path().join("group.key"), format!("{KEY}\n")).unwrap();
+    let service = format!("HostName=h.example;SharedAccessKeyName=owner;SharedAccessKey={KEY}");
+    let derived = "i5UM0PKI1Sb5mwGN8AjJz+/JmSdnyA6vEEm+l1Nvn/I=\n";
+    let json = format!("{{\"key\":{:?},\"registration_id\":\"reg-01\"}}\n", derived.trim());
+    for (args, stdin, code, stdout, stderr) in [
+        (vec!["derive-key", "reg-01", "--file", "group.key"], "", 0, derived, ""),
+        (vec!["derive-key", "REG-01", "--env", "GROUP"], "", 0, derived, ""),
+        (vec!["derive-key", "reg-01"], KEY, 0, derived, ""),
+        (vec!["derive-key", "reg-01", "--json"], KEY, 0, json.as_str(), ""),
+        (vec!["derive-key", "reg 01"], KEY, 2, "", "the registration id has ' ' in it"),
+        (vec!["derive-key", "reg-01"], "", 2, "", "the group key is empty"),
+        (vec!["derive-key", "reg-01"], "x", 2, "", "the key is not base64"),
+        (vec!["derive-key", "reg-01", "--env", "NOWHERE"], "", 2, "", "the environment variable NOWHERE is not set"),
+        (vec!["derive-key", "reg-01", "--file", "nowhere"], "", 2, "", "cannot read nowhere: No such file"),
+        (vec!["sas", "--file", "hub.secret"], "", 0, "SharedAccessSignature sr=h.example%2Fdevices%2Fd&sig=", ""),
+        (
+            vec!["sas", "--file", "hub.secret", "--lifetime", "5m", "--json"],
+            "",
+            0,
+            "\"resource\":\"h.example/devices/d\"",
+            "",
+        ),
+        (vec!["sas", "--lifetime", "0s"], "", 2, "", "at least 1s"),
+        (vec!["sas"], &service, 2, "", "this is the connection string of a service"),
+        (vec!["sas"], "HostName=h;DeviceId=d;x509=true", 2, "", "has no `SharedAccessKey`"),
+    ] {
+        let output = command(dir.path(), &args, stdin, &[("GROUP", KEY)]);
+        check(&format!("{args:?}"), &output, code, stdout, stderr);
+        assert!(!String::from_utf8_lossy(&output.stderr).contains("MDEy"), "{args:?}");
+    }
+}
+
+#[test]
+fn a_registration_by_hand_shows_each_step() {
+    let dir = folder();
+    let plan = format!(
+        "{HUBS}[[enrolment]]\ngroup = \"line-1\"\n\
+         [[enrolment]]\nid = \"press-6\"\nx509 = true\nhub = \"hub-b.example\"\n\
+         [[enrolment]]\nid = \"off\"\ndisabled = true\n"
+    );
+    let site = Site::start(&dir.path().join("site"), free_port(), &plan);
+    let master = fs::read_to_string(site.dir.join("master.key")).unwrap();
+    let master = brownbridge::hub::sas::Key::parse(master.trim()).unwrap();
+    let (group, off) = (master.derive("line-1"), master.derive("off"));
+    fs::write(site.dir.join("group.key"), group.expose()).unwrap();
+    let state = dir.path().join("bridge");
+    fs::create_dir_all(&state).unwrap();
+    let dps = "registration_id = \"press-1\"\ngroup_key = \"${GROUP}\"";
+    fs::write(state.join("bridge.toml"), site.config("", dps, (1, 2))).unwrap();
+    fs::write(state.join("bad.toml"), site.config("", "registration_id = \"a b\"\ngroup_key = \"Zm9v*\"", (1, 2)))
+        .unwrap();
+    let address = format!("127.0.0.1:{}", site.port);
+    let ca = site.dir.join("ca.pem").display().to_string();
+    let by_hand = |args: &[&'static str]| {
+        let mut all: Vec<String> = ["enrol"].iter().chain(args).map(|arg| (*arg).to_owned()).collect();
+        all.extend(["--id-scope", "0ne00000A0A", "--ca-file", &ca, "--address", &address].map(str::to_owned));
+        all
+    };
+    let configured =
+        |args: &[&str]| ["enrol", "--config", "bridge.toml"].iter().chain(args).map(|arg| (*arg).to_owned()).collect();
+    let (pem, key) = (site.dir.join("press-6.pem"), site.dir.join("press-6.key"));
+    until("the certificate is written", PATIENCE, || key.exists().then_some(()));
+    let certificate =
+        ["--certificate", &pem.display().to_string(), "--key", &key.display().to_string()].map(str::to_owned);
+    let rows: Vec<(Vec<String>, i32, &str, &str)> = vec![
+        (
+            configured(&[]),
+            0,
+            "press-1 is device press-1 at hub-a.example (assigned for the first time)\nenrolment group: line-1\n",
+            "asked: register this device\n",
+        ),
+        (configured(&["Press-2"]), 0, "press-2 is device press-2 at hub-a.example", "answered: 202, assigning\n"),
+        (configured(&["--json"]), 0, "\"result\":\"assigned\"", "answered: 200\n"),
+        (configured(&["--save"]), 0, "hub-a.example", "written down"),
+        (vec!["enrol".into(), "--config".into(), "bad.toml".into()], 2, "", "the registration id has ' ' in it"),
+        (vec!["enrol".into(), "--config".into(), "none.toml".into()], 2, "", "cannot read none.toml"),
+        (by_hand(&["press-3"]), 0, "press-3 is device press-3", "with a key"),
+        (by_hand(&["press-3", "--transport", "mqtt"]), 0, "press-3 is device press-3", "which hub is it?"),
+        (
+            [by_hand(&[]), certificate.to_vec()].concat(),
+            0,
+            "press-6 is device press-6 at hub-b.example",
+            "with a certificate",
+        ),
+        (by_hand(&["off", "--json"]), 1, "\"result\":\"disabled\"", "answered: 200"),
+    ];
+    for (args, code, stdout, stderr) in rows {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let mut environment = vec![("GROUP", group.expose())];
+        if args.contains(&"--id-scope") && !args.contains(&"--certificate") {
+            environment.push(match args.contains(&"off") {
+                true => ("DPS_SYMMETRIC_KEY", off.expose()),
+                false => ("DPS_GROUP_KEY", group.expose()),
+            });
+        }
+        let output = command(&state, &args, "", &environment);
+        check(&format!("{args:?}"), &output, code, stdout, stderr);
+        let said = [output.stdout, output.stderr].concat();
+        assert!(!String::from_utf8_lossy(&said).contains(group.expose()), "{args:?}");
+    }
+    let kept = fs::read_to_string(state.join("state/assignments/press-1.json")).unwrap();
+    assert!(kept.contains("hub-a.example"), "{kept}");
+    // A wrong key is told under the user's own line, with the key hidden.
+    let output = command(&state, &["enrol", "--config", "bad.toml"], "", &[]);
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("Zm9v"), "{output:?}");
 }

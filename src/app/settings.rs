@@ -86,7 +86,7 @@ pub struct Loaded {
     pub summaries: Vec<rules::FileSummary>,
 }
 
-mod dps;
+pub mod dps;
 mod target;
 
 /// The uplink's target now, where it comes from, and what the bridge calls its own.

@@ -9,6 +9,8 @@ use clap::{Parser, Subcommand};
 
 mod check;
 mod demo;
+mod derive_key;
+mod enrol;
 mod explain;
 mod ledger;
 mod passwd;
@@ -16,6 +18,8 @@ mod quarantine;
 mod queue;
 mod run;
 mod running;
+mod sas;
+mod secret;
 mod service;
 mod sim;
 mod status;
@@ -42,6 +46,9 @@ enum Command {
     Explain(explain::Args),
     Demo(demo::Args),
     Passwd(passwd::Args),
+    Enrol(enrol::Args),
+    Sas(sas::Args),
+    DeriveKey(derive_key::Args),
     Sim(sim::Args),
 }
 
@@ -58,6 +65,9 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Passwd(args) => passwd::run(args),
+        Command::Enrol(args) => enrol::run(args),
+        Command::Sas(args) => sas::run(args),
+        Command::DeriveKey(args) => derive_key::run(args),
         Command::Sim(args) => sim::run(args),
     }
 }

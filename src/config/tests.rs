@@ -22,6 +22,7 @@ fn a_connection_string_is_enough() {
 #[test]
 fn findings() {
     let hub = "[uplink]\nconnection_string = \"x\"\n";
+    let dps = "[uplink.dps]\nid_scope = \"0ne00000A0A\"\n";
     for (text, expect) in [
         ("", vec!["no-uplink"]),
         ("[uplink]\n", vec!["missing-key"]),
@@ -53,6 +54,26 @@ fn findings() {
             vec!["unknown-value", "out-of-range"],
         ),
         ("[uplink\n", vec!["toml-syntax"]),
+        (&format!("{hub}bind = \"eth0\""), vec!["not-an-address"]),
+        (
+            &format!("{hub}[uplink.dps]\nid_scope = \"0ne\"\nregistration_id = \"r\"\ngroup_key = \"k\""),
+            vec!["two-identities"],
+        ),
+        ("[uplink.dps]\nregistration_id = \"r\"\nsymmetric_key = \"k\"", vec!["missing-key"]),
+        (&format!("{dps}registration_id = \"r\""), vec!["no-proof"]),
+        (&format!("{dps}symmetric_key = \"k\""), vec!["missing-key"]),
+        (&format!("{dps}registration_id = \"r\"\nsymmetric_key = \"k\"\ngroup_key = \"k\""), vec!["two-proofs"]),
+        (&format!("{dps}registration_id = \"r\"\ngroup_key = \"k\"\ngroup_key_file = \"f\""), vec!["two-proofs"]),
+        (
+            &format!("[uplink]\nkind = \"edge\"\n{dps}registration_id = \"r\"\ngroup_key = \"k\""),
+            vec!["not-for-this-kind"],
+        ),
+        (&format!("{dps}registration_id = \"r\"\ngroup_key = \"k\"\ntransport = \"amqp\""), vec!["unknown-value"]),
+        (&format!("{dps}registration_id = \"r\"\ngroup_key = \"k\"\npayload = \"a\""), vec!["bad-value"]),
+        (&format!("{dps}registration_id = \"r\"\ngroup_key = \"k\"\nhost = \"https://x\""), vec!["bad-value"]),
+        (&format!("{dps}registration_id = \"r\"\ngroup_key = \"k\"\napi_version = \"a&b\""), vec!["bad-value"]),
+        ("[uplink.dps]\nid_scope = \"a/b\"\nregistration_id = \"r\"\ngroup_key = \"k\"", vec!["bad-value"]),
+        (&format!("{dps}registration_id = \"r\"\ngroup_key = \"k\"\nkey = \"k\""), vec!["unknown-key"]),
     ] {
         let (config, found) = parse(0, text, &env);
         let codes: Vec<&str> = found.iter().map(|d| d.code).collect();
@@ -82,6 +103,20 @@ fn addresses() {
 }
 
 #[test]
+fn a_provisioning_service_stands_in_for_a_connection_string() {
+    for (proof, key) in [("symmetric_key = \"${HUB}\"", true), ("symmetric_key_file = \"k\"", false)] {
+        let text = format!("[uplink.dps]\nid_scope = \"0ne00000A0A\"\nregistration_id = \"r\"\n{proof}");
+        let (config, found) = parse(0, &text, &env);
+        assert_eq!(found, []);
+        let dps = config.unwrap().uplink.dps.unwrap();
+        assert_eq!((dps.symmetric_key.text.is_some(), dps.transport), (key, DpsTransport::Rest));
+        assert_eq!(dps.host.value, "global.azure-devices-provisioning.net");
+    }
+    let text = "[uplink]\ncertificate = \"c\"\nkey = \"k\"\n[uplink.dps]\nid_scope = \"0ne00000A0A\"\n";
+    assert_eq!(parse(0, text, &env).1, []);
+}
+
+#[test]
 fn a_dollar_can_be_written() {
     let text = "rules = \"a$$b$c\"\n".to_owned() + MINIMAL;
     assert_eq!(parse(0, &text, &env).0.unwrap().rules.value, "a$b$c");
@@ -101,11 +136,12 @@ fn the_example_is_complete_and_says_the_defaults() {
     let connection = example.lines().find(|line| line.starts_with("connection_string")).unwrap();
     assert_eq!(values(example), values(&format!("[uplink]\n{connection}")));
     // Every key the program knows stands in it, also those that are only a comment.
-    let source = [include_str!("mod.rs"), include_str!("read.rs")].concat();
-    let calls = regex::Regex::new(r#"section\.(?:\w+)\(\s*"(\w+)""#).unwrap();
+    let source = [include_str!("mod.rs"), include_str!("read.rs"), include_str!("dps.rs")].concat();
+    let calls = regex::Regex::new(r#"section(?:\.\w+\(|,)\s*"(\w+)""#).unwrap();
     let keys: Vec<&str> = calls.captures_iter(&source).map(|call| call.extract::<1>().1[0]).collect();
     assert!(keys.len() > 25, "{keys:?}");
     for key in keys {
-        assert!(example.contains(&format!("{key} = ")), "`{key}` is not in bridge.toml.example");
+        let is_there = example.contains(&format!("{key} = ")) || example.contains(&format!(".{key}]"));
+        assert!(is_there, "`{key}` is not in bridge.toml.example");
     }
 }

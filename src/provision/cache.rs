@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -77,6 +77,11 @@ pub fn store(state: &Path, registration: &Registration, known: &Known) -> io::Re
     text.push(b'\n');
     file.write_all(&text)?;
     file.sync_all()?;
+    // Root may write it by hand, and the service's own user must be able to read it.
+    if let Ok(owner) = fs::metadata(state) {
+        let (uid, gid) = (Some(owner.uid()), Some(owner.gid()));
+        let _ = std::os::unix::fs::fchown(&file, uid, gid).and_then(|()| std::os::unix::fs::chown(&folder, uid, gid));
+    }
     fs::rename(&new, &path)?;
     File::open(&folder)?.sync_all()
 }

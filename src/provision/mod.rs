@@ -114,7 +114,7 @@ struct Answer {
 
 enum Line<'o> {
     Rest(rest::Line<'o>),
-    Mqtt(mqtt::Line<'o>),
+    Mqtt(Box<mqtt::Line<'o>>),
 }
 
 impl Line<'_> {
@@ -135,7 +135,7 @@ pub async fn register(options: &Options, mut tell: impl FnMut(Seen) + Send) -> R
     };
     let mut line = match options.transport {
         Transport::Rest => Line::Rest(rest::Line::new(options, token)),
-        Transport::Mqtt => Line::Mqtt(mqtt::Line::new(options, token)),
+        Transport::Mqtt => Line::Mqtt(Box::new(mqtt::Line::new(options, token))),
     };
     let mut dialogue = Dialogue::begin(began.elapsed());
     let mut request = Request::Register;

@@ -29,7 +29,7 @@ impl Place {
     }
 
     /// How the cloud is reached.
-    fn way(&mut self, config: &Config) -> Option<Way> {
+    pub(super) fn way(&mut self, config: &Config) -> Option<Way> {
         let uplink = &config.uplink;
         let proxy = match &uplink.proxy {
             None => None,
