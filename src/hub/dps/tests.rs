@@ -156,6 +156,7 @@ fn pauses_between_registrations() {
         (Kind::Disabled, Some(1), 2, 1_200, 1_500),
         (Kind::Profile, None, 40, 3_600, 4_500),
         (Kind::Throttled, Some(9), 5, 9, 11),
+        (Kind::Throttled, Some(0), 0, 5, 6),
         (Kind::Throttled, Some(100_000), 0, 3_600, 4_500),
         (Kind::Throttled, None, 0, 30, 37),
         (Kind::Unavailable, None, 0, 5, 6),
