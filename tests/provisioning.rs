@@ -416,3 +416,99 @@ fn a_registration_by_hand_shows_each_step() {
     let output = command(&state, &["enrol", "--config", "bad.toml"], "", &[]);
     assert!(!String::from_utf8_lossy(&output.stderr).contains("Zm9v"), "{output:?}");
 }
+
+#[test]
+fn mistakes_with_certificates_are_told_before_a_start() {
+    let dir = folder();
+    let [root, chain, key] = chain(&dir.path().join("chain"), "press-7");
+    let text = fs::read_to_string(&chain).unwrap();
+    let (leaf, middle) = text.split_at(text.rfind("-----BEGIN").unwrap());
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let reversed = file("reversed.pem", &format!("{middle}{leaf}"));
+    let gap = file("gap.pem", &format!("{leaf}{}", fs::read_to_string(&root).unwrap()));
+    let dated = |name: &str, common: &str, until: (i32, u8, u8)| {
+        let own = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, common);
+        params.not_before = rcgen::date_time_ymd(2000, 1, 1);
+        params.not_after = rcgen::date_time_ymd(until.0, until.1, until.2);
+        let pem = params.self_signed(&own).unwrap().pem();
+        (file(&format!("{name}.pem"), &pem), file(&format!("{name}.key"), &own.serialize_pem()))
+    };
+    let (old, old_key) = dated("old", "press-7", (2020, 1, 1));
+    let (baltimore, _) = dated("root", "Baltimore CyberTrust Root", (2025, 5, 12));
+    let golden = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tls").join(name);
+    let identity = |pem: &Path, key: &Path| format!("certificate = {pem:?}\nkey = {key:?}\nca_file = {root:?}\n");
+    let dps = "[uplink.dps]\nid_scope = \"0ne00000A0A\"\n";
+    for (name, uplink, dps, code, words) in [
+        ("chain", identity(&chain, &key), dps.to_owned(), 0, ""),
+        ("PKCS#1", identity(&golden("rsa.pem"), &golden("rsa-pkcs1.key")), dps.to_owned(), 0, ""),
+        ("PKCS#8", identity(&golden("rsa.pem"), &golden("rsa-pkcs8.key")), dps.to_owned(), 0, ""),
+        ("SEC1", identity(&golden("ec.pem"), &golden("ec-sec1.key")), dps.to_owned(), 0, ""),
+        (
+            "encrypted",
+            identity(&golden("ec.pem"), &golden("ec-encrypted.key")),
+            dps.to_owned(),
+            1,
+            "key in it is encrypted",
+        ),
+        (
+            "mismatch",
+            identity(&chain, &golden("ec-sec1.key")),
+            dps.to_owned(),
+            1,
+            "the key is not the one of the certificate",
+        ),
+        ("order", identity(&reversed, &key), dps.to_owned(), 1, "the device's own certificate is number 2"),
+        ("gap", identity(&gap, &key), dps.to_owned(), 1, "was issued by \"CN=plant line 1\""),
+        ("expired", identity(&old, &old_key), dps.to_owned(), 0, "the certificate has expired"),
+        (
+            "old root",
+            format!("ca_file = {baltimore:?}\nconnection_string = \"HostName=h;DeviceId=d;SharedAccessKey=a2V5\""),
+            String::new(),
+            0,
+            "Baltimore",
+        ),
+        (
+            "another name",
+            identity(&chain, &key),
+            format!("{dps}registration_id = \"press-8\""),
+            1,
+            "is for \"press-7\"",
+        ),
+        (
+            "no DPS key",
+            format!("ca_file = {root:?}"),
+            format!("{dps}registration_id = \"p\"\nsymmetric_key = \"a b\""),
+            1,
+            "the key is not base64",
+        ),
+        (
+            "no key file",
+            format!("ca_file = {root:?}"),
+            format!("{dps}registration_id = \"p\"\ngroup_key_file = \"none\""),
+            1,
+            "cannot read",
+        ),
+        (
+            "no proxy",
+            format!("proxy = \"https://me:pw@h:1\"\nca_file = {root:?}"),
+            format!("{dps}registration_id = \"p\"\ngroup_key = \"a2V5\""),
+            1,
+            "only proxies that speak plain HTTP",
+        ),
+    ] {
+        let folder = dir.path().join(name.replace(' ', "-"));
+        fs::create_dir_all(folder.join("rules")).unwrap();
+        fs::write(folder.join("rules/1.toml"), RULES).unwrap();
+        fs::write(folder.join("bridge.toml"), format!("[uplink]\n{uplink}\n{dps}\n")).unwrap();
+        let output = command(&folder, &["check", "bridge.toml"], "", &[]);
+        check(name, &output, code, "bridge.toml", words);
+        assert!(!String::from_utf8_lossy(&output.stderr).contains("me:pw"), "{name}");
+    }
+}

@@ -27,9 +27,10 @@ use crate::provision::{self, Proof};
 use crate::uplink::tls::{self, TlsError};
 use crate::uplink::{HubTarget, Target, Unassigned};
 
-/// A certificate that ends within this time is told once a day.
-const EXPIRES_SOON: i64 = 30 * DAY;
-const DAY: i64 = 24 * 3_600;
+/// A certificate that ends within this time, in seconds, is told once a day.
+pub(super) const EXPIRES_SOON: i64 = 30 * DAY;
+/// Seconds.
+pub(super) const DAY: i64 = 24 * 3_600;
 
 /// The files of the uplink's TLS.
 #[derive(Debug, Clone, Default)]

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
+use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use super::{Place, Uplinked};
-use crate::app::credentials::{Credentials, Files};
+use crate::app::credentials::{Credentials, DAY, EXPIRES_SOON, Files};
 use crate::bridge::Own;
 use crate::config::{Config, Given, Kind, Placed};
 use crate::hub::certificate;
 use crate::hub::connection_string::{Auth, ConnectionString};
+use crate::message::Timestamp;
 use crate::outbound::{Proxy, Way};
 use crate::secret::Secret;
 use crate::uplink::tls;
@@ -150,6 +152,9 @@ impl Place {
             }
             Some(file) => {
                 let text = self.read(file, None)?;
+                if uplink.kind.value == Kind::IotHub {
+                    self.check_roots(&text, file);
+                }
                 let roots = tls::roots(Some(&text));
                 self.usable(roots, &file.span, &file.value)
             }
@@ -159,12 +164,45 @@ impl Place {
                 let (chain, private) = (self.read(certificate, None), self.read(key, None));
                 let chain = self.usable(tls::certificates(&chain?), &certificate.span, &certificate.value);
                 let private = self.usable(tls::private_key(&private?), &key.span, &key.value);
-                Some((chain?, private?))
+                let chain = chain?;
+                self.check_chain(&chain, certificate);
+                Some((chain, private?))
             }
             _ => None,
         };
         let span = uplink.certificate.as_ref().map_or(0..0, |certificate| certificate.span.clone());
         let client = tls::client(roots?, identity);
         self.usable(client, &span, "[uplink]")
+    }
+
+    /// Tells a chain that no hub can follow, and a certificate that ends.
+    fn check_chain(&mut self, chain: &[CertificateDer<'_>], file: &Placed<String>) {
+        if let Err(error) = certificate::check_chain(chain.iter().map(|der| &**der)) {
+            let help = "one file: the device's own certificate, then the one that signed it, and so on";
+            self.error("bad-chain", format!("{}: {error}", file.value), &file.span, Some(help));
+        }
+        let left = chain.first().and_then(|leaf| certificate::expiry(leaf)).map(|end| end - Timestamp::now().as_secs());
+        match left {
+            Some(..0) => self.warning("expired", format!("{}: the certificate has expired", file.value), &file.span),
+            Some(left) if left < EXPIRES_SOON => {
+                let title = format!("{}: the certificate expires in {} days", file.value, left / DAY);
+                self.warning("expires-soon", title, &file.span);
+            }
+            _ => {}
+        }
+    }
+
+    /// Tells a root that older guides pin and no hub uses any more.
+    fn check_roots(&mut self, text: &[u8], file: &Placed<String>) {
+        let roots = tls::certificates(text).unwrap_or_default();
+        if roots.iter().any(|root| certificate::is_baltimore(root)) {
+            let title = "`ca_file` has the Baltimore CyberTrust Root, which no IoT hub uses any more: they moved to DigiCert \
+                         Global Root G2 by 2024, and it ended on 2025-05-12";
+            self.warning("old-root", title.to_owned(), &file.span);
+            if let Some(found) = self.found.pop() {
+                self.found
+                    .push(found.help("remove `ca_file`: the system's own roots have the right ones, and the next"));
+            }
+        }
     }
 }
