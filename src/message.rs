@@ -75,7 +75,7 @@ pub struct Publish<'a> {
     pub payload: &'a [u8],
     /// The client id of the publisher.
     pub client: &'a str,
-    /// The user name its connection gave; none for a will, which may come long after the connection.
+    /// The user name its connection gave, also for a will that comes long after the connection.
     pub user: Option<&'a str>,
     /// 0, 1 or 2.
     pub qos: u8,

@@ -2,11 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::string_slice)]
 
+use brownbridge::hub::back::{Command, Downward, Upward};
 use brownbridge::hub::connect::{Identity, password, server_name};
 use brownbridge::hub::connection_string::{Auth, ConnectionString, ConnectionStringError};
 use brownbridge::hub::dps::{Dialogue, REPLIES, Registration, RegistrationId, Reply, ReplyTopic, Request, Step};
 use brownbridge::hub::sas::{Key, Token, TokenError, mint};
-use brownbridge::hub::{bag, d2c};
+use brownbridge::hub::{back, bag, d2c, twin};
 use brownbridge::message::{Content, HubMessage, RecordWriter, Timestamp};
 use proptest::prelude::*;
 use serde_json::Value;
@@ -376,6 +377,102 @@ fn mistakes_in_connection_strings_are_named() {
     ] {
         let parsed = ConnectionString::parse(harmless).unwrap();
         assert_eq!((parsed.host.as_str(), parsed.device.as_str()), ("h", "d"), "{harmless}");
+    }
+}
+
+#[test]
+fn twin_requests_are_read_as_the_edge_hub_reads_them() {
+    for row in rows(&golden("edgehub_twin_addresses"), "vectors") {
+        let topic = text(&row["input"]);
+        let read = Upward::parse(topic).map(|upward| match upward {
+            Upward::GetTwin { resource, .. } => ("TwinGetState", resource, upward.query()),
+            Upward::PatchReported { resource, .. } => ("TwinPatchReportedState", resource, upward.query()),
+            Upward::MethodAnswer { status, .. } => ("DirectMethodResponse", status, upward.query()),
+        });
+        let expect = row["ok"].as_bool().unwrap().then(|| (text(&row["operation"]), text(&row["resource"])));
+        assert_eq!(read.map(|(operation, resource, _)| (operation, resource)), expect, "{topic}");
+        for (name, value) in pairs(&row["props"]) {
+            assert_eq!(read.and_then(|(_, _, query)| back::field(query, &name)), value.as_deref(), "{topic}");
+        }
+    }
+}
+
+#[test]
+fn cloud_to_device_messages_are_read_as_the_sdks_read_them() {
+    for row in rows(&golden("c2d"), "vectors") {
+        let topic = text(&row["topic"]);
+        let Some(Downward::Command { device: "dev-01", module: None, bag }) = Downward::parse(topic) else {
+            panic!("{topic}");
+        };
+        let read = Command::parse(bag).unwrap();
+        let python = &row["python_decoded"];
+        for (name, value) in [
+            ("message_id", &read.message_id),
+            ("correlation_id", &read.correlation_id),
+            ("user_id", &read.user_id),
+            ("content_type", &read.content_type),
+            ("content_encoding", &read.content_encoding),
+            ("expiry_time_utc", &read.expiry),
+            ("ack", &read.ack),
+        ] {
+            assert_eq!(value.as_deref(), python[name].as_str(), "{topic}: {name}");
+        }
+        assert_eq!(read.to.as_deref().unwrap_or(""), text(&row["node_decoded"]["to"]), "{topic}");
+        let expect = python["custom_properties"].as_object().unwrap();
+        assert_eq!(read.properties.len(), expect.len(), "{topic}");
+        for (name, value) in &read.properties {
+            assert_eq!(value.as_deref().unwrap_or(""), text(&expect[name]), "{topic}: {name}");
+        }
+    }
+}
+
+#[test]
+fn what_the_sdks_and_the_hub_say_about_twins_and_methods_is_read() {
+    let (mut up, mut down) = (0, 0);
+    for session in rows(&golden("twin_methods"), "sessions") {
+        for packet in session["packets"].as_array().unwrap().iter().filter(|packet| packet["type"] == "PUBLISH") {
+            let topic = text(&packet["topic"]);
+            let payload = packet["payload"].as_str().unwrap_or("");
+            if packet["dir"] == "c2s" {
+                up += 1;
+                let read = Upward::parse(topic).unwrap_or_else(|| panic!("{topic}"));
+                let rid = back::field(read.query(), "$rid").unwrap();
+                let ours = match read {
+                    Upward::GetTwin { .. } => back::get_twin(rid),
+                    Upward::PatchReported { .. } => {
+                        twin::parse(payload.as_bytes()).unwrap();
+                        back::patch_reported(rid)
+                    }
+                    Upward::MethodAnswer { status, .. } => back::method_answer(status.parse().unwrap(), rid),
+                };
+                assert_eq!(ours, topic);
+            } else {
+                down += 1;
+                let ours = match Downward::parse(topic).unwrap_or_else(|| panic!("{topic}")) {
+                    Downward::TwinAnswer { status, rid, version } => back::twin_answer(status, rid, version),
+                    Downward::Desired { version } => back::desired(version.unwrap()),
+                    Downward::Method { name, rid } => back::method(&name, rid),
+                    Downward::Command { .. } => panic!("{topic}"),
+                };
+                assert_eq!(ours, topic);
+            }
+        }
+    }
+    assert!(up > 20 && down > 20, "{up} and {down} publishes");
+}
+
+#[test]
+fn subscriptions_are_those_of_the_sdks() {
+    let file = golden("subscriptions");
+    let key = file.as_object().unwrap().keys().find(|key| file[*key].is_array()).unwrap();
+    let wanted: Vec<&str> = rows(&file, key)
+        .iter()
+        .flat_map(|row| row["filters"].as_array().unwrap())
+        .map(|filter| text(filter.get("filter").unwrap_or(filter)))
+        .collect();
+    let device = Identity { hub: "contoso-hub.azure-devices.net", device: "dev-01", module: None };
+    for ours in [back::TWIN_ANSWERS, back::DESIRED, back::METHODS, &back::commands(&device)] {
+        assert!(wanted.contains(&ours), "{ours} is not among {wanted:?}");
     }
 }
 

@@ -21,6 +21,7 @@ fn check(args: &[&str], code: i32, stdout: &str, stderr: &str) {
 #[test]
 fn commands() {
     let typos = "tests/golden/check/bad-1-typos.toml";
+    let overlap = "tests/golden/check/overlap.toml";
     let rules = ["--rules", "rules"];
     let explain = |args: &[&'static str]| [&["explain"], args, &rules].concat();
     for (args, code, stdout, stderr) in [
@@ -34,10 +35,28 @@ fn commands() {
             "",
             "error: there is no file or folder `no/such` here: name one, e.g. brownbridge check PATH (No such file",
         ),
+        (vec!["check", "--deny", "warnings"], 0, "rules/10-packaging.toml: ok, 1 rule, 2 tests\n", ""),
+        (
+            vec!["check", "--deny", "warnings", overlap],
+            1,
+            "overlap.toml: ok, 7 rules, 0 tests, 2 w",
+            "\nerror: 2 warnings denied\n",
+        ),
+        (
+            vec!["check", "--deny", "overlap", "--json", overlap],
+            1,
+            "\"severity\":\"warning\"",
+            "error: 2 warnings denied\n",
+        ),
+        (vec!["check", "--deny", "too-long", overlap], 0, "overlap.toml: ok", "misses some of its topics"),
+        (vec!["check", "--deny", "all"], 2, "", "[possible values: warnings, constant-device"),
         (vec!["check", "bridge.toml.example"], 0, "bridge.toml.example: ok\n", ""),
         (vec!["check", "tests/golden/bridge/typos.toml"], 1, "typos.toml: 3 errors\n", "did you mean"),
         (vec!["check", "rules", "bridge.toml.example"], 2, "", "bridge.toml.example is a configuration and names its"),
         (vec!["test", "bridge.toml.example"], 2, "", "error: bridge.toml.example is a configuration, no rule file"),
+        (vec!["schema", "rules"], 0, "\n  \"$schema\": \"http://json-schema.org/draft-07/schema#\",\n", ""),
+        (vec!["schema", "config"], 0, "\"title\": \"brownbridge: bridge.toml\",\n", ""),
+        (vec!["schema", "users"], 2, "", "[possible values: rules, config]"),
         (vec!["check", "src/rules"], 2, "", "there is no rule file (*.toml) in the folder src/rules"),
         (vec!["check", "bridge.toml"], 2, "", "error: cannot read bridge.toml: No such file"),
         (vec!["check", "--config", "bridge.toml.example"], 0, "bridge.toml.example: ok\n", ""),
@@ -253,4 +272,55 @@ fn an_offered_rule_works_as_it_is() {
         let results = testing::run(&loaded.rules.unwrap(), &loaded.tests);
         assert!(results.iter().all(|result| result.passed()), "{topic}\n{text}\n{results:?}");
     }
+}
+
+/// The report for CI servers, read by a parser of XML.
+#[test]
+fn junit() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("report.xml");
+    let path = file.to_str().unwrap();
+    let case = "tests/golden/rules/failing.toml";
+    let errors = "tests/golden/check/bad-1-typos.toml";
+    for (files, code, stdout, sums, wrong) in [
+        (vec!["rules"], 0, "38 passed, 0 failed\n", ["38", "0", "0"], None),
+        (
+            vec![case],
+            1,
+            "0 passed, 6 failed\n",
+            ["6", "6", "0"],
+            Some(("failure", "test-failed", "want 1500, got 1450")),
+        ),
+        (
+            vec![errors],
+            1,
+            "no test was run",
+            ["1", "0", "1"],
+            Some(("error", "unknown-key", "error: unknown key `devise` in rule\n")),
+        ),
+    ] {
+        let stderr = if code == 0 { "" } else { "error" };
+        check(&[&["test"], &files[..], &["--junit", path]].concat(), code, stdout, stderr);
+        let text = std::fs::read_to_string(&file).unwrap();
+        let document = roxmltree::Document::parse(&text).unwrap();
+        let root = document.root_element();
+        assert_eq!(["tests", "failures", "errors"].map(|name| root.attribute(name).unwrap()), sums, "{text}");
+        let suites: Vec<_> = root.children().filter(|node| node.has_tag_name("testsuite")).collect();
+        let cases: Vec<_> = root.descendants().filter(|node| node.has_tag_name("testcase")).collect();
+        assert_eq!(cases.len().to_string(), sums[0]);
+        assert!(suites.iter().all(|suite| suite.attribute("name").unwrap().ends_with(".toml")));
+        assert!(cases.iter().all(|case| case.attribute("time").unwrap().parse::<f64>().unwrap() < 60.0), "{text}");
+        if let Some((kind, code, holds)) = wrong {
+            let told = cases[0].first_element_child().unwrap();
+            assert_eq!((told.tag_name().name(), told.attribute("type")), (kind, Some(code)));
+            assert!(told.text().unwrap().contains(holds), "{text}");
+        }
+        check(&[&["test"], &files[..], &["--junit", "-"]].concat(), code, "<?xml version", stdout);
+    }
+    check(
+        &["test", "--junit", "no/such/report.xml"],
+        2,
+        "38 passed",
+        "error: cannot write no/such/report.xml: No such",
+    );
 }

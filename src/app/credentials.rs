@@ -1,7 +1,7 @@
 //! The uplink's identity as the wiring knows it: the target of each connection.
 //!
-//! The files of the client certificate and the roots are looked at before each connection and every [`LOOK`]; when
-//! they changed and make sense, the connection is made anew with them, as with a new token. With `[uplink.dps]` the hub
+//! When the files of the client certificate and the roots change and make sense, the connection is made anew with them,
+//! as with a new token. With `[uplink.dps]` the hub
 //! is the one the provisioning service told last. It is asked when nothing is known, and when the hub has refused the
 //! device for `ask_again_after`; not at every start, as Microsoft asks of devices. While it cannot be asked, what was
 //! known stays good.
@@ -10,14 +10,14 @@ use std::fs;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustls::ClientConfig;
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
-use super::reload::{LOOK, Mark, mark, settled};
+use super::reload::Watched;
 use crate::hub::connection_string::{Auth, ConnectionString};
 use crate::hub::dps::{Assignment, Trouble};
 use crate::message::Timestamp;
@@ -63,25 +63,15 @@ impl Files {
         let expiry = chain.first().and_then(|leaf| crate::hub::certificate::expiry(leaf));
         Ok((tls::client(roots, Some((chain, key))).map_err(at(certificate))?, expiry))
     }
-
-    fn marks(&self) -> [Mark; 3] {
-        let (certificate, key) = self.identity.as_ref().map_or((None, None), |(c, k)| (Some(c), Some(k)));
-        [certificate, key, self.ca.as_ref()].map(|path| mark(path?))
-    }
 }
 
 /// See the module documentation.
 pub struct Credentials {
     files: Files,
-    held: Mutex<Held>,
+    /// With what the files said last.
+    target: Mutex<Target>,
     dps: Option<Dps>,
     renew: Arc<Notify>,
-}
-
-/// What is in use.
-struct Held {
-    target: Target,
-    marks: [Mark; 3],
 }
 
 /// How the hub is learned.
@@ -131,8 +121,7 @@ pub struct Identity {
 impl Credentials {
     /// Over a target made from `files`.
     pub fn new(target: Target, files: Files, dps: Option<Dps>) -> Self {
-        let held = Mutex::new(Held { target, marks: files.marks() });
-        Self { files, held, dps, renew: Arc::default() }
+        Self { files, target: Mutex::new(target), dps, renew: Arc::default() }
     }
 
     /// Notified when the files changed.
@@ -140,69 +129,68 @@ impl Credentials {
         Arc::clone(&self.renew)
     }
 
-    /// The target with what the files say now; files that make no sense leave what is in use. True where it is new.
-    fn refresh(&self) -> (Target, bool) {
-        let marks = self.files.marks();
-        let mut held = self.held.lock();
-        if marks == held.marks {
-            return (held.target.clone(), false);
-        }
-        match self.files.read() {
-            Ok((tls, expiry)) => {
-                match &mut held.target {
-                    Target::Hub(hub) => (hub.tls, hub.certificate_expiry) = (tls, expiry),
-                    Target::Mqtt(mqtt) if mqtt.tls.is_some() => mqtt.tls = Some(tls),
-                    Target::Mqtt(_) => {}
-                }
-                held.marks = marks;
-                tracing::info!("uplink: the certificate files changed and are taken up");
-                (held.target.clone(), true)
-            }
-            Err(error) => {
-                tracing::error!("uplink: the certificate files changed, the old ones stay in use: {error}");
-                (held.target.clone(), false)
-            }
-        }
-    }
-
-    /// When the client certificate ends, seconds since 1970.
-    fn certificate_expiry(&self) -> Option<i64> {
-        match &self.held.lock().target {
-            Target::Hub(hub) => hub.certificate_expiry,
-            Target::Mqtt(_) => None,
-        }
+    /// The target as it is now, but for the hub that is told.
+    fn target(&self) -> Target {
+        self.target.lock().clone()
     }
 }
 
-/// Follows the files until `stop`.
-pub(super) async fn watch(credentials: Arc<Credentials>, stop: CancellationToken) {
-    let mut warned = 0;
-    let mut seen = credentials.files.marks();
-    loop {
+/// The files of the uplink's TLS, taken up when they change.
+pub(super) struct UplinkTls {
+    credentials: Arc<Credentials>,
+    /// When the end of the certificate was last told, in seconds since 1970.
+    warned: AtomicI64,
+}
+
+impl UplinkTls {
+    pub(super) fn new(credentials: Arc<Credentials>) -> Self {
+        Self { credentials, warned: AtomicI64::new(0) }
+    }
+}
+
+impl Watched for UplinkTls {
+    const WHAT: &'static str = "the certificate of the uplink";
+    const STILL: Duration = Duration::from_millis(100);
+    type Found = Result<Made, String>;
+
+    fn paths(&self) -> Vec<PathBuf> {
+        let Files { identity, ca } = &self.credentials.files;
+        let identity = identity.iter().flat_map(|(certificate, key)| [certificate, key]);
+        identity.chain(ca).cloned().collect()
+    }
+
+    fn read(&self) -> Self::Found {
+        self.credentials.files.read()
+    }
+
+    fn take(&self, found: Self::Found, _: bool) -> Result<(), String> {
+        let (tls, expiry) = found.map_err(|error| {
+            let why = format!("{} stays the old one: {error}", Self::WHAT);
+            tracing::error!("{why}");
+            why
+        })?;
+        match &mut *self.credentials.target.lock() {
+            Target::Hub(hub) => (hub.tls, hub.certificate_expiry) = (tls, expiry),
+            Target::Mqtt(mqtt) if mqtt.tls.is_some() => mqtt.tls = Some(tls),
+            Target::Mqtt(_) => {}
+        }
+        self.warned.store(0, Ordering::Relaxed);
+        tracing::info!("{} is taken up by a planned reconnect", Self::WHAT);
+        self.credentials.renew.notify_waiters();
+        Ok(())
+    }
+
+    fn turn(&self) {
+        let Target::Hub(hub) = self.credentials.target() else { return };
+        let Some(expiry) = hub.certificate_expiry else { return };
         let now = Timestamp::now().as_secs();
-        let left = credentials.certificate_expiry().map(|expiry| expiry - now);
-        if let Some(left) = left.filter(|left| *left < EXPIRES_SOON && now - warned > DAY) {
-            warned = now;
-            match left {
-                ..0 => tracing::error!("uplink: the client certificate has expired; the hub will refuse it"),
-                _ => tracing::warn!("uplink: the client certificate expires in {} days", left / DAY),
-            }
+        if expiry - now >= EXPIRES_SOON || now - self.warned.load(Ordering::Relaxed) < DAY {
+            return;
         }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(LOOK) => {}
-        }
-        if credentials.files.marks() == seen {
-            continue;
-        }
-        seen = settled(|| credentials.files.marks()).await;
-        let renewed = Arc::clone(&credentials);
-        let (_, new) = tokio::task::spawn_blocking(move || renewed.refresh()).await.unwrap_or_else(|_| {
-            // A panic in it was told by its own log line.
-            (credentials.held.lock().target.clone(), false)
-        });
-        if new {
-            credentials.renew.notify_waiters();
+        self.warned.store(now, Ordering::Relaxed);
+        match expiry - now {
+            ..0 => tracing::error!("{} has expired; the hub will refuse it", Self::WHAT),
+            left => tracing::warn!("{} expires in {} days", Self::WHAT, left / DAY),
         }
     }
 }
@@ -281,7 +269,7 @@ impl Identity {
     }
 
     async fn find(&self) -> Result<Target, Unassigned> {
-        let (target, _) = self.credentials.refresh();
+        let target = self.credentials.target();
         let (Some(dps), Target::Hub(hub)) = (&self.credentials.dps, &target) else { return Ok(target) };
         let known = match self.known(dps) {
             Some(known) => known,

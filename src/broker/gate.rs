@@ -106,6 +106,11 @@ impl Badge {
         self.user.as_deref()
     }
 
+    /// The same for a will, which may outlive the connection.
+    pub(super) fn user_of_will(&self) -> Option<ByteString> {
+        self.user.clone()
+    }
+
     pub(super) fn may_publish(&mut self, topic: &str) -> bool {
         self.pass.as_mut().is_none_or(|pass| pass.may_publish(topic))
     }

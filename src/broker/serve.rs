@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use bytestring::ByteString;
-use rmqtt_codec::types::Publish;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
 use super::census::Client;
 use super::clients::{Entered, Terms};
@@ -66,7 +66,7 @@ where
     };
     let Entered { place, present, will: earlier_will } = entered;
     if let Some(earlier) = earlier_will {
-        Box::pin(publish_will(&earlier.publish, &client_id, Close::Lost, shared)).await;
+        Box::pin(publish_will(&earlier, &client_id, Close::Lost, shared)).await;
     }
     tracing::debug!(%peer, client = message::excerpt(&client_id), "connected");
     shared.metrics.connections.increment(1);
@@ -103,8 +103,10 @@ where
     }
     // It waits at most until the session ends ([MQTT-3.1.3-9], 3.1.3.2.2).
     let wait = will_delay.min(place.session.expiry());
+    let due = if wait == 0 { Some(Instant::now()) } else { after(wait) };
+    let user = badge.user_of_will();
+    let mut will = will.zip(due).map(|(publish, due)| DelayedWill { publish, user, due });
     let delayed = if wait == 0 { None } else { will.take() };
-    let delayed = delayed.zip(after(wait)).map(|(publish, due)| DelayedWill { publish, due });
     upkeep::settle(place.leave(delayed), close, shared).await;
     if let Some(will) = will {
         publish_will(&will, &client_id, close, shared).await;
@@ -114,13 +116,14 @@ where
 
 /// Publishes a will as if its client had. It may wait like any publish, but nobody is there to be slowed down by
 /// that: a client that comes and goes while there is no room must not fill all places, so few may wait.
-pub(super) async fn publish_will<I: Ingest>(will: &Publish, client: &str, close: Close, shared: &Shared<I>) {
+pub(super) async fn publish_will<I: Ingest>(will: &DelayedWill, client: &str, close: Close, shared: &Shared<I>) {
+    let DelayedWill { publish: will, user, .. } = will;
     shared.router.route(None, will);
     let publish = message::Publish {
         topic: &will.topic,
         payload: &will.payload,
         client,
-        user: None,
+        user: user.as_deref(),
         qos: will.qos.value(),
         retain: will.retain,
         received: Timestamp::now(),

@@ -103,6 +103,8 @@ pub(super) struct Subscribed {
 #[derive(Debug)]
 pub(super) struct DelayedWill {
     pub(super) publish: Box<Publish>,
+    /// The user name its connection gave.
+    pub(super) user: Option<ByteString>,
     pub(super) due: Instant,
 }
 

@@ -12,7 +12,7 @@
 //!
 //! | kind | what follows |
 //! |---|---|
-//! | 1 session | number `u64`, whole `u8` (forget what was read of it), expiry in seconds `u32`, gone at `i64` or 0, will due at `i64`, will or nothing, client id |
+//! | 1 session | number `u64`, whole `u8` (forget what was read of it), expiry in seconds `u32`, gone at `i64` or 0, will due at `i64`, will or nothing, client id, the will's user or nothing (may be left out) |
 //! | 2 ended | number |
 //! | 3 subscribed | number, options `u8` as in SUBSCRIBE, identifier `u32` or 0, filter |
 //! | 4 unsubscribed | number, filter |
@@ -154,9 +154,13 @@ impl Writer<'_> {
             out.put_i64_le(gone_at.map_or(0, |at| at.0));
             let wait = will.map_or(Duration::ZERO, |will| will.due.saturating_duration_since(Instant::now()));
             out.put_i64_le(Timestamp::now().0.saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)));
+            let user = will.and_then(|will| will.user.as_deref()).unwrap_or_default();
             let will = will.map(|will| packet(&will.publish)).unwrap_or_default();
             put_bytes(out, &will);
             put_bytes(out, client_id.as_bytes());
+            if !user.is_empty() {
+                put_bytes(out, user.as_bytes());
+            }
         });
     }
 
@@ -281,7 +285,7 @@ struct Draft {
     client_id: ByteString,
     expiry: u32,
     gone_at: i64,
-    will: Option<(i64, Box<Publish>)>,
+    will: Option<(i64, Box<Publish>, Option<ByteString>)>,
     subscriptions: HashMap<ByteString, Subscribed>,
     queued: BTreeMap<u64, Delivery>,
     /// In the order of their first sending.
@@ -338,8 +342,8 @@ impl Restored {
         let whole = record.u8()? != 0;
         let (expiry, gone_at, due) = (record.u32()?, record.i64()?, record.i64()?);
         let will = record.bytes()?;
-        let will = if will.is_empty() { None } else { Some((due, publish(will)?)) };
         let client_id = record.text()?;
+        let will = if will.is_empty() { None } else { Some((due, publish(will)?, record.text())) };
         let draft = self.sessions.entry(number).or_default();
         if whole {
             *draft = Draft::default();
@@ -418,9 +422,9 @@ impl Draft {
         let gone_at = if self.gone_at == 0 { now } else { Timestamp(self.gone_at.min(now.0)) };
         let away = u32::try_from(now.0.saturating_sub(gone_at.0) / 1000).unwrap_or(u32::MAX);
         let ends_at = if self.expiry == NEVER { None } else { after(self.expiry.saturating_sub(away)) };
-        let will = self.will.take().map(|(due, publish)| {
+        let will = self.will.take().map(|(due, publish, user)| {
             let wait = Duration::from_millis(u64::try_from(due.saturating_sub(now.0)).unwrap_or(0));
-            DelayedWill { publish, due: Instant::now() + wait.min(Duration::from_secs(self.expiry.into())) }
+            DelayedWill { publish, user, due: Instant::now() + wait.min(Duration::from_secs(self.expiry.into())) }
         });
         let flying = std::mem::take(&mut self.sent).into_iter().filter_map(|(seq, packet_id, awaits)| {
             let delivery = self.queued.remove(&seq);

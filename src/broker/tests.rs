@@ -22,6 +22,8 @@ mod take_over;
 /// An ingest whose commits and room the test decides.
 struct Fake {
     offered: Mutex<Vec<(String, Vec<u8>, String)>>,
+    /// The user of the latest publish.
+    user: Mutex<Option<String>>,
     sequence: Mutex<u64>,
     durable: watch::Sender<u64>,
     room_left: Mutex<usize>,
@@ -43,6 +45,7 @@ impl Ingest for Fake {
             return Offer::Full;
         }
         *room -= 1;
+        *self.user.lock() = publish.user.map(str::to_owned);
         self.offered.lock().push((publish.topic.into(), publish.payload.to_vec(), publish.client.into()));
         if publish.topic.starts_with("dropped/") {
             return Offer::Taken(0);
@@ -116,6 +119,7 @@ impl Bench {
         metrics.publishes_received = Counter::from_arc(Arc::clone(&received));
         let ingest = Fake {
             offered: Mutex::default(),
+            user: Mutex::default(),
             sequence: Mutex::new(0),
             durable: watch::Sender::new(0),
             room_left: Mutex::new(usize::MAX),
@@ -418,7 +422,8 @@ async fn the_newer_connection_takes_over() {
 
 #[tokio::test(start_paused = true)]
 async fn wills() {
-    let with_will = packet(0x10, &[&text("MQTT"), &[4, 0x26, 0, 0], &text("a"), &text("state/a"), &text("offline")]);
+    let will = [text("state/a"), text("offline")].concat();
+    let with_will = packet(0x10, &[&text("MQTT"), &[4, 0xa6, 0, 0], &text("a"), &will, &text("oven")]);
     for (goodbye, expect) in [(&[][..], vec!["state/a"]), (&[0xe0, 0][..], vec![])] {
         let bench = Bench::new();
         let mut watcher = bench.connect(&connect_311("watcher")).await;
@@ -429,6 +434,7 @@ async fn wills() {
         drop(client);
         let seen = watcher.read().await;
         assert_eq!(bench.offered(), expect, "the will goes to the hub like any publish");
+        assert_eq!(bench.shared.ingest.user.lock().as_deref(), expect.first().map(|_| "oven"));
         let will = hex(&publish(0, "state/a", 0, "offline"));
         assert_eq!(seen, if expect.is_empty() { String::new() } else { will });
         let mut late = bench.connect(&connect_311("late")).await;

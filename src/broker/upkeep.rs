@@ -36,7 +36,7 @@ pub(super) async fn expire<I: Ingest>(shared: Arc<Shared<I>>) {
 pub(super) async fn settle<I: Ingest>(due: impl IntoIterator<Item = Due>, close: Close, shared: &Shared<I>) {
     for Due { client_id, will } in due {
         if let Some(will) = will {
-            serve::publish_will(&will.publish, &client_id, close, shared).await;
+            serve::publish_will(&will, &client_id, close, shared).await;
         }
     }
 }

@@ -4,6 +4,8 @@ use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::builder::PossibleValuesParser;
+
 use crate::app::settings;
 use crate::diag::{Diagnostic, SourceFile};
 use crate::rules::{self, FileSummary};
@@ -13,7 +15,7 @@ use crate::rules::{self, FileSummary};
 #[command(after_help = "Examples:\n  brownbridge check rules              the rule files of a folder\n  \
     brownbridge check bridge.toml        the configuration and the rules it names\n  \
     brownbridge check /etc/brownbridge   the same, by the folder bridge.toml lies in\n\n\
-    Exit code: 0 no errors, 1 errors, 2 could not run.")]
+    Exit code: 0 no errors, 1 errors or denied warnings, 2 could not run.")]
 pub(super) struct Args {
     /// Rule files, folders of rule files, or one bridge.toml or the folder it lies in [default: bridge.toml if it
     /// lies here, else the folder rules].
@@ -24,7 +26,17 @@ pub(super) struct Args {
     /// Prints the findings as JSON on stdout.
     #[arg(long)]
     json: bool,
+    /// Takes warnings for errors: all of them, or those of one kind. A rule can let one by: allow = ["overlap"].
+    #[arg(long, value_name = "KIND", value_parser = denied_kinds())]
+    deny: Vec<String>,
 }
+
+/// What `--deny` can name.
+fn denied_kinds() -> PossibleValuesParser {
+    std::iter::once(ALL_WARNINGS).chain(rules::LINTS).collect::<Vec<_>>().into()
+}
+
+const ALL_WARNINGS: &str = "warnings";
 
 /// How the configuration is called where nobody says otherwise.
 const BRIDGE_TOML: &str = "bridge.toml";
@@ -61,7 +73,12 @@ pub(super) fn run(args: Args) -> ExitCode {
             print(&format!("{}: {line}\n", source.path));
         }
     }
-    ExitCode::from(u8::from(!checked.sound))
+    let is_denied = |found: &&Diagnostic| args.deny.iter().any(|kind| kind == ALL_WARNINGS || kind == found.code);
+    let denied = checked.found.iter().filter(|found| !found.is_error()).filter(is_denied).count();
+    if denied > 0 {
+        print_error(&format!("error: {} denied\n", counted(denied, "warning")));
+    }
+    ExitCode::from(u8::from(!checked.sound || denied > 0))
 }
 
 /// What is to be checked.

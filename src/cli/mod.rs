@@ -19,6 +19,7 @@ mod queue;
 mod run;
 mod running;
 mod sas;
+mod schema;
 mod secret;
 mod service;
 mod sim;
@@ -44,6 +45,7 @@ enum Command {
     Check(check::Args),
     Test(test::Args),
     Explain(explain::Args),
+    Schema(schema::Args),
     Demo(demo::Args),
     Passwd(passwd::Args),
     Enrol(enrol::Args),
@@ -63,6 +65,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Test(args) => test::run(args),
         Command::Explain(args) => explain::run(args),
+        Command::Schema(args) => schema::run(&args),
         Command::Demo(args) => demo::run(args),
         Command::Passwd(args) => passwd::run(args),
         Command::Enrol(args) => enrol::run(args),

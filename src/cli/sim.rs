@@ -26,6 +26,9 @@ mod site;
 /// It prints a connection string, its CA and a ready [uplink] section to stderr, and every message it
 /// receives as one line of JSON to stdout. Stop it with Ctrl-C.
 ///
+/// With the connection string for services, which it prints too, Microsoft's service SDK (or curl, over HTTPS on the
+/// same port) calls methods, changes twins and sends messages to devices.
+///
 /// Keys and certificates last as long as the process; give --dir to keep them.
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -246,6 +249,11 @@ fn introduce(sim: &Running, device: &str, x509: &[String]) -> anyhow::Result<()>
         let _ = writeln!(text, "{prefix}certificate = {certificate:?}\n{prefix}key = {key:?}");
     }
     let _ = writeln!(text, "ca_file = {:?}\naddress = \"{address}\"\n", sim.ca_file());
+    let _ = writeln!(
+        text,
+        "For services (methods, twins, messages to devices; HTTPS on the same port):\n\n# service: {:?}\n",
+        sim.service_connection_string().expose()
+    );
     std::io::stderr().write_all(text.as_bytes()).context("stderr")
 }
 

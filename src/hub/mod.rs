@@ -12,11 +12,14 @@
 //! | [`sas`] | minting and checking tokens |
 //! | [`dps`] | the dialogue with the Device Provisioning Service |
 //! | [`d2c`] | the telemetry topic, its size, publishes already addressed to the hub |
+//! | [`back`] | topics of twins, direct methods and cloud-to-device messages |
 //! | [`bag`] | the property bag at the end of that topic |
 //! | [`limits`] | numbers, with their source |
 //! | [`pace`] | how fast a backlog may follow |
 //! | [`refused`] | what a refused CONNECT probably means |
+//! | [`twin`] | merging and limits of twin properties |
 
+pub mod back;
 pub mod bag;
 pub mod certificate;
 pub mod connect;
@@ -27,3 +30,4 @@ pub mod limits;
 pub mod pace;
 pub mod refused;
 pub mod sas;
+pub mod twin;

@@ -19,6 +19,7 @@ use super::admission::{Admitted, Refusal};
 use super::connection::{Connection, PACKET_MAX, READ, Stream, WRITE_TIMEOUT};
 use super::counters::Closed;
 use super::dps::{self, Service};
+use super::service;
 use super::sessions::Hold;
 use crate::message::Timestamp;
 
@@ -110,6 +111,7 @@ async fn serve(mut stream: Stream, peer: SocketAddr, shared: &Arc<Shared>) -> Cl
     let verdict = match first {
         Err(_) => return Closed::NoConnect,
         Ok(Err(closed)) => return closed,
+        Ok(Ok(First::Http)) => return service::serve(stream, input, shared).await,
         Ok(Ok(First::OtherProtocol)) => Err(Refusal::Protocol),
         Ok(Ok(First::Connect(connect))) => admit(&stream, *connect, shared),
     };
@@ -144,39 +146,27 @@ async fn serve(mut stream: Stream, peer: SocketAddr, shared: &Arc<Shared>) -> Cl
 
 enum First {
     Connect(Box<Connect>),
+    Http,
     OtherProtocol,
 }
 
 async fn first_packet(stream: &mut Stream, codec: &mut Codec, input: &mut BytesMut) -> Result<First, Closed> {
     loop {
-        if input.starts_with(b"HEAD ") {
-            return Err(tell_time(stream).await);
-        }
-        match codec.decode(input) {
-            Ok(Some((Packet::Connect(connect), _))) => return Ok(First::Connect(connect)),
-            Err(DecodeError::UnsupportedProtocolLevel) => return Ok(First::OtherProtocol),
-            Ok(Some(_)) | Err(_) => return Err(Closed::Protocol),
-            Ok(None) => {}
+        match service::is_http(input) {
+            Some(true) => return Ok(First::Http),
+            Some(false) => match codec.decode(input) {
+                Ok(Some((Packet::Connect(connect), _))) => return Ok(First::Connect(connect)),
+                Err(DecodeError::UnsupportedProtocolLevel) => return Ok(First::OtherProtocol),
+                Ok(Some(_)) | Err(_) => return Err(Closed::Protocol),
+                Ok(None) => {}
+            },
+            None => {}
         }
         match stream.read_buf(input).await {
             Ok(0) | Err(_) => return Err(Closed::Lost),
             Ok(_) => {}
         }
     }
-}
-
-/// The hub's HTTPS side, as far as it tells the time.
-async fn tell_time(stream: &mut Stream) -> Closed {
-    let date = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&jiff::Timestamp::now());
-    if let Ok(date) = date {
-        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nDate: {date}\r\nConnection: close\r\n\r\n");
-        let _ = timeout(WRITE_TIMEOUT, async {
-            stream.write_all(answer.as_bytes()).await?;
-            stream.shutdown().await
-        })
-        .await;
-    }
-    Closed::Goodbye
 }
 
 fn admit(stream: &Stream, connect: Connect, shared: &Shared) -> Result<(Admitted, Connect, Hold), Refusal> {

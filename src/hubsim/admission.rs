@@ -14,6 +14,7 @@ use super::names::Username;
 use super::received::Source;
 use crate::hub::certificate::{common_name, thumbprint};
 use crate::hub::connect::Identity;
+use crate::hub::connection_string::is_id;
 use crate::hub::sas::{Key, Token, TokenError};
 
 /// What the hub stamps on messages of a device with a key.
@@ -100,6 +101,11 @@ impl Register {
     /// Forgets a device.
     pub(super) fn remove(&self, id: &str) {
         self.devices.write().remove(id);
+    }
+
+    /// True where a device (or `device/module`) of this name could connect.
+    pub(super) fn has(&self, id: &str) -> bool {
+        self.devices.read().contains_key(id) || (self.open && id.split('/').all(is_id))
     }
 
     /// Decides on a CONNECT. `now` is in seconds since 1970.

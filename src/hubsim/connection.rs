@@ -9,7 +9,7 @@ use std::ops::ControlFlow::{self, Break, Continue};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use rmqtt_codec::error::DecodeError;
 use rmqtt_codec::types::{Publish, QoS};
 use rmqtt_codec::v3::{Codec, Connect, ConnectAck, ConnectAckReason, LastWill, Packet, SubscribeReturnCode};
@@ -21,13 +21,17 @@ use tokio_util::codec::{Decoder as _, Encoder as _};
 
 use super::Shared;
 use super::admission::Admitted;
+use super::cloud::{Down, Line};
 use super::counters::Closed;
 use super::names::{self, EventsTopic};
 use super::received::{Received, Source};
 use super::sessions::Hold;
+use crate::hub::back::{self, Upward};
+use crate::hub::connect::Identity;
 use crate::hub::limits::{
     D2C_MAX_BYTES, EDGE_KEEP_ALIVE_TIMEOUT_MAX_SECS, KEEP_ALIVE_TIMEOUT_MAX_SECS, TOPIC_MAX_BYTES,
 };
+use crate::hub::twin::TwinError;
 use crate::hub::{bag, d2c};
 use crate::message::Timestamp;
 
@@ -58,13 +62,18 @@ pub(super) struct Connection {
     messages: u64,
     counted: u64,
     dropped: u64,
-    reported_version: u64,
+    identity: String,
+    line: Line,
+    /// Messages to the device that it has not acknowledged, and the packet identifier after the last of them.
+    unacknowledged: Vec<(NonZeroU16, u64)>,
+    last_id: u16,
 }
 
 /// What the next wait brought.
 enum Event {
     Data,
     AcksDue,
+    Down(Down),
     Closed(Closed),
 }
 
@@ -101,7 +110,10 @@ impl Connection {
             messages: 0,
             counted: 0,
             dropped: 0,
-            reported_version: 1,
+            line: shared.cloud.attach(&admitted.identity),
+            identity: admitted.identity,
+            unacknowledged: Vec::new(),
+            last_id: 0,
             hold,
             shared,
         };
@@ -126,6 +138,8 @@ impl Connection {
             match self.wait().await {
                 Event::Data => {}
                 Event::AcksDue => self.release_acks(),
+                Event::Down(Down::Publish(topic, payload)) => self.say(topic, payload, None),
+                Event::Down(Down::Commands) => self.send_commands(),
                 Event::Closed(closed) => return closed,
             }
         }
@@ -150,7 +164,7 @@ impl Connection {
             return Break(Closed::Qos2);
         }
         if publish.topic.starts_with("$iothub/") {
-            self.twin_or_method(&publish.topic)?;
+            self.twin_or_method(&publish.topic, &publish.payload)?;
             self.acknowledge(publish.packet_id);
             return Continue(());
         }
@@ -252,7 +266,7 @@ impl Connection {
         match packet {
             Packet::PingRequest => self.send(Packet::PingResponse),
             Packet::Disconnect => return Break(Closed::Goodbye),
-            Packet::PublishAck { .. } => {}
+            Packet::PublishAck { packet_id } => self.complete(packet_id),
             Packet::Subscribe { packet_id, topic_filters } => {
                 let mut status = Vec::with_capacity(topic_filters.len());
                 for (filter, qos) in &topic_filters {
@@ -260,6 +274,7 @@ impl Connection {
                     status.push(SubscribeReturnCode::Success(qos.less_value(QoS::AtLeastOnce)));
                 }
                 self.send(Packet::SubscribeAck { packet_id, status });
+                self.shared.cloud.subscribed(&self.identity);
             }
             Packet::Unsubscribe { packet_id, topic_filters } => {
                 for filter in &topic_filters {
@@ -286,33 +301,80 @@ impl Connection {
         Break(Closed::Subscribe)
     }
 
-    /// Answers a twin request with an empty twin; a method's reply is taken and forgotten.
-    fn twin_or_method(&mut self, topic: &str) -> ControlFlow<Closed> {
-        let (path, rid) = topic.split_once("/?$rid=").unwrap_or((topic, ""));
-        let (status, body) = match path {
-            "$iothub/twin/GET" if !rid.is_empty() => {
-                let body =
-                    format!(r#"{{"desired":{{"$version":1}},"reported":{{"$version":{}}}}}"#, self.reported_version);
-                (format!("200/?$rid={rid}"), body)
+    /// Answers a request about the twin, and takes the answer to a method.
+    fn twin_or_method(&mut self, topic: &str, payload: &Bytes) -> ControlFlow<Closed> {
+        let upward = Upward::parse(topic);
+        let rid = upward.and_then(|upward| back::field(upward.query(), "$rid")).unwrap_or("");
+        let (topic, body) = match upward {
+            Some(Upward::GetTwin { .. }) if !rid.is_empty() => {
+                (back::twin_answer(200, rid, None), self.shared.cloud.twin_for_device(&self.identity).to_string())
             }
-            "$iothub/twin/PATCH/properties/reported" if !rid.is_empty() => {
-                self.reported_version += 1;
-                (format!("204/?$rid={rid}&$version={}", self.reported_version), String::new())
+            Some(Upward::PatchReported { .. }) if !rid.is_empty() => {
+                match self.shared.cloud.report(&self.identity, payload) {
+                    Ok(version) => (back::twin_answer(204, rid, Some(version)), String::new()),
+                    Err(error) => {
+                        tracing::info!(identity = self.identity, %error, "reported properties refused");
+                        (back::twin_answer(400, rid, None), refusal(&error))
+                    }
+                }
             }
-            path if path.starts_with("$iothub/methods/res/") => return Continue(()),
-            _ if self.shared.options.edge => return Continue(()),
-            _ => return Break(Closed::Topic),
+            Some(Upward::MethodAnswer { status, .. }) => {
+                let Ok(status) = status.parse() else { return self.foreign() };
+                self.shared.cloud.answer(&self.identity, rid, status, payload.clone());
+                return Continue(());
+            }
+            _ => return self.foreign(),
         };
-        self.send(Packet::Publish(Box::new(Publish {
-            dup: false,
-            retain: false,
-            qos: QoS::AtMostOnce,
-            topic: format!("$iothub/twin/res/{status}").into(),
-            packet_id: None,
-            payload: body.into(),
-            properties: None,
-        })));
+        self.say(topic, body.into(), None);
         Continue(())
+    }
+
+    /// A topic under `$iothub/` that nobody knows.
+    fn foreign(&self) -> ControlFlow<Closed> {
+        if self.shared.options.edge { Continue(()) } else { Break(Closed::Topic) }
+    }
+
+    /// Writes a publish; with a packet identifier it is of QoS 1.
+    fn say(&mut self, topic: String, payload: Bytes, packet_id: Option<NonZeroU16>) {
+        let qos = if packet_id.is_some() { QoS::AtLeastOnce } else { QoS::AtMostOnce };
+        let topic = topic.into();
+        let publish = Publish { dup: false, retain: false, qos, topic, packet_id, payload, properties: None };
+        self.send(Packet::Publish(Box::new(publish)));
+    }
+
+    /// Sends what waits for the device, once it is subscribed.
+    fn send_commands(&mut self) {
+        let Source { device, module, .. } = &*self.source.clone();
+        let identity = Identity { hub: &self.shared.options.host.clone(), device, module: module.as_deref() };
+        let own = back::commands(&identity);
+        let filters = self.shared.sessions.filters(&self.identity);
+        if !filters.iter().any(|filter| *filter == own || filter == "devices/+/messages/devicebound/#") {
+            return;
+        }
+        while let Some((id, queued)) = self.shared.cloud.take(&self.identity) {
+            let packet_id = self.next_packet_id();
+            self.unacknowledged.push((packet_id, id));
+            self.say(queued.command.topic(&identity), queued.body, Some(packet_id));
+        }
+    }
+
+    fn next_packet_id(&mut self) -> NonZeroU16 {
+        loop {
+            self.last_id = self.last_id.wrapping_add(1);
+            if let Some(id) = NonZeroU16::new(self.last_id)
+                && self.unacknowledged.iter().all(|(used, _)| *used != id)
+            {
+                return id;
+            }
+        }
+    }
+
+    /// The PUBACK of a cloud-to-device message completes it.
+    fn complete(&mut self, packet_id: NonZeroU16) {
+        if let Some(at) = self.unacknowledged.iter().position(|(id, _)| *id == packet_id) {
+            let (_, id) = self.unacknowledged.swap_remove(at);
+            self.shared.cloud.complete(&self.identity, id);
+        }
     }
 
     /// Puts a packet behind the others that wait to be written.
@@ -367,6 +429,7 @@ impl Connection {
                 Ok(_) => Event::Data,
             },
             () = sleep_until(acks_due.unwrap_or(deadline)), if acks_due.is_some() => Event::AcksDue,
+            Some(down) = self.line.down.recv() => Event::Down(down),
             () = sleep_until(deadline) => Event::Closed(reason),
         }
     }
@@ -384,11 +447,18 @@ impl Connection {
                 let _ = timeout(WRITE_TIMEOUT, self.hand_over()).await;
             }
         }
+        self.shared.cloud.detach(&self.identity, &self.line);
         self.shared.sessions.leave(&self.hold);
         if closed != Closed::Cut {
             let _ = timeout(Duration::from_secs(1), self.stream.shutdown()).await;
         }
     }
+}
+
+/// What a hub writes below a refusal.
+fn refusal(error: &TwinError) -> String {
+    serde_json::json!({"errorCode": 400_004, "trackingId": "", "message": error.to_string(), "timestampUtc": Timestamp::now().to_string()})
+        .to_string()
 }
 
 fn contains(payload: &[u8], text: &str) -> bool {

@@ -19,7 +19,9 @@
 //! | silence of 1.5 times the keep-alive | closed, at most after 1767 s | at most after 600 s |
 //! | its token is over | closed 300 s later | same |
 //!
-//! A `HEAD` request over HTTP instead of a CONNECT is answered with the time, as the hub's HTTPS side does.
+//! Each device has a twin, a queue of cloud-to-device messages and direct methods; what a service does with them comes
+//! over HTTPS on the same port (`service`). A message that a device has not acknowledged when its connection ends
+//! is sent again, ten times at most.
 //!
 //! One simulator can be several hubs and a provisioning service ([`site`]).
 //!
@@ -48,11 +50,13 @@ use crate::secret::Secret;
 mod accept;
 mod admission;
 mod authority;
+mod cloud;
 mod connection;
 mod counters;
 pub mod dps;
 pub mod names;
 mod received;
+mod service;
 mod sessions;
 pub mod site;
 
@@ -63,6 +67,7 @@ pub use received::{Received, Source};
 use accept::House;
 use admission::Register;
 use authority::Authority;
+use cloud::Cloud;
 use counters::Counters;
 use sessions::Sessions;
 
@@ -173,6 +178,7 @@ struct Shared {
     options: Options,
     register: Register,
     sessions: Sessions,
+    cloud: Cloud,
     counters: Counters,
     stop: CancellationToken,
 }
@@ -221,8 +227,8 @@ impl Shared {
             verifier: authority.client_verifier().map_err(StartError::Authority)?,
             named,
         };
-        let (sessions, counters) = (Sessions::default(), Counters::default());
-        Ok(Arc::new(Self { options, register, sessions, counters, stop }))
+        let (sessions, cloud, counters) = (Sessions::default(), Cloud::default(), Counters::default());
+        Ok(Arc::new(Self { options, register, sessions, cloud, counters, stop }))
     }
 }
 
@@ -258,6 +264,14 @@ impl Running {
         }
         text.push_str(self.gateway());
         Secret::new(text)
+    }
+
+    /// The connection string of a service: it may call methods, change twins and send messages to devices.
+    pub fn service_connection_string(&self) -> Secret {
+        let (host, port) = (&self.shared.options.host, self.local_addr.port());
+        let key = service::policy_key(&self.authority.master);
+        let policy = service::POLICY;
+        Secret::new(format!("HostName={host}:{port};SharedAccessKeyName={policy};SharedAccessKey={}", key.expose()))
     }
 
     /// The connection string of a device that has a certificate.

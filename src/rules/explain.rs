@@ -235,8 +235,11 @@ pub fn new_rule(topic: &str, payload: &[u8]) -> String {
         false => ("topic ", pattern),
     };
     let (decode, sample) = sample(payload);
+    // Somebody does publish so.
+    let allow =
+        if !awkward && levels.iter().any(|level| level.is_empty()) { "allow  = [\"empty-level\"]\n" } else { "" };
     format!(
-        "[[rule]]\nname   = {}\n{key} = {}\n{decode}device = {}\n\n[[test]]\ntopic       = {}\n{sample}\nwant.device = {}\n",
+        "[[rule]]\nname   = {}\n{key} = {}\n{allow}{decode}device = {}\n\n[[test]]\ntopic       = {}\n{sample}\nwant.device = {}\n",
         quoted(topic),
         quoted(&pattern),
         quoted(device),

@@ -10,6 +10,8 @@ use super::template::Template;
 pub(super) struct Table {
     pub(super) columns: Vec<String>,
     pub(super) rows: HashMap<String, Row>,
+    /// The bytes of the longest cell of each column, as it stands in a property.
+    pub(super) longest: Vec<usize>,
 }
 
 /// The values of a row, in the order of the columns.

@@ -99,6 +99,7 @@ mod number;
 mod pattern;
 mod refusal;
 mod rule;
+mod schema;
 mod script;
 mod shape;
 mod template;
@@ -107,7 +108,8 @@ mod translate;
 
 pub use clock::Doubt;
 pub use explain::{Explanation, Step, Tried, new_rule};
-pub use load::{CODES, FileSummary, Loaded, load};
+pub use load::{CODES, FileSummary, LINTS, Loaded, is_table_file, load};
+pub use schema::schema;
 pub use translate::{Memory, Output, forward};
 
 use crate::message::{Event, Presence, Publish};
@@ -123,6 +125,7 @@ pub struct RuleSet(Arc<Rules>);
 struct Rules {
     /// Tells rule sets apart, so that a cache notices a reload.
     number: u64,
+    hash: String,
     rules: Vec<rule::Rule>,
     index: index::Index,
     on_connect: index::Index,
@@ -238,13 +241,13 @@ impl fmt::Display for QuarantineReason {
 }
 
 impl RuleSet {
-    fn new(rules: Vec<rule::Rule>) -> Result<Self, regex::Error> {
+    fn new(rules: Vec<rule::Rule>, hash: String) -> Result<Self, regex::Error> {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
         let index = index::Index::new(&rules, None)?;
         let on_connect = index::Index::new(&rules, Some(Event::Connect))?;
         let on_disconnect = index::Index::new(&rules, Some(Event::Disconnect))?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        Ok(Self(Arc::new(Rules { number, rules, index, on_connect, on_disconnect })))
+        Ok(Self(Arc::new(Rules { number, hash, rules, index, on_connect, on_disconnect })))
     }
 
     /// Translates a publish. Total: any publish, an outcome. The records are in `out` until its next use.
@@ -265,6 +268,11 @@ impl RuleSet {
     /// The same for the coming or going of a client.
     pub fn explain_presence(&self, presence: &Presence<'_>) -> Explanation {
         explain::presence(self, presence)
+    }
+
+    /// What tells these rules from others: a hash of the files they were read from, see [`Loaded::hash`].
+    pub fn hash(&self) -> &str {
+        &self.0.hash
     }
 
     /// How many rules there are.

@@ -43,6 +43,16 @@ pub(super) enum Action {
     Send(Box<Message>),
 }
 
+impl Action {
+    /// How a message is made, where one is.
+    pub(super) fn message(&self) -> Option<&Message> {
+        match self {
+            Self::Drop => None,
+            Self::Send(message) => Some(message),
+        }
+    }
+}
+
 /// How a rule makes its message.
 #[derive(Debug)]
 pub(super) struct Message {

@@ -45,10 +45,13 @@ mod diagnosis;
 mod dial;
 mod flight;
 mod relay;
+#[cfg(test)]
+pub(crate) mod sim;
 mod suspicion;
 mod target;
 pub mod tls;
 mod window;
+mod wire;
 
 pub use credentials::{Credentials, Unassigned};
 pub use target::{HubTarget, MqttTarget, Target};
@@ -60,6 +63,7 @@ use diagnosis::{Closed, Diagnosis};
 use flight::Flight;
 use suspicion::Verdict;
 use window::Window;
+use wire::Dial;
 
 /// How soon a message goes up. The order of the variants is the order of sending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -176,13 +180,29 @@ pub struct Status {
     pub warning: Option<String>,
 }
 
+/// The clock of the runtime, which a test may move.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 /// The states of `uplink_state` beside the reasons of an end.
 const UP: &str = "connected";
 const CONNECTING: &str = "connecting";
 
 /// Delivers until `stop`; the in-flight messages it then holds are still in the backlog.
 pub async fn run<C: Credentials, B: Backlog, O: Outcome>(
-    (mut options, credentials): (Options, C),
+    (options, credentials): (Options, C),
+    waiting: (B, O),
+    metrics: Metrics,
+    status: watch::Sender<Status>,
+    stop: CancellationToken,
+) {
+    run_over((dial::Network, options, credentials), waiting, metrics, status, stop).await;
+}
+
+/// [`run`], over any kind of line.
+pub(crate) async fn run_over<D: Dial, C: Credentials, B: Backlog, O: Outcome>(
+    (dial, mut options, credentials): (D, Options, C),
     (mut backlog, outcome): (B, O),
     metrics: Metrics,
     status: watch::Sender<Status>,
@@ -195,6 +215,7 @@ pub async fn run<C: Credentials, B: Backlog, O: Outcome>(
     metrics.uplink_state(CONNECTING);
     loop {
         let assigned = tokio::select! {
+            biased;
             assigned = credentials::ask(&credentials) => assigned,
             () = stop.cancelled() => return,
         };
@@ -203,14 +224,15 @@ pub async fn run<C: Credentials, B: Backlog, O: Outcome>(
             Err(Unassigned { reason, text, pause }) => {
                 tell(Ended { reason, text, again_and_again: false }, pause, &metrics, &status);
                 tokio::select! {
+                    biased;
                     () = stop.cancelled() => return,
                     () = tokio::time::sleep(pause) => continue,
                 }
             }
         }
-        let started = Instant::now();
+        let started = now();
         let end = connection::serve(
-            &options,
+            (&dial, &options),
             (&mut backlog, &outcome),
             (&mut flight, &mut window),
             &metrics,
@@ -238,8 +260,9 @@ pub async fn run<C: Credentials, B: Backlog, O: Outcome>(
             }
             End::Failed { reason, text } => (reason, text),
         };
-        let lived = connected.map(|at| at.elapsed());
+        let lived = connected.map(|at| now().duration_since(at));
         let ended = tokio::select! {
+            biased;
             ended = watch.look(&options.target, (reason, text), lived, &flight) => ended,
             () = stop.cancelled() => return,
         };
@@ -252,6 +275,7 @@ pub async fn run<C: Credentials, B: Backlog, O: Outcome>(
         let jittered = pause.mul_f64(rand::random_range(0.5..=1.0));
         tell(ended, jittered, &metrics, &status);
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = tokio::time::sleep(jittered) => {}
         }

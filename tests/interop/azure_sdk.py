@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Microsoft's device SDK against `brownbridge sim`.
+"""Microsoft's device SDK and service SDK against `brownbridge sim`.
 
 The simulator and the uplink share the code that writes and reads topics, bags and tokens, so an error
 in it cancels out between them. This is the stranger: what the SDK sent must be what the simulator shows.
 
-    pip install azure-iot-device==2.14.0
+    pip install azure-iot-device==2.14.0 azure-iot-hub==2.7.0 six
     tests/interop/azure_sdk.py [path of brownbridge, default target/debug/brownbridge]
 
 The SDK dials port 8883 and no other. So that nobody else's 127.0.0.1:8883 is in the way, the simulator listens on a
@@ -26,7 +26,11 @@ import tempfile
 import threading
 import time
 
-from azure.iot.device import IoTHubDeviceClient, IoTHubModuleClient, Message, X509
+import requests
+from azure.iot.device import IoTHubDeviceClient, IoTHubModuleClient, Message, MethodResponse, X509
+from azure.iot.hub import IoTHubRegistryManager
+from azure.iot.hub.models import CloudToDeviceMethod, Twin, TwinProperties
+from azure.iot.hub.sastoken import SasToken
 
 SENT = [
     # body, system properties as the SDK names them, application properties
@@ -68,6 +72,8 @@ class Sim:
         self.told = ""
         self.wait_for("address = ", times=1)
         self.connection_string = re.search(r'connection_string = "(.*)"', self.told)[1]
+        self.wait_for("# service: ", times=1)
+        self.service = re.search(r'# service: "(.*)"', self.told)[1]
 
     def wait_for(self, text, times):
         end = time.monotonic() + 20
@@ -135,6 +141,84 @@ def exchange(sim, client, name, module=None, kind="sas"):
     passed(f"{name}: {len(SENT)} messages equal")
 
 
+def way_back(sim, client, name):
+    """What the service SDK does arrives at the device SDK, and its answers come back."""
+    service = IoTHubRegistryManager.from_connection_string(sim.service)
+    patches, commands = queue.Queue(), queue.Queue()
+
+    def answer(request):
+        given = request.payload
+        status, payload = {
+            "add": lambda: (200, {"sum": sum(given["of"])}),
+            "echo": lambda: (201, given),
+            "nothing": lambda: (204, None),
+        }.get(request.name, lambda: (404, {"unknown": request.name}))()
+        client.send_method_response(MethodResponse.create_from_method_request(request, status, payload))
+
+    client.on_twin_desired_properties_patch_received = patches.put
+    client.on_method_request_received = answer
+    client.on_message_received = commands.put
+    client.connect()
+    compare("desired, at first", patches.get(timeout=10), {"$version": 1})  # The SDK asks for the twin by itself.
+
+    changed = service.update_twin(name, Twin(properties=TwinProperties(desired={"every": "5m", "ünï": [1, None]})), "*")
+    compare("desired, as the service has it", changed.properties.desired["every"], "5m")
+    patch = patches.get(timeout=10)
+    compare("desired, as the device is told", patch, {"every": "5m", "ünï": [1, None], "$version": patch["$version"]})
+    service.update_twin(name, Twin(properties=TwinProperties(desired={"every": None})), changed.etag)
+    compare("removed", patches.get(timeout=10)["every"], None)
+    client.patch_twin_reported_properties({"state": {"on": True, "rpm": 1450.5}, "gone": None})
+    reported = service.get_twin(name).properties.reported
+    compare("reported", reported["state"], {"on": True, "rpm": 1450.5})
+    twin = client.get_twin()
+    compare("twin of the device", (twin["desired"]["$version"], twin["reported"]["state"]["on"]), (3, True))
+    try:
+        client.patch_twin_reported_properties({"no.dots": 1})
+    except Exception as error:
+        passed(f"{name}: a bad patch is refused ({type(error).__name__})")
+    else:
+        fail("a bad patch was taken")
+    passed(f"{name}: twin equal from both sides")
+
+    for method, payload, want in [
+        ("add", {"of": [1, 2, 3]}, (200, {"sum": 6})),
+        ("echo", ["ü", {"a": None}, 1.5], (201, ["ü", {"a": None}, 1.5])),
+        ("nothing", None, (204, None)),
+        ("no such thing", {}, (404, {"unknown": "no such thing"})),
+    ]:
+        called = service.invoke_device_method(name, CloudToDeviceMethod(
+            method_name=method, payload=payload, response_timeout_in_seconds=10, connect_timeout_in_seconds=5))
+        compare(f"method {method}", (called.status, called.payload), want)
+    passed(f"{name}: 4 methods answered")
+
+    # The SDK sends these over AMQP; the simulator takes them in the form of the hub's own HTTPS side.
+    parts = dict(part.split("=", 1) for part in sim.service.split(";"))
+    url = f"https://{parts['HostName']}/devices/{name}/messages/devicebound?api-version=2021-04-12"
+    token = str(SasToken(parts["HostName"], parts["SharedAccessKey"], parts["SharedAccessKeyName"]))
+    for number, (body, headers, want) in enumerate([
+        (b"plain", {}, {}),
+        ("{\"°C\":21}".encode(), {"iothub-messageid": "m/1", "iothub-correlationid": "c 1", "iothub-ack": "full",
+                                  "iothub-contenttype": "application/json", "iothub-contentencoding": "utf-8"},
+         {"message_id": "m/1", "correlation_id": "c 1", "ack": "full", "content_type": "application/json",
+          "content_encoding": "utf-8"}),
+        (b"", {"iothub-app-site": "a&b=c", "iothub-app-plus": "1+1"}, {"custom_properties": {"site": "a&b=c", "plus": "1+1"}}),
+    ]):
+        sent = requests.post(url, data=body, headers={"Authorization": token, **headers}, timeout=10)
+        compare(f"command {number} sent", sent.status_code, 204)
+        got = commands.get(timeout=10)
+        compare(f"command {number}, body", got.data, body)
+        for key, value in want.items():
+            compare(f"command {number}, {key}", getattr(got, key), value)
+    client.shutdown()
+    try:
+        service.invoke_device_method(name, CloudToDeviceMethod(method_name="add", payload={}))
+    except Exception as error:
+        compare("offline", error.response.status_code, 404)
+    else:
+        fail("a method of a device that is gone was answered")
+    passed(f"{name}: 3 commands equal, offline told")
+
+
 def client_device(name):
     return name.split("/")[0]
 
@@ -184,6 +268,12 @@ def main():
         client.shutdown()
         sim.stop()
         passed("token renewed")
+
+        sim = Sim(binary, folder, "--device", "dev-01")
+        os.environ["REQUESTS_CA_BUNDLE"] = f"{folder}/ca.pem"
+        client = IoTHubDeviceClient.create_from_connection_string(sim.connection_string, server_verification_cert=ca())
+        way_back(sim, client, "dev-01")
+        sim.stop()
 
         # The stranger must be refused too, or the above proves nothing about tokens.
         sim = Sim(binary, folder, "--device", "dev-01")

@@ -191,7 +191,11 @@ impl<'r> Plant<'r> {
             place.session.set_expiry(0);
         }
         let due = Instant::now() + Duration::from_secs(20);
-        let will = (how % 4 == 1).then(|| DelayedWill { publish: Box::new(publish("will", 1, false, 0)), due });
+        let will = (how % 4 == 1).then(|| DelayedWill {
+            publish: Box::new(publish("will", 1, false, 0)),
+            user: (how % 8 == 1).then(|| "oven".into()),
+            due,
+        });
         drop(place.leave(will));
     }
 

@@ -171,7 +171,8 @@ async fn time_goes_on_between_processes() {
     let memory = Arc::new(Memory::default());
     let bench = memory.restart();
     let will = [&[5, 0x18, 0, 0, 0, 50][..], &text("w"), &text("gone")].concat();
-    let connect = packet(0x10, &[&text("MQTT"), &[5, 6, 0, 0, 5], &expiry(100), &text("a"), &will]);
+    let user = text("oven");
+    let connect = packet(0x10, &[&text("MQTT"), &[5, 0x86, 0, 0, 5], &expiry(100), &text("a"), &will, &user]);
     let mut client = bench.open();
     client.send(&connect).await;
     client.read().await;
@@ -185,6 +186,7 @@ async fn time_goes_on_between_processes() {
     assert_eq!(watcher.read().await, "");
     tokio::time::sleep(Duration::from_secs(11)).await;
     assert_eq!(watcher.read().await, hex(&publish(0, "w", 0, "gone")), "a will that waits outlives the process");
+    assert_eq!(bench.shared.ingest.user.lock().as_deref(), Some("oven"), "and so does whose it is");
     gathered().await;
     let bench = memory.restart();
     tokio::time::sleep(Duration::from_secs(101)).await;

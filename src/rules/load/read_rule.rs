@@ -5,7 +5,7 @@ use toml::de::DeTable;
 
 use super::read_table::{self, Tables};
 use super::texts::Names;
-use super::{Draft, later, line, read_decode, read_on, read_shape, read_time};
+use super::{Draft, later, line, lint, read_decode, read_on, read_shape, read_time};
 use crate::diag::walk::{Reader, Report, Text, text};
 use crate::diag::{Diagnostic, SourceFile, Span};
 use crate::rules::expr::Expr;
@@ -54,6 +54,7 @@ pub(super) fn read<'a>(
     let urgent = keys.word("priority", &PRIORITIES, "unknown-word", report).unwrap_or(false);
     let name_span = name.map(|name| name.span()).or(asked.place.clone()).unwrap_or(span.clone());
     let shown = name.map_or_else(|| asked.text.clone(), |name| name.value.to_owned());
+    let allow = lint::allowed(&mut keys, report);
     later::rule_keys(&mut keys, report);
     let action = if drops && keys.any("when").is_none() {
         unused(&mut keys, &["decode", "lookup"], report);
@@ -87,6 +88,11 @@ pub(super) fn read<'a>(
         no_device(&shown, &name_span, &asked.names, report);
     }
     let sound = !report.found.iter().skip(before).any(|found| found.is_error());
+    if sound {
+        let message = action.as_ref().and_then(Action::message);
+        lint::rule(table, &asked, message, report);
+    }
+    lint::let_by(&allow, before, report);
     let rule = match (asked.pattern, action) {
         (Some(pattern), Some(action)) if sound => Some(Rule {
             name: shown.clone(),
@@ -112,6 +118,7 @@ pub(super) fn read<'a>(
         on,
         filter: asked.filter,
         regex: asked.regex,
+        allow: allow.into_iter().map(str::to_owned).collect(),
         rule,
     }
 }

@@ -1,11 +1,14 @@
 //! Tables: `[table.sensors]` with its rows, or with a CSV file that has them; and the key `lookup`.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::is_table_file;
+use super::lint::escaped_length;
 use super::texts::Names;
 use crate::diag::walk::{Entry, Reader, Report, type_name};
 use crate::diag::{Diagnostic, SourceFile, Span, nearest};
@@ -16,9 +19,23 @@ use crate::rules::number;
 /// Cells of one table at most.
 const MAX_CELLS: usize = 1_000_000;
 
-/// The tables of all files, by name; none for one with mistakes.
+/// The tables of all files, by name.
 #[derive(Default)]
-pub(super) struct Tables(HashMap<String, (Option<Arc<Table>>, usize, Span)>);
+pub(super) struct Tables {
+    by_name: HashMap<String, Known>,
+    /// The CSV files they are to be read from, as they are named.
+    pub(super) files: Vec<String>,
+}
+
+/// A table of some file.
+struct Known {
+    /// None where it has mistakes.
+    table: Option<Arc<Table>>,
+    file: usize,
+    place: Span,
+    /// A rule names it.
+    used: Cell<bool>,
+}
 
 impl Tables {
     /// Reads the tables of a file.
@@ -32,15 +49,30 @@ impl Tables {
                 report.push(found.help("[table.sensors]\n\"line3/7\" = { machine = \"press7\" }"));
                 continue;
             };
+            let file = rows.get("file").and_then(|file| file.get_ref().as_str());
+            self.files.extend(file.filter(|file| !self.files.iter().any(|known| known == file)).map(str::to_owned));
             let table = table(rows, (name.get_ref(), &entry.key_span), sources, report).map(Arc::new);
-            match self.0.get(entry.key) {
-                Some((_, file, place)) => {
+            match self.by_name.get(entry.key) {
+                Some(other) => {
                     let found = report.new_error("duplicate-name", format!("two tables are called `{}`", entry.key));
                     let found = found.at(entry.key_span.clone(), "the name is taken");
-                    report.push(found.context_in(*file, place.clone(), "by this table"));
+                    report.push(found.context_in(other.file, other.place.clone(), "by this table"));
                 }
-                None => drop(self.0.insert(entry.key.to_owned(), (table, report.file, entry.key_span))),
+                None => {
+                    let (file, place) = (report.file, entry.key_span);
+                    self.by_name.insert(entry.key.to_owned(), Known { table, file, place, used: Cell::new(false) });
+                }
             }
+        }
+    }
+
+    /// Tells the tables that no rule names.
+    pub(super) fn unused(&self, found: &mut Vec<Diagnostic>) {
+        for (name, known) in self.by_name.iter().filter(|(_, known)| !known.used.get()) {
+            let told =
+                Diagnostic::warning("unused-table", format!("no rule looks into the table `{name}`"), known.file);
+            let told = told.at(known.place.clone(), "");
+            found.push(told.help(format!("lookup = {{ table = \"{name}\", key = \"{{machine}}\" }}, or remove it")));
         }
     }
 }
@@ -57,11 +89,7 @@ fn table<'a>(
             let path = keys.string("file", report)?;
             let key = keys.string("key", report);
             keys.finish(report);
-            let is_it = |source: &&SourceFile| {
-                let found = std::path::Path::new(&source.path);
-                source.path.ends_with(".csv") && found.ends_with(path.value)
-            };
-            let Some(at) = sources.iter().position(|source| is_it(&source)) else {
+            let Some(at) = sources.iter().position(|source| is_table_file(&source.path, path.value)) else {
                 let title = format!("there is no file `{}`", path.value);
                 let found = report.new_error("unknown-table", title).at(path.span(), "");
                 report.push(found.help("it must lie in the folder of the rules, and end with .csv"));
@@ -111,7 +139,7 @@ fn of_rows<'a>(table: &'a DeTable<'a>, report: &mut Report<'_>) -> Option<Table>
         let Some(row) = value.get_ref().as_table() else { continue };
         rows.insert(key.get_ref().as_ref().to_owned(), read_row(row, &columns, report));
     }
-    (report.found.len() == before).then_some(Table { columns, rows })
+    (report.found.len() == before).then(|| measured(columns, rows))
 }
 
 /// The cells of a row in the order of the columns.
@@ -160,8 +188,9 @@ fn of_csv(text: &str, key: Option<&str>) -> Result<Table, (usize, String)> {
         Some(key) => names.iter().position(|name| name == key).ok_or((1, format!("there is no column `{key}`")))?,
         None => 0,
     };
-    let mut table = Table { columns: names.clone(), rows: HashMap::new() };
-    table.columns.remove(key);
+    let mut columns = names.clone();
+    columns.remove(key);
+    let mut rows_by_key = HashMap::new();
     let mut cells = 0;
     while let Some(row) = rows.next() {
         let (line, mut fields) = row.map_err(open)?;
@@ -175,11 +204,23 @@ fn of_csv(text: &str, key: Option<&str>) -> Result<Table, (usize, String)> {
         fields.resize_with(names.len(), Default::default);
         let (name, _) = fields.remove(key);
         let row = fields.iter().map(|(field, quoted)| csv_cell(field, *quoted)).collect();
-        if table.rows.insert(name.clone(), row).is_some() {
+        if rows_by_key.insert(name.clone(), row).is_some() {
             return Err((line, format!("the key `{name}` is there twice")));
         }
     }
-    Ok(table)
+    Ok(measured(columns, rows_by_key))
+}
+
+/// A table with the length of its longest cells.
+fn measured(columns: Vec<String>, rows: HashMap<String, Row>) -> Table {
+    let mut longest = vec![0; columns.len()];
+    for row in rows.values() {
+        for (longest, cell) in longest.iter_mut().zip(row) {
+            let text = cell.as_deref().unwrap_or("").trim_matches('"');
+            *longest = escaped_length(text, 3).max(*longest);
+        }
+    }
+    Table { columns, rows, longest }
 }
 
 fn csv_cell(field: &str, quoted: bool) -> Option<Box<str>> {
@@ -204,6 +245,9 @@ fn line_span(text: &str, line: usize) -> Span {
     0..0
 }
 
+/// What a miss can be, and whether the rule lets the publish go by.
+pub(super) const MISSES: [(&str, bool); 2] = [("quarantine", false), ("skip", true)];
+
 /// Reads `lookup`, whose columns are new names.
 pub(super) fn lookup(
     keys: &mut Reader<'_>,
@@ -215,8 +259,7 @@ pub(super) fn lookup(
     let mut keys = Reader::new(table, "lookup");
     let name = keys.string("table", report);
     let key = keys.string("key", report);
-    let words = [("quarantine", false), ("skip", true)];
-    let skip = keys.word("miss", &words, "unknown-word", report);
+    let skip = keys.word("miss", &MISSES, "unknown-word", report);
     let default = keys.table("default", report);
     let mistyped = keys.finish(report);
     for (wanted, example) in [("table", "table = \"sensors\""), ("key", "key = \"{line}/{channel}\"")] {
@@ -230,16 +273,17 @@ pub(super) fn lookup(
     // Where the table is not known, neither are the names it brings.
     let open = std::mem::replace(&mut names.open, true);
     let name = name?;
-    let Some((found, ..)) = tables.0.get(name.value) else {
+    let Some(known) = tables.by_name.get(name.value) else {
         let found = report.new_error("unknown-table", format!("there is no table `{}`", name.value));
         let found = found.at(name.span(), "");
-        report.push(match nearest(name.value, tables.0.keys().map(String::as_str)) {
+        report.push(match nearest(name.value, tables.by_name.keys().map(String::as_str)) {
             Some(meant) => found.fix(name.span(), format!("\"{meant}\"")),
             None => found.help(format!("[table.{}]", name.value)).help("\"line3/7\" = { machine = \"press7\" }"),
         });
         return None;
     };
-    let found = found.clone()?;
+    known.used.set(true);
+    let found = known.table.clone()?;
     names.open = open;
     names.bring_columns(&found.columns, &name.span(), report);
     let miss = match (default, skip) {

@@ -1,4 +1,4 @@
-//! Checks that need all rules: names used twice, and rules that can never run.
+//! Checks that need all rules: names used twice, rules that can never run, and rules that miss some of their topics.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use crate::rules::pattern;
 
 /// A rule whose every topic is taken by one before it.
 pub(super) fn never_runs(drafts: &[Draft], found: &mut Vec<Diagnostic>) {
-    for (index, late) in drafts.iter().enumerate() {
+    for (index, late) in drafts.iter().enumerate().filter(|(_, late)| !late.allows("never-runs")) {
         let Some(early) = drafts.iter().take(index).find(|early| !early.goes_on && takes_all(early, late)) else {
             continue;
         };
@@ -36,7 +36,84 @@ fn takes_all(early: &Draft, late: &Draft) -> bool {
     match (&early.filter, &late.filter) {
         (Some(wide), Some(narrow)) => pattern::covers(wide, narrow),
         (None, None) => early.regex.is_some() && early.regex == late.regex,
-        _ => false,
+        // `#` takes all but `$SYS` and its like.
+        (Some(filter), None) => filter == "#" && late.regex.as_deref().is_some_and(begins_with_a_letter),
+        (None, Some(_)) => false,
+    }
+}
+
+fn begins_with_a_letter(regex: &str) -> bool {
+    regex.strip_prefix('^').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_alphanumeric()))
+}
+
+/// A rule that reads as the more specific one, and still does not get all of its topics.
+///
+/// Told is what surprises: `plant1/+/temp` before `plant1/press7/+` takes `plant1/press7/temp`. The other way round is
+/// how exceptions are written, a `drop` in front is one too, and rules with wildcards in the first level are meant
+/// for whatever comes.
+pub(super) fn overlaps(drafts: &[Draft], found: &mut Vec<Diagnostic>) {
+    let mut before: Vec<(&Draft, Vec<&str>)> = Vec::new();
+    for late in drafts.iter().filter(|draft| draft.on.is_none() && draft.rule.is_some()) {
+        let Some(filter) = &late.filter else { continue };
+        let levels: Vec<&str> = filter.split('/').collect();
+        if !late.allows("overlap") {
+            let early = before.iter().find_map(|(early, wide)| Some((early, lost(wide, &levels)?)));
+            if let Some((early, lost)) = early {
+                found.push(
+                    Diagnostic::warning(
+                        "overlap",
+                        format!("rule `{}` misses some of its topics", late.name),
+                        late.file,
+                    )
+                    .at(late.name_span.clone(), format!("not {lost}"))
+                    .context_in(early.file, early.name_span.clone(), "this rule takes those first")
+                    .help("put this rule first, or write `continue = true` in the other one, or allow = [\"overlap\"]"),
+                );
+            }
+        }
+        let drops = late.rule.as_ref().is_some_and(|rule| rule.action.message().is_none());
+        if !late.goes_on && !drops {
+            before.push((late, levels));
+        }
+    }
+}
+
+/// The topics that `early` takes away from `late`, as a filter, where `late` is the more specific one of two that take
+/// some topics each alone.
+fn lost(early: &[&str], late: &[&str]) -> Option<String> {
+    if early.first() != late.first() || matches!(early.first(), Some(&("+" | "#"))) {
+        return None;
+    }
+    let differing = early.iter().zip(late).find(|(early, late)| early != late)?;
+    if *differing.0 != "+" || matches!(*differing.1, "+" | "#") {
+        return None;
+    }
+    let mut both: Vec<&str> = Vec::new();
+    let mut at = 0;
+    loop {
+        match (early.get(at), late.get(at)) {
+            (None, None) => break,
+            (Some(&"#"), _) => {
+                both.extend(late.get(at..).unwrap_or_default());
+                break;
+            }
+            (_, Some(&"#")) => {
+                both.extend(early.get(at..).unwrap_or_default());
+                break;
+            }
+            (Some(&"+"), Some(level)) | (Some(level), Some(&"+")) => both.push(level),
+            (Some(early), Some(late)) if early == late => both.push(early),
+            _ => return None,
+        }
+        at += 1;
+    }
+    // Else it takes all of them, which is told as `never-runs`.
+    (both != late).then(|| both.join("/"))
+}
+
+impl Draft {
+    fn allows(&self, lint: &str) -> bool {
+        self.allow.iter().any(|allowed| allowed == lint)
     }
 }
 
@@ -53,6 +130,32 @@ pub(super) fn duplicate_names(drafts: &[Draft], found: &mut Vec<Diagnostic>) {
             );
         } else {
             first.insert(&draft.name, draft);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_more_general_rule_takes_away() {
+        for (early, late, expect) in [
+            ("p/+/temp", "p/press7/+", Some("p/press7/temp")),
+            ("p/+/+/value/+", "p/bench/#", Some("p/bench/+/value/+")),
+            ("p/+/#", "p/press7/+", None),
+            ("p/+/temp", "p/press7/temp", None),
+            ("p/press7/+", "p/+/temp", None),
+            ("p/+/temp", "p/press7/speed", None),
+            ("p/+/a/#", "p/x/+/b", Some("p/x/a/b")),
+            ("p/+/a", "p/x/+/b", None),
+            ("p/+/a", "p/x/a/#", Some("p/x/a")),
+            ("+/x/temp", "+/+/temp", None),
+            ("p/a/+", "q/+/b", None),
+            ("p/#", "p/x", None),
+        ] {
+            let levels = |filter: &'static str| filter.split('/').collect::<Vec<_>>();
+            assert_eq!(lost(&levels(early), &levels(late)).as_deref(), expect, "{early} {late}");
         }
     }
 }

@@ -1,0 +1,257 @@
+//! The cloud's side of the simulator: twins, direct methods and cloud-to-device messages, asked over HTTPS as
+//! Microsoft's service SDK asks (`tests/golden/azure/hub_rest.json`), answered over MQTT as a device does.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod sim_client;
+
+use std::sync::Arc;
+
+use brownbridge::hub::sas::{Key, mint};
+use brownbridge::hubsim::Running;
+use brownbridge::message::Timestamp;
+use rmqtt_codec::types::{Publish, QoS};
+use rmqtt_codec::v3::Packet;
+use rustls::pki_types::ServerName;
+use serde_json::{Value, json};
+use sim_client::*;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+const API: &str = "api-version=2021-04-12";
+
+/// One request on a connection of its own: status and JSON of the answer. `headers` end with a line break each.
+async fn ask(sim: &Running, (method, path): (&str, &str), headers: &str, body: &str) -> (u16, Value) {
+    let text = sim.service_connection_string();
+    let key = Key::parse(text.expose().rsplit_once("SharedAccessKey=").unwrap().1).unwrap();
+    let token = mint(&key, "localhost", Timestamp::now().as_secs() + 60, Some("iothubowner"));
+    ask_as(sim, (method, path), &format!("Authorization: {}\r\n{headers}", token.expose()), body).await
+}
+
+async fn ask_as(sim: &Running, (method, path): (&str, &str), headers: &str, body: &str) -> (u16, Value) {
+    let tcp = TcpStream::connect(sim.local_addr()).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut stream = TlsConnector::from(Arc::new(tls(&sim.ca_file(), None))).connect(name, tcp).await.unwrap();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    // In two pieces: what it is shows only with the second.
+    stream.write_all(&request.as_bytes()[..2]).await.unwrap();
+    stream.flush().await.unwrap();
+    stream.write_all(&request.as_bytes()[2..]).await.unwrap();
+    let mut answer = Vec::new();
+    // The simulator closes without close_notify where the client asked it to close.
+    let _ = tokio::time::timeout(LONG, stream.read_to_end(&mut answer)).await.expect("an answer");
+    let answer = String::from_utf8(answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, if body.is_empty() { Value::Null } else { serde_json::from_str(body).unwrap() })
+}
+
+async fn subscribed(sim: &Running, id: &str, filters: &[&str]) -> Client {
+    let mut client = Client::connected(sim, id).await;
+    for filter in filters {
+        client.send(subscribe(filter, QoS::AtLeastOnce)).await;
+        assert!(matches!(client.next().await, Some(Packet::SubscribeAck { .. })), "{filter}");
+    }
+    client
+}
+
+async fn published(client: &mut Client) -> Publish {
+    match client.next().await {
+        Some(Packet::Publish(publish)) => *publish,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn object(payload: &[u8]) -> Value {
+    serde_json::from_slice(payload).unwrap()
+}
+
+#[tokio::test]
+async fn a_twin_from_both_sides() {
+    let (sim, _messages) = sim(|_| ()).await;
+    let (twin, _) = (format!("/twins/dev-01?{API}"), ());
+    let mut client =
+        subscribed(&sim, "dev-01", &["$iothub/twin/res/#", "$iothub/twin/PATCH/properties/desired/#"]).await;
+
+    let change = r#"{"properties":{"desired":{"every":"5m","limits":{"high":80}}},"tags":{"line":3}}"#;
+    let (status, answer) = ask(&sim, ("PATCH", &twin), "If-Match: \"*\"\r\n", change).await;
+    assert_eq!(
+        (status, &answer["properties"]["desired"]["$version"], &answer["tags"]["line"]),
+        (200, &json!(2), &json!(3))
+    );
+    let told = published(&mut client).await;
+    assert_eq!(&*told.topic, "$iothub/twin/PATCH/properties/desired/?$version=2");
+    assert_eq!(object(&told.payload), json!({"every": "5m", "limits": {"high": 80}, "$version": 2}));
+
+    let (status, _) =
+        ask(&sim, ("PATCH", &twin), "", r#"{"properties":{"desired":{"limits":{"high":null,"low":1}}}}"#).await;
+    assert_eq!(status, 200);
+    assert_eq!(
+        object(&published(&mut client).await.payload),
+        json!({"limits": {"high": null, "low": 1}, "$version": 3})
+    );
+
+    client
+        .send(publish("$iothub/twin/PATCH/properties/reported/?$rid=r1", 0, r#"{"state":{"on":true},"gone":null}"#))
+        .await;
+    assert_eq!(&*published(&mut client).await.topic, "$iothub/twin/res/204/?$rid=r1&$version=2");
+    client.send(publish("$iothub/twin/GET/?$rid=r2", 0, " ")).await;
+    let whole = published(&mut client).await;
+    assert_eq!(&*whole.topic, "$iothub/twin/res/200/?$rid=r2");
+    let expect = json!({
+        "desired": {"every": "5m", "limits": {"low": 1}, "$version": 3},
+        "reported": {"state": {"on": true}, "$version": 2},
+    });
+    assert_eq!(object(&whole.payload), expect);
+    for (rid, bad) in [("r3", "[1]"), ("r4", "nonsense"), ("r5", r#"{"a.b":1}"#)] {
+        client.send(publish(&format!("$iothub/twin/PATCH/properties/reported/?$rid={rid}"), 0, bad)).await;
+        let refused = published(&mut client).await;
+        assert_eq!(&*refused.topic, format!("$iothub/twin/res/400/?$rid={rid}"));
+        assert_eq!(object(&refused.payload)["errorCode"], 400_004);
+    }
+
+    let (_, read) = ask(&sim, ("GET", &twin), "", "").await;
+    assert_eq!(
+        (&read["connectionState"], &read["properties"]["reported"]["state"]),
+        (&json!("Connected"), &json!({"on": true}))
+    );
+    let stale = ask(&sim, ("PATCH", &twin), "If-Match: \"AAAAAAAAAAE=\"\r\n", "{}").await;
+    assert_eq!(stale.0, 412, "the twin has changed since it was new");
+    let tag = format!("If-Match: \"{}\"\r\n", read["etag"].as_str().unwrap());
+    let (status, replaced) = ask(&sim, ("PUT", &twin), &tag, r#"{"properties":{"desired":{"only":1}}}"#).await;
+    assert_eq!(
+        (status, &replaced["properties"]["desired"]["only"], replaced["properties"]["desired"].get("every")),
+        (200, &json!(1), None)
+    );
+    assert_eq!(object(&published(&mut client).await.payload), json!({"only": 1, "$version": 4}));
+}
+
+#[tokio::test]
+async fn methods_are_called_and_answered() {
+    let (sim, _messages) = sim(|_| ()).await;
+    let path = format!("/twins/dev-01/methods?{API}");
+    let call = |extra: &str| {
+        format!(r#"{{"methodName":"set point","payload":{{"bar":3}},"responseTimeoutInSeconds":5{extra}}}"#)
+    };
+    let (status, answer) = ask(&sim, ("POST", &path), "", &call("")).await;
+    assert_eq!((status, &answer["errorCode"]), (404, &json!(404_103)), "nobody is there");
+
+    // It connects while the call waits for it.
+    let body = call(r#","connectTimeoutInSeconds":30"#);
+    let device = async {
+        let mut client = subscribed(&sim, "dev-01", &["$iothub/methods/POST/#"]).await;
+        let called = published(&mut client).await;
+        let (name, rid) = called.topic.strip_prefix("$iothub/methods/POST/").unwrap().split_once("/?$rid=").unwrap();
+        assert_eq!((name, object(&called.payload)), ("set%20point", json!({"bar": 3})));
+        client.send(publish("$iothub/methods/res/200/?$rid=other", 0, "{}")).await;
+        client.send(publish(&format!("$iothub/methods/res/207/?$rid={rid}"), 1, r#"{"ok":true}"#)).await;
+        assert_eq!(client.next().await, Some(puback(7)));
+        client
+    };
+    let ((status, answer), mut client) = tokio::join!(ask(&sim, ("POST", &path), "", &body), device);
+    assert_eq!((status, answer), (200, json!({"status": 207, "payload": {"ok": true}})));
+
+    let silent = async { published(&mut client).await };
+    let no_payload = r#"{"methodName":"reboot","responseTimeoutInSeconds":5}"#;
+    let ((status, answer), called) = tokio::join!(ask(&sim, ("POST", &path), "", no_payload), silent);
+    assert_eq!((status, &answer["errorCode"]), (504, &json!(504_101)));
+    assert!(called.payload.is_empty());
+    for (body, text) in [
+        ("", "EOF"),
+        ("{}", "methodName"),
+        (r#"{"methodName":"x","responseTimeoutInSeconds":301}"#, "from 5 to 300"),
+        (r#"{"methodName":"x","connectTimeoutInSeconds":-1}"#, "from 0 to 300"),
+    ] {
+        let (status, answer) = ask(&sim, ("POST", &path), "", body).await;
+        assert_eq!(status, 400, "{body}");
+        assert!(answer["message"].as_str().unwrap().contains(text), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn messages_to_a_device_wait_until_it_acknowledges_them() {
+    const BOX: &str = "devices/dev-01/messages/devicebound/#";
+    let (sim, _messages) = sim(|_| ()).await;
+    let path = format!("/devices/dev-01/messages/deviceBound?{API}");
+    let headers = "iothub-messageid: m-1\r\niothub-ack: full\r\niothub-app-site: plant a\r\niothub-app-flag:\r\n";
+    assert_eq!(ask(&sim, ("POST", &path), headers, "start").await.0, 204);
+    let late = "iothub-messageid: m-2\r\niothub-expiry: 2020-01-01T00:00:00Z\r\n";
+    assert_eq!(ask(&sim, ("POST", &path), late, "too late").await.0, 204);
+
+    let mut client = subscribed(&sim, "dev-01", &[BOX]).await;
+    let first = published(&mut client).await;
+    let expect = "devices/dev-01/messages/devicebound/%24.mid=m-1&%24.to=%2Fdevices%2Fdev-01%2Fmessages%2FdeviceBound\
+                  &iothub-ack=full&flag&site=plant%20a";
+    let sorted = |topic: &str| {
+        let mut pairs: Vec<String> = topic.split('&').map(str::to_owned).collect();
+        pairs.sort_unstable();
+        pairs
+    };
+    assert_eq!((sorted(&first.topic), &*first.payload, first.qos), (sorted(expect), &b"start"[..], QoS::AtLeastOnce));
+    drop(client);
+
+    // Not acknowledged: it comes again, also on a session that is still subscribed.
+    let mut client = Client::dial(&sim).await;
+    assert_eq!(client.connect(hello(&sim, "dev-01")).await, Some((0, true)));
+    let again = published(&mut client).await;
+    assert_eq!(again.topic, first.topic);
+    client.send(Packet::PublishAck { packet_id: again.packet_id.unwrap() }).await;
+    assert_eq!(ask(&sim, ("POST", &path), "", "second").await.0, 204);
+    let second = published(&mut client).await;
+    assert_eq!(&*second.payload, b"second");
+    client.send(Packet::PublishAck { packet_id: second.packet_id.unwrap() }).await;
+    client.send(Packet::PingRequest).await;
+    assert_eq!(client.next().await, Some(Packet::PingResponse));
+    let (_, device) = ask(&sim, ("GET", &format!("/devices/dev-01?{API}")), "", "").await;
+    assert_eq!(device["cloudToDeviceMessageCount"], 0);
+
+    let path = format!("/devices/dev-02/messages/devicebound?{API}");
+    for n in 0..50 {
+        assert_eq!(ask(&sim, ("POST", &path), "", "x").await.0, 204, "{n}");
+    }
+    let (status, answer) = ask(&sim, ("POST", &path), "", "x").await;
+    assert_eq!((status, &answer["errorCode"]), (403, &json!(403_004)), "the 51st");
+    let (_, purged) = ask(&sim, ("DELETE", &format!("/devices/dev-02/commands?{API}")), "", "").await;
+    assert_eq!(purged["totalMessagesPurged"], 50);
+}
+
+#[tokio::test]
+async fn requests_of_services_are_judged() {
+    let (sim, _messages) = sim(|options| {
+        options.devices.insert("dev-01".to_owned(), brownbridge::hubsim::Credential::Derived);
+    })
+    .await;
+    let twin = format!("/twins/dev-01?{API}");
+    for (request, headers, expect) in [
+        (("GET", twin.as_str()), "", 200),
+        (("HEAD", "/"), "", 200),
+        (("GET", "/twins/dev-01"), "", 400),
+        (("GET", &format!("/twins/dev-02?{API}")), "", 404),
+        (("GET", &format!("/twins/dev-01/modules/m?{API}")), "", 404),
+        (("GET", &format!("/nothing?{API}")), "", 404),
+        (("POST", &twin), "", 405),
+        (("PATCH", &twin), "", 400),
+        (("GET", &format!("/devices?{API}")), "", 200),
+        (("GET", &format!("/statistics/service?{API}")), "", 200),
+        (("POST", &format!("/devices/query?{API}")), "", 400),
+    ] {
+        assert_eq!(ask(&sim, request, headers, "").await.0, expect, "{request:?}");
+    }
+    let query = ask(&sim, ("POST", &format!("/devices/query?{API}")), "", r#"{"query":"SELECT * FROM devices"}"#).await;
+    assert_eq!((query.0, &query.1[0]["deviceId"]), (200, &json!("dev-01")));
+    let device = sim.connection_string("dev-01");
+    let key = Key::parse(device.expose().rsplit_once("SharedAccessKey=").unwrap().1).unwrap();
+    let expiry = Timestamp::now().as_secs() + 60;
+    for (name, token) in [
+        ("none", String::new()),
+        ("of a device", mint(&key, "localhost/devices/dev-01", expiry, None).expose().to_owned()),
+        ("with another key", mint(&key, "localhost", expiry, Some("iothubowner")).expose().to_owned()),
+    ] {
+        let headers = if token.is_empty() { token } else { format!("Authorization: {token}\r\n") };
+        assert_eq!(ask_as(&sim, ("GET", &twin), &headers, "").await.0, 401, "a token {name}");
+    }
+}
