@@ -274,9 +274,9 @@ fn a_new_certificate_is_taken_up_by_a_planned_reconnect() {
     // Half of a pair is no pair: what is in use stays.
     fs::write(&copies[1], "-----BEGIN PRIVATE KEY-----\n").unwrap();
     let log = || fs::read_to_string(&bridge.log).unwrap();
-    until("told", PATIENCE, || log().contains("the old ones stay in use").then_some(()));
+    until("told", PATIENCE, || log().contains("the certificate of the uplink stays the old one").then_some(()));
     copy();
-    until("taken up", PATIENCE, || log().contains("the certificate files changed and are taken up").then_some(()));
+    until("taken up", PATIENCE, || log().contains("the certificate of the uplink is taken up").then_some(()));
     until("made anew", PATIENCE, || {
         bridge.get("/metrics").contains("uplink_reconnects_total{reason=\"token_renewal\"} 1").then_some(())
     });
