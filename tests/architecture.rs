@@ -8,8 +8,21 @@ use std::path::{Path, PathBuf};
 /// Top-level modules by floor; a module may name modules of lower floors only.
 const FLOORS: [&[&str]; 5] = [
     &["topic", "message", "diag", "secret", "metrics"],
-    &["config", "rules", "hub", "fence", "ledger"],
-    &["broker", "spool", "quarantine", "journal", "uplink", "provision", "outbound", "admin", "control", "hubsim"],
+    &["config", "rules", "hub", "fence", "ledger", "watch"],
+    &[
+        "broker",
+        "spool",
+        "quarantine",
+        "shelf",
+        "recording",
+        "journal",
+        "uplink",
+        "provision",
+        "outbound",
+        "admin",
+        "control",
+        "hubsim",
+    ],
     &["bridge", "app"],
     &["cli"],
 ];
@@ -19,7 +32,7 @@ const SIDEWAYS: [(&str, &str); 4] =
     [("app", "bridge"), ("metrics", "message"), ("uplink", "outbound"), ("provision", "outbound")];
 
 /// Pure modules: bytes, text and `now` in, values out.
-const PURE: [&str; 8] = ["topic", "message", "diag", "config", "rules", "hub", "fence", "ledger"];
+const PURE: [&str; 9] = ["topic", "message", "diag", "config", "rules", "hub", "fence", "ledger", "watch"];
 
 const MAX_LINES: usize = 600;
 

@@ -172,8 +172,9 @@ fn a_folder_with_a_configuration() {
         assert_eq!(status.code(), Some(0), "{args:?}\n{told}");
         let lines: Vec<&str> = told.lines().collect();
         assert_eq!(lines.first(), Some(&"warning: `*` is no MQTT wildcard"), "{args:?}\n{told}");
-        assert!(lines[lines.len() - 2].ends_with("a.toml: ok, 1 rule, 0 tests, 1 warning"), "{args:?}\n{told}");
-        assert!(lines[lines.len() - 1].ends_with(".toml: ok"), "{args:?}\n{told}");
+        assert!(lines[lines.len() - 3].ends_with("a.toml: ok, 1 rule, 0 tests, 1 warning"), "{args:?}\n{told}");
+        assert!(lines[lines.len() - 2].ends_with(".toml: ok"), "{args:?}\n{told}");
+        assert!(lines[lines.len() - 1].starts_with("hash of the rules: "), "{args:?}\n{told}");
     }
     std::fs::remove_file(folder.path().join("bridge.toml")).unwrap();
     std::fs::remove_dir_all(folder.path().join("rules")).unwrap();
@@ -236,7 +237,7 @@ fn files_from_other_editors() {
 #[test]
 fn an_offered_rule_works_as_it_is() {
     use brownbridge::diag::SourceFile;
-    use brownbridge::rules::{load, new_rule, testing};
+    use brownbridge::rules::{load, new_rule, new_rule_for_siblings, testing};
     let topics = [
         "a",
         "a/b",
@@ -263,8 +264,11 @@ fn an_offered_rule_works_as_it_is() {
     ];
     let rows =
         topics.iter().map(|topic| (*topic, payloads[0])).chain(payloads.iter().map(|payload| ("a/b/c", *payload)));
-    for (topic, (payload, holds)) in rows {
-        let text = new_rule(topic, payload);
+    let siblings = topics.iter().flat_map(|topic| (0..4).map(move |level| (*topic, level)));
+    let texts = rows
+        .map(|(topic, (payload, holds))| (topic, new_rule(topic, payload), holds))
+        .chain(siblings.map(|(topic, level)| (topic, new_rule_for_siblings(topic, b"{}", level), "{}")));
+    for (topic, text, holds) in texts {
         assert!(text.contains(holds), "{text}");
         let loaded = load(&[SourceFile { path: "new.toml".into(), text: text.clone() }]);
         assert!(loaded.diagnostics.is_empty(), "{topic}\n{text}\n{:?}", loaded.diagnostics);

@@ -15,6 +15,7 @@ use super::plant_tls;
 use super::reload::BridgeToml;
 pub use super::rule_files::read as read_rule_files;
 use crate::bridge::Own;
+use crate::bridge::devices::Plan;
 use crate::config::{self, Config, OverRate, Placed, Unmatched, WhenFull};
 use crate::diag::{Diagnostic, SourceFile, Span};
 use crate::fence::learn::Notebook;
@@ -22,7 +23,7 @@ use crate::hub::limits;
 use crate::rules::{self, RuleSet};
 use crate::uplink::Target;
 use crate::uplink::tls::{self, TlsError};
-use crate::{broker, spool, uplink};
+use crate::{broker, shelf, spool, uplink};
 
 /// Everything [`super::start`] needs.
 pub struct Settings {
@@ -58,6 +59,10 @@ pub struct Settings {
     pub sessions: PathBuf,
     /// Folder and size of the quarantine.
     pub quarantine: (PathBuf, u64),
+    /// Bounds of the shelves, which are opened where they are needed.
+    pub shelf: shelf::Options,
+    /// Set where every device has a connection of its own.
+    pub devices: Option<Plan>,
     /// The fence of the plaintext port, where there is one.
     pub fence: Option<Fence>,
     /// Where scrapers connect, and how long the end may drain.
@@ -121,8 +126,12 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> io::Result<Loa
     let mut sources = rule_files;
     sources.push(SourceFile { path: path.display().to_string(), text: config::masked(&text) });
     let fence = config.as_ref().and_then(|config| place.fence(&config.broker.fence, &mut sources));
+    let mut plan = None;
     let resolved = config.and_then(|config| {
         let (target, listeners) = (place.target(&config), place.listeners(&config));
+        if let (Some((Target::Hub(own), ..)), Some(devices)) = (&target, &config.uplink.devices) {
+            plan = place.devices((&config, devices), own, &mut sources);
+        }
         let state = place.base.join(&config.state.value);
         Some((target?, listeners?, state, config))
     });
@@ -134,6 +143,7 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> io::Result<Loa
             let rules = (rules, place.base.join(&config.rules.value), BridgeToml::new(path.to_owned(), text));
             let mut settings = settled(rules, uplinked, listeners, (state, config));
             settings.fence = fence;
+            settings.devices = plan;
             Some(settings)
         }
         _ => None,
@@ -186,6 +196,7 @@ fn settled(
         backoff: config.uplink.backoff,
         ack_timeout: config.uplink.ack_timeout,
         suspect_after: config.uplink.suspect_after,
+        crowd: None,
     };
     let spool = |folder: &str, max_size, when_full| spool::Options {
         linger: config.spool.commit_wait,
@@ -200,6 +211,12 @@ fn settled(
     let quarantine = (state.join("quarantine"), config.quarantine.max_size);
     let sessions = state.join("sessions");
     let fence = None;
+    let devices = config.uplink.devices.as_ref();
+    let shelf = shelf::Options {
+        dir: state.join("shelf"),
+        max_size: devices.map_or(u64::MAX, |devices| devices.shelf_max_size),
+        max_device_size: devices.map_or(u64::MAX, |devices| devices.shelf_max_device_size),
+    };
     Settings {
         rules,
         rule_path,
@@ -217,6 +234,8 @@ fn settled(
         urgent,
         sessions,
         quarantine,
+        shelf,
+        devices: None,
         fence,
         config,
     }
@@ -231,14 +250,14 @@ pub fn cannot_read(path: &Path, error: &io::Error) -> String {
 }
 
 /// Turns what `bridge.toml` names into what it is, and keeps the findings.
-struct Place {
-    base: PathBuf,
-    file: usize,
-    found: Vec<Diagnostic>,
+pub(super) struct Place {
+    pub(super) base: PathBuf,
+    pub(super) file: usize,
+    pub(super) found: Vec<Diagnostic>,
 }
 
 impl Place {
-    fn error(&mut self, code: &'static str, title: impl Into<String>, span: &Span, help: Option<&str>) {
+    pub(super) fn error(&mut self, code: &'static str, title: impl Into<String>, span: &Span, help: Option<&str>) {
         let found = Diagnostic::error(code, title, self.file);
         let found = if span.is_empty() { found } else { found.at(span.clone(), "") };
         self.found.push(match help {
@@ -328,7 +347,7 @@ impl Place {
         Some((listeners, plant_tls))
     }
 
-    fn read(&mut self, file: &Placed<String>, help: Option<&str>) -> Option<Vec<u8>> {
+    pub(super) fn read(&mut self, file: &Placed<String>, help: Option<&str>) -> Option<Vec<u8>> {
         let path = self.base.join(&file.value);
         fs::read(&path)
             .inspect_err(|error| {

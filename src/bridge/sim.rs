@@ -91,6 +91,7 @@ impl Plan {
             way: Way::default(),
             certificate_expiry: None,
             token_lifetime: self.token_lifetime,
+            gateway: true,
         };
         uplink::Options {
             target: Target::Hub(target),
@@ -106,6 +107,7 @@ impl Plan {
             backoff: (Duration::from_millis(1), Duration::from_millis(1)),
             ack_timeout: Duration::from_secs(3),
             suspect_after: self.suspect_after,
+            crowd: None,
         }
     }
 }

@@ -10,12 +10,15 @@ use clap::{Parser, Subcommand};
 mod check;
 mod demo;
 mod derive_key;
+mod devices;
 mod enrol;
 mod explain;
 mod ledger;
 mod passwd;
 mod quarantine;
 mod queue;
+mod record;
+mod replay;
 mod run;
 mod running;
 mod sas;
@@ -24,8 +27,11 @@ mod secret;
 mod service;
 mod sim;
 mod status;
+mod tap;
 mod test;
 mod text;
+mod unmatched;
+mod watching;
 
 /// A durable bridge from plaintext MQTT on the plant floor to Azure IoT Hub and IoT Edge.
 #[derive(Parser)]
@@ -41,7 +47,12 @@ enum Command {
     Status(status::Args),
     Ledger(ledger::Args),
     Queue(queue::Args),
+    Devices(devices::Args),
     Quarantine(quarantine::Args),
+    Tap(tap::Args),
+    Unmatched(unmatched::Args),
+    Record(record::Args),
+    Replay(replay::Args),
     Check(check::Args),
     Test(test::Args),
     Explain(explain::Args),
@@ -61,7 +72,12 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(args),
         Command::Ledger(args) => ledger::run(args),
         Command::Queue(args) => queue::run(args),
+        Command::Devices(args) => devices::run(args),
         Command::Quarantine(args) => quarantine::run(args),
+        Command::Tap(args) => tap::run(args),
+        Command::Unmatched(args) => unmatched::run(args),
+        Command::Record(args) => record::run(args),
+        Command::Replay(args) => replay::run(args),
         Command::Check(args) => check::run(args),
         Command::Test(args) => test::run(args),
         Command::Explain(args) => explain::run(args),

@@ -1,6 +1,6 @@
 //! `brownbridge sim`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::io::{BufWriter, Write as _};
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use crate::hub::connection_string::is_id;
 use crate::hub::limits::MQTT_PORT;
 use crate::hub::sas::Key;
 use crate::hubsim::site::Site;
-use crate::hubsim::{self, Counts, Credential, Misbehave, Options, Received, Running};
+use crate::hubsim::{self, ByIdentity, Counts, Credential, Misbehave, Options, Received, Running};
 
 mod site;
 
@@ -38,7 +38,9 @@ Examples:
   brownbridge sim | jq .body                   only the payloads
   brownbridge sim --cut-every 100              see the bridge deliver again what was cut off
   brownbridge sim --x509 press-4               also write a client certificate for press-4
-  brownbridge sim --site site.toml --dir ~/sim two hubs and a provisioning service, as the file says")]
+  brownbridge sim --device-file ids            thousands of devices, some disabled; kill -HUP reads it again
+  brownbridge sim --site site.toml --dir ~/sim two hubs and a provisioning service, as the file says
+  kill -USR1 PID                               drops all connections at once, as a hub that restarts")]
 pub(super) struct Args {
     /// Address and port to listen on; port 0 takes a free one
     #[arg(long, value_name = "ADDR:PORT", default_value_t = SocketAddr::from(([127, 0, 0, 1], MQTT_PORT)))]
@@ -53,11 +55,15 @@ pub(super) struct Args {
     /// May be repeated [default: any device whose key fits]
     #[arg(long, value_name = "ID[=KEY_FILE]")]
     device: Vec<String>,
+    /// Read devices from a file: a line `ID` is accepted as with --device, `!ID` is known and refused (disabled); with
+    /// only such lines any other device is accepted. SIGHUP reads it again, and closes who is disabled now
+    #[arg(long, value_name = "FILE")]
+    device_file: Option<PathBuf>,
     /// Write a client certificate for this device and accept it
     #[arg(long, value_name = "ID")]
     x509: Vec<String>,
     /// Be several hubs and a Device Provisioning Service, as this file says (docs/uplink.md has an example)
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["host_name", "device", "x509", "edge"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["host_name", "device", "device_file", "x509", "edge"])]
     site: Option<PathBuf>,
     /// Behave as the edgeHub of IoT Edge
     #[arg(long)]
@@ -91,6 +97,9 @@ struct Faults {
     /// Refuse every CONNECT with return code 5
     #[arg(long)]
     refuse: bool,
+    /// Let N clients connect a second: more wait for their CONNACK, and are closed where that takes too long
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    connect_rate: Option<u32>,
     /// Close every connection this long after its CONNECT, as if its token were over
     #[arg(long, value_name = "SECONDS")]
     expire: Option<u64>,
@@ -106,6 +115,7 @@ impl Faults {
             quota: self.quota,
             refuse: self.refuse,
             expire_after: self.expire.map(Duration::from_secs),
+            connect_rate: self.connect_rate,
         }
     }
 }
@@ -139,30 +149,46 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     // Before it says that it is ready: from then on Ctrl-C must end it cleanly.
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let sim = match &args.site {
-        Some(path) => Simulated::Site(site::start(&path.clone(), args, output).await?),
+    let mut hang_up = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
+    let mut restart = signal(SignalKind::user_defined1()).context("cannot wait for SIGUSR1")?;
+    let device_file = args.device_file.clone();
+    let (sim, fixed) = match &args.site {
+        Some(path) => (Simulated::Site(site::start(&path.clone(), args, output).await?), HashMap::new()),
         None => {
-            let sim = hubsim::start(options(args, output)?).await?;
+            let options = options(args, output)?;
+            let fixed = options.devices.clone();
+            let sim = hubsim::start(options).await?;
             introduce(&sim, &first, &x509)?;
-            Simulated::Hub(sim)
+            (Simulated::Hub(sim), fixed)
         }
     };
     let printer = std::thread::spawn(move || print(messages));
-    let finished = async {
-        // The printer ends early only when nobody reads stdout any more.
-        while !printer.is_finished() {
-            tokio::time::sleep(Duration::from_millis(200)).await;
+    let changed = || match device_file.as_deref().map(|file| read_devices(file, fixed.clone())) {
+        None => {}
+        Some(Ok((devices, disabled))) => {
+            if let Simulated::Hub(hub) = &sim {
+                hub.register(devices, disabled);
+            }
         }
+        Some(Err(error)) => eprintln!("error: {error:#}"),
     };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        () = finished, if !quiet => {}
+    // The printer ends early only when nobody reads stdout any more.
+    let mut look = tokio::time::interval(Duration::from_millis(200));
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+            _ = look.tick() => if !quiet && printer.is_finished() {
+                break;
+            },
+            _ = restart.recv() => sim.restart(),
+            _ = hang_up.recv() => changed(),
+        }
     }
-    let [messages, dropped, connected] = sim.counts();
+    let ([messages, dropped, connected], spread) = (sim.counts(), sim.spread());
     sim.stop().await;
     // Nobody may be left who reads stderr; that is no failure.
-    let _ = writeln!(std::io::stderr(), "{messages} messages, {dropped} dropped, {connected} connections");
+    let _ = writeln!(std::io::stderr(), "{messages} messages, {dropped} dropped, {connected} connections{spread}");
     // Whoever reads stdout may have stopped to do so without closing it: Ctrl-C must end that too.
     let joined = tokio::task::spawn_blocking(move || printer.join());
     match tokio::time::timeout(LAST_LINES, joined).await {
@@ -192,12 +218,59 @@ impl Simulated {
         [sum(|counts| counts.messages), sum(|counts| counts.dropped), sum(|counts| counts.connected)]
     }
 
+    /// How messages and connections spread over the devices of a single hub.
+    fn spread(&self) -> String {
+        match self {
+            Self::Hub(hub) => spread(&hub.by_identity()),
+            Self::Site(_) => String::new(),
+        }
+    }
+
+    /// Drops all connections at once.
+    fn restart(&self) {
+        match self {
+            Self::Hub(hub) => hub.restart(),
+            Self::Site(site) => site.restart(),
+        }
+    }
+
     async fn stop(self) {
         match self {
             Self::Hub(hub) => hub.stop().await,
             Self::Site(site) => site.stop().await,
         }
     }
+}
+
+/// How messages and connections spread over devices, where there are several.
+fn spread(by_identity: &BTreeMap<String, ByIdentity>) -> String {
+    if by_identity.len() < 2 {
+        return String::new();
+    }
+    let range = |of: fn(&ByIdentity) -> u64| {
+        let (fewest, most) = (by_identity.values().map(of).min(), by_identity.values().map(of).max());
+        format!("{} to {}", fewest.unwrap_or(0), most.unwrap_or(0))
+    };
+    let (messages, connected) = (range(|counts| counts.messages), range(|counts| counts.connected));
+    format!("; {} devices, each {messages} messages in {connected} connections", by_identity.len())
+}
+
+/// The devices of a file, beside those that are given; and those that are disabled.
+fn read_devices(
+    file: &Path,
+    mut devices: HashMap<String, Credential>,
+) -> anyhow::Result<(HashMap<String, Credential>, HashSet<String>)> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("--device-file: {}", file.display()))?;
+    let mut disabled = HashSet::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let id = line.strip_prefix('!').unwrap_or(line);
+        anyhow::ensure!(is_id(id), "--device-file {}: {id:?} is no device id", file.display());
+        match line.starts_with('!') {
+            true => drop(disabled.insert(id.to_owned())),
+            false => drop(devices.insert(id.to_owned(), Credential::Derived)),
+        }
+    }
+    Ok((devices, disabled))
 }
 
 fn options(args: Args, output: Option<mpsc::Sender<Vec<Received>>>) -> anyhow::Result<Options> {
@@ -217,12 +290,17 @@ fn options(args: Args, output: Option<mpsc::Sender<Vec<Received>>>) -> anyhow::R
             devices.insert(id.clone(), Credential::Derived);
         }
     }
+    let mut disabled = HashSet::new();
+    if let Some(file) = &args.device_file {
+        (devices, disabled) = read_devices(file, devices)?;
+    }
     let default_host = if args.edge { "hub.example" } else { "localhost" };
     Ok(Options {
         listen: args.listen,
         host: args.host_name.unwrap_or_else(|| default_host.to_owned()),
         dir: args.dir,
         devices,
+        disabled,
         edge: args.edge,
         output,
         misbehave: args.faults.misbehave(),

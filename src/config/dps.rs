@@ -143,6 +143,11 @@ impl Section<'_, '_, '_> {
             let found = report.new_error("not-for-this-kind", "only an IoT hub can be assigned by [uplink.dps]");
             return report.push(found.at(dps.span.clone(), "").help("remove the section, or set kind = \"iothub\""));
         }
+        if uplink.devices.is_some() {
+            let title = "[uplink.dps] tells the hub of the bridge itself, not yet that of each device";
+            let found = report.new_error("not-with-dps", title).at(dps.span.clone(), "");
+            report.push(found.help("identity = \"gateway\", or a connection string beside [uplink.devices]"));
+        }
         let strings = [
             uplink.connection_string.as_ref().map(|given| &given.span),
             uplink.connection_string_file.as_ref().map(|given| &given.span),

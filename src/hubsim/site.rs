@@ -339,6 +339,11 @@ impl Site {
         self.authority.issue(id)
     }
 
+    /// Drops all connections at once, as hubs that restart.
+    pub fn restart(&self) {
+        self.hubs.iter().for_each(|hub| hub.restart.notify_waiters());
+    }
+
     /// What happened so far, of each hub.
     pub fn counts(&self) -> Vec<Counts> {
         self.hubs.iter().map(|hub| hub.counters.counts()).collect()

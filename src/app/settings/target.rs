@@ -124,7 +124,8 @@ impl Place {
             let chain = tls::certificates(&self.read(file, None)?).ok()?;
             certificate::expiry(chain.first()?)
         });
-        Some(HubTarget { connection, tls, way, certificate_expiry, token_lifetime: config.uplink.token_lifetime })
+        let token_lifetime = config.uplink.token_lifetime;
+        Some(HubTarget { connection, tls, way, certificate_expiry, token_lifetime, gateway: true })
     }
 
     fn connection_string(&mut self, config: &Config) -> Option<Placed<Secret>> {
@@ -143,9 +144,10 @@ impl Place {
         Some(Placed { value: Secret::new(String::from_utf8_lossy(&text).into_owned()), span: file.span.clone() })
     }
 
-    pub(super) fn tls(&mut self, config: &Config) -> Option<Arc<rustls::ClientConfig>> {
+    /// Whom to trust.
+    pub(in crate::app) fn roots(&mut self, config: &Config) -> Option<rustls::RootCertStore> {
         let uplink = &config.uplink;
-        let roots = match &uplink.ca_file {
+        match &uplink.ca_file {
             None => {
                 let roots = tls::roots(None);
                 self.usable(roots, &uplink.kind.span, "the system's roots")
@@ -158,7 +160,12 @@ impl Place {
                 let roots = tls::roots(Some(&text));
                 self.usable(roots, &file.span, &file.value)
             }
-        };
+        }
+    }
+
+    pub(super) fn tls(&mut self, config: &Config) -> Option<Arc<rustls::ClientConfig>> {
+        let uplink = &config.uplink;
+        let roots = self.roots(config);
         let identity = match (&uplink.certificate, &uplink.key) {
             (Some(certificate), Some(key)) => {
                 let (chain, private) = (self.read(certificate, None), self.read(key, None));
