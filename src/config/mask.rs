@@ -90,6 +90,12 @@ mod tests {
             ),
             ("connection_string = \"${HUB}\"\n", "connection_string = \"${HUB}\"\n"),
             ("password = \"s3cret\"\n", "password = \"******\"\n"),
+            ("group_key = \"a2V5\"\n", "group_key = \"****\"\n"),
+            (
+                "devices = { allow = [\"a\"], group_key = \"a2V5\" }\n",
+                "devices = { allow = [\"a\"], group_key = \"****\" *\n",
+            ),
+            ("group_key_file = \"group.key\"\n", "group_key_file = \"group.key\"\n"),
             ("password = \"${PW}\"\n", "password = \"${PW}\"\n"),
             (
                 "group_key = \"a2V5=\"\nsymmetric_key_file = \"k\"\n",
