@@ -349,6 +349,7 @@ impl<O: Outcome> Line<'_, O> {
             biased;
             () = stop.cancelled() => End::Stopped,
             () = due => End::Renew,
+            () = self.options.renew.notified() => End::Renew,
         };
         self.closing.cancel();
         if !self.connected.is_cancelled() {
