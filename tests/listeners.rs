@@ -344,7 +344,7 @@ fn bad_tls_files_are_told_at_check() {
         ("certificate = \"none.pem\", key = \"plant.key\"", Some("cannot read")),
         ("certificate = \"plant.key\", key = \"plant.key\"", Some("there is no certificate in it")),
         ("certificate = \"plant.pem\", key = \"plant.pem\"", Some("there is no private key in it")),
-        ("certificate = \"plant.pem\", key = \"press7.key\"", Some("cannot be used together")),
+        ("certificate = \"plant.pem\", key = \"press7.key\"", Some("the key is not the one of the certificate")),
         (
             "certificate = \"plant.pem\", key = \"plant.key\", client_ca = \"plant.key\"",
             Some("there is no certificate"),
