@@ -113,6 +113,7 @@ fn what_each_key_means() {
     check("time.toml", 6);
     check("shape.toml", 20);
     check("script.toml", 6);
+    check("command.toml", 16);
 }
 
 #[test]

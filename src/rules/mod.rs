@@ -87,6 +87,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 mod clock;
+mod command;
 mod decode;
 mod explain;
 mod expr;
@@ -106,6 +107,7 @@ pub mod testing;
 mod translate;
 
 pub use clock::Doubt;
+pub use command::{Answer, Commanded, Incoming, LocalPublish, Made};
 pub use explain::{Explanation, Step, Tried, new_rule};
 pub use load::{CODES, FileSummary, LINTS, Loaded, load};
 pub use translate::{Memory, Output, forward};
@@ -127,6 +129,7 @@ struct Rules {
     index: index::Index,
     on_connect: index::Index,
     on_disconnect: index::Index,
+    commands: Vec<command::Command>,
 }
 
 /// What became of a publish.
@@ -185,11 +188,13 @@ pub enum QuarantineReason {
     EmptyDevice,
     /// The device or a property is longer than 65,535 bytes.
     TooLong,
+    /// What a command made of its topic is none, or one of other levels.
+    BadTopic,
 }
 
 impl QuarantineReason {
     /// Every reason.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::NotJson,
         Self::TooDeep,
         Self::NotAnObject,
@@ -206,6 +211,7 @@ impl QuarantineReason {
         Self::DeviceNotText,
         Self::EmptyDevice,
         Self::TooLong,
+        Self::BadTopic,
     ];
 
     /// The reason as a fixed word, for metrics and `want.quarantine`.
@@ -227,6 +233,7 @@ impl QuarantineReason {
             Self::DeviceNotText => "device_not_text",
             Self::EmptyDevice => "empty_device",
             Self::TooLong => "too_long",
+            Self::BadTopic => "bad_topic",
         }
     }
 }
@@ -238,13 +245,13 @@ impl fmt::Display for QuarantineReason {
 }
 
 impl RuleSet {
-    fn new(rules: Vec<rule::Rule>) -> Result<Self, regex::Error> {
+    fn new(rules: Vec<rule::Rule>, commands: Vec<command::Command>) -> Result<Self, regex::Error> {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
         let index = index::Index::new(&rules, None)?;
         let on_connect = index::Index::new(&rules, Some(Event::Connect))?;
         let on_disconnect = index::Index::new(&rules, Some(Event::Disconnect))?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        Ok(Self(Arc::new(Rules { number, rules, index, on_connect, on_disconnect })))
+        Ok(Self(Arc::new(Rules { number, rules, index, on_connect, on_disconnect, commands })))
     }
 
     /// Translates a publish. Total: any publish, an outcome. The records are in `out` until its next use.
@@ -265,6 +272,27 @@ impl RuleSet {
     /// The same for the coming or going of a client.
     pub fn explain_presence(&self, presence: &Presence<'_>) -> Explanation {
         explain::presence(self, presence)
+    }
+
+    /// What the commands make of what comes down. Total: anything, an outcome.
+    pub fn command(&self, incoming: &Incoming<'_>) -> Commanded {
+        command::ask(&self.0.commands, incoming)
+    }
+
+    /// True where a command takes cloud-to-device messages.
+    pub fn takes_messages(&self) -> bool {
+        self.0.commands.iter().any(|command| command.method.is_none())
+    }
+
+    /// True where a command takes direct methods.
+    pub fn takes_methods(&self) -> bool {
+        self.0.commands.iter().any(|command| command.method.is_some())
+    }
+
+    /// True where this topic is one on which a command may be answered.
+    pub fn is_answer(&self, topic: &str) -> bool {
+        let mut filters = self.0.commands.iter().filter_map(command::Command::answers);
+        filters.any(|filter| crate::topic::matches(filter, topic))
     }
 
     /// How many rules there are.

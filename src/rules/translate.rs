@@ -18,6 +18,12 @@ pub struct Memory {
     births: Births,
 }
 
+impl Memory {
+    pub(super) fn births(&self) -> &Births {
+        &self.births
+    }
+}
+
 /// Where a translation puts its records, and what it needs to work without allocating. One per connection.
 #[derive(Debug, Default)]
 pub struct Output {
