@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ::metrics::Counter;
@@ -21,6 +22,7 @@ use crate::quarantine::{Quarantine, Reason};
 use crate::rules::{self, Doubt, Memory, Output, RuleIndex, RuleSet, Verdict};
 use crate::spool::{AppendError, Durable};
 
+pub mod down;
 mod lanes;
 mod numbering;
 mod urgent;
@@ -41,6 +43,7 @@ pub struct Bridge {
     addressed: Counter,
     retried: Counter,
     closed: AtomicBool,
+    answers: Option<Arc<down::Watch>>,
 }
 
 /// The identity of the uplink: what is addressed to it goes up as it is.
@@ -81,6 +84,7 @@ impl Bridge {
             addressed: translated_by_rule("(addressed to the hub)"),
             retried: translated_by_rule("(retried)"),
             closed: AtomicBool::new(false),
+            answers: None,
             rules,
             memory: Memory::default(),
             unmatched,
@@ -89,6 +93,12 @@ impl Bridge {
             quarantine,
             metrics,
         }
+    }
+
+    /// Tells of answers to commands among what plant clients publish.
+    pub fn watched_by(mut self, watch: Arc<down::Watch>) -> Self {
+        self.answers = Some(watch);
+        self
     }
 
     fn translated(&self, publish: &Publish<'_>, out: &mut Output) -> Offer {
@@ -106,6 +116,8 @@ impl Bridge {
                 let reason = Reason { rule: self.rules.name(rule), reason: reason.label(), detail: &detail };
                 self.store(publish, out, Some(reason))
             }
+            // Answers to commands are no telemetry, unless a rule takes them.
+            Verdict::Unmatched if self.rules.is_answer(publish.topic) => self.drop("command_answer"),
             Verdict::Unmatched if self.unmatched == Unmatched::Drop => self.drop("unmatched"),
             // What brokers and bridges say about themselves ($SYS) is for a rule that asks for it.
             Verdict::Unmatched if publish.topic.starts_with('$') => self.drop("system_topic"),
@@ -321,6 +333,9 @@ impl Ingest for Bridge {
     }
 
     fn offer(&self, out: &mut Output, publish: &Publish<'_>) -> Offer {
+        if let Some(answers) = &self.answers {
+            answers.published(publish.topic, publish.payload);
+        }
         let given = self.own.device.as_deref().and_then(|own| d2c::addressed(publish.topic, own));
         match given {
             Some(given) => self.as_addressed(publish, given),

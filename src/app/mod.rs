@@ -8,6 +8,7 @@
 //! | sessions: the journal's thread | [`start`] | after the broker | 64 MiB of records |
 //! | uplink, on a thread of its own | [`start`] | after it drained, or `drain_timeout` | the spool; `window` in flight |
 //! | watches of the fence's and the TLS listener's files | [`start`] | with the broker | none; passwords wait for one of 2 places |
+//! | way down: commands and methods, on a thread of its own | [`start`], where `[commands]` is enabled | after the broker | 256 arrivals, 64 answers, 1,000 commands that wait |
 //! | ledger: writes the books | [`start`] | after the uplink | none |
 //! | control socket | [`start`] | after the broker | 8 connections |
 //! | admin | [`start`] | last | 64 connections |
@@ -37,6 +38,7 @@ use crate::spool::{self, OpenError, Spool};
 use crate::uplink::{self, Status};
 
 mod control;
+mod down;
 pub mod gate;
 pub mod inherited;
 mod keep;
@@ -135,6 +137,7 @@ pub struct Running {
     admin_stop: CancellationToken,
     control: Option<JoinHandle<()>>,
     control_stop: CancellationToken,
+    down: Option<down::Running>,
     ledger: Arc<Ledger>,
     ledger_kept: JoinHandle<()>,
     ledger_stop: CancellationToken,
@@ -151,6 +154,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     describe_labelled();
     let metrics = Metrics::register();
 
+    let down = down::prepare(&mut settings);
     let opened = open_spool("spool", settings.spool)?;
     let needed = settings.rules.has_urgent() || spool::holds_something(&settings.urgent.dir);
     let urgent = if needed { Some(open_spool("urgent spool", settings.urgent)?) } else { None };
@@ -172,11 +176,14 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let uplink_stop = CancellationToken::new();
     settings.uplink.relays = Some(Handle::current());
     let uplink = uplink::run(settings.uplink, backlog, metrics.clone(), status_sender, uplink_stop.clone());
-    let uplink = on_its_own_thread(uplink).map_err(StartError::Runtime)?;
+    let uplink = on_its_own_thread("uplink", uplink).map_err(StartError::Runtime)?;
 
     let rules = (settings.rules, settings.unmatched);
     let bridge = Bridge::new(rules, settings.own, stores.clone(), quarantine.clone(), metrics.clone());
-    let bridge = Arc::new(bridge);
+    let bridge = Arc::new(match &down {
+        Some(down) => bridge.watched_by(Arc::clone(&down.watch)),
+        None => bridge,
+    });
     let control_stop = CancellationToken::new();
     let operator = Operator {
         bridge: Arc::clone(&bridge),
@@ -202,8 +209,10 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let dir = settings.sessions;
     let (kept, sessions, restored) =
         keep::open(&dir, &mut settings.broker).map_err(|error| StartError::Sessions(dir, error))?;
-    let broker = Broker::start(listeners, (settings.broker, restored), Arc::clone(&bridge), metrics)
+    let broker = Broker::start(listeners, (settings.broker, restored), Arc::clone(&bridge), metrics.clone())
         .map_err(StartError::Broker)?;
+    let down = down.map(|down| down.start(broker.inside(), stores.clone(), metrics)).transpose();
+    let down = down.map_err(StartError::Runtime)?;
 
     let admin_stop = CancellationToken::new();
     let ledger_stop = CancellationToken::new();
@@ -240,6 +249,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         admin_stop,
         control,
         control_stop,
+        down,
         ledger,
         ledger_kept,
         ledger_stop,
@@ -275,13 +285,13 @@ fn open_control(state: &Path, operator: Operator, stop: &CancellationToken) -> O
     }
 }
 
-/// Runs the uplink beside the runtime of the plant's connections: a backlog that is drained at full speed keeps a
-/// thread busy, and it must not be one that has acknowledgements to write.
-fn on_its_own_thread(uplink: impl Future<Output = ()> + Send + 'static) -> io::Result<JoinHandle<()>> {
+/// Runs a part beside the runtime of the plant's connections, which have acknowledgements to write: a backlog that is
+/// drained at full speed keeps a thread busy, and a disk may take its time with a line of the audit log.
+fn on_its_own_thread(name: &str, part: impl Future<Output = ()> + Send + 'static) -> io::Result<JoinHandle<()>> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let (alive, mut ended) = mpsc::channel::<()>(1);
-    std::thread::Builder::new().name("uplink".into()).spawn(move || {
-        runtime.block_on(uplink);
+    std::thread::Builder::new().name(name.into()).spawn(move || {
+        runtime.block_on(part);
         drop(alive);
     })?;
     Ok(tokio::spawn(async move {
@@ -356,6 +366,9 @@ impl Running {
     /// Ends in the order of the message's way: the plant side, what is committed, the uplink when it has drained.
     pub async fn stop(self) -> Result<(), spool::CloseError> {
         self.broker.stop(BROKER_GRACE).await;
+        if let Some(down) = self.down {
+            down.stop().await;
+        }
         self.files_stop.cancel();
         for watch in self.files {
             let _ = watch.await;

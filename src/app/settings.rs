@@ -53,6 +53,8 @@ pub struct Settings {
     pub quarantine: (PathBuf, u64),
     /// The fence of the plaintext port, where there is one.
     pub fence: Option<Fence>,
+    /// `bridge.toml` without its secrets.
+    pub shown: String,
     /// Where scrapers connect, and how long the end may drain.
     pub config: Config,
 }
@@ -115,11 +117,20 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> io::Result<Loa
     });
     let mut diagnostics = rules.diagnostics;
     diagnostics.extend(place.found);
+    if let (Some((.., config)), Some(rules)) = (&resolved, &rules.rules)
+        && !config.commands.enabled
+        && (rules.takes_messages() || rules.takes_methods())
+    {
+        let title = "the rules have [[command]]s, and the hub may command nothing";
+        let found = Diagnostic::warning("commands-off", title, file);
+        diagnostics.push(found.help("[commands]\nenabled = true"));
+    }
     let sound = !diagnostics.iter().any(Diagnostic::is_error);
     let settings = match (resolved, rules.rules) {
         (Some(((target, own), listeners, state, config)), Some(rules)) if sound => {
             let mut settings = settled(rules, (target, own), listeners, (state, config));
             settings.fence = fence;
+            settings.shown = config::masked(&text);
             Some(settings)
         }
         _ => None,
@@ -171,6 +182,7 @@ fn settled(
         backoff: config.uplink.backoff,
         ack_timeout: config.uplink.ack_timeout,
         suspect_after: config.uplink.suspect_after,
+        down: None,
     };
     let spool = |folder: &str, max_size, when_full| spool::Options {
         linger: config.spool.commit_wait,
@@ -200,6 +212,7 @@ fn settled(
         sessions,
         quarantine,
         fence,
+        shown: String::new(),
         config,
     }
 }

@@ -112,13 +112,37 @@ pub(super) async fn serve<B: Backlog, O: Outcome>(
     }
 }
 
+/// Tells where the hub does not grant a subscription.
+fn refused_subscriptions(ack: &rumqttc::SubAck) {
+    if ack.return_codes.iter().any(|code| matches!(code, rumqttc::SubscribeReasonCode::Failure)) {
+        tracing::warn!(
+            "uplink: the hub refuses a subscription: commands or methods will not come (is it a Basic tier?)"
+        );
+    }
+}
+
 impl<O: Outcome> Line<'_, O> {
     /// Polls the event loop, and turns what it reports into acknowledgements.
     async fn drive(&self, dialled: &mut Dialled) -> End {
         loop {
             match dialled.event_loop.poll().await {
+                // What has QoS 0 is an answer to the hub, and no message of the flight.
+                Ok(Event::Outgoing(Outgoing::Publish(0))) => {}
                 Ok(Event::Outgoing(Outgoing::Publish(packet_id))) => self.flight.lock().name(packet_id),
-                Ok(Event::Incoming(Incoming::ConnAck(_))) => self.on_connected(),
+                Ok(Event::Incoming(Incoming::ConnAck(_))) => {
+                    if let Some(down) = &self.options.down {
+                        down.subscribe(&dialled.client);
+                    }
+                    self.on_connected();
+                }
+                Ok(Event::Incoming(Incoming::Publish(publish))) => {
+                    if let Some(down) = &self.options.down
+                        && !down.arrived(&dialled.client, publish)
+                    {
+                        self.metrics.commanded("", "no_room");
+                    }
+                }
+                Ok(Event::Incoming(Incoming::SubAck(ack))) => refused_subscriptions(&ack),
                 Ok(Event::Incoming(Incoming::PubAck(ack))) => self.on_puback(ack.pkid),
                 Ok(Event::Outgoing(Outgoing::Disconnect)) => {
                     self.gone.cancel();

@@ -41,6 +41,7 @@ mod clock;
 mod connection;
 mod diagnosis;
 mod dial;
+mod down;
 mod flight;
 mod relay;
 mod suspicion;
@@ -48,6 +49,7 @@ mod target;
 pub mod tls;
 mod window;
 
+pub use down::{Arrival, Down, Gone, Return};
 pub use target::{HubTarget, MqttTarget, Target};
 pub use window::WindowSize;
 
@@ -154,6 +156,8 @@ pub struct Options {
     pub ack_timeout: Duration,
     /// Closes of the line in a row after which what was in flight is suspected of causing them; 0 suspects nothing.
     pub suspect_after: u32,
+    /// What takes what the hub sends; without it nothing is subscribed to.
+    pub down: Option<Down>,
 }
 
 /// What the uplink is doing, for /readyz.

@@ -1,0 +1,80 @@
+//! Builds the way down, where `[commands]` is enabled and the uplink is a hub.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{Settings, on_its_own_thread};
+use crate::bridge::Stores;
+use crate::bridge::down::{self, Answered, Audit, Downlink, Parts, Watch};
+use crate::broker::Inside;
+use crate::downlink::Fence;
+use crate::metrics::Metrics;
+use crate::uplink::{Arrival, Down};
+
+/// The way down before its parts are there.
+pub(super) struct Prepared {
+    pub(super) watch: Arc<Watch>,
+    answers: mpsc::Receiver<Answered>,
+    arrivals: mpsc::Receiver<Arrival>,
+    settings: down::Settings,
+    state: PathBuf,
+    audit_max_size: u64,
+}
+
+/// The way down at work.
+pub(super) struct Running {
+    task: JoinHandle<()>,
+    stop: CancellationToken,
+}
+
+/// Tells the uplink what to subscribe to.
+pub(super) fn prepare(settings: &mut Settings) -> Option<Prepared> {
+    let commands = &settings.config.commands;
+    if !commands.enabled || settings.own.device.is_none() {
+        return None;
+    }
+    let (rules, own, own_methods) = (settings.rules.clone(), settings.own.clone(), commands.own_methods);
+    let (down, arrivals) = Down::new(move || down::filters(&rules, &own, own_methods));
+    settings.uplink.down = Some(down);
+    let (watch, answers) = Watch::new();
+    Some(Prepared {
+        watch: Arc::new(watch),
+        answers,
+        arrivals,
+        settings: down::Settings {
+            rules: settings.rules.clone(),
+            own: settings.own.clone(),
+            fence: Fence { allow: commands.allow.clone() },
+            rate: commands.rate,
+            dry_run: commands.dry_run,
+            own_methods,
+            shown: std::mem::take(&mut settings.shown),
+        },
+        state: settings.state.clone(),
+        audit_max_size: commands.audit_max_size,
+    })
+}
+
+impl Prepared {
+    /// Begins to serve.
+    pub(super) fn start(self, inside: Inside, stores: Stores, metrics: Metrics) -> io::Result<Running> {
+        let audit = Audit::new(&self.state, self.audit_max_size);
+        let downlink = Downlink::new(self.settings, Parts { inside, watch: self.watch, audit, stores, metrics });
+        let stop = CancellationToken::new();
+        let task = on_its_own_thread("commands", downlink.run(self.arrivals, self.answers, stop.clone()))?;
+        Ok(Running { task, stop })
+    }
+}
+
+impl Running {
+    /// Ends; what waits is left to the hub.
+    pub(super) async fn stop(self) {
+        self.stop.cancel();
+        let _ = self.task.await;
+    }
+}

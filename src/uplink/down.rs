@@ -1,0 +1,98 @@
+//! What comes down the uplink's connection: subscriptions, arrivals, and what is said in return.
+//!
+//! Nothing of it touches the order or the window of what goes up: subscriptions are asked for before the first
+//! message, arrivals go into a bounded queue, and answers are QoS 0, which has no packet identifier. What finds no room
+//! in the queue is not acknowledged, so the hub sends it again; of what has QoS 0 nothing remains but its count.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rumqttc::{AsyncClient, QoS, SubscribeFilter};
+use tokio::sync::mpsc;
+
+/// Arrivals that may wait. A hub has 50 messages on their way to a device at most.
+const ROOM: usize = 256;
+
+/// Which filters a connection asks for; asked at its beginning.
+type Filters = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+
+/// The uplink's side of the way down.
+#[derive(Clone)]
+pub struct Down {
+    filters: Filters,
+    arrivals: mpsc::Sender<Arrival>,
+}
+
+impl fmt::Debug for Down {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Down").finish_non_exhaustive()
+    }
+}
+
+/// A publish of the hub.
+#[derive(Debug)]
+pub struct Arrival {
+    /// Its topic.
+    pub topic: String,
+    /// Its body.
+    pub payload: Bytes,
+    /// The connection it came on.
+    pub line: Return,
+}
+
+/// What can be said in return, on the connection of an arrival and while that lasts.
+pub struct Return {
+    client: AsyncClient,
+    publish: rumqttc::Publish,
+}
+
+impl fmt::Debug for Return {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Return").field("pkid", &self.publish.pkid).finish_non_exhaustive()
+    }
+}
+
+/// The connection has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gone;
+
+impl Return {
+    /// Acknowledges the arrival: the hub forgets it.
+    pub async fn complete(&self) -> Result<(), Gone> {
+        self.client.ack(&self.publish).await.map_err(|_| Gone)
+    }
+
+    /// Publishes an answer at QoS 0.
+    pub async fn answer(&self, topic: String, payload: Bytes) -> Result<(), Gone> {
+        self.client.publish_bytes(topic, QoS::AtMostOnce, false, payload).await.map_err(|_| Gone)
+    }
+}
+
+impl Down {
+    /// Subscribes to what `filters` says; what comes waits in the receiver.
+    pub fn new(filters: impl Fn() -> Vec<String> + Send + Sync + 'static) -> (Self, mpsc::Receiver<Arrival>) {
+        let (arrivals, receiver) = mpsc::channel(ROOM);
+        (Self { filters: Arc::new(filters), arrivals }, receiver)
+    }
+
+    /// Asks for the subscriptions; nothing else has been handed to the client yet, so there is room.
+    pub(super) fn subscribe(&self, client: &AsyncClient) {
+        let filters = (self.filters)();
+        if filters.is_empty() {
+            return;
+        }
+        let filters = filters.into_iter().map(|filter| SubscribeFilter::new(filter, QoS::AtLeastOnce));
+        if client.try_subscribe_many(filters).is_err() {
+            tracing::warn!("uplink: the subscriptions for commands could not be asked for");
+        }
+    }
+
+    /// Takes a publish of the hub; false where there is no room for it.
+    pub(super) fn arrived(&self, client: &AsyncClient, mut publish: rumqttc::Publish) -> bool {
+        let payload = std::mem::take(&mut publish.payload);
+        let topic = publish.topic.clone();
+        let line = Return { client: client.clone(), publish };
+        self.arrivals.try_send(Arrival { topic, payload, line }).is_ok()
+    }
+}
