@@ -37,6 +37,9 @@ pub trait Source: Send + Sync + 'static {
     /// Sets the gauges that are read when scraped.
     fn refresh(&self);
 
+    /// Lines of `/metrics` that the recorder cannot hold, because it never forgets a label.
+    fn info(&self) -> String;
+
     /// `Err` says in words why the process does not do its job; `Ok` may have a warning.
     fn ready(&self) -> Result<Option<String>, String>;
 
@@ -115,7 +118,8 @@ async fn answer<S: Source>(page: &Page<S>, request: Request<Incoming>) -> Result
         _ if !is_get => text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n"),
         "/metrics" => {
             page.source.refresh();
-            typed("text/plain; version=0.0.4; charset=utf-8", page.recorder.render())
+            let page = page.recorder.render() + &page.source.info();
+            typed("text/plain; version=0.0.4; charset=utf-8", page)
         }
         "/status" => {
             page.source.refresh();

@@ -19,27 +19,29 @@ use crate::hub::{bag, d2c, limits};
 use crate::message::{Content, HubMessage, Presence, Publish, RecordWriter, excerpt};
 use crate::metrics::{Metrics, translated_by_rule};
 use crate::quarantine::{Quarantine, Reason};
-use crate::rules::{self, Doubt, Memory, Output, RuleIndex, RuleSet, Verdict};
+use crate::rules::{self, Doubt, Output, RuleSet, Verdict};
 use crate::spool::{AppendError, Durable};
 
 pub mod down;
+mod in_use;
 mod lanes;
 mod numbering;
+#[cfg(test)]
+mod sim;
 mod urgent;
 
+use in_use::Current;
+pub use in_use::InUse;
 pub use lanes::{SpoolBacklog, SpoolOutcome, Stores, join};
 
 /// What takes the broker's publishes.
 pub struct Bridge {
-    rules: RuleSet,
-    memory: Memory,
+    rules: Arc<InUse>,
     unmatched: Unmatched,
     own: Own,
     stores: Stores,
     quarantine: Quarantine,
     metrics: Metrics,
-    by_rule: Vec<Counter>,
-    forwarded: Counter,
     addressed: Counter,
     retried: Counter,
     closed: AtomicBool,
@@ -79,14 +81,11 @@ impl Bridge {
         metrics: Metrics,
     ) -> Self {
         Self {
-            by_rule: rules.names().map(translated_by_rule).collect(),
-            forwarded: translated_by_rule("(unmatched)"),
             addressed: translated_by_rule("(addressed to the hub)"),
             retried: translated_by_rule("(retried)"),
             closed: AtomicBool::new(false),
             answers: None,
-            rules,
-            memory: Memory::default(),
+            rules: Arc::new(InUse::new(rules)),
             unmatched,
             own,
             stores,
@@ -101,23 +100,34 @@ impl Bridge {
         self
     }
 
-    fn translated(&self, publish: &Publish<'_>, out: &mut Output) -> Offer {
-        let verdict = self.rules.translate(publish, out);
-        self.settled(verdict, publish, out)
+    /// What waits for the hub.
+    pub fn stores(&self) -> &Stores {
+        &self.stores
     }
 
-    /// What becomes of a publish after its verdict.
-    fn settled(&self, verdict: Verdict, publish: &Publish<'_>, out: &mut Output) -> Offer {
+    /// The rules in use.
+    pub fn rules(&self) -> &Arc<InUse> {
+        &self.rules
+    }
+
+    fn translated(&self, publish: &Publish<'_>, out: &mut Output) -> Offer {
+        let now = self.rules.load();
+        let verdict = now.set.translate(publish, out);
+        self.settled((&now, verdict), publish, out)
+    }
+
+    /// What becomes of a publish after the verdict of the rules it met.
+    fn settled(&self, (now, verdict): (&Current, Verdict), publish: &Publish<'_>, out: &mut Output) -> Offer {
         match verdict {
-            Verdict::Translated => self.store(publish, out, None),
+            Verdict::Translated => self.store(now, publish, out, None),
             Verdict::Dropped { .. } => self.drop("rule"),
             Verdict::Quarantined { rule, reason } => {
                 let detail = out.detail().to_owned();
-                let reason = Reason { rule: self.rules.name(rule), reason: reason.label(), detail: &detail };
-                self.store(publish, out, Some(reason))
+                let reason = Reason { rule: now.set.name(rule), reason: reason.label(), detail: &detail };
+                self.store(now, publish, out, Some(reason))
             }
             // Answers to commands are no telemetry, unless a rule takes them.
-            Verdict::Unmatched if self.rules.is_answer(publish.topic) => self.drop("command_answer"),
+            Verdict::Unmatched if now.set.is_answer(publish.topic) => self.drop("command_answer"),
             Verdict::Unmatched if self.unmatched == Unmatched::Drop => self.drop("unmatched"),
             // What brokers and bridges say about themselves ($SYS) is for a rule that asks for it.
             Verdict::Unmatched if publish.topic.starts_with('$') => self.drop("system_topic"),
@@ -127,31 +137,31 @@ impl Bridge {
                     return self
                         .isolate(publish, Reason { rule: "", reason: "too_long", detail: "the topic is too long" });
                 }
-                self.store(publish, out, None)
+                self.store(now, publish, out, None)
             }
         }
     }
 
     /// Spools what the rules made, and puts the publish into the quarantine beside it where a rule failed.
-    fn store(&self, publish: &Publish<'_>, out: &Output, failed: Option<Reason<'_>>) -> Offer {
+    fn store(&self, now: &Current, publish: &Publish<'_>, out: &Output, failed: Option<Reason<'_>>) -> Offer {
         let records = out.records().map(|(_, record)| record);
         if let Some(detail) = records.clone().find_map(|record| self.too_large(record)) {
             return self.isolate(publish, Reason { rule: "", reason: "too_large", detail: &detail });
         }
-        if let Some(urgent) = &self.stores.urgent
-            && out.records().any(|(rule, _)| self.rules.is_urgent(rule))
-            && let Some(taken) = self.store_urgent(urgent, publish, out, failed)
+        if now.has_urgent
+            && out.records().any(|(rule, _)| now.set.is_urgent(rule))
+            && let Some(taken) = self.store_urgent(now, publish, out, failed)
         {
-            self.doubts(publish, out);
+            self.doubts(now, publish, out);
             return taken;
         }
         let sequence = match self.stores.append(&self.stores.normal, records) {
             Ok(ticket) => ticket.0,
             Err(error) => return self.not_appended(publish, error),
         };
-        self.doubts(publish, out);
+        self.doubts(now, publish, out);
         for (rule, _) in out.records() {
-            self.counter(rule).increment(1);
+            now.counter(rule).increment(1);
         }
         match failed {
             None => {
@@ -162,20 +172,14 @@ impl Bridge {
         }
     }
 
-    /// Messages made by a rule.
-    fn counter(&self, rule: RuleIndex) -> &Counter {
-        self.by_rule.get(rule).unwrap_or(&self.forwarded)
-    }
-
-    fn doubts(&self, publish: &Publish<'_>, out: &Output) {
+    fn doubts(&self, now: &Current, publish: &Publish<'_>, out: &Output) {
         for (rule, doubt) in out.doubts() {
-            self.doubt(publish, rule, doubt);
+            self.doubt(publish, now.set.name(rule), doubt);
         }
     }
 
     /// A device's clock was not believed.
-    fn doubt(&self, publish: &Publish<'_>, rule: RuleIndex, doubt: Doubt) {
-        let rule = self.rules.name(rule);
+    fn doubt(&self, publish: &Publish<'_>, rule: &str, doubt: Doubt) {
         self.metrics.time_ignored(rule, doubt.label());
         self.metrics.log_pace(&format!("{rule} time {}", doubt.label()), |left_out| {
             let topic = excerpt(publish.topic);
@@ -226,10 +230,11 @@ impl Bridge {
     /// which it also does where an urgent message has to reach the disk.
     pub fn would_fail(&self, out: &mut Output, publish: &Publish<'_>) -> bool {
         let given = self.own.device.as_deref().and_then(|own| d2c::addressed(publish.topic, own));
-        if given.is_some() || self.stores.urgent.is_none() {
+        if given.is_some() {
             return true;
         }
-        let failed = matches!(self.rules.translate(publish, out), Verdict::Quarantined { .. } | Verdict::Unmatched);
+        let failed =
+            matches!(self.rules.load().set.translate(publish, out), Verdict::Quarantined { .. } | Verdict::Unmatched);
         failed || out.records().any(|(_, record)| self.too_large(record).is_some())
     }
 
@@ -329,7 +334,7 @@ impl Ingest for Bridge {
     type Commits = SpoolCommits;
 
     fn scratch(&self) -> Output {
-        Output::sharing(&self.memory)
+        Output::sharing(self.rules.memory())
     }
 
     fn offer(&self, out: &mut Output, publish: &Publish<'_>) -> Offer {
@@ -345,9 +350,10 @@ impl Ingest for Bridge {
 
     fn presence(&self, out: &mut Output, presence: &Presence<'_>) -> Option<Offer> {
         let publish = &presence.as_publish();
-        match self.rules.presence(presence, out) {
+        let now = self.rules.load();
+        match now.set.presence(presence, out) {
             Verdict::Unmatched => None,
-            verdict => Some(self.settled(verdict, publish, out)),
+            verdict => Some(self.settled((&now, verdict), publish, out)),
         }
     }
 
@@ -381,25 +387,41 @@ impl Commits for SpoolCommits {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use metrics_exporter_prometheus::PrometheusBuilder;
 
     use super::*;
     use crate::message::Timestamp;
     use crate::{quarantine, spool};
 
+    /// A bridge of `rules`, what ends its quarantine, and the spools.
+    fn bridge(dir: &Path, device: Option<&str>, rules: &str) -> (Bridge, quarantine::Writer, [spool::Opened; 2]) {
+        let open = |name: &str| spool::open(spool::Options::new(dir.join(name), 16 << 20)).unwrap();
+        let spools = [open("spool"), open("urgent")];
+        let [normal, urgent] = [&spools[0], &spools[1]].map(|spool| spool.appender.clone());
+        let stores = Stores { normal, urgent, numbering: None };
+        let (quarantine, writer) = quarantine::open(&dir.join("quarantine"), 1 << 20).unwrap();
+        let own = Own { hub: "h".into(), device: device.map(str::to_owned), module: None, mark_late: false };
+        let rules = (loaded(rules), Unmatched::Drop);
+        (Bridge::new(rules, own, stores, quarantine, Metrics::register()), writer, spools)
+    }
+
+    fn loaded(rules: &str) -> RuleSet {
+        let source = crate::diag::SourceFile { path: "r.toml".into(), text: rules.into() };
+        rules::load(&[source]).rules.unwrap()
+    }
+
+    fn publish<'p>(topic: &'p str, payload: &'p [u8]) -> Publish<'p> {
+        Publish { topic, payload, client: "c", user: None, qos: 1, retain: false, received: Timestamp(0) }
+    }
+
     #[tokio::test]
     async fn a_publish_counts_once_even_if_its_client_does_not_wait_for_the_quarantine() {
         let dir = tempfile::tempdir().unwrap();
-        let opened = spool::open(spool::Options::new(dir.path().join("spool"), 16 << 20)).unwrap();
-        let (quarantine, writer) = quarantine::open(&dir.path().join("quarantine"), 1 << 20).unwrap();
         let recorder = PrometheusBuilder::new().build_recorder();
-        let own = Own { hub: "h".into(), device: Some("own".into()), module: None, mark_late: false };
-        let rules = (rules::load(&[]).rules.unwrap(), Unmatched::Drop);
-        let stores = Stores { normal: opened.appender, urgent: None, numbering: None };
-        let bridge = Bridge::new(rules, own, stores, quarantine, Metrics::register());
-        let topic = "devices/own/messages/events/a==b";
-        let publish =
-            Publish { topic, payload: b"", client: "c", user: None, qos: 1, retain: false, received: Timestamp(0) };
+        let (bridge, writer, _spools) = bridge(dir.path(), Some("own"), "");
+        let publish = publish("devices/own/messages/events/a==b", b"");
         let offer = || {
             let Offer::TakenAfter(written, 0) = bridge.offer(&mut bridge.scratch(), &publish) else { panic!("taken") };
             written
@@ -422,25 +444,20 @@ mod tests {
     #[tokio::test]
     async fn connections_share_the_memory_of_the_rules() {
         let dir = tempfile::tempdir().unwrap();
-        let opened = spool::open(spool::Options::new(dir.path().join("spool"), 16 << 20)).unwrap();
-        let (quarantine, writer) = quarantine::open(&dir.path().join("quarantine"), 1 << 20).unwrap();
         let recorder = PrometheusBuilder::new().build_recorder();
-        let own = Own { hub: "h".into(), device: None, module: None, mark_late: false };
         let text = "[[rule]]\nname = \"r\"\ntopic = \"spBv1.0/#\"\ndecode = \"sparkplug\"\ndevice = \"d\"\ntime = { from = \".time\" }\n";
-        let source = crate::diag::SourceFile { path: "r.toml".into(), text: text.into() };
-        let rules = (rules::load(&[source]).rules.unwrap(), Unmatched::Drop);
-        let stores = Stores { normal: opened.appender, urgent: None, numbering: None };
-        let bridge = metrics::with_local_recorder(&recorder, || {
-            Bridge::new(rules, own, stores, quarantine, Metrics::register())
-        });
+        let (bridge, writer, _spools) = metrics::with_local_recorder(&recorder, || bridge(dir.path(), None, text));
         // A metric `a` with the alias 1 at 1970-01-01T00:00:00.001Z, and then the alias alone.
         for (topic, payload) in [
             ("spBv1.0/g/NBIRTH/n", &b"\x08\x01\x12\x09\x0a\x01a\x10\x01\x20\x0b\x70\x01"[..]),
             ("spBv1.0/g/NDATA/n", &b"\x08\x01\x12\x04\x10\x01\x70\x00"[..]),
         ] {
-            let publish =
-                Publish { topic, payload, client: "c", user: None, qos: 1, retain: false, received: Timestamp(0) };
-            let offer = metrics::with_local_recorder(&recorder, || bridge.offer(&mut bridge.scratch(), &publish));
+            let publish = publish(topic, payload);
+            let offer = metrics::with_local_recorder(&recorder, || {
+                // New rules forget nothing that was learned under the old ones.
+                bridge.rules().replace(loaded(text));
+                bridge.offer(&mut bridge.scratch(), &publish)
+            });
             assert!(matches!(offer, Offer::Taken(_)), "{topic}");
         }
         let page = recorder.handle().render();

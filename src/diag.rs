@@ -221,6 +221,11 @@ impl Diagnostic {
     }
 }
 
+/// Findings as text without colour, one after the other.
+pub fn rendered<'d>(found: impl IntoIterator<Item = &'d Diagnostic>, sources: &[SourceFile]) -> String {
+    found.into_iter().map(|found| found.render(sources, false)).collect()
+}
+
 /// Moves a span to the nearest character boundaries inside `text`.
 fn fit(text: &str, span: &Span) -> Span {
     let start = text.floor_char_boundary(span.start.min(text.len()));

@@ -234,6 +234,15 @@ pub fn translated_by_rule(rule: &str) -> Counter {
     ::metrics::counter!("brownbridge_messages_translated_total", "rule" => rule.to_owned())
 }
 
+/// Tells which rules are in use, in Prometheus' text format. The hash changes with them and the one before is gone then,
+/// which no gauge can do.
+pub fn rules_info(hash: &str) -> String {
+    let name = "brownbridge_rules_info";
+    format!(
+        "# HELP {name} 1, with the hash of the rules in use as a label\n# TYPE {name} gauge\n{name}{{hash=\"{hash}\"}} 1\n"
+    )
+}
+
 /// Describes the metrics that have labels or are set at scrape time.
 pub fn describe_labelled() {
     for (name, help) in [
@@ -297,7 +306,12 @@ pub fn describe_labelled() {
         (
             "brownbridge_config_last_reload_successful",
             Unit::Count,
-            "1 if the configuration was sound when it was last read",
+            "1 while rules, users and access files and certificates on disk are those in use, 0 while some are refused",
+        ),
+        (
+            "brownbridge_config_last_reload_success_timestamp_seconds",
+            Unit::Seconds,
+            "When files were last found good, at the start or after a change",
         ),
         ("brownbridge_build_info", Unit::Count, "1, with the version as a label"),
     ] {

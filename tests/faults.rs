@@ -2,6 +2,8 @@
 //! acknowledged is missing at the hub, and no innocent message is in the quarantine.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code")]
 
+#[path = "support/namespace.rs"]
+mod namespace;
 #[path = "support/relay.rs"]
 mod relay;
 mod support;
@@ -11,8 +13,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
+use namespace::Namespace;
 use relay::{Line, Relay};
 use rustix::process::{Pid, Signal, kill_process};
 use support::{
@@ -58,12 +62,13 @@ fn publisher(address: &Address, name: &str) -> Vec<String> {
     ids
 }
 
-fn load(address: &Address) -> Vec<std::thread::JoinHandle<Vec<String>>> {
-    let start = |name: &'static str| {
-        let address = Arc::clone(address);
-        std::thread::spawn(move || publisher(&address, name))
-    };
-    vec![start("p0"), start("p1")]
+fn start(address: &Address, name: &'static str) -> JoinHandle<Vec<String>> {
+    let address = Arc::clone(address);
+    std::thread::spawn(move || publisher(&address, name))
+}
+
+fn load(address: &Address) -> Vec<JoinHandle<Vec<String>>> {
+    ["p0", "p1"].map(|name| start(address, name)).into()
 }
 
 fn delivered(bridge: &Bridge, at_least: f64) {
@@ -152,6 +157,33 @@ fn bad_lines() {
         let acknowledged: Vec<String> = publishers.into_iter().flat_map(|one| one.join().unwrap()).collect();
         settled(name, dir.path(), bridge, sim, &acknowledged, 0);
     }
+}
+
+/// The kernel's own partition: no close, no reset, packets that vanish, a hub that still has the old connection when
+/// the new one comes.
+#[test]
+fn a_link_that_goes_down_and_comes_back() {
+    let Some(network) = Namespace::make() else {
+        assert!(std::env::var_os("CI").is_none(), "no network namespace: it takes root and the package iproute2");
+        eprintln!("no right to make a network namespace: this test is left out");
+        return;
+    };
+    let dir = folder();
+    let listen = SocketAddr::from((network.address, 8883));
+    let sim = Sim::start_as(network.command(support::BINARY), listen, &dir.path().join("sim"), &[]);
+    let bridge = Bridge::start(dir.path(), &sim, RULES, QUICK);
+    let address = Arc::new(Mutex::new(bridge.mqtt));
+    let mut publishers = load(&address);
+    delivered(&bridge, 50.0);
+    network.link(false);
+    // What is acknowledged from here on has to wait for the link, whatever came before it.
+    publishers.push(start(&address, "p2"));
+    reconnected(&bridge, "ack_timeout");
+    until("told", PATIENCE, || bridge.get("/readyz").contains("has not acknowledged").then_some(()));
+    assert!(bridge.metric("brownbridge_spool_messages") > 0.0, "it waits on disk");
+    network.link(true);
+    let acknowledged: Vec<String> = publishers.into_iter().flat_map(|one| one.join().unwrap()).collect();
+    settled("a link that goes down", dir.path(), bridge, sim, &acknowledged, 0);
 }
 
 #[test]

@@ -5,11 +5,13 @@
 use brownbridge::hub::back::{Command, Downward, Upward};
 use brownbridge::hub::connect::{Identity, password, server_name};
 use brownbridge::hub::connection_string::{Auth, ConnectionString, ConnectionStringError};
+use brownbridge::hub::dps::{Dialogue, REPLIES, Registration, RegistrationId, Reply, ReplyTopic, Request, Step};
 use brownbridge::hub::sas::{Key, Token, TokenError, mint};
 use brownbridge::hub::{back, bag, d2c, twin};
 use brownbridge::message::{Content, HubMessage, RecordWriter, Timestamp};
 use proptest::prelude::*;
 use serde_json::Value;
+use std::time::Duration;
 
 fn golden(name: &str) -> Value {
     let path = format!("{}/tests/golden/azure/{name}.json", env!("CARGO_MANIFEST_DIR"));
@@ -585,4 +587,144 @@ fn message_ids() {
     ] {
         assert_eq!(d2c::is_message_id(id), expect, "{id}");
     }
+}
+
+#[test]
+fn keys_of_a_group_are_derived_as_microsoft_derives_them() {
+    let file = golden("derived_keys");
+    for row in rows(&file, "vectors") {
+        let group = Key::parse(text(&row["group_key"])).unwrap();
+        let written = text(&row["registration_id"]);
+        // Mixed case is derived as written in the file; the product writes all ids in lower case.
+        assert_eq!(group.derive(written).expose(), text(&row["derived_key"]), "{written}");
+        if written.bytes().all(|b| !b.is_ascii_uppercase()) {
+            let id = RegistrationId::parse(written).unwrap();
+            assert_eq!(id.key_of(&group).expose(), text(&row["derived_key"]), "{written}");
+        }
+    }
+}
+
+fn registration(id: &str, api_version: &str, payload: Option<&Value>) -> Registration {
+    Registration {
+        scope: "0ne00000A0A".into(),
+        id: RegistrationId::parse(id).unwrap(),
+        api_version: api_version.into(),
+        payload: payload.map(Value::to_string),
+    }
+}
+
+#[test]
+fn provisioning_over_rest_asks_what_the_node_sdk_asks() {
+    let file = golden("dps_http");
+    let mut dialogue = Dialogue::begin(Duration::ZERO);
+    let mut next = Request::Register;
+    let (mut registrations, mut now) = (0, Duration::ZERO);
+    for row in rows(&file, "requests") {
+        let words: Vec<&str> = text(&row["request_line"]).split(' ').collect();
+        let id = words[1].split('/').nth(3).unwrap();
+        let sent: Value = serde_json::from_str(text(&row["body"])).unwrap();
+        let registration = registration(id, "2019-03-31", sent.get("payload"));
+        let request = next.http(&registration);
+        assert_eq!((request.method, request.path.as_str()), (words[0], words[1]));
+        if next == Request::Register {
+            assert_eq!(serde_json::from_str::<Value>(&request.body).unwrap(), sent);
+        }
+        let header = |name: &str| {
+            let headers = row["headers"].as_array().unwrap().iter();
+            headers.clone().find(|h| text(&h[0]) == name).map(|h| text(&h[1]).to_owned())
+        };
+        // A token stands for the same thing with the same key, whichever way it is written.
+        let theirs = header("Authorization").map(|token| Token::parse(&token).unwrap());
+        assert_eq!(theirs.is_none(), !row["tls"]["client_cert_cn"].is_null());
+        if let Some(theirs) = theirs {
+            let key = Key::parse("MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=").unwrap();
+            let ours = Token::parse(registration.token(&key, theirs.expiry).expose()).unwrap();
+            assert_eq!((&ours.audience, &ours.key_name), (&theirs.audience, &theirs.key_name));
+            assert_eq!(ours.check(theirs.expiry, &[&key]), Ok(()));
+            assert_eq!(theirs.check(theirs.expiry, &[&key]), Ok(()));
+        }
+        let answer = &row["response_sent"];
+        let body = answer["body"].to_string();
+        let reply = Reply {
+            status: text(&answer["status"]).split(' ').next().unwrap().parse().unwrap(),
+            retry_after: answer["headers"]["Retry-After"].as_str().map(|s| Duration::from_secs(s.parse().unwrap())),
+            body: body.as_bytes(),
+        };
+        next = match dialogue.answered(&reply, now, 0.0) {
+            Step::Ask(request, pause) => {
+                assert_eq!(pause, Duration::from_secs(1));
+                now += pause;
+                request
+            }
+            Step::Done(assignment) => {
+                let want = &answer["body"]["registrationState"];
+                assert_eq!(
+                    (assignment.hub.as_str(), assignment.device.as_str()),
+                    (text(&want["assignedHub"]), text(&want["deviceId"]))
+                );
+                registrations += 1;
+                (dialogue, now) = (Dialogue::begin(Duration::ZERO), Duration::ZERO);
+                Request::Register
+            }
+            Step::Failed(trouble) => panic!("{trouble}"),
+        };
+    }
+    assert_eq!(registrations, 3);
+}
+
+#[test]
+fn provisioning_over_mqtt_says_what_the_sdks_say() {
+    let file = golden("dps_mqtt");
+    let mut answers = 0;
+    for session in rows(&file, "sessions") {
+        let packets = session["packets"].as_array().unwrap();
+        let (mut dialogue, mut next) = (Dialogue::begin(Duration::ZERO), Some(Request::Register));
+        let (mut now, mut id, mut rid) = (Duration::ZERO, String::new(), String::new());
+        for packet in packets {
+            match (text(&packet["dir"]), text(&packet["type"])) {
+                ("c2s", "CONNECT") => {
+                    id = text(&packet["client_id"]).to_owned();
+                    let ours = registration(&id, "2019-03-31", None).username("x");
+                    let (ours, theirs) = (ours.split_once("&ClientVersion=").unwrap(), text(&packet["username"]));
+                    assert_eq!(ours.0, theirs.split_once("&ClientVersion=").unwrap().0);
+                }
+                ("c2s", "SUBSCRIBE") => assert_eq!(text(&packet["filters"][0]["filter"]), REPLIES),
+                ("c2s", "PUBLISH") => {
+                    let request = next.take().unwrap();
+                    let topic = text(&packet["topic"]);
+                    rid = topic.split("$rid=").nth(1).unwrap().split('&').next().unwrap().to_owned();
+                    assert_eq!(request.topic(&rid), topic);
+                    let sent = text(&packet["payload"]);
+                    if let Ok(sent) = serde_json::from_str::<Value>(sent) {
+                        let payload = sent.get("payload").filter(|payload| !payload.is_null());
+                        let ours: Value =
+                            serde_json::from_str(&request.payload(&registration(&id, "", payload))).unwrap();
+                        let mut sent = sent.clone();
+                        sent.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+                        assert_eq!(ours, sent);
+                    } else {
+                        assert_eq!(request.payload(&registration(&id, "", None)), sent);
+                    }
+                }
+                ("s2c", "PUBLISH") => {
+                    let topic = ReplyTopic::parse(text(&packet["topic"])).unwrap();
+                    assert_eq!(topic.request_id, rid);
+                    let retry_after = topic.retry_after.map(Duration::from_secs);
+                    let body = text(&packet["payload"]).as_bytes();
+                    answers += 1;
+                    match dialogue.answered(&Reply { status: topic.status, retry_after, body }, now, 0.0) {
+                        Step::Ask(request, pause) => {
+                            now += pause;
+                            next = Some(request);
+                        }
+                        Step::Done(assignment) => assert_eq!(assignment.hub, "contoso-hub.azure-devices.net"),
+                        Step::Failed(trouble) => panic!("{trouble}"),
+                    }
+                }
+                _ => {}
+            }
+        }
+        assert!(next.is_none(), "{id} came to its end");
+    }
+    assert!(answers >= 18, "{answers}");
 }

@@ -35,14 +35,14 @@ fn start(dir: &Path, socket: &TcpListener, notify: &Path) -> Child {
         .unwrap()
 }
 
-/// Reads what was told until a line is among it.
-fn told(notify: &UnixDatagram, line: &str) {
+/// Reads what was told until a line is among it; returns all that was told with it.
+fn told(notify: &UnixDatagram, line: &str) -> String {
     let mut buffer = [0; 4096];
     loop {
         let len = notify.recv(&mut buffer).unwrap_or_else(|error| panic!("{line} is not told: {error}"));
         let text = String::from_utf8_lossy(&buffer[..len]).into_owned();
         if text.lines().any(|told| told.starts_with(line)) {
-            return;
+            return text;
         }
     }
 }
@@ -76,8 +76,10 @@ fn a_restart_refuses_no_connection_and_systemd_is_told() {
         told(&notify, line);
     }
     signal(&first, Signal::HUP);
-    told(&notify, "RELOADING=1");
+    assert!(told(&notify, "RELOADING=1").contains("MONOTONIC_USEC="), "as Type=notify-reload wants it");
+    // Before it is ready again, what was asked for is done.
     told(&notify, "READY=1");
+    assert!(fs::read_to_string(dir.path().join("log.txt")).unwrap().contains("the rules have not changed"));
     let mut publisher = Publisher::connect(plant, "before").unwrap();
     let mut out = Vec::new();
     publisher.publish(&mut out, "t/a", b"before");

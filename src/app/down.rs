@@ -4,12 +4,12 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Settings, on_its_own_thread};
-use crate::bridge::Stores;
+use crate::bridge::Bridge;
 use crate::bridge::down::{self, Answered, Audit, Downlink, Parts, Watch};
 use crate::broker::Inside;
 use crate::downlink::Fence;
@@ -21,6 +21,7 @@ pub(super) struct Prepared {
     pub(super) watch: Arc<Watch>,
     answers: mpsc::Receiver<Answered>,
     arrivals: mpsc::Receiver<Arrival>,
+    filters: watch::Sender<Vec<String>>,
     settings: down::Settings,
     state: PathBuf,
     audit_max_size: u64,
@@ -33,21 +34,22 @@ pub(super) struct Running {
 }
 
 /// Tells the uplink what to subscribe to.
-pub(super) fn prepare(settings: &mut Settings) -> Option<Prepared> {
+pub(super) fn prepare(settings: &mut Settings, metrics: &Metrics) -> Option<Prepared> {
     let commands = &settings.config.commands;
     if !commands.enabled || settings.own.device.is_none() {
         return None;
     }
-    let (rules, own, own_methods) = (settings.rules.clone(), settings.own.clone(), commands.own_methods);
-    let (down, arrivals) = Down::new(move || down::filters(&rules, &own, own_methods));
+    let own_methods = commands.own_methods;
+    let (filters, wanted) = watch::channel(down::filters(&settings.rules, &settings.own, own_methods));
+    let (down, arrivals) = Down::new(wanted, metrics.clone());
     settings.uplink.down = Some(down);
     let (watch, answers) = Watch::new();
     Some(Prepared {
         watch: Arc::new(watch),
         answers,
         arrivals,
+        filters,
         settings: down::Settings {
-            rules: settings.rules.clone(),
             own: settings.own.clone(),
             fence: Fence { allow: commands.allow.clone() },
             rate: commands.rate,
@@ -62,9 +64,18 @@ pub(super) fn prepare(settings: &mut Settings) -> Option<Prepared> {
 
 impl Prepared {
     /// Begins to serve.
-    pub(super) fn start(self, inside: Inside, stores: Stores, metrics: Metrics) -> io::Result<Running> {
+    pub(super) fn start(self, inside: Inside, bridge: &Bridge, metrics: Metrics) -> io::Result<Running> {
         let audit = Audit::new(&self.state, self.audit_max_size);
-        let downlink = Downlink::new(self.settings, Parts { inside, watch: self.watch, audit, stores, metrics });
+        let parts = Parts {
+            rules: Arc::clone(bridge.rules()),
+            filters: self.filters,
+            inside,
+            watch: self.watch,
+            audit,
+            stores: bridge.stores().clone(),
+            metrics,
+        };
+        let downlink = Downlink::new(self.settings, parts);
         let stop = CancellationToken::new();
         let task = on_its_own_thread("commands", downlink.run(self.arrivals, self.answers, stop.clone()))?;
         Ok(Running { task, stop })

@@ -3,11 +3,11 @@
 //! | task or thread | started by | ends when | queue into it |
 //! |---|---|---|---|
 //! | broker: an accept loop a listener, one task a connection, one each for `$SYS`, what is due and what is to be kept | [`start`] | [`Running::stop`], first | sockets (not read while the spool is full) |
-//! | spool, and that of urgent messages where there is one: writer and reader threads | [`start`] | after the uplink | one pending batch, 4 MB |
+//! | spool, and that of urgent messages: writer and reader threads | [`start`] | after the uplink | one pending batch, 4 MB |
 //! | quarantine: writer thread | [`start`] | after the uplink | 64 entries |
 //! | sessions: the journal's thread | [`start`] | after the broker | 64 MiB of records |
 //! | uplink, on a thread of its own | [`start`] | after it drained, or `drain_timeout` | the spool; `window` in flight |
-//! | watches of the fence's and the TLS listener's files | [`start`] | with the broker | none; passwords wait for one of 2 places |
+//! | watches of the rules', the fence's and the TLS listener's files | [`start`] | after the broker | 1 request each; passwords wait for one of 2 places |
 //! | way down: commands and methods, on a thread of its own | [`start`], where `[commands]` is enabled | after the broker | 256 arrivals, 64 answers, 1,000 commands that wait |
 //! | ledger: writes the books | [`start`] | after the uplink | none |
 //! | control socket | [`start`] | after the broker | 8 connections |
@@ -18,7 +18,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpSocket};
@@ -32,6 +31,7 @@ use crate::bridge::{self, Bridge, Stores};
 use crate::broker::{Broker, Listener, Transport};
 use crate::control as control_socket;
 use crate::journal;
+use crate::message::Timestamp;
 use crate::metrics::{Metrics, describe_labelled};
 use crate::quarantine::{self, Quarantine};
 use crate::spool::{self, OpenError, Spool};
@@ -48,6 +48,7 @@ pub mod plant_tls;
 mod pulse;
 mod queue;
 mod reload;
+pub mod rule_files;
 pub mod settings;
 pub mod status;
 
@@ -56,7 +57,12 @@ use control::Operator;
 use gate::Keeper;
 use inherited::Inherited;
 use page::Gauges;
+use plant_tls::PlantTls;
 pub use pulse::Pulse;
+use reload::fence::Fence;
+use reload::rules::RuleFiles;
+pub use reload::{BridgeToml, Reloader};
+use reload::{Standing, Watches};
 pub use settings::Settings;
 
 /// How long plant connections may take to end.
@@ -120,9 +126,8 @@ impl std::error::Error for StartError {}
 pub struct Running {
     broker: Broker,
     bridge: Arc<Bridge>,
-    /// The watches of files.
-    files: Vec<JoinHandle<()>>,
-    files_stop: CancellationToken,
+    files: Watches,
+    bridge_toml: Arc<BridgeToml>,
     mqtt_addr: SocketAddr,
     admin_addr: SocketAddr,
     spools: Vec<Spool>,
@@ -154,12 +159,11 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     describe_labelled();
     let metrics = Metrics::register();
 
-    let down = down::prepare(&mut settings);
+    let down = down::prepare(&mut settings, &metrics);
     let opened = open_spool("spool", settings.spool)?;
-    let needed = settings.rules.has_urgent() || spool::holds_something(&settings.urgent.dir);
-    let urgent = if needed { Some(open_spool("urgent spool", settings.urgent)?) } else { None };
+    let urgent = open_spool("urgent spool", settings.urgent)?;
     // Before anything moves: it starts from what the spools were found to hold.
-    let found: Vec<_> = std::iter::once(&opened).chain(&urgent).map(|opened| opened.appender.clone()).collect();
+    let found = vec![opened.appender.clone(), urgent.appender.clone()];
     let ledger = Ledger::open(&settings.state, recorder.clone(), found.clone());
     let progress = found.iter().map(pulse::Progress::of).collect();
     let (quarantine_dir, max_size) = settings.quarantine;
@@ -193,25 +197,23 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         metrics: metrics.clone(),
     };
     let control = open_control(&settings.state, operator, &control_stop);
-    let sound = Arc::new(AtomicBool::new(true));
-    let files_stop = CancellationToken::new();
-    let mut files = Vec::new();
+    let standing = Arc::new(Standing::new(Timestamp::now()));
+    let mut files = Watches::new(Arc::clone(&standing));
+    files.add_unseen(RuleFiles::new(settings.rule_path, Arc::clone(bridge.rules())));
     if let Some(fence) = settings.fence {
         let keeper = Keeper::new(fence.policy, fence.notebook);
         settings.broker.gate = Some(Arc::new(keeper.clone()));
-        files.push(tokio::spawn(reload::run(fence.files, keeper, Arc::clone(&sound), files_stop.clone())));
+        files.add(Fence::new(fence.files, keeper));
     }
-    let tls_sound = Arc::new(AtomicBool::new(true));
     if let Some((tls, config)) = settings.plant_tls {
-        let watch = plant_tls::run(tls, config, metrics.clone(), Arc::clone(&tls_sound), files_stop.clone());
-        files.push(tokio::spawn(watch));
+        files.add(PlantTls::new(tls, config, metrics.clone()));
     }
     let dir = settings.sessions;
     let (kept, sessions, restored) =
         keep::open(&dir, &mut settings.broker).map_err(|error| StartError::Sessions(dir, error))?;
     let broker = Broker::start(listeners, (settings.broker, restored), Arc::clone(&bridge), metrics.clone())
         .map_err(StartError::Broker)?;
-    let down = down.map(|down| down.start(broker.inside(), stores.clone(), metrics)).transpose();
+    let down = down.map(|down| down.start(broker.inside(), &bridge, metrics)).transpose();
     let down = down.map_err(StartError::Runtime)?;
 
     let admin_stop = CancellationToken::new();
@@ -223,19 +225,22 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         status: status.clone(),
         listeners: broker.addresses().to_vec(),
         census: broker.census(),
-        sound: [sound, tls_sound],
+        standing,
+        rules: Arc::clone(bridge.rules()),
         sessions: kept,
     });
     let pulse = Pulse::new(progress, Arc::clone(&source), uplink.abort_handle());
     let admin = tokio::spawn(admin::serve(page, recorder, source, admin_stop.clone()));
     let plant: Vec<String> = broker.addresses().iter().map(|(name, address)| format!("{name}://{address}")).collect();
-    tracing::info!(listeners = plant.join(" "), metrics = %format!("http://{admin_addr}/metrics"), "brownbridge is up");
+    let rules = bridge.rules().rules();
+    let (count, hash, page) = (rules.len(), rules.hash(), format!("http://{admin_addr}/metrics"));
+    tracing::info!(listeners = plant.join(" "), metrics = %page, rules = count, hash, "brownbridge is up");
     Ok(Running {
         mqtt_addr: broker.addresses().first().map_or(settings.config.broker.listen.value, |(_, address)| *address),
         broker,
         bridge,
         files,
-        files_stop,
+        bridge_toml: Arc::new(settings.bridge_toml),
         admin_addr,
         spools,
         stores,
@@ -353,6 +358,11 @@ impl Running {
         self.pulse.take()
     }
 
+    /// Asks for a look at all files that may change.
+    pub fn reloader(&self) -> Reloader {
+        self.files.reloader(Arc::clone(&self.bridge_toml))
+    }
+
     /// How long [`stop`](Self::stop) takes at most.
     pub fn longest_stop(&self) -> Duration {
         4 * BROKER_GRACE + self.drain_timeout + CLOSE_GRACE
@@ -369,10 +379,7 @@ impl Running {
         if let Some(down) = self.down {
             down.stop().await;
         }
-        self.files_stop.cancel();
-        for watch in self.files {
-            let _ = watch.await;
-        }
+        self.files.stop().await;
         self.control_stop.cancel();
         if let Some(control) = self.control {
             let _ = control.await;

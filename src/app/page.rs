@@ -2,19 +2,20 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::ledger::Ledger;
+use super::reload::Standing;
 use super::status;
 use crate::admin;
-use crate::bridge::Stores;
+use crate::bridge::{InUse, Stores};
 use crate::broker::Census;
 use crate::journal::Journal;
 use crate::ledger::{Books, sum};
 use crate::message::Timestamp;
+use crate::metrics::rules_info;
 use crate::spool::Stats;
 use crate::uplink::{self, Status};
 
@@ -66,8 +67,8 @@ pub(super) struct Gauges {
     pub(super) ledger: Arc<Ledger>,
     pub(super) stores: Stores,
     pub(super) status: watch::Receiver<Status>,
-    /// False while files on disk have errors and older ones are in use.
-    pub(super) sound: [Arc<AtomicBool>; 2],
+    pub(super) standing: Arc<Standing>,
+    pub(super) rules: Arc<InUse>,
     pub(super) listeners: Vec<(&'static str, SocketAddr)>,
     pub(super) census: Arc<Census>,
     pub(super) sessions: Journal,
@@ -89,8 +90,10 @@ impl admin::Source for Gauges {
         gauge("brownbridge_spool_bytes", stats.disk_bytes as f64);
         gauge("brownbridge_spool_oldest_age_seconds", self.oldest_age(stats.oldest_ms).as_secs_f64());
         gauge("brownbridge_spool_full", f64::from(u8::from(stats.full)));
-        let sound = u8::from(self.sound.iter().all(|sound| sound.load(Ordering::Relaxed)));
-        gauge("brownbridge_config_last_reload_successful", f64::from(sound));
+        let sound = self.standing.refused().is_empty();
+        gauge("brownbridge_config_last_reload_successful", f64::from(u8::from(sound)));
+        let last_success = self.standing.last_success().0 as f64 / 1e3;
+        gauge("brownbridge_config_last_reload_success_timestamp_seconds", last_success);
         ::metrics::gauge!("brownbridge_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         let counter = |name: &'static str, value| ::metrics::counter!(name).absolute(value);
         counter("brownbridge_spool_recovered_total", stats.recovered);
@@ -105,6 +108,10 @@ impl admin::Source for Gauges {
             ::metrics::counter!("brownbridge_messages_shed_total", "reason" => reason).absolute(count);
         }
         publish_ledger(&self.ledger.now());
+    }
+
+    fn info(&self) -> String {
+        rules_info(self.rules.rules().hash())
     }
 
     fn ledger(&self) -> String {
@@ -125,6 +132,8 @@ impl admin::Source for Gauges {
             listeners: self.listeners.iter().map(address).collect(),
             uplink: status::Uplink::of(&self.status.borrow()),
             spool: status::Spool::of(&stats, self.oldest_age(stats.oldest_ms)),
+            rules: status::Rules::of(&self.rules),
+            refused: self.standing.refused().iter().map(status::Refused::of).collect(),
             counters: status::Counters::of(metrics),
             clients,
         };
@@ -135,7 +144,9 @@ impl admin::Source for Gauges {
         if let Some(reason) = self.stores.failed() {
             return Err(format!("the spool failed: {reason}"));
         }
-        readiness(&self.stores.stats(), &self.status.borrow(), |oldest| self.oldest_age(oldest))
+        let ready = readiness(&self.stores.stats(), &self.status.borrow(), |oldest| self.oldest_age(oldest))?;
+        let warnings: Vec<String> = ready.into_iter().chain(self.standing.warning()).collect();
+        Ok((!warnings.is_empty()).then(|| warnings.join("; ")))
     }
 }
 

@@ -6,14 +6,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rustls::ServerConfig;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
-use super::reload::{LOOK, hung_up, mark, settled};
+use super::reload::Watched;
 use crate::broker;
 use crate::metrics::Metrics;
 use crate::uplink::tls;
@@ -50,41 +48,51 @@ impl Files {
     }
 }
 
-/// Follows the files until `stop`. `sound` tells whether the files on disk are the ones in use.
-pub(super) async fn run(
+/// The files, and where what they say goes.
+pub(super) struct PlantTls {
     files: Files,
     config: watch::Sender<Arc<ServerConfig>>,
     metrics: Metrics,
-    sound: Arc<AtomicBool>,
-    stop: CancellationToken,
-) {
-    let mut hangup = signal(SignalKind::hangup()).ok();
-    let marks = || [Some(&files.certificate), Some(&files.key), files.client_ca.as_ref()].map(|path| mark(path?));
-    if let Ok((_, Some(expiry))) = files.read() {
-        metrics.plant_certificate_expires(expiry);
-    }
-    let mut known = marks();
-    loop {
-        let asked = tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(LOOK) => false,
-            () = hung_up(&mut hangup) => true,
-        };
-        if !asked && marks() == known {
-            continue;
+}
+
+impl PlantTls {
+    pub(super) fn new(files: Files, config: watch::Sender<Arc<ServerConfig>>, metrics: Metrics) -> Self {
+        if let Ok((_, Some(expiry))) = files.read() {
+            metrics.plant_certificate_expires(expiry);
         }
-        known = settled(marks).await;
-        let read = files.read();
-        sound.store(read.is_ok(), Ordering::Relaxed);
-        match read {
+        Self { files, config, metrics }
+    }
+}
+
+impl Watched for PlantTls {
+    const WHAT: &'static str = "the certificate of the TLS listener";
+    const STILL: Duration = Duration::from_millis(100);
+    type Found = Result<(Arc<ServerConfig>, Option<i64>), String>;
+
+    fn paths(&self) -> Vec<PathBuf> {
+        let Files { certificate, key, client_ca } = &self.files;
+        [certificate, key].into_iter().chain(client_ca).cloned().collect()
+    }
+
+    fn read(&self) -> Self::Found {
+        self.files.read()
+    }
+
+    fn take(&self, found: Self::Found, _: bool) -> Result<(), String> {
+        match found {
             Ok((new, expiry)) => {
-                config.send_replace(new);
+                self.config.send_replace(new);
                 if let Some(expiry) = expiry {
-                    metrics.plant_certificate_expires(expiry);
+                    self.metrics.plant_certificate_expires(expiry);
                 }
-                tracing::info!("the certificate of the TLS listener is taken up");
+                tracing::info!("{} is taken up", Self::WHAT);
+                Ok(())
             }
-            Err(error) => tracing::error!("the certificate of the TLS listener stays the old one: {error}"),
+            Err(error) => {
+                let why = format!("{} stays the old one: {error}", Self::WHAT);
+                tracing::error!("{why}");
+                Err(why)
+            }
         }
     }
 }

@@ -21,7 +21,7 @@ const MOST_WITHDRAWN: u64 = 50_000;
 
 /// The spools in the order of sending.
 fn spools(stores: &Stores) -> impl Iterator<Item = &Appender> {
-    stores.urgent.iter().chain([&stores.normal])
+    [&stores.urgent, &stores.normal].into_iter()
 }
 
 /// Calls `with` for each waiting message, in the order of the spools, until it says no; `None` is one that cannot be read.

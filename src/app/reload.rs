@@ -1,119 +1,266 @@
-//! Takes up changed users and access files, and writes what is learned.
+//! Takes up files that change while the program runs.
 //!
-//! Files are looked at every [`LOOK`] and on SIGHUP. A file with errors keeps what is in use, says so in the log with
-//! its findings, and sets `config_last_reload_successful` to 0 until it is put right.
+//! Files are looked at every [`LOOK`], and when asked (SIGHUP). What has changed is read once it lies still, and only
+//! counts if it is still the same after it was read: half-written files, and half of a folder, are not taken. What makes
+//! no sense changes nothing: it is told in the log, once, and in [`Standing`] until it is put right.
+//!
+//! What is watched says how in a [`Watched`]: the rules, users and access files, the certificate of the TLS listener.
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::gate::{Files, Keeper};
+mod bridge_toml;
+pub(super) mod fence;
+pub(super) mod rules;
+mod standing;
+#[cfg(test)]
+mod tests;
+
+pub use bridge_toml::BridgeToml;
+pub(super) use standing::{Refused, Standing};
 
 /// How often the files are looked at.
-pub(super) const LOOK: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_secs(2);
 
-/// How long a file must lie still, and how often that is waited for.
-const SETTLE: Duration = Duration::from_millis(100);
+/// How long files must lie still when somebody asked for them: he is done writing.
+const STILL_WHEN_ASKED: Duration = Duration::from_millis(100);
+
+/// How often that is waited for, and how often files are read that change meanwhile.
 const SETTLE_AT_MOST: usize = 50;
+const READ_AT_MOST: usize = 5;
 
-/// What tells one state of a file from the next.
-pub(super) type Mark = Option<(u64, i64, i64, u64)>;
+/// Files that are taken up when they change. All of it is called on blocking threads.
+pub(super) trait Watched: Send + Sync + 'static {
+    /// What they are to the user.
+    const WHAT: &'static str;
+    /// How long they must lie still. An editor empties a file before it fills it; a folder is copied file by file.
+    const STILL: Duration;
+    /// What was read.
+    type Found: Send;
 
-/// Watches until `stop`. `sound` tells whether the files on disk are the ones in use.
-pub(super) async fn run(files: Files, keeper: Keeper, sound: Arc<AtomicBool>, stop: CancellationToken) {
-    let mut hangup = signal(SignalKind::hangup()).ok();
-    let mut page = Page::default();
-    let mut known = marks(&files);
-    loop {
-        let asked = tokio::select! {
-            () = stop.cancelled() => return page.turn(&files, &keeper),
-            () = tokio::time::sleep(LOOK) => false,
-            () = hung_up(&mut hangup) => true,
-        };
-        page.turn(&files, &keeper);
-        if asked || marks(&files) != known {
-            known = settled(|| marks(&files)).await;
-            let files = files.clone();
-            let Ok(read) = tokio::task::spawn_blocking(move || files.read(0)).await else { continue };
-            sound.store(read.policy.is_some(), Ordering::Relaxed);
-            let told: String = read.found.iter().map(|found| found.render(&read.sources, false)).collect();
-            match read.policy {
-                Some(policy) => {
-                    keeper.replace(policy);
-                    tracing::info!("users and access files taken up{}{told}", if told.is_empty() { "" } else { ":\n" });
-                }
-                None => tracing::error!("users and access files have errors, the old ones stay in use:\n{told}"),
-            }
+    /// The files as they are now; those too that ought to be there.
+    fn paths(&self) -> Vec<PathBuf>;
+
+    /// Reads them and changes nothing.
+    fn read(&self) -> Self::Found;
+
+    /// Takes what was read into use, and tells the log; or says why what was in use stays. `asked` is somebody who wants
+    /// to hear about it even if nothing has changed.
+    fn take(&self, found: Self::Found, asked: bool) -> Result<(), String>;
+
+    /// Called at every look.
+    fn turn(&self) {}
+}
+
+/// What tells one state of a file from the next. The time of the last change of the inode cannot be set back, as that of
+/// its contents is by `rsync --times`, and follows the permissions too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Mark {
+    inode: u64,
+    len: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// The files of a look; without a mark where one cannot be seen.
+type Seen = Vec<(PathBuf, Option<Mark>)>;
+
+/// Is told when the files asked for are in use or refused.
+type Done = oneshot::Sender<()>;
+
+/// The watches of all files.
+pub(super) struct Watches {
+    standing: Arc<Standing>,
+    stop: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+    asked: Vec<mpsc::Sender<Done>>,
+}
+
+/// Asks for a look at all files.
+#[derive(Clone)]
+pub struct Reloader {
+    bridge_toml: Arc<BridgeToml>,
+    asked: Vec<mpsc::Sender<Done>>,
+}
+
+impl Watches {
+    pub(super) fn new(standing: Arc<Standing>) -> Self {
+        Self { standing, stop: CancellationToken::new(), tasks: Vec::new(), asked: Vec::new() }
+    }
+
+    /// Watches files whose state is in use.
+    pub(super) fn add<W: Watched>(&mut self, watched: W) {
+        let known = look(&watched);
+        self.spawn(watched, Some(known));
+    }
+
+    /// Watches files that may have changed since they were read: they are read again at once.
+    pub(super) fn add_unseen<W: Watched>(&mut self, watched: W) {
+        self.spawn(watched, None);
+    }
+
+    fn spawn<W: Watched>(&mut self, watched: W, known: Option<Seen>) {
+        let (sender, asked) = mpsc::channel(1);
+        let watch = Watch { watched: Arc::new(watched), standing: Arc::clone(&self.standing), known };
+        self.tasks.push(tokio::spawn(watch.run(asked, self.stop.clone())));
+        self.asked.push(sender);
+    }
+
+    pub(super) fn reloader(&self, bridge_toml: Arc<BridgeToml>) -> Reloader {
+        Reloader { bridge_toml, asked: self.asked.clone() }
+    }
+
+    pub(super) async fn stop(self) {
+        self.stop.cancel();
+        for task in self.tasks {
+            let _ = task.await;
         }
     }
 }
 
-/// The files once nobody writes them any more: an editor empties a file before it fills it.
-pub(super) async fn settled<M: PartialEq>(marks: impl Fn() -> M) -> M {
-    let mut seen = marks();
+impl Reloader {
+    /// Has all files looked at; returns when what they say is in use or refused.
+    pub async fn reload(&self) {
+        let bridge_toml = Arc::clone(&self.bridge_toml);
+        let _ = tokio::task::spawn_blocking(move || bridge_toml.compare()).await;
+        let mut waiting = Vec::new();
+        for watch in &self.asked {
+            let (done, wait) = oneshot::channel();
+            if watch.send(done).await.is_ok() {
+                waiting.push(wait);
+            }
+        }
+        for wait in waiting {
+            let _ = wait.await;
+        }
+    }
+}
+
+/// One kind of files.
+struct Watch<W> {
+    watched: Arc<W>,
+    standing: Arc<Standing>,
+    /// What was last taken or refused.
+    known: Option<Seen>,
+}
+
+impl<W: Watched> Watch<W> {
+    async fn run(mut self, mut asked: mpsc::Receiver<Done>, stop: CancellationToken) {
+        // Everything may be broken off: a disk of the network that does not answer must not keep the program from ending.
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.watch(&mut asked) => {}
+        }
+        self.watched.turn();
+    }
+
+    async fn watch(&mut self, asked: &mut mpsc::Receiver<Done>) {
+        if self.known.is_none() {
+            self.take_up(false).await;
+        }
+        loop {
+            let done = tokio::select! {
+                () = tokio::time::sleep(LOOK) => None,
+                done = asked.recv() => match done {
+                    Some(done) => Some(done),
+                    None => return,
+                },
+            };
+            let watched = Arc::clone(&self.watched);
+            let seen = blocking(move || {
+                watched.turn();
+                look(&*watched)
+            });
+            if seen.await != self.known || done.is_some() {
+                self.take_up(done.is_some()).await;
+            }
+            if let Some(done) = done {
+                let _ = done.send(());
+            }
+        }
+    }
+
+    /// Takes the files as they are now.
+    async fn take_up(&mut self, asked: bool) {
+        let taking = async {
+            for _ in 0..READ_AT_MOST {
+                let still = if asked { STILL_WHEN_ASKED.min(W::STILL) } else { W::STILL };
+                let seen = settled(&self.watched, still).await?;
+                let (watched, before) = (Arc::clone(&self.watched), seen.clone());
+                let taken = blocking(move || {
+                    let found = watched.read();
+                    (look(&*watched) == before).then(|| watched.take(found, asked))
+                });
+                if let Some(result) = taken.await? {
+                    return Some((seen, result));
+                }
+            }
+            None
+        };
+        let result = match taking.await {
+            Some((seen, result)) => {
+                self.known = Some(seen);
+                result
+            }
+            None => {
+                // It is tried again at the next look.
+                self.known = None;
+                let why = format!("{} are not taken up: they are being written all the time", W::WHAT);
+                if !self.standing.says(W::WHAT, &why) {
+                    tracing::error!("{why}");
+                }
+                Err(why)
+            }
+        };
+        self.standing.note(W::WHAT, result);
+    }
+}
+
+/// `None` where it panicked or the program ends.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
+}
+
+/// The files once nobody writes them any more; `None` where that does not happen.
+async fn settled<W: Watched>(watched: &Arc<W>, still: Duration) -> Option<Seen> {
+    let now = || {
+        let watched = Arc::clone(watched);
+        blocking(move || look(&*watched))
+    };
+    let mut seen = now().await?;
     for _ in 0..SETTLE_AT_MOST {
-        tokio::time::sleep(SETTLE).await;
-        let now = marks();
+        tokio::time::sleep(still).await;
+        let now = now().await?;
         if now == seen {
-            break;
+            return Some(seen);
         }
         seen = now;
     }
-    seen
+    None
 }
 
-pub(super) async fn hung_up(hangup: &mut Option<tokio::signal::unix::Signal>) {
-    match hangup {
-        Some(hangup) => drop(hangup.recv().await),
-        None => std::future::pending().await,
-    }
-}
-
-fn marks(files: &Files) -> [Mark; 2] {
-    [&files.users, &files.access].map(|path| mark(path.as_ref()?))
+fn look(watched: &impl Watched) -> Seen {
+    let marked = |path: PathBuf| {
+        let mark = mark(&path);
+        (path, mark)
+    };
+    watched.paths().into_iter().map(marked).collect()
 }
 
 /// The state of a file; `None` where it cannot be seen.
-pub(super) fn mark(path: &Path) -> Mark {
+fn mark(path: &Path) -> Option<Mark> {
     let seen = fs::metadata(path).ok()?;
-    Some((seen.ino(), seen.mtime(), seen.mtime_nsec(), seen.len()))
-}
-
-/// What is learned and not yet on disk.
-#[derive(Default)]
-struct Page {
-    unwritten: Option<String>,
-    told: bool,
-}
-
-impl Page {
-    /// Writes what was learned since the last time, or could not be written then.
-    fn turn(&mut self, files: &Files, keeper: &Keeper) {
-        self.unwritten = keeper.learned().or(self.unwritten.take());
-        let Some((path, text)) = files.learn.as_deref().zip(self.unwritten.as_ref()) else { return };
-        match write(path, text) {
-            Ok(()) => *self = Self::default(),
-            Err(error) if !self.told => {
-                tracing::warn!("what is learned cannot be written to {}: {error}", path.display());
-                self.told = true;
-            }
-            Err(_) => {}
-        }
-    }
-}
-
-/// A reader sees the old file or the new one, whole.
-fn write(path: &Path, text: &str) -> io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let new = path.with_file_name(name);
-    fs::write(&new, text)?;
-    fs::rename(&new, path)
+    Some(Mark {
+        inode: seen.ino(),
+        len: seen.len(),
+        modified: (seen.mtime(), seen.mtime_nsec()),
+        changed: (seen.ctime(), seen.ctime_nsec()),
+    })
 }

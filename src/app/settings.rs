@@ -11,6 +11,8 @@ use tokio::sync::watch;
 use super::gate::{Files, Policy};
 use super::inherited::Inherited;
 use super::plant_tls;
+use super::reload::BridgeToml;
+pub use super::rule_files::read as read_rule_files;
 use crate::bridge::Own;
 use crate::config::{self, Config, Kind, OverRate, Placed, Unmatched, WhenFull};
 use crate::diag::{Diagnostic, SourceFile, Span};
@@ -27,6 +29,10 @@ use crate::{broker, spool, uplink};
 pub struct Settings {
     /// The rules.
     pub rules: RuleSet,
+    /// The file or folder they were read from.
+    pub rule_path: PathBuf,
+    /// Where these settings stand.
+    pub bridge_toml: BridgeToml,
     /// What becomes of publishes no rule takes.
     pub unmatched: Unmatched,
     /// The uplink's identity.
@@ -45,7 +51,7 @@ pub struct Settings {
     pub state: PathBuf,
     /// The spool.
     pub spool: spool::Options,
-    /// The spool of urgent messages; it is opened where it is needed.
+    /// The spool of urgent messages.
     pub urgent: spool::Options,
     /// Folder of sessions and retained messages.
     pub sessions: PathBuf,
@@ -128,9 +134,11 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> io::Result<Loa
     let sound = !diagnostics.iter().any(Diagnostic::is_error);
     let settings = match (resolved, rules.rules) {
         (Some(((target, own), listeners, state, config)), Some(rules)) if sound => {
+            let shown = config::masked(&text);
+            let rules = (rules, place.base.join(&config.rules.value), BridgeToml::new(path.to_owned(), text));
             let mut settings = settled(rules, (target, own), listeners, (state, config));
             settings.fence = fence;
-            settings.shown = config::masked(&text);
+            settings.shown = shown;
             Some(settings)
         }
         _ => None,
@@ -139,7 +147,7 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> io::Result<Loa
 }
 
 fn settled(
-    rules: RuleSet,
+    (rules, rule_path, bridge_toml): (RuleSet, PathBuf, BridgeToml),
     (target, own): (Target, Own),
     (listeners, plant_tls): Listeners,
     (state, config): (PathBuf, Config),
@@ -199,6 +207,8 @@ fn settled(
     let fence = None;
     Settings {
         rules,
+        rule_path,
+        bridge_toml,
         unmatched: config.unmatched,
         own,
         broker,
@@ -215,34 +225,6 @@ fn settled(
         shown: String::new(),
         config,
     }
-}
-
-/// Reads rule files: a file as it is, a folder's `*.toml` in name order.
-pub fn read_rule_files(path: &Path) -> Result<Vec<SourceFile>, String> {
-    let in_folder = |folder: &Path, kind: &str| -> Result<Vec<PathBuf>, String> {
-        let mut paths = Vec::new();
-        for entry in fs::read_dir(folder).map_err(|error| cannot_read(folder, &error))? {
-            let path = entry.map_err(|error| cannot_read(folder, &error))?.path();
-            let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
-            if path.extension().is_some_and(|extension| extension == kind) && !hidden {
-                paths.push(path);
-            }
-        }
-        paths.sort();
-        Ok(paths)
-    };
-    let is_folder = path.is_dir();
-    let mut paths = if is_folder { in_folder(path, "toml")? } else { vec![path.to_owned()] };
-    let folder = if is_folder { Some(path) } else { path.parent() };
-    let folder = folder.map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder });
-    if let Some(folder) = folder.filter(|_| !paths.is_empty()) {
-        paths.extend(in_folder(folder, "csv").unwrap_or_default());
-    }
-    let read = |path: PathBuf| match fs::read_to_string(&path) {
-        Ok(text) => Ok(SourceFile { path: path.display().to_string(), text }),
-        Err(error) => Err(cannot_read(&path, &error)),
-    };
-    paths.into_iter().map(read).collect()
 }
 
 /// Says which file cannot be read and why.

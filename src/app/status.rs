@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::reload;
+use crate::bridge::InUse;
 use crate::broker::{Census, Client, Traffic};
 use crate::spool::Stats;
 use crate::uplink;
@@ -27,6 +29,10 @@ pub struct Report {
     pub uplink: Uplink,
     /// What waits.
     pub spool: Spool,
+    /// The rules in use.
+    pub rules: Rules,
+    /// Files on disk that are not in use because something is wrong with them.
+    pub refused: Vec<Refused>,
     /// What became of all publishes, since the start.
     pub counters: Counters,
     /// Who is connected.
@@ -64,6 +70,26 @@ pub struct Spool {
     pub bytes: u64,
     /// True while it refuses messages for lack of room.
     pub full: bool,
+}
+
+/// The rules in use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rules {
+    /// How many.
+    pub count: usize,
+    /// What tells them from others.
+    pub hash: String,
+    /// Since when they are in use.
+    pub since: String,
+}
+
+/// Files that are refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// Since when.
+    pub since: String,
+    /// What is wrong, in a sentence.
+    pub why: String,
 }
 
 /// The counters of /metrics that tell what became of everything, summed over their labels.
@@ -150,6 +176,19 @@ impl Uplink {
             trouble: status.trouble.clone().or_else(|| status.warning.clone()),
             last_acknowledged_seconds_ago: status.last_puback.map(|at| at.elapsed().as_secs()),
         }
+    }
+}
+
+impl Rules {
+    pub(super) fn of(in_use: &InUse) -> Self {
+        let rules = in_use.rules();
+        Self { count: rules.len(), hash: rules.hash().to_owned(), since: in_use.since().to_string() }
+    }
+}
+
+impl Refused {
+    pub(super) fn of(refused: &reload::Refused) -> Self {
+        Self { since: refused.since.to_string(), why: refused.why.clone() }
     }
 }
 

@@ -31,14 +31,15 @@
 //! | `line_lost` | the connection ended before the hub could be told | no | no |
 //! | `stopped` | the bridge ends | no | 503 |
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Own, Stores};
+use super::{InUse, Own, Stores};
 use crate::broker::Inside;
 use crate::downlink::{Case, Desk, Done, Fence, Rates, Stage};
 use crate::hub::back::{self, Command, Downward};
@@ -47,12 +48,12 @@ use crate::metrics::Metrics;
 use crate::rules::{Commanded, Incoming, Made, RuleSet};
 use crate::uplink::{Arrival, Return};
 
+mod answers;
 mod audit;
 mod method;
-mod watch;
 
+pub use answers::{Answered, Watch};
 pub use audit::Audit;
-pub use watch::{Answered, Watch};
 
 /// As long as a hub keeps a message locked for its device ("Understand cloud-to-device messaging").
 const LOCK: Duration = Duration::from_secs(60);
@@ -63,8 +64,6 @@ const REMEMBERED: usize = 10_000;
 
 /// What is settled before the first command comes.
 pub struct Settings {
-    /// The rules with their commands.
-    pub rules: RuleSet,
     /// The identity of the uplink.
     pub own: Own,
     /// Where commands may go.
@@ -81,10 +80,14 @@ pub struct Settings {
 
 /// What the way down uses of the other parts.
 pub struct Parts {
+    /// The rules with their commands.
+    pub rules: Arc<InUse>,
+    /// What the uplink subscribes to.
+    pub filters: watch::Sender<Vec<String>>,
     /// Publishes to the plant.
     pub inside: Inside,
     /// Tells of answers from the plant.
-    pub watch: std::sync::Arc<Watch>,
+    pub watch: Arc<Watch>,
     /// Writes down what was done.
     pub audit: Audit,
     /// What waits for the hub.
@@ -152,6 +155,8 @@ impl Downlink {
         mut answers: mpsc::Receiver<Answered>,
         stop: CancellationToken,
     ) {
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let next = self.desk.next_time();
             let time = async {
@@ -165,6 +170,7 @@ impl Downlink {
                 () = stop.cancelled() => break,
                 Some(answered) = answers.recv() => self.answered(answered).await,
                 () = time => self.due(Instant::now()).await,
+                _ = look.tick() => self.subscribe(),
                 Some(arrival) = arrivals.recv() => self.arrived(arrival).await,
             }
             self.parts.metrics.commands_waiting(self.desk.len());
@@ -176,6 +182,16 @@ impl Downlink {
             }
             self.tell(&order, "stopped", "", false);
         }
+    }
+
+    /// Rules that were taken up may need other subscriptions.
+    fn subscribe(&self) {
+        let wanted = filters(&self.parts.rules.rules(), &self.settings.own, self.settings.own_methods);
+        self.parts.filters.send_if_modified(|known| {
+            let changed = *known != wanted;
+            *known = wanted;
+            changed
+        });
     }
 
     async fn arrived(&mut self, arrival: Arrival) {
@@ -233,7 +249,7 @@ impl Downlink {
             payload,
             received: Timestamp::now(),
         };
-        let asked = self.settings.rules.command(&incoming);
+        let asked = self.parts.rules.rules().command(&incoming);
         let made = |command: String| Made { command, publishes: Vec::new(), answer: None };
         let order = |made| Order { device, made, kind: Kind::Message, who: command.user_id, id, expires, line };
         match asked {

@@ -1,8 +1,8 @@
 //! The spools as the uplink sees them: three lanes and one account.
 //!
 //! Urgent messages have a spool of their own, so that a hundred gigabytes of telemetry cannot fill the way of an
-//! alarm. It is there only where a rule asks for it or where it still holds something; without it, and when it is
-//! full, an urgent message goes the way of all others. The other spool has the live and the late lane.
+//! alarm. It is there from the start, so that new rules can ask for it at any time and a disk that fills up has the room
+//! already; when it is full, an urgent message goes the way of all others. The other spool has the live and the late lane.
 
 use std::io;
 use std::path::Path;
@@ -22,7 +22,7 @@ pub struct Stores {
     /// For all of them.
     pub normal: Appender,
     /// For those that go first.
-    pub urgent: Option<Appender>,
+    pub urgent: Appender,
     /// Numbers them.
     pub numbering: Option<Arc<Numbering>>,
 }
@@ -55,27 +55,20 @@ impl Stores {
 
     /// Both spools as one.
     pub fn stats(&self) -> Stats {
-        let stats = self.normal.stats();
-        self.urgent.as_ref().map_or(stats, |urgent| stats.with(urgent.stats()))
+        self.normal.stats().with(self.urgent.stats())
     }
 
     /// Why messages cannot be stored any more, where that is so.
     pub fn failed(&self) -> Option<Arc<str>> {
         let failed = |appender: &Appender| appender.durable().borrow().failed.clone();
-        failed(&self.normal).or_else(|| self.urgent.as_ref().and_then(failed))
+        failed(&self.normal).or_else(|| failed(&self.urgent))
     }
 
     /// Returns, with the reason, only when messages cannot be stored any more.
     pub async fn failure(self) -> Arc<str> {
-        let urgent = async {
-            match &self.urgent {
-                Some(urgent) => failure(urgent.durable()).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             reason = failure(self.normal.durable()) => reason,
-            reason = urgent => reason,
+            reason = failure(self.urgent.durable()) => reason,
         }
     }
 }
@@ -90,7 +83,7 @@ async fn failure(mut durable: watch::Receiver<Durable>) -> Arc<str> {
 /// The spools as the uplink reads them.
 pub struct SpoolBacklog {
     normal: Source,
-    urgent: Option<Source>,
+    urgent: Source,
 }
 
 struct Source {
@@ -115,12 +108,6 @@ impl Source {
 impl Backlog for SpoolBacklog {
     async fn next(&mut self, down_to: Lane) -> Option<Waiting> {
         let Self { normal, urgent } = self;
-        let urgent = async {
-            match urgent {
-                Some(urgent) => urgent.next(true, true).await,
-                None => std::future::pending().await,
-            }
-        };
         let normal = async {
             match down_to {
                 Lane::Urgent => std::future::pending().await,
@@ -129,7 +116,7 @@ impl Backlog for SpoolBacklog {
         };
         tokio::select! {
             biased;
-            waiting = urgent => waiting,
+            waiting = urgent.next(true, true) => waiting,
             waiting = normal => waiting,
         }
     }
@@ -143,7 +130,7 @@ impl Backlog for SpoolBacklog {
 pub struct SpoolOutcome {
     normal: Acker,
     /// With the spool's identifier.
-    urgent: Option<(u64, Acker)>,
+    urgent: (u64, Acker),
     /// Takes what the hub would not.
     quarantine: Quarantine,
     metrics: Metrics,
@@ -151,10 +138,8 @@ pub struct SpoolOutcome {
 
 impl SpoolOutcome {
     fn spool(&self, id: MessageId) -> &Acker {
-        match &self.urgent {
-            Some((urgent, acker)) if *urgent == id.spool => acker,
-            _ => &self.normal,
-        }
+        let (urgent, acker) = &self.urgent;
+        if *urgent == id.spool { acker } else { &self.normal }
     }
 }
 
@@ -184,23 +169,20 @@ impl Outcome for SpoolOutcome {
 /// Takes open spools apart into what stores messages and what sends them.
 pub fn join(
     normal: Opened,
-    urgent: Option<Opened>,
+    urgent: Opened,
     (quarantine, metrics): (&Quarantine, &Metrics),
 ) -> (Stores, (SpoolBacklog, SpoolOutcome), Vec<crate::spool::Spool>) {
-    let mut spools = vec![normal.spool];
-    let stores = Stores {
-        normal: normal.appender.clone(),
-        urgent: urgent.as_ref().map(|urgent| urgent.appender.clone()),
-        numbering: None,
+    let source = |appender: &Appender, reader| Source { id: appender.id(), reader };
+    let backlog = SpoolBacklog {
+        normal: source(&normal.appender, normal.reader),
+        urgent: source(&urgent.appender, urgent.reader),
     };
-    let mut backlog = SpoolBacklog { normal: Source { id: normal.appender.id(), reader: normal.reader }, urgent: None };
-    let mut outcome =
-        SpoolOutcome { normal: normal.acker, urgent: None, quarantine: quarantine.clone(), metrics: metrics.clone() };
-    if let Some(urgent) = urgent {
-        let id = urgent.appender.id();
-        backlog.urgent = Some(Source { id, reader: urgent.reader });
-        outcome.urgent = Some((id, urgent.acker));
-        spools.push(urgent.spool);
-    }
-    (stores, (backlog, outcome), spools)
+    let outcome = SpoolOutcome {
+        normal: normal.acker,
+        urgent: (urgent.appender.id(), urgent.acker),
+        quarantine: quarantine.clone(),
+        metrics: metrics.clone(),
+    };
+    let stores = Stores { normal: normal.appender, urgent: urgent.appender, numbering: None };
+    (stores, (backlog, outcome), vec![normal.spool, urgent.spool])
 }

@@ -10,7 +10,7 @@ use std::pin::Pin;
 
 use ::metrics::Counter;
 
-use super::{Bridge, Reason, Stores};
+use super::{Bridge, Current, Reason, Stores};
 use crate::broker::Offer;
 use crate::message::Publish;
 use crate::rules::Output;
@@ -23,21 +23,21 @@ impl Bridge {
     #[cold]
     pub(super) fn store_urgent(
         &self,
-        urgent: &Appender,
+        now: &Current,
         publish: &Publish<'_>,
         out: &Output,
         failed: Option<Reason<'_>>,
     ) -> Option<Offer> {
         let lane = |first: bool| {
-            let records = out.records().filter(move |(rule, _)| self.rules.is_urgent(*rule) == first);
+            let records = out.records().filter(move |(rule, _)| now.set.is_urgent(*rule) == first);
             records.map(|(_, record)| record)
         };
-        let ticket = self.stores.append(urgent, lane(true)).ok()?;
-        let mut written: Vec<Written> = vec![Box::pin(durable(urgent.clone(), ticket.0))];
+        let ticket = self.stores.append(&self.stores.urgent, lane(true)).ok()?;
+        let mut written: Vec<Written> = vec![Box::pin(durable(self.stores.urgent.clone(), ticket.0))];
         let (mut sequence, mut failed) = (0, failed);
         let counted = |first: bool| {
-            let rules = out.records().map(|(rule, _)| rule).filter(|rule| self.rules.is_urgent(*rule) == first);
-            rules.for_each(|rule| self.counter(rule).increment(1));
+            let rules = out.records().map(|(rule, _)| rule).filter(|rule| now.set.is_urgent(*rule) == first);
+            rules.for_each(|rule| now.counter(rule).increment(1));
         };
         counted(true);
         let others = if lane(false).next().is_none() {
@@ -53,8 +53,8 @@ impl Bridge {
             }
             Some(Err(AppendError::TooLarge)) => failed = Some(super::TOO_LARGE_FOR_SPOOL),
             Some(Err(AppendError::Full | AppendError::Closed)) => {
-                let records = out.records().filter(|(rule, _)| !self.rules.is_urgent(*rule));
-                let records = records.map(|(rule, record)| (self.counter(rule).clone(), record.to_vec())).collect();
+                let records = out.records().filter(|(rule, _)| !now.set.is_urgent(*rule));
+                let records = records.map(|(rule, record)| (now.counter(rule).clone(), record.to_vec())).collect();
                 written.push(Box::pin(later(self.stores.clone(), records)));
             }
         }
@@ -141,7 +141,7 @@ mod tests {
         let file = SourceFile { path: "r.toml".into(), text: RULES.into() };
         let rules = (rules::load(&[file]).rules.unwrap(), Unmatched::Drop);
         let own = Own { hub: "h".into(), device: Some("own".into()), module: None, mark_late: false };
-        let stores = Stores { normal: normal.appender.clone(), urgent: Some(urgent.appender.clone()), numbering: None };
+        let stores = Stores { normal: normal.appender.clone(), urgent: urgent.appender.clone(), numbering: None };
         let bridge = Bridge::new(rules, own, stores, quarantine, Metrics::register());
 
         let Offer::TakenAfter(written, 0) = offer(&bridge, "a/one") else { panic!("one urgent message") };

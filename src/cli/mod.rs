@@ -16,6 +16,7 @@ mod quarantine;
 mod queue;
 mod run;
 mod running;
+mod schema;
 mod service;
 mod sim;
 mod status;
@@ -40,6 +41,7 @@ enum Command {
     Check(check::Args),
     Test(test::Args),
     Explain(explain::Args),
+    Schema(schema::Args),
     Demo(demo::Args),
     Passwd(passwd::Args),
     Sim(sim::Args),
@@ -56,6 +58,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Test(args) => test::run(args),
         Command::Explain(args) => explain::run(args),
+        Command::Schema(args) => schema::run(&args),
         Command::Demo(args) => demo::run(args),
         Command::Passwd(args) => passwd::run(args),
         Command::Sim(args) => sim::run(args),

@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
 use super::check::{could_not_run, print_error, print_findings};
 use super::service;
 use crate::admin::Recorder;
 use crate::app::inherited::Inherited;
-use crate::app::{self, Running, settings};
+use crate::app::{self, Reloader, Running, settings};
 
 /// `EX_CONFIG` of sysexits.h: systemd need not try again.
 const BAD_CONFIGURATION: u8 = 78;
@@ -61,10 +63,10 @@ pub(super) fn run(args: Args) -> ExitCode {
     let code = runtime.block_on(async {
         // Before anybody can be told that the program is up: a signal sent then is heard.
         let stop = told_to_stop();
-        // From here on SIGHUP does not end the program.
-        let _hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup());
+        // From here on SIGHUP does not end the program; one that comes before everything is there is answered then.
+        let hangup = signal(SignalKind::hangup()).ok();
         match app::start(settings, recorder).await {
-            Ok(running) => serve(running, stop).await,
+            Ok(running) => serve(running, stop, hangup).await,
             Err(error) => could_not_run(&error.to_string()),
         }
     });
@@ -73,8 +75,9 @@ pub(super) fn run(args: Args) -> ExitCode {
     code
 }
 
-async fn serve(mut running: Running, stop: impl Future<Output = &'static str>) -> ExitCode {
+async fn serve(mut running: Running, stop: impl Future<Output = &'static str>, hangup: Option<Signal>) -> ExitCode {
     service::ready();
+    let reloader = running.reloader();
     let told = running.pulse().map(|pulse| tokio::spawn(service::keep_told(pulse)));
     let failure = running.spool_failure();
     tokio::select! {
@@ -83,7 +86,7 @@ async fn serve(mut running: Running, stop: impl Future<Output = &'static str>) -
             return ExitCode::from(SPOOL_FAILED);
         }
         signal = stop => tracing::info!("{signal}: stopping"),
-        () = told_to_reload() => {}
+        () = told_to_reload(hangup, reloader) => {}
     }
     service::stopping(running.longest_stop());
     if let Some(told) = told {
@@ -102,7 +105,6 @@ async fn serve(mut running: Running, stop: impl Future<Output = &'static str>) -
 
 /// Listens from the call on; the future ends with the name of the first signal that asks for the end.
 pub(super) fn told_to_stop() -> impl Future<Output = &'static str> {
-    use tokio::signal::unix::{SignalKind, signal};
     let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
     async move {
         let (Ok(mut terminate), Ok(mut interrupt)) = (terminate, interrupt) else {
@@ -116,16 +118,14 @@ pub(super) fn told_to_stop() -> impl Future<Output = &'static str> {
     }
 }
 
-/// Answers SIGHUP, which would end the process otherwise; never returns.
-async fn told_to_reload() {
-    use tokio::signal::unix::{SignalKind, signal};
-    if let Ok(mut hangup) = signal(SignalKind::hangup()) {
+/// Answers SIGHUP; never returns.
+async fn told_to_reload(hangup: Option<Signal>, reloader: Reloader) {
+    if let Some(mut hangup) = hangup {
         while hangup.recv().await.is_some() {
-            tracing::info!(
-                "SIGHUP: the files of users, rights and the TLS listener are looked at again; bridge.toml and the \
-                 rules are read at start: restart for them, no message is lost by that"
-            );
+            tracing::info!("SIGHUP: rules, users, access files and certificates are looked at");
             service::reloading();
+            reloader.reload().await;
+            service::ready();
         }
     }
     std::future::pending().await

@@ -24,12 +24,11 @@ pub(super) fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
-/// Files are looked at again.
+/// Files are being looked at; to be followed by [`ready`].
 pub(super) fn reloading() {
     let mut states = vec![NotifyState::Reloading];
     states.extend(NotifyState::monotonic_usec_now());
     tell(&states);
-    ready();
 }
 
 /// The end has begun, and takes this long at most.

@@ -73,6 +73,12 @@ fn shown(report: &Report) -> String {
     };
     let full = if spool.full { "; FULL, nothing is acknowledged" } else { "" };
     let _ = writeln!(out, "spool      {waiting}; {} on disk{full}", bytes(spool.bytes));
+    let rules = &report.rules;
+    let word = if rules.count == 1 { "rule" } else { "rules" };
+    let _ = writeln!(out, "rules      {} {word}, {}, in use since {}", rules.count, rules.hash, rules.since);
+    for refused in &report.refused {
+        let _ = writeln!(out, "REFUSED    since {}: {}", plain(&refused.since), plain(&refused.why));
+    }
     let c = &report.counters;
     let _ = writeln!(
         out,

@@ -14,12 +14,16 @@ use crate::diag::walk::Report;
 use crate::diag::{Diagnostic, Span};
 use crate::secret::Secret;
 
+mod changes;
 mod mask;
 mod read;
+mod schema;
 pub mod units;
 
+pub use changes::changed_keys;
 pub use mask::masked;
 use read::Section;
+pub use schema::schema;
 
 /// A value with its place in `bridge.toml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -162,7 +166,7 @@ pub enum OverRate {
     Close,
 }
 
-/// `[broker] tls`: a TLS listener beside the plain one.
+/// `[broker.tls]`: a TLS listener beside the plain one.
 #[derive(Debug, Clone)]
 pub struct PlantTls {
     /// Where it listens.
@@ -344,7 +348,7 @@ fn broker(section: &mut Section<'_, '_, '_>) -> Broker {
     Broker {
         listen: section.listen("listen", SocketAddr::from(([0, 0, 0, 0], 1883))),
         websocket: section.listen_if("websocket", SocketAddr::from(([0, 0, 0, 0], 9001))),
-        tls: section.table("tls", "[broker] tls", plant_tls).flatten(),
+        tls: section.table("tls", "[broker.tls]", plant_tls).flatten(),
         max_packet_size: section.size("max_packet_size", 1 << 20, 1 << 10..=268_435_455),
         max_connections: section.count("max_connections", 10_000, 1..=1_000_000),
         connect_timeout: section.duration("connect_timeout", Duration::from_secs(10)),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
+use super::schema::{Known, Shape};
 use super::{Fence, Kind, Placed, Uplink, units};
 use crate::diag::walk::{Entry, Reader, Report, Text};
 use crate::diag::{Diagnostic, Span, nearest};
@@ -24,6 +25,9 @@ pub(super) struct Section<'a, 'r, 's> {
     span: Span,
     env: &'r dyn Fn(&str) -> Option<String>,
     report: &'r mut Report<'s>,
+    what: &'a str,
+    /// Where each key that is asked for is noted, if anybody wants to know.
+    noted: Option<&'r mut Vec<Known>>,
 }
 
 impl<'a, 'r, 's> Section<'a, 'r, 's> {
@@ -33,7 +37,19 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
         env: &'r dyn Fn(&str) -> Option<String>,
         report: &'r mut Report<'s>,
     ) -> Self {
-        Self { reader: Reader::new(table, what), span: 0..0, env, report }
+        Self { reader: Reader::new(table, what), span: 0..0, env, report, what, noted: None }
+    }
+
+    /// Notes each key that is asked for, with what it can be.
+    pub(super) fn noting(self, noted: &'r mut Vec<Known>) -> Self {
+        Self { noted: Some(noted), ..self }
+    }
+
+    /// A key may be noted more than once: the first time counts.
+    fn note(&mut self, key: &'static str, shape: impl FnOnce() -> Shape) {
+        if let Some(noted) = &mut self.noted {
+            noted.push(Known { section: self.what.to_owned(), key, shape: shape() });
+        }
     }
 
     /// Reads the sub-table `key`, where there is one, to its end.
@@ -43,9 +59,17 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
         what: &'static str,
         read: impl FnOnce(&mut Section<'a, '_, 's>) -> T,
     ) -> Option<T> {
+        self.note(key, || Shape::Section(what));
         let (table, _) = self.reader.table(key, self.report)?;
         let span = self.reader.any(key).map_or(0..0, |entry| entry.key_span);
-        let mut section = Section { reader: Reader::new(table, what), span, env: self.env, report: &mut *self.report };
+        let mut section = Section {
+            reader: Reader::new(table, what),
+            span,
+            env: self.env,
+            report: &mut *self.report,
+            what,
+            noted: self.noted.as_deref_mut(),
+        };
         let value = read(&mut section);
         section.finish();
         Some(value)
@@ -63,6 +87,7 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
 
     /// A text with its variables filled in.
     pub(super) fn text(&mut self, key: &'static str) -> Option<Placed<String>> {
+        self.note(key, || Shape::Text);
         let text = self.reader.string(key, self.report)?;
         let value = self.filled_in(key, text)?;
         Some(Placed { value, span: text.span() })
@@ -77,10 +102,12 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
     }
 
     pub(super) fn flag(&mut self, key: &'static str, default: bool) -> bool {
+        self.note(key, || Shape::Flag);
         self.reader.boolean(key, self.report).map_or(default, |(value, _)| value)
     }
 
     pub(super) fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&'static str, T)]) -> Option<Placed<T>> {
+        self.note(key, || Shape::Words(choices.iter().map(|(word, _)| *word).collect()));
         let text = self.reader.string(key, self.report)?;
         if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text.value) {
             return Some(Placed { value: *value, span: text.span() });
@@ -99,6 +126,7 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
     }
 
     pub(super) fn count(&mut self, key: &'static str, default: usize, range: RangeInclusive<i64>) -> usize {
+        self.note(key, || Shape::Count(*range.start(), *range.end()));
         let Some((value, span)) = self.reader.integer(key, self.report) else { return default };
         if !range.contains(&value) {
             let title = format!("`{key}` is out of range");
@@ -110,6 +138,7 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
 
     /// A count, or `"auto"`, which is the default and `None`.
     pub(super) fn count_or_auto(&mut self, key: &'static str, range: RangeInclusive<i64>) -> Option<usize> {
+        self.note(key, || Shape::CountOrAuto(*range.start(), *range.end()));
         let entry = self.reader.any(key)?;
         if entry.value.get_ref().as_str().is_some() {
             self.choice(key, &[("auto", ())]);
@@ -135,12 +164,14 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
 
     /// How old a message may become: a minute at least, or it would be gone before it could be sent.
     pub(super) fn max_age(&mut self) -> Option<Duration> {
+        self.note("max_age", || Shape::Duration);
         let age = self.has("max_age").then(|| self.duration("max_age", Duration::MAX))?;
         self.check("max_age", age >= Duration::from_secs(60), "at least 1m; leave it out to keep messages for ever");
         Some(age)
     }
 
     pub(super) fn size(&mut self, key: &'static str, default: u64, range: RangeInclusive<u64>) -> u64 {
+        self.note(key, || Shape::Size);
         let Some(text) = self.reader.string(key, self.report) else { return default };
         let Some(value) = units::size(text.value) else {
             let found = self.report.new_error("not-a-size", format!("`{key}` is not a size")).at(text.span(), "");
@@ -156,6 +187,7 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
     }
 
     pub(super) fn duration(&mut self, key: &'static str, default: Duration) -> Duration {
+        self.note(key, || Shape::Duration);
         let Some(text) = self.reader.string(key, self.report) else { return default };
         units::duration(text.value).unwrap_or_else(|| {
             let title = format!("`{key}` is not a duration");
@@ -179,6 +211,7 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
 
     /// An IP address and port to listen on, where one is given; `sample` is shown where it is wrong.
     pub(super) fn listen_if(&mut self, key: &'static str, sample: SocketAddr) -> Option<Placed<SocketAddr>> {
+        self.note(key, || Shape::Text);
         self.has(key).then(|| self.listen(key, sample))
     }
 

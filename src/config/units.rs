@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-const SIZES: [(&str, u64); 8] = [
+pub(super) const SIZES: [(&str, u64); 8] = [
     ("KiB", 1 << 10),
     ("MiB", 1 << 20),
     ("GiB", 1 << 30),
@@ -13,7 +13,7 @@ const SIZES: [(&str, u64); 8] = [
     ("B", 1),
 ];
 
-const DURATIONS: [(&str, u64); 6] =
+pub(super) const DURATIONS: [(&str, u64); 6] =
     [("us", 1), ("ms", 1_000), ("s", 1_000_000), ("m", 60_000_000), ("h", 3_600_000_000), ("d", 86_400_000_000)];
 
 /// A number of bytes with its unit.

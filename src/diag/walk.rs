@@ -286,6 +286,8 @@ impl<'a> Reader<'a> {
     /// Reports every key that was never asked for, and returns the keys that those most likely mean: who misses one
     /// of them need not say so again.
     pub fn finish(self, report: &mut Report<'_>) -> Vec<&'a str> {
+        #[cfg(test)]
+        tests::note(self.what, &self.asked);
         let mut mistyped = Vec::new();
         for (key, _) in self.table {
             let name: &str = key.get_ref();
@@ -332,8 +334,35 @@ pub fn type_name(value: &DeValue<'_>) -> &'static str {
 }
 
 #[cfg(test)]
+pub(crate) use tests::note_keys;
+
+#[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::collections::{BTreeMap, BTreeSet};
+
     use super::*;
+
+    type Asked = BTreeMap<String, BTreeSet<String>>;
+
+    thread_local! {
+        static ASKED: RefCell<Option<Asked>> = const { RefCell::new(None) };
+    }
+
+    /// The keys that are asked for while `read` runs, by the kind of table.
+    pub(crate) fn note_keys(read: impl FnOnce()) -> Asked {
+        ASKED.set(Some(Asked::new()));
+        read();
+        ASKED.take().unwrap()
+    }
+
+    pub(super) fn note(what: &str, asked: &[&str]) {
+        ASKED.with_borrow_mut(|noted| {
+            if let Some(noted) = noted {
+                noted.entry(what.to_owned()).or_default().extend(asked.iter().map(|key| (*key).to_owned()));
+            }
+        });
+    }
 
     #[test]
     fn typed_values_and_what_is_told_about_others() {

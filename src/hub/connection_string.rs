@@ -210,7 +210,8 @@ fn auth(key: Option<&str>, token: Option<&str>, x509: Option<&str>) -> Result<Au
     }
 }
 
-fn is_host(text: &str) -> bool {
+/// Says whether a text is a bare host name or IPv6 address.
+pub fn is_host(text: &str) -> bool {
     // An IPv6 address of a gateway has colons; a port behind a name is the mistake to catch.
     let name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
     text.bytes().all(name) || text.parse::<std::net::Ipv6Addr>().is_ok()

@@ -9,6 +9,7 @@
 //! | [`connection_string`] | the text pasted from the portal |
 //! | [`connect`] | client id, user name, SAS resource, the host to dial |
 //! | [`sas`] | minting and checking tokens |
+//! | [`dps`] | the dialogue with the Device Provisioning Service |
 //! | [`d2c`] | the telemetry topic, its size, publishes already addressed to the hub |
 //! | [`back`] | topics of twins, direct methods and cloud-to-device messages |
 //! | [`bag`] | the property bag at the end of that topic |
@@ -22,6 +23,7 @@ pub mod bag;
 pub mod connect;
 pub mod connection_string;
 pub mod d2c;
+pub mod dps;
 pub mod limits;
 pub mod pace;
 pub mod refused;

@@ -18,22 +18,53 @@ use super::Shared;
 use super::admission::{Admitted, Refusal};
 use super::connection::{Connection, PACKET_MAX, READ, Stream, WRITE_TIMEOUT};
 use super::counters::Closed;
+use super::dps::{self, Service};
 use super::service;
 use super::sessions::Hold;
 use crate::message::Timestamp;
 
+/// Who answers at one address. Which hub, or the provisioning service, the name in the TLS handshake says.
+pub(super) struct House {
+    /// Also for clients that name nobody.
+    first: Arc<Shared>,
+    others: Vec<Arc<Shared>>,
+    dps: Option<Arc<Service>>,
+}
+
+impl House {
+    /// A single hub.
+    pub(super) fn of(hub: Arc<Shared>) -> Self {
+        Self { first: hub, others: Vec::new(), dps: None }
+    }
+
+    /// Several hubs and a provisioning service.
+    pub(super) fn of_many(first: Arc<Shared>, others: Vec<Arc<Shared>>, dps: Arc<Service>) -> Self {
+        Self { first, others, dps: Some(dps) }
+    }
+
+    fn hub(&self, name: Option<&str>) -> &Arc<Shared> {
+        let named = |hub: &&Arc<Shared>| name.is_some_and(|name| hub.options.host.eq_ignore_ascii_case(name));
+        self.others.iter().find(named).unwrap_or(&self.first)
+    }
+
+    fn dps(&self, name: Option<&str>) -> Option<&Arc<Service>> {
+        self.dps.as_ref().filter(|dps| name.is_some_and(|name| dps.is_called(name)))
+    }
+}
+
 /// Accepts until the simulator stops, then waits for the connections.
-pub(super) async fn run(listener: TcpListener, tls: TlsAcceptor, shared: Arc<Shared>) {
+pub(super) async fn run(listener: TcpListener, tls: TlsAcceptor, house: Arc<House>) {
     let mut connections = JoinSet::new();
+    let first = &house.first;
     loop {
-        let room = connections.len() < shared.options.max_connections.max(1);
+        let room = connections.len() < first.options.max_connections.max(1);
         tokio::select! {
-            () = shared.stop.cancelled() => break,
+            () = first.stop.cancelled() => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             taken = listener.accept(), if room => match taken {
                 Ok((stream, peer)) => {
-                    shared.counters.accept();
-                    connections.spawn(one(stream, peer, tls.clone(), Arc::clone(&shared)));
+                    first.counters.accept();
+                    connections.spawn(one(stream, peer, tls.clone(), Arc::clone(&house)));
                 }
                 // Out of descriptors, or the client gave up: neither gets better by spinning.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -43,13 +74,20 @@ pub(super) async fn run(listener: TcpListener, tls: TlsAcceptor, shared: Arc<Sha
     while connections.join_next().await.is_some() {}
 }
 
-async fn one(stream: TcpStream, peer: SocketAddr, tls: TlsAcceptor, shared: Arc<Shared>) {
+async fn one(stream: TcpStream, peer: SocketAddr, tls: TlsAcceptor, house: Arc<House>) {
     let _ = stream.set_nodelay(true);
-    let handshake = tokio::time::timeout(shared.options.handshake_timeout, tls.accept(stream));
+    let first = &house.first;
+    let handshake = tokio::time::timeout(first.options.handshake_timeout, tls.accept(stream));
     let closed = tokio::select! {
-        () = shared.stop.cancelled() => Closed::Stopped,
+        () = first.stop.cancelled() => Closed::Stopped,
         done = handshake => match done {
-            Ok(Ok(stream)) => serve(stream, peer, &shared).await,
+            Ok(Ok(stream)) => {
+                let name = stream.get_ref().1.server_name().map(str::to_owned);
+                match house.dps(name.as_deref()) {
+                    Some(service) => dps::serve(stream, service, &first.stop).await,
+                    None => serve(stream, peer, house.hub(name.as_deref())).await,
+                }
+            }
             Ok(Err(e)) => {
                 tracing::info!(%peer, error = %e, "TLS handshake failed");
                 Closed::Handshake
@@ -58,7 +96,7 @@ async fn one(stream: TcpStream, peer: SocketAddr, tls: TlsAcceptor, shared: Arc<
         },
     };
     tracing::debug!(%peer, reason = ?closed, "connection closed");
-    shared.counters.close(closed);
+    first.counters.close(closed);
 }
 
 /// Serves a client from its CONNECT to its end.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use parking_lot::RwLock;
 use rmqtt_codec::v3::Connect;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
@@ -13,6 +14,7 @@ use super::certificate::{common_name, thumbprint};
 use super::names::Username;
 use super::received::Source;
 use crate::hub::connect::Identity;
+use crate::hub::connection_string::is_id;
 use crate::hub::sas::{Key, Token, TokenError};
 
 /// What the hub stamps on messages of a device with a key.
@@ -82,12 +84,30 @@ pub(super) struct Register {
     pub(super) host: String,
     pub(super) edge: bool,
     pub(super) master: Key,
-    /// Empty: any device whose key is derived from the master key, or whose certificate our CA signed.
-    pub(super) devices: HashMap<String, Credential>,
+    /// It also takes any device whose key is derived from the master key, or whose certificate our CA signed.
+    pub(super) open: bool,
+    pub(super) devices: RwLock<HashMap<String, Credential>>,
     pub(super) verifier: Arc<dyn ClientCertVerifier>,
+    /// Messages say which hub got them.
+    pub(super) named: bool,
 }
 
 impl Register {
+    /// Enters a device, or gives it another credential.
+    pub(super) fn enter(&self, id: &str, credential: Credential) {
+        self.devices.write().insert(id.to_owned(), credential);
+    }
+
+    /// Forgets a device.
+    pub(super) fn remove(&self, id: &str) {
+        self.devices.write().remove(id);
+    }
+
+    /// True where a device (or `device/module`) of this name could connect.
+    pub(super) fn has(&self, id: &str) -> bool {
+        self.devices.read().contains_key(id) || (self.open && id.split('/').all(is_id))
+    }
+
     /// Decides on a CONNECT. `now` is in seconds since 1970.
     pub(super) fn admit(
         &self,
@@ -108,9 +128,10 @@ impl Register {
         if *connect.client_id != *id {
             return Err(Refusal::ClientId(connect.client_id.to_string()));
         }
-        let credential = match self.devices.get(&id) {
-            Some(credential) => credential.clone(),
-            None if self.devices.is_empty() => Credential::Derived,
+        let known = self.devices.read().get(&id).cloned();
+        let credential = match known {
+            Some(credential) => credential,
+            None if self.open => Credential::Derived,
             None => return Err(Refusal::Unknown(id)),
         };
         let (expiry, auth_method) = match (&connect.password, certificates.and_then(<[_]>::split_first)) {
@@ -121,7 +142,12 @@ impl Register {
             }
             (None, None) => return Err(Refusal::NoCredential),
         };
-        let source = Source { device: name.device.to_owned(), module: name.module.map(str::to_owned), auth_method };
+        let source = Source {
+            hub: self.named.then(|| self.host.clone()),
+            device: name.device.to_owned(),
+            module: name.module.map(str::to_owned),
+            auth_method,
+        };
         Ok(Admitted { source, identity: id, expiry })
     }
 

@@ -106,10 +106,12 @@ impl Authority {
         self.folder.join("ca.pem")
     }
 
-    /// What the server shows: good for the hub's name and for this machine.
-    pub(super) fn server_config(&self, host: &str, edge: bool) -> Result<rustls::ServerConfig, AuthorityError> {
-        let mut names = vec![host.to_owned(), "localhost".into(), "127.0.0.1".into(), "::1".into()];
+    /// What the server shows: good for these names and for this machine.
+    pub(super) fn server_config(&self, hosts: &[String], edge: bool) -> Result<rustls::ServerConfig, AuthorityError> {
+        let mut names = hosts.to_vec();
+        names.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
         names.dedup();
+        let host = hosts.first().map_or("localhost", String::as_str);
         let mut params = CertificateParams::new(names)?;
         params.distinguished_name.push(DnType::CommonName, host);
         params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
@@ -147,8 +149,13 @@ impl Authority {
 
     /// Checks certificates of clients against the simulator's CA.
     pub(super) fn client_verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, AuthorityError> {
+        Self::verifier(self.certificate.clone())
+    }
+
+    /// Checks certificates of clients against `root`.
+    pub(super) fn verifier(root: CertificateDer<'static>) -> Result<Arc<dyn ClientCertVerifier>, AuthorityError> {
         let mut roots = RootCertStore::empty();
-        roots.add(self.certificate.clone()).map_err(|e| AuthorityError::Tls(e.to_string()))?;
+        roots.add(root).map_err(|e| AuthorityError::Tls(e.to_string()))?;
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(ring::default_provider()))
             .build()
             .map_err(|e| AuthorityError::Tls(e.to_string()))

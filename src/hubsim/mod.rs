@@ -23,6 +23,8 @@
 //! over HTTPS on the same port (`service`). A message that a device has not acknowledged when its connection ends
 //! is sent again, ten times at most.
 //!
+//! One simulator can be several hubs and a provisioning service ([`site`]).
+//!
 //! A message is handed to the output before its PUBACK is written. Connections, sessions, queues,
 //! packets and waiting times are all bounded.
 
@@ -33,6 +35,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -50,15 +53,18 @@ mod certificate;
 mod cloud;
 mod connection;
 mod counters;
+pub mod dps;
 pub mod names;
 mod received;
 mod service;
 mod sessions;
+pub mod site;
 
 pub use authority::AuthorityError;
 pub use counters::{Closed, Counts};
 pub use received::{Received, Source};
 
+use accept::House;
 use admission::Register;
 use authority::Authority;
 use cloud::Cloud;
@@ -188,28 +194,42 @@ pub struct Running {
 /// Starts to listen.
 pub async fn start(options: Options) -> Result<Running, StartError> {
     let authority = Authority::open(options.dir.as_deref()).map_err(StartError::Authority)?;
-    let tls = authority.server_config(&options.host, options.edge).map_err(StartError::Authority)?;
-    let verifier = authority.client_verifier().map_err(StartError::Authority)?;
-    let listen = options.listen;
+    let hosts = [options.host.clone()];
+    let tls = authority.server_config(&hosts, options.edge).map_err(StartError::Authority)?;
+    let (listener, local_addr) = bind(options.listen).await?;
+    let open = options.devices.is_empty();
+    let shared = Shared::new(options, (open, false), &authority, CancellationToken::new())?;
+    let house = Arc::new(House::of(Arc::clone(&shared)));
+    let accept = tokio::spawn(accept::run(listener, TlsAcceptor::from(Arc::new(tls)), house));
+    Ok(Running { local_addr, authority, shared, accept: Some(accept) })
+}
+
+async fn bind(listen: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
     let listener = TcpListener::bind(listen).await.map_err(|e| StartError::Listen(listen, e))?;
     let local_addr = listener.local_addr().map_err(|e| StartError::Listen(listen, e))?;
-    let register = Register {
-        host: options.host.clone(),
-        edge: options.edge,
-        master: authority.master.clone(),
-        devices: options.devices.clone(),
-        verifier,
-    };
-    let shared = Arc::new(Shared {
-        options,
-        register,
-        sessions: Sessions::default(),
-        cloud: Cloud::default(),
-        counters: Counters::default(),
-        stop: CancellationToken::new(),
-    });
-    let accept = tokio::spawn(accept::run(listener, TlsAcceptor::from(Arc::new(tls)), Arc::clone(&shared)));
-    Ok(Running { local_addr, authority, shared, accept: Some(accept) })
+    Ok((listener, local_addr))
+}
+
+impl Shared {
+    /// A hub; `open`: to any device with a derived key. `named`: messages say which hub got them.
+    fn new(
+        options: Options,
+        (open, named): (bool, bool),
+        authority: &Authority,
+        stop: CancellationToken,
+    ) -> Result<Arc<Self>, StartError> {
+        let register = Register {
+            host: options.host.clone(),
+            edge: options.edge,
+            master: authority.master.clone(),
+            open,
+            devices: RwLock::new(options.devices.clone()),
+            verifier: authority.client_verifier().map_err(StartError::Authority)?,
+            named,
+        };
+        let (sessions, cloud, counters) = (Sessions::default(), Cloud::default(), Counters::default());
+        Ok(Arc::new(Self { options, register, sessions, cloud, counters, stop }))
+    }
 }
 
 impl Running {

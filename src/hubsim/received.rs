@@ -12,6 +12,8 @@ use crate::message::Timestamp;
 /// Who sent it; shared by all messages of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
+    /// The hub's host name, where there are several.
+    pub hub: Option<String>,
     /// The device id.
     pub device: String,
     /// The module id.
@@ -93,11 +95,14 @@ fn shown(wire: &str) -> Option<&'static str> {
     })
 }
 
-/// One JSON object: `device`, `module`, `received`, `system`, `properties`, and `body`, or
+/// One JSON object: `hub` where there are several, `device`, `module`, `received`, `system`, `properties`, and `body`, or
 /// `body_base64` where the payload is no UTF-8.
 impl Serialize for Received {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
+        if let Some(hub) = &self.source.hub {
+            map.serialize_entry("hub", hub)?;
+        }
         map.serialize_entry("device", &self.source.device)?;
         if let Some(module) = &self.source.module {
             map.serialize_entry("module", module)?;

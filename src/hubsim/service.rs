@@ -38,7 +38,6 @@ use super::connection::Stream;
 use super::counters::Closed;
 use crate::hub::back::Command;
 use crate::hub::bag;
-use crate::hub::connection_string::is_id;
 use crate::hub::sas::{Key, Token};
 use crate::hub::twin::{Properties, TwinError};
 use crate::message::Timestamp;
@@ -225,9 +224,7 @@ fn authorize(headers: &HeaderMap, shared: &Shared) -> Result<(), Failure> {
 }
 
 fn known(id: &str, shared: &Shared) -> Result<String, Failure> {
-    let devices = &shared.register.devices;
-    let exists = if devices.is_empty() { id.split('/').all(is_id) } else { devices.contains_key(id) };
-    if exists { Ok(id.to_owned()) } else { Err(Failure::not_found(id)) }
+    if shared.register.has(id) { Ok(id.to_owned()) } else { Err(Failure::not_found(id)) }
 }
 
 fn identity(id: &str, shared: &Shared) -> Value {

@@ -35,6 +35,8 @@ use crate::message::Publish;
 mod entry;
 mod files;
 #[cfg(test)]
+pub(crate) mod steps;
+#[cfg(test)]
 mod tests;
 
 pub use entry::Entry;

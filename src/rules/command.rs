@@ -15,6 +15,7 @@
 //! Nothing from the cloud chooses where it goes: a topic has as many levels as its template, none of them empty by what
 //! was put in, and no wildcard.
 
+use std::fmt;
 use std::time::Duration;
 
 use regex::Regex;
@@ -177,12 +178,44 @@ pub struct LocalPublish {
     pub retain: bool,
 }
 
+/// Why a command does not take what came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PassedBy {
+    /// It is for methods, or for others, or for messages.
+    Method,
+    /// It is for other devices.
+    Device,
+    /// This property is missing, or has another value.
+    Property(String),
+    /// Its `when` is not true, or its table has no such key.
+    When,
+}
+
+impl fmt::Display for PassedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Method => f.write_str("`method` is another"),
+            Self::Device => f.write_str("`device` does not match"),
+            Self::Property(name) => write!(f, "the property `{name}` is missing or has another value"),
+            Self::When => f.write_str("its `when` is not true, or its table has no such key"),
+        }
+    }
+}
+
+type Asked = Result<Result<Made, PassedBy>, (QuarantineReason, String)>;
+
+/// The commands that let it go by, in order, and why.
+pub(super) fn passed_by(commands: &[Command], incoming: &Incoming<'_>) -> Vec<(String, PassedBy)> {
+    let asked = commands.iter().map(|command| (command.name.clone(), command.ask(incoming)));
+    asked.map_while(|(name, asked)| Some((name, asked.ok()?.err()?))).collect()
+}
+
 /// Asks the commands in order.
 pub(super) fn ask(commands: &[Command], incoming: &Incoming<'_>) -> Commanded {
     for command in commands {
         match command.ask(incoming) {
-            Ok(None) => {}
-            Ok(Some(made)) => return Commanded::Made(made),
+            Ok(Err(_)) => {}
+            Ok(Ok(made)) => return Commanded::Made(made),
             Err((reason, detail)) => {
                 return Commanded::Refused { command: command.name.clone(), reason, detail };
             }
@@ -192,21 +225,20 @@ pub(super) fn ask(commands: &[Command], incoming: &Incoming<'_>) -> Commanded {
 }
 
 impl Command {
-    /// `None` where the command is for others.
-    fn ask(&self, incoming: &Incoming<'_>) -> Result<Option<Made>, (QuarantineReason, String)> {
+    fn ask(&self, incoming: &Incoming<'_>) -> Asked {
         if self.method.as_deref() != incoming.method {
-            return Ok(None);
+            return Ok(Err(PassedBy::Method));
         }
         let mut names = vec![incoming.device, incoming.id];
         if self.device.as_ref().is_some_and(|pattern| !pattern.captures(incoming.device, &mut names)) {
-            return Ok(None);
+            return Ok(Err(PassedBy::Device));
         }
         for (name, pattern) in &self.props {
             // Of a property that is there twice the last one counts.
             let value = incoming.props.iter().rev().find(|(known, _)| **known == **name);
-            let Some((_, value)) = value else { return Ok(None) };
-            if !pattern.captures(value.as_deref().unwrap_or(""), &mut names) {
-                return Ok(None);
+            let value = value.map(|(_, value)| value.as_deref().unwrap_or(""));
+            if !value.is_some_and(|value| pattern.captures(value, &mut names)) {
+                return Ok(Err(PassedBy::Property(name.to_string())));
             }
         }
         let publish = Publish {
@@ -222,8 +254,8 @@ impl Command {
         let source = Source { publish: &publish, captures: &[], event: &names, births: memory.births() };
         let (mut work, mut records) = (Work::default(), Records::default());
         match make::make(&self.message, 0, &source, &mut work, &mut records) {
-            Ok(Taken::No) => Ok(None),
-            Ok(Taken::Yes) => self.collect(&records).map(Some),
+            Ok(Taken::No) => Ok(Err(PassedBy::When)),
+            Ok(Taken::Yes) => self.collect(&records).map(Ok),
             Err(refusal) => Err((refusal.reason, refusal.detail)),
         }
     }

@@ -1,5 +1,9 @@
 //! Rule files into checked rules and tests. Every mistake of every file is told, none stops the reading.
 
+use std::fmt::Write as _;
+use std::path::Path;
+
+use sha2::{Digest as _, Sha256};
 use toml::Spanned;
 use toml::de::DeTable;
 
@@ -25,12 +29,13 @@ mod read_test;
 mod read_time;
 mod texts;
 mod whole;
+pub(super) mod words;
 
 pub use lint::LINTS;
 use read_table::Tables;
 
 /// Every code a rule file can be answered with.
-pub const CODES: [&str; 45] = [
+pub const CODES: [&str; 46] = [
     "bad-decode",
     "bad-duration",
     "bad-hex",
@@ -45,6 +50,7 @@ pub const CODES: [&str; 45] = [
     "duplicate-name",
     "empty-level",
     "endless-script",
+    "loose-regex",
     "never-runs",
     "no-answer",
     "no-device",
@@ -92,6 +98,10 @@ pub struct Loaded {
     pub tests: Vec<Test>,
     /// What each file has, in the order of the files.
     pub files: Vec<FileSummary>,
+    /// The CSV files that tables are to be read from, as the rule files name them; those that are not there too.
+    pub tables: Vec<String>,
+    /// 16 hex digits that stand for the names and contents of the rule files and of the CSV files they name.
+    pub hash: String,
 }
 
 /// What one file has.
@@ -157,10 +167,11 @@ pub fn load(files: &[SourceFile]) -> Loaded {
     if !diagnostics.iter().any(Diagnostic::is_error) {
         tables.unused(&mut diagnostics);
     }
+    let hash = hash(files, &tables.files);
     let mut rules = None;
     if !diagnostics.iter().any(Diagnostic::is_error) {
         let commands = commands.into_iter().filter_map(|draft| draft.command).collect();
-        match RuleSet::new(drafts.into_iter().filter_map(|draft| draft.rule).collect(), commands) {
+        match RuleSet::new(drafts.into_iter().filter_map(|draft| draft.rule).collect(), commands, hash.clone()) {
             Ok(set) => rules = Some(set),
             Err(error) => diagnostics.push(
                 Diagnostic::error("bad-regex", "the regexes of all rules are too large together", 0)
@@ -169,7 +180,30 @@ pub fn load(files: &[SourceFile]) -> Loaded {
         }
     }
     diagnostics.sort_by_key(Diagnostic::sort_key);
-    Loaded { rules, diagnostics, tests, files: summaries }
+    Loaded { rules, diagnostics, tests, files: summaries, tables: tables.files, hash }
+}
+
+/// True where `path` is the CSV file that a table calls `name`.
+pub fn is_table_file(path: &str, name: &str) -> bool {
+    path.ends_with(".csv") && Path::new(path).ends_with(name)
+}
+
+/// The folder a file lies in does not count: a gateway and the desk where its rules were written agree.
+fn hash(files: &[SourceFile], tables: &[String]) -> String {
+    let mut hasher = Sha256::new();
+    for file in files.iter().filter(|file| !is_table(file) || tables.iter().any(|name| is_table_file(&file.path, name)))
+    {
+        let name = Path::new(&file.path).file_name().unwrap_or_default().as_encoded_bytes();
+        for part in [name, file.text.as_bytes()] {
+            hasher.update((part.len() as u64).to_be_bytes());
+            hasher.update(part);
+        }
+    }
+    let digest: [u8; 32] = hasher.finalize().into();
+    digest.iter().take(8).fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }
 
 /// A file that a table may take its rows from.
@@ -221,4 +255,32 @@ fn read_path(text: &Text<'_>, report: &mut Report<'_>) -> Option<Box<[Box<str>]>
 /// The line of a byte offset, from 1.
 fn line(text: &str, at: usize) -> usize {
     memchr::memchr_iter(b'\n', text.as_bytes().get(..at).unwrap_or(&[])).count() + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_is_of_what_the_rules_are_made_of() {
+        let hash = |files: &[(&str, &str)]| {
+            let source = |(path, text): &(&str, &str)| SourceFile { path: (*path).into(), text: (*text).into() };
+            load(&files.iter().map(source).collect::<Vec<_>>()).hash
+        };
+        let table = "[table.t]\nfile = \"t.csv\"\n";
+        let first = [("rules/1.toml", table), ("rules/t.csv", "a,b\n1,2\n")];
+        for (name, files, same) in [
+            ("elsewhere", &[("/etc/r/1.toml", table), ("/etc/r/t.csv", "a,b\n1,2\n")][..], true),
+            ("a file nobody names", &[first[0], first[1], ("rules/x.csv", "a\n")], true),
+            ("another table", &[first[0], ("rules/t.csv", "a,b\n1,3\n")], false),
+            ("no table", &[first[0]], false),
+            ("another name", &[("rules/2.toml", table), first[1]], false),
+            ("another file", &[first[0], first[1], ("rules/2.toml", "")], false),
+            ("text in another file", &[("rules/1.toml", ""), ("rules/2.toml", table), first[1]], false),
+            ("mistakes", &[("rules/1.toml", "nonsense"), first[1]], false),
+        ] {
+            assert_eq!(hash(files) == hash(&first), same, "{name}");
+        }
+        assert_eq!(hash(&first).len(), 16);
+    }
 }

@@ -100,6 +100,7 @@ mod number;
 mod pattern;
 mod refusal;
 mod rule;
+mod schema;
 mod script;
 mod shape;
 mod template;
@@ -107,9 +108,10 @@ pub mod testing;
 mod translate;
 
 pub use clock::Doubt;
-pub use command::{Answer, Commanded, Incoming, LocalPublish, Made};
+pub use command::{Answer, Commanded, Incoming, LocalPublish, Made, PassedBy};
 pub use explain::{Explanation, Step, Tried, new_rule};
-pub use load::{CODES, FileSummary, LINTS, Loaded, load};
+pub use load::{CODES, FileSummary, LINTS, Loaded, is_table_file, load};
+pub use schema::schema;
 pub use translate::{Memory, Output, forward};
 
 use crate::message::{Event, Presence, Publish};
@@ -125,6 +127,7 @@ pub struct RuleSet(Arc<Rules>);
 struct Rules {
     /// Tells rule sets apart, so that a cache notices a reload.
     number: u64,
+    hash: String,
     rules: Vec<rule::Rule>,
     index: index::Index,
     on_connect: index::Index,
@@ -245,13 +248,13 @@ impl fmt::Display for QuarantineReason {
 }
 
 impl RuleSet {
-    fn new(rules: Vec<rule::Rule>, commands: Vec<command::Command>) -> Result<Self, regex::Error> {
+    fn new(rules: Vec<rule::Rule>, commands: Vec<command::Command>, hash: String) -> Result<Self, regex::Error> {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
         let index = index::Index::new(&rules, None)?;
         let on_connect = index::Index::new(&rules, Some(Event::Connect))?;
         let on_disconnect = index::Index::new(&rules, Some(Event::Disconnect))?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        Ok(Self(Arc::new(Rules { number, rules, index, on_connect, on_disconnect, commands })))
+        Ok(Self(Arc::new(Rules { number, hash, rules, index, on_connect, on_disconnect, commands })))
     }
 
     /// Translates a publish. Total: any publish, an outcome. The records are in `out` until its next use.
@@ -274,9 +277,19 @@ impl RuleSet {
         explain::presence(self, presence)
     }
 
+    /// What tells these rules from others: a hash of the files they were read from, see [`Loaded::hash`].
+    pub fn hash(&self) -> &str {
+        &self.0.hash
+    }
+
     /// What the commands make of what comes down. Total: anything, an outcome.
     pub fn command(&self, incoming: &Incoming<'_>) -> Commanded {
         command::ask(&self.0.commands, incoming)
+    }
+
+    /// The commands that let it go by before one takes it, and why.
+    pub fn passed_by(&self, incoming: &Incoming<'_>) -> Vec<(String, PassedBy)> {
+        command::passed_by(&self.0.commands, incoming)
     }
 
     /// True where a command takes cloud-to-device messages.

@@ -5,7 +5,7 @@ use super::decode::Births;
 use super::index::{Cache, Route};
 use super::make::{self, Records, Source, Taken, Work, look};
 use super::rule::Action;
-use super::{RuleIndex, Rules, Verdict};
+use super::{RuleIndex, RuleSet, Rules, Verdict};
 use crate::message::{Event, Presence, Publish, RecordWriter};
 
 /// Room an [`Output`] keeps in each of its buffers from one translation to the next, in bytes.
@@ -22,6 +22,10 @@ impl Memory {
     pub(super) fn births(&self) -> &Births {
         &self.births
     }
+
+    /// To be called once `rules` are in use and no publish is on its way through those before them any more. Births belong
+    /// to no rule and stay.
+    pub fn taken_up(&self, _: &RuleSet) {}
 }
 
 /// Where a translation puts its records, and what it needs to work without allocating. One per connection.

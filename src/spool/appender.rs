@@ -39,8 +39,7 @@ pub(super) struct Shared {
     pub(super) pending: Mutex<Pending>,
     /// Wakes the writer.
     pub(super) work: Condvar,
-    /// Wakes one appender that waits for room; it wakes the next.
-    pub(super) room: Notify,
+    pub(super) room: Room,
     pub(super) track: Mutex<Track>,
     pub(super) reading: ReadQueue,
     pub(super) durable: watch::Sender<Durable>,
@@ -48,6 +47,28 @@ pub(super) struct Shared {
     pub(super) cursor_moved: AtomicBool,
     pub(super) recovered: u64,
     pub(super) written: Written,
+}
+
+/// Where appenders wait for room.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    /// Wakes one of them; it wakes the next.
+    notify: Notify,
+    /// How often there may have come to be room.
+    rounds: AtomicU64,
+}
+
+impl Room {
+    /// There may be room now.
+    pub(super) fn opened(&self) {
+        self.rounds.fetch_add(1, Ordering::Relaxed);
+        self.notify.notify_one();
+    }
+
+    /// There will be none any more.
+    pub(super) fn closed(&self) {
+        self.notify.notify_waiters();
+    }
 }
 
 /// Counters of the writer.
@@ -187,7 +208,9 @@ impl Appender {
     /// Waits until an append that was refused as [`AppendError::Full`] may succeed. Try again afterwards, and wait
     /// again if it does not.
     pub async fn room(&self) {
-        let notified = self.shared.room.notified();
+        let room = &self.shared.room;
+        let round = room.rounds.load(Ordering::Relaxed);
+        let notified = room.notify.notified();
         tokio::pin!(notified);
         notified.as_mut().enable();
         {
@@ -199,13 +222,15 @@ impl Appender {
         }
         notified.await;
         // One wake-up per commit starts a chain that goes on while there is room: no stampede, and an appender
-        // that goes away after being woken has already passed it on.
+        // that goes away after being woken has already passed it on. Who came back in the same round found too
+        // little room: to pass it on would be to wake itself until the next commit.
+        let again = room.rounds.load(Ordering::Relaxed) == round;
         let more = {
             let pending = lock(&self.shared.pending);
             !pending.full && pending.limit.saturating_sub(pending.batch.len()) >= self.shared.geometry.batch / 8
         };
-        if more {
-            self.shared.room.notify_one();
+        if more && !again {
+            room.notify.notify_one();
         }
     }
 

@@ -191,7 +191,7 @@ impl Log {
         let full = pending.full;
         drop(pending);
         if !full {
-            self.shared.room.notify_one();
+            self.shared.room.opened();
         }
     }
 

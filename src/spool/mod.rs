@@ -95,9 +95,11 @@ mod read;
 mod recover;
 mod segment;
 #[cfg(test)]
-mod sim;
+pub(crate) mod sim;
 mod space;
 mod stats;
+#[cfg(test)]
+pub(crate) mod steps;
 #[cfg(test)]
 mod tests;
 mod track;
@@ -107,18 +109,18 @@ mod writer;
 
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 pub use crate::config::{Durability, WhenFull};
 pub use appender::{Acker, Appender};
-use appender::{Geometry, Pending, Shared, Written, lock};
+use appender::{Geometry, Pending, Room, Shared, Written, lock};
 use batch::Batch;
 use disk::{Disk, FolderError, RealDisk};
 use format::PAGE;
@@ -311,12 +313,6 @@ pub struct Spool {
     reader: Option<JoinHandle<()>>,
 }
 
-/// True where a folder has segments of a spool. It is not opened for that.
-pub fn holds_something(dir: &Path) -> bool {
-    let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    files.into_iter().any(|file| Path::new(&file.file_name()).extension().is_some_and(|ending| ending == "seg"))
-}
-
 /// Opens the spool of a folder, recovers what it holds and starts its threads.
 pub fn open(options: Options) -> Result<Opened, OpenError> {
     let started = Instant::now();
@@ -368,7 +364,7 @@ fn assemble(disk: Arc<dyn Disk>, options: &Options) -> io::Result<(Log, ReadAhea
         disk,
         pending: Mutex::new(pending),
         work: Condvar::new(),
-        room: Notify::new(),
+        room: Room::default(),
         durable: watch::Sender::new(Durable { seq: found.next_seq - 1, failed: None }),
         track: Mutex::new(found.track),
         reading: ReadQueue::default(),
@@ -390,7 +386,7 @@ impl Spool {
     fn stop(&mut self) -> Result<(), CloseError> {
         lock(&self.shared.pending).closed = true;
         self.shared.work.notify_one();
-        self.shared.room.notify_waiters();
+        self.shared.room.closed();
         self.shared.reading.close();
         let reader = self.reader.take().map_or(Ok(()), JoinHandle::join);
         let writer = self.writer.take().map_or(Ok(Ok(())), JoinHandle::join);

@@ -12,12 +12,12 @@ const SECTOR: usize = 512;
 
 /// What goes wrong, and when.
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Faults {
+pub(crate) struct Faults {
     /// The next so many writes or syncs fail.
-    pub(super) writes: u32,
-    pub(super) syncs: u32,
+    pub(crate) writes: u32,
+    pub(crate) syncs: u32,
     /// After this many more operations the power is gone.
-    pub(super) power: Option<u64>,
+    pub(crate) power: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -48,7 +48,7 @@ struct State {
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct SimDisk(Arc<Mutex<State>>);
+pub(crate) struct SimDisk(Arc<Mutex<State>>);
 
 struct SimFile {
     disk: SimDisk,
@@ -116,7 +116,7 @@ fn apply(names: &mut BTreeMap<String, usize>, op: &NameOp) {
 }
 
 impl SimDisk {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(State {
             inodes: Vec::new(),
             names: BTreeMap::new(),
@@ -130,15 +130,21 @@ impl SimDisk {
         })))
     }
 
-    pub(super) fn set_faults(&self, faults: Faults) {
+    pub(crate) fn set_faults(&self, faults: Faults) {
         lock(&self.0).faults = faults;
     }
 
-    pub(super) fn set_capacity(&self, bytes: u64) {
+    /// Nothing is going to fail.
+    pub(crate) fn is_sound(&self) -> bool {
+        let faults = lock(&self.0).faults;
+        faults.writes == 0 && faults.syncs == 0 && faults.power.is_none()
+    }
+
+    pub(crate) fn set_capacity(&self, bytes: u64) {
         lock(&self.0).capacity = bytes;
     }
 
-    pub(super) fn used(&self) -> u64 {
+    pub(crate) fn used(&self) -> u64 {
         lock(&self.0).used()
     }
 
@@ -147,7 +153,7 @@ impl SimDisk {
     }
 
     /// The power goes and comes back: each unsynced sector and the last unsynced names are there or not.
-    pub(super) fn power_cut(&self) {
+    pub(crate) fn power_cut(&self) {
         let mut state = lock(&self.0);
         let keep = state.random() as usize % (state.pending.len() + 1);
         state.sync_names(keep);

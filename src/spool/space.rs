@@ -169,7 +169,7 @@ impl Log {
         let open = !pending.full && pending.limit > 0;
         drop(pending);
         if open {
-            self.shared.room.notify_one();
+            self.shared.room.opened();
         }
     }
 

@@ -1,7 +1,10 @@
 //! The spool against a model, over a disk with faults.
 
 use std::collections::VecDeque;
+use std::future::Future as _;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
@@ -195,6 +198,29 @@ fn backlog(seed: u64, records: usize) -> World {
         world.commit();
     }
     world
+}
+
+#[test]
+fn who_finds_too_little_room_waits_for_the_next_commit() {
+    let mut world = World::new(1, options(16));
+    let appender = world.appender();
+    world.append(&[4_000]).expect("room");
+    let large = vec![0; 5_000];
+    let tries = || {
+        let mut context = Context::from_waker(Waker::noop());
+        (0..9).find(|_| {
+            let refused = appender.try_append(std::iter::once(large.as_slice()));
+            assert_eq!(refused, Err(AppendError::Full));
+            pin!(appender.room()).poll(&mut context).is_pending()
+        })
+    };
+    assert!(tries().is_some_and(|tries| tries < 4), "it wakes itself again and again");
+    let mut waits = Box::pin(appender.room());
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(waits.as_mut().poll(&mut context).is_pending());
+    world.commit();
+    assert!(waits.as_mut().poll(&mut context).is_ready());
+    assert!(appender.try_append(std::iter::once(large.as_slice())).is_ok());
 }
 
 #[test]

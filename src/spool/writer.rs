@@ -105,7 +105,7 @@ fn finish(log: &mut Log) -> Result<(), String> {
     if log.has_batch() {
         return Err(fail(log, "no space for the last messages".into()));
     }
-    log.shared.room.notify_waiters();
+    log.shared.room.closed();
     Ok(())
 }
 
@@ -113,7 +113,7 @@ fn finish(log: &mut Log) -> Result<(), String> {
 fn fail(log: &Log, reason: String) -> String {
     tracing::error!(reason, "spool: failed for good");
     lock(&log.shared.pending).closed = true;
-    log.shared.room.notify_waiters();
+    log.shared.room.closed();
     log.shared.durable.send_modify(|durable| durable.failed = Some(reason.as_str().into()));
     reason
 }

@@ -5,14 +5,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use parking_lot::Mutex;
-use rumqttc::{AsyncClient, Event, Incoming, Outgoing, QoS};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::dial::{Dialled, dial};
 use super::flight::Flight;
 use super::window::{Latency, Window};
-use super::{Backlog, Isolation, Lane, Options, Outcome, Status, TOO_OLD, Waiting};
+use super::wire::{Broken, Dial, Event, Sender, Wire};
+use super::{Backlog, Isolation, Lane, Options, Outcome, Status, TOO_OLD, Waiting, now};
 use crate::hub::pace::Pace;
 use crate::message::{HubMessage, Timestamp};
 use crate::metrics::Metrics;
@@ -38,7 +37,7 @@ pub(super) enum End {
 }
 
 impl End {
-    fn not_taken(error: &rumqttc::ClientError) -> Self {
+    fn not_taken(error: &str) -> Self {
         Self::Failed { reason: "protocol", text: format!("a message was not taken: {error}") }
     }
 }
@@ -67,8 +66,8 @@ struct Line<'a, O> {
     status: &'a watch::Sender<Status>,
 }
 
-pub(super) async fn serve<B: Backlog, O: Outcome>(
-    options: &Options,
+pub(super) async fn serve<D: Dial, B: Backlog, O: Outcome>(
+    (dial, options): (&D, &Options),
     (backlog, outcome): (&mut B, &O),
     (flight, window): (&mut Flight, &mut Window),
     metrics: &Metrics,
@@ -77,8 +76,8 @@ pub(super) async fn serve<B: Backlog, O: Outcome>(
     flight.restart();
     window.restart();
     let login = options.target.login(Timestamp::now());
-    let mut dialled = match dial(options, &login).await {
-        Ok(dialled) => dialled,
+    let mut wire = match dial.dial(options, &login).await {
+        Ok(wire) => wire,
         Err(error) => return End::Failed { reason: "network", text: format!("cannot open a socket: {error}") },
     };
     if let Some(expiry) = login.expiry.map(|(expiry, _)| expiry).or(options.target.given_token_expiry()) {
@@ -91,7 +90,7 @@ pub(super) async fn serve<B: Backlog, O: Outcome>(
         outcome,
         flight: Mutex::new(flight),
         window: Mutex::new(window),
-        pace: options.hub_rate.map(|rate| Mutex::new(Pace::new(f64::from(rate), Instant::now()))),
+        pace: options.hub_rate.map(|rate| Mutex::new(Pace::new(f64::from(rate), now()))),
         room: Notify::new(),
         closing: CancellationToken::new(),
         connected: CancellationToken::new(),
@@ -100,63 +99,36 @@ pub(super) async fn serve<B: Backlog, O: Outcome>(
         metrics,
         status,
     };
-    let client = dialled.client.clone();
+    let sender = wire.sender();
     let renew_in = login.expiry.map(|(_, renew_in)| renew_in);
     // The driver's future lives to the end of the connection: see the module documentation.
     tokio::select! {
         biased;
-        end = line.drive(&mut dialled) => end,
-        end = line.feed(&client, backlog) => end,
-        end = line.close_in_time(&client, renew_in, stop) => end,
+        end = line.drive(&mut wire) => end,
+        end = line.feed(&sender, backlog) => end,
+        end = line.close_in_time(&sender, renew_in, stop) => end,
         end = line.watch_silence() => end,
     }
 }
 
-/// Tells where the hub does not grant a subscription.
-fn refused_subscriptions(ack: &rumqttc::SubAck) {
-    if ack.return_codes.iter().any(|code| matches!(code, rumqttc::SubscribeReasonCode::Failure)) {
-        tracing::warn!(
-            "uplink: the hub refuses a subscription: commands or methods will not come (is it a Basic tier?)"
-        );
-    }
-}
-
 impl<O: Outcome> Line<'_, O> {
-    /// Polls the event loop, and turns what it reports into acknowledgements.
-    async fn drive(&self, dialled: &mut Dialled) -> End {
+    /// Turns what happens on the line into acknowledgements.
+    async fn drive(&self, wire: &mut impl Wire) -> End {
         loop {
-            match dialled.event_loop.poll().await {
-                // What has QoS 0 is an answer to the hub, and no message of the flight.
-                Ok(Event::Outgoing(Outgoing::Publish(0))) => {}
-                Ok(Event::Outgoing(Outgoing::Publish(packet_id))) => self.flight.lock().name(packet_id),
-                Ok(Event::Incoming(Incoming::ConnAck(_))) => {
-                    if let Some(down) = &self.options.down {
-                        down.subscribe(&dialled.client);
-                    }
-                    self.on_connected();
-                }
-                Ok(Event::Incoming(Incoming::Publish(publish))) => {
-                    if let Some(down) = &self.options.down
-                        && !down.arrived(&dialled.client, publish)
-                    {
-                        self.metrics.commanded("", "no_room");
-                    }
-                }
-                Ok(Event::Incoming(Incoming::SubAck(ack))) => refused_subscriptions(&ack),
-                Ok(Event::Incoming(Incoming::PubAck(ack))) => self.on_puback(ack.pkid),
-                Ok(Event::Outgoing(Outgoing::Disconnect)) => {
+            match wire.event(&self.options.target).await {
+                Ok(Event::Sent(packet_id)) => self.flight.lock().name(packet_id),
+                Ok(Event::Connected) => self.on_connected(),
+                Ok(Event::Acknowledged(packet_id)) => self.on_puback(packet_id),
+                Ok(Event::Left) => {
                     self.gone.cancel();
                     return std::future::pending().await;
                 }
-                Ok(_) => {}
+                Ok(Event::Other) => {}
                 Err(_) if self.closing.is_cancelled() => {
                     self.gone.cancel();
                     return std::future::pending().await;
                 }
-                Err(error) => {
-                    let (reason, text) = dialled.explain(&error, &self.options.target);
-                    return End::Failed { reason, text };
-                }
+                Err(Broken { reason, text }) => return End::Failed { reason, text },
             }
         }
     }
@@ -169,7 +141,7 @@ impl<O: Outcome> Line<'_, O> {
             self.metrics.uplink_state(super::UP);
         }
         self.status.send_modify(|status| {
-            status.connected = Some(Instant::now());
+            status.connected = Some(now());
             status.renewing = false;
             status.trouble = None;
         });
@@ -181,18 +153,18 @@ impl<O: Outcome> Line<'_, O> {
             self.room.notify_waiters();
             return;
         };
-        self.learn(Instant::now(), acknowledged.handed);
-        let now = Timestamp::now();
+        self.learn(now(), acknowledged.handed);
+        let wall = Timestamp::now();
         if self.outcome.delivered(acknowledged.id) {
             self.metrics.messages_delivered.increment(1);
         }
         #[expect(clippy::cast_precision_loss)]
         {
-            self.metrics.delivery_seconds.record((now.0 - acknowledged.created.0).max(0) as f64 / 1000.0);
-            self.metrics.uplink_last_puback.set(now.0 as f64 / 1000.0);
+            self.metrics.delivery_seconds.record((wall.0 - acknowledged.created.0).max(0) as f64 / 1000.0);
+            self.metrics.uplink_last_puback.set(wall.0 as f64 / 1000.0);
         }
         self.status.send_if_modified(|status| {
-            status.last_puback = Some(Instant::now());
+            status.last_puback = Some(now());
             false
         });
         self.room.notify_waiters();
@@ -229,9 +201,9 @@ impl<O: Outcome> Line<'_, O> {
     }
 
     /// Hands messages to the event loop in order, as far as the window allows.
-    async fn feed<B: Backlog>(&self, client: &AsyncClient, backlog: &mut B) -> End {
+    async fn feed<B: Backlog>(&self, sender: &impl Sender, backlog: &mut B) -> End {
         self.connected.cancelled().await;
-        if let Err(end) = self.send_suspects_alone(client, backlog).await {
+        if let Err(end) = self.send_suspects_alone(sender, backlog).await {
             return end;
         }
         self.tell_window(self.window.lock().limit());
@@ -246,7 +218,7 @@ impl<O: Outcome> Line<'_, O> {
                     waiting
                 }
             };
-            if let Err(end) = self.hand_over(client, waiting).await {
+            if let Err(end) = self.hand_over(sender, waiting).await {
                 return end;
             }
         }
@@ -255,7 +227,7 @@ impl<O: Outcome> Line<'_, O> {
     /// The next message to send; a late one when its time has come.
     async fn next<B: Backlog>(&self, backlog: &mut B) -> Option<Waiting> {
         loop {
-            let pause = self.pace.as_ref().map_or(Duration::ZERO, |pace| pace.lock().wait(Instant::now()));
+            let pause = self.pace.as_ref().map_or(Duration::ZERO, |pace| pace.lock().wait(now()));
             let down_to = if pause.is_zero() { Lane::Late } else { Lane::Live };
             if let Some(next) = backlog.next(down_to).now_or_never() {
                 return next;
@@ -275,7 +247,7 @@ impl<O: Outcome> Line<'_, O> {
         }
     }
 
-    async fn hand_over(&self, client: &AsyncClient, waiting: Waiting) -> Result<(), End> {
+    async fn hand_over(&self, sender: &impl Sender, waiting: Waiting) -> Result<(), End> {
         let late = waiting.lane == Lane::Late;
         let ready = self.ready_to_send(&waiting);
         let created = ready.as_ref().map_or(Timestamp(0), |(_, _, created)| *created);
@@ -304,10 +276,10 @@ impl<O: Outcome> Line<'_, O> {
         };
         self.flight.lock().hand();
         if let Some(pace) = &self.pace {
-            pace.lock().sent(Instant::now(), late);
+            pace.lock().sent(now(), late);
         }
         self.metrics.uplink_publishes.increment(1);
-        client.publish_bytes(topic, QoS::AtLeastOnce, false, body).await.map_err(|error| End::not_taken(&error))
+        sender.publish(topic, body).await.map_err(|error| End::not_taken(&error))
     }
 
     /// Topic, body and time of a message; or why it is not to be sent.
@@ -363,16 +335,24 @@ impl<O: Outcome> Line<'_, O> {
 
     /// Ends the connection on purpose, for a new token or with the program: hands over nothing more, waits for
     /// the acknowledgements, says DISCONNECT.
-    async fn close_in_time(&self, client: &AsyncClient, renew_in: Option<Duration>, stop: &CancellationToken) -> End {
+    async fn close_in_time(&self, sender: &impl Sender, renew_in: Option<Duration>, stop: &CancellationToken) -> End {
         let due = async {
             match renew_in {
                 Some(renew_in) => tokio::time::sleep(renew_in).await,
                 None => std::future::pending().await,
             }
         };
+        let other_subscriptions = async {
+            match &self.options.down {
+                Some(down) => down.changed().await,
+                None => std::future::pending().await,
+            }
+        };
         let end = tokio::select! {
+            biased;
             () = stop.cancelled() => End::Stopped,
             () = due => End::Renew,
+            () = other_subscriptions => End::Renew,
         };
         self.closing.cancel();
         if !self.connected.is_cancelled() {
@@ -380,10 +360,11 @@ impl<O: Outcome> Line<'_, O> {
         }
         let last = async {
             self.all_acknowledged().await;
-            let _ = client.disconnect().await;
+            sender.disconnect().await;
             self.gone.cancelled().await;
         };
         tokio::select! {
+            biased;
             _ = tokio::time::timeout(LAST_ACKS, last) => {}
             () = self.gone.cancelled() => {}
         }
@@ -392,7 +373,8 @@ impl<O: Outcome> Line<'_, O> {
 
     /// A connection that lasts takes back what was said of those before it.
     fn lasts(&self) {
-        let lasted = self.status.borrow().connected.is_some_and(|at| at.elapsed() > super::diagnosis::SHORT);
+        let lasted =
+            self.status.borrow().connected.is_some_and(|at| now().duration_since(at) > super::diagnosis::SHORT);
         if lasted && self.status.borrow().warning.is_some() {
             self.metrics.uplink_state(super::UP);
             self.status.send_modify(|status| status.warning = None);
@@ -406,7 +388,7 @@ impl<O: Outcome> Line<'_, O> {
         loop {
             tick.tick().await;
             self.lasts();
-            let silent = self.flight.lock().oldest_handed().map(|handed| handed.elapsed());
+            let silent = self.flight.lock().oldest_handed().map(|handed| now().duration_since(handed));
             if silent.is_some_and(|silent| silent > patience) && !self.closing.is_cancelled() {
                 let host = self.options.target.server().0;
                 let text = format!("{host} has not acknowledged a message for {} s", patience.as_secs());
@@ -457,7 +439,7 @@ mod tests {
             metrics: &metrics,
             status: &status,
         };
-        let (client, _events) = AsyncClient::new(rumqttc::MqttOptions::new("c", "localhost", 1), 4);
+        let (client, _events) = rumqttc::AsyncClient::new(rumqttc::MqttOptions::new("c", "localhost", 1), 4);
         let (sender, mut backlog) = mpsc::channel(1);
         line.connected.cancel();
         {

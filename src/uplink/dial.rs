@@ -3,13 +3,16 @@
 use std::io;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rumqttc::{
-    AsyncClient, ConnectReturnCode, ConnectionError, EventLoop, MqttOptions, NetworkOptions, Proxy, ProxyAuth,
-    ProxyType, StateError, TlsConfiguration, TlsError, Transport, mqttbytes,
+    AsyncClient, ConnectReturnCode, ConnectionError, EventLoop, Incoming, MqttOptions, NetworkOptions, Outgoing, Proxy,
+    ProxyAuth, ProxyType, QoS, StateError, TlsConfiguration, TlsError, Transport, mqttbytes,
 };
 
+use super::down::{self, Down};
 use super::relay::Relay;
 use super::target::Login;
+use super::wire::{Broken, Dial, Event, Sender, Wire};
 use super::{Options, Target};
 use crate::hub::limits::D2C_MAX_BYTES;
 use crate::hub::refused::refused;
@@ -20,15 +23,76 @@ const NETWORK_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest packet either way: the hub's largest message with the longest topic.
 const MAX_PACKET: usize = D2C_MAX_BYTES + 2 * 65_535;
 
+/// Over TCP and TLS, with `rumqttc`.
+pub(super) struct Network;
+
 /// A client that is about to connect.
 pub(super) struct Dialled {
-    pub(super) client: AsyncClient,
-    pub(super) event_loop: EventLoop,
+    client: AsyncClient,
+    event_loop: EventLoop,
     relay: Option<Relay>,
+    down: Option<Down>,
 }
 
-/// Prepares a connection; it is made when the event loop is polled first.
-pub(super) async fn dial(options: &Options, login: &Login) -> io::Result<Dialled> {
+impl Dial for Network {
+    type Wire = Dialled;
+
+    async fn dial(&self, options: &Options, login: &Login) -> io::Result<Dialled> {
+        dial(options, login)
+    }
+}
+
+impl Wire for Dialled {
+    type Sender = AsyncClient;
+
+    fn sender(&self) -> AsyncClient {
+        self.client.clone()
+    }
+
+    async fn event(&mut self, target: &Target) -> Result<Event, Broken> {
+        match self.event_loop.poll().await {
+            // What has QoS 0 is an answer to the hub, and no message that goes up.
+            Ok(rumqttc::Event::Outgoing(Outgoing::Publish(0))) => Ok(Event::Other),
+            Ok(rumqttc::Event::Outgoing(Outgoing::Publish(packet_id))) => Ok(Event::Sent(packet_id)),
+            Ok(rumqttc::Event::Incoming(Incoming::ConnAck(_))) => {
+                if let Some(down) = &self.down {
+                    down.subscribe(&self.client);
+                }
+                Ok(Event::Connected)
+            }
+            Ok(rumqttc::Event::Incoming(Incoming::SubAck(ack))) => {
+                down::look_for_refusals(&ack);
+                Ok(Event::Other)
+            }
+            Ok(rumqttc::Event::Incoming(Incoming::Publish(publish))) => {
+                if let Some(down) = &self.down {
+                    down.arrived(&self.client, publish);
+                }
+                Ok(Event::Other)
+            }
+            Ok(rumqttc::Event::Incoming(Incoming::PubAck(ack))) => Ok(Event::Acknowledged(ack.pkid)),
+            Ok(rumqttc::Event::Outgoing(Outgoing::Disconnect)) => Ok(Event::Left),
+            Ok(_) => Ok(Event::Other),
+            Err(error) => {
+                let (reason, text) = self.explain(&error, target);
+                Err(Broken { reason, text })
+            }
+        }
+    }
+}
+
+impl Sender for AsyncClient {
+    async fn publish(&self, topic: String, body: Bytes) -> Result<(), String> {
+        self.publish_bytes(topic, QoS::AtLeastOnce, false, body).await.map_err(|error| error.to_string())
+    }
+
+    async fn disconnect(&self) {
+        // It fails only where the event loop is gone, and then so is the line.
+        let _ = AsyncClient::disconnect(self).await;
+    }
+}
+
+fn dial(options: &Options, login: &Login) -> io::Result<Dialled> {
     let target = &options.target;
     let (host, port) = target.server();
     let mut mqtt = MqttOptions::new(&login.client_id, host, port);
@@ -59,12 +123,12 @@ pub(super) async fn dial(options: &Options, login: &Login) -> io::Result<Dialled
     network.set_connection_timeout(NETWORK_TIMEOUT.as_secs());
     network.set_tcp_nodelay(true);
     event_loop.set_network_options(network);
-    Ok(Dialled { client, event_loop, relay })
+    Ok(Dialled { client, event_loop, relay, down: options.down.clone() })
 }
 
 impl Dialled {
     /// The counter's label and a sentence for an error of the event loop.
-    pub(super) fn explain(&self, error: &ConnectionError, target: &Target) -> (&'static str, String) {
+    fn explain(&self, error: &ConnectionError, target: &Target) -> (&'static str, String) {
         let (host, port) = target.server();
         let dialled = target.detour().map_or_else(|| format!("{host}:{port}"), |(h, p)| format!("{h}:{p}"));
         if let Some(error) = self.relay.as_ref().and_then(Relay::error) {

@@ -5,28 +5,27 @@
 //! in the queue is not acknowledged, so the hub sends it again; of what has QoS 0 nothing remains but its count.
 
 use std::fmt;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use rumqttc::{AsyncClient, QoS, SubscribeFilter};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+
+use crate::metrics::Metrics;
 
 /// Arrivals that may wait. A hub has 50 messages on their way to a device at most.
 const ROOM: usize = 256;
 
-/// Which filters a connection asks for; asked at its beginning.
-type Filters = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
-
 /// The uplink's side of the way down.
 #[derive(Clone)]
 pub struct Down {
-    filters: Filters,
+    filters: watch::Receiver<Vec<String>>,
     arrivals: mpsc::Sender<Arrival>,
+    metrics: Metrics,
 }
 
 impl fmt::Debug for Down {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Down").finish_non_exhaustive()
+        f.debug_struct("Down").field("filters", &*self.filters.borrow()).finish_non_exhaustive()
     }
 }
 
@@ -70,15 +69,24 @@ impl Return {
 }
 
 impl Down {
-    /// Subscribes to what `filters` says; what comes waits in the receiver.
-    pub fn new(filters: impl Fn() -> Vec<String> + Send + Sync + 'static) -> (Self, mpsc::Receiver<Arrival>) {
+    /// Subscribes to `filters`, and with a new connection to others when those change; what comes waits in the receiver.
+    pub fn new(filters: watch::Receiver<Vec<String>>, metrics: Metrics) -> (Self, mpsc::Receiver<Arrival>) {
         let (arrivals, receiver) = mpsc::channel(ROOM);
-        (Self { filters: Arc::new(filters), arrivals }, receiver)
+        (Self { filters, arrivals, metrics }, receiver)
+    }
+
+    /// Returns when other filters are wanted than now.
+    pub(super) async fn changed(&self) {
+        let mut filters = self.filters.clone();
+        filters.mark_unchanged();
+        if filters.changed().await.is_err() {
+            std::future::pending().await
+        }
     }
 
     /// Asks for the subscriptions; nothing else has been handed to the client yet, so there is room.
     pub(super) fn subscribe(&self, client: &AsyncClient) {
-        let filters = (self.filters)();
+        let filters = self.filters.borrow().clone();
         if filters.is_empty() {
             return;
         }
@@ -88,11 +96,22 @@ impl Down {
         }
     }
 
-    /// Takes a publish of the hub; false where there is no room for it.
-    pub(super) fn arrived(&self, client: &AsyncClient, mut publish: rumqttc::Publish) -> bool {
+    /// Takes a publish of the hub.
+    pub(super) fn arrived(&self, client: &AsyncClient, mut publish: rumqttc::Publish) {
         let payload = std::mem::take(&mut publish.payload);
         let topic = publish.topic.clone();
         let line = Return { client: client.clone(), publish };
-        self.arrivals.try_send(Arrival { topic, payload, line }).is_ok()
+        if self.arrivals.try_send(Arrival { topic, payload, line }).is_err() {
+            self.metrics.commanded("", "no_room");
+        }
+    }
+}
+
+/// Tells where the hub does not grant a subscription.
+pub(super) fn look_for_refusals(ack: &rumqttc::SubAck) {
+    if ack.return_codes.iter().any(|code| matches!(code, rumqttc::SubscribeReasonCode::Failure)) {
+        tracing::warn!(
+            "uplink: the hub refuses a subscription: commands or methods will not come (is it a Basic tier?)"
+        );
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::suspicion::{Suspicion, Verdict};
-use super::{Lane, MessageId, Waiting};
+use super::{Lane, MessageId, Waiting, now};
 use crate::message::Timestamp;
 
 /// A message on its way.
@@ -107,7 +107,7 @@ impl Flight {
     /// The next message is being handed to the connection.
     pub(super) fn hand(&mut self) {
         if let Some(entry) = self.entries.get_mut(self.handed) {
-            entry.handed = Some(Instant::now());
+            entry.handed = Some(now());
             self.handed += 1;
         }
     }
@@ -235,7 +235,7 @@ impl Flight {
     /// A message the hub is known to take; it is about to be sent again.
     pub(super) fn control(&mut self) -> Option<Waiting> {
         let good = self.good.clone()?;
-        self.control = Control::Handed(Instant::now());
+        self.control = Control::Handed(now());
         Some(good)
     }
 }

@@ -44,10 +44,13 @@ mod dial;
 mod down;
 mod flight;
 mod relay;
+#[cfg(test)]
+pub(crate) mod sim;
 mod suspicion;
 mod target;
 pub mod tls;
 mod window;
+mod wire;
 
 pub use down::{Arrival, Down, Gone, Return};
 pub use target::{HubTarget, MqttTarget, Target};
@@ -59,6 +62,7 @@ use diagnosis::{Closed, Diagnosis};
 use flight::Flight;
 use suspicion::Verdict;
 use window::Window;
+use wire::Dial;
 
 /// How soon a message goes up. The order of the variants is the order of sending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -175,6 +179,11 @@ pub struct Status {
     pub warning: Option<String>,
 }
 
+/// The clock of the runtime, which a test may move.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 /// The states of `uplink_state` beside the reasons of an end.
 const UP: &str = "connected";
 const CONNECTING: &str = "connecting";
@@ -182,6 +191,17 @@ const CONNECTING: &str = "connecting";
 /// Delivers until `stop`; the in-flight messages it then holds are still in the backlog.
 pub async fn run<B: Backlog, O: Outcome>(
     options: Options,
+    waiting: (B, O),
+    metrics: Metrics,
+    status: watch::Sender<Status>,
+    stop: CancellationToken,
+) {
+    run_over((dial::Network, options), waiting, metrics, status, stop).await;
+}
+
+/// [`run`], over any kind of line.
+pub(crate) async fn run_over<D: Dial, B: Backlog, O: Outcome>(
+    (dial, options): (D, Options),
     (mut backlog, outcome): (B, O),
     metrics: Metrics,
     status: watch::Sender<Status>,
@@ -193,9 +213,9 @@ pub async fn run<B: Backlog, O: Outcome>(
     let mut pause = options.backoff.0;
     metrics.uplink_state(CONNECTING);
     loop {
-        let started = Instant::now();
+        let started = now();
         let end = connection::serve(
-            &options,
+            (&dial, &options),
             (&mut backlog, &outcome),
             (&mut flight, &mut window),
             &metrics,
@@ -220,8 +240,9 @@ pub async fn run<B: Backlog, O: Outcome>(
             }
             End::Failed { reason, text } => (reason, text),
         };
-        let lived = connected.map(|at| at.elapsed());
+        let lived = connected.map(|at| now().duration_since(at));
         let ended = tokio::select! {
+            biased;
             ended = watch.look(&options.target, (reason, text), lived, &flight) => ended,
             () = stop.cancelled() => return,
         };
@@ -231,6 +252,7 @@ pub async fn run<B: Backlog, O: Outcome>(
         let jittered = pause.mul_f64(rand::random_range(0.5..=1.0));
         tell(ended, jittered, &metrics, &status);
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = tokio::time::sleep(jittered) => {}
         }

@@ -54,7 +54,7 @@ pub struct MqttTarget {
 }
 
 /// What CONNECT says.
-pub(super) struct Login {
+pub(crate) struct Login {
     pub(super) client_id: String,
     pub(super) username: Option<String>,
     /// `None` with X.509: the password flag is then absent.

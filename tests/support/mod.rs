@@ -11,7 +11,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -90,6 +90,7 @@ impl Drop for Process {
 /// `brownbridge sim`.
 pub struct Sim {
     pub process: Process,
+    pub host: IpAddr,
     pub port: u16,
     pub connection_string: String,
     pub dir: PathBuf,
@@ -99,12 +100,16 @@ pub struct Sim {
 impl Sim {
     /// Starts on `port`; its keys and output are kept in `dir`, so that a restart is the same hub.
     pub fn start(dir: &Path, port: u16, args: &[&str]) -> Self {
+        Self::start_as(Command::new(BINARY), ([127, 0, 0, 1], port).into(), dir, args)
+    }
+
+    /// The same by a command that runs the program elsewhere.
+    pub fn start_as(mut program: Command, listen: SocketAddr, dir: &Path, args: &[&str]) -> Self {
         fs::create_dir_all(dir).unwrap();
         let output = dir.join("received.jsonl");
         let file = File::options().create(true).append(true).open(&output).unwrap();
-        let listen = format!("127.0.0.1:{port}");
-        let mut child = Command::new(BINARY)
-            .args(["sim", "--listen", &listen, "--dir"])
+        let mut child = program
+            .args(["sim", "--listen", &listen.to_string(), "--dir"])
             .arg(dir)
             .args(args)
             .stdout(file)
@@ -123,7 +128,8 @@ impl Sim {
         }
         std::thread::spawn(move || lines.for_each(drop));
         assert!(!connection_string.is_empty(), "the simulator did not start");
-        Self { process: Process(child), port, connection_string, dir: dir.to_owned(), output }
+        let (host, port) = (listen.ip(), listen.port());
+        Self { process: Process(child), host, port, connection_string, dir: dir.to_owned(), output }
     }
 
     /// Every message received so far.
@@ -154,9 +160,10 @@ impl Bridge {
         let config = format!(
             "rules = \"rules\"\nstate = \"state\"\n\
              [broker]\nlisten = \"127.0.0.1:{mqtt}\"\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n\
-             [uplink]\nconnection_string = \"{}\"\nca_file = \"{}\"\naddress = \"127.0.0.1:{}\"\n{extra}\n",
+             [uplink]\nconnection_string = \"{}\"\nca_file = \"{}\"\naddress = \"{}:{}\"\n{extra}\n",
             sim.connection_string,
             sim.dir.join("ca.pem").display(),
+            sim.host,
             sim.port,
         );
         fs::create_dir_all(dir.join("rules")).unwrap();

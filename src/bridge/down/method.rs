@@ -15,7 +15,7 @@ impl Downlink {
         let device = self.settings.own.device.clone().unwrap_or_default();
         let incoming =
             Incoming { device: &device, method: Some(name), id: &rid, props: &[], payload, received: Timestamp::now() };
-        let asked = self.settings.rules.command(&incoming);
+        let asked = self.parts.rules.rules().command(&incoming);
         let made = |command: String| Made { command, publishes: Vec::new(), answer: None };
         let order =
             |made| Order { device, made, kind: Kind::Method(rid.clone()), who: None, id: rid, expires: None, line };
@@ -63,7 +63,7 @@ impl Downlink {
             "get-config" => Some(json!({
                 "version": version,
                 "bridge.toml": self.settings.shown,
-                "rules": self.settings.rules.names().collect::<Vec<_>>(),
+                "rules": self.parts.rules.rules().hash(),
             })),
             _ => None,
         }

@@ -2,6 +2,7 @@
 
 use super::Section;
 use crate::config::Commands;
+use crate::config::schema::Shape;
 use crate::diag::walk::{Entry, text};
 use crate::topic;
 
@@ -20,6 +21,7 @@ pub(in crate::config) fn commands(section: &mut Section<'_, '_, '_>) -> Commands
 impl Section<'_, '_, '_> {
     /// Devices and the topic filters their commands may go to.
     fn allow(&mut self) -> Vec<(String, Vec<String>)> {
+        self.note("allow", || Shape::Lists);
         let Some((table, span)) = self.reader.table("allow", self.report) else { return Vec::new() };
         let mut allow = Vec::new();
         for (device, value) in table {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `constant-device` | many topics or clients make one device, and nothing in its messages tells them apart |
 //! | `empty-level` | a topic that begins or ends with `/`, or has `//` |
+//! | `loose-regex` | a regex without `^` and `$`, which takes whatever has it in it |
 //! | `never-runs` | a rule before this one takes everything |
 //! | `odd-level` | a level that is a wildcard or a name elsewhere, and stands for itself here |
 //! | `overlap` | a rule before this one takes some of the topics, and reads as the more general one |
@@ -23,8 +24,8 @@ use crate::rules::rule::{Decode, Message, Value};
 use crate::rules::template::{Part, Template};
 
 /// The warnings that one rule can allow, and `check --deny` can name.
-pub const LINTS: [&str; 7] =
-    ["constant-device", "empty-level", "never-runs", "odd-level", "overlap", "too-long", "unused-name"];
+pub const LINTS: [&str; 8] =
+    ["constant-device", "empty-level", "loose-regex", "never-runs", "odd-level", "overlap", "too-long", "unused-name"];
 
 /// Longest topic of a message to the hub (MQTT), less what is not the rule's: identities and system properties.
 const TOPIC_LIMIT: usize = 65_535 - 700;
@@ -62,6 +63,9 @@ pub(super) fn let_by(allowed: &[&str], before: usize, report: &mut Report<'_>) {
 /// Looks at one rule; `message` is none where it makes none.
 pub(super) fn rule<'a>(table: &'a DeTable<'a>, asked: &Asked, message: Option<&Message>, report: &mut Report<'_>) {
     empty_levels(asked, report);
+    if let Some(regex) = table.get("regex") {
+        loose_regex(&Text::new(&asked.text, &regex.span()), report);
+    }
     let Some(message) = message.filter(|message| !message.drops) else { return };
     too_long(table, message, report);
     if !constant_device(table, asked, message, report) {
@@ -85,6 +89,28 @@ fn empty_levels(asked: &Asked, report: &mut Report<'_>) {
     report.push(match exact {
         Some(exact) if text.len() > 1 => found.fix(exact, ""),
         _ => found,
+    });
+}
+
+/// One anchor says that its author knows them; with none the other end was hardly meant to be open.
+fn loose_regex(text: &Text<'_>, report: &mut Report<'_>) {
+    let Ok(hir) = regex_syntax::parse(text.value) else { return };
+    let (begin, end) = (hir.properties().look_set_prefix_any(), hir.properties().look_set_suffix_any());
+    let open = |end: &str| [".*", ".+"].contains(&end);
+    let begins_open = text.value.get(..2).is_some_and(open);
+    let ends_open = text.value.len().checked_sub(2).and_then(|at| text.value.get(at..)).is_some_and(open);
+    if begin.contains_anchor() || end.contains_anchor() || begins_open || ends_open {
+        return;
+    }
+    let found = Diagnostic::warning("loose-regex", "the regex takes every text that has this in it", report.file);
+    let exact = text.exact_part(report.text, 0..text.value.len());
+    let found = found.at(exact.clone().unwrap_or(text.span()), "neither `^` nor `$`");
+    let found = found.help("`^` is the beginning of the whole, `$` its end; `.*` says that anything may stand there");
+    let several = matches!(hir.kind(), HirKind::Alternation(_));
+    let whole = if several { format!("^({})$", text.value) } else { format!("^{}$", text.value) };
+    report.push(match exact {
+        Some(exact) => found.fix(exact, whole),
+        None => found,
     });
 }
 

@@ -10,17 +10,20 @@ use crate::rules::rule::Decode;
 /// Fields of one layout at most.
 const MAX_FIELDS: usize = 2_000;
 
-const ORDERS: [(&str, Order); 4] = [
+pub(super) const ORDERS: [(&str, Order); 4] = [
     ("big", Order::Big),
     ("little", Order::Little),
     ("word-swapped", Order::WordSwapped),
     ("byte-swapped", Order::ByteSwapped),
 ];
 
-const TYPES: [&str; 19] = [
+pub(super) const TYPES: [&str; 19] = [
     "u8", "i8", "u16", "i16", "u24", "i24", "u32", "i32", "u64", "i64", "f32", "f64", "bool", "bcd8", "bcd16", "bcd32",
     "bcd64", "string", "bytes",
 ];
+
+/// What becomes of a longer payload, and whether the rest is ignored.
+pub(super) const RESTS: [(&str, bool); 2] = [("refuse", false), ("ignore", true)];
 
 /// The types of IEC 61131-3 and what they are here.
 const PLC_TYPES: [(&str, &str); 18] = [
@@ -47,8 +50,7 @@ const PLC_TYPES: [(&str, &str); 18] = [
 /// Reads `order`, `rest` and `fields`.
 pub(super) fn read(keys: &mut Reader<'_>, name: &Text<'_>, report: &mut Report<'_>) -> Option<Decode> {
     let order = keys.word("order", &ORDERS, "unknown-word", report).unwrap_or_default();
-    let rest = [("refuse", false), ("ignore", true)];
-    let ignore_rest = keys.word("rest", &rest, "unknown-word", report).unwrap_or(false);
+    let ignore_rest = keys.word("rest", &RESTS, "unknown-word", report).unwrap_or(false);
     let has_fields = keys.any("fields").is_some();
     let tables = keys.tables("fields", report);
     if !has_fields {

@@ -23,7 +23,7 @@ const WITHIN: Duration = Duration::from_secs(10);
 const WITHIN_MAX: Duration = Duration::from_secs(300);
 
 /// When a command is complete.
-const COMPLETE: [(&str, bool); 2] = [("on-publish", false), ("on-ack", true)];
+pub(super) const COMPLETE: [(&str, bool); 2] = [("on-publish", false), ("on-ack", true)];
 
 /// A command as read, with what the checks across commands need.
 pub(super) struct Draft {

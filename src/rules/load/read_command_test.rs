@@ -36,7 +36,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, number: usize, repor
 }
 
 fn read_given(table: &DeTable<'_>, span: &Span, report: &mut Report<'_>) -> CommandTest {
-    let mut keys = Reader::new(table, "command");
+    let mut keys = Reader::new(table, "the command of a test");
     let owned = |text: Option<Text<'_>>| text.map(|text| text.value.to_owned());
     let device = owned(keys.string("device", report)).unwrap_or_else(|| "test".to_owned());
     let method = owned(keys.string("method", report));
@@ -67,14 +67,14 @@ fn read_want(keys: &mut Reader<'_>, report: &mut Report<'_>) -> Option<WantComma
         let tables = keys.tables("want", report);
         let mut wants = Vec::new();
         for (table, span) in tables {
-            let mut keys = Reader::new(table, "want");
+            let mut keys = Reader::new(table, "what a command is to publish");
             wants.push(read_publish(&mut keys, &span, report));
             keys.finish(report);
         }
         return Some(WantCommand::Publishes(wants));
     }
     let (table, span) = keys.table("want", report)?;
-    let mut keys = Reader::new(table, "want");
+    let mut keys = Reader::new(table, "what becomes of a command");
     let nothing = keys.boolean("nothing", report);
     let refused = keys.string("refused", report);
     let publish = read_publish(&mut keys, &span, report);

@@ -11,8 +11,19 @@ use crate::rules::decode::kepware::{Kepware, Keys, Quality, Split};
 use crate::rules::decode::keyvalue::KeyValue;
 use crate::rules::rule::Decode;
 
-const FORMATS: [&str; 12] =
+pub(super) const FORMATS: [&str; 12] =
     ["json", "text", "number", "raw", "keyvalue", "csv", "hex", "base64", "binary", "kepware", "sparkplug", "xml"];
+
+/// What stands before the fraction of a number, and whether it is a comma.
+pub(super) const DECIMALS: [(&str, bool); 2] = [(".", false), (",", true)];
+
+/// What bytes can be written as.
+pub(super) const CODINGS: [&str; 2] = ["hex", "base64"];
+
+pub(super) const SPLITS: [(&str, Split); 3] = [("none", Split::None), ("device", Split::Device), ("tag", Split::Tag)];
+
+pub(super) const QUALITIES: [(&str, Quality); 3] =
+    [("good", Quality::Good), ("keep", Quality::Keep), ("mark", Quality::Mark)];
 
 /// Reads a format: its name alone, or a table with its options.
 pub(super) fn read(entry: &Entry<'_>, report: &mut Report<'_>) -> Option<Decode> {
@@ -65,7 +76,7 @@ fn read_nested<'a>(entry: &Entry<'a>, outer: bool, report: &mut Report<'_>) -> O
 }
 
 /// The formats that need no options, without them.
-fn plain(name: &str) -> Option<Decode> {
+pub(super) fn plain(name: &str) -> Option<Decode> {
     Some(match name {
         "json" => Decode::Json,
         "text" => Decode::Text,
@@ -111,7 +122,7 @@ fn unknown(name: &Text<'_>, report: &mut Report<'_>) {
 
 /// True where numbers have a decimal comma.
 fn decimal(keys: &mut Reader<'_>, report: &mut Report<'_>) -> bool {
-    keys.word("decimal", &[(".", false), (",", true)], "unknown-word", report).unwrap_or(false)
+    keys.word("decimal", &DECIMALS, "unknown-word", report).unwrap_or(false)
 }
 
 fn raw(keys: &mut Reader<'_>, report: &mut Report<'_>) -> Option<Decode> {
@@ -122,7 +133,7 @@ fn raw(keys: &mut Reader<'_>, report: &mut Report<'_>) -> Option<Decode> {
         _ => {}
     }
     let found = report.new_error("unknown-format", format!("`as` cannot be `{}`", coding.value));
-    let meant = nearest(coding.value, ["hex", "base64"]).unwrap_or("base64");
+    let meant = nearest(coding.value, CODINGS).unwrap_or("base64");
     report.push(found.at(coding.span(), "").fix(coding.span(), format!("\"{meant}\"")));
     None
 }
@@ -198,10 +209,8 @@ fn csv<'a>(keys: &mut Reader<'a>, name: &Text<'_>, report: &mut Report<'_>) -> O
 }
 
 fn kepware<'a>(keys: &mut Reader<'a>, report: &mut Report<'_>) -> Option<Decode> {
-    let splits = [("none", Split::None), ("device", Split::Device), ("tag", Split::Tag)];
-    let qualities = [("good", Quality::Good), ("keep", Quality::Keep), ("mark", Quality::Mark)];
-    let split = keys.word("split", &splits, "unknown-word", report).unwrap_or(Split::None);
-    let quality = keys.word("quality", &qualities, "unknown-word", report).unwrap_or(Quality::Good);
+    let split = keys.word("split", &SPLITS, "unknown-word", report).unwrap_or(Split::None);
+    let quality = keys.word("quality", &QUALITIES, "unknown-word", report).unwrap_or(Quality::Good);
     let mut names = Keys::default();
     if let Some((table, _)) = keys.table("keys", report) {
         let mut keys = Reader::new(table, "keys");

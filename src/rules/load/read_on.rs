@@ -9,7 +9,7 @@ use crate::message::Event;
 use crate::rules::pattern::{self, Pattern};
 
 /// What `on` can say.
-const EVENTS: [(&str, Event); 2] = [("connect", Event::Connect), ("disconnect", Event::Disconnect)];
+pub(super) const EVENTS: [(&str, Event); 2] = [("connect", Event::Connect), ("disconnect", Event::Disconnect)];
 
 /// Reads `on`.
 pub(super) fn event<'a>(keys: &mut Reader<'a>, report: &mut Report<'_>) -> Option<Event> {

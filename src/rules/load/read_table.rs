@@ -7,6 +7,7 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::is_table_file;
 use super::lint::escaped_length;
 use super::texts::Names;
 use crate::diag::walk::{Entry, Reader, Report, type_name};
@@ -20,7 +21,11 @@ const MAX_CELLS: usize = 1_000_000;
 
 /// The tables of all files, by name.
 #[derive(Default)]
-pub(super) struct Tables(HashMap<String, Known>);
+pub(super) struct Tables {
+    by_name: HashMap<String, Known>,
+    /// The CSV files they are to be read from, as they are named.
+    pub(super) files: Vec<String>,
+}
 
 /// A table of some file.
 struct Known {
@@ -44,8 +49,10 @@ impl Tables {
                 report.push(found.help("[table.sensors]\n\"line3/7\" = { machine = \"press7\" }"));
                 continue;
             };
+            let file = rows.get("file").and_then(|file| file.get_ref().as_str());
+            self.files.extend(file.filter(|file| !self.files.iter().any(|known| known == file)).map(str::to_owned));
             let table = table(rows, (name.get_ref(), &entry.key_span), sources, report).map(Arc::new);
-            match self.0.get(entry.key) {
+            match self.by_name.get(entry.key) {
                 Some(other) => {
                     let found = report.new_error("duplicate-name", format!("two tables are called `{}`", entry.key));
                     let found = found.at(entry.key_span.clone(), "the name is taken");
@@ -53,7 +60,7 @@ impl Tables {
                 }
                 None => {
                     let (file, place) = (report.file, entry.key_span);
-                    self.0.insert(entry.key.to_owned(), Known { table, file, place, used: Cell::new(false) });
+                    self.by_name.insert(entry.key.to_owned(), Known { table, file, place, used: Cell::new(false) });
                 }
             }
         }
@@ -61,7 +68,7 @@ impl Tables {
 
     /// Tells the tables that no rule names.
     pub(super) fn unused(&self, found: &mut Vec<Diagnostic>) {
-        for (name, known) in self.0.iter().filter(|(_, known)| !known.used.get()) {
+        for (name, known) in self.by_name.iter().filter(|(_, known)| !known.used.get()) {
             let told =
                 Diagnostic::warning("unused-table", format!("no rule looks into the table `{name}`"), known.file);
             let told = told.at(known.place.clone(), "");
@@ -82,11 +89,7 @@ fn table<'a>(
             let path = keys.string("file", report)?;
             let key = keys.string("key", report);
             keys.finish(report);
-            let is_it = |source: &&SourceFile| {
-                let found = std::path::Path::new(&source.path);
-                source.path.ends_with(".csv") && found.ends_with(path.value)
-            };
-            let Some(at) = sources.iter().position(|source| is_it(&source)) else {
+            let Some(at) = sources.iter().position(|source| is_table_file(&source.path, path.value)) else {
                 let title = format!("there is no file `{}`", path.value);
                 let found = report.new_error("unknown-table", title).at(path.span(), "");
                 report.push(found.help("it must lie in the folder of the rules, and end with .csv"));
@@ -242,6 +245,9 @@ fn line_span(text: &str, line: usize) -> Span {
     0..0
 }
 
+/// What a miss can be, and whether the rule lets the publish go by.
+pub(super) const MISSES: [(&str, bool); 2] = [("quarantine", false), ("skip", true)];
+
 /// Reads `lookup`, whose columns are new names.
 pub(super) fn lookup(
     keys: &mut Reader<'_>,
@@ -253,8 +259,7 @@ pub(super) fn lookup(
     let mut keys = Reader::new(table, "lookup");
     let name = keys.string("table", report);
     let key = keys.string("key", report);
-    let words = [("quarantine", false), ("skip", true)];
-    let skip = keys.word("miss", &words, "unknown-word", report);
+    let skip = keys.word("miss", &MISSES, "unknown-word", report);
     let default = keys.table("default", report);
     let mistyped = keys.finish(report);
     for (wanted, example) in [("table", "table = \"sensors\""), ("key", "key = \"{line}/{channel}\"")] {
@@ -268,10 +273,10 @@ pub(super) fn lookup(
     // Where the table is not known, neither are the names it brings.
     let open = std::mem::replace(&mut names.open, true);
     let name = name?;
-    let Some(known) = tables.0.get(name.value) else {
+    let Some(known) = tables.by_name.get(name.value) else {
         let found = report.new_error("unknown-table", format!("there is no table `{}`", name.value));
         let found = found.at(name.span(), "");
-        report.push(match nearest(name.value, tables.0.keys().map(String::as_str)) {
+        report.push(match nearest(name.value, tables.by_name.keys().map(String::as_str)) {
             Some(meant) => found.fix(name.span(), format!("\"{meant}\"")),
             None => found.help(format!("[table.{}]", name.value)).help("\"line3/7\" = { machine = \"press7\" }"),
         });

@@ -9,7 +9,7 @@ use crate::diag::nearest;
 use crate::diag::walk::{Reader, Report, Text};
 use crate::rules::clock::{Clock, Format, MAX_AHEAD};
 
-const FORMATS: [&str; 5] = ["unix_ms", "unix_s", "unix_us", "unix_ns", "rfc3339"];
+pub(super) const FORMATS: [&str; 5] = ["unix_ms", "unix_s", "unix_us", "unix_ns", "rfc3339"];
 
 /// Reads `time`.
 pub(super) fn read(keys: &mut Reader<'_>, report: &mut Report<'_>) -> Option<Clock> {

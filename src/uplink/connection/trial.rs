@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use rumqttc::{AsyncClient, QoS};
-
 use super::{End, Line};
 use crate::message::HubMessage;
+use crate::uplink::wire::Sender;
 use crate::uplink::{Backlog, Lane, Outcome};
 
 /// How long a trial waits for another message to go before a suspect that is alone in the backlog.
@@ -16,7 +15,7 @@ impl<O: Outcome> Line<'_, O> {
     /// may go on as usual.
     pub(super) async fn send_suspects_alone<B: Backlog>(
         &self,
-        client: &AsyncClient,
+        sender: &impl Sender,
         backlog: &mut B,
     ) -> Result<(), End> {
         if !self.flight.lock().is_on_trial() {
@@ -30,14 +29,13 @@ impl<O: Outcome> Line<'_, O> {
                 break;
             };
             self.metrics.uplink_publishes.increment(1);
-            let sent = client.publish_bytes(topic, QoS::AtLeastOnce, false, body).await;
-            sent.map_err(|error| End::not_taken(&error))?;
+            sender.publish(topic, body).await.map_err(|error| End::not_taken(&error))?;
             self.all_acknowledged().await;
         }
         while self.flight.lock().is_on_trial() {
             let next = self.flight.lock().left_over().cloned();
             let Some(waiting) = next else { break };
-            self.hand_over(client, waiting).await?;
+            self.hand_over(sender, waiting).await?;
             self.all_acknowledged().await;
         }
         self.flight.lock().acquit();

@@ -1,0 +1,51 @@
+//! `bridge.toml` is read at start only. Who asks for a reload hears what of it would need a restart.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::app::settings::cannot_read;
+use crate::config;
+use crate::diag::{Diagnostic, SourceFile, rendered};
+use crate::secret::Secret;
+
+/// The configuration as it was at start.
+pub struct BridgeToml {
+    path: PathBuf,
+    text: Secret,
+}
+
+impl BridgeToml {
+    /// As it was read.
+    pub fn new(path: PathBuf, text: String) -> Self {
+        Self { path, text: Secret::new(text) }
+    }
+
+    /// Tells the log what is different on disk now.
+    pub(super) fn compare(&self) {
+        let text = match fs::read_to_string(&self.path) {
+            Ok(text) => text,
+            Err(error) => {
+                tracing::error!("{}; brownbridge would not start again", cannot_read(&self.path, &error));
+                return;
+            }
+        };
+        if text == self.text.expose() {
+            return;
+        }
+        let path = self.path.display().to_string();
+        let (_, found) = config::parse(0, &text, &|name| std::env::var(name).ok());
+        if found.iter().any(Diagnostic::is_error) {
+            let sources = [SourceFile { path: path.clone(), text: config::masked(&text) }];
+            let told = rendered(&found, &sources);
+            tracing::error!("{path} has errors, brownbridge would not start again:\n{told}");
+            return;
+        }
+        let changed = config::changed_keys(self.text.expose(), &text);
+        if !changed.is_empty() {
+            let keys = changed.join(", ");
+            tracing::warn!(
+                "{path} has changed and is read at start only: restart for {keys}; no message is lost by that"
+            );
+        }
+    }
+}

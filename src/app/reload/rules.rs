@@ -1,0 +1,197 @@
+//! Takes up rule files and their tables when they change.
+//!
+//! New rules are taken as a whole, after they were read without an error and have passed their own `[[test]]`s; otherwise
+//! those in use stay. Refused are also files without a single rule where there were some: an unmounted folder, an upload
+//! that a full disk cut off.
+//!
+//! The first look comes with the start: rules that came into use then and fail their own tests stay, as there are no
+//! others, and that is told as loudly.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::Watched;
+use crate::app::rule_files::{read, rule_paths, table_paths};
+use crate::bridge::InUse;
+use crate::diag::{Diagnostic, SourceFile, rendered};
+use crate::rules::{self, Loaded, RuleSet, testing};
+
+/// Names of rules that one line of the log has room for.
+const MOST_NAMES: usize = 8;
+
+/// Findings that one line of the log has room for.
+const MOST_FINDINGS: usize = 50;
+
+/// The rule files of a bridge.
+pub(in crate::app) struct RuleFiles {
+    path: PathBuf,
+    in_use: Arc<InUse>,
+    last: Mutex<Last>,
+}
+
+/// What came of the last reading.
+#[derive(Default)]
+struct Last {
+    /// The CSV files that tables are read from, as the rule files name them.
+    tables: Vec<String>,
+    /// Files that had rules when they were last taken.
+    had_rules: BTreeSet<String>,
+    /// What was refused, known by its hash or by why it could not be read, and the words for that.
+    refused: Option<(String, String)>,
+}
+
+/// Rules that may come into use.
+pub(in crate::app) struct Candidate {
+    sources: Vec<SourceFile>,
+    loaded: Loaded,
+    /// What their own tests find wrong.
+    failures: Vec<Diagnostic>,
+}
+
+impl RuleFiles {
+    /// Those at `path`, of which `in_use` was read.
+    pub(in crate::app) fn new(path: PathBuf, in_use: Arc<InUse>) -> Self {
+        Self { path, in_use, last: Mutex::default() }
+    }
+
+    fn use_now(&self, candidate: &Candidate, before: &RuleSet, last: &mut Last, asked: bool) {
+        let Candidate { sources, loaded, .. } = candidate;
+        let Some(set) = &loaded.rules else { return };
+        let with_rules = sources.iter().zip(&loaded.files).filter(|(_, file)| file.rules > 0);
+        last.had_rules = with_rules.map(|(source, _)| source.path.clone()).collect();
+        let (rules, hash) = (set.len(), set.hash());
+        if hash != before.hash() {
+            self.in_use.replace(set.clone());
+            let told = told(loaded.diagnostics.iter(), sources);
+            tracing::info!(rules, hash, "new rules are in use{}{told}", changes(before, set));
+        } else if last.refused.is_some() {
+            tracing::info!(rules, hash, "the rules on disk are again those in use");
+        } else if asked {
+            tracing::info!(rules, hash, "the rules have not changed");
+        }
+    }
+}
+
+impl Watched for RuleFiles {
+    const WHAT: &'static str = "the rules";
+    /// A folder is copied, or pulled, file by file.
+    const STILL: Duration = Duration::from_secs(1);
+    type Found = Result<Candidate, String>;
+
+    fn paths(&self) -> Vec<PathBuf> {
+        // A folder that cannot be listed is watched itself.
+        let mut paths = rule_paths(&self.path).unwrap_or_else(|_| vec![self.path.clone()]);
+        let tables = &self.last.lock().tables;
+        let named = |path: &PathBuf| {
+            let path = path.display().to_string();
+            tables.iter().any(|name| rules::is_table_file(&path, name))
+        };
+        paths.extend(table_paths(&self.path).into_iter().filter(named));
+        paths
+    }
+
+    fn read(&self) -> Self::Found {
+        let sources = read(&self.path)?;
+        let mut loaded = rules::load(&sources);
+        let had_rules = self.last.lock().had_rules.clone();
+        let emptied = |source: &SourceFile| source.text.trim().is_empty() && had_rules.contains(&source.path);
+        for (file, _) in sources.iter().enumerate().filter(|(_, source)| emptied(source)) {
+            let found = Diagnostic::error("emptied-file", "the file is empty, and had rules", file);
+            let help = "to be without its rules, remove the file or write a comment into it";
+            loaded.diagnostics.push(Diagnostic { help: vec![help.to_owned()], ..found });
+        }
+        let results = loaded.rules.as_ref().map(|set| testing::run(set, &loaded.tests)).unwrap_or_default();
+        let failures = results.into_iter().flat_map(|result| result.failures).collect();
+        Ok(Candidate { sources, loaded, failures })
+    }
+
+    fn take(&self, found: Self::Found, asked: bool) -> Result<(), String> {
+        let mut last = self.last.lock();
+        let known_by = match &found {
+            Ok(candidate) => &candidate.loaded.hash,
+            Err(problem) => problem,
+        };
+        if let Some((_, why)) = last.refused.as_ref().filter(|(refused, _)| !asked && refused == known_by) {
+            return Err(why.clone());
+        }
+        let known_by = known_by.clone();
+        let before = self.in_use.rules();
+        let (what, findings) = match &found {
+            Err(problem) => (format!("cannot be read: {problem}"), String::new()),
+            Ok(candidate) => {
+                last.tables.clone_from(&candidate.loaded.tables);
+                match candidate.refusal(&before) {
+                    Some(refusal) => refusal,
+                    None => {
+                        self.use_now(candidate, &before, &mut last, asked);
+                        last.refused = None;
+                        return Ok(());
+                    }
+                }
+            }
+        };
+        let why = match known_by == before.hash() {
+            true => format!("the rules in use {what}"),
+            false => format!("the rules on disk {what}; older ones stay in use"),
+        };
+        tracing::error!("{why}{findings}");
+        last.refused = Some((known_by, why.clone()));
+        Err(why)
+    }
+}
+
+impl Candidate {
+    /// Why these rules cannot be used, where that is so: in words, and the findings for the log.
+    fn refusal(&self, before: &RuleSet) -> Option<(String, String)> {
+        let Self { sources, loaded, failures } = self;
+        let errors: Vec<_> = loaded.diagnostics.iter().filter(|found| found.is_error()).collect();
+        if let Some(first) = errors.first() {
+            let what = format!("have {}", self.summary(errors.len(), "error", first));
+            return Some((what, told(loaded.diagnostics.iter(), sources)));
+        }
+        if let Some(first) = failures.first() {
+            let what = format!("do not pass their own tests: {}", self.summary(failures.len(), "failure", first));
+            return Some((what, told(failures.iter(), sources)));
+        }
+        let vanished = loaded.rules.as_ref().is_none_or(RuleSet::is_empty) && !before.is_empty();
+        vanished.then(|| ("are gone (to run without any, restart)".to_owned(), String::new()))
+    }
+
+    fn summary(&self, count: usize, word: &str, first: &Diagnostic) -> String {
+        let path = self.sources.get(first.file).map_or("", |source| &source.path);
+        match count {
+            1 => format!("1 {word}: {} ({path})", first.title),
+            _ => format!("{count} {word}s, the first: {} ({path})", first.title),
+        }
+    }
+}
+
+/// Findings as they follow a line of the log.
+fn told<'d>(found: impl ExactSizeIterator<Item = &'d Diagnostic>, sources: &[SourceFile]) -> String {
+    let more = found.len().saturating_sub(MOST_FINDINGS);
+    let mut text = rendered(found.take(MOST_FINDINGS), sources);
+    if more > 0 {
+        text.push_str(&format!(".. and {more} more\n"));
+    }
+    if text.is_empty() { text } else { format!(":\n{text}") }
+}
+
+/// Which rules came and went, by name.
+fn changes(before: &RuleSet, after: &RuleSet) -> String {
+    let names = |set: &RuleSet| set.names().map(str::to_owned).collect::<BTreeSet<_>>();
+    let (before, after) = (names(before), names(after));
+    let mut text = String::new();
+    for (what, names) in [("new", &after - &before), ("gone", &before - &after)] {
+        if names.is_empty() {
+            continue;
+        }
+        let first: Vec<&str> = names.iter().take(MOST_NAMES).map(String::as_str).collect();
+        let more = if names.len() > MOST_NAMES { ", .." } else { "" };
+        text.push_str(&format!("; {} {what}: {}{more}", names.len(), first.join(", ")));
+    }
+    text
+}

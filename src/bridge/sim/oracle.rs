@@ -1,0 +1,202 @@
+//! What the simulation is held against: what was promised to publishers, and what a hub may see.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::uplink::sim::Arrival;
+
+/// A message as the test knows it: its device and the number in its body.
+pub(super) type Key = (String, u64);
+
+/// One arrival, read.
+struct Seen {
+    mid: String,
+    spool: u64,
+    sequence: u64,
+    key: Key,
+    late: bool,
+}
+
+/// The last time a message arrived.
+struct Last {
+    life: u32,
+    at: usize,
+    /// One of the arrivals before it, in the same life, was acknowledged.
+    told: bool,
+}
+
+/// Counts of what happened, so that a run that tests nothing is noticed.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Tally {
+    pub(super) promised: u64,
+    pub(super) arrived: u64,
+    pub(super) again: u64,
+    pub(super) late: u64,
+    pub(super) urgent: u64,
+    pub(super) controls: u64,
+    pub(super) isolated: u64,
+    pub(super) innocent: u64,
+    pub(super) refused: u64,
+    pub(super) crashes: u64,
+    pub(super) stops: u64,
+    pub(super) renewed: u64,
+    pub(super) connections: u64,
+}
+
+impl Tally {
+    pub(super) fn add(&mut self, other: &Self) {
+        self.promised += other.promised;
+        self.arrived += other.arrived;
+        self.again += other.again;
+        self.late += other.late;
+        self.urgent += other.urgent;
+        self.controls += other.controls;
+        self.isolated += other.isolated;
+        self.innocent += other.innocent;
+        self.refused += other.refused;
+        self.crashes += other.crashes;
+        self.stops += other.stops;
+        self.renewed += other.renewed;
+        self.connections += other.connections;
+    }
+}
+
+/// The judge of one seed.
+#[derive(Default)]
+pub(super) struct Oracle {
+    /// Everything that was offered: true where the hub must never see it.
+    offered: BTreeMap<Key, bool>,
+    promised: BTreeSet<Key>,
+    isolated: BTreeSet<Key>,
+    /// By `$.mid`.
+    arrived: HashMap<String, (Key, Last)>,
+    mids: HashMap<Key, String>,
+    /// Acknowledged by the hub before an orderly end: never to be sent again.
+    settled: BTreeSet<String>,
+    /// The last sequence that arrived first in this life, by spool and lane.
+    order: HashMap<(u64, bool), u64>,
+    /// Up to these sequences the order may have been broken to find poison.
+    unordered: HashMap<u64, u64>,
+    life: u32,
+    /// Arrivals before this life.
+    began: usize,
+    /// Arrivals that were judged.
+    judged: usize,
+    /// The connection of the last one, and the message known to be good that began it.
+    connection: u64,
+    control: Option<(String, u32)>,
+    pub(super) tally: Tally,
+}
+
+impl Oracle {
+    pub(super) fn offered(&mut self, key: Key, never: bool) {
+        self.offered.insert(key, never);
+    }
+
+    pub(super) fn promised(&mut self, keys: impl IntoIterator<Item = Key>) {
+        self.promised.extend(keys);
+    }
+
+    pub(super) fn isolated(&mut self, key: Key, poison: bool) {
+        assert!(self.offered.contains_key(&key), "{key:?} was isolated and never offered");
+        self.tally.innocent += u64::from(!poison);
+        self.isolated.insert(key);
+    }
+
+    /// The program starts again. `orderly`: it had ended so, and everything it knew was on disk.
+    pub(super) fn new_life(&mut self, orderly: bool, arrivals: &[Arrival]) {
+        self.life += 1;
+        self.order.clear();
+        self.unordered.clear();
+        self.control = None;
+        let told = arrivals.iter().skip(self.began).filter(|arrival| orderly && arrival.told);
+        self.settled.extend(told.map(|arrival| read(arrival).mid));
+        self.began = arrivals.len();
+    }
+
+    /// With nothing known to be good, suspects take turns: what waits now may go in any order.
+    pub(super) fn may_be_unordered(&mut self, spool: u64, durable: u64) {
+        self.unordered.insert(spool, durable);
+    }
+
+    /// Judges what arrived. `durable` says how far a spool is; `None` where it is none of the running ones.
+    pub(super) fn judge(&mut self, arrivals: &[Arrival], durable: impl Fn(u64) -> Option<u64>) {
+        for (at, arrival) in arrivals.iter().enumerate().skip(self.judged) {
+            let seen = read(arrival);
+            assert_eq!(self.offered.get(&seen.key), Some(&false), "{:?} was not made for the hub", seen.key);
+            let known = durable(seen.spool).expect("a spool of this life");
+            assert!(seen.sequence <= known, "{} was sent and only {known} are durable", seen.mid);
+            let mid = self.mids.entry(seen.key.clone()).or_insert_with(|| seen.mid.clone());
+            assert_eq!(*mid, seen.mid, "{:?} was sent under two names", seen.key);
+            if arrival.connection != self.connection {
+                (self.connection, self.control) = (arrival.connection, Some((String::new(), 0)));
+            }
+            let told = self.judge_one(&seen, arrivals, at);
+            self.tally.arrived += 1;
+            self.arrived.insert(seen.mid.clone(), (seen.key, Last { life: self.life, at, told }));
+        }
+        self.judged = arrivals.len();
+    }
+
+    /// Says whether the uplink had heard of its acknowledgement before.
+    fn judge_one(&mut self, seen: &Seen, arrivals: &[Arrival], at: usize) -> bool {
+        let mid = &seen.mid;
+        self.tally.urgent += u64::from(seen.key.0.starts_with("urgent"));
+        self.tally.late += u64::from(seen.late);
+        let before = self.arrived.get(mid);
+        if let Some((key, _)) = before {
+            assert_eq!(*key, seen.key, "{mid} is two messages");
+            self.tally.again += 1;
+        }
+        let before = before.map(|(_, last)| last).filter(|last| last.life == self.life);
+        let told = before.is_some_and(|last| last.told || arrivals[last.at].told);
+        if told {
+            let (good, count) = self.control.get_or_insert((String::from("-"), 9));
+            let is_control = (good.is_empty() || good == mid) && *count < 3;
+            assert!(is_control, "{mid} was acknowledged and sent again, arrival {at}");
+            (*good, *count) = (mid.clone(), *count + 1);
+            self.tally.controls += 1;
+            return true;
+        }
+        self.control = None;
+        assert!(!self.settled.contains(mid), "{mid} was acknowledged before an orderly end and sent again");
+        match before {
+            Some(last) => {
+                let cut = arrivals[last.at].connection != arrivals[at].connection;
+                assert!(cut, "{mid} was sent twice on one line");
+            }
+            None if self.unordered.get(&seen.spool).is_some_and(|to| seen.sequence <= *to) => {}
+            None => {
+                let last = self.order.entry((seen.spool, seen.late)).or_default();
+                assert!(*last < seen.sequence, "{mid} after {last} in its lane, late: {}", seen.late);
+                *last = seen.sequence;
+            }
+        }
+        false
+    }
+
+    /// At the end: everything that was promised is where it belongs. `given_up`: messages that left by the rules
+    /// (room, age).
+    pub(super) fn finish(&mut self, given_up: u64) {
+        let missing: Vec<&Key> =
+            self.promised.iter().filter(|key| !self.mids.contains_key(*key) && !self.isolated.contains(*key)).collect();
+        assert!(missing.len() as u64 <= given_up, "{missing:?} were acknowledged and are lost; given up: {given_up}");
+        self.tally.promised = self.promised.len() as u64;
+        self.tally.isolated = self.isolated.len() as u64;
+    }
+}
+
+fn read(arrival: &Arrival) -> Seen {
+    let (_, bag) = arrival.topic.rsplit_once('/').expect("a topic with a bag");
+    let property = |name: &str| bag.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+    let mid = property("%24.mid").or_else(|| property("$.mid")).expect("a message id").to_owned();
+    let (spool, sequence) = mid.split_once('-').expect("spool and sequence");
+    let text = std::str::from_utf8(&arrival.body).expect("a text");
+    let number = text.split(' ').next().and_then(|number| number.parse().ok()).expect("a number");
+    Seen {
+        spool: u64::from_str_radix(spool, 16).expect("hex"),
+        sequence: sequence.parse().expect("a number"),
+        key: (property("device").expect("a device").to_owned(), number),
+        late: property("replayed").is_some(),
+        mid,
+    }
+}
