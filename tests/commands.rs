@@ -287,8 +287,11 @@ async fn a_message_waits_for_its_device_and_not_longer_than_it_may() {
     until("they wait", PATIENCE, || (world.bridge.metric("brownbridge_commands_waiting") >= 1.0).then_some(()));
     world.ended("expired", 1);
     let mut plant = Plant::subscribed(world.bridge.mqtt, "plc", "plant/+/set").await;
+    // A later one does not overtake it.
+    world.command(("setpoint", "press7", "m-2"), r#"{"value": 2}"#).await;
     assert_eq!(plant.hears().await, pair("plant/press7/set", "1"));
-    world.ended("published", 1);
+    assert_eq!(plant.hears().await, pair("plant/press7/set", "2"));
+    world.ended("published", 2);
     until_empty(&world).await;
     assert_eq!(world.bridge.metric("brownbridge_commands_waiting"), 0.0);
 }
@@ -386,6 +389,23 @@ async fn methods_are_answered_by_the_plant_or_say_why_not() {
     let (_, shown) = world.call("get-config", Value::Null).await;
     let shown = shown["payload"]["bridge.toml"].as_str().unwrap();
     assert!(shown.contains("[commands]") && shown.contains("SharedAccessKey=****"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_that_are_taken_up_bring_their_subscriptions() {
+    let dir = folder();
+    let (sim, messages) = sim(|_| ()).await;
+    let sections = "[commands]\nenabled = true\n";
+    let bridge = bridge(dir.path(), &sim, sim.local_addr().port(), ("", sections));
+    let world = World { sim, messages, bridge };
+    assert_eq!(world.sim.subscriptions("gw"), ["$iothub/methods/POST/#"], "no command wants messages");
+    std::fs::write(dir.path().join("rules/1.toml"), RULES).unwrap();
+    until("it subscribes to messages", PATIENCE, || (world.sim.subscriptions("gw").len() == 2).then_some(()));
+    let mut plant = Plant::subscribed(world.bridge.mqtt, "plc", "#").await;
+    world.command(("setpoint", "press7", "m-1"), r#"{"value": 1}"#).await;
+    assert_eq!(plant.hears().await, pair("plant/press7/set", "1"));
+    let page = world.bridge.get("/metrics");
+    assert!(page.contains("brownbridge_uplink_reconnects_total{reason=\"subscriptions\"} 1\n"), "{page}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

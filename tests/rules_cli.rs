@@ -24,6 +24,8 @@ fn commands() {
     let overlap = "tests/golden/check/overlap.toml";
     let rules = ["--rules", "rules"];
     let explain = |args: &[&'static str]| [&["explain"], args, &rules].concat();
+    let commands = ["--rules", "tests/golden/rules/command.toml"];
+    let down = |args: &[&'static str]| [&["explain", "--command"], args, &commands].concat();
     for (args, code, stdout, stderr) in [
         (vec!["check"], 0, "rules/10-packaging.toml: ok, 1 rule, 2 tests\n", ""),
         (vec!["check", "rules"], 0, "rules/40-bare-values.toml: ok, 2 rules, 3 tests\n", ""),
@@ -63,7 +65,7 @@ fn commands() {
         (vec!["check", "--config", "tests/golden/bridge/typos.toml"], 1, "typos.toml: 3 errors\n", "did you mean"),
         (vec!["test"], 0, "38 passed, 0 failed\n", ""),
         (vec!["test", "--json"], 0, "\"passed\":true", ""),
-        (vec!["test", "tests/golden/rules/failing.toml"], 1, "0 passed, 6 failed\n", "want 1500, got 1450"),
+        (vec!["test", "tests/golden/rules/failing.toml"], 1, "0 passed, 9 failed\n", "want 1500, got 1450"),
         (vec!["test", typos], 1, "no test was run: the rules have errors\n", "error: unknown format `jsn`"),
         (vec!["test", "no/such"], 2, "", "name one, e.g. brownbridge test PATH (No such file"),
         (
@@ -72,6 +74,21 @@ fn commands() {
             "  body        {\"v\":1,\"tag\":\"temp/oil\"}\n",
             "",
         ),
+        (
+            down(&["press7", "--prop", "kind=text", "--payload", "hi"]),
+            0,
+            "  topic       display/press7\n  qos         0, retained\n  body        hi\n\ncomplete once",
+            "",
+        ),
+        (down(&["x", "--prop", "kind=lamp", "--payload", "{\"nr\": 3}"]), 0, "lamps/3/done/1 within 30s\n", ""),
+        (
+            down(&["x", "--prop", "kind=lamp", "--payload", "{"]),
+            1,
+            "command `lamp` cannot make anything of it (not_json)",
+            "",
+        ),
+        (down(&["x", "--method", "boot", "--json"]), 2, "\"no_rule\":true", ""),
+        (down(&["x"]), 2, "  setpoint  `device` does not match\n  text  the property `kind` is missing", ""),
         (explain(&["gw07-press/temp/oil", "--payload", "{}", "--json"]), 0, "\"device\":\"press-gw07\"", ""),
         (explain(&["plant1/testbench/x"]), 0, "nothing is sent: rule `test bench` drops it\n", ""),
         (explain(&["plant1/packaging/w3/speed", "--payload", "5"]), 1, "the rule could say: decode = \"number\"\n", ""),
@@ -287,7 +304,7 @@ fn junit() {
         (
             vec![case],
             1,
-            "0 passed, 6 failed\n",
+            "0 passed, 9 failed\n",
             ["6", "6", "0"],
             Some(("failure", "test-failed", "want 1500, got 1450")),
         ),

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Settings, on_its_own_thread};
+use super::{BROKER_GRACE, Settings, on_its_own_thread};
 use crate::bridge::Bridge;
 use crate::bridge::down::{self, Answered, Audit, Downlink, Parts, Watch};
 use crate::broker::Inside;
@@ -86,6 +86,6 @@ impl Running {
     /// Ends; what waits is left to the hub.
     pub(super) async fn stop(self) {
         self.stop.cancel();
-        let _ = self.task.await;
+        let _ = tokio::time::timeout(BROKER_GRACE, self.task).await;
     }
 }

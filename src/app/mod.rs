@@ -365,7 +365,7 @@ impl Running {
 
     /// How long [`stop`](Self::stop) takes at most.
     pub fn longest_stop(&self) -> Duration {
-        4 * BROKER_GRACE + self.drain_timeout + CLOSE_GRACE
+        5 * BROKER_GRACE + self.drain_timeout + CLOSE_GRACE
     }
 
     /// Returns, with the reason, only if the spool failed for good.

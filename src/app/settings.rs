@@ -123,13 +123,8 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> io::Result<Loa
     });
     let mut diagnostics = rules.diagnostics;
     diagnostics.extend(place.found);
-    if let (Some((.., config)), Some(rules)) = (&resolved, &rules.rules)
-        && !config.commands.enabled
-        && (rules.takes_messages() || rules.takes_methods())
-    {
-        let title = "the rules have [[command]]s, and the hub may command nothing";
-        let found = Diagnostic::warning("commands-off", title, file);
-        diagnostics.push(found.help("[commands]\nenabled = true"));
+    if let (Some(((_, own), .., config)), Some(rules)) = (&resolved, &rules.rules) {
+        diagnostics.extend(commands_without_effect(config, own, rules, file));
     }
     let sound = !diagnostics.iter().any(Diagnostic::is_error);
     let settings = match (resolved, rules.rules) {
@@ -144,6 +139,22 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> io::Result<Loa
         _ => None,
     };
     Ok(Loaded { settings, diagnostics, sources, summaries: rules.files })
+}
+
+/// Where commands would never come.
+fn commands_without_effect(config: &Config, own: &Own, rules: &RuleSet, file: usize) -> Option<Diagnostic> {
+    let wanted = rules.takes_messages() || rules.takes_methods();
+    match (config.commands.enabled, &own.device) {
+        (false, _) if wanted => {
+            let title = "the rules have [[command]]s, and the hub may command nothing";
+            Some(Diagnostic::warning("commands-off", title, file).help("[commands]\nenabled = true"))
+        }
+        (true, None) => {
+            let title = "commands come from a hub, and the uplink is a broker";
+            Some(Diagnostic::warning("commands-off", title, file).help("remove `enabled = true` from [commands]"))
+        }
+        _ => None,
+    }
 }
 
 fn settled(

@@ -110,6 +110,8 @@ pub fn filters(rules: &RuleSet, own: &Own, own_methods: bool) -> Vec<String> {
 
 /// A command that a rule takes, until it is done.
 struct Order {
+    /// Counts what came down.
+    number: u64,
     device: String,
     made: Made,
     kind: Kind,
@@ -135,6 +137,7 @@ pub struct Downlink {
     done: Done,
     rates: Rates,
     started: Instant,
+    number: u64,
 }
 
 impl Downlink {
@@ -145,7 +148,7 @@ impl Downlink {
             done.add(&key);
         }
         let rates = Rates::new(settings.rate);
-        Self { settings, parts, desk: Desk::default(), done, rates, started: Instant::now() }
+        Self { settings, parts, desk: Desk::default(), done, rates, started: Instant::now(), number: 0 }
     }
 
     /// Serves until `stop`.
@@ -195,6 +198,7 @@ impl Downlink {
     }
 
     async fn arrived(&mut self, arrival: Arrival) {
+        self.number += 1;
         match Downward::parse(&arrival.topic) {
             Some(Downward::Command { bag, .. }) => match Command::parse(bag) {
                 Ok(command) => self.message(command, &arrival.payload, arrival.line).await,
@@ -251,7 +255,8 @@ impl Downlink {
         };
         let asked = self.parts.rules.rules().command(&incoming);
         let made = |command: String| Made { command, publishes: Vec::new(), answer: None };
-        let order = |made| Order { device, made, kind: Kind::Message, who: command.user_id, id, expires, line };
+        let number = self.number;
+        let order = |made| Order { number, device, made, kind: Kind::Message, who: command.user_id, id, expires, line };
         match asked {
             Commanded::Made(made) => {
                 let now = Instant::now();
@@ -282,6 +287,9 @@ impl Downlink {
         if self.settings.dry_run {
             return self.finish(order, &key, "dry_run", "").await;
         }
+        if !is_method && self.is_behind(&order, &first.topic) {
+            return self.wait(order, key, (Stage::Due(now + LOOK), end)).await;
+        }
         if !first.retain && !self.parts.inside.has_subscriber(&first.topic) {
             if is_method {
                 let detail = format!("nobody subscribes to {}", excerpt(&first.topic));
@@ -310,6 +318,13 @@ impl Downlink {
                 self.wait(order, key, (Stage::Answer(topic, until), end.max(until))).await;
             }
         }
+    }
+
+    /// True where an older message for the same topic waits: the last setpoint must be the last one that arrives.
+    fn is_behind(&self, order: &Order, topic: &str) -> bool {
+        let older = |case: &Case<Order>| case.what.number < order.number && matches!(case.stage, Stage::Due(_));
+        let same = |case: &Case<Order>| case.what.made.publishes.first().is_some_and(|first| first.topic == topic);
+        self.desk.cases().any(|case| older(case) && same(case))
     }
 
     /// Puts a command on the desk.

@@ -63,6 +63,11 @@ impl<T> Desk<T> {
         Ok(())
     }
 
+    /// All of them.
+    pub fn cases(&self) -> impl Iterator<Item = &Case<T>> {
+        self.cases.iter()
+    }
+
     /// Takes the one with this key.
     pub fn take(&mut self, key: &str) -> Option<Case<T>> {
         let at = self.cases.iter().position(|case| !key.is_empty() && case.key == key)?;

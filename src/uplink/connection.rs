@@ -30,8 +30,8 @@ pub(super) enum End {
     Stopped,
     /// The backlog is closed.
     NoMore,
-    /// The token is due.
-    Renew,
+    /// The token is due, or there is something else to subscribe to: the counter's label.
+    Renew(&'static str),
     /// Anything else.
     Failed { reason: &'static str, text: String },
 }
@@ -351,8 +351,8 @@ impl<O: Outcome> Line<'_, O> {
         let end = tokio::select! {
             biased;
             () = stop.cancelled() => End::Stopped,
-            () = due => End::Renew,
-            () = other_subscriptions => End::Renew,
+            () = due => End::Renew("token_renewal"),
+            () = other_subscriptions => End::Renew("subscriptions"),
         };
         self.closing.cancel();
         if !self.connected.is_cancelled() {

@@ -5,15 +5,19 @@
 //! in the queue is not acknowledged, so the hub sends it again; of what has QoS 0 nothing remains but its count.
 
 use std::fmt;
+use std::future::Future;
+use std::time::Duration;
 
 use bytes::Bytes;
-use rumqttc::{AsyncClient, QoS, SubscribeFilter};
+use rumqttc::{AsyncClient, ClientError, QoS, SubscribeFilter};
 use tokio::sync::{mpsc, watch};
 
 use crate::metrics::Metrics;
 
 /// Arrivals that may wait. A hub has 50 messages on their way to a device at most.
 const ROOM: usize = 256;
+/// How long a line that is stuck may keep others from being served.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The uplink's side of the way down.
 #[derive(Clone)]
@@ -52,20 +56,24 @@ impl fmt::Debug for Return {
     }
 }
 
-/// The connection has ended.
+/// The connection has ended, or is stuck.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gone;
 
 impl Return {
     /// Acknowledges the arrival: the hub forgets it.
     pub async fn complete(&self) -> Result<(), Gone> {
-        self.client.ack(&self.publish).await.map_err(|_| Gone)
+        said(self.client.ack(&self.publish)).await
     }
 
     /// Publishes an answer at QoS 0.
     pub async fn answer(&self, topic: String, payload: Bytes) -> Result<(), Gone> {
-        self.client.publish_bytes(topic, QoS::AtMostOnce, false, payload).await.map_err(|_| Gone)
+        said(self.client.publish_bytes(topic, QoS::AtMostOnce, false, payload)).await
     }
+}
+
+async fn said(what: impl Future<Output = Result<(), ClientError>>) -> Result<(), Gone> {
+    tokio::time::timeout(PATIENCE, what).await.map_err(|_| Gone)?.map_err(|_| Gone)
 }
 
 impl Down {

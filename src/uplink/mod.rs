@@ -19,10 +19,10 @@
 //! it leaves for the quarantine, as does one that the hub is known not to take.
 //!
 //! A connection ends for these reasons, each counted in `uplink_reconnects` and, while it lasts, the state in
-//! `uplink_state`: `token_renewal` (planned, after what is in flight was acknowledged), `refused`, `clock` (refused, and
+//! `uplink_state`: `token_renewal` and `subscriptions` (planned, after what is in flight was acknowledged), `refused`, `clock` (refused, and
 //! the hub's clock tells why), `token_expired` (a token of the connection string, which nobody renews), `tls`, `network`,
 //! `timeout`, `closed`, `ack_timeout` (the hub takes messages but acknowledges none) and `protocol`; and for closes
-//! again and again (`diagnosis`) `taken_over`, `nothing_taken` or `throttled`. All but the first are followed by a
+//! again and again (`diagnosis`) `taken_over`, `nothing_taken` or `throttled`. All but the first two are followed by a
 //! pause that doubles from `backoff` to its cap, with jitter.
 
 use std::fmt;
@@ -227,15 +227,15 @@ pub(crate) async fn run_over<D: Dial, B: Backlog, O: Outcome>(
             let status = status.borrow();
             (status.connected, status.last_puback.is_some_and(|at| at >= started))
         };
-        let renewing = matches!(end, End::Renew);
+        let renewing = matches!(end, End::Renew(_));
         status.send_modify(|status| (status.connected, status.renewing) = (None, renewing));
         if progressed {
             pause = options.backoff.0;
         }
         let (reason, text) = match end {
             End::Stopped | End::NoMore => return,
-            End::Renew => {
-                metrics.uplink_reconnect("token_renewal");
+            End::Renew(reason) => {
+                metrics.uplink_reconnect(reason);
                 continue;
             }
             End::Failed { reason, text } => (reason, text),

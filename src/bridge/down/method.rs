@@ -17,8 +17,17 @@ impl Downlink {
             Incoming { device: &device, method: Some(name), id: &rid, props: &[], payload, received: Timestamp::now() };
         let asked = self.parts.rules.rules().command(&incoming);
         let made = |command: String| Made { command, publishes: Vec::new(), answer: None };
-        let order =
-            |made| Order { device, made, kind: Kind::Method(rid.clone()), who: None, id: rid, expires: None, line };
+        let number = self.number;
+        let order = |made| Order {
+            number,
+            device,
+            made,
+            kind: Kind::Method(rid.clone()),
+            who: None,
+            id: rid,
+            expires: None,
+            line,
+        };
         match asked {
             Commanded::Made(made) => {
                 let now = Instant::now();
