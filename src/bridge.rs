@@ -22,13 +22,20 @@ use crate::quarantine::{Quarantine, Reason};
 use crate::rules::{self, Doubt, Output, RuleSet, Verdict};
 use crate::spool::{AppendError, Durable};
 
+pub mod devices;
 pub mod down;
 mod in_use;
+mod judge;
 mod lanes;
 mod numbering;
 #[cfg(test)]
 mod sim;
 mod urgent;
+mod watchers;
+
+pub use judge::Judge;
+use judge::Settled;
+pub use watchers::{View, Watchers};
 
 use in_use::Current;
 pub use in_use::InUse;
@@ -46,6 +53,7 @@ pub struct Bridge {
     retried: Counter,
     closed: AtomicBool,
     answers: Option<Arc<down::Watch>>,
+    watchers: Arc<Watchers>,
 }
 
 /// The identity of the uplink: what is addressed to it goes up as it is.
@@ -85,6 +93,7 @@ impl Bridge {
             retried: translated_by_rule("(retried)"),
             closed: AtomicBool::new(false),
             answers: None,
+            watchers: Arc::default(),
             rules: Arc::new(InUse::new(rules)),
             unmatched,
             own,
@@ -105,6 +114,11 @@ impl Bridge {
         &self.stores
     }
 
+    /// Who looks on.
+    pub fn watchers(&self) -> &Arc<Watchers> {
+        &self.watchers
+    }
+
     /// The rules in use.
     pub fn rules(&self) -> &Arc<InUse> {
         &self.rules
@@ -113,7 +127,9 @@ impl Bridge {
     fn translated(&self, publish: &Publish<'_>, out: &mut Output) -> Offer {
         let now = self.rules.load();
         let verdict = now.set.translate(publish, out);
-        self.settled((&now, verdict), publish, out)
+        let offer = self.settled((&now, verdict), publish, out);
+        self.note(&Settled { rules: Some(&now.set), publish, presence: None, out, verdict: Some(verdict) }, &offer);
+        offer
     }
 
     /// What becomes of a publish after the verdict of the rules it met.
@@ -145,7 +161,7 @@ impl Bridge {
     /// Spools what the rules made, and puts the publish into the quarantine beside it where a rule failed.
     fn store(&self, now: &Current, publish: &Publish<'_>, out: &Output, failed: Option<Reason<'_>>) -> Offer {
         let records = out.records().map(|(_, record)| record);
-        if let Some(detail) = records.clone().find_map(|record| self.too_large(record)) {
+        if let Some(detail) = records.clone().find_map(|record| self.own.too_large(record)) {
             return self.isolate(publish, Reason { rule: "", reason: "too_large", detail: &detail });
         }
         if now.has_urgent
@@ -190,16 +206,9 @@ impl Bridge {
     /// A publish already addressed to `devices/<own id>/messages/events/..`, as the remap of a classic bridge
     /// writes it, goes up as it is.
     fn as_addressed(&self, publish: &Publish<'_>, given: &str) -> Offer {
-        if let Err(error) = bag::check(given) {
-            let detail = format!("the hub would close the connection at this property bag: {error}");
-            return self.isolate(publish, Reason { rule: "", reason: "bad_property_bag", detail: &detail });
-        }
         let mut record = Vec::with_capacity(publish.topic.len() + publish.payload.len() + 32);
-        let mut writer = RecordWriter::begin(&mut record, publish.received, Content::BagAsGiven, |_| ());
-        writer.property("", |out| out.extend_from_slice(given.as_bytes()));
-        let written = writer.finish(|out| out.extend_from_slice(publish.payload));
-        if let Some(detail) = written.is_ok().then(|| self.too_large(&record)).flatten() {
-            return self.isolate(publish, Reason { rule: "", reason: "too_large", detail: &detail });
+        if let Err((reason, detail)) = self.own.addressed_record(publish, given, &mut record) {
+            return self.isolate(publish, Reason { rule: "", reason, detail: &detail });
         }
         match self.stores.normal.try_append(std::iter::once(record.as_slice())) {
             Ok(ticket) => {
@@ -229,13 +238,12 @@ impl Bridge {
     /// Whether [`offer`](Ingest::offer) puts the publish into the quarantine where it answers [`Offer::TakenAfter`],
     /// which it also does where an urgent message has to reach the disk.
     pub fn would_fail(&self, out: &mut Output, publish: &Publish<'_>) -> bool {
-        let given = self.own.device.as_deref().and_then(|own| d2c::addressed(publish.topic, own));
-        if given.is_some() {
+        if self.own.addressed(publish.topic).is_some() {
             return true;
         }
         let failed =
             matches!(self.rules.load().set.translate(publish, out), Verdict::Quarantined { .. } | Verdict::Unmatched);
-        failed || out.records().any(|(_, record)| self.too_large(record).is_some())
+        failed || out.records().any(|(_, record)| self.own.too_large(record).is_some())
     }
 
     fn not_appended(&self, publish: &Publish<'_>, error: AppendError) -> Offer {
@@ -278,6 +286,38 @@ impl Bridge {
             unsettled.settle();
         })
     }
+}
+
+impl Own {
+    fn identity(&self) -> Identity<'_> {
+        let device = self.device.as_deref().unwrap_or_default();
+        Identity { hub: &self.hub, device, module: self.module.as_deref() }
+    }
+
+    /// The property bag of a topic that is addressed to this identity.
+    fn addressed<'t>(&self, topic: &'t str) -> Option<&'t str> {
+        self.device.as_deref().and_then(|own| d2c::addressed(topic, own))
+    }
+
+    /// Writes the record of a publish that goes up as it is, or says why the hub would not take it.
+    fn addressed_record(
+        &self,
+        publish: &Publish<'_>,
+        given: &str,
+        record: &mut Vec<u8>,
+    ) -> Result<(), (&'static str, String)> {
+        if let Err(error) = bag::check(given) {
+            let detail = format!("the hub would close the connection at this property bag: {error}");
+            return Err(("bad_property_bag", detail));
+        }
+        let mut writer = RecordWriter::begin(record, publish.received, Content::BagAsGiven, |_| ());
+        writer.property("", |out| out.extend_from_slice(given.as_bytes()));
+        let written = writer.finish(|out| out.extend_from_slice(publish.payload));
+        match written.is_ok().then(|| self.too_large(record)).flatten() {
+            Some(detail) => Err(("too_large", detail)),
+            None => Ok(()),
+        }
+    }
 
     /// In words why the hub would not take a record; `None` where it will.
     fn too_large(&self, record: &[u8]) -> Option<String> {
@@ -290,18 +330,11 @@ impl Bridge {
         if longest_topic <= limits::TOPIC_MAX_BYTES && longest_topic + message.body.len() <= limits::D2C_MAX_BYTES {
             return None;
         }
-        let sender = d2c::Sender { identity: self.own.identity(), gateway: true, replayed: self.own.mark_late };
+        let sender = d2c::Sender { identity: self.identity(), gateway: true, replayed: self.mark_late };
         let longest_id = "0123456789abcdef-18446744073709551615";
         let mut topic = String::new();
         d2c::push_topic(&mut topic, &sender, &message, longest_id);
         d2c::check_size(&sender, &message, longest_id, &topic).err().map(|error| error.to_string())
-    }
-}
-
-impl Own {
-    fn identity(&self) -> Identity<'_> {
-        let device = self.device.as_deref().unwrap_or_default();
-        Identity { hub: &self.hub, device, module: self.module.as_deref() }
     }
 }
 
@@ -341,20 +374,24 @@ impl Ingest for Bridge {
         if let Some(answers) = &self.answers {
             answers.published(publish.topic, publish.payload);
         }
-        let given = self.own.device.as_deref().and_then(|own| d2c::addressed(publish.topic, own));
-        match given {
-            Some(given) => self.as_addressed(publish, given),
+        match self.own.addressed(publish.topic) {
             None => self.translated(publish, out),
+            Some(given) => {
+                let offer = self.as_addressed(publish, given);
+                self.note(&Settled { rules: None, publish, presence: None, out, verdict: None }, &offer);
+                offer
+            }
         }
     }
 
     fn presence(&self, out: &mut Output, presence: &Presence<'_>) -> Option<Offer> {
         let publish = &presence.as_publish();
         let now = self.rules.load();
-        match now.set.presence(presence, out) {
-            Verdict::Unmatched => None,
-            verdict => Some(self.settled((&now, verdict), publish, out)),
-        }
+        let verdict = now.set.presence(presence, out);
+        let offer = (verdict != Verdict::Unmatched).then(|| self.settled((&now, verdict), publish, out));
+        let settled = Settled { rules: Some(&now.set), publish, presence: Some(presence), out, verdict: Some(verdict) };
+        self.note(&settled, offer.as_ref().unwrap_or(&Offer::Taken(0)));
+        offer
     }
 
     async fn room(&self) {

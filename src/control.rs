@@ -1,8 +1,9 @@
-//! The control socket: how the commands `queue` and `quarantine` ask the running bridge to do something.
+//! The control socket: how `queue`, `quarantine`, `tap`, `unmatched` and `record` ask the running bridge to do something.
 //!
 //! A Unix socket `control.sock` in the state folder, for its owner (mode 0600) and root: whoever may write the spool's
 //! files may do this too, and nobody else, no browser and no other machine. A client writes one line of JSON, a
-//! [`Request`], and reads one line of JSON, an [`Answer`]; then the connection ends.
+//! [`Request`], and reads one line of JSON, an [`Answer`]; then the connection ends. After [`Request::Watch`] the
+//! answer is [`Answer::Watching`], and lines follow until either side closes.
 //!
 //! It owns the socket and the lines. What is done comes in through [`Control`].
 
@@ -16,11 +17,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use crate::message::{Presence, Publish};
+use crate::topic;
+use crate::watch::Filter;
+use crate::watch::busiest::Counted;
 
 /// Connections served at one time.
 const MAX_CONNECTIONS: usize = 8;
@@ -58,6 +65,57 @@ pub enum Request {
     },
     /// Give waiting messages up.
     QueueDrop(Which),
+    /// The devices that have a connection of their own.
+    Devices {
+        /// Only this one.
+        id: Option<String>,
+    },
+    /// Let devices in, or keep them out.
+    DevicesSay {
+        /// Their ids, at most [`MAX_DEVICES`].
+        ids: Vec<String>,
+        /// Let them in.
+        approve: bool,
+    },
+    /// The busiest topics that no rule takes.
+    Unmatched {
+        /// Count anew from now on.
+        reset: bool,
+    },
+    /// Show what comes in, line by line.
+    Watch(Watch),
+}
+
+/// What is to be shown line by line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "watch", rename_all = "kebab-case")]
+pub enum Watch {
+    /// Publishes and what became of them: lines are a [`Sight`](crate::watch::Sight), or `{"missed":n}` before the
+    /// next one where `n` are left out.
+    Tap {
+        /// Which of them.
+        filter: Filter,
+        /// Bytes of each payload.
+        excerpt: usize,
+        /// At most so many a second.
+        rate: u32,
+    },
+    /// Publishes, and clients that come and go, in full: lines are those of [`traffic`](crate::watch::traffic).
+    Record {
+        /// Only publishes that this topic filter matches.
+        topic: Option<String>,
+    },
+}
+
+impl Watch {
+    /// False for what it does not show, whatever becomes of it.
+    pub fn may_want(&self, publish: &Publish<'_>, presence: Option<&Presence<'_>>) -> bool {
+        match self {
+            Self::Tap { filter, .. } => filter.may_want(publish, presence),
+            Self::Record { topic: None } => true,
+            Self::Record { topic: Some(filter) } => presence.is_none() && topic::matches(filter, publish.topic),
+        }
+    }
 }
 
 /// Which of the waiting messages are meant: those all of it is true of.
@@ -86,7 +144,10 @@ pub struct QueueStat {
     pub full: bool,
     /// How many messages the rest is about.
     pub looked_at: u64,
-    /// By device; the empty one is the bridge's own.
+    /// Messages on the shelves of devices, which are not among the others.
+    #[serde(default)]
+    pub shelved: u64,
+    /// By device, with what is on its shelf; the empty one is the bridge's own.
     pub devices: std::collections::BTreeMap<String, DeviceShare>,
 }
 
@@ -120,6 +181,9 @@ pub struct Peeked {
     pub payload: String,
 }
 
+/// Most devices of one request.
+pub const MAX_DEVICES: usize = 1_000;
+
 /// Most entries of one request: their payloads are in memory together.
 pub const MAX_IDS: usize = 64;
 
@@ -135,6 +199,10 @@ pub enum Answer {
     Queue(QueueStat),
     /// The messages that wait first.
     Peeked(Vec<Peeked>),
+    /// The busiest topics that no rule takes.
+    Unmatched(Counted),
+    /// Lines follow.
+    Watching,
     /// Messages were given up.
     Withdrawn {
         /// How many.
@@ -144,6 +212,10 @@ pub enum Answer {
         /// There are more, but the spool cannot remember more gaps before some of what waits is delivered.
         scattered: bool,
     },
+    /// The devices, as the status page shows them, each a JSON object.
+    Devices(Vec<serde_json::Value>),
+    /// What was said of devices is kept, and counts from now on.
+    Said(u64),
     /// It could not be done.
     Failed(String),
 }
@@ -177,8 +249,20 @@ pub enum Outcome {
 
 /// Does what is asked for.
 pub trait Control: Send + Sync + 'static {
+    /// What is shown line by line.
+    type Feed: Feed;
+
     /// Carries a request out.
     fn answer(&self, request: Request) -> impl Future<Output = Answer> + Send;
+
+    /// Begins to show something; the error says why not.
+    fn watch(&self, watch: Watch) -> Result<Self::Feed, String>;
+}
+
+/// Lines without an end, for one connection.
+pub trait Feed: Send {
+    /// Appends the next lines, or none after a while; false says that there will be no more.
+    fn next(&mut self, lines: &mut Vec<u8>) -> impl Future<Output = bool> + Send;
 }
 
 /// A socket that is listened on; its file goes with it.
@@ -242,23 +326,69 @@ async fn one<C: Control>(stream: UnixStream, control: &C) -> io::Result<()> {
     let mut read = tokio::io::BufReader::new(read.take(MAX_LINE));
     tokio::time::timeout(REQUEST_TIMEOUT, read.read_line(&mut line)).await??;
     let answer = match serde_json::from_str(&line) {
+        Ok(Request::Watch(watch)) => match control.watch(watch) {
+            Ok(feed) => return show(feed, read, write).await,
+            Err(why) => Answer::Failed(why),
+        },
         Ok(request) => control.answer(request).await,
         Err(error) => Answer::Failed(format!("this is no request of this version: {error}")),
     };
-    let mut answer = serde_json::to_vec(&answer)?;
-    answer.push(b'\n');
-    write.write_all(&answer).await
+    write.write_all(&line_of(&answer)?).await
+}
+
+fn line_of(message: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+/// Shows lines until either side ends. Whoever does not read them is waited for: the feed is bounded.
+async fn show<F: Feed>(mut feed: F, mut read: impl AsyncRead + Unpin, mut write: OwnedWriteHalf) -> io::Result<()> {
+    write.write_all(&line_of(&Answer::Watching)?).await?;
+    let (mut lines, mut end) = (Vec::new(), [0]);
+    loop {
+        lines.clear();
+        let more = tokio::select! {
+            more = feed.next(&mut lines) => more,
+            // There is nothing more to ask for: this is the end of whoever looked.
+            _ = read.read(&mut end) => return Ok(()),
+        };
+        write.write_all(&lines).await?;
+        if !more {
+            return Ok(());
+        }
+    }
 }
 
 /// Asks the bridge whose state folder it is. `NotFound` and `ConnectionRefused` say that none runs.
 pub fn ask(state: &Path, request: &Request) -> io::Result<Answer> {
+    let mut answer = String::new();
+    BufReader::new(asked(state, request)?.take(MAX_LINE)).read_line(&mut answer)?;
+    read_answer(&answer)
+}
+
+/// Begins to look on. The lines come from the reader; the stream is to end them from elsewhere.
+pub fn watch(state: &Path, watch: Watch) -> io::Result<Result<(BufReader<StdStream>, StdStream), String>> {
+    let stream = asked(state, &Request::Watch(watch))?;
+    let mut lines = BufReader::with_capacity(64 << 10, stream.try_clone()?);
+    let mut answer = String::new();
+    lines.by_ref().take(MAX_LINE).read_line(&mut answer)?;
+    stream.set_read_timeout(None)?;
+    match read_answer(&answer)? {
+        Answer::Watching => Ok(Ok((lines, stream))),
+        Answer::Failed(why) => Ok(Err(why)),
+        _ => Ok(Err("the bridge gave another answer".to_owned())),
+    }
+}
+
+fn asked(state: &Path, request: &Request) -> io::Result<StdStream> {
     let mut stream = StdStream::connect(state.join(SOCKET))?;
     stream.set_write_timeout(Some(REQUEST_TIMEOUT))?;
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    let mut line = serde_json::to_vec(request)?;
-    line.push(b'\n');
-    stream.write_all(&line)?;
-    let mut answer = String::new();
-    BufReader::new(stream.take(MAX_LINE)).read_line(&mut answer)?;
-    serde_json::from_str(&answer).map_err(|error| io::Error::other(format!("the answer cannot be read: {error}")))
+    stream.write_all(&line_of(request)?)?;
+    Ok(stream)
+}
+
+fn read_answer(line: &str) -> io::Result<Answer> {
+    serde_json::from_str(line).map_err(|error| io::Error::other(format!("the answer cannot be read: {error}")))
 }

@@ -2,9 +2,9 @@
 //!
 //! The library exists for the binary, the tests, the benchmarks and the fuzz targets; it is no
 //! public API. ARCHITECTURE.md has the code map. Modules stand on floors and name only lower ones:
-//! words (`topic`, `message`, `diag`, `secret`, `metrics`) < cores (`config`, `rules`, `hub`, `fence`, `ledger`,
+//! words (`topic`, `message`, `diag`, `secret`, `metrics`) < cores (`config`, `rules`, `hub`, `fence`, `ledger`, `watch`,
 //! `downlink`) < engines
-//! (`broker`, `spool`, `quarantine`, `uplink`, `admin`, `control`, `hubsim`) < wiring (`bridge`, `app`) < shell (`cli`).
+//! (`broker`, `spool`, `quarantine`, `shelf`, `recording`, `uplink`, `admin`, `control`, `hubsim`) < wiring (`bridge`, `app`) < shell (`cli`).
 
 pub mod admin;
 pub mod app;
@@ -23,8 +23,11 @@ pub mod ledger;
 pub mod message;
 pub mod metrics;
 pub mod quarantine;
+pub mod recording;
 pub mod rules;
 pub mod secret;
+pub mod shelf;
 pub mod spool;
 pub mod topic;
 pub mod uplink;
+pub mod watch;

@@ -9,6 +9,9 @@
 //! - sum of `messages_translated` + `spool_recovered` = `messages_delivered` + sum of `messages_shed` + sum of
 //!   `hub_messages_quarantined` + `spool_lost` + `spool_messages`
 //!
+//! Where devices have connections of their own, `shelf_recovered` is added to the left of the second, and `shelf_lost`
+//! and `shelf_messages` to its right.
+//!
 //! A retried entry of the quarantine counts as received anew, a retried hub message as translated by the rule
 //! `(retried)`: the counters of the quarantine count what went in, not what lies there.
 
@@ -57,6 +60,8 @@ pub struct Metrics {
     pace: Arc<Pace>,
     /// The last state of the uplink.
     state: Arc<Mutex<Option<&'static str>>>,
+    /// Counts for one connection of many: what only one can say is not said.
+    one_of_many: bool,
 }
 
 const DELIVERIES_DROPPED: &str = "brownbridge_broker_deliveries_dropped_total";
@@ -109,7 +114,14 @@ impl Metrics {
             uplink_publishes: counter("uplink_publishes_total", "Publishes sent to the hub, repetitions among them"),
             pace: Arc::default(),
             state: Arc::default(),
+            one_of_many: false,
         }
+    }
+
+    /// The same counters for one uplink of many: the gauges that only a single one can set are left alone.
+    #[must_use]
+    pub fn of_one_of_many(&self) -> Self {
+        Self { uplink_connected: Gauge::noop(), uplink_window: Gauge::noop(), one_of_many: true, ..self.clone() }
     }
 
     /// The counter of connections accepted by a listener.
@@ -184,16 +196,25 @@ impl Metrics {
 
     /// Says when the SAS token in use expires. Without a token there is no such gauge, and no alarm about it.
     pub fn sas_expires(&self, seconds: i64) {
+        if self.one_of_many {
+            return;
+        }
         set("brownbridge_sas_expiry_timestamp_seconds", seconds);
     }
 
     /// Says when the client certificate in use expires. Without one there is no such gauge.
     pub fn certificate_expires(&self, seconds: i64) {
+        if self.one_of_many {
+            return;
+        }
         set("brownbridge_certificate_expiry_timestamp_seconds", seconds);
     }
 
     /// Says what the uplink is doing, or why it does not: 1 for this state, 0 for those before it.
     pub fn uplink_state(&self, state: &'static str) {
+        if self.one_of_many {
+            return;
+        }
         let mut last = self.state.lock();
         if let Some(before) = last.replace(state).filter(|before| *before != state) {
             ::metrics::gauge!("brownbridge_uplink_state", "state" => before).set(0.0);
@@ -234,6 +255,11 @@ pub fn translated_by_rule(rule: &str) -> Counter {
     ::metrics::counter!("brownbridge_messages_translated_total", "rule" => rule.to_owned())
 }
 
+/// Counts what a tap or a recording misses, by reason.
+pub fn watch_missed(reason: &'static str) -> Counter {
+    ::metrics::counter!("brownbridge_watch_missed_total", "reason" => reason)
+}
+
 /// Tells which rules are in use, in Prometheus' text format. The hash changes with them and the one before is gone then,
 /// which no gauge can do.
 pub fn rules_info(hash: &str) -> String {
@@ -266,12 +292,19 @@ pub fn describe_labelled() {
         ("brownbridge_ledger_publishes_total", "Publishes over all restarts, by what became of them"),
         ("brownbridge_ledger_messages_total", "Hub messages over all restarts, by what became of them"),
         ("brownbridge_uplink_reconnects_total", "Ends of the uplink's connection, by reason"),
+        (
+            "brownbridge_watch_missed_total",
+            "Publishes that taps and recordings did not show: over their pace, or for a slow reader",
+        ),
         ("brownbridge_spool_recovered_total", "Hub messages found waiting in the spool at start"),
         ("brownbridge_spool_lost_total", "Stored hub messages that could not be read back"),
         ("brownbridge_spool_commits_total", "Group commits"),
         ("brownbridge_spool_bytes_written_total", "Bytes the spool wrote to disk"),
         ("brownbridge_spool_bytes_appended_total", "Bytes of the hub messages the spool took"),
         ("brownbridge_spool_sync_failures_total", "fdatasync calls that failed"),
+        ("brownbridge_shelf_recovered_total", "Hub messages found on the shelves of devices at start"),
+        ("brownbridge_shelf_lost_total", "Hub messages on shelves that could not be read back"),
+        ("brownbridge_shelf_appended_total", "Hub messages moved from the spool to a device's shelf"),
     ] {
         ::metrics::describe_counter!(name, help);
     }
@@ -302,6 +335,11 @@ pub fn describe_labelled() {
         ),
         ("brownbridge_spool_bytes", Unit::Bytes, "Disk space the spool takes"),
         ("brownbridge_spool_oldest_age_seconds", Unit::Seconds, "Age of the oldest waiting hub message"),
+        ("brownbridge_shelf_messages", Unit::Count, "Hub messages on the shelves of devices that cannot take them now"),
+        ("brownbridge_shelf_bytes", Unit::Bytes, "Disk space they take"),
+        ("brownbridge_shelf_devices", Unit::Count, "Devices that have messages on their shelf"),
+        ("brownbridge_devices", Unit::Count, "Devices with a connection of their own, by state"),
+        ("brownbridge_uplink_connections", Unit::Count, "Open connections to the hub, one a device"),
         ("brownbridge_spool_full", Unit::Count, "1 while the spool refuses messages for lack of room"),
         (
             "brownbridge_config_last_reload_successful",

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 /// Top-level modules by floor; a module may name modules of lower floors only.
 const FLOORS: [&[&str]; 5] = [
     &["topic", "message", "diag", "secret", "metrics"],
-    &["config", "rules", "hub", "fence", "ledger", "downlink"],
-    &["broker", "spool", "quarantine", "journal", "uplink", "admin", "control", "hubsim"],
+    &["config", "rules", "hub", "fence", "ledger", "watch", "downlink"],
+    &["broker", "spool", "quarantine", "shelf", "recording", "journal", "uplink", "admin", "control", "hubsim"],
     &["bridge", "app"],
     &["cli"],
 ];
@@ -18,7 +18,7 @@ const FLOORS: [&[&str]; 5] = [
 const SIDEWAYS: [(&str, &str); 2] = [("app", "bridge"), ("metrics", "message")];
 
 /// Pure modules: bytes, text and `now` in, values out.
-const PURE: [&str; 9] = ["topic", "message", "diag", "config", "rules", "hub", "fence", "ledger", "downlink"];
+const PURE: [&str; 10] = ["topic", "message", "diag", "config", "rules", "hub", "fence", "ledger", "watch", "downlink"];
 
 const MAX_LINES: usize = 600;
 

@@ -285,6 +285,9 @@ fn files_come_and_go_and_what_is_new_works() {
     assert!(retried.status.success(), "{retried:?}");
     let message = until("it arrives", PATIENCE, || sim.received().into_iter().nth(before));
     assert_eq!(message["properties"]["line"], "oven");
+    let checked = Command::new(BINARY).arg("check").arg(&rules).output().unwrap();
+    let checked = String::from_utf8(checked.stdout).unwrap();
+    assert!(checked.ends_with(&format!("hash of the rules: {}\n", hash(&bridge))), "{checked}");
     assert_conserved(&bridge);
 
     // bridge.toml is for the next start, and that is said, without a value.

@@ -78,14 +78,16 @@ fn fixes_do_what_they_promise() {
 
 #[test]
 fn failing_tests() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rules/failing.toml");
-    let sources = [source(&path)];
-    let loaded = rules::load(&sources);
-    let results = testing::run(&loaded.rules.unwrap(), &loaded.tests);
-    assert!(results.iter().all(|result| !result.passed()));
-    let text: Vec<String> =
-        results.iter().flat_map(|result| &result.failures).map(|found| found.render(&sources, false)).collect();
-    expect(&path, &text.join("\n"));
+    for name in ["failing.toml", "failing-command.toml"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rules").join(name);
+        let sources = [source(&path)];
+        let loaded = rules::load(&sources);
+        let results = testing::run(&loaded.rules.unwrap(), &loaded.tests);
+        assert!(results.iter().all(|result| !result.passed()));
+        let text: Vec<String> =
+            results.iter().flat_map(|result| &result.failures).map(|found| found.render(&sources, false)).collect();
+        expect(&path, &text.join("\n"));
+    }
 }
 
 fn all_pass(paths: &[PathBuf], least: usize, warnings_count: bool) {

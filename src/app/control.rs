@@ -6,9 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::queue;
-use crate::bridge::{Bridge, Stores};
+use super::status::Device;
+use crate::bridge::devices::Devices;
+use crate::bridge::{Bridge, Stores, View};
 use crate::broker::{Commits as _, Ingest as _, Offer};
-use crate::control::{Answer, Control, MAX_IDS, Outcome, Request, Retried};
+use crate::control::{Answer, Control, MAX_DEVICES, MAX_IDS, Outcome, Request, Retried, Watch};
+use crate::hub::connection_string::is_id;
 use crate::message::Publish;
 use crate::metrics::Metrics;
 use crate::quarantine::{self, Entry, Quarantine};
@@ -24,9 +27,22 @@ pub(super) struct Operator {
     pub(super) quarantine: Quarantine,
     pub(super) quarantine_dir: PathBuf,
     pub(super) metrics: Metrics,
+    /// The devices, where each has a connection of its own.
+    pub(super) devices: Option<Devices>,
 }
 
+/// Why there are no devices to speak of.
+const NO_DEVICES: &str = "devices have no connections of their own here: [uplink] identity = \"per-device\"";
+
 impl Control for Operator {
+    type Feed = View;
+
+    fn watch(&self, watch: Watch) -> Result<View, String> {
+        let view = self.bridge.watchers().open(watch.clone())?;
+        tracing::info!(?watch, "somebody looks on");
+        Ok(view)
+    }
+
     async fn answer(&self, request: Request) -> Answer {
         match request {
             Request::Retry { ids } | Request::Drop { ids } if ids.len() > MAX_IDS => {
@@ -37,11 +53,21 @@ impl Control for Operator {
                 Ok(taken) => Answer::Dropped(taken),
                 Err(failed) => failed,
             },
-            Request::QueueStat => self.look(queue::stat).await,
+            Request::QueueStat => {
+                let devices = self.devices.clone();
+                self.look(move |stores| queue::stat(stores, devices.as_ref())).await
+            }
+            Request::Devices { id } => self.devices(id.as_deref()),
+            Request::DevicesSay { ids, .. } if ids.len() > MAX_DEVICES => {
+                Answer::Failed(format!("{} devices at once; {MAX_DEVICES} are the most", ids.len()))
+            }
+            Request::DevicesSay { ids, approve } => self.say(ids, approve).await,
             Request::QueuePeek { first, device } => {
                 self.look(move |stores| queue::peek(stores, first, device.as_deref())).await
             }
             Request::QueueDrop(which) => self.look(move |stores| queue::withdraw(stores, &which)).await,
+            Request::Unmatched { reset } => Answer::Unmatched(self.bridge.watchers().unmatched(reset)),
+            Request::Watch(_) => Answer::Failed("this is answered line by line".to_owned()),
         }
     }
 }
@@ -52,6 +78,37 @@ impl Operator {
         let stores = self.stores.clone();
         let looked = tokio::task::spawn_blocking(move || how(&stores)).await;
         looked.unwrap_or_else(|_| Answer::Failed("the look into the queue was cut off".to_owned()))
+    }
+
+    fn devices(&self, id: Option<&str>) -> Answer {
+        let Some(devices) = &self.devices else { return Answer::Failed(NO_DEVICES.to_owned()) };
+        let listed = match id {
+            None => devices.list(),
+            Some(id) => devices.show(id).into_iter().collect(),
+        };
+        let listed = listed.into_iter().map(|one| serde_json::to_value(Device::from(one)).unwrap_or_default());
+        Answer::Devices(listed.collect())
+    }
+
+    async fn say(&self, ids: Vec<String>, approve: bool) -> Answer {
+        let Some(devices) = self.devices.clone() else { return Answer::Failed(NO_DEVICES.to_owned()) };
+        if let Some(id) = ids.iter().find(|id| !is_id(id)) {
+            return Answer::Failed(format!("{id:?} is no device id"));
+        }
+        let said = tokio::task::spawn_blocking(move || {
+            let mut count = 0;
+            for id in ids {
+                if approve { devices.approve(&id) } else { devices.deny(&id) }?;
+                tracing::info!(device = id, approve, "an operator has spoken on a device");
+                count += 1;
+            }
+            Ok(count)
+        });
+        match said.await {
+            Ok(Ok(count)) => Answer::Said(count),
+            Ok(Err(error)) => Answer::Failed(cannot_keep(&error)),
+            Err(_) => Answer::Failed("it was cut off".to_owned()),
+        }
     }
 
     async fn take(&self, ids: HashSet<String>, reason: &'static str) -> Result<Vec<String>, Answer> {
@@ -145,4 +202,8 @@ impl Operator {
         self.bridge.commits().reach(sequence).await;
         outcome
     }
+}
+
+fn cannot_keep(error: &std::io::Error) -> String {
+    format!("what is said of devices cannot be kept: {error}")
 }

@@ -14,14 +14,14 @@ use crate::bridge::down::{self, Answered, Audit, Downlink, Parts, Watch};
 use crate::broker::Inside;
 use crate::downlink::Fence;
 use crate::metrics::Metrics;
-use crate::uplink::{Arrival, Down};
+use crate::uplink::{Arrival, Down, Wanted};
 
 /// The way down before its parts are there.
 pub(super) struct Prepared {
     pub(super) watch: Arc<Watch>,
     answers: mpsc::Receiver<Answered>,
     arrivals: mpsc::Receiver<Arrival>,
-    filters: watch::Sender<Vec<String>>,
+    wanted: watch::Sender<Wanted>,
     settings: down::Settings,
     state: PathBuf,
     audit_max_size: u64,
@@ -40,17 +40,16 @@ pub(super) fn prepare(settings: &mut Settings, metrics: &Metrics) -> Option<Prep
         return None;
     }
     let own_methods = commands.own_methods;
-    let (filters, wanted) = watch::channel(down::filters(&settings.rules, &settings.own, own_methods));
-    let (down, arrivals) = Down::new(wanted, metrics.clone());
+    let (wanted, to_come) = watch::channel(down::wanted(&settings.rules, own_methods));
+    let (down, arrivals) = Down::new(to_come, metrics.clone());
     settings.uplink.down = Some(down);
     let (watch, answers) = Watch::new();
     Some(Prepared {
         watch: Arc::new(watch),
         answers,
         arrivals,
-        filters,
+        wanted,
         settings: down::Settings {
-            own: settings.own.clone(),
             fence: Fence { allow: commands.allow.clone() },
             rate: commands.rate,
             dry_run: commands.dry_run,
@@ -68,7 +67,7 @@ impl Prepared {
         let audit = Audit::new(&self.state, self.audit_max_size);
         let parts = Parts {
             rules: Arc::clone(bridge.rules()),
-            filters: self.filters,
+            wanted: self.wanted,
             inside,
             watch: self.watch,
             audit,

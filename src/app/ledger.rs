@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::Recorder;
 use crate::ledger::{Account, Books, ByReason, Counts, Position, Publishes};
 use crate::message::Timestamp;
+use crate::shelf::{self, Shelves};
 use crate::spool::Appender;
 use crate::uplink;
 
@@ -24,13 +25,21 @@ const EVERY: Duration = Duration::from_secs(30);
 /// The name of the file in the state folder.
 pub const FILE: &str = "ledger.json";
 
+/// Why shelves give messages up: for lack of room, and those that waited too long.
+pub(super) const SHELF_FULL: &str = "shelf_full";
+pub(super) const TOO_OLD_ON_SHELF: &str = "too_old_on_shelf";
+
 const DAY_MS: i64 = 86_400_000;
+
+/// Where messages were found at the start.
+type Found = (Vec<Appender>, Option<Arc<Shelves>>);
 
 /// The books of a running bridge.
 pub(super) struct Ledger {
     path: PathBuf,
     opened: Books,
     spools: Vec<(Appender, Position)>,
+    shelves: Option<Arc<Shelves>>,
     recorder: Recorder,
     /// What the file says.
     written: Mutex<Books>,
@@ -47,23 +56,26 @@ pub fn read(state: &Path) -> io::Result<Option<Books>> {
 
 impl Ledger {
     /// Opens the books over spools that were just opened.
-    pub(super) fn open(state: &Path, recorder: Recorder, spools: Vec<Appender>) -> Arc<Self> {
+    pub(super) fn open(state: &Path, recorder: Recorder, (spools, shelves): Found) -> Arc<Self> {
         let path = state.join(FILE);
         let before = read(state).unwrap_or_else(|error| {
             tracing::warn!("{} cannot be read, new books are begun: {error}", path.display());
             let _ = fs::rename(&path, path.with_extension("json.unreadable"));
             None
         });
+        let mut on_shelves = shelves.as_ref().map_or(0, |shelves| shelves.stats().recovered);
         let spools: Vec<_> = spools
             .into_iter()
             .map(|spool| {
-                let at = Position { last: spool.durable().borrow().seq, waiting: spool.stats().recovered };
+                let waiting = spool.stats().recovered + std::mem::take(&mut on_shelves);
+                let at = Position { last: spool.durable().borrow().seq, waiting };
                 (spool, at)
             })
             .collect();
         let found = spools.iter().map(|(spool, at)| (name(spool), *at)).collect();
         let opened = Books::open(before, &found, Timestamp::now());
-        let ledger = Self { path, opened: opened.clone(), spools, recorder, written: Mutex::new(Books::default()) };
+        let ledger =
+            Self { path, opened: opened.clone(), spools, shelves, recorder, written: Mutex::new(Books::default()) };
         ledger.write(opened);
         Arc::new(ledger)
     }
@@ -73,20 +85,30 @@ impl Ledger {
         let page = self.recorder.render();
         let mut shed = labelled(&page, "brownbridge_messages_shed_total");
         // The spool's own count is of the same instant as its others.
-        shed.retain(|reason, _| reason != "spool_full" && reason != uplink::TOO_OLD);
+        let own = ["spool_full", uplink::TOO_OLD, SHELF_FULL, TOO_OLD_ON_SHELF];
+        shed.retain(|reason, _| !own.contains(&reason.as_str()));
         let mut spools = BTreeMap::new();
-        for (spool, at) in &self.spools {
+        // What is on a shelf is settled in its spool, and in the books it waits there. The first spool speaks for all.
+        let shelf = self.shelves.as_ref().map(|shelves| shelves.stats()).unwrap_or_default();
+        let mut moved: u64 = shelf.appended.values().sum();
+        for (n, (spool, at)) in self.spools.iter().enumerate() {
             let stats = spool.stats();
+            let here = moved.min(stats.acked);
+            moved -= here;
+            let shelf = if n == 0 { shelf.clone() } else { shelf::Stats::default() };
             let account = Account {
                 last: at.last + stats.appended,
                 appended: stats.appended,
-                settled: stats.acked,
+                settled: stats.acked - here + shelf.settled + shelf.shed + shelf.expired,
                 shed: stats.shed,
                 expired: stats.expired,
-                lost: stats.lost,
-                waiting: stats.waiting,
+                lost: stats.lost + shelf.lost,
+                waiting: stats.waiting + shelf.waiting,
             };
             spools.insert(name(spool), account);
+        }
+        for (reason, count) in [(SHELF_FULL, shelf.shed), (TOO_OLD_ON_SHELF, shelf.expired)] {
+            *shed.entry(reason.to_owned()).or_default() += count;
         }
         let counts = Counts {
             publishes: Publishes {

@@ -7,10 +7,11 @@
 //! | quarantine: writer thread | [`start`] | after the uplink | 64 entries |
 //! | sessions: the journal's thread | [`start`] | after the broker | 64 MiB of records |
 //! | uplink, on a thread of its own | [`start`] | after it drained, or `drain_timeout` | the spool; `window` in flight |
+//! | dispatcher and a line a device, on that thread, instead of the one uplink | [`start`] | the same | 128 messages or 1 MB a device, 64 MB in all; 4,096 messages or 8 MB for the shelves |
 //! | watches of the rules', the fence's and the TLS listener's files | [`start`] | after the broker | 1 request each; passwords wait for one of 2 places |
 //! | way down: commands and methods, on a thread of its own | [`start`], where `[commands]` is enabled | after the broker | 256 arrivals, 64 answers, 1,000 commands that wait |
 //! | ledger: writes the books | [`start`] | after the uplink | none |
-//! | control socket | [`start`] | after the broker | 8 connections |
+//! | control socket | [`start`] | after the broker | 8 connections; 4,096 entries and 8 MiB for each of 4 taps and recordings |
 //! | admin | [`start`] | last | 64 connections |
 
 use std::fmt;
@@ -34,10 +35,12 @@ use crate::journal;
 use crate::message::Timestamp;
 use crate::metrics::{Metrics, describe_labelled};
 use crate::quarantine::{self, Quarantine};
+use crate::shelf::{self, Shelves};
 use crate::spool::{self, OpenError, Spool};
 use crate::uplink::{self, Status};
 
 mod control;
+mod devices;
 mod down;
 pub mod gate;
 pub mod inherited;
@@ -48,6 +51,7 @@ pub mod plant_tls;
 mod pulse;
 mod queue;
 mod reload;
+pub mod replay;
 pub mod rule_files;
 pub mod settings;
 pub mod status;
@@ -89,6 +93,8 @@ pub enum StartError {
     Sessions(PathBuf, io::Error),
     /// What the sequence property goes on with cannot be read.
     Sequences(PathBuf, io::Error),
+    /// What devices have left, or what was said of them, cannot be used.
+    Devices(PathBuf, io::Error),
     /// The uplink's thread has no runtime.
     Runtime(io::Error),
     /// The broker's socket cannot be used.
@@ -114,6 +120,7 @@ impl fmt::Display for StartError {
                 write!(f, "sessions and retained messages cannot be kept in {}: {error}", dir.display())
             }
             Self::Sequences(dir, error) => write!(f, "sequences.json in {} cannot be used: {error}", dir.display()),
+            Self::Devices(dir, error) => write!(f, "the devices' files in {} cannot be used: {error}", dir.display()),
             Self::Runtime(error) => write!(f, "the uplink cannot start: {error}"),
             Self::Broker(error) => write!(f, "the broker cannot start: {error}"),
         }
@@ -164,7 +171,8 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let urgent = open_spool("urgent spool", settings.urgent)?;
     // Before anything moves: it starts from what the spools were found to hold.
     let found = vec![opened.appender.clone(), urgent.appender.clone()];
-    let ledger = Ledger::open(&settings.state, recorder.clone(), found.clone());
+    let shelves = open_shelves(settings.shelf, settings.devices.is_some())?;
+    let ledger = Ledger::open(&settings.state, recorder.clone(), (found.clone(), shelves.clone()));
     let progress = found.iter().map(pulse::Progress::of).collect();
     let (quarantine_dir, max_size) = settings.quarantine;
     let (quarantine, quarantine_writer) = open_quarantine(&quarantine_dir, max_size)
@@ -179,8 +187,26 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let (status_sender, status) = watch::channel(Status::default());
     let uplink_stop = CancellationToken::new();
     settings.uplink.relays = Some(Handle::current());
-    let uplink = uplink::run(settings.uplink, backlog, metrics.clone(), status_sender, uplink_stop.clone());
-    let uplink = on_its_own_thread("uplink", uplink).map_err(StartError::Runtime)?;
+    let (uplink, devices) = match (settings.devices, shelves.clone()) {
+        (Some(plan), Some(shelves)) => {
+            let (backlog, outcome) = backlog;
+            let state = settings.state.clone();
+            let options = bridge::devices::Options { uplink: settings.uplink, plan, shelves, state };
+            let devices = bridge::devices::open(options, outcome, metrics.clone())
+                .map_err(|error| StartError::Devices(settings.state.clone(), error))?;
+            let run = bridge::devices::run(devices.clone(), backlog, status_sender, uplink_stop.clone());
+            (on_its_own_thread("uplink", run), Some(devices))
+        }
+        _ => {
+            if let Some(shelves) = shelves.clone() {
+                // It ends by itself, with the shelves; what is left at the end of the program is still there.
+                tokio::spawn(bridge::devices::give_back(shelves, stores.clone()));
+            }
+            let run = uplink::run(settings.uplink, backlog, metrics.clone(), status_sender, uplink_stop.clone());
+            (on_its_own_thread("uplink", run), None)
+        }
+    };
+    let uplink = uplink.map_err(StartError::Runtime)?;
 
     let rules = (settings.rules, settings.unmatched);
     let bridge = Bridge::new(rules, settings.own, stores.clone(), quarantine.clone(), metrics.clone());
@@ -195,6 +221,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         quarantine,
         quarantine_dir,
         metrics: metrics.clone(),
+        devices: devices.clone(),
     };
     let control = open_control(&settings.state, operator, &control_stop);
     let standing = Arc::new(Standing::new(Timestamp::now()));
@@ -228,6 +255,8 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         standing,
         rules: Arc::clone(bridge.rules()),
         sessions: kept,
+        shelves,
+        devices,
     });
     let pulse = Pulse::new(progress, Arc::clone(&source), uplink.abort_handle());
     let admin = tokio::spawn(admin::serve(page, recorder, source, admin_stop.clone()));
@@ -302,6 +331,20 @@ fn on_its_own_thread(name: &str, part: impl Future<Output = ()> + Send + 'static
     Ok(tokio::spawn(async move {
         ended.recv().await;
     }))
+}
+
+/// Opens the shelves where devices have them, and where some were left from a time when they had.
+fn open_shelves(options: shelf::Options, needed: bool) -> Result<Option<Arc<Shelves>>, StartError> {
+    if !needed && !shelf::holds_something(&options.dir) {
+        return Ok(None);
+    }
+    let dir = options.dir.clone();
+    let shelves = Shelves::open(options).map_err(|error| StartError::Devices(dir, error))?;
+    let stats = shelves.stats();
+    if stats.waiting > 0 {
+        tracing::info!(waiting = stats.waiting, devices = stats.shelves, "messages wait on shelves");
+    }
+    Ok(Some(Arc::new(shelves)))
 }
 
 fn open_spool(what: &str, options: spool::Options) -> Result<spool::Opened, StartError> {

@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::ledger::Ledger;
+use super::ledger::{Ledger, SHELF_FULL, TOO_OLD_ON_SHELF};
 use super::reload::Standing;
 use super::status;
 use crate::admin;
+use crate::bridge::devices::{Devices, Summary};
 use crate::bridge::{InUse, Stores};
 use crate::broker::Census;
 use crate::journal::Journal;
 use crate::ledger::{Books, sum};
 use crate::message::Timestamp;
 use crate::metrics::rules_info;
+use crate::shelf::Shelves;
 use crate::spool::Stats;
 use crate::uplink::{self, Status};
 
@@ -62,6 +64,18 @@ fn readiness(stats: &Stats, status: &Status, age: impl Fn(Option<i64>) -> Durati
     })
 }
 
+/// Says so where more devices have something to send and cannot than there are others.
+fn most_are_stuck(devices: &Summary) -> Option<String> {
+    let (stuck, able) = (devices.stuck, devices.able);
+    (stuck > able).then(|| {
+        format!(
+            "{stuck} of {} devices have messages and cannot send: {}",
+            stuck + able,
+            devices.warning().unwrap_or_default()
+        )
+    })
+}
+
 /// What the admin page shows beyond the counters.
 pub(super) struct Gauges {
     pub(super) ledger: Arc<Ledger>,
@@ -72,12 +86,30 @@ pub(super) struct Gauges {
     pub(super) listeners: Vec<(&'static str, SocketAddr)>,
     pub(super) census: Arc<Census>,
     pub(super) sessions: Journal,
+    pub(super) shelves: Option<Arc<Shelves>>,
+    /// The devices, where each has a connection of its own.
+    pub(super) devices: Option<Devices>,
 }
 
 impl Gauges {
     fn oldest_age(&self, oldest_ms: Option<i64>) -> Duration {
         let age = oldest_ms.map_or(0, |oldest| Timestamp::now().0.saturating_sub(oldest));
         Duration::from_millis(u64::try_from(age).unwrap_or(0))
+    }
+
+    #[expect(clippy::cast_precision_loss)]
+    fn refresh_shelves(&self) {
+        let Some(shelves) = &self.shelves else { return };
+        let stats = shelves.stats();
+        ::metrics::gauge!("brownbridge_shelf_messages").set(stats.waiting as f64);
+        ::metrics::gauge!("brownbridge_shelf_bytes").set(stats.bytes as f64);
+        ::metrics::gauge!("brownbridge_shelf_devices").set(stats.shelves as f64);
+        ::metrics::counter!("brownbridge_shelf_recovered_total").absolute(stats.recovered);
+        ::metrics::counter!("brownbridge_shelf_lost_total").absolute(stats.lost);
+        ::metrics::counter!("brownbridge_shelf_appended_total").absolute(stats.appended.values().sum());
+        for (reason, count) in [(SHELF_FULL, stats.shed), (TOO_OLD_ON_SHELF, stats.expired)] {
+            ::metrics::counter!("brownbridge_messages_shed_total", "reason" => reason).absolute(count);
+        }
     }
 }
 
@@ -107,6 +139,7 @@ impl admin::Source for Gauges {
         for (reason, count) in [("spool_full", stats.shed), (uplink::TOO_OLD, stats.expired)] {
             ::metrics::counter!("brownbridge_messages_shed_total", "reason" => reason).absolute(count);
         }
+        self.refresh_shelves();
         publish_ledger(&self.ledger.now());
     }
 
@@ -132,6 +165,7 @@ impl admin::Source for Gauges {
             listeners: self.listeners.iter().map(address).collect(),
             uplink: status::Uplink::of(&self.status.borrow()),
             spool: status::Spool::of(&stats, self.oldest_age(stats.oldest_ms)),
+            devices: self.devices.as_ref().map(status::Devices::of),
             rules: status::Rules::of(&self.rules),
             refused: self.standing.refused().iter().map(status::Refused::of).collect(),
             counters: status::Counters::of(metrics),
@@ -144,6 +178,9 @@ impl admin::Source for Gauges {
         if let Some(reason) = self.stores.failed() {
             return Err(format!("the spool failed: {reason}"));
         }
+        if let Some(most) = self.devices.as_ref().and_then(|devices| most_are_stuck(&devices.summary())) {
+            return Err(most);
+        }
         let ready = readiness(&self.stores.stats(), &self.status.borrow(), |oldest| self.oldest_age(oldest))?;
         let warnings: Vec<String> = ready.into_iter().chain(self.standing.warning()).collect();
         Ok((!warnings.is_empty()).then(|| warnings.join("; ")))
@@ -155,6 +192,17 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+
+    #[test]
+    fn not_ready_where_most_devices_cannot_send() {
+        for (stuck, able, expect) in
+            [(0, 0, None), (1, 1, None), (0, 9, None), (2, 1, Some("2 of 3")), (1, 0, Some("1 of 1"))]
+        {
+            let got = most_are_stuck(&Summary { stuck, able, ..Summary::default() });
+            assert_eq!(got.is_some(), expect.is_some(), "{stuck} {able}");
+            assert!(got.unwrap_or_default().starts_with(expect.unwrap_or("")), "{stuck} {able}");
+        }
+    }
 
     #[test]
     fn ready_means_that_acknowledgements_come_or_nothing_waits() {

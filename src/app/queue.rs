@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::bridge::Stores;
+use crate::bridge::devices::Devices;
 use crate::control::{Answer, DeviceShare, Peeked, QueueStat, Which};
 use crate::message::{HubMessage, Timestamp};
 use crate::spool::Appender;
@@ -41,7 +42,7 @@ fn age(message: Option<&HubMessage<'_>>, now: Timestamp) -> u64 {
     u64::try_from(ms / 1_000).unwrap_or(0)
 }
 
-pub(super) fn stat(stores: &Stores) -> Answer {
+pub(super) fn stat(stores: &Stores, lines: Option<&Devices>) -> Answer {
     let (stats, now) = (stores.stats(), Timestamp::now());
     let mut devices: BTreeMap<String, DeviceShare> = BTreeMap::new();
     let (mut looked_at, mut oldest) = (0, 0);
@@ -57,7 +58,18 @@ pub(super) fn stat(stores: &Stores) -> Answer {
         oldest = oldest.max(age);
         looked_at < MOST_LOOKED_AT
     });
+    let mut shelved = 0;
+    for one in lines.map(Devices::list).unwrap_or_default().into_iter().filter(|one| one.shelf.messages > 0) {
+        shelved += one.shelf.messages;
+        let known = devices.len() < MOST_DEVICES || devices.contains_key(&one.id);
+        let share = devices.entry(if known { one.id } else { "(others)".to_owned() }).or_default();
+        let age = u64::try_from(now.0.saturating_sub(one.shelf.oldest) / 1_000).unwrap_or(0);
+        share.messages += one.shelf.messages;
+        share.bytes += one.shelf.bytes;
+        share.oldest_seconds = share.oldest_seconds.max(age);
+    }
     Answer::Queue(QueueStat {
+        shelved,
         waiting: stats.waiting,
         late: stats.late,
         disk_bytes: stats.disk_bytes,

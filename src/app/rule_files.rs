@@ -1,23 +1,49 @@
 //! Where rule files and their tables lie: a file as it is, or a folder's `*.toml` in name order; and beside them `*.csv`.
 //! Hidden files are none, so that what an editor or a mounted volume keeps there does not count.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::settings::cannot_read;
 use crate::diag::SourceFile;
 
+/// Bytes of all files together. More lies there by accident, and must not cost a running plant its memory.
+const MAX_BYTES: usize = 256 << 20;
+
 /// Reads rule files, and the tables that lie beside them.
 pub fn read(path: &Path) -> Result<Vec<SourceFile>, String> {
+    read_within(path, MAX_BYTES)
+}
+
+fn read_within(path: &Path, most: usize) -> Result<Vec<SourceFile>, String> {
     let mut paths = rule_paths(path)?;
     if !paths.is_empty() {
         paths.extend(table_paths(path));
     }
-    let read = |path: PathBuf| match fs::read_to_string(&path) {
-        Ok(text) => Ok(SourceFile { path: path.display().to_string(), text }),
-        Err(error) => Err(cannot_read(&path, &error)),
-    };
-    paths.into_iter().map(read).collect()
+    let mut left = most;
+    let mut files = Vec::with_capacity(paths.len());
+    for path in paths {
+        let text = read_file(&path, left).map_err(|error| cannot_read(&path, &error))?;
+        left = left.checked_sub(text.len()).ok_or_else(|| {
+            format!("{} is too large: rule files and tables may have {} MiB together", path.display(), most >> 20)
+        })?;
+        files.push(SourceFile { path: path.display().to_string(), text });
+    }
+    Ok(files)
+}
+
+/// The text of a file, or one byte more than `most` of it.
+fn read_file(path: &Path, most: usize) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(most as u64 + 1).read_to_end(&mut bytes)?;
+    // What is cut off may end within a character.
+    let whole = bytes.len() <= most;
+    match String::from_utf8(bytes) {
+        Err(error) if whole => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+        Err(error) => Ok(String::from_utf8_lossy(error.as_bytes()).into_owned()),
+        Ok(text) => Ok(text),
+    }
 }
 
 /// The rule files.
@@ -43,4 +69,39 @@ fn in_folder(folder: &Path, kind: &str) -> Result<Vec<PathBuf>, String> {
     }
     paths.sort();
     Ok(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_of_a_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("20-b.toml", &b"b"[..]),
+            ("10-a.toml", b"\xc3\xa4"),
+            (".hidden.toml", b"\xff"),
+            ("30-c.toml.part", b"\xff"),
+            ("t.csv", b"t"),
+        ] {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        let one = |name: &str| dir.path().join(name);
+        for (path, most, expect) in [
+            (one(""), 4, Ok("\u{e4}bt")),
+            (one("20-b.toml"), 2, Ok("bt")),
+            (one("10-a.toml"), 1, Err("10-a.toml is too large")),
+            (one(""), 3, Err("t.csv is too large")),
+            (one("30-c.toml.part"), 9, Err("is not UTF-8")),
+            (one("nothing"), 9, Err("cannot read")),
+        ] {
+            let read = read_within(&path, most);
+            match (&read, expect) {
+                (Ok(files), Ok(expect)) => assert_eq!(files.iter().map(|f| &*f.text).collect::<String>(), expect),
+                (Err(why), Err(expect)) => assert!(why.contains(expect), "{why}"),
+                _ => panic!("{path:?} {most}: {read:?}"),
+            }
+        }
+    }
 }

@@ -14,6 +14,7 @@ use super::plant_tls;
 use super::reload::BridgeToml;
 pub use super::rule_files::read as read_rule_files;
 use crate::bridge::Own;
+use crate::bridge::devices::Plan;
 use crate::config::{self, Config, Kind, OverRate, Placed, Unmatched, WhenFull};
 use crate::diag::{Diagnostic, SourceFile, Span};
 use crate::fence::learn::Notebook;
@@ -23,7 +24,7 @@ use crate::rules::{self, RuleSet};
 use crate::secret::Secret;
 use crate::uplink::tls::{self, TlsError};
 use crate::uplink::{HubTarget, MqttTarget, Target};
-use crate::{broker, spool, uplink};
+use crate::{broker, shelf, spool, uplink};
 
 /// Everything [`super::start`] needs.
 pub struct Settings {
@@ -57,6 +58,10 @@ pub struct Settings {
     pub sessions: PathBuf,
     /// Folder and size of the quarantine.
     pub quarantine: (PathBuf, u64),
+    /// Bounds of the shelves, which are opened where they are needed.
+    pub shelf: shelf::Options,
+    /// Set where every device has a connection of its own.
+    pub devices: Option<Plan>,
     /// The fence of the plaintext port, where there is one.
     pub fence: Option<Fence>,
     /// `bridge.toml` without its secrets.
@@ -116,8 +121,12 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> io::Result<Loa
     let mut sources = rule_files;
     sources.push(SourceFile { path: path.display().to_string(), text: config::masked(&text) });
     let fence = config.as_ref().and_then(|config| place.fence(&config.broker.fence, &mut sources));
+    let mut plan = None;
     let resolved = config.and_then(|config| {
         let (target, listeners) = (place.target(&config), place.listeners(&config));
+        if let (Some((Target::Hub(own), _)), Some(devices)) = (&target, &config.uplink.devices) {
+            plan = place.devices((&config, devices), own, &mut sources);
+        }
         let state = place.base.join(&config.state.value);
         Some((target?, listeners?, state, config))
     });
@@ -134,6 +143,7 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> io::Result<Loa
             let mut settings = settled(rules, (target, own), listeners, (state, config));
             settings.fence = fence;
             settings.shown = shown;
+            settings.devices = plan;
             Some(settings)
         }
         _ => None,
@@ -202,6 +212,7 @@ fn settled(
         ack_timeout: config.uplink.ack_timeout,
         suspect_after: config.uplink.suspect_after,
         down: None,
+        crowd: None,
     };
     let spool = |folder: &str, max_size, when_full| spool::Options {
         linger: config.spool.commit_wait,
@@ -216,6 +227,12 @@ fn settled(
     let quarantine = (state.join("quarantine"), config.quarantine.max_size);
     let sessions = state.join("sessions");
     let fence = None;
+    let devices = config.uplink.devices.as_ref();
+    let shelf = shelf::Options {
+        dir: state.join("shelf"),
+        max_size: devices.map_or(u64::MAX, |devices| devices.shelf_max_size),
+        max_device_size: devices.map_or(u64::MAX, |devices| devices.shelf_max_device_size),
+    };
     Settings {
         rules,
         rule_path,
@@ -232,6 +249,8 @@ fn settled(
         urgent,
         sessions,
         quarantine,
+        shelf,
+        devices: None,
         fence,
         shown: String::new(),
         config,
@@ -247,14 +266,14 @@ pub fn cannot_read(path: &Path, error: &io::Error) -> String {
 }
 
 /// Turns what `bridge.toml` names into what it is, and keeps the findings.
-struct Place {
-    base: PathBuf,
-    file: usize,
-    found: Vec<Diagnostic>,
+pub(super) struct Place {
+    pub(super) base: PathBuf,
+    pub(super) file: usize,
+    pub(super) found: Vec<Diagnostic>,
 }
 
 impl Place {
-    fn error(&mut self, code: &'static str, title: impl Into<String>, span: &Span, help: Option<&str>) {
+    pub(super) fn error(&mut self, code: &'static str, title: impl Into<String>, span: &Span, help: Option<&str>) {
         let found = Diagnostic::error(code, title, self.file);
         let found = if span.is_empty() { found } else { found.at(span.clone(), "") };
         self.found.push(match help {
@@ -413,6 +432,7 @@ impl Place {
             address: uplink.address.as_ref().map(|address| address.value.clone()),
             certificate_expiry,
             token_lifetime: uplink.token_lifetime,
+            gateway: true,
         };
         Some((Target::Hub(target), own))
     }
@@ -426,7 +446,7 @@ impl Place {
         Some(Placed { value: Secret::new(String::from_utf8_lossy(&text).into_owned()), span: file.span.clone() })
     }
 
-    fn read(&mut self, file: &Placed<String>, help: Option<&str>) -> Option<Vec<u8>> {
+    pub(super) fn read(&mut self, file: &Placed<String>, help: Option<&str>) -> Option<Vec<u8>> {
         let path = self.base.join(&file.value);
         fs::read(&path)
             .inspect_err(|error| {
@@ -435,19 +455,24 @@ impl Place {
             .ok()
     }
 
-    fn tls(&mut self, config: &Config) -> Option<Arc<rustls::ClientConfig>> {
-        let uplink = &config.uplink;
-        let roots = match &uplink.ca_file {
+    /// Whom to trust.
+    pub(super) fn roots(&mut self, config: &Config) -> Option<rustls::RootCertStore> {
+        match &config.uplink.ca_file {
             None => {
                 let roots = tls::roots(None);
-                self.usable(roots, &uplink.kind.span, "the system's roots")
+                self.usable(roots, &config.uplink.kind.span, "the system's roots")
             }
             Some(file) => {
                 let text = self.read(file, None)?;
                 let roots = tls::roots(Some(&text));
                 self.usable(roots, &file.span, &file.value)
             }
-        };
+        }
+    }
+
+    fn tls(&mut self, config: &Config) -> Option<Arc<rustls::ClientConfig>> {
+        let uplink = &config.uplink;
+        let roots = self.roots(config);
         let identity = match (&uplink.certificate, &uplink.key) {
             (Some(certificate), Some(key)) => {
                 let (chain, private) = (self.read(certificate, None), self.read(key, None));

@@ -1,5 +1,6 @@
 //! What `/status` tells and `brownbridge status` shows: one value, written by the running bridge and read by the command.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -7,12 +8,17 @@ use serde::{Deserialize, Serialize};
 
 use super::reload;
 use crate::bridge::InUse;
+use crate::bridge::devices::{self, Condition};
 use crate::broker::{Census, Client, Traffic};
+use crate::message::Timestamp;
 use crate::spool::Stats;
 use crate::uplink;
 
 /// Most clients listed; more are only counted. It bounds the page to some megabytes.
 pub const MAX_CLIENTS: usize = 10_000;
+
+/// Devices that cannot send and are named on the page.
+const WORST: usize = 5;
 
 /// The state of a running bridge.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +35,9 @@ pub struct Report {
     pub uplink: Uplink,
     /// What waits.
     pub spool: Spool,
+    /// The devices, where each has a connection of its own.
+    #[serde(default)]
+    pub devices: Option<Devices>,
     /// The rules in use.
     pub rules: Rules,
     /// Files on disk that are not in use because something is wrong with them.
@@ -70,6 +79,76 @@ pub struct Spool {
     pub bytes: u64,
     /// True while it refuses messages for lack of room.
     pub full: bool,
+}
+
+/// The devices, where each has a connection of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Devices {
+    /// How many are `connected`, `connecting`, `idle`, `refused`, `held` and `denied`.
+    pub states: BTreeMap<String, u64>,
+    /// Messages on shelves.
+    pub shelved: u64,
+    /// The disk space they take.
+    pub shelf_bytes: u64,
+    /// Those that cannot send and have most waiting; a few of them.
+    pub worst: Vec<Device>,
+}
+
+/// A device, as `brownbridge devices` shows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Its id; empty for the bridge's own line.
+    pub id: String,
+    /// `connected`, `connecting`, `idle`, `refused`, `held` or `denied`.
+    pub state: String,
+    /// Messages in memory, on their way.
+    pub queued: u64,
+    /// Messages on its shelf.
+    pub shelved: u64,
+    /// The disk space they take.
+    pub shelf_bytes: u64,
+    /// When the oldest of them was put there.
+    pub shelved_since: Option<String>,
+    /// Messages the hub has acknowledged since the start.
+    pub delivered: u64,
+    /// When it last did.
+    pub last_delivered: Option<String>,
+    /// Why it cannot send.
+    pub trouble: Option<String>,
+    /// How long until it is tried again.
+    pub again_in_seconds: Option<u64>,
+}
+
+impl Devices {
+    pub(super) fn of(devices: &devices::Devices) -> Self {
+        let (summary, shelves) = (devices.summary(), devices.shelves());
+        let states = Condition::ALL.iter().zip(summary.phases);
+        let worst = devices.list().into_iter().filter(|one| one.trouble.is_some() || one.phase == Condition::Held);
+        Self {
+            states: states.map(|(phase, count)| (phase.label().to_owned(), count)).collect(),
+            shelved: shelves.waiting,
+            shelf_bytes: shelves.bytes,
+            worst: worst.take(WORST).map(Device::from).collect(),
+        }
+    }
+}
+
+impl From<devices::Listed> for Device {
+    fn from(listed: devices::Listed) -> Self {
+        let shelf = listed.shelf;
+        Self {
+            id: listed.id,
+            state: listed.phase.label().to_owned(),
+            queued: listed.queued,
+            shelved: shelf.messages,
+            shelf_bytes: shelf.bytes,
+            shelved_since: (shelf.messages > 0).then(|| Timestamp(shelf.oldest).to_string()),
+            delivered: listed.delivered,
+            last_delivered: listed.last_delivered.map(|at| at.to_string()),
+            trouble: listed.trouble,
+            again_in_seconds: listed.again_seconds,
+        }
+    }
 }
 
 /// The rules in use.

@@ -39,14 +39,14 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{InUse, Own, Stores};
+use super::{InUse, Stores};
 use crate::broker::Inside;
 use crate::downlink::{Case, Desk, Done, Fence, Rates, Stage};
 use crate::hub::back::{self, Command, Downward};
 use crate::message::{Timestamp, excerpt};
 use crate::metrics::Metrics;
 use crate::rules::{Commanded, Incoming, Made, RuleSet};
-use crate::uplink::{Arrival, Return};
+use crate::uplink::{Arrival, Return, Wanted};
 
 mod answers;
 mod audit;
@@ -64,8 +64,6 @@ const REMEMBERED: usize = 10_000;
 
 /// What is settled before the first command comes.
 pub struct Settings {
-    /// The identity of the uplink.
-    pub own: Own,
     /// Where commands may go.
     pub fence: Fence,
     /// Commands a second of one device; 0 is no limit.
@@ -82,8 +80,8 @@ pub struct Settings {
 pub struct Parts {
     /// The rules with their commands.
     pub rules: Arc<InUse>,
-    /// What the uplink subscribes to.
-    pub filters: watch::Sender<Vec<String>>,
+    /// What the hub is to send.
+    pub wanted: watch::Sender<Wanted>,
     /// Publishes to the plant.
     pub inside: Inside,
     /// Tells of answers from the plant.
@@ -96,16 +94,9 @@ pub struct Parts {
     pub metrics: Metrics,
 }
 
-/// What the hub is to be subscribed to.
-pub fn filters(rules: &RuleSet, own: &Own, own_methods: bool) -> Vec<String> {
-    let mut filters = Vec::new();
-    if rules.takes_messages() {
-        filters.push(back::commands(&own.identity()));
-    }
-    if own_methods || rules.takes_methods() {
-        filters.push(back::METHODS.to_owned());
-    }
-    filters
+/// What the hub is to send.
+pub fn wanted(rules: &RuleSet, own_methods: bool) -> Wanted {
+    Wanted { messages: rules.takes_messages(), methods: own_methods || rules.takes_methods() }
 }
 
 /// A command that a rule takes, until it is done.
@@ -189,8 +180,8 @@ impl Downlink {
 
     /// Rules that were taken up may need other subscriptions.
     fn subscribe(&self) {
-        let wanted = filters(&self.parts.rules.rules(), &self.settings.own, self.settings.own_methods);
-        self.parts.filters.send_if_modified(|known| {
+        let wanted = wanted(&self.parts.rules.rules(), self.settings.own_methods);
+        self.parts.wanted.send_if_modified(|known| {
             let changed = *known != wanted;
             *known = wanted;
             changed
@@ -201,12 +192,12 @@ impl Downlink {
         self.number += 1;
         match Downward::parse(&arrival.topic) {
             Some(Downward::Command { bag, .. }) => match Command::parse(bag) {
-                Ok(command) => self.message(command, &arrival.payload, arrival.line).await,
+                Ok(command) => self.message(command, arrival).await,
                 Err(error) => self.not_understood(&arrival, "bad_property_bag", &error.to_string()).await,
             },
             Some(Downward::Method { name, rid }) => {
                 let (name, rid) = (name.into_owned(), rid.to_owned());
-                self.method(&name, rid, &arrival.payload, arrival.line).await;
+                self.method(&name, rid, arrival).await;
             }
             _ => self.not_understood(&arrival, "not_understood", &arrival.topic).await,
         }
@@ -220,10 +211,11 @@ impl Downlink {
         let _ = arrival.line.complete().await;
     }
 
-    async fn message(&mut self, command: Command, payload: &[u8], line: Return) {
+    async fn message(&mut self, command: Command, arrival: Arrival) {
+        let Arrival { device: own, payload, line, .. } = arrival;
         let named = command.properties.iter().rev().find(|(name, _)| name == "device");
         let named = named.and_then(|(_, value)| value.clone()).filter(|device| !device.is_empty());
-        let device = named.or(self.settings.own.device.clone()).unwrap_or_default();
+        let device = named.unwrap_or(own);
         let id = command.message_id.unwrap_or_default();
         let key = if id.is_empty() { String::new() } else { key(&device, &id) };
         let expires = command.expiry.as_deref().and_then(|text| text.parse::<jiff::Timestamp>().ok());
@@ -250,7 +242,7 @@ impl Downlink {
             method: None,
             id: &id,
             props: &command.properties,
-            payload,
+            payload: &payload,
             received: Timestamp::now(),
         };
         let asked = self.parts.rules.rules().command(&incoming);

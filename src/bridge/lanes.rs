@@ -137,6 +137,11 @@ pub struct SpoolOutcome {
 }
 
 impl SpoolOutcome {
+    /// Where what the hub would not take goes.
+    pub(super) fn quarantine(&self) -> &Quarantine {
+        &self.quarantine
+    }
+
     fn spool(&self, id: MessageId) -> &Acker {
         let (urgent, acker) = &self.urgent;
         if *urgent == id.spool { acker } else { &self.normal }

@@ -90,6 +90,7 @@ impl Plan {
             address: None,
             certificate_expiry: None,
             token_lifetime: self.token_lifetime,
+            gateway: true,
         };
         uplink::Options {
             target: Target::Hub(target),
@@ -105,6 +106,7 @@ impl Plan {
             ack_timeout: Duration::from_secs(3),
             suspect_after: self.suspect_after,
             down: None,
+            crowd: None,
         }
     }
 }

@@ -26,9 +26,9 @@ impl<I: Ingest> Lab<I> {
     /// Writes down what has changed, or everything.
     pub async fn write_down(&self, everything: bool) {
         if everything {
-            upkeep::write_everything(&self.0).await;
+            upkeep::write_everything(&self.0.router).await;
         } else {
-            upkeep::write_changes(&self.0);
+            upkeep::write_changes(&self.0.router);
         }
     }
 

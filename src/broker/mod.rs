@@ -42,7 +42,8 @@ mod census;
 mod clients;
 mod connection;
 mod deliver;
-#[cfg(fuzzing)]
+// Also where it is tested, so that what nobody builds every day does not rot.
+#[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod gate;
 mod handshake;

@@ -1,11 +1,12 @@
 //! `brownbridge check`, and how rule files are found and findings are printed.
 
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::builder::PossibleValuesParser;
 
+use super::text::colored;
 use crate::app::settings;
 use crate::diag::{Diagnostic, SourceFile};
 use crate::rules::{self, FileSummary};
@@ -49,7 +50,8 @@ struct Checked {
     sources: Vec<SourceFile>,
     found: Vec<Diagnostic>,
     summaries: Vec<FileSummary>,
-    sound: bool,
+    /// Of the rules; none where something has errors.
+    hash: Option<String>,
 }
 
 pub(super) fn run(args: Args) -> ExitCode {
@@ -72,13 +74,16 @@ pub(super) fn run(args: Args) -> ExitCode {
             let line = summary_line(file, summary, &checked.found);
             print(&format!("{}: {line}\n", source.path));
         }
+        if let Some(hash) = &checked.hash {
+            print(&format!("hash of the rules: {hash}\n"));
+        }
     }
     let is_denied = |found: &&Diagnostic| args.deny.iter().any(|kind| kind == ALL_WARNINGS || kind == found.code);
     let denied = checked.found.iter().filter(|found| !found.is_error()).filter(is_denied).count();
     if denied > 0 {
         print_error(&format!("error: {} denied\n", counted(denied, "warning")));
     }
-    ExitCode::from(u8::from(!checked.sound || denied > 0))
+    ExitCode::from(u8::from(checked.hash.is_none() || denied > 0))
 }
 
 /// What is to be checked.
@@ -125,14 +130,15 @@ fn looks_like_config(text: &str) -> bool {
 fn check_rules(paths: &[PathBuf]) -> Result<Checked, String> {
     let sources = read_rule_files(paths, "brownbridge check PATH")?;
     let loaded = rules::load(&sources);
-    Ok(Checked { sources, found: loaded.diagnostics, summaries: loaded.files, sound: loaded.rules.is_some() })
+    let hash = loaded.rules.map(|rules| rules.hash().to_owned());
+    Ok(Checked { sources, found: loaded.diagnostics, summaries: loaded.files, hash })
 }
 
 fn check_config(path: &Path) -> Result<Checked, String> {
     let loaded =
         settings::load(path, &|name| std::env::var(name).ok()).map_err(|error| settings::cannot_read(path, &error))?;
-    let sound = loaded.settings.is_some();
-    Ok(Checked { sources: loaded.sources, found: loaded.diagnostics, summaries: loaded.summaries, sound })
+    let hash = loaded.settings.map(|settings| settings.rules.hash().to_owned());
+    Ok(Checked { sources: loaded.sources, found: loaded.diagnostics, summaries: loaded.summaries, hash })
 }
 
 fn summary_line(file: usize, summary: Option<&FileSummary>, found: &[Diagnostic]) -> String {
@@ -187,7 +193,7 @@ pub(super) fn could_not_run(problem: &str) -> ExitCode {
 
 /// Prints findings to stderr, with colour where a person looks on.
 pub(super) fn print_findings(found: &[Diagnostic], sources: &[SourceFile]) {
-    let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+    let color = colored(&std::io::stderr());
     for found in found {
         print_error(&format!("{}\n", found.render(sources, color)));
     }

@@ -9,19 +9,25 @@ use clap::{Parser, Subcommand};
 
 mod check;
 mod demo;
+mod devices;
 mod explain;
 mod ledger;
 mod passwd;
 mod quarantine;
 mod queue;
+mod record;
+mod replay;
 mod run;
 mod running;
 mod schema;
 mod service;
 mod sim;
 mod status;
+mod tap;
 mod test;
 mod text;
+mod unmatched;
+mod watching;
 
 /// A durable bridge from plaintext MQTT on the plant floor to Azure IoT Hub and IoT Edge.
 #[derive(Parser)]
@@ -37,7 +43,12 @@ enum Command {
     Status(status::Args),
     Ledger(ledger::Args),
     Queue(queue::Args),
+    Devices(devices::Args),
     Quarantine(quarantine::Args),
+    Tap(tap::Args),
+    Unmatched(unmatched::Args),
+    Record(record::Args),
+    Replay(replay::Args),
     Check(check::Args),
     Test(test::Args),
     Explain(explain::Args),
@@ -54,7 +65,12 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(args),
         Command::Ledger(args) => ledger::run(args),
         Command::Queue(args) => queue::run(args),
+        Command::Devices(args) => devices::run(args),
         Command::Quarantine(args) => quarantine::run(args),
+        Command::Tap(args) => tap::run(args),
+        Command::Unmatched(args) => unmatched::run(args),
+        Command::Record(args) => record::run(args),
+        Command::Replay(args) => replay::run(args),
         Command::Check(args) => check::run(args),
         Command::Test(args) => test::run(args),
         Command::Explain(args) => explain::run(args),

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use super::check::{could_not_run, print, print_error};
 use super::running;
-use super::text::{bytes, columns, confirmed, plain, span};
-use crate::config::units;
+use super::text::{bytes, columns, confirmed, duration, plain, span};
 use crate::control::{Answer, Peeked, QueueStat, Request, Which};
 use crate::message::excerpt;
 
@@ -76,10 +75,6 @@ struct Selection {
     device: Option<String>,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    units::duration(text).ok_or_else(|| "write a number and a unit: 30m, 24h".to_owned())
-}
-
 pub(super) fn run(args: Args) -> ExitCode {
     let state = match running::state_folder(&args.config) {
         Ok(state) => state,
@@ -130,6 +125,9 @@ fn shown(stat: &QueueStat) -> String {
     };
     if stat.late > 0 {
         let _ = writeln!(out, "{} of them waited through an outage and follow the new ones", stat.late);
+    }
+    if stat.shelved > 0 {
+        let _ = writeln!(out, "{} more are on the shelves of devices that cannot take them now", stat.shelved);
     }
     if stat.full {
         let _ = writeln!(out, "FULL: nothing more is taken");

@@ -133,10 +133,9 @@ async fn told_to_reload(hangup: Option<Signal>, reloader: Reloader) {
 
 /// Sends log lines to stderr, with times in RFC 3339.
 pub(super) fn start_log(format: LogFormat, default_level: &str) {
-    use std::io::IsTerminal;
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_env("BROWNBRIDGE_LOG").unwrap_or_else(|_| EnvFilter::new(default_level));
-    let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+    let color = super::text::colored(&std::io::stderr());
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(color);
     let _ = match format {
         LogFormat::Text => log.with_target(false).try_init(),

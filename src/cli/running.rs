@@ -30,9 +30,14 @@ pub(super) fn ask(state: &Path, request: &Request) -> Result<Option<Answer>, Str
     match control::ask(state, request) {
         Ok(Answer::Failed(why)) => Err(why),
         Ok(answer) => Ok(Some(answer)),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(None),
+        Err(error) if is_none_there(&error) => Ok(None),
         Err(error) => Err(format!("{} cannot be asked: {error}", state.join(control::SOCKET).display())),
     }
+}
+
+/// True where nobody listens on the socket.
+pub(super) fn is_none_there(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
 /// Where the configuration puts the admin page, as seen from this machine.

@@ -1,6 +1,6 @@
 //! `brownbridge sim`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::io::{BufWriter, Write as _};
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use super::run::{LogFormat, start_log};
 use crate::hub::connection_string::is_id;
 use crate::hub::limits::MQTT_PORT;
 use crate::hub::sas::Key;
-use crate::hubsim::{self, Credential, Misbehave, Options, Received, Running};
+use crate::hubsim::{self, ByIdentity, Credential, Misbehave, Options, Received, Running};
 
 /// A simulated IoT Hub (or edgeHub) behind real TLS, for trying and testing without Azure.
 ///
@@ -34,7 +34,9 @@ Examples:
   brownbridge sim --dir ~/sim --device press-4 only this device; its key survives restarts
   brownbridge sim | jq .body                   only the payloads
   brownbridge sim --cut-every 100              see the bridge deliver again what was cut off
-  brownbridge sim --x509 press-4               also write a client certificate for press-4")]
+  brownbridge sim --x509 press-4               also write a client certificate for press-4
+  brownbridge sim --device-file ids            thousands of devices, some disabled; kill -HUP reads it again
+  kill -USR1 PID                               drops all connections at once, as a hub that restarts")]
 pub(super) struct Args {
     /// Address and port to listen on; port 0 takes a free one
     #[arg(long, value_name = "ADDR:PORT", default_value_t = SocketAddr::from(([127, 0, 0, 1], MQTT_PORT)))]
@@ -49,6 +51,10 @@ pub(super) struct Args {
     /// May be repeated [default: any device whose key fits]
     #[arg(long, value_name = "ID[=KEY_FILE]")]
     device: Vec<String>,
+    /// Read devices from a file: a line `ID` is accepted as with --device, `!ID` is known and refused (disabled); with
+    /// only such lines any other device is accepted. SIGHUP reads it again, and closes who is disabled now
+    #[arg(long, value_name = "FILE")]
+    device_file: Option<PathBuf>,
     /// Write a client certificate for this device and accept it
     #[arg(long, value_name = "ID")]
     x509: Vec<String>,
@@ -84,6 +90,9 @@ struct Faults {
     /// Refuse every CONNECT with return code 5
     #[arg(long)]
     refuse: bool,
+    /// Let N clients connect a second: more wait for their CONNACK, and are closed where that takes too long
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    connect_rate: Option<u32>,
     /// Close every connection this long after its CONNECT, as if its token were over
     #[arg(long, value_name = "SECONDS")]
     expire: Option<u64>,
@@ -114,33 +123,45 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let (output, messages) = mpsc::channel(BATCHES);
     let first = args.device.first().or(args.x509.first()).map_or("dev-01", |d| d.split('=').next().unwrap_or(d));
     let (first, x509, quiet) = (first.to_owned(), args.x509.clone(), args.quiet);
+    let device_file = args.device_file.clone();
     let options = options(args, (!quiet).then_some(output))?;
+    let fixed = options.devices.clone();
     // Before it says that it is ready: from then on Ctrl-C must end it cleanly.
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut hang_up = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
+    let mut restart = signal(SignalKind::user_defined1()).context("cannot wait for SIGUSR1")?;
     let sim = hubsim::start(options).await?;
     introduce(&sim, &first, &x509)?;
     let printer = std::thread::spawn(move || print(messages));
-    let finished = async {
-        // The printer ends early only when nobody reads stdout any more.
-        while !printer.is_finished() {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+    let changed = || match device_file.as_deref().map(|file| read_devices(file, fixed.clone())) {
+        None => {}
+        Some(Ok((devices, disabled))) => sim.register(devices, disabled),
+        Some(Err(error)) => eprintln!("error: {error:#}"),
     };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        () = finished, if !quiet => {}
+    // The printer ends early only when nobody reads stdout any more.
+    let mut look = tokio::time::interval(Duration::from_millis(200));
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+            _ = look.tick() => if !quiet && printer.is_finished() {
+                break;
+            },
+            _ = restart.recv() => sim.restart(),
+            _ = hang_up.recv() => changed(),
+        }
     }
-    let counts = sim.counts();
+    let (counts, by_identity) = (sim.counts(), sim.by_identity());
     sim.stop().await;
     // Nobody may be left who reads stderr; that is no failure.
     let _ = writeln!(
         std::io::stderr(),
-        "{} messages, {} dropped, {} connections",
+        "{} messages, {} dropped, {} connections{}",
         counts.messages,
         counts.dropped,
-        counts.connected
+        counts.connected,
+        spread(&by_identity)
     );
     // Whoever reads stdout may have stopped to do so without closing it: Ctrl-C must end that too.
     let joined = tokio::task::spawn_blocking(move || printer.join());
@@ -152,6 +173,37 @@ async fn serve(args: Args) -> anyhow::Result<()> {
             std::process::exit(2)
         }
     }
+}
+
+/// How messages and connections spread over devices, where there are several.
+fn spread(by_identity: &BTreeMap<String, ByIdentity>) -> String {
+    if by_identity.len() < 2 {
+        return String::new();
+    }
+    let range = |of: fn(&ByIdentity) -> u64| {
+        let (fewest, most) = (by_identity.values().map(of).min(), by_identity.values().map(of).max());
+        format!("{} to {}", fewest.unwrap_or(0), most.unwrap_or(0))
+    };
+    let (messages, connected) = (range(|counts| counts.messages), range(|counts| counts.connected));
+    format!("; {} devices, each {messages} messages in {connected} connections", by_identity.len())
+}
+
+/// The devices of a file, beside those that are given; and those that are disabled.
+fn read_devices(
+    file: &Path,
+    mut devices: HashMap<String, Credential>,
+) -> anyhow::Result<(HashMap<String, Credential>, HashSet<String>)> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("--device-file: {}", file.display()))?;
+    let mut disabled = HashSet::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let id = line.strip_prefix('!').unwrap_or(line);
+        anyhow::ensure!(is_id(id), "--device-file {}: {id:?} is no device id", file.display());
+        match line.starts_with('!') {
+            true => drop(disabled.insert(id.to_owned())),
+            false => drop(devices.insert(id.to_owned(), Credential::Derived)),
+        }
+    }
+    Ok((devices, disabled))
 }
 
 fn options(args: Args, output: Option<mpsc::Sender<Vec<Received>>>) -> anyhow::Result<Options> {
@@ -171,12 +223,17 @@ fn options(args: Args, output: Option<mpsc::Sender<Vec<Received>>>) -> anyhow::R
             devices.insert(id.clone(), Credential::Derived);
         }
     }
+    let mut disabled = HashSet::new();
+    if let Some(file) = &args.device_file {
+        (devices, disabled) = read_devices(file, devices)?;
+    }
     let default_host = if args.edge { "hub.example" } else { "localhost" };
     Ok(Options {
         listen: args.listen,
         host: args.host_name.unwrap_or_else(|| default_host.to_owned()),
         dir: args.dir,
         devices,
+        disabled,
         edge: args.edge,
         output,
         misbehave: Misbehave {
@@ -187,6 +244,7 @@ fn options(args: Args, output: Option<mpsc::Sender<Vec<Received>>>) -> anyhow::R
             quota: args.faults.quota,
             refuse: args.faults.refuse,
             expire_after: args.faults.expire.map(Duration::from_secs),
+            connect_rate: args.faults.connect_rate,
         },
         ..Options::default()
     })

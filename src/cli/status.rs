@@ -73,6 +73,21 @@ fn shown(report: &Report) -> String {
     };
     let full = if spool.full { "; FULL, nothing is acknowledged" } else { "" };
     let _ = writeln!(out, "spool      {waiting}; {} on disk{full}", bytes(spool.bytes));
+    if let Some(devices) = &report.devices {
+        let states: Vec<_> = devices.states.iter().filter(|(_, count)| **count > 0).collect();
+        let states: Vec<_> = states.into_iter().map(|(state, count)| format!("{count} {}", plain(state))).collect();
+        let states = if states.is_empty() { "none yet".to_owned() } else { states.join(", ") };
+        let shelved = match devices.shelved {
+            0 => String::new(),
+            shelved => format!("; {shelved} messages on shelves, {} on disk", bytes(devices.shelf_bytes)),
+        };
+        let _ = writeln!(out, "devices    {states}{shelved}");
+        for device in &devices.worst {
+            let trouble = device.trouble.as_deref().unwrap_or("`brownbridge devices approve` lets it in");
+            let trouble: String = plain(trouble).chars().take(100).collect();
+            let _ = writeln!(out, "           {} is {}: {trouble}", plain(&device.id), plain(&device.state));
+        }
+    }
     let rules = &report.rules;
     let word = if rules.count == 1 { "rule" } else { "rules" };
     let _ = writeln!(out, "rules      {} {word}, {}, in use since {}", rules.count, rules.hash, rules.since);

@@ -1,8 +1,11 @@
 //! Texts for people: amounts, columns, and what comes from outside.
 
 use std::fmt::Write as _;
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::io::{self, BufRead as _, IsTerminal, Write as _};
 use std::time::Duration;
+
+use crate::config::units;
+use crate::topic;
 
 /// Writes rows below their heads, each column as wide as its widest cell.
 pub(super) fn columns<const N: usize>(out: &mut String, heads: [&str; N], rows: impl Iterator<Item = [String; N]>) {
@@ -41,6 +44,39 @@ pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
+/// A number with its thousands apart.
+pub(super) fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// A number of things: `1 publish`, `1,234 publishes`.
+pub(super) fn of(number: u64, one: &str, many: &str) -> String {
+    format!("{} {}", count(number), if number == 1 { one } else { many })
+}
+
+/// A length of time as an argument.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    units::duration(text).ok_or_else(|| "write a number and a unit: 10s, 30m, 24h".to_owned())
+}
+
+/// A topic filter as an argument.
+pub(super) fn filter(text: &str) -> Result<String, String> {
+    topic::check_filter(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
+}
+
+/// True where a person looks on who has nothing against colour.
+pub(super) fn colored(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty())
+}
+
 /// A length of time in its two largest units.
 pub(super) fn span(time: Duration) -> String {
     let s = time.as_secs();
@@ -73,6 +109,9 @@ mod tests {
             [(0, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (7_260, "2 h 1 min"), (180_000, "2 d 2 h")]
         {
             assert_eq!(span(Duration::from_secs(seconds)), expect);
+        }
+        for (number, expect) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(count(number), expect);
         }
         for (count, expect) in [(1023, "1023 B"), (1536, "1.5 KiB"), (3 << 19, "1.5 MiB"), (5 << 30, "5.0 GiB")] {
             assert_eq!(bytes(count), expect);

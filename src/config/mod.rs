@@ -15,12 +15,14 @@ use crate::diag::{Diagnostic, Span};
 use crate::secret::Secret;
 
 mod changes;
+mod devices;
 mod mask;
 mod read;
 mod schema;
 pub mod units;
 
 pub use changes::changed_keys;
+pub use devices::{Devices, WhenRefused};
 pub use mask::masked;
 use read::Section;
 pub use schema::schema;
@@ -231,6 +233,8 @@ pub struct Uplink {
     pub sequence_property: Option<Placed<String>>,
     /// How long the end of the program waits for the spool to drain.
     pub drain_timeout: Duration,
+    /// Set where every device has a connection of its own.
+    pub devices: Option<Devices>,
     /// Settings of `kind = "mqtt"`.
     pub mqtt: Mqtt,
 }
@@ -423,6 +427,7 @@ fn uplink(section: &mut Section<'_, '_, '_>) -> Option<Uplink> {
         suspect_after: u32::try_from(section.count("suspect_after", 3, 0..=1_000)).unwrap_or(3),
         sequence_property: section.text("sequence_property"),
         drain_timeout: section.duration("drain_timeout", Duration::from_secs(5)),
+        devices: devices::read(section, kind.value),
         mqtt: mqtt(section, kind.value),
         kind,
     };
@@ -461,7 +466,7 @@ fn spool(section: &mut Section<'_, '_, '_>) -> Spool {
         durability: durability.map_or(Durability::Fsync, |choice| choice.value),
         when_full: when_full.map_or(WhenFull::Refuse, |choice| choice.value),
         commit_wait: section.duration("commit_wait", Duration::from_micros(500)),
-        max_age: section.max_age(),
+        max_age: section.age("max_age"),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::schema::{Known, Shape};
-use super::{Fence, Kind, Placed, Uplink, units};
+use super::{Devices, Fence, Kind, Placed, Uplink, units};
 use crate::diag::walk::{Entry, Reader, Report, Text};
 use crate::diag::{Diagnostic, Span, nearest};
 use crate::secret::Secret;
@@ -101,6 +101,66 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
         self.text(key).map(|text| Placed { value: Secret::new(text.value), span: text.span })
     }
 
+    /// A list of texts, as they are written.
+    pub(super) fn texts(&mut self, key: &'static str) -> Vec<Placed<String>> {
+        self.note(key, || Shape::Texts);
+        let texts = self.reader.strings(key, self.report).unwrap_or_default();
+        texts.into_iter().map(|text| Placed { value: text.value.to_owned(), span: text.span() }).collect()
+    }
+
+    /// What a section would read that is not there: the defaults.
+    pub(super) fn without<T>(&mut self, read: impl FnOnce(&mut Section<'_, '_, '_>) -> T) -> T {
+        let (empty, mut ignored) = (DeTable::new(), Report::new(0, ""));
+        let mut section = Section::new(&empty, "", self.env, &mut ignored);
+        section.span = self.span();
+        read(&mut section)
+    }
+
+    /// Tells a key that means nothing with a plain broker.
+    pub(super) fn only_for_a_hub(&mut self, key: &'static str, kind: Kind) {
+        if let Some(Entry { key_span, .. }) = self.reader.any(key).filter(|_| kind == Kind::Mqtt) {
+            let title = format!("`{key}` is only for a hub or an edge");
+            let found = self.report.new_error("not-for-this-kind", title).at(key_span, "");
+            self.report.push(found.help("remove this line"));
+        }
+    }
+
+    /// Tells a section that nothing reads.
+    pub(super) fn unused_devices(&mut self, given: bool) {
+        if let Some(Entry { key_span, .. }) = self.reader.any("devices").filter(|_| given) {
+            let title = "[uplink.devices] is not used: all messages go up under the bridge's own identity";
+            let found = Diagnostic::warning("not-used", title, self.report.file).at(key_span, "");
+            self.report.push(found.help("in [uplink]: identity = \"per-device\""));
+        }
+    }
+
+    /// What the keys of `[uplink.devices]` demand of each other.
+    pub(super) fn check_devices(&mut self, devices: &Devices) {
+        if let (Some(key), Some(file)) = (&devices.group_key, &devices.group_key_file) {
+            let found = self.report.new_error("two-keys", "the group key is given twice").at(file.span.clone(), "");
+            self.report.push(found.context(key.span.clone(), "here it is too"));
+        }
+        let sources = [&devices.table, &devices.group_key_file, &devices.certificates];
+        if devices.group_key.is_none() && sources.iter().all(|source| source.is_none()) {
+            let found = self.report.new_error("no-credentials", "what should devices connect with?");
+            let found = found.at(devices.span.clone(), "");
+            self.report.push(found.help(
+                "in [uplink.devices] one or more of\n  table = \"devices.toml\"           # id and key of each\n  \
+                 group_key = \"${GROUP_KEY}\"       # keys are derived from it\n  certificates = \"devices\"         \
+                 # a folder with ID.pem and ID.key",
+            ));
+        }
+        let mut small = |key: &str, sound: bool, help: &str| {
+            if !sound {
+                let found = self.report.new_error("out-of-range", format!("`{key}` is out of range"));
+                self.report.push(found.at(devices.span.clone(), "").help(help));
+            }
+        };
+        small("idle_timeout", devices.idle_timeout >= Duration::from_secs(1), "at least 1s");
+        let fits = devices.shelf_max_device_size <= devices.shelf_max_size;
+        small("shelf_max_device_size", fits, "at most shelf_max_size");
+    }
+
     pub(super) fn flag(&mut self, key: &'static str, default: bool) -> bool {
         self.note(key, || Shape::Flag);
         self.reader.boolean(key, self.report).map_or(default, |(value, _)| value)
@@ -163,10 +223,10 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
     }
 
     /// How old a message may become: a minute at least, or it would be gone before it could be sent.
-    pub(super) fn max_age(&mut self) -> Option<Duration> {
-        self.note("max_age", || Shape::Duration);
-        let age = self.has("max_age").then(|| self.duration("max_age", Duration::MAX))?;
-        self.check("max_age", age >= Duration::from_secs(60), "at least 1m; leave it out to keep messages for ever");
+    pub(super) fn age(&mut self, key: &'static str) -> Option<Duration> {
+        self.note(key, || Shape::Duration);
+        let age = self.has(key).then(|| self.duration(key, Duration::MAX))?;
+        self.check(key, age >= Duration::from_secs(60), "at least 1m; leave it out to keep messages for ever");
         Some(age)
     }
 

@@ -17,6 +17,7 @@ const EXAMPLE: &str = include_str!("../../bridge.toml.example");
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Shape {
     Text,
+    Texts,
     Flag,
     /// One of these.
     Words(Vec<&'static str>),
@@ -105,6 +106,7 @@ fn object(section: &str, known: &[Known], words: &[Words]) -> Value {
 fn shape_schema(shape: &Shape, known: &[Known], words: &[Words]) -> Value {
     match shape {
         Shape::Text => json!({ "type": "string" }),
+        Shape::Texts => json!({ "type": "array", "items": { "type": "string" } }),
         Shape::Flag => json!({ "type": "boolean" }),
         Shape::Words(words) => json!({ "type": "string", "enum": words }),
         Shape::Count(from, to) => json!({ "type": "integer", "minimum": from, "maximum": to }),

@@ -22,6 +22,7 @@ fn a_connection_string_is_enough() {
 #[test]
 fn findings() {
     let hub = "[uplink]\nconnection_string = \"x\"\n";
+    let per_device = format!("{hub}identity = \"per-device\"\n[uplink.devices]\ngroup_key = \"k\"\n");
     for (text, expect) in [
         ("", vec!["no-uplink"]),
         ("[uplink]\n", vec!["missing-key"]),
@@ -52,12 +53,39 @@ fn findings() {
             &format!("{hub}[broker]\nover_publish_rate = \"drop\"\nmax_connect_rate = -1"),
             vec!["unknown-value", "out-of-range"],
         ),
+        (&format!("{hub}identity = \"per-device\""), vec!["no-credentials"]),
+        (&format!("{hub}identity = \"per-plant\""), vec!["unknown-value"]),
+        (&format!("{per_device}group_key_file = \"k\""), vec!["two-keys"]),
+        (&format!("{per_device}idle_timeout = \"10ms\""), vec!["out-of-range"]),
+        (&format!("{per_device}shelf_max_device_size = \"2GiB\""), vec!["out-of-range"]),
+        (&format!("{per_device}allow = \"press-*\"\nwhen_refused = \"drop\""), vec!["wrong-type", "unknown-value"]),
+        (
+            "[uplink]\nkind = \"mqtt\"\naddress = \"h:1\"\nidentity = \"per-device\"\ndevices.table = \"t\"",
+            vec!["not-for-this-kind"],
+        ),
         ("[uplink\n", vec!["toml-syntax"]),
     ] {
         let (config, found) = parse(0, text, &env);
         let codes: Vec<&str> = found.iter().map(|d| d.code).collect();
         assert!(expect.iter().all(|code| codes.contains(code)) && codes.len() >= expect.len(), "{text}\n{found:#?}");
         assert!(config.is_none(), "{text}");
+    }
+}
+
+#[test]
+fn devices_are_read_where_each_has_its_identity() {
+    for (identity, expect, warned) in [("", false, vec!["not-used"]), ("identity = \"per-device\"\n", true, vec![])] {
+        let text =
+            format!("{MINIMAL}{identity}[uplink.devices]\ntable = \"devices.csv\"\nallow = [\"press-*\", \"a\"]\n");
+        let (config, found) = parse(0, &text, &env);
+        assert_eq!(found.iter().map(|found| found.code).collect::<Vec<_>>(), warned);
+        let devices = config.unwrap().uplink.devices;
+        assert_eq!(devices.is_some(), expect);
+        if let Some(devices) = devices {
+            let allow: Vec<_> = devices.allow.iter().map(|pattern| pattern.value.as_str()).collect();
+            assert_eq!((allow, devices.connect_rate), (vec!["press-*", "a"], None));
+            assert_eq!((devices.when_refused, devices.max_connections), (WhenRefused::Wait, 5_000));
+        }
     }
 }
 
@@ -101,9 +129,10 @@ fn the_example_is_complete_and_says_the_defaults() {
     let connection = example.lines().find(|line| line.starts_with("connection_string")).unwrap();
     assert_eq!(values(example), values(&format!("[uplink]\n{connection}")));
     // Every key the program knows stands in it, also those that are only a comment.
-    let source = [include_str!("mod.rs"), include_str!("read.rs")].concat();
-    let calls = regex::Regex::new(r#"section\.(?:\w+)\(\s*"(\w+)""#).unwrap();
-    let keys: Vec<&str> = calls.captures_iter(&source).map(|call| call.extract::<1>().1[0]).collect();
+    let source = [include_str!("mod.rs"), include_str!("read.rs"), include_str!("devices.rs")].concat();
+    let calls = regex::Regex::new(r#"section\.(\w+)\(\s*"(\w+)""#).unwrap();
+    let calls = calls.captures_iter(&source).map(|call| call.extract::<2>().1);
+    let keys: Vec<&str> = calls.filter(|[how, _]| *how != "table").map(|[_, key]| key).collect();
     assert!(keys.len() > 25, "{keys:?}");
     for key in keys {
         assert!(example.contains(&format!("{key} = ")), "`{key}` is not in bridge.toml.example");

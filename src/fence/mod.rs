@@ -59,6 +59,8 @@ mod pattern;
 pub mod rights;
 pub mod users;
 
+pub use pattern::Name;
+
 /// Every code an access or users file can be answered with, beside those of TOML itself.
 pub const CODES: [&str; 12] = [
     "bad-hash",

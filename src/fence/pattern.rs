@@ -7,14 +7,16 @@ use crate::topic::{self, TopicError};
 
 /// A name in which `*` stands for any characters, also for none.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Name(Box<str>);
+pub struct Name(Box<str>);
 
 impl Name {
-    pub(super) fn new(text: &str) -> Self {
+    /// The pattern a text is; every text is one.
+    pub fn new(text: &str) -> Self {
         Self(text.into())
     }
 
-    pub(super) fn matches(&self, name: &str) -> bool {
+    /// Whether a name fits.
+    pub fn matches(&self, name: &str) -> bool {
         let Some((first, rest)) = self.0.split_once('*') else { return *self.0 == *name };
         let Some(mut name) = name.strip_prefix(first) else { return false };
         let (middle, last) = rest.rsplit_once('*').unwrap_or(("", rest));

@@ -64,6 +64,14 @@ pub fn d2c_per_second(tier: &str, units: u32) -> Option<u32> {
     Some(unit.saturating_mul(units).max(*least))
 }
 
+/// Connects a second that a hub takes: the same numbers.
+pub fn connects_per_second(tier: &str, units: u32) -> Option<u32> {
+    d2c_per_second(tier, units)
+}
+
+/// Connects a second that every hub takes.
+pub const CONNECTS_PER_SECOND_MIN: u32 = 100;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,8 @@
 //!
 //! | module | knows |
 //! |---|---|
+//! | [`accounts`] | what a device connects with, and who knows it |
+//! | [`device_table`] | the file that lists devices |
 //! | [`connection_string`] | the text pasted from the portal |
 //! | [`connect`] | client id, user name, SAS resource, the host to dial |
 //! | [`sas`] | minting and checking tokens |
@@ -18,11 +20,13 @@
 //! | [`refused`] | what a refused CONNECT probably means |
 //! | [`twin`] | merging and limits of twin properties |
 
+pub mod accounts;
 pub mod back;
 pub mod bag;
 pub mod connect;
 pub mod connection_string;
 pub mod d2c;
+pub mod device_table;
 pub mod dps;
 pub mod limits;
 pub mod pace;

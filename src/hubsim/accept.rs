@@ -10,7 +10,7 @@ use rmqtt_codec::v3::{Codec, Connect, Packet};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::codec::Decoder as _;
 
@@ -113,7 +113,12 @@ async fn serve(mut stream: Stream, peer: SocketAddr, shared: &Arc<Shared>) -> Cl
         Ok(Err(closed)) => return closed,
         Ok(Ok(First::Http)) => return service::serve(stream, input, shared).await,
         Ok(Ok(First::OtherProtocol)) => Err(Refusal::Protocol),
-        Ok(Ok(First::Connect(connect))) => admit(&stream, *connect, shared),
+        Ok(Ok(First::Connect(connect))) => {
+            if !shared.turn_to_connect().await {
+                return Closed::Throttled;
+            }
+            admit(&stream, *connect, shared)
+        }
     };
     let (admitted, connect, hold) = match verdict {
         Ok(admitted) => admitted,
@@ -128,7 +133,7 @@ async fn serve(mut stream: Stream, peer: SocketAddr, shared: &Arc<Shared>) -> Cl
             return Closed::Refused;
         }
     };
-    shared.counters.connect();
+    shared.counters.connect(&admitted.identity);
     let identity = admitted.identity.clone();
     tracing::info!(%peer, %identity, "connected");
     let mut connection = Connection::new(stream, codec, input, Arc::clone(shared), (admitted, &connect, hold));
@@ -136,12 +141,34 @@ async fn serve(mut stream: Stream, peer: SocketAddr, shared: &Arc<Shared>) -> Cl
     let closed = tokio::select! {
         biased;
         () = stop.cancelled() => Closed::Stopped,
-        () = taken_over.cancelled() => Closed::TakenOver,
+        () = taken_over.cancelled() => if shared.register.is_disabled(&identity) { Closed::Disabled } else { Closed::TakenOver },
+        () = shared.restart.notified() => Closed::Restarted,
         closed = connection.run() => closed,
     };
     tracing::info!(%peer, %identity, reason = closed.why(), "closed");
     connection.end(connect.last_will, closed).await;
     closed
+}
+
+impl Shared {
+    /// Waits until this CONNECT may be answered; false where that is too far away.
+    async fn turn_to_connect(&self) -> bool {
+        /// How long a CONNACK is held back: the hub shapes before it closes.
+        const SHAPED: Duration = Duration::from_secs(3);
+        let Some(rate) = self.options.misbehave.connect_rate else { return true };
+        let now = Instant::now();
+        let at = {
+            let mut next = self.next_connect.lock();
+            let at = next.unwrap_or(now).max(now);
+            if at - now > SHAPED {
+                return false;
+            }
+            *next = Some(at + Duration::from_secs(1) / rate.max(1));
+            at
+        };
+        tokio::time::sleep_until(at).await;
+        true
+    }
 }
 
 enum First {

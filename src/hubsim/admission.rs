@@ -1,8 +1,9 @@
 //! Who may connect: the CONNECT packet against the registered devices.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 use rmqtt_codec::v3::Connect;
@@ -31,6 +32,7 @@ pub(super) enum Refusal {
     Host(String),
     ClientId(String),
     Unknown(String),
+    Disabled(String),
     NoCredential,
     Certificate(&'static str),
     Policy,
@@ -60,6 +62,7 @@ impl fmt::Display for Refusal {
             Self::Host(name) => write!(f, "user name {name:?} names another hub"),
             Self::ClientId(id) => write!(f, "client id {id:?} is not the identity of the user name"),
             Self::Unknown(id) => write!(f, "no device {id:?}"),
+            Self::Disabled(id) => write!(f, "the device {id:?} is disabled"),
             Self::NoCredential => f.write_str("neither a password nor a client certificate"),
             Self::Certificate(why) => write!(f, "client certificate: {why}"),
             Self::Policy => f.write_str("the token names a policy of the hub; devices sign with their own key"),
@@ -85,14 +88,33 @@ pub(super) struct Register {
     pub(super) edge: bool,
     pub(super) master: Key,
     /// It also takes any device whose key is derived from the master key, or whose certificate our CA signed.
-    pub(super) open: bool,
+    pub(super) open: AtomicBool,
     pub(super) devices: RwLock<HashMap<String, Credential>>,
+    /// Registered and not let in.
+    pub(super) disabled: RwLock<HashSet<String>>,
     pub(super) verifier: Arc<dyn ClientCertVerifier>,
     /// Messages say which hub got them.
     pub(super) named: bool,
 }
 
 impl Register {
+    /// What a device proves itself with; `None` where it is not registered.
+    pub(super) fn credential(&self, id: &str) -> Option<Credential> {
+        let known = self.devices.read().get(id).cloned();
+        known.or(self.open.load(Ordering::Relaxed).then_some(Credential::Derived))
+    }
+
+    pub(super) fn is_disabled(&self, id: &str) -> bool {
+        self.disabled.read().contains(id)
+    }
+
+    /// Registers others from now on; without any it is open to all.
+    pub(super) fn replace(&self, devices: HashMap<String, Credential>, disabled: HashSet<String>) {
+        self.open.store(devices.is_empty(), Ordering::Relaxed);
+        *self.devices.write() = devices;
+        *self.disabled.write() = disabled;
+    }
+
     /// Enters a device, or gives it another credential.
     pub(super) fn enter(&self, id: &str, credential: Credential) {
         self.devices.write().insert(id.to_owned(), credential);
@@ -105,7 +127,7 @@ impl Register {
 
     /// True where a device (or `device/module`) of this name could connect.
     pub(super) fn has(&self, id: &str) -> bool {
-        self.devices.read().contains_key(id) || (self.open && id.split('/').all(is_id))
+        self.devices.read().contains_key(id) || (self.open.load(Ordering::Relaxed) && id.split('/').all(is_id))
     }
 
     /// Decides on a CONNECT. `now` is in seconds since 1970.
@@ -128,12 +150,10 @@ impl Register {
         if *connect.client_id != *id {
             return Err(Refusal::ClientId(connect.client_id.to_string()));
         }
-        let known = self.devices.read().get(&id).cloned();
-        let credential = match known {
-            Some(credential) => credential,
-            None if self.open => Credential::Derived,
-            None => return Err(Refusal::Unknown(id)),
-        };
+        if self.is_disabled(&id) {
+            return Err(Refusal::Disabled(id));
+        }
+        let Some(credential) = self.credential(&id) else { return Err(Refusal::Unknown(id)) };
         let (expiry, auth_method) = match (&connect.password, certificates.and_then(<[_]>::split_first)) {
             (Some(password), _) => (Some(self.token(password, &identity, &credential, now)?), BY_TOKEN),
             (None, Some((leaf, chain))) => {

@@ -384,7 +384,8 @@ impl Connection {
     }
 
     async fn hand_over(&mut self) -> ControlFlow<Closed> {
-        self.shared.counters.batch(self.messages - self.counted, std::mem::take(&mut self.dropped));
+        let new = self.messages - self.counted;
+        self.shared.counters.batch(self.hold.identity(), new, std::mem::take(&mut self.dropped));
         self.counted = self.messages;
         if self.batch.is_empty() {
             return Continue(());

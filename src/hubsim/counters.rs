@@ -1,6 +1,9 @@
 //! What happened so far, as numbers that any task may read.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use parking_lot::Mutex;
 
 /// Why a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -14,6 +17,12 @@ pub enum Closed {
     Silent,
     /// The same identity connected again.
     TakenOver,
+    /// Its device was disabled.
+    Disabled,
+    /// All connections were dropped.
+    Restarted,
+    /// It connected faster than it may.
+    Throttled,
     /// The token ended.
     Expired,
     /// A publish with QoS 2.
@@ -58,6 +67,9 @@ impl Closed {
             Self::Lost => "the client is gone",
             Self::Silent => "nothing came for 1.5 times the keep-alive",
             Self::TakenOver => "the same identity connected again; two clients with one id do this for ever",
+            Self::Disabled => "its device was disabled",
+            Self::Restarted => "all connections were dropped",
+            Self::Throttled => "too many connects a second",
             Self::Expired => "its token is over",
             Self::Qos2 => "publish with QoS 2, which IoT Hub does not know",
             Self::Topic => "publish to a topic that is not the client's own",
@@ -91,19 +103,50 @@ pub(super) struct Counters {
     /// Messages taken off the quota.
     quota: AtomicU64,
     closed: [AtomicU64; REASONS],
+    by_identity: Mutex<HashMap<String, ByIdentity>>,
 }
+
+/// What one identity did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ByIdentity {
+    /// Connections that got CONNACK 0.
+    pub connected: u64,
+    /// Messages received.
+    pub messages: u64,
+}
+
+/// Identities that are counted one by one.
+const IDENTITIES: usize = 100_000;
 
 impl Counters {
     pub(super) fn accept(&self) {
         self.accepted.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn connect(&self) {
+    pub(super) fn connect(&self, identity: &str) {
         self.connected.fetch_add(1, Relaxed);
+        self.of(identity, |counts| counts.connected += 1);
     }
 
-    pub(super) fn batch(&self, messages: u64, dropped: u64) {
-        self.messages.fetch_add(messages, Relaxed);
+    fn of(&self, identity: &str, count: impl FnOnce(&mut ByIdentity)) {
+        let mut all = self.by_identity.lock();
+        let room = all.len() < IDENTITIES;
+        match all.get_mut(identity) {
+            Some(counts) => count(counts),
+            None if room => count(all.entry(identity.to_owned()).or_default()),
+            None => {}
+        }
+    }
+
+    pub(super) fn by_identity(&self) -> BTreeMap<String, ByIdentity> {
+        self.by_identity.lock().iter().map(|(identity, counts)| (identity.clone(), *counts)).collect()
+    }
+
+    pub(super) fn batch(&self, identity: &str, messages: u64, dropped: u64) {
+        if messages > 0 {
+            self.messages.fetch_add(messages, Relaxed);
+            self.of(identity, |counts| counts.messages += messages);
+        }
         if dropped > 0 {
             self.dropped.fetch_add(dropped, Relaxed);
         }

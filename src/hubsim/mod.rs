@@ -12,6 +12,8 @@
 //! | another host in the user name | CONNACK 5 | taken |
 //! | wrong client id, device, token, certificate | CONNACK 5 | CONNACK 5 |
 //! | connects again | the older connection is closed | same |
+//! | is disabled, connected or not | CONNACK 5, closed | same |
+//! | connects faster than it may | CONNACK late, then closed | same |
 //! | QoS 2, more than 262,144 bytes | closed | closed |
 //! | foreign topic, bad property bag | closed | PUBACK, dropped, counted |
 //! | undocumented topic filter, or a sixth | closed | granted, ignored |
@@ -28,18 +30,20 @@
 //! A message is handed to the output before its PUBACK is written. Connections, sessions, queues,
 //! packets and waiting times are all bounded.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -61,7 +65,7 @@ mod sessions;
 pub mod site;
 
 pub use authority::AuthorityError;
-pub use counters::{Closed, Counts};
+pub use counters::{ByIdentity, Closed, Counts};
 pub use received::{Received, Source};
 
 use accept::House;
@@ -100,6 +104,8 @@ pub struct Misbehave {
     pub refuse: bool,
     /// A connection is closed this long after its CONNECT, as if its token were over.
     pub expire_after: Option<Duration>,
+    /// CONNECTs a second: more wait for their CONNACK, and after some seconds of that they are closed without one.
+    pub connect_rate: Option<u32>,
 }
 
 /// What to simulate.
@@ -113,6 +119,8 @@ pub struct Options {
     pub dir: Option<PathBuf>,
     /// The devices (`device` or `device/module`); empty takes any with [`Credential::Derived`].
     pub devices: HashMap<String, Credential>,
+    /// Devices that are registered and not let in.
+    pub disabled: HashSet<String>,
     /// Behave as an edgeHub.
     pub edge: bool,
     /// Say `session present` where subscriptions were kept.
@@ -140,13 +148,14 @@ impl Default for Options {
             host: "localhost".to_owned(),
             dir: None,
             devices: HashMap::new(),
+            disabled: HashSet::new(),
             edge: false,
             session_present: true,
             expiry_grace: Duration::from_secs(300),
             close_on_foreign_topic: true,
             handshake_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(60),
-            max_connections: 1000,
+            max_connections: 10_000,
             output: None,
             misbehave: Misbehave::default(),
         }
@@ -180,6 +189,10 @@ struct Shared {
     sessions: Sessions,
     cloud: Cloud,
     counters: Counters,
+    /// When the next CONNECT may be answered.
+    next_connect: Mutex<Option<Instant>>,
+    /// All connections are dropped at once.
+    restart: Notify,
     stop: CancellationToken,
 }
 
@@ -222,13 +235,15 @@ impl Shared {
             host: options.host.clone(),
             edge: options.edge,
             master: authority.master.clone(),
-            open,
+            open: AtomicBool::new(open),
             devices: RwLock::new(options.devices.clone()),
+            disabled: RwLock::new(options.disabled.clone()),
             verifier: authority.client_verifier().map_err(StartError::Authority)?,
             named,
         };
         let (sessions, cloud, counters) = (Sessions::default(), Cloud::default(), Counters::default());
-        Ok(Arc::new(Self { options, register, sessions, cloud, counters, stop }))
+        let (next_connect, restart) = (Mutex::default(), Notify::new());
+        Ok(Arc::new(Self { options, register, sessions, cloud, counters, next_connect, restart, stop }))
     }
 }
 
@@ -251,7 +266,7 @@ impl Running {
             text.push_str(";ModuleId=");
             text.push_str(module);
         }
-        match self.shared.options.devices.get(id) {
+        match self.shared.register.credential(id) {
             Some(Credential::Thumbprint(_)) => text.push_str(";x509=true"),
             Some(Credential::Key(key)) => {
                 text.push_str(";SharedAccessKey=");
@@ -296,6 +311,22 @@ impl Running {
     /// The topic filters an identity is subscribed to.
     pub fn subscriptions(&self, id: &str) -> Vec<String> {
         self.shared.sessions.filters(id)
+    }
+
+    /// Registers other devices from now on; those that are disabled now lose their connection, as in the hub.
+    pub fn register(&self, devices: HashMap<String, Credential>, disabled: HashSet<String>) {
+        disabled.iter().for_each(|id| self.shared.sessions.end(id));
+        self.shared.register.replace(devices, disabled);
+    }
+
+    /// Drops all connections at once, as a hub does that restarts.
+    pub fn restart(&self) {
+        self.shared.restart.notify_waiters();
+    }
+
+    /// What each identity did.
+    pub fn by_identity(&self) -> BTreeMap<String, ByIdentity> {
+        self.shared.counters.by_identity()
     }
 
     /// What happened so far.

@@ -40,6 +40,13 @@ pub(super) struct Hold {
     pub(super) present: bool,
 }
 
+impl Hold {
+    /// Whose it is.
+    pub(super) fn identity(&self) -> &str {
+        &self.identity
+    }
+}
+
 impl Sessions {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Session>> {
         // A panic elsewhere leaves the map whole: every change to it is one insert or remove.
@@ -91,6 +98,13 @@ impl Sessions {
     /// What this identity is subscribed to.
     pub(super) fn filters(&self, identity: &str) -> Vec<String> {
         self.lock().get(identity).map(|s| s.filters.clone()).unwrap_or_default()
+    }
+
+    /// Ends the connection of an identity.
+    pub(super) fn end(&self, identity: &str) {
+        if let Some(session) = self.lock().get(identity) {
+            session.taken_over.cancel();
+        }
     }
 
     /// The connection is over; a clean session goes with it.

@@ -230,17 +230,48 @@ pub fn new_rule(topic: &str, payload: &[u8]) -> String {
         }
         _ => (topic.to_owned(), "machine-1", "machine-1"),
     };
+    written_out((topic, topic), (&pattern, device, machine), payload)
+}
+
+/// The same for all topics that differ from this one in a level, counted from 0.
+pub fn new_rule_for_siblings(topic: &str, payload: &[u8], level: usize) -> String {
+    let mut levels: Vec<&str> = topic.split('/').collect();
+    let word = levels.get(level).copied().unwrap_or_default();
+    let before = level.checked_sub(1).and_then(|before| levels.get(before)).copied().unwrap_or_default();
+    // In the last level stands what is measured, mostly, and before it where.
+    let (name, device, machine) = match (level + 1 == levels.len(), before) {
+        (false, _) => ("{machine}", "{machine}", word),
+        (true, "") => ("{machine}", "{machine}", word),
+        (true, before) => ("{signal}", before, before),
+    };
+    if topic.contains(['{', '}']) || machine.is_empty() || word.is_empty() || word.starts_with('$') {
+        return new_rule(topic, payload);
+    }
+    if let Some(open) = levels.get_mut(level) {
+        *open = "+";
+    }
+    let siblings = levels.join("/");
+    if let Some(open) = levels.get_mut(level) {
+        *open = name;
+    }
+    written_out((&siblings, topic), (&levels.join("/"), device, machine), payload)
+}
+
+/// A rule with a name and a test by a topic; the test wants `machine` for `device`.
+fn written_out((name, topic): (&str, &str), (pattern, device, machine): (&str, &str, &str), payload: &[u8]) -> String {
+    let awkward = topic.contains(['{', '}']);
     let (key, pattern) = match awkward {
         true => ("regex ", format!("^{}$", regex::escape(topic))),
-        false => ("topic ", pattern),
+        false => ("topic ", pattern.to_owned()),
     };
     let (decode, sample) = sample(payload);
     // Somebody does publish so.
-    let allow =
-        if !awkward && levels.iter().any(|level| level.is_empty()) { "allow  = [\"empty-level\"]\n" } else { "" };
+    let allow = if !awkward && topic.split('/').any(str::is_empty) { "allow  = [\"empty-level\"]\n" } else { "" };
+    // Without it nothing in the message would tell the topics of one device apart.
+    let props = if pattern.ends_with("/{signal}") { "props  = { signal = \"{signal}\" }\n" } else { "" };
     format!(
-        "[[rule]]\nname   = {}\n{key} = {}\n{allow}{decode}device = {}\n\n[[test]]\ntopic       = {}\n{sample}\nwant.device = {}\n",
-        quoted(topic),
+        "[[rule]]\nname   = {}\n{key} = {}\n{allow}{decode}device = {}\n{props}\n[[test]]\ntopic       = {}\n{sample}\nwant.device = {}\n",
+        quoted(name),
         quoted(&pattern),
         quoted(device),
         quoted(topic),

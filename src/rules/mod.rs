@@ -109,7 +109,7 @@ mod translate;
 
 pub use clock::Doubt;
 pub use command::{Answer, Commanded, Incoming, LocalPublish, Made, PassedBy};
-pub use explain::{Explanation, Step, Tried, new_rule};
+pub use explain::{Explanation, Step, Tried, new_rule, new_rule_for_siblings};
 pub use load::{CODES, FileSummary, LINTS, Loaded, is_table_file, load};
 pub use schema::schema;
 pub use translate::{Memory, Output, forward};
@@ -331,6 +331,11 @@ impl RuleSet {
     /// True where there is such a rule.
     pub fn has_urgent(&self) -> bool {
         self.0.rules.iter().any(|rule| rule.urgent)
+    }
+
+    /// The name of each rule and its topic, regex or client as it is written, in file order.
+    pub fn patterns(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.rules.iter().map(|rule| (rule.name.as_str(), rule.written.as_str()))
     }
 
     /// The names of all rules, in file order.

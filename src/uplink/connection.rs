@@ -135,7 +135,10 @@ impl<O: Outcome> Line<'_, O> {
 
     fn on_connected(&self) {
         self.metrics.uplink_connected.set(1.0);
-        tracing::info!("uplink: connected to {}", self.options.target.server().0);
+        match self.options.crowd {
+            None => tracing::info!("uplink: connected to {}", self.options.target.server().0),
+            Some(_) => tracing::debug!("uplink: connected to {}", self.options.target.server().0),
+        }
         let warned = self.status.borrow().warning.is_some();
         if !warned {
             self.metrics.uplink_state(super::UP);

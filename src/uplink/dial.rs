@@ -56,7 +56,7 @@ impl Wire for Dialled {
             Ok(rumqttc::Event::Outgoing(Outgoing::Publish(packet_id))) => Ok(Event::Sent(packet_id)),
             Ok(rumqttc::Event::Incoming(Incoming::ConnAck(_))) => {
                 if let Some(down) = &self.down {
-                    down.subscribe(&self.client);
+                    down.subscribe(&self.client, target);
                 }
                 Ok(Event::Connected)
             }
@@ -66,7 +66,7 @@ impl Wire for Dialled {
             }
             Ok(rumqttc::Event::Incoming(Incoming::Publish(publish))) => {
                 if let Some(down) = &self.down {
-                    down.arrived(&self.client, publish);
+                    down.arrived(&self.client, target, publish);
                 }
                 Ok(Event::Other)
             }

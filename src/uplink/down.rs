@@ -12,6 +12,9 @@ use bytes::Bytes;
 use rumqttc::{AsyncClient, ClientError, QoS, SubscribeFilter};
 use tokio::sync::{mpsc, watch};
 
+use super::Target;
+use crate::hub::back;
+use crate::hub::connect::Identity;
 use crate::metrics::Metrics;
 
 /// Arrivals that may wait. A hub has 50 messages on their way to a device at most.
@@ -22,20 +25,31 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The uplink's side of the way down.
 #[derive(Clone)]
 pub struct Down {
-    filters: watch::Receiver<Vec<String>>,
+    wanted: watch::Receiver<Wanted>,
     arrivals: mpsc::Sender<Arrival>,
     metrics: Metrics,
 }
 
 impl fmt::Debug for Down {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Down").field("filters", &*self.filters.borrow()).finish_non_exhaustive()
+        f.debug_struct("Down").field("wanted", &*self.wanted.borrow()).finish_non_exhaustive()
     }
+}
+
+/// What the hub is to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// Cloud-to-device messages.
+    pub messages: bool,
+    /// Direct methods.
+    pub methods: bool,
 }
 
 /// A publish of the hub.
 #[derive(Debug)]
 pub struct Arrival {
+    /// The device of the connection it came on.
+    pub device: String,
     /// Its topic.
     pub topic: String,
     /// Its body.
@@ -77,24 +91,33 @@ async fn said(what: impl Future<Output = Result<(), ClientError>>) -> Result<(),
 }
 
 impl Down {
-    /// Subscribes to `filters`, and with a new connection to others when those change; what comes waits in the receiver.
-    pub fn new(filters: watch::Receiver<Vec<String>>, metrics: Metrics) -> (Self, mpsc::Receiver<Arrival>) {
+    /// Subscribes to what is wanted, and with a new connection to something else when that changes; what comes waits in
+    /// the receiver.
+    pub fn new(wanted: watch::Receiver<Wanted>, metrics: Metrics) -> (Self, mpsc::Receiver<Arrival>) {
         let (arrivals, receiver) = mpsc::channel(ROOM);
-        (Self { filters, arrivals, metrics }, receiver)
+        (Self { wanted, arrivals, metrics }, receiver)
     }
 
-    /// Returns when other filters are wanted than now.
+    /// Returns when something else is wanted than now.
     pub(super) async fn changed(&self) {
-        let mut filters = self.filters.clone();
-        filters.mark_unchanged();
-        if filters.changed().await.is_err() {
+        let mut wanted = self.wanted.clone();
+        wanted.mark_unchanged();
+        if wanted.changed().await.is_err() {
             std::future::pending().await
         }
     }
 
     /// Asks for the subscriptions; nothing else has been handed to the client yet, so there is room.
-    pub(super) fn subscribe(&self, client: &AsyncClient) {
-        let filters = self.filters.borrow().clone();
+    pub(super) fn subscribe(&self, client: &AsyncClient, target: &Target) {
+        let Target::Hub(hub) = target else { return };
+        let Wanted { messages, methods } = *self.wanted.borrow();
+        let mut filters = Vec::new();
+        if messages {
+            filters.push(back::commands(&Identity::of(&hub.connection)));
+        }
+        if methods {
+            filters.push(back::METHODS.to_owned());
+        }
         if filters.is_empty() {
             return;
         }
@@ -105,11 +128,13 @@ impl Down {
     }
 
     /// Takes a publish of the hub.
-    pub(super) fn arrived(&self, client: &AsyncClient, mut publish: rumqttc::Publish) {
+    pub(super) fn arrived(&self, client: &AsyncClient, target: &Target, mut publish: rumqttc::Publish) {
+        let Target::Hub(hub) = target else { return };
+        let device = hub.connection.device.clone();
         let payload = std::mem::take(&mut publish.payload);
         let topic = publish.topic.clone();
         let line = Return { client: client.clone(), publish };
-        if self.arrivals.try_send(Arrival { topic, payload, line }).is_err() {
+        if self.arrivals.try_send(Arrival { device, topic, payload, line }).is_err() {
             self.metrics.commanded("", "no_room");
         }
     }

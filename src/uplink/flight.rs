@@ -232,11 +232,19 @@ impl Flight {
         self.entries.rotate_right(1);
     }
 
-    /// A message the hub is known to take; it is about to be sent again.
-    pub(super) fn control(&mut self) -> Option<Waiting> {
-        let good = self.good.clone()?;
+    /// A message the hub is known to take.
+    pub(super) fn good(&self) -> Option<Waiting> {
+        self.good.clone()
+    }
+
+    /// The good message is being handed to the connection again.
+    pub(super) fn hand_good(&mut self) {
         self.control = Control::Handed(now());
-        Some(good)
+    }
+
+    /// What was good cannot be sent any more: nothing is known to be.
+    pub(super) fn forget_good(&mut self) {
+        self.good = None;
     }
 }
 

@@ -27,6 +27,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -39,6 +40,7 @@ use crate::metrics::Metrics;
 
 mod clock;
 mod connection;
+mod crowd;
 mod diagnosis;
 mod dial;
 mod down;
@@ -52,7 +54,8 @@ pub mod tls;
 mod window;
 mod wire;
 
-pub use down::{Arrival, Down, Gone, Return};
+pub use crowd::Crowd;
+pub use down::{Arrival, Down, Gone, Return, Wanted};
 pub use target::{HubTarget, MqttTarget, Target};
 pub use window::WindowSize;
 
@@ -162,6 +165,9 @@ pub struct Options {
     pub suspect_after: u32,
     /// What takes what the hub sends; without it nothing is subscribed to.
     pub down: Option<Down>,
+    /// Set where this is one of many uplinks to the same hub: it waits for its turn to connect, and tells its comings and
+    /// goings quietly.
+    pub crowd: Option<Arc<Crowd>>,
 }
 
 /// What the uplink is doing, for /readyz.
@@ -177,6 +183,10 @@ pub struct Status {
     pub trouble: Option<String>,
     /// What is wrong though connections come about: they are closed again and again.
     pub warning: Option<String>,
+    /// The word for why the last connection ended, planned ends left out.
+    pub reason: Option<&'static str>,
+    /// How many connections have ended so, or could not be made.
+    pub failures: u64,
 }
 
 /// The clock of the runtime, which a test may move.
@@ -213,6 +223,13 @@ pub(crate) async fn run_over<D: Dial, B: Backlog, O: Outcome>(
     let mut pause = options.backoff.0;
     metrics.uplink_state(CONNECTING);
     loop {
+        if let Some(crowd) = &options.crowd {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = crowd.turn() => {}
+            }
+        }
         let started = now();
         let end = connection::serve(
             (&dial, &options),
@@ -243,14 +260,22 @@ pub(crate) async fn run_over<D: Dial, B: Backlog, O: Outcome>(
         let lived = connected.map(|at| now().duration_since(at));
         let ended = tokio::select! {
             biased;
-            ended = watch.look(&options.target, (reason, text), lived, &flight) => ended,
+            ended = watch.look(&options, (reason, text), lived, &flight) => ended,
             () = stop.cancelled() => return,
         };
-        if reason == "closed" && look_for_poison(&mut flight, &outcome, &metrics).await {
-            pause = options.backoff.0;
+        if reason == "closed" {
+            // A quarantine whose disk does not answer must not hold the end up: what it has not got is in the spool.
+            let found = tokio::select! {
+                biased;
+                found = look_for_poison(&mut flight, &outcome, &metrics) => found,
+                () = stop.cancelled() => return,
+            };
+            if found {
+                pause = options.backoff.0;
+            }
         }
         let jittered = pause.mul_f64(rand::random_range(0.5..=1.0));
-        tell(ended, jittered, &metrics, &status);
+        tell(ended, (jittered, options.crowd.is_some()), &metrics, &status);
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
@@ -279,11 +304,12 @@ impl Watch {
     /// Says why a connection really ended. `lived` is its time since CONNACK.
     async fn look(
         &mut self,
-        target: &Target,
+        options: &Options,
         (reason, text): (&'static str, String),
         lived: Option<Duration>,
         flight: &Flight,
     ) -> Ended {
+        let target = &options.target;
         let plain = |reason, text| Ended { reason, text, again_and_again: false };
         match (reason, lived) {
             ("closed", Some(lived)) => {
@@ -302,7 +328,11 @@ impl Watch {
                 if let Some(text) = target.token_expired(Timestamp::now()) {
                     return plain("token_expired", text);
                 }
-                match self.clock.compare(target).await {
+                let finding = match &options.crowd {
+                    Some(crowd) => crowd.compare(target).await,
+                    None => self.clock.compare(target).await,
+                };
+                match finding {
                     Some(finding @ Finding::Wrong(_)) => plain("clock", format!("{}. {text}", finding.explain())),
                     Some(finding @ Finding::Right) => plain(reason, format!("{text}. Checked: {}", finding.explain())),
                     None => plain(reason, text),
@@ -317,7 +347,7 @@ impl Watch {
 }
 
 /// Tells the end of a connection: counter, gauge, log and status.
-fn tell(ended: Ended, pause: Duration, metrics: &Metrics, status: &watch::Sender<Status>) {
+fn tell(ended: Ended, (pause, one_of_many): (Duration, bool), metrics: &Metrics, status: &watch::Sender<Status>) {
     let Ended { reason, text, again_and_again } = ended;
     metrics.uplink_reconnect(reason);
     metrics.uplink_state(reason);
@@ -325,7 +355,12 @@ fn tell(ended: Ended, pause: Duration, metrics: &Metrics, status: &watch::Sender
         let status = status.borrow();
         [&status.trouble, &status.warning].into_iter().any(|known| known.as_deref() == Some(text.as_str()))
     };
-    if known {
+    if one_of_many {
+        // A hub that restarts ends a thousand of them at once.
+        metrics.log_pace(&format!("uplink {reason}"), |left_out| {
+            tracing::warn!(reason, left_out, "uplink: {text}; trying again in {pause:.1?}");
+        });
+    } else if known {
         tracing::debug!(reason, "uplink: {text}; trying again in {pause:.1?}");
     } else {
         tracing::warn!(reason, "uplink: {text}; trying again in {pause:.1?}");
@@ -333,6 +368,8 @@ fn tell(ended: Ended, pause: Duration, metrics: &Metrics, status: &watch::Sender
     status.send_modify(|status| {
         status.warning = again_and_again.then(|| text.clone());
         status.trouble = Some(text);
+        status.reason = Some(reason);
+        status.failures += 1;
     });
 }
 

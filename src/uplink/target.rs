@@ -36,6 +36,9 @@ pub struct HubTarget {
     pub certificate_expiry: Option<i64>,
     /// Lifetime of the tokens minted.
     pub token_lifetime: Duration,
+    /// The connection speaks for other devices: what a rule names as device becomes a property. Otherwise the messages
+    /// are those of this identity.
+    pub gateway: bool,
 }
 
 /// A plain MQTT broker.
@@ -158,7 +161,7 @@ impl Target {
         let fits = topic.len() <= TOPIC_MAX_BYTES;
         match self {
             Self::Hub(hub) if !fits || message.body.len() + topic.len() > D2C_MAX_BYTES => {
-                let sender = d2c::Sender { identity: Identity::of(&hub.connection), gateway: true, replayed };
+                let sender = d2c::Sender { identity: Identity::of(&hub.connection), gateway: hub.gateway, replayed };
                 d2c::check_size(&sender, message, &message_id(id), topic).err().map(|error| error.to_string())
             }
             Self::Mqtt(_) if !fits => Some(d2c::SizeError::Topic(topic.len()).to_string()),
@@ -171,7 +174,7 @@ impl Target {
         let mut topic = String::with_capacity(192);
         match self {
             Self::Hub(hub) => {
-                let sender = d2c::Sender { identity: Identity::of(&hub.connection), gateway: true, replayed };
+                let sender = d2c::Sender { identity: Identity::of(&hub.connection), gateway: hub.gateway, replayed };
                 d2c::push_topic(&mut topic, &sender, message, &message_id(id));
             }
             Self::Mqtt(mqtt) => mqtt.push_topic(&mut topic, message, id, replayed),

@@ -69,6 +69,7 @@ pub(super) fn options(port: u16, window: u16) -> Options {
         ack_timeout: Duration::from_secs(60),
         suspect_after: 3,
         down: None,
+        crowd: None,
     }
 }
 
@@ -94,20 +95,27 @@ impl Backlog for Asked {
 
 /// What becomes of messages, in words.
 #[derive(Clone, Default)]
-struct Told(Arc<Mutex<Vec<String>>>);
+struct Told {
+    words: Arc<Mutex<Vec<String>>>,
+    /// Nothing that is isolated is ever on disk.
+    stuck: bool,
+}
 
 impl Outcome for Told {
     fn delivered(&self, id: MessageId) -> bool {
-        self.0.lock().push(format!("{} delivered", id.sequence));
+        self.words.lock().push(format!("{} delivered", id.sequence));
         true
     }
 
     fn abandon(&self, id: MessageId, reason: &'static str) {
-        self.0.lock().push(format!("{} {reason}", id.sequence));
+        self.words.lock().push(format!("{} {reason}", id.sequence));
     }
 
     async fn isolate(&self, waiting: &Waiting, isolation: &Isolation) {
-        self.0.lock().push(format!("{} isolated {}", waiting.id.sequence, isolation.reason));
+        self.words.lock().push(format!("{} isolated {}", waiting.id.sequence, isolation.reason));
+        if self.stuck {
+            std::future::pending().await
+        }
     }
 }
 
@@ -160,7 +168,78 @@ async fn what_is_too_old_is_not_sent() {
     tokio::time::timeout(SOON, packet(&mut hub)).await.expect("DISCONNECT");
     drop(hub);
     uplink.await.unwrap();
-    assert_eq!(*told.0.lock(), ["1 too_old", "2 delivered"]);
+    assert_eq!(*told.words.lock(), ["1 too_old", "2 delivered"]);
+}
+
+/// A queue that a test fills and a hub it plays, on a clock that runs as fast as they do.
+struct Played {
+    hub: sim::Hub,
+    backlog: mpsc::Sender<Waiting>,
+    told: Told,
+    stop: CancellationToken,
+    uplink: JoinHandle<()>,
+}
+
+impl Played {
+    fn new(max_age: Option<Duration>, told: Told) -> Self {
+        let hub = sim::Hub::default();
+        hub.poisoned_by(b"poison");
+        let (backlog, queue) = mpsc::channel(16);
+        let (status, stop) = (watch::Sender::default(), CancellationToken::new());
+        let options = Options { max_age, ..options(1, 4) };
+        let parts = (queue, told.clone());
+        let uplink = tokio::spawn(run_over((hub.clone(), options), parts, Metrics::register(), status, stop.clone()));
+        Self { hub, backlog, told, stop, uplink }
+    }
+
+    async fn send(&self, sequence: u64, created: Timestamp, body: &[u8]) {
+        let mut record = Vec::new();
+        let writer = RecordWriter::begin(&mut record, created, Content::None, |_| ());
+        writer.finish(|out| out.extend_from_slice(body)).unwrap();
+        self.backlog.send(Waiting { record: record.into(), ..waiting(sequence) }).await.unwrap();
+    }
+
+    /// Plays the hub until so much was told.
+    async fn until_told(&self, count: usize) -> Vec<String> {
+        for _ in 0..10_000 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            self.hub.take(9);
+            self.hub.acknowledge(9, 0);
+            if self.told.words.lock().len() >= count {
+                break;
+            }
+        }
+        self.told.words.lock().clone()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn poison_is_found_though_what_was_good_is_too_old_by_now() {
+    let played = Played::new(Some(Duration::from_millis(20)), Told::default());
+    let good = Timestamp::now();
+    played.send(1, good, b"good").await;
+    assert_eq!(played.until_told(1).await, ["1 delivered"]);
+    while Timestamp::now().0 <= good.0 + 20 {
+        std::thread::yield_now();
+    }
+    let new = Timestamp(good.0 + 3_600_000);
+    played.send(2, new, b"poison").await;
+    played.send(3, new, b"good").await;
+    let mut told = played.until_told(3).await;
+    told.sort_unstable();
+    assert_eq!(told, ["1 delivered", "2 isolated poison", "3 delivered"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quarantine_that_does_not_answer_does_not_keep_the_uplink_from_its_end() {
+    let told = Told { stuck: true, ..Told::default() };
+    let played = Played::new(None, told);
+    for (sequence, body) in [(1, b"good".as_slice()), (2, b"poison"), (3, b"good")] {
+        played.send(sequence, Timestamp(0), body).await;
+    }
+    assert!(played.until_told(2).await.contains(&"2 isolated poison".to_owned()));
+    played.stop.cancel();
+    tokio::time::timeout(SOON, played.uplink).await.expect("the end").unwrap();
 }
 
 struct Bench {

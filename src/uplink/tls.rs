@@ -86,13 +86,13 @@ pub fn roots(text: Option<&[u8]>) -> Result<RootCertStore, TlsError> {
 
 /// The settings of a TLS client; `identity` is its own certificate chain and key.
 pub fn client(
-    roots: RootCertStore,
+    roots: impl Into<Arc<RootCertStore>>,
     identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
 ) -> Result<Arc<ClientConfig>, TlsError> {
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Pair)?
-        .with_root_certificates(roots);
+        .with_root_certificates(roots.into());
     let config = match identity {
         None => builder.with_no_client_auth(),
         Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(TlsError::Pair)?,

@@ -1,7 +1,7 @@
 //! Watching, on a clock that runs as fast as the files are looked at.
 
 use std::fs;
-use std::sync::Mutex;
+use std::sync::{Mutex, mpsc};
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
@@ -113,4 +113,34 @@ async fn what_is_written_all_the_time_is_refused() {
     }
     assert_eq!(*taken.lock().unwrap(), [text], "taken once it lies still");
     watches.stop().await;
+}
+
+/// Files on a disk that does not answer.
+struct Hanging(Mutex<mpsc::Receiver<()>>);
+
+impl Watched for Hanging {
+    const WHAT: &'static str = "the hanging ones";
+    const STILL: Duration = Duration::from_secs(1);
+    type Found = ();
+
+    fn paths(&self) -> Vec<PathBuf> {
+        let _ = self.0.lock().unwrap().recv();
+        Vec::new()
+    }
+
+    fn read(&self) {}
+
+    fn take(&self, (): (), _: bool) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_does_not_answer_does_not_keep_the_program() {
+    let (repaired, answer) = mpsc::channel();
+    let mut watches = Watches::new(Arc::new(Standing::new(Timestamp(0))));
+    watches.add_unseen(Hanging(Mutex::new(answer)));
+    let stopped = tokio::time::timeout(Duration::from_secs(30), watches.stop()).await;
+    drop(repaired);
+    assert!(stopped.is_ok());
 }

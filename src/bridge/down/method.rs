@@ -7,14 +7,20 @@ use super::{Downlink, Instant, Kind, Order};
 use crate::hub::back;
 use crate::message::Timestamp;
 use crate::rules::{Commanded, Incoming, Made};
-use crate::uplink::Return;
+use crate::uplink::{Arrival, Return};
 
 impl Downlink {
     /// A method is called. Commands of the rules go before the bridge's own methods.
-    pub(super) async fn method(&mut self, name: &str, rid: String, payload: &[u8], line: Return) {
-        let device = self.settings.own.device.clone().unwrap_or_default();
-        let incoming =
-            Incoming { device: &device, method: Some(name), id: &rid, props: &[], payload, received: Timestamp::now() };
+    pub(super) async fn method(&mut self, name: &str, rid: String, arrival: Arrival) {
+        let Arrival { device, payload, line, .. } = arrival;
+        let incoming = Incoming {
+            device: &device,
+            method: Some(name),
+            id: &rid,
+            props: &[],
+            payload: &payload,
+            received: Timestamp::now(),
+        };
         let asked = self.parts.rules.rules().command(&incoming);
         let made = |command: String| Made { command, publishes: Vec::new(), answer: None };
         let number = self.number;

@@ -23,11 +23,14 @@ impl<O: Outcome> Line<'_, O> {
         }
         let controls = self.flight.lock().controls();
         for _ in 0..controls {
-            let control = self.flight.lock().control();
-            let Some((topic, body, _)) = control.and_then(|good| self.ready_to_send(&good).ok()) else {
+            let good = self.flight.lock().good();
+            // It may be too old by now.
+            let Some((topic, body, _)) = good.and_then(|good| self.ready_to_send(&good).ok()) else {
+                self.flight.lock().forget_good();
                 self.find_company(backlog).await;
                 break;
             };
+            self.flight.lock().hand_good();
             self.metrics.uplink_publishes.increment(1);
             sender.publish(topic, body).await.map_err(|error| End::not_taken(&error))?;
             self.all_acknowledged().await;

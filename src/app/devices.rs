@@ -1,0 +1,147 @@
+//! What `[uplink.devices]` names, read and checked: who may connect, and with what.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+
+use super::settings::Place;
+use crate::bridge::devices::Plan;
+use crate::bridge::devices::known::Known;
+use crate::config::{Config, Devices, Placed};
+use crate::diag::{Diagnostic, SourceFile};
+use crate::fence::Name;
+use crate::hub::device_table::{self, Listed, Proof};
+use crate::hub::limits;
+use crate::hub::sas::Key;
+use crate::uplink::HubTarget;
+use crate::uplink::tls::{self, TlsError};
+
+impl Place {
+    /// The devices; `None` with errors.
+    pub(super) fn devices(
+        &mut self,
+        (config, devices): (&Config, &Devices),
+        own: &HubTarget,
+        sources: &mut Vec<SourceFile>,
+    ) -> Option<Plan> {
+        let listed = match &devices.table {
+            Some(file) => self.device_table(file, sources),
+            None => Some(Vec::new()),
+        };
+        let group_key = match (&devices.group_key, &devices.group_key_file) {
+            (Some(key), _) => Some(self.group_key(key.value.expose(), key.span.clone())),
+            (None, Some(file)) => {
+                let text = self.read(file, None);
+                Some(text.and_then(|text| self.group_key(&String::from_utf8_lossy(&text), file.span.clone())))
+            }
+            (None, None) => None,
+        };
+        let certificates = devices.certificates.as_ref().map(|folder| {
+            let path = self.base.join(&folder.value);
+            if !path.is_dir() {
+                let title = format!("{} is no folder", path.display());
+                self.error("no-such-file", title, &folder.span, Some("a folder with ID.pem and ID.key of each device"));
+            }
+            self.folder_of_certificates(&path, folder);
+            path
+        });
+        let roots = self.roots(config)?;
+        let (listed, group_key) = (
+            listed?,
+            match group_key {
+                Some(key) => Some(key?),
+                None => None,
+            },
+        );
+        self.warn_of_strangers(devices, &listed);
+        let tier = config.uplink.tier.and_then(|tier| limits::connects_per_second(tier, config.uplink.units));
+        Some(Plan {
+            own: own.clone(),
+            roots: Arc::new(roots),
+            allow: devices.allow.iter().map(|pattern| Name::new(&pattern.value)).collect(),
+            table: listed.iter().map(|device| device.id.clone()).collect::<HashSet<_>>(),
+            accounts: Arc::new(Known {
+                host: own.connection.host.clone(),
+                table: listed.into_iter().map(|device| (device.id, device.proof)).collect(),
+                group_key,
+                certificates,
+            }),
+            when_refused: devices.when_refused,
+            idle_timeout: devices.idle_timeout,
+            max_connections: devices.max_connections,
+            connect_rate: devices.connect_rate.or(tier).unwrap_or(limits::CONNECTS_PER_SECOND_MIN),
+            shelf_max_age: devices.shelf_max_age,
+        })
+    }
+
+    fn group_key(&mut self, text: &str, span: crate::diag::Span) -> Option<Key> {
+        let help = "the primary key of the enrolment group or policy, base64";
+        Key::parse(text.trim()).inspect_err(|error| self.error("bad-key", error.to_string(), &span, Some(help))).ok()
+    }
+
+    /// Reads the table; the files of certificates that it names are tried.
+    fn device_table(&mut self, file: &Placed<String>, sources: &mut Vec<SourceFile>) -> Option<Vec<Listed>> {
+        let text = self.read(file, Some("table = \"devices.toml\"   # [[device]] with id and key"))?;
+        let Ok(text) = String::from_utf8(text) else {
+            self.error("not-utf8", format!("{} is not UTF-8 text", file.value), &file.span, None);
+            return None;
+        };
+        let csv = Path::new(&file.value).extension().is_some_and(|ending| ending.eq_ignore_ascii_case("csv"));
+        let number = sources.len();
+        let (mut listed, found) = device_table::parse(number, (&text, csv));
+        let path = self.base.join(&file.value);
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        sources.push(SourceFile { path: path.display().to_string(), text: device_table::masked(&text) });
+        let mut sound = !found.iter().any(Diagnostic::is_error);
+        self.found.extend(found);
+        for device in &mut listed {
+            let Proof::Certificate { certificate, key } = &mut device.proof else { continue };
+            for (name, _) in [&mut *certificate, &mut *key] {
+                *name = folder.join(&*name).display().to_string();
+            }
+            let wrong = [&*certificate, &*key].into_iter().find(|(name, _)| !Path::new(name).is_file());
+            let wrong = match wrong {
+                Some((name, span)) => Some(("no-such-file", format!("there is no {name}"), span)),
+                None => usable(&certificate.0, &key.0).err().map(|error| ("tls", error.to_string(), &certificate.1)),
+            };
+            if let Some((code, title, span)) = wrong {
+                self.found.push(Diagnostic::error(code, title, number).at(span.clone(), ""));
+                sound = false;
+            }
+        }
+        sound.then_some(listed)
+    }
+
+    /// Tries the certificates of a folder.
+    fn folder_of_certificates(&mut self, folder: &Path, named: &Placed<String>) {
+        let files = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        for chain in files.filter(|path| path.extension().is_some_and(|ending| ending == "pem")) {
+            let key = chain.with_extension("key");
+            let name = chain.display().to_string();
+            if let Err(error) = usable(&name, &key.display().to_string()) {
+                self.error("tls", format!("{name} and its key: {error}"), &named.span, None);
+            }
+        }
+    }
+
+    /// Without a table and a pattern nobody may connect before an operator says so.
+    fn warn_of_strangers(&mut self, devices: &Devices, listed: &[Listed]) {
+        if listed.is_empty() && devices.allow.is_empty() {
+            let title = "every device will be held until somebody approves it";
+            let found = Diagnostic::warning("nobody-allowed", title, self.file).at(devices.span.clone(), "");
+            let help =
+                "name them in `table`, or by pattern: allow = [\"press-*\"]; or `brownbridge devices approve ID`";
+            self.found.push(found.help(help));
+        }
+    }
+}
+
+/// Whether a certificate and a key can be used together.
+fn usable(chain: &str, key: &str) -> Result<(), TlsError> {
+    let (chain, key) = (fs::read(chain).unwrap_or_default(), fs::read(key).unwrap_or_default());
+    let identity = (tls::certificates(&chain)?, tls::private_key(&key)?);
+    tls::client(RootCertStore::empty(), Some(identity)).map(|_| ())
+}

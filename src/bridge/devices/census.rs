@@ -1,0 +1,244 @@
+//! How the devices are: counted for metrics, status and readiness, and one by one for an operator.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::queue::{Device, Phase as Doing};
+use super::{Devices, Shared};
+use crate::message::Timestamp;
+use crate::shelf;
+use crate::uplink::Status;
+
+/// For so long the hub counts as one that lets somebody in.
+const ADMITTED: Duration = Duration::from_secs(60);
+
+/// What a device does, in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// Its connection is open.
+    Connected,
+    /// It is being opened, or waits for its turn.
+    Connecting,
+    /// It has nothing to send.
+    Idle,
+    /// The hub does not let it in, or nobody knows its credentials.
+    Refused,
+    /// It waits for an operator.
+    Held,
+    /// An operator has denied it.
+    Denied,
+}
+
+impl Phase {
+    /// All of them.
+    pub const ALL: [Self; 6] = [Self::Connected, Self::Connecting, Self::Idle, Self::Refused, Self::Held, Self::Denied];
+
+    /// The word.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Connected => "connected",
+            Self::Connecting => "connecting",
+            Self::Idle => "idle",
+            Self::Refused => "refused",
+            Self::Held => "held",
+            Self::Denied => "denied",
+        }
+    }
+}
+
+impl From<Doing> for Phase {
+    fn from(doing: Doing) -> Self {
+        match doing {
+            Doing::Idle => Self::Idle,
+            Doing::InLine | Doing::Connecting => Self::Connecting,
+            Doing::Connected(_) => Self::Connected,
+            Doing::Refused(_) => Self::Refused,
+            Doing::Held => Self::Held,
+            Doing::Denied => Self::Denied,
+        }
+    }
+}
+
+/// One device as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its id; empty for the bridge's own line.
+    pub id: String,
+    /// What it does.
+    pub phase: Phase,
+    /// Messages in memory, on their way.
+    pub queued: u64,
+    /// What is on its shelf.
+    pub shelf: shelf::Share,
+    /// Messages the hub has acknowledged since the start.
+    pub delivered: u64,
+    /// When it last did.
+    pub last_delivered: Option<Timestamp>,
+    /// Why it cannot send.
+    pub trouble: Option<String>,
+    /// Seconds until it is tried again.
+    pub again_seconds: Option<u64>,
+}
+
+/// All devices in numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Devices by what they do, in the order of [`Phase::ALL`]; the bridge's own line is none of them.
+    pub phases: [u64; 6],
+    /// Devices that may send: connected, on their way, or idle.
+    pub able: u64,
+    /// Devices that have something to send and cannot: refused or held.
+    pub stuck: u64,
+}
+
+impl Summary {
+    /// How many do this.
+    pub fn count(&self, phase: Phase) -> u64 {
+        Phase::ALL.iter().zip(self.phases).find(|(known, _)| **known == phase).map_or(0, |(_, count)| count)
+    }
+
+    /// Says so where some cannot send.
+    pub fn warning(&self) -> Option<String> {
+        let (refused, held) = (self.count(Phase::Refused), self.count(Phase::Held));
+        let part = |count: u64, what: &str| (count > 0).then(|| format!("{count} devices {what}"));
+        let parts: Vec<_> =
+            [part(refused, "are not let in"), part(held, "wait for approval")].into_iter().flatten().collect();
+        (!parts.is_empty()).then(|| format!("{}; `brownbridge devices list` shows them", parts.join(", ")))
+    }
+}
+
+impl Devices {
+    /// All devices in numbers.
+    pub fn summary(&self) -> Summary {
+        let mut summary = Summary::default();
+        for device in self.0.all().iter().filter(|device| !device.is_own()) {
+            let state = device.state();
+            let phase = Phase::from(state.phase);
+            let counts = Phase::ALL.iter().zip(&mut summary.phases).find(|(known, _)| **known == phase);
+            counts.into_iter().for_each(|(_, count)| *count += 1);
+            match phase {
+                Phase::Refused | Phase::Held => summary.stuck += u64::from(!state.is_resting()),
+                Phase::Denied => {}
+                _ => summary.able += 1,
+            }
+        }
+        summary
+    }
+
+    /// The counts of all shelves.
+    pub fn shelves(&self) -> shelf::Stats {
+        self.0.shelves.stats()
+    }
+
+    /// The devices, those that cannot send first, then those on whose shelves most waits.
+    pub fn list(&self) -> Vec<Listed> {
+        let mut list: Vec<Listed> = self.0.all().iter().map(|device| self.0.listed(device)).collect();
+        list.sort_by(|a, b| {
+            let worst = |one: &Listed| {
+                (!matches!(one.phase, Phase::Refused | Phase::Held), std::cmp::Reverse(one.shelf.messages))
+            };
+            worst(a).cmp(&worst(b)).then_with(|| a.id.cmp(&b.id))
+        });
+        list
+    }
+
+    /// One device.
+    pub fn show(&self, id: &str) -> Option<Listed> {
+        let device = self.0.devices.lock().get(id).cloned();
+        device.map(|device| self.0.listed(&device))
+    }
+
+    /// Lets a device in, now and after a restart, and tries it at once. Returns when that is on disk.
+    pub fn approve(&self, id: &str) -> std::io::Result<()> {
+        self.0.register.lock().say(id, true)?;
+        let Some(device) = self.0.device(id) else { return Ok(()) };
+        {
+            let mut state = device.state();
+            if state.phase.is_parked() {
+                state.phase = Doing::Idle;
+                (state.refusals, state.pause) = (0, Duration::ZERO);
+            }
+        }
+        self.0.wake.notify_one();
+        Ok(())
+    }
+
+    /// Keeps a device out, now and after a restart: what waits for it goes to the quarantine. Returns when that is on disk.
+    pub fn deny(&self, id: &str) -> std::io::Result<()> {
+        self.0.register.lock().say(id, false)?;
+        let Some(device) = self.0.device(id) else { return Ok(()) };
+        if !self.0.deny_now(&device) {
+            device.ask_to_leave();
+        }
+        self.0.wake.notify_one();
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn listed(&self, device: &Device) -> Listed {
+        let shelf = self.shelves.share(&device.id).unwrap_or_default();
+        let state = device.state();
+        let again = match state.phase {
+            Doing::Refused(again) => Some(again.saturating_duration_since(Instant::now()).as_secs()),
+            _ => None,
+        };
+        Listed {
+            id: device.id.to_string(),
+            phase: state.phase.into(),
+            queued: state.in_memory() as u64,
+            shelf,
+            delivered: state.delivered,
+            last_delivered: state.last_delivered,
+            trouble: state.trouble.clone(),
+            again_seconds: again,
+        }
+    }
+
+    /// Changes what a device does, and keeps count of those that are connected.
+    pub(super) fn set_phase(&self, state: &mut super::queue::State, phase: Doing) {
+        let connected = |phase: Doing| matches!(phase, Doing::Connected(_));
+        match (connected(state.phase), connected(phase)) {
+            (false, true) => {
+                self.connected.fetch_add(1, Ordering::Relaxed);
+            }
+            (true, false) => {
+                self.connected.fetch_sub(1, Ordering::Relaxed);
+                *self.admitted.lock() = Some(Instant::now());
+            }
+            _ => {}
+        }
+        state.phase = phase;
+    }
+
+    pub(super) fn any_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed) > 0
+    }
+
+    /// The hub lets somebody in, or did so a moment ago: that it refuses a device says something about the device.
+    pub(super) fn lets_in(&self) -> bool {
+        self.any_connected() || self.admitted.lock().is_some_and(|at| at.elapsed() < ADMITTED)
+    }
+
+    /// Tells metrics and status how the devices are.
+    #[expect(clippy::cast_precision_loss)]
+    pub(super) fn publish(self: &Arc<Self>, status: &watch::Sender<Status>) {
+        let summary = Devices(Arc::clone(self)).summary();
+        for (phase, count) in Phase::ALL.iter().zip(summary.phases) {
+            ::metrics::gauge!("brownbridge_devices", "state" => phase.label()).set(count as f64);
+        }
+        let connected = self.connected.load(Ordering::Relaxed);
+        ::metrics::gauge!("brownbridge_uplink_connections").set(connected as f64);
+        self.metrics.uplink_connected.set(f64::from(u8::from(connected > 0)));
+        let (last_puback, trouble) = (*self.last_puback.lock(), self.trouble.lock().clone());
+        status.send_modify(|status| {
+            status.connected = (connected > 0).then(|| status.connected.unwrap_or_else(Instant::now));
+            status.last_puback = last_puback;
+            status.trouble = trouble.filter(|_| connected == 0);
+            status.warning = summary.warning();
+        });
+    }
+}

@@ -1,0 +1,347 @@
+//! The dispatcher: reads the spools and gives each message its way.
+//!
+//! A message for which there is no room is kept in hand, one a lane; then only lanes above it are read. In hand it waits
+//! while the hub as a whole is slow or away. Where other lines stand idle it is its device that is slow: after
+//! [`PATIENCE`] it goes onto the shelf, and with it all that follows, until the line has caught up.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::queue::{Device, Held, Phase, Way, apart};
+use super::register::Verdict;
+use super::shelving::{Shelving, Written};
+use super::{Left, Shared, SpoolBacklog, Status};
+use crate::config::WhenRefused;
+use crate::hub::connection_string::is_id;
+use crate::hub::limits::D2C_MAX_BYTES;
+use crate::hub::pace::Pace;
+use crate::message::{HubMessage, excerpt};
+use crate::uplink::{Backlog as _, Isolation, Lane, Outcome as _, Waiting};
+
+/// How long a message for which there is no room is kept in hand at least.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// How often what time brings about is looked at.
+const TICK: Duration = Duration::from_millis(250);
+/// Ticks between two looks at what is slow.
+const SECOND: u32 = 4;
+const MINUTE: u32 = 240;
+/// Ticks between two looks whether the hub lets in anybody.
+const PROBE: u32 = 8;
+/// Messages of "a second of sending", where no tier says it.
+const UNMEASURED: u64 = 1_000;
+
+/// A message for which there is no room.
+struct InHand {
+    device: Arc<Device>,
+    held: Held,
+    since: Instant,
+}
+
+struct Dispatcher<'a> {
+    shared: &'a Arc<Shared>,
+    /// By lane.
+    hands: [Option<InHand>; 3],
+    shelving: Shelving,
+    pace: Option<Pace>,
+    /// Some line was connected at the last look.
+    was_up: bool,
+    ended: bool,
+    ticks: u32,
+}
+
+/// Reads until the program ends.
+pub(super) async fn run(shared: &Arc<Shared>, mut backlog: SpoolBacklog, status: &watch::Sender<Status>) {
+    let rate = shared.options.uplink.hub_rate;
+    let mut dispatcher = Dispatcher {
+        shared,
+        hands: [None, None, None],
+        shelving: Shelving::default(),
+        pace: rate.map(|rate| Pace::new(f64::from(rate), Instant::now())),
+        was_up: false,
+        ended: false,
+        ticks: 0,
+    };
+    let mut tick = tokio::time::interval(TICK);
+    loop {
+        dispatcher.give_again();
+        dispatcher.look_into_hands();
+        dispatcher.split(&mut backlog);
+        dispatcher.shelving.begin(shared);
+        let (down_to, pause) = dispatcher.reads();
+        let late = async {
+            match pause {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => std::future::pending().await,
+            }
+        };
+        let next = async {
+            match down_to {
+                Some(lane) => backlog.next(lane).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = shared.stop.cancelled() => break,
+            written = dispatcher.shelving.written() => dispatcher.put_away(written).await,
+            () = shared.wake.notified() => {}
+            _ = tick.tick() => dispatcher.tick(status),
+            next = next => match next {
+                Some(waiting) => dispatcher.take(waiting),
+                None => dispatcher.ended = true,
+            },
+            () = late => {}
+        }
+    }
+    let written = dispatcher.shelving.last().await;
+    if let Some(written) = written {
+        dispatcher.put_away(written).await;
+    }
+}
+
+impl Dispatcher<'_> {
+    /// Down to which lane may be read, and how long the late one has to wait.
+    fn reads(&mut self) -> (Option<Lane>, Option<Duration>) {
+        if self.ended || !self.shared.has_room() || self.shelving.is_full() {
+            return (None, None);
+        }
+        let pause = self.pace.as_mut().map_or(Duration::ZERO, |pace| pace.wait(Instant::now()));
+        match &self.hands {
+            [Some(_), ..] => (None, None),
+            [None, Some(_), _] => (Some(Lane::Urgent), None),
+            [None, None, Some(_)] => (Some(Lane::Live), None),
+            _ if !pause.is_zero() => (Some(Lane::Live), Some(pause)),
+            _ => (Some(Lane::Late), None),
+        }
+    }
+
+    /// After the hub was away, what is more than a second of sending follows what is new.
+    fn split(&mut self, backlog: &mut SpoolBacklog) {
+        let up = self.shared.any_connected();
+        if up && !self.was_up && self.shared.options.uplink.live_first {
+            let second = self.shared.options.uplink.hub_rate.map_or(UNMEASURED, |rate| UNMEASURED.min(u64::from(rate)));
+            if backlog.split(second) {
+                tracing::info!("uplink: what waited follows in its own lane; what comes now goes first");
+            }
+        }
+        self.was_up = up;
+    }
+
+    /// A message from a spool.
+    fn take(&mut self, waiting: Waiting) {
+        if let Some(pace) = &mut self.pace {
+            pace.sent(Instant::now(), waiting.lane == Lane::Late);
+        }
+        let waiting = apart(waiting);
+        let named = HubMessage::parse(&waiting.record).map(|message| message.device).unwrap_or_default();
+        if named.is_empty() || *named == *self.shared.options.plan.own.connection.device {
+            let own = Arc::clone(&self.shared.own);
+            return self.give(&own, Held::from_spool(waiting));
+        }
+        if !is_id(named) {
+            let detail = format!("{:?} is no device id: letters, digits and -.%_*?!(),:=@$'", excerpt(named));
+            return self.shared.isolate(&waiting, Isolation { reason: "bad_device_id", detail });
+        }
+        match self.shared.device(named) {
+            Some(device) => self.give(&device, Held::from_spool(waiting)),
+            None => {
+                let detail = "there are more devices than a bridge has room for".to_owned();
+                self.shared.isolate(&waiting, Isolation { reason: "too_many_devices", detail });
+            }
+        }
+    }
+
+    /// Gives a message its way.
+    fn give(&mut self, device: &Arc<Device>, held: Held) {
+        let now = Instant::now();
+        let (held, way) = match device.offer(held, now) {
+            Ok(()) => return self.shared.want(device),
+            Err(left) => left,
+        };
+        // A hub that lets in nobody says nothing about a device: that waits like everything else.
+        let way = if way == Way::Refused && !self.shared.lets_in() { Way::Blocked } else { way };
+        match (way, self.shared.options.plan.when_refused) {
+            (Way::Queued, _) => {}
+            (Way::Blocked, _) => {
+                if let Some(hand) = self.hands.get_mut(held.waiting.lane as usize) {
+                    *hand = Some(InHand { device: Arc::clone(device), held, since: now });
+                }
+            }
+            (Way::Shelf, _) | (Way::Refused, WhenRefused::Wait) => self.shelving.add(device, held.waiting),
+            (Way::Refused, WhenRefused::Gateway) => {
+                let own = Arc::clone(&self.shared.own);
+                self.give(&own, held);
+            }
+            (Way::Refused, WhenRefused::Quarantine) => {
+                self.shared.isolate_refused(device, &held.waiting);
+            }
+            (Way::Denied, _) => {
+                self.shared.isolate_denied(&held.waiting);
+            }
+        }
+    }
+
+    /// What ended lines have left gets its way before anything newer does.
+    fn give_again(&mut self) {
+        loop {
+            let left = self.shared.left.lock().pop_front();
+            let Some(Left { device, held, before_shelf }) = left else { return };
+            if device.state().phase == Phase::Denied {
+                self.shared.isolate_denied(&held.waiting);
+                continue;
+            }
+            let policy = self.shared.options.plan.when_refused;
+            let (gateway, quarantine) = (policy == WhenRefused::Gateway, policy == WhenRefused::Quarantine);
+            if gateway && (before_shelf || !device.state().shelving) {
+                // Without a look at the room: there is no way back for it, and there are few.
+                self.shared.own.take_left(held);
+                self.shared.want(&self.shared.own);
+            } else if quarantine && (before_shelf || !device.state().shelving) {
+                self.shared.isolate_refused(&device, &held.waiting);
+            } else {
+                self.shelving.add(&device, held.waiting);
+            }
+        }
+    }
+
+    /// Tries again what found no room.
+    fn look_into_hands(&mut self) {
+        for lane in 0..self.hands.len() {
+            let Some(hand) = self.hands.get_mut(lane).and_then(Option::take) else { continue };
+            let InHand { device, held, since } = hand;
+            let waited = since.elapsed() >= PATIENCE;
+            if waited && !device.has_room() && self.shared.others_are_idle(&device) {
+                tracing::debug!(
+                    device = &*device.id,
+                    "it sends more than its line takes: the rest goes onto its shelf"
+                );
+                self.shelving.add(&device, held.waiting);
+                continue;
+            }
+            self.give(&device, held);
+            if let Some(Some(hand)) = self.hands.get_mut(lane) {
+                hand.since = since;
+            }
+        }
+    }
+
+    /// Messages have come to shelves, or have not.
+    async fn put_away(&mut self, written: Written) {
+        for (device, messages, result) in written {
+            match result {
+                Ok(()) => {
+                    for waiting in &messages {
+                        self.shared.outcome.delivered(waiting.id);
+                    }
+                    {
+                        let mut state = device.state();
+                        state.to_shelf -= messages.len();
+                    }
+                    device.news.notify_waiters();
+                    self.shared.want(&device);
+                }
+                Err(error) => {
+                    self.shelving.again(&device, messages);
+                    if let Some(error) = error {
+                        self.shared.metrics.log_pace("shelf", |left_out| {
+                            tracing::error!(left_out, "a shelf cannot be written: {error}; it is tried again");
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    fn tick(&mut self, status: &watch::Sender<Status>) {
+        self.ticks = self.ticks.wrapping_add(1);
+        self.shelving.retry();
+        let now = Instant::now();
+        let sweeps = self.shared.options.plan.when_refused != WhenRefused::Wait && self.shared.lets_in();
+        let mut refused = false;
+        for device in self.shared.all() {
+            let (phase, shelving, drained) = {
+                let state = device.state();
+                (state.phase, state.shelving, state.is_drained())
+            };
+            refused |= matches!(phase, Phase::Refused(_));
+            match phase {
+                Phase::Denied if shelving => self.shared.sweep(&device),
+                Phase::Refused(_) if shelving && sweeps => self.shared.sweep(&device),
+                Phase::Refused(again) if now >= again && (shelving || !drained) => self.shared.want(&device),
+                Phase::Idle if shelving || !drained => self.shared.want(&device),
+                _ => {}
+            }
+        }
+        if refused && !self.shared.lets_in() && self.ticks.is_multiple_of(PROBE) {
+            // Does the hub let in nobody? The bridge's own line tells.
+            self.shared.want(&self.shared.own);
+        }
+        self.shared.make_places();
+        if self.ticks.is_multiple_of(SECOND) {
+            self.shared.publish(status);
+            self.shared.look_after_shelves(self.ticks.is_multiple_of(MINUTE));
+        }
+    }
+}
+
+impl Shared {
+    /// At least half of the other lines that are connected have nothing to do: the hub is not what is slow.
+    fn others_are_idle(&self, slow: &Arc<Device>) -> bool {
+        let (mut connected, mut idle) = (0_usize, 0_usize);
+        for device in self.all().iter().filter(|device| !Arc::ptr_eq(device, slow)) {
+            let state = device.state();
+            if matches!(state.phase, Phase::Connected(_)) {
+                connected += 1;
+                idle += usize::from(state.is_drained());
+            }
+        }
+        connected > 0 && idle * 2 >= connected
+    }
+
+    fn isolate_refused(self: &Arc<Self>, device: &Device, waiting: &Waiting) {
+        let detail = device.state().trouble.clone().unwrap_or_default();
+        self.isolate(waiting, Isolation { reason: "device_refused", detail });
+    }
+
+    fn isolate_denied(self: &Arc<Self>, waiting: &Waiting) {
+        let detail = "an operator has denied this device".to_owned();
+        self.isolate(waiting, Isolation { reason: "device_denied", detail });
+    }
+
+    /// An operator has denied it.
+    pub(super) fn is_denied(&self, device: &Device) -> bool {
+        !device.is_own() && self.register.lock().verdict(&device.id) == Verdict::Denied
+    }
+
+    /// Makes a device that an operator has denied one that is; false while its line has to end first.
+    pub(super) fn deny_now(&self, device: &Arc<Device>) -> bool {
+        let mut state = device.state();
+        if matches!(state.phase, Phase::InLine | Phase::Connecting | Phase::Connected(_)) {
+            return false;
+        }
+        self.set_phase(&mut state, Phase::Denied);
+        let (left, before_shelf) = device.clear(&mut state);
+        drop(state);
+        for held in left {
+            self.left.lock().push_back(Left { device: Arc::clone(device), held, before_shelf });
+        }
+        true
+    }
+
+    /// Sends a message to the quarantine. There may be so many on their way; more wait for their turn in the spool.
+    fn isolate(self: &Arc<Self>, waiting: &Waiting, isolation: Isolation) {
+        let (shared, waiting) = (Arc::clone(self), waiting.clone());
+        self.lines.spawn(async move {
+            let Ok(_place) = shared.isolations.acquire().await else { return };
+            tokio::select! {
+                () = shared.outcome.isolate(&waiting, &isolation) => {}
+                () = shared.stop.cancelled() => {}
+            }
+        });
+    }
+}
+
+/// The largest message fits into a queue of any device.
+const _: () = assert!(D2C_MAX_BYTES < 1 << 20);

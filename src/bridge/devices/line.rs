@@ -1,0 +1,212 @@
+//! The line of one device: an uplink, watched, from the first message that waits to the end of the last.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::queue::{Device, Phase, Settle, Source};
+use super::{LONGEST_PAUSE, Left, Shared, WINDOW};
+use crate::config::WhenRefused;
+use crate::hub::accounts::Account;
+use crate::hub::connection_string::{Auth, ConnectionString};
+use crate::uplink::{self, HubTarget, Status, Target, WindowSize, tls};
+
+/// Refusals in a row after which a device that was never let in counts as refused. The first may be chance.
+const REFUSALS: u32 = 2;
+/// Tokens live so much shorter at most, so that a thousand of them are not renewed in one moment.
+const SPREAD: f64 = 0.2;
+
+/// Why a line ended.
+enum Why {
+    /// The program ends.
+    Stopped,
+    /// Nothing waits.
+    Resting,
+    /// Another device gets the place.
+    Asked,
+    /// The hub does not let it in, or nobody knows its credentials.
+    Refused(String),
+}
+
+/// Runs the line of a device that has a place.
+pub(super) async fn run(shared: Arc<Shared>, device: Arc<Device>) {
+    let leave = device.begin();
+    let why = serve(&shared, &device, &leave).await;
+    device.end();
+    let now = Instant::now();
+    let mut again = false;
+    match why {
+        Why::Stopped => {}
+        Why::Resting | Why::Asked => {
+            let mut state = device.state();
+            shared.set_phase(&mut state, Phase::Idle);
+            again = !state.is_resting();
+        }
+        Why::Refused(text) => refused(&shared, &device, (text, now)),
+    }
+    if shared.is_denied(&device) {
+        again = !shared.deny_now(&device);
+    }
+    shared.leave(leave.is_cancelled());
+    if again {
+        shared.want(&device);
+    }
+    shared.wake.notify_one();
+}
+
+async fn serve(shared: &Arc<Shared>, device: &Arc<Device>, leave: &CancellationToken) -> Why {
+    if shared.is_denied(device) {
+        return Why::Asked;
+    }
+    let target = tokio::select! {
+        target = shared.target(device) => target,
+        () = shared.stop.cancelled() => return Why::Stopped,
+    };
+    let target = match target {
+        Ok(target) => target,
+        Err(text) => return Why::Refused(text),
+    };
+    let template = &shared.options.uplink;
+    let options = uplink::Options {
+        target: Target::Hub(target),
+        window: match template.window {
+            WindowSize::Auto if !device.is_own() => WindowSize::Fixed(WINDOW),
+            window => window,
+        },
+        // The dispatcher sees to lanes and pace, for all devices together.
+        hub_rate: None,
+        live_first: false,
+        crowd: Some(Arc::clone(&shared.crowd)),
+        ..template.clone()
+    };
+    let stop = shared.stop.child_token();
+    let (status, seen) = watch::channel(Status::default());
+    let settle = Settle { shared: Arc::clone(shared), device: Arc::clone(device) };
+    let metrics = if device.is_own() { shared.metrics.clone() } else { shared.metrics.of_one_of_many() };
+    let run = uplink::run(options, (Source(Arc::clone(device)), settle), metrics, status, stop.clone());
+    let mut run = std::pin::pin!(run);
+    let why = tokio::select! {
+        () = &mut run => return Why::Stopped,
+        why = watch_over(shared, device, seen) => why,
+        () = leave.cancelled() => Why::Asked,
+        never = shared.refill(device) => match never {},
+    };
+    stop.cancel();
+    run.await;
+    why
+}
+
+/// Watches a line; returns when it is to end.
+async fn watch_over(shared: &Shared, device: &Device, mut seen: watch::Receiver<Status>) -> Why {
+    let patience = shared.options.plan.idle_timeout;
+    let mut failures = 0;
+    loop {
+        let idle_at = tokio::time::Instant::from_std(device.state().active + patience);
+        tokio::select! {
+            changed = seen.changed() => if changed.is_err() {
+                return std::future::pending().await;
+            },
+            () = tokio::time::sleep_until(idle_at) => {
+                if device.has_rested(patience) {
+                    return Why::Resting;
+                }
+                // Something waits for a line that does not come: no hurry.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        }
+        let status = seen.borrow_and_update().clone();
+        if let Some(since) = status.connected {
+            let mut state = device.state();
+            shared.set_phase(&mut state, Phase::Connected(since));
+            (state.refusals, state.pause, state.trouble) = (0, Duration::ZERO, None);
+            continue;
+        }
+        let mut state = device.state();
+        shared.set_phase(&mut state, Phase::Connecting);
+        if status.renewing && state.is_resting() {
+            return Why::Resting;
+        }
+        if status.failures == failures {
+            continue;
+        }
+        failures = status.failures;
+        state.trouble.clone_from(&status.trouble);
+        shared.trouble.lock().clone_from(&status.trouble);
+        if status.reason == Some("refused") && !device.is_own() {
+            state.refusals += 1;
+            if state.refusals >= REFUSALS {
+                return Why::Refused(status.trouble.unwrap_or_default());
+            }
+        }
+        if state.is_resting() {
+            return Why::Resting;
+        }
+    }
+}
+
+/// The device is not let in: it is left alone for a while, and what waits for it gets another way.
+fn refused(shared: &Shared, device: &Arc<Device>, (text, now): (String, Instant)) {
+    let (shortest, longest) = shared.options.uplink.backoff;
+    let mut state = device.state();
+    let known = state.pause > Duration::ZERO;
+    let pause = (state.pause * 2).clamp(shortest, longest * LONGEST_PAUSE);
+    state.pause = pause;
+    state.refusals = state.refusals.max(REFUSALS);
+    shared.set_phase(&mut state, Phase::Refused(now + pause.mul_f64(rand::random_range(0.75..=1.0))));
+    if !known {
+        shared.metrics.log_pace("device refused", |left_out| {
+            tracing::warn!(
+                device = &*device.id,
+                left_out,
+                "a device is not let in: {text}; tried again in {pause:.0?}"
+            );
+        });
+    }
+    state.trouble = Some(text);
+    if !shared.lets_in() {
+        return; // Nobody is let in: this says nothing about the device.
+    }
+    let waits = shared.options.plan.when_refused == WhenRefused::Wait;
+    if waits && state.shelving && !state.has_shelf_in_memory() {
+        return; // A few messages that are older than its shelf: they go first when it is let in.
+    }
+    let (left, before_shelf) = device.clear(&mut state);
+    let left = left.into_iter().map(|held| Left { device: Arc::clone(device), held, before_shelf });
+    shared.left.lock().extend(left);
+}
+
+impl Shared {
+    /// Where the line of a device goes; `Err` says why that is not known.
+    async fn target(&self, device: &Device) -> Result<HubTarget, String> {
+        let own = &self.options.plan.own;
+        if device.is_own() {
+            return Ok(own.clone());
+        }
+        let Account { connection, certificate } =
+            self.options.plan.accounts.of(&device.id).await.map_err(|error| error.to_string())?;
+        let (mut tls, mut certificate_expiry) = (Arc::clone(&self.tls), None);
+        if let Some(certificate) = certificate {
+            let pem = |error: tls::TlsError| format!("its certificate cannot be used: {error}");
+            let chain = tls::certificates(&certificate.chain).map_err(pem)?;
+            let key = tls::private_key(certificate.key.expose().as_bytes()).map_err(pem)?;
+            certificate_expiry = chain.first().and_then(tls::expiry);
+            tls = tls::client(Arc::clone(&self.options.plan.roots), Some((chain, key))).map_err(pem)?;
+        } else if matches!(connection.auth, Auth::X509) {
+            return Err("its connection string says x509=true, but there is no certificate for it".to_owned());
+        }
+        let same_hub = connection.host == own.connection.host;
+        let gateway = connection.gateway.clone().or_else(|| own.connection.gateway.clone().filter(|_| same_hub));
+        let shorter = 1.0 - rand::random_range(0.0..SPREAD);
+        Ok(HubTarget {
+            connection: ConnectionString { gateway, ..connection },
+            tls,
+            address: own.address.clone().filter(|_| same_hub),
+            certificate_expiry,
+            token_lifetime: own.token_lifetime.mul_f64(shorter),
+            gateway: false,
+        })
+    }
+}

@@ -1,0 +1,305 @@
+//! Every device a hub identity and a connection of its own.
+//!
+//! One *dispatcher* reads the spools, the lanes in their order, and gives each message to its device's own queue, which
+//! is bounded. A *line* is an uplink that drains the queue of one device over a connection of its own; it is opened when
+//! the first message waits and closed when none came for a while. Messages without a device, and those addressed to the
+//! bridge itself, go over the bridge's own line, which is one of them with an empty name.
+//!
+//! Nothing one device does may stop another. A message whose device cannot take it now (the hub refuses it, nobody has
+//! approved it, or it sends more than its line takes while the lines of others stand idle) is put on the device's
+//! [shelf](crate::shelf), and only when it is durable there the spool is told that it is settled. While something is on
+//! a shelf, everything newer of that device goes behind it, so its messages stay in order; only urgent ones overtake the
+//! shelf of a device that is connected. When the hub as a whole is away, nothing is shelved: the dispatcher stops
+//! reading, and the spool keeps what it has.
+//!
+//! | state of a device | its messages |
+//! |---|---|
+//! | idle, in line, connecting, connected | go into its queue; behind its shelf where that holds something |
+//! | refused: the hub said no twice in a row, or nobody knows its credentials | `when_refused`: wait on the shelf, go over the bridge's own line with the property `device`, or to the quarantine. It is tried again after a pause that doubles to [`LONGEST_PAUSE`] times `backoff_max` |
+//! | held: neither in the table nor allowed by a pattern | on the shelf until an operator approves or denies it |
+//! | denied | to the quarantine |
+//!
+//! A device that is refused is quarantined or sent another way only after the hub has let somebody in: a hub that lets
+//! in nobody says nothing about a device.
+//!
+//! Everything here runs on the uplink's one thread. What the disk takes its time for is done beside it.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustls::RootCertStore;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::lanes::{SpoolBacklog, SpoolOutcome};
+use crate::config::WhenRefused;
+use crate::fence::Name;
+use crate::hub::accounts::Accounts;
+use crate::metrics::Metrics;
+use crate::shelf::Shelves;
+use crate::uplink::{self, Crowd, HubTarget, Status};
+
+mod census;
+mod dispatch;
+pub mod known;
+mod line;
+mod queue;
+mod register;
+mod shelving;
+#[cfg(test)]
+mod tests;
+
+pub use census::{Listed, Phase as Condition, Summary};
+use queue::{Device, Held, Phase};
+use register::{Register, Verdict};
+pub use shelving::give_back;
+
+/// Devices known at one time; what names more goes to the quarantine.
+const MOST_DEVICES: usize = 20_000;
+/// Bytes of all messages in memory.
+const MOST_BYTES: usize = 64 << 20;
+/// A connection is closed for another device that waits in line after this time, also when it is busy.
+const A_TURN: Duration = Duration::from_secs(10);
+/// The longest pause of a refused device, in `backoff_max`.
+const LONGEST_PAUSE: u32 = 5;
+/// Publishes a device may have in flight where `window` does not say.
+const WINDOW: u16 = 32;
+/// Messages that may be on their way to the quarantine.
+const ISOLATIONS: usize = 64;
+
+/// Who may connect, with what, and what becomes of the others.
+pub struct Plan {
+    /// The bridge's own identity and hub.
+    pub own: HubTarget,
+    /// Whom to trust.
+    pub roots: Arc<RootCertStore>,
+    /// What devices connect with.
+    pub accounts: Arc<dyn Accounts>,
+    /// Ids that may connect, by pattern.
+    pub allow: Vec<Name>,
+    /// Ids that may connect, by name.
+    pub table: HashSet<String>,
+    /// What becomes of the messages of a refused device.
+    pub when_refused: WhenRefused,
+    /// A connection without a message for so long is closed.
+    pub idle_timeout: Duration,
+    /// Most connections.
+    pub max_connections: usize,
+    /// Connects a second.
+    pub connect_rate: u32,
+    /// Messages on a shelf for longer are given up.
+    pub shelf_max_age: Option<Duration>,
+}
+
+/// How devices connect.
+pub struct Options {
+    /// Of the bridge's own line; the others follow it.
+    pub uplink: uplink::Options,
+    /// Who may, and with what.
+    pub plan: Plan,
+    /// The shelves.
+    pub shelves: Arc<Shelves>,
+    /// The folder in which approvals are kept.
+    pub state: PathBuf,
+}
+
+/// What an operator sees and does. Cheap to clone.
+#[derive(Clone)]
+pub struct Devices(Arc<Shared>);
+
+/// What dispatcher, lines and operator share.
+struct Shared {
+    options: Options,
+    /// TLS of devices that have no certificate.
+    tls: Arc<rustls::ClientConfig>,
+    outcome: SpoolOutcome,
+    metrics: Metrics,
+    shelves: Arc<Shelves>,
+    crowd: Arc<Crowd>,
+    register: Mutex<Register>,
+    devices: Mutex<HashMap<Arc<str>, Arc<Device>>>,
+    /// The bridge's own line.
+    own: Arc<Device>,
+    slots: Mutex<Slots>,
+    lines: TaskTracker,
+    isolations: Arc<Semaphore>,
+    /// What lines left behind and is to be given its way anew, in order.
+    left: Mutex<VecDeque<Left>>,
+    /// Bytes of all messages in queues.
+    bytes: Arc<AtomicUsize>,
+    /// Devices that are connected.
+    connected: AtomicUsize,
+    /// When one of them was last.
+    admitted: Mutex<Option<Instant>>,
+    last_puback: Mutex<Option<Instant>>,
+    /// Why the last connection of any device ended.
+    trouble: Mutex<Option<String>>,
+    /// For the dispatcher: something may have changed that it waits for.
+    wake: Notify,
+    stop: CancellationToken,
+}
+
+/// A message that a line has left behind.
+struct Left {
+    device: Arc<Device>,
+    held: Held,
+    /// It is older than what is on the device's shelf.
+    before_shelf: bool,
+}
+
+/// Who has a connection, and who waits for one.
+#[derive(Default)]
+struct Slots {
+    taken: usize,
+    /// Of those, how many were asked to leave.
+    leaving: usize,
+    line: VecDeque<Arc<Device>>,
+}
+
+/// Opens the approvals. The devices do nothing before [`run`].
+pub fn open(options: Options, outcome: SpoolOutcome, metrics: Metrics) -> std::io::Result<Devices> {
+    let shelves = Arc::clone(&options.shelves);
+    let register = Register::open(&options.state, options.plan.allow.clone(), options.plan.table.clone())?;
+    let tls = uplink::tls::client(Arc::clone(&options.plan.roots), None).map_err(std::io::Error::other)?;
+    let crowd = Arc::new(Crowd::new(options.plan.connect_rate));
+    let bytes = Arc::new(AtomicUsize::new(0));
+    let own = Device::new("", Phase::Idle, Arc::clone(&bytes));
+    let shared = Arc::new(Shared {
+        tls,
+        outcome,
+        metrics,
+        crowd,
+        register: Mutex::new(register),
+        devices: Mutex::default(),
+        own,
+        slots: Mutex::default(),
+        lines: TaskTracker::new(),
+        isolations: Arc::new(Semaphore::new(ISOLATIONS)),
+        left: Mutex::default(),
+        bytes,
+        connected: AtomicUsize::new(0),
+        admitted: Mutex::default(),
+        last_puback: Mutex::default(),
+        trouble: Mutex::default(),
+        wake: Notify::new(),
+        stop: CancellationToken::new(),
+        shelves,
+        options,
+    });
+    for id in shared.shelves.devices() {
+        let device = if id.is_empty() { Some(Arc::clone(&shared.own)) } else { shared.device(&id) };
+        if let Some(device) = device {
+            device.is_on_shelf();
+        }
+    }
+    Ok(Devices(shared))
+}
+
+/// Delivers until `stop`; what is then in flight is still in a spool or on a shelf.
+pub async fn run(devices: Devices, backlog: SpoolBacklog, status: watch::Sender<Status>, stop: CancellationToken) {
+    let shared = devices.0;
+    let ended = async {
+        stop.cancelled().await;
+        shared.stop.cancel();
+    };
+    tokio::join!(ended, dispatch::run(&shared, backlog, &status));
+    shared.lines.close();
+    shared.lines.wait().await;
+    shared.persist().await;
+}
+
+impl Shared {
+    /// The device of this name, new or known; `None` where there are too many.
+    fn device(&self, id: &str) -> Option<Arc<Device>> {
+        let mut devices = self.devices.lock();
+        if let Some(device) = devices.get(id) {
+            return Some(Arc::clone(device));
+        }
+        if devices.len() >= MOST_DEVICES {
+            return None;
+        }
+        let phase = match self.register.lock().verdict(id) {
+            Verdict::Allowed => Phase::Idle,
+            Verdict::Unknown => Phase::Held,
+            Verdict::Denied => Phase::Denied,
+        };
+        if phase == Phase::Held {
+            tracing::warn!(
+                device = id,
+                "a device that is neither in the table nor allowed is held: `brownbridge devices approve` lets it in"
+            );
+        }
+        let device = Device::new(id, phase, Arc::clone(&self.bytes));
+        devices.insert(Arc::clone(&device.id), Arc::clone(&device));
+        Some(device)
+    }
+
+    /// All devices, the bridge's own line first.
+    fn all(&self) -> Vec<Arc<Device>> {
+        let devices = self.devices.lock();
+        std::iter::once(&self.own).chain(devices.values()).cloned().collect()
+    }
+
+    /// A device has something to send: it gets a line, or a place in the line for one.
+    fn want(self: &Arc<Self>, device: &Arc<Device>) {
+        if device.line_up(Instant::now()) {
+            let mut slots = self.slots.lock();
+            if device.is_own() {
+                slots.line.push_front(Arc::clone(device));
+            } else {
+                slots.line.push_back(Arc::clone(device));
+            }
+            self.admit(&mut slots);
+        }
+    }
+
+    fn admit(self: &Arc<Self>, slots: &mut Slots) {
+        while slots.taken < self.options.plan.max_connections
+            && !self.stop.is_cancelled()
+            && let Some(device) = slots.line.pop_front()
+        {
+            slots.taken += 1;
+            self.lines.spawn(line::run(Arc::clone(self), device));
+        }
+    }
+
+    /// A line has ended.
+    fn leave(self: &Arc<Self>, was_asked: bool) {
+        let mut slots = self.slots.lock();
+        slots.taken = slots.taken.saturating_sub(1);
+        slots.leaving = slots.leaving.saturating_sub(usize::from(was_asked));
+        self.admit(&mut slots);
+    }
+
+    /// Where devices wait for a connection: asks those idle longest to leave, and then those that had their turn.
+    fn make_places(&self) {
+        let missing = {
+            let slots = self.slots.lock();
+            slots.line.len().saturating_sub(slots.leaving)
+        };
+        if missing == 0 {
+            return;
+        }
+        let now = Instant::now();
+        let mut candidates: Vec<_> =
+            self.all().into_iter().filter_map(|device| Some((device.may_leave(now)?, device))).collect();
+        candidates.sort_by_key(|(since, _)| *since);
+        let asked = candidates.iter().take(missing).filter(|(_, device)| device.ask_to_leave()).count();
+        self.slots.lock().leaving += asked;
+    }
+
+    /// Writes down how far shelves are settled.
+    async fn persist(&self) {
+        let shelves = Arc::clone(&self.shelves);
+        let _ = tokio::task::spawn_blocking(move || shelves.persist()).await;
+    }
+
+    fn has_room(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) < MOST_BYTES
+    }
+}

@@ -1,0 +1,503 @@
+//! One device: its state, and its queue between dispatcher and line.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::{A_TURN, Shared};
+use crate::message::Timestamp;
+use crate::quarantine::Reason;
+use crate::shelf::{Chunk, Mark, Placed, Shelved};
+use crate::uplink::{Backlog, Isolation, Lane, MessageId, Outcome, TOO_OLD, Waiting};
+
+/// Messages in memory of a device, those in flight among them.
+const MOST: usize = 128;
+/// The same of the bridge's own line.
+const MOST_OWN: usize = 2_048;
+/// Their bytes.
+const MOST_BYTES: usize = 1 << 20;
+const MOST_BYTES_OWN: usize = 8 << 20;
+/// A queue with fewer messages is filled from the shelf.
+const LOW: usize = 32;
+
+/// What a device does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// It has nothing to send.
+    Idle,
+    /// It waits for one of the connections there may be.
+    InLine,
+    Connecting,
+    /// Since when.
+    Connected(Instant),
+    /// The hub refuses it, or nobody knows its credentials; when it is tried again.
+    Refused(Instant),
+    /// Nobody has said that it may connect.
+    Held,
+    /// An operator has said that it may not.
+    Denied,
+}
+
+impl Phase {
+    /// It sends nothing, whatever waits.
+    pub(super) fn is_parked(self) -> bool {
+        matches!(self, Self::Refused(_) | Self::Held | Self::Denied)
+    }
+}
+
+/// A message in memory, and where it is kept on disk.
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    pub(super) waiting: Waiting,
+    /// On this device's shelf, there; else in its spool.
+    pub(super) shelf: Option<(Arc<Device>, u64, u64)>,
+}
+
+impl Held {
+    pub(super) fn from_spool(waiting: Waiting) -> Self {
+        Self { waiting, shelf: None }
+    }
+
+    pub(super) fn from_shelf(device: &Arc<Device>, placed: Placed) -> Self {
+        let Placed { at, next, shelved: Shelved { spool, sequence, lane, record } } = placed;
+        let lane = match lane {
+            0 => Lane::Urgent,
+            1 => Lane::Live,
+            _ => Lane::Late,
+        };
+        let waiting = Waiting { id: MessageId { spool, sequence }, lane, record };
+        Self { waiting, shelf: Some((Arc::clone(device), at, next)) }
+    }
+
+    fn len(&self) -> usize {
+        self.waiting.record.len()
+    }
+}
+
+/// As it is put on a shelf.
+pub(super) fn shelved(waiting: &Waiting) -> Shelved {
+    let lane = match waiting.lane {
+        Lane::Urgent => 0,
+        Lane::Live => 1,
+        Lane::Late => 2,
+    };
+    Shelved { spool: waiting.id.spool, sequence: waiting.id.sequence, lane, record: waiting.record.clone() }
+}
+
+/// A device.
+#[derive(Debug)]
+pub(super) struct Device {
+    pub(super) id: Arc<str>,
+    state: Mutex<State>,
+    /// Something came, or went.
+    pub(super) news: Notify,
+    /// Bytes of all devices.
+    all_bytes: Arc<AtomicUsize>,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) phase: Phase,
+    /// Not given to the line yet.
+    queue: VecDeque<Held>,
+    /// Given and not settled.
+    given: VecDeque<Held>,
+    bytes: usize,
+    /// What is newer than the queue goes onto the shelf: there is something on it that was not read yet, or soon.
+    pub(super) shelving: bool,
+    /// Messages on their way to the shelf.
+    pub(super) to_shelf: usize,
+    /// How far the shelf was read.
+    read_to: Option<Mark>,
+    /// Somebody drains the shelf another way.
+    pub(super) sweeping: bool,
+    /// When a message came or went last.
+    pub(super) active: Instant,
+    /// Refusals in a row.
+    pub(super) refusals: u32,
+    pub(super) pause: Duration,
+    pub(super) trouble: Option<String>,
+    pub(super) delivered: u64,
+    pub(super) last_delivered: Option<Timestamp>,
+    /// Ends the line.
+    leave: Option<CancellationToken>,
+}
+
+/// What to do with a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// It is in the queue.
+    Queued,
+    /// There is no room in the queue now.
+    Blocked,
+    Shelf,
+    /// The device is refused.
+    Refused,
+    Denied,
+}
+
+impl Device {
+    pub(super) fn new(id: &str, phase: Phase, all_bytes: Arc<AtomicUsize>) -> Arc<Self> {
+        let state = State {
+            phase,
+            queue: VecDeque::new(),
+            given: VecDeque::new(),
+            bytes: 0,
+            shelving: false,
+            to_shelf: 0,
+            read_to: None,
+            sweeping: false,
+            active: Instant::now(),
+            refusals: 0,
+            pause: Duration::ZERO,
+            trouble: None,
+            delivered: 0,
+            last_delivered: None,
+            leave: None,
+        };
+        Arc::new(Self { id: id.into(), state: Mutex::new(state), news: Notify::new(), all_bytes })
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// It is the bridge's own line.
+    pub(super) fn is_own(&self) -> bool {
+        self.id.is_empty()
+    }
+
+    /// Its shelf was found to hold something.
+    pub(super) fn is_on_shelf(&self) {
+        self.state().shelving = true;
+    }
+
+    /// Takes a message, or says what is to become of it.
+    pub(super) fn offer(&self, held: Held, now: Instant) -> Result<(), (Held, Way)> {
+        let mut state = self.state();
+        let due = matches!(state.phase, Phase::Refused(again) if now >= again);
+        let connected = matches!(state.phase, Phase::Connected(_));
+        let urgent = held.waiting.lane == Lane::Urgent;
+        let way = match state.phase {
+            Phase::Denied => Way::Denied,
+            Phase::Held => Way::Shelf,
+            _ if state.shelving && !(urgent && connected) => Way::Shelf,
+            Phase::Refused(_) if !due => Way::Refused,
+            _ if !state.has_room(self.is_own()) => Way::Blocked,
+            _ => Way::Queued,
+        };
+        if way != Way::Queued {
+            return Err((held, way));
+        }
+        self.push(&mut state, held);
+        Ok(())
+    }
+
+    /// Takes a message that has to go first of all, room or not: there are few of them.
+    pub(super) fn take_left(&self, held: Held) {
+        self.push(&mut self.state(), held);
+    }
+
+    fn push(&self, state: &mut State, held: Held) {
+        state.bytes += held.len();
+        self.all_bytes.fetch_add(held.len(), Ordering::Relaxed);
+        state.active = Instant::now();
+        state.queue.push_back(held);
+        self.news.notify_waiters();
+    }
+
+    /// True where there is room for more.
+    pub(super) fn has_room(&self) -> bool {
+        self.state().has_room(self.is_own())
+    }
+
+    /// It has had nothing to do for so long.
+    pub(super) fn has_rested(&self, patience: Duration) -> bool {
+        let state = self.state();
+        state.is_resting() && state.active.elapsed() >= patience
+    }
+
+    /// Takes its place in the line for a connection; false where it has one already, or may not.
+    pub(super) fn line_up(&self, now: Instant) -> bool {
+        let mut state = self.state();
+        let may = match state.phase {
+            Phase::Idle => !state.sweeping,
+            Phase::Refused(again) => now >= again && !state.sweeping,
+            _ => false,
+        };
+        if may {
+            state.phase = Phase::InLine;
+        }
+        may
+    }
+
+    /// Since when it has been idle, or connected where it is not, and may make a place for another.
+    pub(super) fn may_leave(&self, now: Instant) -> Option<Instant> {
+        let state = self.state();
+        let Phase::Connected(since) = state.phase else { return None };
+        let asked = state.leave.as_ref().is_none_or(CancellationToken::is_cancelled);
+        if self.is_own() || asked {
+            return None;
+        }
+        match state.is_resting() {
+            true => Some(state.active),
+            false => (now.saturating_duration_since(since) > A_TURN).then_some(since.max(state.active)),
+        }
+    }
+
+    /// Asks its line to end; false where that is no use any more.
+    pub(super) fn ask_to_leave(&self) -> bool {
+        let state = self.state();
+        let open = state.leave.as_ref().filter(|leave| !leave.is_cancelled());
+        open.inspect(|leave| leave.cancel()).is_some()
+    }
+
+    /// A line begins.
+    pub(super) fn begin(&self) -> CancellationToken {
+        let leave = CancellationToken::new();
+        let mut state = self.state();
+        state.phase = Phase::Connecting;
+        state.active = Instant::now();
+        state.leave = Some(leave.clone());
+        leave
+    }
+
+    /// The line has ended: what it was given waits again, in its order.
+    pub(super) fn end(&self) {
+        let mut state = self.state();
+        state.leave = None;
+        let given = std::mem::take(&mut state.given);
+        for held in given.into_iter().rev() {
+            state.queue.push_front(held);
+        }
+    }
+
+    /// Empties the queue. What is on the shelf will be read from there again; the rest is returned, and whether it is older
+    /// than what is on the shelf.
+    pub(super) fn clear(&self, state: &mut State) -> (Vec<Held>, bool) {
+        let own = |held: &Held| held.shelf.as_ref().is_some_and(|(home, ..)| home.id == self.id);
+        // The queue is of the shelf first and then of the spool, or of the spool and the shelf is behind it.
+        let (on_shelf, before_shelf) = (state.queue.iter().any(own), state.shelving);
+        self.all_bytes.fetch_sub(state.bytes, Ordering::Relaxed);
+        state.bytes = 0;
+        state.read_to = None;
+        state.shelving |= on_shelf;
+        let left: Vec<_> = state.queue.drain(..).filter(|held| !own(held)).collect();
+        (left, before_shelf && !on_shelf)
+    }
+
+    /// True where its line is to be filled from the shelf.
+    pub(super) fn wants_more(&self) -> bool {
+        let state = self.state();
+        state.shelving && state.queue.len() < LOW && state.has_room(self.is_own())
+    }
+
+    /// How far its shelf was read.
+    pub(super) fn read_to(&self) -> Option<Mark> {
+        self.state().read_to
+    }
+
+    /// Takes what was read from its shelf. True where that was something, or the last.
+    pub(super) fn take_chunk(self: &Arc<Self>, chunk: Chunk) -> bool {
+        let mut state = self.state();
+        let some = !chunk.messages.is_empty();
+        for placed in chunk.messages {
+            self.push(&mut state, Held::from_shelf(self, placed));
+        }
+        state.read_to = chunk.next;
+        self.read_all(&mut state, chunk.last);
+        some || !state.shelving
+    }
+
+    /// After a reading that found the end of the shelf: what is newer goes the direct way again.
+    pub(super) fn read_all(&self, state: &mut State, last: bool) {
+        if last && state.to_shelf == 0 {
+            state.shelving = false;
+            state.read_to = None;
+        }
+    }
+
+    fn next(&self) -> Option<Waiting> {
+        let mut state = self.state();
+        let urgent = state.queue.iter().position(|held| held.waiting.lane == Lane::Urgent).unwrap_or(0);
+        let held = state.queue.remove(urgent)?;
+        let waiting = held.waiting.clone();
+        state.given.push_back(held);
+        Some(waiting)
+    }
+
+    /// Takes a message out for good.
+    fn settle(&self, id: MessageId) -> Option<Held> {
+        let mut state = self.state();
+        let at = state.given.iter().position(|held| held.waiting.id == id)?;
+        let held = state.given.remove(at)?;
+        state.bytes -= held.len();
+        self.all_bytes.fetch_sub(held.len(), Ordering::Relaxed);
+        state.active = Instant::now();
+        self.news.notify_waiters();
+        Some(held)
+    }
+}
+
+impl State {
+    fn has_room(&self, own: bool) -> bool {
+        let (messages, bytes) = if own { (MOST_OWN, MOST_BYTES_OWN) } else { (MOST, MOST_BYTES) };
+        self.in_memory() < messages && self.bytes < bytes
+    }
+
+    pub(super) fn in_memory(&self) -> usize {
+        self.queue.len() + self.given.len()
+    }
+
+    /// Nothing waits to be taken by the line.
+    pub(super) fn is_drained(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Some of what is in memory is also on a shelf.
+    pub(super) fn has_shelf_in_memory(&self) -> bool {
+        self.queue.iter().any(|held| held.shelf.is_some())
+    }
+
+    /// Nothing waits, nothing is in flight, nothing is on the shelf.
+    pub(super) fn is_resting(&self) -> bool {
+        self.queue.is_empty() && self.given.is_empty() && !self.shelving
+    }
+}
+
+/// A device's queue as its line reads it.
+pub(super) struct Source(pub(super) Arc<Device>);
+
+impl Backlog for Source {
+    async fn next(&mut self, _: Lane) -> Option<Waiting> {
+        loop {
+            let news = self.0.news.notified();
+            if let Some(waiting) = self.0.next() {
+                return Some(waiting);
+            }
+            news.await;
+        }
+    }
+
+    fn split(&mut self, _: u64) -> bool {
+        false
+    }
+}
+
+/// A device's queue as its line settles it.
+pub(super) struct Settle {
+    pub(super) shared: Arc<Shared>,
+    pub(super) device: Arc<Device>,
+}
+
+impl Settle {
+    /// Takes a message out of memory and, with `spool`, out of where it is kept. False where it was not there.
+    fn settle(&self, id: MessageId, spool: impl FnOnce() -> bool) -> bool {
+        let Some(held) = self.device.settle(id) else { return false };
+        let counts = match held.shelf {
+            None => spool(),
+            Some((home, at, next)) => {
+                home.news.notify_waiters();
+                self.shared.shelves.settle(&home.id, at, next)
+            }
+        };
+        self.shared.wake.notify_one();
+        counts
+    }
+
+    fn is_on_shelf(&self, id: MessageId) -> bool {
+        let state = self.device.state();
+        state.given.iter().any(|held| held.waiting.id == id && held.shelf.is_some())
+    }
+}
+
+impl Outcome for Settle {
+    fn delivered(&self, id: MessageId) -> bool {
+        {
+            let mut state = self.device.state();
+            state.delivered += 1;
+            state.last_delivered = Some(Timestamp::now());
+        }
+        *self.shared.last_puback.lock() = Some(Instant::now());
+        self.settle(id, || self.shared.outcome.delivered(id))
+    }
+
+    fn abandon(&self, id: MessageId, reason: &'static str) {
+        let Some(held) = self.device.settle(id) else { return };
+        match held.shelf {
+            None => self.shared.outcome.abandon(id, reason),
+            Some((home, at, next)) if reason == TOO_OLD => {
+                self.shared.shelves.expire_one(&home.id, at, next);
+            }
+            Some((home, at, next)) => {
+                if self.shared.shelves.settle(&home.id, at, next) {
+                    ::metrics::counter!("brownbridge_messages_shed_total", "reason" => reason).increment(1);
+                }
+            }
+        }
+        self.shared.wake.notify_one();
+    }
+
+    async fn isolate(&self, waiting: &Waiting, isolation: &Isolation) {
+        if !self.is_on_shelf(waiting.id) {
+            self.shared.outcome.isolate(waiting, isolation).await;
+            self.settle(waiting.id, || true);
+            return;
+        }
+        self.shared.quarantine(waiting, isolation).await;
+        if self.settle(waiting.id, || false) {
+            self.shared.metrics.isolated(isolation.reason);
+        }
+    }
+}
+
+impl Shared {
+    /// Writes a message into the quarantine. It is not counted.
+    pub(super) async fn quarantine(&self, waiting: &Waiting, isolation: &Isolation) {
+        let reason = Reason { rule: "", reason: isolation.reason, detail: &isolation.detail };
+        self.outcome.quarantine().put_message(&waiting.id.to_string(), &waiting.record, reason).await;
+    }
+
+    /// Fills the line of a device from its shelf, as there is room.
+    pub(super) async fn refill(&self, device: &Arc<Device>) -> Infallible {
+        const AT_ONCE: usize = 64;
+        loop {
+            let news = device.news.notified();
+            if !device.wants_more() {
+                news.await;
+                continue;
+            }
+            let (shelves, id, from) = (Arc::clone(&self.shelves), Arc::clone(&device.id), device.read_to());
+            let read = tokio::task::spawn_blocking(move || shelves.read(&id, from, AT_ONCE)).await;
+            match read {
+                Ok(Ok(chunk)) => {
+                    if !device.take_chunk(chunk) {
+                        news.await; // What is on its way to the shelf is not there yet.
+                    }
+                }
+                Ok(Err(error)) => self.disk_trouble("read", &error).await,
+                Err(_) => news.await,
+            }
+        }
+    }
+
+    /// Tells that a shelf cannot be used, and waits before it is tried again.
+    pub(super) async fn disk_trouble(&self, what: &str, error: &std::io::Error) {
+        self.metrics.log_pace("shelf", |left_out| {
+            tracing::error!(left_out, "a shelf cannot be {what}: {error}; it is tried again");
+        });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// A message of its own, apart from what was read from the spool at once: it may stay in memory for long.
+pub(super) fn apart(waiting: Waiting) -> Waiting {
+    Waiting { record: Bytes::copy_from_slice(&waiting.record), ..waiting }
+}

@@ -1,0 +1,316 @@
+//! What became of a publish, or would become of it, told from the verdict of the rules.
+//!
+//! `tap` tells it of publishes that were settled, `replay` of recorded ones that nothing is stored of. It follows what
+//! [`Bridge::offer`](super::Bridge) does; `what_is_told_is_what_is_counted` compares the two.
+
+use super::{Own, TOO_LARGE_FOR_SPOOL};
+use crate::config::Unmatched;
+use crate::hub::d2c;
+use crate::message::{HubMessage, Presence, Publish};
+use crate::rules::{self, Output, RuleSet, Verdict};
+use crate::watch::{Fate, Made, Treated};
+
+/// A `$.mid` as messages have it, for their size.
+const MESSAGE_ID: &str = "0123456789abcdef-1234567";
+
+/// Rules, and what else decides about a publish.
+pub struct Judge<'j> {
+    /// The rules.
+    pub rules: &'j RuleSet,
+    /// What becomes of publishes no rule takes.
+    pub unmatched: Unmatched,
+    /// The identity of the uplink.
+    pub own: &'j Own,
+}
+
+/// A publish that was settled, as the bridge has it at hand.
+pub(super) struct Settled<'s, 'a> {
+    /// The rules that were asked; none where they were not.
+    pub(super) rules: Option<&'a RuleSet>,
+    pub(super) publish: &'s Publish<'a>,
+    /// Where it is the coming or going of a client.
+    pub(super) presence: Option<&'s Presence<'a>>,
+    pub(super) out: &'a Output,
+    /// None where no rule was asked.
+    pub(super) verdict: Option<Verdict>,
+}
+
+impl<'j> Judge<'j> {
+    /// What becomes of a publish. `given` is room for what is addressed to the hub.
+    pub fn publish<'a>(&self, publish: &Publish<'a>, out: &'a mut Output, given: &'a mut Vec<u8>) -> Treated<'a>
+    where
+        'j: 'a,
+    {
+        let verdict = self.own.addressed(publish.topic).is_none().then(|| self.rules.translate(publish, out));
+        if verdict == Some(Verdict::Unmatched) && self.forwards(publish) && !self.rules.is_answer(publish.topic) {
+            rules::forward(publish, out);
+        }
+        self.treated(&Settled { rules: None, publish, presence: None, out, verdict }, given)
+    }
+
+    /// What becomes of the coming or going of a client.
+    pub fn presence<'a>(&self, presence: &Presence<'a>, out: &'a mut Output, given: &'a mut Vec<u8>) -> Treated<'a>
+    where
+        'j: 'a,
+    {
+        let verdict = Some(self.rules.presence(presence, out));
+        let publish = &presence.as_publish();
+        self.treated(&Settled { rules: None, publish, presence: Some(presence), out, verdict }, given)
+    }
+
+    fn forwards(&self, publish: &Publish<'_>) -> bool {
+        self.unmatched == Unmatched::Forward && !publish.topic.starts_with('$')
+    }
+
+    /// What became of a publish that was settled.
+    pub(super) fn treated<'a>(&self, settled: &Settled<'_, 'a>, given: &'a mut Vec<u8>) -> Treated<'a>
+    where
+        'j: 'a,
+    {
+        let Settled { publish, presence, out, verdict, .. } = *settled;
+        let mut made = Vec::new();
+        let fate = match verdict {
+            None => {
+                let bag = self.own.addressed(publish.topic).unwrap_or_default();
+                match self.own.addressed_record(publish, bag, given) {
+                    Ok(()) => {
+                        made.extend(self.made("", false, given));
+                        Fate::Addressed
+                    }
+                    Err((reason, detail)) => Fate::Quarantined { rule: "", reason, detail: detail.into() },
+                }
+            }
+            Some(Verdict::Unmatched) if presence.is_some() => Fate::Unmatched,
+            Some(verdict) => {
+                let rules = self.rules;
+                let all = || {
+                    out.records()
+                        .filter_map(|(rule, record)| self.made(rules.name(rule), rules.is_urgent(rule), record))
+                };
+                match out.records().find_map(|(_, record)| self.own.too_large(record)) {
+                    Some(detail) => Fate::Quarantined { rule: "", reason: "too_large", detail: detail.into() },
+                    None => {
+                        made.extend(all());
+                        self.fate(verdict, publish, out)
+                    }
+                }
+            }
+        };
+        Treated { publish: *publish, presence: presence.copied(), fate, made }
+    }
+
+    fn fate<'a>(&self, verdict: Verdict, publish: &Publish<'_>, out: &'a Output) -> Fate<'a>
+    where
+        'j: 'a,
+    {
+        match verdict {
+            Verdict::Translated => Fate::Translated,
+            Verdict::Dropped { rule } => {
+                let let_by = out.let_by().contains(&rule);
+                let detail = if let_by { "its `when` or `lookup` lets it go by" } else { "" };
+                Fate::Dropped { rule: self.rules.name(rule), reason: "rule", detail }
+            }
+            Verdict::Quarantined { rule, reason } => {
+                let detail = out.detail().into();
+                Fate::Quarantined { rule: self.rules.name(rule), reason: reason.label(), detail }
+            }
+            Verdict::Unmatched if self.rules.is_answer(publish.topic) => Fate::Dropped {
+                rule: "",
+                reason: "command_answer",
+                detail: "it is for a [[command]], and no rule asks for it",
+            },
+            Verdict::Unmatched if self.unmatched == Unmatched::Drop => Fate::Unmatched,
+            Verdict::Unmatched if !self.forwards(publish) => {
+                Fate::Dropped { rule: "", reason: "system_topic", detail: "no rule asks for it" }
+            }
+            Verdict::Unmatched if out.records().next().is_none() => {
+                Fate::Quarantined { rule: "", reason: "too_long", detail: "the topic is too long".into() }
+            }
+            Verdict::Unmatched => Fate::Forwarded,
+        }
+    }
+
+    fn made<'a>(&self, rule: &'a str, urgent: bool, record: &'a [u8]) -> Option<Made<'a>> {
+        let message = HubMessage::parse(record).ok()?;
+        let sender = d2c::Sender { identity: self.own.identity(), gateway: true, replayed: false };
+        Some(Made { rule, urgent, size: d2c::size(&sender, &message, MESSAGE_ID), message })
+    }
+}
+
+/// What becomes of a publish whose messages no commit can hold.
+pub(super) fn does_not_fit(treated: &mut Treated<'_>) {
+    if matches!(treated.fate, Fate::Translated | Fate::Addressed | Fate::Forwarded) {
+        treated.made.clear();
+        let detail = TOO_LARGE_FOR_SPOOL.detail.into();
+        treated.fate = Fate::Quarantined { rule: "", reason: TOO_LARGE_FOR_SPOOL.reason, detail };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+    use crate::bridge::{Bridge, Stores};
+    use crate::broker::{Ingest as _, Offer};
+    use crate::control::{Feed as _, Watch};
+    use crate::diag::SourceFile;
+    use crate::message::{Event, Timestamp};
+    use crate::metrics::Metrics;
+    use crate::watch::{Filter, Sight};
+    use crate::{quarantine, spool};
+
+    const RULES: &str = "[[rule]]\nname = \"no\"\ntopic = \"no/#\"\ndrop = true\n\
+        [[rule]]\nname = \"big\"\ntopic = \"a/+\"\nwhen = '$qos == 1'\ndevice = \"d\"\ncontinue = true\n\
+        [[rule]]\nname = \"json\"\ntopic = \"a/json\"\ndevice = \"d\"\ndecode = \"json\"\n\
+        [[rule]]\nname = \"many\"\ntopic = \"many\"\ndevice = \"d\"\ndecode = { format = \"csv\", names = [\"a\"] }\n\
+        [[rule]]\nname = \"alarm\"\ntopic = \"alarm\"\ndevice = \"d\"\npriority = \"high\"\n\
+        [[rule]]\nname = \"on\"\non = \"connect\"\nclient = \"asked\"\ndevice = \"{client}\"\n";
+
+    /// What keeps the spools of a bridge of its own open, and the bridge.
+    struct Alone {
+        bridge: Bridge,
+        writer: quarantine::Writer,
+        _spools: [spool::Opened; 2],
+    }
+
+    fn alone(dir: &std::path::Path, rules: RuleSet, unmatched: Unmatched, own: Own) -> Alone {
+        let open = |name: &str| spool::open(spool::Options::new(dir.join(name), 64 << 20)).unwrap();
+        let spools = [open("spool"), open("urgent")];
+        let [normal, urgent] = [&spools[0], &spools[1]].map(|spool| spool.appender.clone());
+        let (quarantine, writer) = quarantine::open(&dir.join("quarantine"), 16 << 20).unwrap();
+        let stores = Stores { normal, urgent, numbering: None };
+        let bridge = Bridge::new((rules, unmatched), own, stores, quarantine, Metrics::register());
+        Alone { bridge, writer, _spools: spools }
+    }
+
+    fn loaded() -> RuleSet {
+        rules::load(&[SourceFile { path: "r.toml".into(), text: RULES.into() }]).rules.unwrap()
+    }
+
+    /// What the page counts of an outcome, which is one publish by one label.
+    fn counted(page: &str) -> Vec<String> {
+        let of_outcome = |line: &&str| {
+            ["messages_dropped_total", "messages_quarantined_total", "publishes_translated_total"]
+                .iter()
+                .any(|name| line.contains(name) && !line.starts_with('#') && !line.ends_with(" 0"))
+        };
+        page.lines().filter(of_outcome).map(str::to_owned).collect()
+    }
+
+    /// What `tap` tells of a publish, what `replay` tells, and what is counted are one thing.
+    #[tokio::test]
+    async fn what_is_told_is_what_is_counted() {
+        let large = vec![b'x'; 262_144];
+        let rows: Vec<u8> = (0..500).flat_map(|_| "y".repeat(10_000).into_bytes().into_iter().chain([b'\n'])).collect();
+        let translated = "publishes_translated_total 1";
+        let quarantined = |reason: &str| format!("messages_quarantined_total{{reason=\"{reason}\"}} 1");
+        let dropped = |reason: &str| format!("messages_dropped_total{{reason=\"{reason}\"}} 1");
+        let (forward, drop) = (Unmatched::Forward, Unmatched::Drop);
+        let base = |topic, payload| Publish {
+            topic,
+            payload,
+            client: "c",
+            user: None,
+            qos: 1,
+            retain: false,
+            received: Timestamp(0),
+        };
+        for (unmatched, publish, verdict, reason, made, expect) in [
+            (forward, base("a/x", &b"1"[..]), "translated", "", 1, translated.to_owned()),
+            (forward, base("a/json", b"{}"), "translated", "", 2, translated.to_owned()),
+            (forward, base("a/json", b"{"), "quarantined", "not_json", 1, quarantined("not_json")),
+            (forward, base("alarm", b"1"), "translated", "", 1, translated.to_owned()),
+            (forward, base("no/x", b"1"), "dropped", "rule", 0, dropped("rule")),
+            (forward, Publish { qos: 0, ..base("a/x", b"1") }, "dropped", "rule", 0, dropped("rule")),
+            (forward, base("a/x", &large), "quarantined", "too_large", 0, quarantined("too_large")),
+            (forward, base("many", &rows), "quarantined", "too_large", 0, quarantined("too_large")),
+            (forward, base("else", b"1"), "unmatched", "", 1, translated.to_owned()),
+            (drop, base("else", b"1"), "unmatched", "unmatched", 0, dropped("unmatched")),
+            (forward, base("$SYS/x", b"1"), "dropped", "system_topic", 0, dropped("system_topic")),
+            (drop, base("$SYS/x", b"1"), "unmatched", "unmatched", 0, dropped("unmatched")),
+            (forward, base("devices/own/messages/events/a=b", b"1"), "addressed", "", 1, translated.to_owned()),
+            (
+                forward,
+                base("devices/own/messages/events/a==b", b"1"),
+                "quarantined",
+                "bad_property_bag",
+                0,
+                quarantined("bad_property_bag"),
+            ),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let recorder = PrometheusBuilder::new().build_recorder();
+            let own = Own { hub: "h".into(), device: Some("own".into()), module: None, mark_late: false };
+            let rules = loaded();
+            let (alone, offer, mut view) = metrics::with_local_recorder(&recorder, || {
+                let alone = alone(dir.path(), rules.clone(), unmatched, own.clone());
+                let bridge = &alone.bridge;
+                let watch = Watch::Tap { filter: Filter::default(), excerpt: 100, rate: 10 };
+                let view = Arc::clone(bridge.watchers()).open(watch).unwrap();
+                let offer = bridge.offer(&mut bridge.scratch(), &publish);
+                (alone, offer, view)
+            });
+            // It counts when it is stored or given up.
+            if let Offer::TakenAfter(written, _) = offer {
+                written.await;
+            }
+            let mut line = Vec::new();
+            assert!(view.next(&mut line).await);
+            let sight: Sight = serde_json::from_slice(&line).unwrap();
+            let told = (sight.verdict.as_str(), sight.reason.as_str(), sight.messages.len());
+            assert_eq!(told, (verdict, reason, made), "{}", publish.topic);
+            let page = recorder.handle().render();
+            assert_eq!(counted(&page), [format!("brownbridge_{expect}")], "{}", publish.topic);
+            let (mut out, mut given) = (Output::new(), Vec::new());
+            let treated = Judge { rules: &rules, unmatched, own: &own }.publish(&publish, &mut out, &mut given);
+            if publish.topic != "many" {
+                assert_eq!(Sight::new(&treated, 100), sight, "as replayed");
+            }
+            std::mem::drop((alone.bridge, view));
+            alone.writer.join();
+        }
+    }
+
+    #[tokio::test]
+    async fn clients_that_come_are_shown_where_a_rule_asks_and_recorded_always() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = Own { hub: "h".into(), device: None, module: None, mark_late: false };
+        let alone = alone(dir.path(), loaded(), Unmatched::Forward, own);
+        let bridge = &alone.bridge;
+        let open = |watch| Arc::clone(bridge.watchers()).open(watch).unwrap();
+        let mut tap = open(Watch::Tap { filter: Filter::default(), excerpt: 100, rate: 10 });
+        let mut record = open(Watch::Record { topic: None });
+        let mut by_topic = open(Watch::Record { topic: Some("#".to_owned()) });
+        for client in ["unasked", "asked"] {
+            let presence = Presence { event: Event::Connect, client, address: "::1", reason: "", at: Timestamp(0) };
+            let offer = bridge.presence(&mut bridge.scratch(), &presence);
+            assert_eq!(offer.is_some(), client == "asked");
+        }
+        let publish = Publish {
+            topic: "t",
+            payload: b"",
+            client: "c",
+            user: None,
+            qos: 0,
+            retain: false,
+            received: Timestamp(0),
+        };
+        bridge.offer(&mut bridge.scratch(), &publish);
+        for (view, expect) in [(&mut tap, 2), (&mut record, 3), (&mut by_topic, 1)] {
+            let mut lines = Vec::new();
+            assert!(view.next(&mut lines).await);
+            let lines = String::from_utf8(lines).unwrap();
+            assert_eq!(lines.lines().count(), expect, "{lines}");
+        }
+        // Whoever does not look any more is not waited for, and a publish without a rule is counted all the same.
+        std::mem::drop((tap, record, by_topic));
+        assert!(!bridge.watchers().any());
+        bridge.offer(&mut bridge.scratch(), &publish);
+        assert_eq!(bridge.watchers().unmatched(false).total, 2);
+        std::mem::drop(alone.bridge);
+        alone.writer.join();
+    }
+}

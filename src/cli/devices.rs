@@ -1,0 +1,170 @@
+//! `brownbridge devices`: the devices that have a connection of their own, and who may have one.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::check::{could_not_run, print, print_error};
+use super::running;
+use super::text::{bytes, columns, plain, span};
+use crate::app::status::Device;
+use crate::control::{Answer, Request};
+use crate::message::excerpt;
+
+/// Shows the devices of a running bridge with identity = "per-device", lets them in and keeps them out.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  brownbridge devices list                  all of them, those that cannot send first\n  \
+    brownbridge devices list --state held     those that wait for approval\n  \
+    brownbridge devices approve press-4       lets it in, now and after a restart, and tries it at once\n  \
+    brownbridge devices deny press-4          keeps it out; what waits for it goes to the quarantine\n\n\
+    Exit code: 0 done, 1 there is no such device, 2 could not run (no bridge runs, or it is another user's)."
+)]
+pub(super) struct Args {
+    /// The configuration of the bridge whose devices they are.
+    #[arg(long, value_name = "FILE", global = true, default_value = "/etc/brownbridge/bridge.toml")]
+    config: PathBuf,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(clap::Subcommand)]
+enum Action {
+    /// The devices that have named themselves, those that cannot send first.
+    List {
+        /// Only those in this state: connected, connecting, idle, refused, held or denied.
+        #[arg(long, value_name = "STATE",
+            value_parser = ["connected", "connecting", "idle", "refused", "held", "denied"])]
+        state: Option<String>,
+        /// Prints them as JSON on stdout.
+        #[arg(long)]
+        json: bool,
+    },
+    /// One device.
+    Show {
+        /// Its id.
+        id: String,
+        /// Prints it as JSON on stdout.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Lets devices in, and tries those at once that the hub has refused.
+    Approve {
+        /// Their ids.
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<String>,
+    },
+    /// Keeps devices out; what waits for them, and what they send, goes to the quarantine.
+    Deny {
+        /// Their ids.
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<String>,
+    },
+}
+
+pub(super) fn run(args: Args) -> ExitCode {
+    let state = match running::state_folder(&args.config) {
+        Ok(state) => state,
+        Err(code) => return code,
+    };
+    let done = match args.action {
+        Action::List { state: wanted, json } => list(&state, wanted.as_deref(), json),
+        Action::Show { id, json } => show(&state, id, json),
+        Action::Approve { ids } => say(&state, ids, true),
+        Action::Deny { ids } => say(&state, ids, false),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(problem) => could_not_run(&problem),
+    }
+}
+
+fn ask(state: &Path, request: &Request) -> Result<Answer, String> {
+    running::ask(state, request)?.ok_or_else(|| "no bridge runs here: only a running one can be asked".to_owned())
+}
+
+fn devices(state: &Path, id: Option<String>) -> Result<Vec<Device>, String> {
+    let Answer::Devices(listed) = ask(state, &Request::Devices { id })? else {
+        return Err("the bridge gave another answer".to_owned());
+    };
+    let read = |one| serde_json::from_value(one).map_err(|error| format!("the answer cannot be read: {error}"));
+    listed.into_iter().map(read).collect()
+}
+
+fn list(state: &Path, wanted: Option<&str>, as_json: bool) -> Result<bool, String> {
+    let mut listed = devices(state, None)?;
+    listed.retain(|device| wanted.is_none_or(|wanted| device.state == wanted));
+    if as_json {
+        print(&format!("{}\n", serde_json::to_string(&listed).map_err(|error| error.to_string())?));
+        return Ok(true);
+    }
+    if listed.is_empty() {
+        print_error("no devices\n");
+        return Ok(true);
+    }
+    let mut out = String::new();
+    table(&mut out, &listed);
+    print(&out);
+    Ok(true)
+}
+
+/// Devices in columns.
+pub(super) fn table(out: &mut String, devices: &[Device]) {
+    let rows = devices.iter().map(|device| {
+        let trouble = device.trouble.as_deref().unwrap_or_default();
+        [
+            own_or(&device.id),
+            device.state.clone(),
+            device.queued.to_string(),
+            device.shelved.to_string(),
+            bytes(device.shelf_bytes),
+            device.delivered.to_string(),
+            plain(trouble.split(". ").next().unwrap_or_default()).chars().take(70).collect(),
+        ]
+    });
+    columns(out, ["DEVICE", "STATE", "QUEUED", "SHELVED", "SIZE", "DELIVERED", "TROUBLE"], rows);
+}
+
+fn own_or(id: &str) -> String {
+    if id.is_empty() { "(the bridge itself)".to_owned() } else { plain(excerpt(id)) }
+}
+
+fn show(state: &Path, id: String, as_json: bool) -> Result<bool, String> {
+    let Some(device) = devices(state, Some(id.clone()))?.into_iter().next() else {
+        print_error(&format!("no message has named the device {} since the bridge started\n", plain(&id)));
+        return Ok(false);
+    };
+    if as_json {
+        print(&format!("{}\n", serde_json::to_string(&device).map_err(|error| error.to_string())?));
+        return Ok(true);
+    }
+    let mut out = format!("{}: {}\n", plain(&device.id), device.state);
+    let _ = writeln!(out, "queued     {} messages", device.queued);
+    let since = device.shelved_since.map_or_else(String::new, |since| format!(", the oldest since {since}"));
+    let _ = writeln!(out, "on shelf   {} messages, {}{since}", device.shelved, bytes(device.shelf_bytes));
+    let last = device.last_delivered.map_or_else(String::new, |at| format!(", the last {at}"));
+    let _ = writeln!(out, "delivered  {} messages since the start{last}", device.delivered);
+    if let Some(trouble) = &device.trouble {
+        let _ = writeln!(out, "trouble    {}", plain(trouble));
+    }
+    if let Some(again) = device.again_in_seconds {
+        let _ = writeln!(out, "next try   in {}; `devices approve` tries it now", span(Duration::from_secs(again)));
+    }
+    print(&out);
+    Ok(true)
+}
+
+fn say(state: &Path, ids: Vec<String>, approve: bool) -> Result<bool, String> {
+    let what = if approve { "let in" } else { "kept out" };
+    let mut said = 0;
+    for some in ids.chunks(crate::control::MAX_DEVICES) {
+        match ask(state, &Request::DevicesSay { ids: some.to_vec(), approve })? {
+            Answer::Said(count) => said += count,
+            _ => return Err("the bridge gave another answer".to_owned()),
+        }
+    }
+    print(&format!("{said} devices are {what} from now on\n"));
+    Ok(true)
+}

@@ -1,0 +1,180 @@
+//! `brownbridge unmatched`.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::check::{could_not_run, print, print_error};
+use super::running;
+use super::tap::payload;
+use super::text::{columns, count, of, plain, span};
+use crate::control::{Answer, Request};
+use crate::message::{Timestamp, excerpt};
+use crate::rules;
+use crate::watch::busiest::{Counted, Seen};
+use crate::watch::siblings::{Family, families};
+use crate::watch::sight::Excerpt;
+
+/// Shows the busiest topics that no rule of the running bridge takes, and a rule for each, ready to paste.
+///
+/// Topics that differ in one level only are one row. Counted since the start of the bridge; topics that begin with $
+/// are not.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  brownbridge unmatched                          the ten busiest\n  \
+    brownbridge unmatched --rules --first 3 >> rules/90-new.toml\n  \
+    brownbridge unmatched --reset                  shows them, and counts anew from now on\n  \
+    brownbridge unmatched --json | jq -r '.topics[] | [.publishes, .topic] | @tsv'\n\n\
+    Exit code: 0 every topic has a rule, 1 there are some without, 2 could not run.")]
+pub(super) struct Args {
+    /// The configuration of the bridge.
+    #[arg(long, value_name = "FILE", default_value = "/etc/brownbridge/bridge.toml")]
+    config: PathBuf,
+    /// How many rows.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    first: usize,
+    /// Shows each topic for itself.
+    #[arg(long)]
+    each: bool,
+    /// Prints only the rules, as a rule file.
+    #[arg(long, conflicts_with = "json")]
+    rules: bool,
+    /// Counts anew from now on.
+    #[arg(long)]
+    reset: bool,
+    /// Prints everything as JSON on stdout.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: Args) -> ExitCode {
+    let state = match running::state_folder(&args.config) {
+        Ok(state) => state,
+        Err(code) => return code,
+    };
+    let counted = match running::ask(&state, &Request::Unmatched { reset: args.reset }) {
+        Ok(Some(Answer::Unmatched(counted))) => counted,
+        Ok(Some(_)) => return could_not_run("the bridge gave another answer"),
+        Ok(None) => return could_not_run("no bridge runs here: only a running one can be asked"),
+        Err(problem) => return could_not_run(&problem),
+    };
+    let rows = match args.each {
+        false => families(&counted.topics),
+        true => counted.topics.iter().enumerate().map(|(place, seen)| Family::alone(place, seen)).collect(),
+    };
+    let told = Told { counted: &counted, rows: &rows, first: args.first, now: Timestamp::now() };
+    if args.json {
+        print(&format!("{}\n", told.as_json()));
+    } else if args.rules {
+        print(&told.rules());
+    } else {
+        print(&told.in_words());
+    }
+    if !args.json && rows.len() > args.first {
+        let more = of((rows.len() - args.first) as u64, "more row", "more rows");
+        print_error(&format!("and {more}: --first {}\n", rows.len()));
+    }
+    ExitCode::from(u8::from(counted.total > 0))
+}
+
+struct Told<'t> {
+    counted: &'t Counted,
+    rows: &'t [Family],
+    first: usize,
+    now: Timestamp,
+}
+
+impl Told<'_> {
+    /// The rows to show, each with its busiest topic.
+    fn shown(&self) -> impl Iterator<Item = (&Family, &Seen)> {
+        let busiest = |row: &Family| self.counted.topics.get(*row.members.first()?);
+        self.rows.iter().take(self.first).filter_map(move |row| Some((row, busiest(row)?)))
+    }
+
+    fn rate(&self, row: &Family) -> f64 {
+        let of = row.members.iter().filter_map(|place| self.counted.topics.get(*place));
+        of.map(|seen| seen.rate(self.now)).sum()
+    }
+
+    fn in_words(&self) -> String {
+        let Counted { total, too_long, crowded, .. } = self.counted;
+        if *total == 0 {
+            return "every publish has found a rule\n".to_owned();
+        }
+        let or_more = if *crowded { " or more" } else { "" };
+        let topics = of(self.counted.topics.len() as u64, "topic", "topics");
+        let mut out = format!("{} on {topics}{or_more} found no rule\n\n", of(*total, "publish", "publishes"));
+        let rows = self.shown().map(|(row, seen)| {
+            let ago = Duration::from_millis(u64::try_from(self.now.0 - row.last).unwrap_or(0));
+            [
+                count(row.count),
+                format!("{:.2}", self.rate(row)),
+                format!("{} ago", span(ago)),
+                if row.level.is_some() { count(row.members.len() as u64) } else { String::new() },
+                plain(excerpt(&row.pattern)),
+                payload(&sample(seen, 60)),
+            ]
+        });
+        columns(&mut out, ["publishes", "a second", "last", "topics", "topic", "payload"], rows);
+        if *too_long > 0 {
+            let _ = writeln!(out, "{} more on topics that are too long to be told apart", count(*too_long));
+        }
+        let _ = write!(out, "\nrules that would take them:\n\n{}", self.rules());
+        out
+    }
+
+    fn rules(&self) -> String {
+        let mut out = String::new();
+        for (row, seen) in self.shown() {
+            let _ = writeln!(out, "# {}, e.g. {}", of(row.count, "publish", "publishes"), plain(&seen.topic));
+            out.push_str(&rule(row, seen));
+            out.push('\n');
+        }
+        out
+    }
+
+    fn as_json(&self) -> serde_json::Value {
+        let topics = self.shown().map(|(row, seen)| {
+            json!({
+                "topic": row.pattern, "topics": row.members.len(), "publishes": row.count,
+                "may_be_less_by": seen.error, "per_second": self.rate(row),
+                "last_seen": Timestamp(row.last).to_string(), "example": seen.topic, "client": seen.client,
+                "payload": sample(seen, usize::MAX), "rule": rule(row, seen),
+            })
+        });
+        json!({
+            "publishes": self.counted.total, "on_too_long_topics": self.counted.too_long,
+            "more_topics_than_told_apart": self.counted.crowded, "rows": self.rows.len(),
+            "topics": topics.collect::<Vec<_>>(),
+        })
+    }
+}
+
+fn sample(seen: &Seen, most: usize) -> Excerpt {
+    Excerpt { size: seen.size as u64, ..Excerpt::new(&seen.payload(), most) }
+}
+
+/// A rule that would take the topics of a row.
+fn rule(row: &Family, seen: &Seen) -> String {
+    let kept = seen.payload();
+    let whole = kept.len() == seen.size;
+    // Of a payload that was cut only its beginning tells what it is.
+    let payload: &[u8] = match (whole, kept.first()) {
+        (false, Some(b'{' | b'[')) => b"",
+        (false, _) => std::str::from_utf8(&kept)
+            .map_or_else(
+                |error| {
+                    if error.error_len().is_none() { kept.get(..error.valid_up_to()) } else { Some(kept.as_slice()) }
+                },
+                |_| Some(kept.as_slice()),
+            )
+            .unwrap_or_default(),
+        (true, _) => &kept,
+    };
+    match row.level {
+        Some(level) => rules::new_rule_for_siblings(&seen.topic, payload, level),
+        None => rules::new_rule(&seen.topic, payload),
+    }
+}

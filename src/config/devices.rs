@@ -1,0 +1,97 @@
+//! `[uplink.devices]`: every device with a hub identity and a connection of its own.
+
+use std::time::Duration;
+
+use super::{Kind, Placed};
+use crate::config::read::Section;
+use crate::secret::Secret;
+
+/// Whose identity messages go up under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Identity {
+    /// The bridge's own, with the device as a property.
+    Gateway,
+    /// That of the device a rule names.
+    PerDevice,
+}
+
+/// What becomes of the messages of a device that the hub refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenRefused {
+    /// They wait on the device's shelf until it is let in.
+    Wait,
+    /// They go up under the bridge's own identity, with the device as a property.
+    Gateway,
+    /// They go to the quarantine.
+    Quarantine,
+}
+
+/// The keys of `[uplink.devices]`.
+#[derive(Debug, Clone)]
+pub struct Devices {
+    /// Patterns of ids that may connect, beside those of the table.
+    pub allow: Vec<Placed<String>>,
+    /// The devices table, TOML or CSV.
+    pub table: Option<Placed<String>>,
+    /// The key that the keys of devices are derived from.
+    pub group_key: Option<Placed<Secret>>,
+    /// A file with that key.
+    pub group_key_file: Option<Placed<String>>,
+    /// A folder with `{id}.pem` and `{id}.key`.
+    pub certificates: Option<Placed<String>>,
+    /// What becomes of the messages of a device that the hub refuses.
+    pub when_refused: WhenRefused,
+    /// A connection without a message for so long is closed.
+    pub idle_timeout: Duration,
+    /// Most connections at one time.
+    pub max_connections: usize,
+    /// Connects a second; `None` is what the tier allows.
+    pub connect_rate: Option<u32>,
+    /// Most disk space of all shelves, in bytes.
+    pub shelf_max_size: u64,
+    /// Most disk space of one device's shelf, in bytes.
+    pub shelf_max_device_size: u64,
+    /// Messages on a shelf for longer than this are given up; `None` keeps them.
+    pub shelf_max_age: Option<Duration>,
+    /// Where the section's name stands.
+    pub span: crate::diag::Span,
+}
+
+/// Reads `identity` and `[uplink.devices]` of `[uplink]`; the devices are there with `identity = "per-device"` only.
+pub(super) fn read(section: &mut Section<'_, '_, '_>, kind: Kind) -> Option<Devices> {
+    let choices = [("gateway", Identity::Gateway), ("per-device", Identity::PerDevice)];
+    let identity = section.choice("identity", &choices);
+    let given = section.table("devices", "[uplink.devices]", devices);
+    match identity.map_or(Identity::Gateway, |identity| identity.value) {
+        Identity::Gateway => {
+            section.unused_devices(given.is_some());
+            None
+        }
+        Identity::PerDevice => {
+            section.only_for_a_hub("identity", kind);
+            let devices = given.unwrap_or_else(|| section.without(devices));
+            section.check_devices(&devices);
+            Some(devices)
+        }
+    }
+}
+
+fn devices(section: &mut Section<'_, '_, '_>) -> Devices {
+    let refused =
+        [("wait", WhenRefused::Wait), ("gateway", WhenRefused::Gateway), ("quarantine", WhenRefused::Quarantine)];
+    Devices {
+        allow: section.texts("allow"),
+        table: section.text("table"),
+        group_key: section.secret("group_key"),
+        group_key_file: section.text("group_key_file"),
+        certificates: section.text("certificates"),
+        when_refused: section.choice("when_refused", &refused).map_or(WhenRefused::Wait, |choice| choice.value),
+        idle_timeout: section.duration("idle_timeout", Duration::from_secs(600)),
+        max_connections: section.count("max_connections", 5_000, 1..=100_000),
+        connect_rate: section.count_or_auto("connect_rate", 1..=10_000).and_then(|rate| u32::try_from(rate).ok()),
+        shelf_max_size: section.size("shelf_max_size", 1 << 30, 1 << 20..=1 << 50),
+        shelf_max_device_size: section.size("shelf_max_device_size", 64 << 20, 1 << 20..=1 << 50),
+        shelf_max_age: section.age("shelf_max_age"),
+        span: section.span(),
+    }
+}

@@ -1,0 +1,350 @@
+//! The shelves: what waits for a device that cannot take it now, a file a device.
+//!
+//! The spool is one log for all. A message that cannot be sent would hold back those behind it, or leave holes in the
+//! log of which there may be few. So it is put on the shelf of its device, and only when it is on disk there it is
+//! taken out of the spool. A shelf is an append log of its own; it is read from the front when the device can send
+//! again, and removed when everything on it is settled. It is no queue for several readers: one writer appends, one
+//! reader takes from each shelf.
+//!
+//! # Promises
+//!
+//! 1. What [`Shelves::append`] has returned for survives a power cut.
+//! 2. A shelf gives its messages in the order they were appended.
+//! 3. `appended + recovered = settled + shed + lost + waiting`, for each spool the messages came from and in all.
+//! 4. A crash repeats messages that were settled in the second before it; it loses none.
+//! 5. Damage costs the records it hit, is counted, and keeps nothing from starting.
+//! 6. All shelves together stay within `max_size`, each within `max_device_size`.
+//!
+//! # The folder
+//!
+//! `<beginning of the id>-<hash of it>.shelf`, of this form, integers little endian:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 0 | `bbshelf\x01`, a random salt `u32`, length of the device id `u16`, the id, CRC32C of all that |
+//! | 384 and 448 | two cursors, written in turn: number `u64`, place `u64`, CRC32C; the higher number counts. Everything before the place is settled |
+//! | 512 | records: `bbr\x01`, length `u32`, CRC32C of salt, place `u64`, length and body, body: spool `u64`, sequence `u64`, time `i64`, lane `u8`, message |
+//!
+//! Settled space at the front is given back to the file system where it can do that. A file whose header cannot be read
+//! is renamed to `*.damaged`.
+
+mod file;
+mod format;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use file::Shelf;
+
+/// Bounds of the shelves.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Their folder; made where needed.
+    pub dir: PathBuf,
+    /// Most bytes of all.
+    pub max_size: u64,
+    /// Most bytes of one.
+    pub max_device_size: u64,
+}
+
+/// A message put aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shelved {
+    /// The spool it came from.
+    pub spool: u64,
+    /// Its number there: both make its name, which stays the same.
+    pub sequence: u64,
+    /// Its lane, as its owner codes it.
+    pub lane: u8,
+    /// The message.
+    pub record: Bytes,
+}
+
+/// A message on a shelf.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    /// Where it begins; it is settled by this.
+    pub at: u64,
+    /// Where the next one begins.
+    pub next: u64,
+    /// The message.
+    pub shelved: Shelved,
+}
+
+/// A place on a shelf. It means nothing any more once the shelf was empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// Which shelf of this device it was.
+    salt: u32,
+    at: u64,
+}
+
+/// What was read from a shelf.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Chunk {
+    /// Messages, in order.
+    pub messages: Vec<Placed>,
+    /// Where to read on.
+    pub next: Option<Mark>,
+    /// Nothing stood behind it when it was read.
+    pub last: bool,
+}
+
+/// The counts of all shelves since they were opened.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Messages put on a shelf, by the spool they came from.
+    pub appended: BTreeMap<u64, u64>,
+    /// Messages found at the start.
+    pub recovered: u64,
+    /// Messages settled, for whatever reason.
+    pub settled: u64,
+    /// Messages given up because their shelf was full.
+    pub shed: u64,
+    /// Messages given up because they were too old.
+    pub expired: u64,
+    /// Messages that could not be read back.
+    pub lost: u64,
+    /// Messages that wait.
+    pub waiting: u64,
+    /// Bytes they take.
+    pub bytes: u64,
+    /// Shelves that hold something.
+    pub shelves: u64,
+}
+
+/// What one device's shelf holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Share {
+    /// Messages.
+    pub messages: u64,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// When the oldest was put there, milliseconds since 1970.
+    pub oldest: i64,
+}
+
+/// Why something cannot be put on a shelf.
+#[derive(Debug)]
+pub enum ShelfError {
+    /// It would be more than the bounds allow.
+    Full,
+    /// The disk does not take it. It may be tried again.
+    Disk(io::Error),
+}
+
+/// All shelves of a state folder.
+#[derive(Debug)]
+pub struct Shelves {
+    options: Options,
+    index: Mutex<Index>,
+}
+
+#[derive(Debug, Default)]
+struct Index {
+    shelves: HashMap<String, Shelf>,
+    stats: Stats,
+}
+
+impl Shelves {
+    /// Opens the folder and finds out what waits.
+    pub fn open(options: Options) -> io::Result<Self> {
+        fs::create_dir_all(&options.dir)?;
+        let mut index = Index::default();
+        for entry in fs::read_dir(&options.dir)? {
+            let path = entry?.path();
+            if path.extension().is_none_or(|extension| extension != "shelf") {
+                continue;
+            }
+            let Some((id, shelf, damage)) = Shelf::open(&path)? else {
+                tracing::error!("the shelf {} has no header that can be read, it is put aside", path.display());
+                fs::rename(&path, path.with_extension("damaged"))?;
+                continue;
+            };
+            if damage > 0 {
+                tracing::error!(places = damage, "the shelf {} is damaged: messages on it are lost", path.display());
+            }
+            index.stats.recovered += shelf.messages + damage;
+            index.stats.lost += damage;
+            if shelf.messages == 0 {
+                fs::remove_file(&path)?;
+            } else {
+                index.shelves.insert(id, shelf);
+            }
+        }
+        Ok(Self { options, index: Mutex::new(index) })
+    }
+
+    /// Puts messages on a device's shelf. Returns when they are durable; on `Err` none of them is there. Blocks for as
+    /// long as the disk takes; only one caller at a time.
+    pub fn append(&self, device: &str, messages: &[Shelved], now: i64) -> Result<(), ShelfError> {
+        let more: u64 = messages.iter().map(format::size).sum();
+        let mut file = {
+            let mut index = self.index.lock();
+            let total: u64 = index.shelves.values().map(Shelf::bytes).sum();
+            let own = index.shelves.get(device).map_or(0, Shelf::bytes);
+            if own + more > self.options.max_device_size || total + more > self.options.max_size {
+                return Err(ShelfError::Full);
+            }
+            let dir = &self.options.dir;
+            let shelf = index.shelves.entry(device.to_owned()).or_insert_with(|| Shelf::begin(dir, device));
+            shelf.begin_append()
+        };
+        let written = file.append(messages, now);
+        let mut index = self.index.lock();
+        let Some(shelf) = index.shelves.get_mut(device) else { return Ok(()) };
+        shelf.appended(written.as_ref().ok().copied(), messages.len() as u64, now);
+        match written {
+            Ok(_) => {
+                for message in messages {
+                    *index.stats.appended.entry(message.spool).or_default() += 1;
+                }
+                Ok(())
+            }
+            Err(error) => {
+                if shelf.messages == 0 {
+                    let _ = index.shelves.remove(device).map(|shelf| shelf.remove());
+                }
+                Err(ShelfError::Disk(error))
+            }
+        }
+    }
+
+    /// Reads messages from a mark on, or from the first that is not settled; those that are settled already are left
+    /// out. Blocks for as long as the disk takes.
+    pub fn read(&self, device: &str, from: Option<Mark>, most: usize) -> io::Result<Chunk> {
+        let Some(stretch) = self.index.lock().shelves.get(device).map(|shelf| shelf.to_read(from)) else {
+            return Ok(Chunk { last: true, ..Chunk::default() });
+        };
+        let (messages, end, lost) = file::read(&stretch, most)?;
+        let mut chunk = Chunk { messages, next: Some(Mark { salt: stretch.salt, at: end }), last: false };
+        let mut index = self.index.lock();
+        let Some(shelf) = index.shelves.get_mut(device) else { return Ok(Chunk { last: true, ..Chunk::default() }) };
+        chunk.messages.retain(|placed| !shelf.is_settled(placed.at));
+        chunk.last = end >= shelf.end();
+        let mut gone = 0;
+        for (at, next) in lost {
+            gone += u64::from(shelf.settle(at, next));
+        }
+        gone += shelf.left_over();
+        index.stats.lost += gone;
+        Ok(chunk)
+    }
+
+    /// A message is done with: nobody is to get it again. False where that was so before.
+    pub fn settle(&self, device: &str, at: u64, next: u64) -> bool {
+        let mut index = self.index.lock();
+        let Some(shelf) = index.shelves.get_mut(device) else { return false };
+        let counts = shelf.settle(at, next);
+        let lost = shelf.left_over();
+        let empty = shelf.is_empty();
+        index.stats.settled += u64::from(counts);
+        index.stats.lost += lost;
+        if empty {
+            let _ = index.shelves.remove(device).map(|shelf| shelf.remove());
+        }
+        counts
+    }
+
+    /// A message is given up because it is too old to be sent. False where it was done with before.
+    pub fn expire_one(&self, device: &str, at: u64, next: u64) -> bool {
+        let counts = self.settle(device, at, next);
+        let mut index = self.index.lock();
+        index.stats.settled -= u64::from(counts);
+        index.stats.expired += u64::from(counts);
+        counts
+    }
+
+    /// Gives up the oldest messages of a shelf that nobody reads now: as many as take so many bytes. Blocks for as long as
+    /// the disk takes.
+    pub fn give_up_oldest(&self, device: &str, bytes: u64) -> io::Result<u64> {
+        self.give_up(device, |_| true, bytes)
+    }
+
+    /// Gives up the oldest messages of a shelf that nobody reads now, until so many bytes are free in it and in all.
+    /// Blocks for as long as the disk takes.
+    pub fn make_room(&self, device: &str, bytes: u64) -> io::Result<()> {
+        let needed = {
+            let index = self.index.lock();
+            let own = index.shelves.get(device).map_or(0, Shelf::bytes);
+            let total: u64 = index.shelves.values().map(Shelf::bytes).sum();
+            let over = |all: u64, most: u64| (all + bytes).saturating_sub(most);
+            over(own, self.options.max_device_size).max(over(total, self.options.max_size))
+        };
+        self.give_up(device, |_| true, needed).map(|_| ())
+    }
+
+    /// Gives up the leading messages of a shelf that were put there before a moment. Nobody must read it now.
+    pub fn expire(&self, device: &str, before: i64) -> io::Result<u64> {
+        if self.share(device).is_none_or(|share| share.oldest >= before) {
+            return Ok(0);
+        }
+        let gone = self.give_up(device, |since| since < before, u64::MAX)?;
+        let mut index = self.index.lock();
+        index.stats.shed -= gone;
+        index.stats.expired += gone;
+        Ok(gone)
+    }
+
+    fn give_up(&self, device: &str, which: impl Fn(i64) -> bool, bytes: u64) -> io::Result<u64> {
+        let Some(stretch) = self.index.lock().shelves.get(device).map(|shelf| shelf.to_read(None)) else {
+            return Ok(0);
+        };
+        let (leading, oldest) = file::leading(&stretch, which, bytes)?;
+        let mut index = self.index.lock();
+        let Some(shelf) = index.shelves.get_mut(device) else { return Ok(0) };
+        let gone = leading.into_iter().filter(|(at, next)| shelf.settle(*at, *next)).count() as u64;
+        shelf.oldest = oldest.unwrap_or(shelf.oldest);
+        let empty = shelf.is_empty();
+        index.stats.shed += gone;
+        if empty {
+            let _ = index.shelves.remove(device).map(|shelf| shelf.remove());
+        }
+        Ok(gone)
+    }
+
+    /// Writes down how far each shelf is settled, where that has changed. What is not written is repeated after a crash.
+    pub fn persist(&self) {
+        let changed: Vec<_> = self.index.lock().shelves.values_mut().filter_map(Shelf::changed).collect();
+        for cursor in changed {
+            if let Err(error) = cursor.write() {
+                tracing::debug!("the cursor of a shelf is not written: {error}");
+            }
+        }
+    }
+
+    /// The counts of this moment.
+    pub fn stats(&self) -> Stats {
+        let index = self.index.lock();
+        let mut stats = index.stats.clone();
+        for shelf in index.shelves.values() {
+            stats.waiting += shelf.messages;
+            stats.bytes += shelf.bytes();
+            stats.shelves += u64::from(shelf.messages > 0);
+        }
+        stats
+    }
+
+    /// What a device's shelf holds; `None` where it has none.
+    pub fn share(&self, device: &str) -> Option<Share> {
+        self.index.lock().shelves.get(device).map(Shelf::share)
+    }
+
+    /// The devices that have a shelf.
+    pub fn devices(&self) -> Vec<String> {
+        self.index.lock().shelves.keys().cloned().collect()
+    }
+}
+
+/// True where a folder has shelves. It is not opened for that.
+pub fn holds_something(dir: &Path) -> bool {
+    let files = fs::read_dir(dir).into_iter().flatten().flatten();
+    files.into_iter().any(|file| Path::new(&file.file_name()).extension().is_some_and(|ending| ending == "shelf"))
+}

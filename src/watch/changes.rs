@@ -1,0 +1,286 @@
+//! What another rule set would make different: two treatments of each publish, compared and grouped.
+//!
+//! | kind | what differs |
+//! |---|---|
+//! | `outcome` | the verdict, or the reason of a drop or of the quarantine |
+//! | `messages` | how many messages are made |
+//! | `destination` | the device of a message |
+//! | `priority` | whether it goes before others |
+//! | `properties` | names, values or number of its properties; their order does not count |
+//! | `content` | its content type or encoding |
+//! | `time` | its creation time |
+//! | `body` | a byte of its body |
+//! | `cost` | the blocks the hub bills for all messages of the publish |
+//!
+//! Messages are compared one by one, in the order they are made. The name of the rule is no difference. A group is
+//! what differs and the pattern of the rule that took the publish; its first publish is the example.
+
+use std::fmt;
+
+use indexmap::IndexMap;
+use serde::{Serialize, Serializer};
+
+use super::sight::{Made, Sight, Treated};
+use super::tally::units;
+
+/// Groups that are told apart; what is beyond shares one.
+const MOST_GROUPS: usize = 1_000;
+/// Bytes of each payload in an example.
+const EXCERPT: usize = 1_000;
+
+/// In what two treatments differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// The verdict or its reason.
+    Outcome,
+    /// The number of messages.
+    Messages,
+    /// The device.
+    Destination,
+    /// What goes before others.
+    Priority,
+    /// The properties.
+    Properties,
+    /// Content type or encoding.
+    Content,
+    /// The creation time.
+    Time,
+    /// The body.
+    Body,
+    /// The billed blocks.
+    Cost,
+}
+
+impl Kind {
+    const ALL: [(Self, &'static str); 9] = [
+        (Self::Outcome, "outcome"),
+        (Self::Messages, "messages"),
+        (Self::Destination, "destination"),
+        (Self::Priority, "priority"),
+        (Self::Properties, "properties"),
+        (Self::Content, "content"),
+        (Self::Time, "time"),
+        (Self::Body, "body"),
+        (Self::Cost, "cost"),
+    ];
+
+    fn bit(self) -> u16 {
+        1 << (self as u16)
+    }
+}
+
+/// A set of kinds; nothing differs where it is empty.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Kinds(u16);
+
+impl Kinds {
+    /// True where nothing differs.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The kinds by name.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        Kind::ALL.into_iter().filter(move |(kind, _)| self.0 & kind.bit() != 0).map(|(_, name)| name)
+    }
+
+    fn add(&mut self, kind: Kind, differs: bool) {
+        if differs {
+            self.0 |= kind.bit();
+        }
+    }
+}
+
+impl fmt::Display for Kinds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, name) in self.names().enumerate() {
+            if place > 0 {
+                f.write_str(", ")?;
+            }
+            f.write_str(name)?;
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for Kinds {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(self.names())
+    }
+}
+
+/// Everything that differs.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Publishes that were compared.
+    pub publishes: u64,
+    /// Publishes with a difference.
+    pub changed: u64,
+    groups: IndexMap<(Kinds, String), (u64, Example)>,
+}
+
+/// One publish with both treatments.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Example {
+    /// As the old rules have it.
+    pub old: Sight,
+    /// As the new rules have it.
+    pub new: Sight,
+}
+
+/// Publishes that change alike.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Group<'c> {
+    /// The pattern of the rule that takes them.
+    pub pattern: &'c str,
+    /// What differs.
+    pub kinds: Kinds,
+    /// How many there are.
+    pub publishes: u64,
+    /// The first of them.
+    pub example: &'c Example,
+}
+
+impl Changes {
+    /// Compares one publish; `pattern` is that of the rule that takes it.
+    pub fn compare(&mut self, old: &Treated<'_>, new: &Treated<'_>, pattern: &str) {
+        self.publishes += 1;
+        let kinds = differences(old, new);
+        if kinds.is_empty() {
+            return;
+        }
+        self.changed += 1;
+        let mut key = (kinds, pattern.to_owned());
+        if self.groups.len() >= MOST_GROUPS && !self.groups.contains_key(&key) {
+            key.1 = "(others)".to_owned();
+        }
+        let example = || (0, Example { old: Sight::new(old, EXCERPT), new: Sight::new(new, EXCERPT) });
+        self.groups.entry(key).or_insert_with(example).0 += 1;
+    }
+
+    /// The groups, the largest first.
+    pub fn groups(&self) -> Vec<Group<'_>> {
+        let groups = self.groups.iter().map(|((kinds, pattern), (publishes, example))| Group {
+            pattern,
+            kinds: *kinds,
+            publishes: *publishes,
+            example,
+        });
+        let mut groups: Vec<Group<'_>> = groups.collect();
+        groups.sort_by_key(|group| std::cmp::Reverse(group.publishes));
+        groups
+    }
+}
+
+/// In what two treatments of a publish differ.
+pub fn differences(old: &Treated<'_>, new: &Treated<'_>) -> Kinds {
+    let mut kinds = Kinds::default();
+    let outcome = |treated: &Treated<'_>| (treated.fate.verdict(), treated.fate.reason().to_owned());
+    kinds.add(Kind::Outcome, outcome(old) != outcome(new));
+    kinds.add(Kind::Messages, old.made.len() != new.made.len());
+    for (old, new) in old.made.iter().zip(&new.made) {
+        let (a, b) = (&old.message, &new.message);
+        kinds.add(Kind::Destination, a.device != b.device);
+        kinds.add(Kind::Priority, old.urgent != new.urgent);
+        kinds.add(Kind::Properties, properties(old) != properties(new));
+        kinds.add(Kind::Content, a.content != b.content);
+        kinds.add(Kind::Time, a.created != b.created);
+        kinds.add(Kind::Body, a.body != b.body);
+    }
+    let cost = |treated: &Treated<'_>| treated.made.iter().map(|made| units(made.size)).sum::<u64>();
+    kinds.add(Kind::Cost, cost(old) != cost(new));
+    kinds
+}
+
+fn properties<'a>(made: &Made<'a>) -> Vec<(&'a str, &'a str)> {
+    let mut properties: Vec<_> = made.message.properties().collect();
+    properties.sort_unstable();
+    properties
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Content, HubMessage, Publish, RecordWriter, Timestamp};
+    use crate::watch::Fate;
+
+    struct Hub<'a>(&'a str, Content<'a>, i64, &'a [(&'a str, &'a str)], &'a [u8]);
+
+    fn record(message: &Hub<'_>) -> Vec<u8> {
+        let Hub(device, content, ms, properties, body) = message;
+        let mut out = Vec::new();
+        let mut writer = RecordWriter::begin(&mut out, Timestamp(*ms), *content, |out| out.extend(device.bytes()));
+        properties.iter().for_each(|(name, value)| writer.property(name, |out| out.extend(value.bytes())));
+        writer.finish(|out| out.extend_from_slice(body)).unwrap();
+        out
+    }
+
+    fn treated<'a>(fate: Fate<'a>, records: &'a [Vec<u8>]) -> Treated<'a> {
+        let made = records.iter().map(|record| {
+            let message = HubMessage::parse(record).unwrap();
+            Made { rule: "r", urgent: message.device == "alarm", size: message.body.len(), message }
+        });
+        let publish = Publish {
+            topic: "t",
+            payload: b"",
+            client: "c",
+            user: None,
+            qos: 1,
+            retain: false,
+            received: Timestamp(0),
+        };
+        Treated { publish, presence: None, fate, made: made.collect() }
+    }
+
+    #[test]
+    fn kinds_of_change() {
+        let base = Hub("m7", Content::Json, 0, &[("a", "1"), ("b", "2")], b"{}");
+        let long = [b'x'; 5_000];
+        let translated = || Fate::Translated;
+        let dropped = |reason| Fate::Dropped { rule: "other", reason, detail: "" };
+        for (fate, messages, expect) in [
+            (translated(), vec![Hub("m7", Content::Json, 0, &[("a", "1"), ("b", "2")], b"{}")], ""),
+            (translated(), vec![Hub("m7", Content::Json, 0, &[("b", "2"), ("a", "1")], b"{}")], ""),
+            (translated(), vec![Hub("m8", Content::Json, 0, &[("a", "1"), ("b", "2")], b"{}")], "destination"),
+            (
+                translated(),
+                vec![Hub("alarm", Content::Json, 0, &[("a", "1"), ("b", "2")], b"{}")],
+                "destination, priority",
+            ),
+            (translated(), vec![Hub("m7", Content::Json, 0, &[("a", "1")], b"{}")], "properties"),
+            (translated(), vec![Hub("m7", Content::Json, 0, &[("a", "1"), ("b", "3")], b"{}")], "properties"),
+            (translated(), vec![Hub("m7", Content::Text, 0, &[("a", "1"), ("b", "2")], b"{}")], "content"),
+            (translated(), vec![Hub("m7", Content::Json, 1, &[("a", "1"), ("b", "2")], b"{}")], "time"),
+            (translated(), vec![Hub("m7", Content::Json, 0, &[("a", "1"), ("b", "2")], b"{ }")], "body"),
+            (translated(), vec![Hub("m7", Content::Json, 0, &[("a", "1"), ("b", "2")], &long)], "body, cost"),
+            (translated(), vec![], "messages, cost"),
+            (dropped("rule"), vec![], "outcome, messages, cost"),
+            (Fate::Forwarded, vec![Hub("m7", Content::Json, 0, &[("a", "1"), ("b", "2")], b"{}")], "outcome"),
+        ] {
+            let old = [record(&base)];
+            let new: Vec<Vec<u8>> = messages.iter().map(record).collect();
+            let (old, new) = (treated(Fate::Translated, &old), treated(fate, &new));
+            assert_eq!(differences(&old, &new).to_string(), expect);
+            assert_eq!(differences(&new, &old).to_string(), expect);
+        }
+        let (old, new) = (treated(dropped("rule"), &[]), treated(dropped("throttled"), &[]));
+        assert_eq!(differences(&old, &new).to_string(), "outcome");
+    }
+
+    #[test]
+    fn groups_are_bounded_and_the_largest_comes_first() {
+        let records: Vec<Vec<u8>> =
+            ["m7", "m8"].iter().map(|device| record(&Hub(device, Content::Json, 0, &[], b"{}"))).collect();
+        let (old, new) = (treated(Fate::Translated, &records[..1]), treated(Fate::Translated, &records[1..]));
+        let mut changes = Changes::default();
+        changes.compare(&old, &old, "same/+");
+        (0..2 * MOST_GROUPS).for_each(|n| changes.compare(&old, &new, &format!("t/{n}")));
+        changes.compare(&old, &new, "t/7");
+        let groups = changes.groups();
+        assert_eq!((changes.publishes, changes.changed), (2 * MOST_GROUPS as u64 + 2, 2 * MOST_GROUPS as u64 + 1));
+        assert_eq!(groups.len(), MOST_GROUPS + 1);
+        assert_eq!((groups[0].pattern, groups[0].publishes), ("(others)", MOST_GROUPS as u64));
+        assert_eq!((groups[1].pattern, groups[1].publishes), ("t/7", 2));
+        assert_eq!(groups[1].example.new.messages[0].device, "m8");
+    }
+}

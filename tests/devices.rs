@@ -1,0 +1,408 @@
+//! Every device its own hub connection: the real program against the simulator, with its faults.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::string_slice, reason = "test code")]
+
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+mod support;
+use support::*;
+
+/// What no rule takes goes up under the bridge's own identity.
+const RULES: &str = "[[rule]]\nname = \"t\"\ntopic = \"t/{d}\"\ndevice = \"{d}\"\n";
+
+/// A bridge whose devices prove themselves with keys derived from the simulator's; `more` is more of the devices.
+fn start(dir: &Path, sim: &Sim, uplink: &str, more: &str) -> Bridge {
+    let (mqtt, admin) = (free_port(), free_port());
+    fs::create_dir_all(dir.join("rules")).unwrap();
+    fs::write(dir.join("rules/10-test.toml"), RULES).unwrap();
+    let config = format!(
+        "state = \"state\"\n[broker]\nlisten = \"127.0.0.1:{mqtt}\"\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n\
+         [uplink]\nidentity = \"per-device\"\nconnection_string = \"{}\"\nca_file = {:?}\n\
+         address = \"localhost:{}\"\nbackoff_min = \"50ms\"\nbackoff_max = \"200ms\"\n{uplink}\n\
+         [uplink.devices]\n{more}\n",
+        sim.connection_string,
+        sim.dir.join("ca.pem"),
+        sim.port,
+    );
+    let config = if more.contains("group_key_file") || more.contains("certificates") {
+        config
+    } else {
+        format!("{config}group_key_file = {:?}\n", sim.dir.join("master.key"))
+    };
+    Bridge::with_config(dir, &config, (mqtt, admin))
+}
+
+fn publish(bridge: &Bridge, device: &str, numbers: impl IntoIterator<Item = u32>) {
+    let payloads: Vec<String> = numbers.into_iter().map(|n| n.to_string()).collect();
+    publish_all(bridge.mqtt, &format!("t/{device}"), payloads.iter().map(String::as_str));
+}
+
+/// What arrived, by the identity it came from; the same message sent twice counts once.
+fn by_device(sim: &Sim) -> BTreeMap<String, Vec<u32>> {
+    let (mut arrived, mut seen) = (BTreeMap::<String, Vec<u32>>::new(), BTreeSet::new());
+    for message in sim.received() {
+        let device = message["system"]["iothub-connection-device-id"].as_str().unwrap().to_owned();
+        if seen.insert(message["system"]["message-id"].as_str().unwrap().to_owned()) {
+            arrived.entry(device).or_default().push(message["body"].as_str().unwrap().parse().unwrap());
+        }
+    }
+    arrived
+}
+
+fn arrived(sim: &Sim, device: &str) -> Vec<u32> {
+    by_device(sim).remove(device).unwrap_or_default()
+}
+
+fn until_arrived(sim: &Sim, device: &str, expect: &[u32]) {
+    let mut last = Vec::new();
+    until(&format!("{expect:?} of {device}"), PATIENCE, || {
+        last = arrived(sim, device);
+        (last.len() >= expect.len()).then_some(())
+    });
+    assert_eq!(last, expect, "{device}");
+}
+
+/// `brownbridge devices ..` of the bridge in `dir`.
+fn devices(dir: &Path, args: &[&str]) -> (i32, String) {
+    let out = Command::new(BINARY).arg("devices").args(args).arg("--config").arg(dir.join("bridge.toml")).output();
+    let out = out.unwrap();
+    (out.status.code().unwrap(), String::from_utf8(out.stdout).unwrap())
+}
+
+fn listed(dir: &Path) -> HashMap<String, Value> {
+    let (code, out) = devices(dir, &["list", "--json"]);
+    assert_eq!(code, 0);
+    let list: Vec<Value> = serde_json::from_str(&out).unwrap();
+    list.into_iter().map(|device| (device["id"].as_str().unwrap().to_owned(), device)).collect()
+}
+
+fn until_state(dir: &Path, device: &str, state: &str) -> Value {
+    until(&format!("{device} {state}"), PATIENCE, || {
+        listed(dir).remove(device).filter(|device| device["state"] == state)
+    })
+}
+
+fn signal(process: &Process, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(process.id().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
+}
+
+/// The simulator reads its devices again.
+fn register(sim: &Sim, file: &Path, lines: &str) {
+    fs::write(file, lines).unwrap();
+    signal(&sim.process, rustix::process::Signal::HUP);
+}
+
+fn many() -> u32 {
+    if std::env::var_os("BROWNBRIDGE_SLOW").is_some() { 1_000 } else { 200 }
+}
+
+#[test]
+fn many_devices_each_on_a_connection_of_its_own() {
+    let dir = folder();
+    let sim = Sim::start(&dir.path().join("hub"), free_port(), &[]);
+    let mut bridge = start(dir.path(), &sim, "", "allow = [\"d-*\"]");
+    let count = many();
+    let mut publisher = Publisher::connect(bridge.mqtt, "plant").unwrap();
+    let mut out = Vec::new();
+    for round in 0..5 {
+        for device in 0..count {
+            publisher.publish(&mut out, &format!("t/d-{device}"), round.to_string().as_bytes());
+        }
+        publisher.publish(&mut out, "own", round.to_string().as_bytes());
+        publisher.flush(&mut out).unwrap();
+        while publisher.inflight() > 0 {
+            publisher.acknowledged().unwrap();
+        }
+    }
+    let total = usize::try_from(5 * (count + 1)).unwrap();
+    until("all messages", 4 * PATIENCE, || (sim.received().len() >= total).then_some(()));
+    let arrived = by_device(&sim);
+    assert_eq!(arrived.len(), usize::try_from(count + 1).unwrap(), "each device is an identity, and the bridge one");
+    for (device, numbers) in &arrived {
+        assert_eq!(numbers, &[0, 1, 2, 3, 4], "{device}");
+    }
+    for message in sim.received() {
+        assert_eq!(message["properties"]["device"], Value::Null, "the identity says it: {message}");
+    }
+    until("all connections in the metrics", PATIENCE, || {
+        (bridge.metric("brownbridge_uplink_connections") >= f64::from(count + 1)).then_some(())
+    });
+    until("the books at rest", PATIENCE, || (bridge.metric("brownbridge_spool_messages") == 0.0).then_some(()));
+    assert_conserved(&bridge);
+    assert!(bridge.get("/readyz").starts_with("HTTP/1.1 200"));
+    assert_eq!(bridge.process.terminate(), Some(0));
+    assert_eq!(sim.received().len(), total, "none twice");
+}
+
+#[test]
+fn a_refused_device_waits_alone_and_follows_in_order() {
+    let dir = folder();
+    let file = dir.path().join("ids");
+    fs::write(&file, "!bad\n").unwrap();
+    let sim = Sim::start(&dir.path().join("hub"), free_port(), &["--device-file", file.to_str().unwrap()]);
+    let bridge = start(dir.path(), &sim, "", "allow = [\"*\"]");
+    publish(&bridge, "good", 0..10);
+    publish(&bridge, "bad", 0..10);
+    until_arrived(&sim, "good", &(0..10).collect::<Vec<_>>());
+    let bad = until_state(dir.path(), "bad", "refused");
+    assert!(bad["trouble"].as_str().unwrap().contains("refused the connection"), "{bad}");
+    publish(&bridge, "bad", 10..300);
+    publish(&bridge, "good", 10..20);
+    until_arrived(&sim, "good", &(0..20).collect::<Vec<_>>());
+    until("all on the shelf", PATIENCE, || (listed(dir.path())["bad"]["shelved"] == 300).then_some(()));
+    assert_eq!(bridge.metric("brownbridge_spool_messages"), 0.0, "the spool is free of it");
+    assert_conserved(&bridge);
+    assert_ledger(&bridge, 0, 320);
+    assert!(bridge.get("/readyz").starts_with("HTTP/1.1 200"), "most devices send");
+    let stat = Command::new(BINARY).args(["queue", "stat", "--config"]).arg(dir.path().join("bridge.toml")).output();
+    let stat = String::from_utf8(stat.unwrap().stdout).unwrap();
+    assert!(stat.contains("300 more are on the shelves"), "{stat}");
+    let status = Command::new(BINARY).args(["status", "--config"]).arg(dir.path().join("bridge.toml")).output();
+    let status = String::from_utf8(status.unwrap().stdout).unwrap();
+    assert!(status.contains("1 refused") && status.contains("bad is refused"), "{status}");
+
+    register(&sim, &file, "# nobody is disabled\n");
+    publish(&bridge, "bad", 300..310);
+    until_arrived(&sim, "bad", &(0..310).collect::<Vec<_>>());
+    until("the shelf is gone", PATIENCE, || {
+        (fs::read_dir(dir.path().join("state/shelf")).unwrap().count() == 0).then_some(())
+    });
+    publish(&bridge, "bad", 310..312);
+    until_arrived(&sim, "bad", &(0..312).collect::<Vec<_>>());
+    assert_eq!(sim.received().len(), 332, "none twice");
+    until("the books at rest", PATIENCE, || (bridge.metric("brownbridge_spool_messages") == 0.0).then_some(()));
+    assert_conserved(&bridge);
+    assert_ledger(&bridge, 0, 332);
+}
+
+#[test]
+fn refused_messages_go_another_way_where_that_is_wanted() {
+    for (policy, reason) in [("gateway", ""), ("quarantine", "device_refused")] {
+        let dir = folder();
+        let file = dir.path().join("ids");
+        fs::write(&file, "!bad\n").unwrap();
+        let sim = Sim::start(&dir.path().join("hub"), free_port(), &["--device-file", file.to_str().unwrap()]);
+        let bridge = start(dir.path(), &sim, "", &format!("allow = [\"*\"]\nwhen_refused = \"{policy}\""));
+        publish(&bridge, "bad", 0..50);
+        let other_way = || match policy {
+            "gateway" => {
+                let of_bad = |message: &Value| message["properties"]["device"] == "bad";
+                sim.received().iter().filter(|message| of_bad(message)).map(|message| message["body"].clone()).collect()
+            }
+            _ => quarantined(dir.path()).iter().map(|entry| entry["payload"].clone()).collect::<Vec<_>>(),
+        };
+        until("the first ones", PATIENCE, || (other_way().len() == 50).then_some(()));
+        publish(&bridge, "bad", 50..100);
+        until("all of them", PATIENCE, || (other_way().len() == 100).then_some(()));
+        let order: Vec<u32> = other_way().iter().map(|body| body.as_str().unwrap().parse().unwrap()).collect();
+        assert!(policy == "quarantine" || order.is_sorted(), "{order:?}");
+        if !reason.is_empty() {
+            assert!(quarantined(dir.path()).iter().all(|entry| entry["reason"] == reason && entry["device"] == "bad"));
+        }
+        until("the books at rest", PATIENCE, || {
+            let waits = bridge.metric("brownbridge_spool_messages") + bridge.metric("brownbridge_shelf_messages");
+            (waits == 0.0).then_some(())
+        });
+        assert_conserved(&bridge);
+        assert_ledger(&bridge, 0, 100);
+        // Repaired, it has its own identity again.
+        register(&sim, &file, "");
+        let mut next = 100;
+        until("its own identity", PATIENCE, || {
+            publish(&bridge, "bad", next..next + 1);
+            next += 1;
+            (!arrived(&sim, "bad").is_empty()).then_some(())
+        });
+    }
+}
+
+#[test]
+fn who_is_unknown_is_held_until_an_operator_speaks() {
+    let dir = folder();
+    let sim = Sim::start(&dir.path().join("hub"), free_port(), &[]);
+    fs::write(dir.path().join("devices.csv"), "id\nlisted\n").unwrap();
+    let more = "table = \"devices.csv\"\nallow = [\"press-*\"]";
+    let mut bridge = start(dir.path(), &sim, "", more);
+    for device in ["listed", "press-4", "stranger", "enemy"] {
+        publish(&bridge, device, 0..20);
+    }
+    for device in ["listed", "press-4"] {
+        until_arrived(&sim, device, &(0..20).collect::<Vec<_>>());
+    }
+    for device in ["stranger", "enemy"] {
+        until_state(dir.path(), device, "held");
+    }
+    until("both on shelves", PATIENCE, || (bridge.metric("brownbridge_shelf_messages") == 40.0).then_some(()));
+    let (code, out) = devices(dir.path(), &["list", "--state", "held"]);
+    assert!(code == 0 && out.contains("stranger") && out.contains("enemy") && !out.contains("press-4"), "{out}");
+    assert!(!by_device(&sim).contains_key("stranger"));
+
+    assert_eq!(devices(dir.path(), &["approve", "stranger"]).0, 0);
+    until_arrived(&sim, "stranger", &(0..20).collect::<Vec<_>>());
+    assert_eq!(devices(dir.path(), &["deny", "enemy", "press-4"]).0, 0);
+    until("the enemy's are in the quarantine", PATIENCE, || (quarantined(dir.path()).len() == 20).then_some(()));
+    publish(&bridge, "press-4", 20..22);
+    until("and what a denied one sends", PATIENCE, || (quarantined(dir.path()).len() == 22).then_some(()));
+    assert!(quarantined(dir.path()).iter().all(|entry| entry["reason"] == "device_denied"));
+    assert_eq!(devices(dir.path(), &["show", "enemy"]).1.lines().next(), Some("enemy: denied"));
+    assert_eq!(devices(dir.path(), &["show", "nobody"]).0, 1);
+    until("the books at rest", PATIENCE, || (bridge.metric("brownbridge_spool_messages") == 0.0).then_some(()));
+    assert_conserved(&bridge);
+    assert_eq!(bridge.process.terminate(), Some(0));
+    // What was said holds after a restart.
+    let bridge = start(dir.path(), &sim, "", more);
+    publish(&bridge, "stranger", 20..22);
+    publish(&bridge, "press-4", 22..23);
+    until_arrived(&sim, "stranger", &(0..22).collect::<Vec<_>>());
+    until("denied after a restart", PATIENCE, || (quarantined(dir.path()).len() == 23).then_some(()));
+}
+
+#[test]
+fn a_device_that_floods_does_not_hold_up_the_others() {
+    let dir = folder();
+    // 32 in flight and half a second for each: the flood takes minutes, if everything waits for it.
+    let sim = Sim::start(&dir.path().join("hub"), free_port(), &["--puback-delay", "200"]);
+    let bridge = start(dir.path(), &sim, "", "allow = [\"*\"]");
+    // All lines are there before it begins.
+    for device in 0..5 {
+        publish(&bridge, &format!("calm-{device}"), 0..1);
+        until_arrived(&sim, &format!("calm-{device}"), &[0]);
+    }
+    for round in 0..4 {
+        publish(&bridge, "flood", round * 500..(round + 1) * 500);
+        for device in 0..5 {
+            publish(&bridge, &format!("calm-{device}"), round + 1..round + 2);
+        }
+    }
+    until_arrived(&sim, "calm-4", &[0, 1, 2, 3, 4]);
+    let early = arrived(&sim, "flood").len();
+    assert!(early < 1_900, "all {early} of the flood came before the last of the others");
+    until_arrived(&sim, "flood", &(0..2_000).collect::<Vec<_>>());
+    let order: Vec<_> = sim.received().iter().map(|message| message["body"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(order.len(), 2_025, "none twice");
+    until("the books at rest", PATIENCE, || {
+        let waits = bridge.metric("brownbridge_spool_messages") + bridge.metric("brownbridge_shelf_messages");
+        (waits == 0.0).then_some(())
+    });
+    assert!(bridge.metric("brownbridge_shelf_appended_total") > 0.0, "the flood went over a shelf");
+    assert_conserved(&bridge);
+}
+
+#[test]
+fn kill_9_with_shelves_loses_nothing() {
+    let dir = folder();
+    let file = dir.path().join("ids");
+    fs::write(&file, "!bad-0\n!bad-1\n!bad-2\n").unwrap();
+    let sim = Sim::start(&dir.path().join("hub"), free_port(), &["--device-file", file.to_str().unwrap()]);
+    let more = "allow = [\"good*\", \"bad*\"]";
+    let (mut next, mut bridge) = (0, start(dir.path(), &sim, "", more));
+    for _ in 0..4 {
+        for device in ["bad-0", "bad-1", "bad-2", "good", "held"] {
+            publish(&bridge, device, next..next + 40);
+        }
+        next += 40;
+        bridge.process.kill();
+        bridge = start(dir.path(), &sim, "", more);
+    }
+    register(&sim, &file, "");
+    assert_eq!(devices(dir.path(), &["approve", "held", "bad-0", "bad-1", "bad-2"]).0, 0);
+    for device in ["bad-0", "bad-1", "bad-2", "good", "held"] {
+        let wanted: BTreeSet<u32> = (0..next).collect();
+        until(&format!("all of {device}"), PATIENCE, || {
+            (arrived(&sim, device).into_iter().collect::<BTreeSet<_>>() == wanted).then_some(())
+        });
+        // Copies carry one message id, so each counts once here: the first arrivals are in order.
+        assert!(arrived(&sim, device).is_sorted(), "{device}: {:?}", arrived(&sim, device));
+    }
+    until("the books at rest", PATIENCE, || {
+        let waits = bridge.metric("brownbridge_spool_messages") + bridge.metric("brownbridge_shelf_messages");
+        (waits == 0.0).then_some(())
+    });
+    assert_conserved(&bridge);
+    assert_ledger(&bridge, 4, u64::from(next) * 5);
+}
+
+#[test]
+fn after_a_restart_of_the_hub_connects_come_in_a_row() {
+    let dir = folder();
+    // The simulator holds a CONNACK back for three seconds: of 200 at once it would close a half.
+    let sim = Sim::start(&dir.path().join("hub"), free_port(), &["--connect-rate", "40"]);
+    let bridge = start(dir.path(), &sim, "", "allow = [\"*\"]\nconnect_rate = 40");
+    let count = 200;
+    let each = |number: u32| (0..count).for_each(|device| publish(&bridge, &format!("d-{device}"), number..number + 1));
+    let all = |messages: usize| {
+        until("all messages", PATIENCE, || (sim.received().len() >= messages).then_some(()));
+        until("all connections", PATIENCE, || {
+            (bridge.metric("brownbridge_uplink_connections") == f64::from(count)).then_some(())
+        });
+    };
+    each(0);
+    all(200);
+    assert_eq!(bridge.metric("brownbridge_uplink_reconnects_total"), 0.0);
+    signal(&sim.process, rustix::process::Signal::USR1);
+    until("all have noticed", PATIENCE, || {
+        (bridge.metric("brownbridge_uplink_reconnects_total") >= f64::from(count)).then_some(())
+    });
+    each(1);
+    all(400);
+    let dropped = bridge.metric("brownbridge_uplink_reconnects_total");
+    assert_eq!(dropped, f64::from(count), "nobody was closed for coming too fast");
+    assert_eq!(sim.received().len(), 400);
+}
+
+#[test]
+fn more_devices_than_connections_take_turns() {
+    let dir = folder();
+    let sim = Sim::start(&dir.path().join("hub"), free_port(), &[]);
+    let bridge = start(dir.path(), &sim, "", "allow = [\"*\"]\nmax_connections = 5");
+    for round in 0..3 {
+        for device in 0..20 {
+            publish(&bridge, &format!("d-{device}"), round..round + 1);
+        }
+    }
+    for device in 0..20 {
+        until_arrived(&sim, &format!("d-{device}"), &[0, 1, 2]);
+    }
+    assert!(bridge.metric("brownbridge_uplink_connections") <= 5.0);
+    assert_eq!(sim.received().len(), 60, "none twice");
+}
+
+#[test]
+fn idle_connections_are_closed_and_certificates_open_them_again() {
+    let dir = folder();
+    let sim = Sim::start(&dir.path().join("hub"), free_port(), &["--device", "gateway", "--x509", "x-1"]);
+    let more = format!("allow = [\"x-*\"]\nidle_timeout = \"1s\"\ncertificates = {:?}", sim.dir);
+    let bridge = start(dir.path(), &sim, "", &more);
+    for number in 0..2 {
+        publish(&bridge, "x-1", number..number + 1);
+        until_arrived(&sim, "x-1", &(0..=number).collect::<Vec<_>>());
+        until("it is closed", PATIENCE, || (bridge.metric("brownbridge_uplink_connections") == 0.0).then_some(()));
+        until_state(dir.path(), "x-1", "idle");
+    }
+    let method = sim.received()[0]["system"]["iothub-connection-auth-method"].to_string();
+    assert!(method.contains("x509Certificate"), "{method}");
+    // Without a certificate it is told, and waits.
+    publish(&bridge, "x-2", 0..3);
+    let other = until_state(dir.path(), "x-2", "refused");
+    assert!(other["trouble"].as_str().unwrap().contains("nobody knows its credentials"), "{other}");
+}
+
+#[test]
+fn what_is_on_shelves_goes_up_when_devices_have_no_lines_any_more() {
+    let dir = folder();
+    let sim = Sim::start(&dir.path().join("hub"), free_port(), &[]);
+    let mut bridge = start(dir.path(), &sim, "", "allow = [\"nobody\"]");
+    publish(&bridge, "d", 0..20);
+    until("on the shelf", PATIENCE, || (bridge.metric("brownbridge_shelf_messages") == 20.0).then_some(()));
+    assert_eq!(bridge.process.terminate(), Some(0));
+    let bridge = Bridge::start(dir.path(), &sim, RULES, "");
+    until("under the bridge's own identity", PATIENCE, || (sim.received().len() == 20).then_some(()));
+    assert!(sim.received().iter().all(|message| message["properties"]["device"] == "d"));
+    until("the books at rest", PATIENCE, || (bridge.metric("brownbridge_spool_messages") == 0.0).then_some(()));
+    assert_conserved(&bridge);
+    assert_ledger(&bridge, 0, 20);
+}
