@@ -406,3 +406,42 @@ fn what_is_on_shelves_goes_up_when_devices_have_no_lines_any_more() {
     assert_conserved(&bridge);
     assert_ledger(&bridge, 0, 20);
 }
+
+#[test]
+fn check_tells_mistakes_with_their_places_and_shows_no_key() {
+    const KEY: &str = "dGhlIHNlY3JldCBrZXkgb2YgYSBkZXZpY2U=";
+    let dir = folder();
+    fs::create_dir_all(dir.path().join("rules")).unwrap();
+    fs::write(dir.path().join("rules/1.toml"), RULES).unwrap();
+    fs::write(dir.path().join("c.pem"), "no certificate").unwrap();
+    let head = format!(
+        "[uplink]\nidentity = \"per-device\"\nconnection_string = \"HostName=h.example;DeviceId=g;SharedAccessKey={KEY}\"\n\
+         [uplink.devices]\n"
+    );
+    let table = |name: &str| format!("table = \"{name}\"");
+    for (name, text, devices, expect) in [
+        ("d.csv", format!("id,key\na,{KEY}\na,{KEY}\n"), table("d.csv"), "the device \"a\" is there twice"),
+        ("d.csv", format!("id,kye\na,{KEY}\n"), table("d.csv"), "help: did you mean"),
+        ("d.toml", format!("[[device]]\nid = \"a b\"\nkey = \"{KEY}\"\n"), table("d.toml"), "is no device id"),
+        ("d.toml", format!("[[device]]\nid = \"a\"\nkey = \"{KEY}!\"\n"), table("d.toml"), "the key is not base64"),
+        (
+            "d.toml",
+            "[[device]]\nid = \"a\"\ncertificate = \"c.pem\"\ncertificate_key = \"c.pem\"\n".to_owned(),
+            table("d.toml"),
+            "there is no certificate in it",
+        ),
+        ("x", String::new(), table("nowhere.toml"), "cannot read"),
+        ("x", String::new(), format!("group_key = \"{KEY}!\""), "the key is not base64"),
+        ("x", String::new(), "certificates = \"nowhere\"".to_owned(), "is no folder"),
+        ("x", String::new(), format!("group_key = \"{KEY}\""), "every device will be held"),
+        ("x", String::new(), String::new(), "what should devices connect with?"),
+    ] {
+        fs::write(dir.path().join(name), &text).unwrap();
+        fs::write(dir.path().join("bridge.toml"), format!("{head}{devices}\n")).unwrap();
+        let out = Command::new(BINARY).arg("check").arg(dir.path().join("bridge.toml")).output().unwrap();
+        let told = String::from_utf8(out.stderr).unwrap() + &String::from_utf8(out.stdout).unwrap();
+        assert!(told.contains(expect), "{text}{devices}\n{told}");
+        assert!(!told.contains("dGhlIHNl"), "a key is shown:\n{told}");
+        assert_eq!(out.status.code(), Some(i32::from(!expect.contains("held"))), "{told}");
+    }
+}

@@ -339,5 +339,5 @@ fn rules_that_fail_their_tests_at_the_start_run_and_are_told() {
     fs::write(dir.path().join("rules/10-test.toml"), edition(1, 1)).unwrap();
     hang_up(&bridge);
     told(&bridge, "new rules are in use", 1);
-    assert!(bridge.get("/readyz").ends_with("ready\n"));
+    until("nothing to say", PATIENCE, || bridge.get("/readyz").ends_with("\r\n\r\nready\n").then_some(()));
 }

@@ -280,6 +280,11 @@ fn topics_without_a_rule_are_counted_grouped_and_get_a_rule() {
         let explained = String::from_utf8(explained.stdout).unwrap();
         assert!(explained.contains("device      press77"), "{explained}\n{rules}");
 
+        publish_all(bridge.mqtt, "without/rule", ["1"]);
+        fs::write(dir.path().join("rules/20-new.toml"), &rules).unwrap();
+        until("the new rules are in use, and only one topic is left", PATIENCE, || {
+            ran(command(dir.path(), &["unmatched"])).1.contains("1 publish on 1 topic found no rule").then_some(())
+        });
         let (code, _, _) = ran(command(dir.path(), &["unmatched", "--reset"]));
         assert_eq!(code, 1);
         assert_eq!(ran(command(dir.path(), &["unmatched"])).0, 0);

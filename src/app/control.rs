@@ -66,7 +66,11 @@ impl Control for Operator {
                 self.look(move |stores| queue::peek(stores, first, device.as_deref())).await
             }
             Request::QueueDrop(which) => self.look(move |stores| queue::withdraw(stores, &which)).await,
-            Request::Unmatched { reset } => Answer::Unmatched(self.bridge.watchers().unmatched(reset)),
+            Request::Unmatched { reset } => {
+                // A rule that was added since then has settled the matter.
+                let rules = self.bridge.rules().rules();
+                Answer::Unmatched(self.bridge.watchers().unmatched(reset).without(|topic| rules.takes(topic)))
+            }
             Request::Watch(_) => Answer::Failed("this is answered line by line".to_owned()),
         }
     }

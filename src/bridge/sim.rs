@@ -208,6 +208,13 @@ fn play(seed: u64) -> Tally {
 }
 
 #[test]
+fn a_seed_is_the_same_run_every_time() {
+    for seed in [3, 29, 32] {
+        assert_eq!(play(seed), play(seed), "{seed}");
+    }
+}
+
+#[test]
 fn whatever_disk_line_and_hub_do_what_was_acknowledged_arrives() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     if let Some(seed) = number("BROWNBRIDGE_SEED") {

@@ -20,8 +20,8 @@ use crate::watch::sight::Excerpt;
 
 /// Shows the busiest topics that no rule of the running bridge takes, and a rule for each, ready to paste.
 ///
-/// Topics that differ in one level only are one row. Counted since the start of the bridge; topics that begin with $
-/// are not.
+/// Topics that differ in one level only are one row. Counted since the start of the bridge. Left out are topics that
+/// begin with $, and those that a rule takes by now.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  brownbridge unmatched                          the ten busiest\n  \
     brownbridge unmatched --rules --first 3 >> rules/90-new.toml\n  \

@@ -10,6 +10,11 @@ const PUBLIC: [&str; 5] = ["HostName", "DeviceId", "ModuleId", "GatewayHostName"
 pub fn masked(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for line in text.split_inclusive('\n') {
+        if let Some((before, value)) = group_key(line) {
+            out.push_str(before);
+            hide(&mut out, value);
+            continue;
+        }
         match line.split_once('=') {
             Some((key, value)) if key.trim() == "password" => {
                 out.push_str(key);
@@ -21,6 +26,14 @@ pub fn masked(text: &str) -> String {
         }
     }
     out
+}
+
+/// A line cut behind the `=` of its group key, wherever that stands: it may be in an inline table.
+fn group_key(line: &str) -> Option<(&str, &str)> {
+    let (before, after) = line.split_once("group_key")?;
+    let value = after.trim_start_matches([' ', '\t', '"', '\'']).strip_prefix('=')?;
+    let start = before.len() + "group_key".len() + (after.len() - value.len());
+    line.split_at_checked(start)
 }
 
 /// Hides the value of every `Name=value` that is not public. The first `=` of the line is TOML's own.
@@ -74,6 +87,12 @@ mod tests {
             ),
             ("connection_string = \"${HUB}\"\n", "connection_string = \"${HUB}\"\n"),
             ("password = \"s3cret\"\n", "password = \"******\"\n"),
+            ("group_key = \"a2V5\"\n", "group_key = \"****\"\n"),
+            (
+                "devices = { allow = [\"a\"], group_key = \"a2V5\" }\n",
+                "devices = { allow = [\"a\"], group_key = \"****\" *\n",
+            ),
+            ("group_key_file = \"group.key\"\n", "group_key_file = \"group.key\"\n"),
             ("password = \"${PW}\"\n", "password = \"${PW}\"\n"),
             ("rules = \"rules\"\nwindow = 16\n", "rules = \"rules\"\nwindow = 16\n"),
             ("  HostName=h;SharedAccessKey=abc\n\"\"\"\n", "  HostName=h;SharedAccessKey=***\n\"\"\"\n"),

@@ -267,6 +267,11 @@ impl RuleSet {
         translate::presence(&self.0, presence, out)
     }
 
+    /// True where a rule matches the topic, whatever it makes of a publish.
+    pub fn takes(&self, topic: &str) -> bool {
+        index::Cache::default().find(&self.0.index, &self.0.rules, topic).steps().next().is_some()
+    }
+
     /// Says which rules were tried and why each took the publish or did not.
     pub fn explain(&self, publish: &Publish<'_>) -> Explanation {
         explain::explain(self, publish)

@@ -95,6 +95,22 @@ impl Counted {
     }
 }
 
+impl Counted {
+    /// Without the topics that have a rule by now.
+    #[must_use]
+    pub fn without(mut self, has_rule: impl Fn(&str) -> bool) -> Self {
+        let total = &mut self.total;
+        self.topics.retain(|seen| {
+            let goes = has_rule(&seen.topic);
+            if goes {
+                *total = total.saturating_sub(seen.count - seen.error.min(seen.count));
+            }
+            !goes
+        });
+        self
+    }
+}
+
 impl Busiest {
     /// Tells so many topics apart.
     pub fn new(most: usize) -> Self {
@@ -272,10 +288,12 @@ mod tests {
         busiest.count(&publish("a", b"later", 11_000));
         let counted = busiest.counted();
         assert_eq!((counted.total, counted.too_long, counted.crowded), (4, 1, false));
-        let seen = &counted.topics[0];
+        let seen = &counted.topics[0].clone();
         assert_eq!((seen.count, seen.first, seen.last), (3, 1_000, 11_000));
         assert_eq!((seen.payload(), seen.size), (b"later".to_vec(), 5));
         assert!((seen.rate(Timestamp(31_000)) - 0.1).abs() < 1e-9);
+        let without = counted.without(|topic| topic == "a");
+        assert_eq!((without.total, without.topics.len()), (1, 0));
         busiest.reset();
         assert_eq!(busiest.counted(), Counted::default());
     }

@@ -14,7 +14,7 @@
 //! | `messages` | what goes to the hub: `rule`, `device`, `properties`, `content_type`, `content_encoding`, `urgent`, `time`, `size`, `body` |
 //! | `more_messages` | how many messages are left out |
 //!
-//! Texts from outside are cut at [`LONGEST_TEXT`] bytes, so that a sight is small whatever a client sends.
+//! Texts from outside are cut at 1,024 bytes, so that a sight is small whatever a client sends.
 
 use std::borrow::Cow;
 

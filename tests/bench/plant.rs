@@ -1,4 +1,4 @@
-//! The whole program under load: `cargo bench --bench plant [ingest] [e2e] [start] [drain] [waiting]`.
+//! The whole program under load: `cargo bench --bench plant [ingest] [e2e] [start] [drain] [waiting] [devices]`.
 //!
 //! Publishers run in this process, the bridge and the simulated hub each in their own, all on one machine.
 
@@ -8,6 +8,7 @@
 mod support;
 
 mod delay;
+mod devices;
 mod drain;
 
 use std::path::PathBuf;
@@ -43,6 +44,9 @@ fn main() {
     }
     if wanted("waiting") {
         drain::five_gigabytes();
+    }
+    if wanted("devices") {
+        devices::run();
     }
 }
 

@@ -234,10 +234,16 @@ impl Shared {
         ::metrics::gauge!("brownbridge_uplink_connections").set(connected as f64);
         self.metrics.uplink_connected.set(f64::from(u8::from(connected > 0)));
         let (last_puback, trouble) = (*self.last_puback.lock(), self.trouble.lock().clone());
+        let state = match (connected > 0, &trouble) {
+            (true, _) => "connected",
+            (false, Some((reason, _))) => reason,
+            (false, None) => "idle",
+        };
+        self.metrics.uplink_state(state);
         status.send_modify(|status| {
             status.connected = (connected > 0).then(|| status.connected.unwrap_or_else(Instant::now));
             status.last_puback = last_puback;
-            status.trouble = trouble.filter(|_| connected == 0);
+            status.trouble = trouble.map(|(_, text)| text).filter(|_| connected == 0);
             status.warning = summary.warning();
         });
     }

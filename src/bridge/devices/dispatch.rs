@@ -5,6 +5,7 @@
 //! [`PATIENCE`] it goes onto the shelf, and with it all that follows, until the line has caught up.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -22,6 +23,8 @@ use crate::uplink::{Backlog as _, Isolation, Lane, Outcome as _, Waiting};
 
 /// How long a message for which there is no room is kept in hand at least.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// How often it is looked at who is slow.
+const LOOK: Duration = Duration::from_millis(50);
 /// How often what time brings about is looked at.
 const TICK: Duration = Duration::from_millis(250);
 /// Ticks between two looks at what is slow.
@@ -49,6 +52,8 @@ struct Dispatcher<'a> {
     was_up: bool,
     ended: bool,
     ticks: u32,
+    /// When it was last found that it is not one device that is slow.
+    looked: Option<Instant>,
 }
 
 /// Reads until the program ends.
@@ -62,6 +67,7 @@ pub(super) async fn run(shared: &Arc<Shared>, mut backlog: SpoolBacklog, status:
         was_up: false,
         ended: false,
         ticks: 0,
+        looked: None,
     };
     let mut tick = tokio::time::interval(TICK);
     loop {
@@ -131,6 +137,8 @@ impl Dispatcher<'_> {
 
     /// A message from a spool.
     fn take(&mut self, waiting: Waiting) {
+        // A line may have ended since: what it left is older.
+        self.give_again();
         if let Some(pace) = &mut self.pace {
             pace.sent(Instant::now(), waiting.lane == Lane::Late);
         }
@@ -212,7 +220,7 @@ impl Dispatcher<'_> {
             let Some(hand) = self.hands.get_mut(lane).and_then(Option::take) else { continue };
             let InHand { device, held, since } = hand;
             let waited = since.elapsed() >= PATIENCE;
-            if waited && !device.has_room() && self.shared.others_are_idle(&device) {
+            if waited && !device.has_room() && self.is_slow(&device) {
                 tracing::debug!(
                     device = &*device.id,
                     "it sends more than its line takes: the rest goes onto its shelf"
@@ -225,6 +233,16 @@ impl Dispatcher<'_> {
                 hand.since = since;
             }
         }
+    }
+
+    /// It is this device that is slow, not the hub. That is looked at now and then.
+    fn is_slow(&mut self, device: &Arc<Device>) -> bool {
+        if self.looked.is_some_and(|at| at.elapsed() < LOOK) {
+            return false;
+        }
+        let slow = self.shared.others_are_idle(device);
+        self.looked = (!slow).then(Instant::now);
+        slow
     }
 
     /// Messages have come to shelves, or have not.
@@ -330,15 +348,17 @@ impl Shared {
         true
     }
 
-    /// Sends a message to the quarantine. There may be so many on their way; more wait for their turn in the spool.
+    /// Sends a message to the quarantine.
     fn isolate(self: &Arc<Self>, waiting: &Waiting, isolation: Isolation) {
         let (shared, waiting) = (Arc::clone(self), waiting.clone());
+        self.isolating.fetch_add(1, Ordering::Relaxed);
         self.lines.spawn(async move {
-            let Ok(_place) = shared.isolations.acquire().await else { return };
             tokio::select! {
                 () = shared.outcome.isolate(&waiting, &isolation) => {}
                 () = shared.stop.cancelled() => {}
             }
+            shared.isolating.fetch_sub(1, Ordering::Relaxed);
+            shared.wake.notify_one();
         });
     }
 }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::queue::{Device, Phase, Settle, Source};
+use super::ends::{Settle, Source};
+use super::queue::{Device, Phase};
 use super::{LONGEST_PAUSE, Left, Shared, WINDOW};
 use crate::config::WhenRefused;
 use crate::hub::accounts::Account;
@@ -84,7 +85,7 @@ async fn serve(shared: &Arc<Shared>, device: &Arc<Device>, leave: &CancellationT
     let stop = shared.stop.child_token();
     let (status, seen) = watch::channel(Status::default());
     let settle = Settle { shared: Arc::clone(shared), device: Arc::clone(device) };
-    let metrics = if device.is_own() { shared.metrics.clone() } else { shared.metrics.of_one_of_many() };
+    let metrics = shared.metrics.of_one_of_many();
     let run = uplink::run(options, (Source(Arc::clone(device)), settle), metrics, status, stop.clone());
     let mut run = std::pin::pin!(run);
     let why = tokio::select! {
@@ -103,19 +104,15 @@ async fn watch_over(shared: &Shared, device: &Device, mut seen: watch::Receiver<
     let patience = shared.options.plan.idle_timeout;
     let mut failures = 0;
     loop {
-        let idle_at = tokio::time::Instant::from_std(device.state().active + patience);
+        let idle_at = device.rests_since().unwrap_or_else(Instant::now) + patience;
         tokio::select! {
             changed = seen.changed() => if changed.is_err() {
                 return std::future::pending().await;
             },
-            () = tokio::time::sleep_until(idle_at) => {
-                if device.has_rested(patience) {
-                    return Why::Resting;
-                }
-                // Something waits for a line that does not come: no hurry.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
+            () = tokio::time::sleep_until(idle_at.into()) => match device.rests_since() {
+                Some(since) if since.elapsed() >= patience => return Why::Resting,
+                _ => continue,
+            },
         }
         let status = seen.borrow_and_update().clone();
         if let Some(since) = status.connected {
@@ -134,7 +131,7 @@ async fn watch_over(shared: &Shared, device: &Device, mut seen: watch::Receiver<
         }
         failures = status.failures;
         state.trouble.clone_from(&status.trouble);
-        shared.trouble.lock().clone_from(&status.trouble);
+        *shared.trouble.lock() = status.reason.zip(status.trouble.clone());
         if status.reason == Some("refused") && !device.is_own() {
             state.refusals += 1;
             if state.refusals >= REFUSALS {

@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustls::RootCertStore;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -46,6 +46,7 @@ use crate::uplink::{self, Crowd, HubTarget, Status};
 
 mod census;
 mod dispatch;
+mod ends;
 pub mod known;
 mod line;
 mod queue;
@@ -69,7 +70,7 @@ const A_TURN: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: u32 = 5;
 /// Publishes a device may have in flight where `window` does not say.
 const WINDOW: u16 = 32;
-/// Messages that may be on their way to the quarantine.
+/// Messages on their way to the quarantine; with so many nothing more is read.
 const ISOLATIONS: usize = 64;
 
 /// Who may connect, with what, and what becomes of the others.
@@ -127,7 +128,8 @@ struct Shared {
     own: Arc<Device>,
     slots: Mutex<Slots>,
     lines: TaskTracker,
-    isolations: Arc<Semaphore>,
+    /// Messages on their way to the quarantine.
+    isolating: AtomicUsize,
     /// What lines left behind and is to be given its way anew, in order.
     left: Mutex<VecDeque<Left>>,
     /// Bytes of all messages in queues.
@@ -138,7 +140,7 @@ struct Shared {
     admitted: Mutex<Option<Instant>>,
     last_puback: Mutex<Option<Instant>>,
     /// Why the last connection of any device ended.
-    trouble: Mutex<Option<String>>,
+    trouble: Mutex<Option<(&'static str, String)>>,
     /// For the dispatcher: something may have changed that it waits for.
     wake: Notify,
     stop: CancellationToken,
@@ -179,7 +181,7 @@ pub fn open(options: Options, outcome: SpoolOutcome, metrics: Metrics) -> std::i
         own,
         slots: Mutex::default(),
         lines: TaskTracker::new(),
-        isolations: Arc::new(Semaphore::new(ISOLATIONS)),
+        isolating: AtomicUsize::new(0),
         left: Mutex::default(),
         bytes,
         connected: AtomicUsize::new(0),
@@ -299,7 +301,8 @@ impl Shared {
         let _ = tokio::task::spawn_blocking(move || shelves.persist()).await;
     }
 
+    /// More may be read.
     fn has_room(&self) -> bool {
-        self.bytes.load(Ordering::Relaxed) < MOST_BYTES
+        self.bytes.load(Ordering::Relaxed) < MOST_BYTES && self.isolating.load(Ordering::Relaxed) < ISOLATIONS
     }
 }

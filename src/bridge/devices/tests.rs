@@ -1,5 +1,6 @@
 //! What a device does with a message, in each of its states.
 
+use super::ends::Source;
 use super::queue::*;
 use super::*;
 use crate::shelf::{Chunk, Placed, Shelved};

@@ -25,7 +25,7 @@ struct Last {
 }
 
 /// Counts of what happened, so that a run that tests nothing is noticed.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tally {
     pub(super) promised: u64,
     pub(super) arrived: u64,
