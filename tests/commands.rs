@@ -76,7 +76,13 @@ struct World {
     bridge: Bridge,
 }
 
-fn bridge(dir: &Path, sim: &Running, port: u16, (rules, sections): (&str, &str)) -> Bridge {
+fn bridge(dir: &Path, sim: &Running, port: u16, what: (&str, &str)) -> Bridge {
+    let bridge = launched(dir, sim, port, what);
+    until("the bridge is subscribed", PATIENCE, || (!sim.subscriptions("gw").is_empty()).then_some(()));
+    bridge
+}
+
+fn launched(dir: &Path, sim: &Running, port: u16, (rules, sections): (&str, &str)) -> Bridge {
     let (mqtt, admin) = (free_port(), free_port());
     let config = format!(
         "state = \"state\"\n[broker]\nlisten = \"127.0.0.1:{mqtt}\"\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n\
@@ -87,9 +93,7 @@ fn bridge(dir: &Path, sim: &Running, port: u16, (rules, sections): (&str, &str))
     );
     std::fs::create_dir_all(dir.join("rules")).unwrap();
     std::fs::write(dir.join("rules/1.toml"), rules).unwrap();
-    let bridge = Bridge::with_config(dir, &config, (mqtt, admin));
-    until("the bridge is subscribed", PATIENCE, || (!sim.subscriptions("gw").is_empty()).then_some(()));
-    bridge
+    Bridge::with_config(dir, &config, (mqtt, admin))
 }
 
 async fn world(dir: &Path, sections: &str) -> World {
@@ -406,6 +410,30 @@ async fn rules_that_are_taken_up_bring_their_subscriptions() {
     assert_eq!(plant.hears().await, pair("plant/press7/set", "1"));
     let page = world.bridge.get("/metrics");
     assert!(page.contains("brownbridge_uplink_reconnects_total{reason=\"subscriptions\"} 1\n"), "{page}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_with_a_connection_of_its_own_is_commanded_on_it() {
+    let dir = folder();
+    let (sim, mut messages) = sim(|_| ()).await;
+    let sections = format!(
+        "identity = \"per-device\"\n[uplink.devices]\nallow = [\"*\"]\ngroup_key_file = {:?}\n[commands]\nenabled = true\n",
+        sim.ca_file().with_file_name("master.key")
+    );
+    let rules = format!("{RULES}\n[[rule]]\nname = \"t\"\ntopic = \"t/{{d}}\"\ndevice = \"{{d}}\"\n");
+    let bridge = launched(dir.path(), &sim, sim.local_addr().port(), (&rules, &sections));
+    let mut plant = Plant::subscribed(bridge.mqtt, "plc", "plant/#").await;
+    // Its line opens with its first message, and brings what waits for it.
+    let path = format!("/devices/press7/messages/devicebound?{API}");
+    assert_eq!(ask(&sim, ("POST", &path), "iothub-app-kind: setpoint\r\n", r#"{"value": 1}"#).await.0, 204);
+    plant.says("t/press7", "1").await;
+    let up = sim_client::take(&mut messages, 1).await;
+    assert_eq!(up[0].source.device, "press7");
+    assert_eq!(plant.hears().await, pair("plant/press7/set", "1"));
+    let body = r#"{"methodName": "reset", "responseTimeoutInSeconds": 30}"#;
+    let path = format!("/twins/press7/methods?{API}");
+    assert_eq!(ask(&sim, ("POST", &path), "", body).await, (200, json!({"status": 200, "payload": null})));
+    assert_eq!(plant.hears().await.0, "plant/reset");
 }
 
 #[tokio::test(flavor = "multi_thread")]
