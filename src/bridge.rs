@@ -17,16 +17,18 @@ use crate::config::Unmatched;
 use crate::hub::connect::Identity;
 use crate::hub::{bag, d2c, limits};
 use crate::message::{Content, HubMessage, Presence, Publish, RecordWriter, excerpt};
-use crate::metrics::{Metrics, translated_by_rule};
+use crate::metrics::Metrics;
 use crate::quarantine::{Quarantine, Reason};
-use crate::rules::{self, Doubt, Output, RuleSet, Verdict};
+use crate::rules::{self, Doubt, Output, RuleIndex, RuleSet, Verdict};
 use crate::spool::{AppendError, Durable};
 
 pub mod devices;
 pub mod down;
+mod holding;
 mod in_use;
 mod judge;
 mod lanes;
+mod meters;
 mod numbering;
 #[cfg(test)]
 mod sim;
@@ -37,9 +39,12 @@ pub use judge::Judge;
 use judge::Settled;
 pub use watchers::{View, Watchers};
 
+use holding::HELD;
+pub use holding::Holding;
 use in_use::Current;
 pub use in_use::InUse;
 pub use lanes::{SpoolBacklog, SpoolOutcome, Stores, join};
+use meters::Meter;
 
 /// What takes the broker's publishes.
 pub struct Bridge {
@@ -49,8 +54,8 @@ pub struct Bridge {
     stores: Stores,
     quarantine: Quarantine,
     metrics: Metrics,
-    addressed: Counter,
-    retried: Counter,
+    addressed: Meter,
+    retried: Meter,
     closed: AtomicBool,
     answers: Option<Arc<down::Watch>>,
     watchers: Arc<Watchers>,
@@ -67,10 +72,15 @@ pub struct Own {
     pub module: Option<String>,
     /// Late messages get a property that says so.
     pub mark_late: bool,
+    /// The bytes that the hub bills as one message; `None` where nothing is billed.
+    pub block: Option<usize>,
 }
 
 /// Characters of a `$.mid` at most, and what a topic has beside names and values.
 const TOPIC_OVERHEAD: usize = 512;
+
+/// A `$.mid` as long as one can be.
+const LONGEST_ID: &str = "0123456789abcdef-18446744073709551615";
 
 /// Why a publish is isolated that no commit can hold.
 const TOO_LARGE_FOR_SPOOL: Reason<'static> = Reason {
@@ -89,12 +99,12 @@ impl Bridge {
         metrics: Metrics,
     ) -> Self {
         Self {
-            addressed: translated_by_rule("(addressed to the hub)"),
-            retried: translated_by_rule("(retried)"),
+            addressed: Meter::new("(addressed to the hub)", (false, false), own.block),
+            retried: Meter::new("(retried)", (false, false), own.block),
             closed: AtomicBool::new(false),
             answers: None,
             watchers: Arc::default(),
-            rules: Arc::new(InUse::new(rules)),
+            rules: Arc::new(InUse::new(rules, own.block)),
             unmatched,
             own,
             stores,
@@ -126,7 +136,7 @@ impl Bridge {
 
     fn translated(&self, publish: &Publish<'_>, out: &mut Output) -> Offer {
         let now = self.rules.load();
-        let verdict = now.set.translate(publish, out);
+        let verdict = now.set.attempt(publish, out);
         let offer = self.settled((&now, verdict), publish, out);
         self.note(&Settled { rules: Some(&now.set), publish, presence: None, out, verdict: Some(verdict) }, &offer);
         offer
@@ -136,7 +146,11 @@ impl Bridge {
     fn settled(&self, (now, verdict): (&Current, Verdict), publish: &Publish<'_>, out: &mut Output) -> Offer {
         match verdict {
             Verdict::Translated => self.store(now, publish, out, None),
-            Verdict::Dropped { .. } => self.drop("rule"),
+            Verdict::Dropped { rule } => {
+                count_held_back(now, out);
+                let held_back = out.held_back().iter().find(|(holds, _)| *holds == rule);
+                self.drop(held_back.map_or("rule", |(_, why)| why.label()))
+            }
             Verdict::Quarantined { rule, reason } => {
                 let detail = out.detail().to_owned();
                 let reason = Reason { rule: now.set.name(rule), reason: reason.label(), detail: &detail };
@@ -159,26 +173,43 @@ impl Bridge {
     }
 
     /// Spools what the rules made, and puts the publish into the quarantine beside it where a rule failed.
-    fn store(&self, now: &Current, publish: &Publish<'_>, out: &Output, failed: Option<Reason<'_>>) -> Offer {
-        let records = out.records().map(|(_, record)| record);
-        if let Some(detail) = records.clone().find_map(|record| self.own.too_large(record)) {
+    fn store(&self, now: &Current, publish: &Publish<'_>, out: &mut Output, failed: Option<Reason<'_>>) -> Offer {
+        if let Some(detail) = any_too_large(&self.own, out) {
             return self.isolate(publish, Reason { rule: "", reason: "too_large", detail: &detail });
         }
-        if now.has_urgent
+        let taken = if out.held().next().is_some() {
+            self.store_held(now, publish, out, failed)
+        } else if now.has_urgent
             && out.records().any(|(rule, _)| now.set.is_urgent(rule))
             && let Some(taken) = self.store_urgent(now, publish, out, failed)
         {
-            self.doubts(now, publish, out);
-            return taken;
-        }
-        let sequence = match self.stores.append(&self.stores.normal, records) {
-            Ok(ticket) => ticket.0,
-            Err(error) => return self.not_appended(publish, error),
+            taken
+        } else {
+            match self.stores.append(&self.stores.normal, out.records().map(|(_, record)| record)) {
+                Ok(ticket) => {
+                    self.made(now, out.records());
+                    self.taken(publish, ticket.0, failed)
+                }
+                Err(error) => return self.not_appended(publish, error),
+            }
         };
-        self.doubts(now, publish, out);
-        for (rule, _) in out.records() {
-            now.counter(rule).increment(1);
+        if !matches!(taken, Offer::Full) {
+            now.set.settle(out);
+            count_held_back(now, out);
+            self.doubts(now, publish, out);
         }
+        taken
+    }
+
+    /// Counts messages that are stored.
+    fn made<'r>(&self, now: &Current, records: impl Iterator<Item = (RuleIndex, &'r [u8])>) {
+        for (rule, record) in records {
+            now.meters.of(rule).made(&self.own, record);
+        }
+    }
+
+    /// The answer for a publish whose messages are stored.
+    fn taken(&self, publish: &Publish<'_>, sequence: u64, failed: Option<Reason<'_>>) -> Offer {
         match failed {
             None => {
                 self.metrics.publishes_translated.increment(1);
@@ -212,7 +243,7 @@ impl Bridge {
         }
         match self.stores.normal.try_append(std::iter::once(record.as_slice())) {
             Ok(ticket) => {
-                self.addressed.increment(1);
+                self.addressed.made(&self.own, &record);
                 self.metrics.publishes_translated.increment(1);
                 Offer::Taken(ticket.0)
             }
@@ -224,7 +255,7 @@ impl Bridge {
     pub fn send_again(&self, record: &[u8]) -> Offer {
         match self.stores.normal.try_append(std::iter::once(record)) {
             Ok(ticket) => {
-                self.retried.increment(1);
+                self.retried.made(&self.own, record);
                 Offer::Taken(ticket.0)
             }
             Err(AppendError::Closed) => {
@@ -242,8 +273,8 @@ impl Bridge {
             return true;
         }
         let failed =
-            matches!(self.rules.load().set.translate(publish, out), Verdict::Quarantined { .. } | Verdict::Unmatched);
-        failed || out.records().any(|(_, record)| self.own.too_large(record).is_some())
+            matches!(self.rules.load().set.attempt(publish, out), Verdict::Quarantined { .. } | Verdict::Unmatched);
+        failed || any_too_large(&self.own, out).is_some()
     }
 
     fn not_appended(&self, publish: &Publish<'_>, error: AppendError) -> Offer {
@@ -331,10 +362,9 @@ impl Own {
             return None;
         }
         let sender = d2c::Sender { identity: self.identity(), gateway: true, replayed: self.mark_late };
-        let longest_id = "0123456789abcdef-18446744073709551615";
         let mut topic = String::new();
-        d2c::push_topic(&mut topic, &sender, &message, longest_id);
-        d2c::check_size(&sender, &message, longest_id, &topic).err().map(|error| error.to_string())
+        d2c::push_topic(&mut topic, &sender, &message, LONGEST_ID);
+        d2c::check_size(&sender, &message, LONGEST_ID, &topic).err().map(|error| error.to_string())
     }
 }
 
@@ -387,7 +417,7 @@ impl Ingest for Bridge {
     fn presence(&self, out: &mut Output, presence: &Presence<'_>) -> Option<Offer> {
         let publish = &presence.as_publish();
         let now = self.rules.load();
-        let verdict = now.set.presence(presence, out);
+        let verdict = now.set.attempt_presence(presence, out);
         let offer = (verdict != Verdict::Unmatched).then(|| self.settled((&now, verdict), publish, out));
         let settled = Settled { rules: Some(&now.set), publish, presence: Some(presence), out, verdict: Some(verdict) };
         self.note(&settled, offer.as_ref().unwrap_or(&Offer::Taken(0)));
@@ -399,23 +429,42 @@ impl Ingest for Bridge {
             return std::future::pending().await;
         }
         self.stores.normal.room().await;
+        self.stores.held.room(self.rules.memory()).await;
     }
 
     fn commits(&self) -> SpoolCommits {
-        SpoolCommits(self.stores.normal.durable())
+        SpoolCommits { stored: self.stores.normal.durable(), held: self.stores.held.spool().durable() }
     }
 }
 
-/// The spool's durable sequence, for one connection.
-pub struct SpoolCommits(watch::Receiver<Durable>);
+/// In words why the hub would not take one of the messages.
+fn any_too_large(own: &Own, out: &Output) -> Option<String> {
+    let held = out.held().map(|(_, held)| rules::held_record(held));
+    out.records().map(|(_, record)| record).chain(held).find_map(|record| own.too_large(record))
+}
+
+/// Counts the messages that were not made.
+fn count_held_back(now: &Current, out: &Output) {
+    for (rule, why) in out.held_back() {
+        now.meters.held_back(*rule, why);
+    }
+}
+
+/// The durable sequences, for one connection: of the spool, and of what waits in windows.
+pub struct SpoolCommits {
+    stored: watch::Receiver<Durable>,
+    held: watch::Receiver<Durable>,
+}
 
 impl Commits for SpoolCommits {
-    fn durable(&self) -> u64 {
-        self.0.borrow().seq
+    fn covered(&self) -> impl Fn(u64) -> bool + use<> {
+        let (stored, held) = (self.stored.borrow().seq, self.held.borrow().seq);
+        move |sequence| if sequence & HELD == 0 { sequence <= stored } else { sequence & !HELD <= held }
     }
 
     async fn reach(&mut self, sequence: u64) {
-        if self.0.wait_for(|durable| durable.seq >= sequence).await.is_err() {
+        let log = if sequence & HELD == 0 { &mut self.stored } else { &mut self.held };
+        if log.wait_for(|durable| durable.seq >= sequence & !HELD).await.is_err() {
             // The spool is gone: nothing more becomes durable.
             std::future::pending().await
         }
@@ -433,15 +482,17 @@ mod tests {
     use crate::{quarantine, spool};
 
     /// A bridge of `rules`, what ends its quarantine, and the spools.
-    fn bridge(dir: &Path, device: Option<&str>, rules: &str) -> (Bridge, quarantine::Writer, [spool::Opened; 2]) {
+    fn bridge(dir: &Path, device: Option<&str>, rules: &str) -> (Bridge, quarantine::Writer, impl Sized) {
         let open = |name: &str| spool::open(spool::Options::new(dir.join(name), 16 << 20)).unwrap();
         let spools = [open("spool"), open("urgent")];
         let [normal, urgent] = [&spools[0], &spools[1]].map(|spool| spool.appender.clone());
-        let stores = Stores { normal, urgent, numbering: None };
+        let (held, held_spool) = Holding::over(open("held"));
+        let stores = Stores { normal, urgent, held, numbering: None };
         let (quarantine, writer) = quarantine::open(&dir.join("quarantine"), 1 << 20).unwrap();
-        let own = Own { hub: "h".into(), device: device.map(str::to_owned), module: None, mark_late: false };
+        let own =
+            Own { hub: "h".into(), device: device.map(str::to_owned), module: None, mark_late: false, block: None };
         let rules = (loaded(rules), Unmatched::Drop);
-        (Bridge::new(rules, own, stores, quarantine, Metrics::register()), writer, spools)
+        (Bridge::new(rules, own, stores, quarantine, Metrics::register()), writer, (spools, held_spool))
     }
 
     fn loaded(rules: &str) -> RuleSet {

@@ -88,6 +88,8 @@ pub struct Messages {
     pub lost: u64,
     /// Settled in the moments before a crash.
     pub unrecorded: u64,
+    /// Waiting in windows: translated, and produced when the window closes. In neither balance.
+    pub held: u64,
 }
 
 /// How far a spool has come.
@@ -108,6 +110,8 @@ pub struct Counts {
     pub shed: ByReason,
     /// Messages put into the quarantine.
     pub quarantined: ByReason,
+    /// What waits in windows.
+    pub held: u64,
     /// Each spool by its identifier.
     pub spools: BTreeMap<String, Account>,
 }
@@ -203,6 +207,7 @@ impl Books {
         let settled = counts.publishes.translated + sum(&counts.publishes.dropped) + sum(&counts.publishes.quarantined);
         publishes.received += counts.publishes.received.max(settled);
         let messages = &mut books.messages;
+        messages.held = counts.held;
         let mut settled = 0;
         for (id, account) in &counts.spools {
             messages.produced += account.appended;
@@ -317,8 +322,7 @@ mod tests {
         let publishes =
             Publishes { received: 4, translated: 2, dropped: [("rule".to_owned(), 2)].into(), ..Publishes::default() };
         let spools = counts(Account { last: 8, appended: 3, settled: 3, waiting: 1, ..Account::default() }).spools;
-        let counted =
-            Counts { publishes, spools, quarantined: [("poison".to_owned(), 1)].into(), shed: ByReason::new() };
+        let counted = Counts { publishes, spools, quarantined: [("poison".to_owned(), 1)].into(), ..Counts::default() };
         let after = before.with(&counted, Timestamp(0));
         assert_eq!(
             after.day(&before),

@@ -9,6 +9,9 @@
 //! - sum of `messages_translated` + `spool_recovered` = `messages_delivered` + sum of `messages_shed` + sum of
 //!   `hub_messages_quarantined` + `spool_lost` + `spool_messages`
 //!
+//! A publish whose message waits in a window (`held_messages`) counts as translated once it is kept on disk for that; the
+//! message that the window becomes counts when it is stored.
+//!
 //! Where devices have connections of their own, `shelf_recovered` is added to the left of the second, and `shelf_lost`
 //! and `shelf_messages` to its right.
 //!
@@ -255,6 +258,26 @@ pub fn translated_by_rule(rule: &str) -> Counter {
     ::metrics::counter!("brownbridge_messages_translated_total", "rule" => rule.to_owned())
 }
 
+/// What the hub will bill for the messages of a rule.
+pub fn billable_by_rule(rule: &str) -> Counter {
+    ::metrics::counter!("brownbridge_billable_units_total", "rule" => rule.to_owned())
+}
+
+/// The messages that a rule did not make because they were not worth it.
+pub fn held_back_by_rule(rule: &str, reason: &'static str) -> Counter {
+    ::metrics::counter!("brownbridge_messages_held_back_total", "rule" => rule.to_owned(), "reason" => reason)
+}
+
+/// The messages of a rule that went into a window.
+pub fn combined_by_rule(rule: &str) -> Counter {
+    ::metrics::counter!("brownbridge_messages_combined_total", "rule" => rule.to_owned())
+}
+
+/// Counts a window that became a message.
+pub fn window_closed(reason: &'static str) {
+    ::metrics::counter!("brownbridge_windows_closed_total", "reason" => reason).increment(1);
+}
+
 /// Counts what a tap or a recording misses, by reason.
 pub fn watch_missed(reason: &'static str) -> Counter {
     ::metrics::counter!("brownbridge_watch_missed_total", "reason" => reason)
@@ -278,6 +301,18 @@ pub fn describe_labelled() {
         (DELIVERIES_DROPPED, "Publishes a local subscriber lost, by reason"),
         ("brownbridge_broker_sessions_ended_total", "Sessions that ended because their client stayed away, by reason"),
         ("brownbridge_messages_translated_total", "Hub messages made and stored, by rule"),
+        (
+            "brownbridge_billable_units_total",
+            "Blocks of 4 KB (free tier: 0.5 KB) the hub bills for messages stored, by rule",
+        ),
+        (
+            "brownbridge_messages_held_back_total",
+            "Messages not made because of throttle, report_by_exception or dedupe",
+        ),
+        (
+            "brownbridge_rule_marks_forgotten_total",
+            "What rules sent last of something, forgotten because there was too much",
+        ),
         ("brownbridge_messages_dropped_total", "Publishes that make no hub message on purpose, by reason"),
         ("brownbridge_messages_quarantined_total", "Publishes put into the quarantine, by reason"),
         ("brownbridge_hub_messages_quarantined_total", "Stored hub messages put into the quarantine, by reason"),
@@ -333,6 +368,13 @@ pub fn describe_labelled() {
             Unit::Count,
             "Those of them that waited through an outage and follow what is new",
         ),
+        (
+            "brownbridge_held_messages",
+            Unit::Count,
+            "Messages waiting in windows: acknowledged, not yet made into hub messages",
+        ),
+        ("brownbridge_held_bytes", Unit::Bytes, "Disk space of what waits in windows"),
+        ("brownbridge_open_windows", Unit::Count, "Windows of batch, aggregate and pivot that are open"),
         ("brownbridge_spool_bytes", Unit::Bytes, "Disk space the spool takes"),
         ("brownbridge_spool_oldest_age_seconds", Unit::Seconds, "Age of the oldest waiting hub message"),
         ("brownbridge_shelf_messages", Unit::Count, "Hub messages on the shelves of devices that cannot take them now"),

@@ -116,6 +116,9 @@ fn what_each_key_means() {
     check("shape.toml", 20);
     check("script.toml", 6);
     check("command.toml", 16);
+    check("restraint.toml", 11);
+    check("window.toml", 13);
+    check("cost.toml", 3);
 }
 
 #[test]

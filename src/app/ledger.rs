@@ -31,14 +31,15 @@ pub(super) const TOO_OLD_ON_SHELF: &str = "too_old_on_shelf";
 
 const DAY_MS: i64 = 86_400_000;
 
-/// Where messages were found at the start.
-type Found = (Vec<Appender>, Option<Arc<Shelves>>);
+/// Where messages were found at the start, and what waits in windows.
+type Found = (Vec<Appender>, Option<Arc<Shelves>>, Appender);
 
 /// The books of a running bridge.
 pub(super) struct Ledger {
     path: PathBuf,
     opened: Books,
     spools: Vec<(Appender, Position)>,
+    held: Appender,
     shelves: Option<Arc<Shelves>>,
     recorder: Recorder,
     /// What the file says.
@@ -55,8 +56,8 @@ pub fn read(state: &Path) -> io::Result<Option<Books>> {
 }
 
 impl Ledger {
-    /// Opens the books over spools that were just opened.
-    pub(super) fn open(state: &Path, recorder: Recorder, (spools, shelves): Found) -> Arc<Self> {
+    /// Opens the books over spools that were just opened, the last one that of what waits in windows.
+    pub(super) fn open(state: &Path, recorder: Recorder, (spools, shelves, held): Found) -> Arc<Self> {
         let path = state.join(FILE);
         let before = read(state).unwrap_or_else(|error| {
             tracing::warn!("{} cannot be read, new books are begun: {error}", path.display());
@@ -74,8 +75,15 @@ impl Ledger {
             .collect();
         let found = spools.iter().map(|(spool, at)| (name(spool), *at)).collect();
         let opened = Books::open(before, &found, Timestamp::now());
-        let ledger =
-            Self { path, opened: opened.clone(), spools, shelves, recorder, written: Mutex::new(Books::default()) };
+        let ledger = Self {
+            path,
+            opened: opened.clone(),
+            spools,
+            held,
+            shelves,
+            recorder,
+            written: Mutex::new(Books::default()),
+        };
         ledger.write(opened);
         Arc::new(ledger)
     }
@@ -120,6 +128,7 @@ impl Ledger {
             },
             shed,
             quarantined: labelled(&page, "brownbridge_hub_messages_quarantined_total"),
+            held: self.held.stats().waiting,
             spools,
         };
         self.opened.with(&counts, Timestamp::now())

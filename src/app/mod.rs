@@ -3,10 +3,11 @@
 //! | task or thread | started by | ends when | queue into it |
 //! |---|---|---|---|
 //! | broker: an accept loop a listener, one task a connection, one each for `$SYS`, what is due and what is to be kept | [`start`] | [`Running::stop`], first | sockets (not read while the spool is full) |
-//! | spool, and that of urgent messages: writer and reader threads | [`start`] | after the uplink | one pending batch, 4 MB |
+//! | spool, and those of urgent messages and of what waits in windows: writer and reader threads | [`start`] | after the uplink | one pending batch, 4 MB |
 //! | quarantine: writer thread | [`start`] | after the uplink | 64 entries |
 //! | sessions: the journal's thread | [`start`] | after the broker | 64 MiB of records |
 //! | uplink, on a thread of its own | [`start`] | after it drained, or `drain_timeout` | the spool; `window` in flight |
+//! | windows: closes those of rules with `batch`, `aggregate` or `pivot`, and stores their messages | [`start`] | after the broker | the holding spool; 10,000 closed ones |
 //! | dispatcher and a line a device, on that thread, instead of the one uplink | [`start`] | the same | 128 messages or 1 MB a device, 64 MB in all; 4,096 messages or 8 MB for the shelves |
 //! | watches of the rules', the fence's and the TLS listener's files | [`start`] | after the broker | 1 request each; passwords wait for one of 2 places |
 //! | way down: commands and methods, on a thread of its own | [`start`], where `[commands]` is enabled | after the broker | 256 arrivals, 64 answers, 1,000 commands that wait |
@@ -147,6 +148,8 @@ pub struct Running {
     pulse: Option<Pulse>,
     admin: JoinHandle<()>,
     admin_stop: CancellationToken,
+    windows: JoinHandle<()>,
+    windows_stop: CancellationToken,
     control: Option<JoinHandle<()>>,
     control_stop: CancellationToken,
     down: Option<down::Running>,
@@ -169,16 +172,18 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let down = down::prepare(&mut settings, &metrics);
     let opened = open_spool("spool", settings.spool)?;
     let urgent = open_spool("urgent spool", settings.urgent)?;
+    let held = open_spool("holding spool", settings.held)?;
     // Before anything moves: it starts from what the spools were found to hold.
     let found = vec![opened.appender.clone(), urgent.appender.clone()];
     let shelves = open_shelves(settings.shelf, settings.devices.is_some())?;
-    let ledger = Ledger::open(&settings.state, recorder.clone(), (found.clone(), shelves.clone()));
-    let progress = found.iter().map(pulse::Progress::of).collect();
+    let ledger =
+        Ledger::open(&settings.state, recorder.clone(), (found.clone(), shelves.clone(), held.appender.clone()));
+    let progress = found.iter().chain([&held.appender]).map(pulse::Progress::of).collect();
     let (quarantine_dir, max_size) = settings.quarantine;
     let (quarantine, quarantine_writer) = open_quarantine(&quarantine_dir, max_size)
         .await
         .map_err(|error| StartError::Quarantine(quarantine_dir.clone(), error))?;
-    let (mut stores, backlog, spools) = bridge::join(opened, urgent, (&quarantine, &metrics));
+    let (mut stores, backlog, spools) = bridge::join([opened, urgent, held], (&quarantine, &metrics));
     if let Some(property) = settings.config.uplink.sequence_property.take() {
         let state = &settings.state;
         stores.number(state, property.value).map_err(|error| StartError::Sequences(state.clone(), error))?;
@@ -214,6 +219,9 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         Some(down) => bridge.watched_by(Arc::clone(&down.watch)),
         None => bridge,
     });
+    bridge.recover();
+    let windows_stop = CancellationToken::new();
+    let windows = tokio::spawn(Arc::clone(&bridge).run_windows(windows_stop.clone()));
     let control_stop = CancellationToken::new();
     let operator = Operator {
         bridge: Arc::clone(&bridge),
@@ -254,6 +262,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         census: broker.census(),
         standing,
         rules: Arc::clone(bridge.rules()),
+        quota: settings::quota(&settings.config),
         sessions: kept,
         shelves,
         devices,
@@ -281,6 +290,8 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         pulse: Some(pulse),
         admin,
         admin_stop,
+        windows,
+        windows_stop,
         control,
         control_stop,
         down,
@@ -427,6 +438,8 @@ impl Running {
         if let Some(control) = self.control {
             let _ = control.await;
         }
+        self.windows_stop.cancel();
+        let _ = self.windows.await;
         self.stores.close();
         drop(self.bridge);
         let kept = tokio::task::spawn_blocking(move || self.sessions.join());
@@ -438,6 +451,10 @@ impl Running {
         let waiting = tokio::task::spawn_blocking(move || self.quarantine.join());
         let _ = tokio::time::timeout(BROKER_GRACE, waiting).await;
         let left = self.stores.stats().waiting;
+        let held = self.stores.held.spool().stats().waiting;
+        if held > 0 {
+            tracing::info!("{held} messages for windows stay in the holding spool for the next start");
+        }
         if drained.is_err() && left > 0 {
             tracing::info!("{left} messages stay in the spool for the next start");
         } else {

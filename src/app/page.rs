@@ -86,6 +86,8 @@ pub(super) struct Gauges {
     pub(super) listeners: Vec<(&'static str, SocketAddr)>,
     pub(super) census: Arc<Census>,
     pub(super) sessions: Journal,
+    /// The hub's tier, its units, and the messages a day they take.
+    pub(super) quota: Option<(&'static str, u32, u64)>,
     pub(super) shelves: Option<Arc<Shelves>>,
     /// The devices, where each has a connection of its own.
     pub(super) devices: Option<Devices>,
@@ -127,7 +129,16 @@ impl admin::Source for Gauges {
         let last_success = self.standing.last_success().0 as f64 / 1e3;
         gauge("brownbridge_config_last_reload_success_timestamp_seconds", last_success);
         ::metrics::gauge!("brownbridge_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        let held = self.stores.held.spool().stats();
+        gauge("brownbridge_held_messages", held.waiting as f64);
+        gauge("brownbridge_held_bytes", held.disk_bytes as f64);
+        gauge("brownbridge_open_windows", self.rules.memory().count_windows().0 as f64);
+        if let Some((tier, units, quota)) = self.quota {
+            let labels = [("tier", tier.to_owned()), ("units", units.to_string())];
+            ::metrics::gauge!("brownbridge_billable_quota_units", &labels).set(quota as f64);
+        }
         let counter = |name: &'static str, value| ::metrics::counter!(name).absolute(value);
+        counter("brownbridge_rule_marks_forgotten_total", self.rules.memory().forgotten());
         counter("brownbridge_spool_recovered_total", stats.recovered);
         counter("brownbridge_spool_lost_total", stats.lost);
         counter("brownbridge_spool_commits_total", stats.commits);
@@ -168,6 +179,10 @@ impl admin::Source for Gauges {
             devices: self.devices.as_ref().map(status::Devices::of),
             rules: status::Rules::of(&self.rules),
             refused: self.standing.refused().iter().map(status::Refused::of).collect(),
+            windows: status::Windows {
+                open: self.rules.memory().count_windows().0,
+                messages: self.stores.held.spool().stats().waiting,
+            },
             counters: status::Counters::of(metrics),
             clients,
         };

@@ -79,6 +79,14 @@ impl Replay {
         Self { setting, new: Side::new(new), old: old.map(Side::new), changes, recorded }
     }
 
+    /// Nothing more comes: what waits in windows becomes messages.
+    pub fn finish(&mut self) {
+        for side in std::iter::once(&mut self.new).chain(&mut self.old) {
+            side.engine.rules.finish(&mut side.engine.out);
+            side.count_windows(&self.setting.own);
+        }
+    }
+
     /// The next line.
     pub fn feed(&mut self, entry: &Entry) {
         let Self { setting, new, old, changes, recorded } = self;
@@ -100,6 +108,10 @@ impl Replay {
             }
             _ => recorded.passages += 1,
         }
+        new.close_windows(time, &setting.own);
+        if let Some(old) = old {
+            old.close_windows(time, &setting.own);
+        }
         let Some(now) = new.engine.treat(setting, entry) else { return };
         new.tally.count(&now);
         if let Some(old) = old
@@ -113,6 +125,22 @@ impl Replay {
 }
 
 impl Side {
+    /// Counts the messages of windows that are due by `now`.
+    fn close_windows(&mut self, now: Timestamp, own: &Own) {
+        let Engine { rules, out, .. } = &mut self.engine;
+        rules.due(now, out);
+        self.count_windows(own);
+    }
+
+    fn count_windows(&mut self, own: &Own) {
+        let Engine { rules, out, .. } = &self.engine;
+        for (rule, record) in out.records() {
+            if let Some(size) = own.size(record) {
+                self.tally.made(rules.name(rule), size);
+            }
+        }
+    }
+
     fn new(rules: RuleSet) -> Self {
         let patterns = rules.patterns().map(|(name, pattern)| (name.to_owned(), pattern.to_owned())).collect();
         let engine = Engine { rules, out: Output::new(), given: Vec::new() };

@@ -54,6 +54,8 @@ pub struct Settings {
     pub spool: spool::Options,
     /// The spool of urgent messages.
     pub urgent: spool::Options,
+    /// The holding spool of what waits in windows; it is opened where it is needed.
+    pub held: spool::Options,
     /// Folder of sessions and retained messages.
     pub sessions: PathBuf,
     /// Folder and size of the quarantine.
@@ -223,6 +225,9 @@ fn settled(
     };
     // When it is full, what is urgent goes the way of all messages.
     let urgent = spool("urgent", config.spool.urgent_max_size, WhenFull::Refuse);
+    // What waits in a window is never too old: its message may be.
+    let held = spool("held", config.spool.held_max_size, WhenFull::Refuse);
+    let held = spool::Options { max_age: None, ..held };
     let spool = spool("spool", config.spool.max_size, config.spool.when_full);
     let quarantine = (state.join("quarantine"), config.quarantine.max_size);
     let sessions = state.join("sessions");
@@ -247,6 +252,7 @@ fn settled(
         state,
         spool,
         urgent,
+        held,
         sessions,
         quarantine,
         shelf,
@@ -255,6 +261,12 @@ fn settled(
         shown: String::new(),
         config,
     }
+}
+
+/// The hub's tier, its units, and the billed messages a day that they take.
+pub(super) fn quota(config: &Config) -> Option<(&'static str, u32, u64)> {
+    let (tier, units) = (config.uplink.tier?, config.uplink.units);
+    Some((tier, units, limits::daily_quota(tier, units)?))
 }
 
 /// Says which file cannot be read and why.
@@ -381,7 +393,7 @@ impl Place {
         };
         Some((
             Target::Mqtt(target),
-            Own { hub: String::new(), device: None, module: None, mark_late: uplink.mark_late },
+            Own { hub: String::new(), device: None, module: None, mark_late: uplink.mark_late, block: None },
         ))
     }
 
@@ -425,6 +437,7 @@ impl Place {
             device: Some(connection.device.clone()),
             module: connection.module.clone(),
             mark_late: uplink.mark_late,
+            block: (uplink.kind.value == Kind::IotHub).then(|| limits::block_bytes(uplink.tier)),
         };
         let target = HubTarget {
             connection,

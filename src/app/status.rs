@@ -35,6 +35,8 @@ pub struct Report {
     pub uplink: Uplink,
     /// What waits.
     pub spool: Spool,
+    /// What waits for others before it goes up.
+    pub windows: Windows,
     /// The devices, where each has a connection of its own.
     #[serde(default)]
     pub devices: Option<Devices>,
@@ -169,6 +171,15 @@ pub struct Refused {
     pub since: String,
     /// What is wrong, in a sentence.
     pub why: String,
+}
+
+/// Windows of rules with `batch`, `aggregate` or `pivot`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Windows {
+    /// Open ones.
+    pub open: usize,
+    /// Messages that wait in them, or in closed ones that are not stored yet.
+    pub messages: u64,
 }
 
 /// The counters of /metrics that tell what became of everything, summed over their labels.

@@ -10,13 +10,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ::metrics::Counter;
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
+use super::meters::Meters;
 use crate::message::Timestamp;
-use crate::metrics::translated_by_rule;
-use crate::rules::{Memory, RuleIndex, RuleSet};
+use crate::rules::{Memory, RuleSet};
 
 /// Rules that have a counter of their own, over all rule sets of a process: a counter stays until the end, so that the
 /// books balance. Those beyond share one.
@@ -31,6 +31,9 @@ pub struct InUse {
     memory: Memory,
     /// The names of rules that have a counter.
     counted: Mutex<HashSet<String>>,
+    /// The bytes that the hub bills as one message.
+    block: Option<usize>,
+    replaced: Notify,
 }
 
 /// A rule set with what goes with it.
@@ -38,17 +41,16 @@ pub(super) struct Current {
     pub(super) set: RuleSet,
     /// Some rule has `priority = "high"`.
     pub(super) has_urgent: bool,
-    by_rule: Vec<Counter>,
-    forwarded: Counter,
+    pub(super) meters: Meters,
     since: Timestamp,
 }
 
 impl InUse {
     /// The first rules.
-    pub(super) fn new(set: RuleSet) -> Self {
+    pub(super) fn new(set: RuleSet, block: Option<usize>) -> Self {
         let mut counted = HashSet::new();
-        let current = Current::new(set, &mut counted);
-        Self { current: ArcSwap::from_pointee(current), memory: Memory::default(), counted: Mutex::new(counted) }
+        let current = ArcSwap::from_pointee(Current::new(set, block, &mut counted));
+        Self { current, memory: Memory::default(), counted: Mutex::new(counted), block, replaced: Notify::new() }
     }
 
     /// The rules for one publish. Not to be kept.
@@ -57,8 +59,13 @@ impl InUse {
     }
 
     /// What rules remember, whichever are in use.
-    pub(super) fn memory(&self) -> &Memory {
+    pub fn memory(&self) -> &Memory {
         &self.memory
+    }
+
+    /// Returns when rules were replaced.
+    pub(super) async fn replaced(&self) {
+        self.replaced.notified().await;
     }
 
     /// The rules as they are now.
@@ -73,7 +80,7 @@ impl InUse {
 
     /// Takes new rules. Returns when no publish is on its way through the old ones; blocks, for a moment, until then.
     pub fn replace(&self, set: RuleSet) {
-        let new = Current::new(set.clone(), &mut self.counted.lock());
+        let new = Current::new(set.clone(), self.block, &mut self.counted.lock());
         let mut old = self.current.swap(Arc::new(new));
         let deadline = Instant::now() + LONGEST_PUBLISH;
         while let Err(still) = Arc::try_unwrap(old) {
@@ -84,29 +91,24 @@ impl InUse {
             std::thread::sleep(Duration::from_micros(100));
         }
         self.memory.taken_up(&set);
+        self.replaced.notify_one();
     }
 }
 
 impl Current {
-    fn new(set: RuleSet, counted: &mut HashSet<String>) -> Self {
-        let counter = |name: &str| {
+    fn new(set: RuleSet, block: Option<usize>, counted: &mut HashSet<String>) -> Self {
+        let is_counted = |name: &str| {
             if counted.len() < MAX_COUNTED && !counted.contains(name) {
                 counted.insert(name.to_owned());
             }
-            translated_by_rule(if counted.contains(name) { name } else { "(others)" })
+            counted.contains(name)
         };
         Self {
-            by_rule: set.names().map(counter).collect(),
-            forwarded: translated_by_rule("(unmatched)"),
+            meters: Meters::new(&set, block, is_counted),
             has_urgent: set.has_urgent(),
             since: Timestamp::now(),
             set,
         }
-    }
-
-    /// Counts messages made by a rule, or made of what no rule matched.
-    pub(super) fn counter(&self, rule: RuleIndex) -> &Counter {
-        self.by_rule.get(rule).unwrap_or(&self.forwarded)
     }
 }
 
@@ -159,7 +161,7 @@ mod tests {
     #[test]
     fn a_publish_meets_one_rule_set() {
         const ROUNDS: u64 = 60;
-        let in_use = InUse::new(round(0));
+        let in_use = InUse::new(round(0), None);
         let (replaced, published) = (AtomicU64::new(0), AtomicU64::new(0));
         let publish = || {
             let mut out = Output::sharing(in_use.memory());
@@ -189,7 +191,7 @@ mod tests {
     #[test]
     fn counters_are_bounded() {
         let mut counted: HashSet<String> = (1..MAX_COUNTED).map(|n| n.to_string()).collect();
-        Current::new(round(MAX_COUNTED as u64), &mut counted);
+        Current::new(round(MAX_COUNTED as u64), None, &mut counted);
         assert_eq!(counted.len(), MAX_COUNTED);
     }
 }

@@ -83,11 +83,17 @@ impl<'j> Judge<'j> {
             Some(Verdict::Unmatched) if presence.is_some() => Fate::Unmatched,
             Some(verdict) => {
                 let rules = self.rules;
+                let name = |rule| rules.name(rule);
                 let all = || {
+                    let held = out.held().filter_map(move |(rule, held)| {
+                        let made = self.made(name(rule), rules.is_urgent(rule), rules::held_record(held))?;
+                        Some(Made { held: true, ..made })
+                    });
                     out.records()
-                        .filter_map(|(rule, record)| self.made(rules.name(rule), rules.is_urgent(rule), record))
+                        .filter_map(move |(rule, record)| self.made(name(rule), rules.is_urgent(rule), record))
+                        .chain(held)
                 };
-                match out.records().find_map(|(_, record)| self.own.too_large(record)) {
+                match super::any_too_large(self.own, out) {
                     Some(detail) => Fate::Quarantined { rule: "", reason: "too_large", detail: detail.into() },
                     None => {
                         made.extend(all());
@@ -106,9 +112,13 @@ impl<'j> Judge<'j> {
         match verdict {
             Verdict::Translated => Fate::Translated,
             Verdict::Dropped { rule } => {
-                let let_by = out.let_by().contains(&rule);
-                let detail = if let_by { "its `when` or `lookup` lets it go by" } else { "" };
-                Fate::Dropped { rule: self.rules.name(rule), reason: "rule", detail }
+                let held_back = out.held_back().iter().find(|(holds, _)| *holds == rule).map(|(_, why)| why);
+                let (reason, detail) = match held_back {
+                    Some(why) => (why.label(), why.to_string().into()),
+                    None if out.let_by().contains(&rule) => ("rule", "its `when` or `lookup` lets it go by".into()),
+                    None => ("rule", "".into()),
+                };
+                Fate::Dropped { rule: self.rules.name(rule), reason, detail }
             }
             Verdict::Quarantined { rule, reason } => {
                 let detail = out.detail().into();
@@ -117,11 +127,11 @@ impl<'j> Judge<'j> {
             Verdict::Unmatched if self.rules.is_answer(publish.topic) => Fate::Dropped {
                 rule: "",
                 reason: "command_answer",
-                detail: "it is for a [[command]], and no rule asks for it",
+                detail: "it is for a [[command]], and no rule asks for it".into(),
             },
             Verdict::Unmatched if self.unmatched == Unmatched::Drop => Fate::Unmatched,
             Verdict::Unmatched if !self.forwards(publish) => {
-                Fate::Dropped { rule: "", reason: "system_topic", detail: "no rule asks for it" }
+                Fate::Dropped { rule: "", reason: "system_topic", detail: "no rule asks for it".into() }
             }
             Verdict::Unmatched if out.records().next().is_none() => {
                 Fate::Quarantined { rule: "", reason: "too_long", detail: "the topic is too long".into() }
@@ -132,8 +142,19 @@ impl<'j> Judge<'j> {
 
     fn made<'a>(&self, rule: &'a str, urgent: bool, record: &'a [u8]) -> Option<Made<'a>> {
         let message = HubMessage::parse(record).ok()?;
-        let sender = d2c::Sender { identity: self.own.identity(), gateway: true, replayed: false };
-        Some(Made { rule, urgent, size: d2c::size(&sender, &message, MESSAGE_ID), message })
+        Some(Made { rule, urgent, held: false, size: self.own.size_of(&message), message })
+    }
+}
+
+impl Own {
+    /// The bytes of a record as the hub counts them; none of what is no record.
+    pub fn size(&self, record: &[u8]) -> Option<usize> {
+        Some(self.size_of(&HubMessage::parse(record).ok()?))
+    }
+
+    fn size_of(&self, message: &HubMessage<'_>) -> usize {
+        let sender = d2c::Sender { identity: self.identity(), gateway: true, replayed: false };
+        d2c::size(&sender, message, MESSAGE_ID)
     }
 }
 
@@ -153,7 +174,7 @@ mod tests {
     use metrics_exporter_prometheus::PrometheusBuilder;
 
     use super::*;
-    use crate::bridge::{Bridge, Stores};
+    use crate::bridge::{Bridge, Holding, Stores};
     use crate::broker::{Ingest as _, Offer};
     use crate::control::{Feed as _, Watch};
     use crate::diag::SourceFile;
@@ -167,23 +188,25 @@ mod tests {
         [[rule]]\nname = \"json\"\ntopic = \"a/json\"\ndevice = \"d\"\ndecode = \"json\"\n\
         [[rule]]\nname = \"many\"\ntopic = \"many\"\ndevice = \"d\"\ndecode = { format = \"csv\", names = [\"a\"] }\n\
         [[rule]]\nname = \"alarm\"\ntopic = \"alarm\"\ndevice = \"d\"\npriority = \"high\"\n\
+        [[rule]]\nname = \"batch\"\ntopic = \"batch\"\ndevice = \"d\"\nbatch = { max_messages = 9, max_wait = \"9s\" }\n\
         [[rule]]\nname = \"on\"\non = \"connect\"\nclient = \"asked\"\ndevice = \"{client}\"\n";
 
     /// What keeps the spools of a bridge of its own open, and the bridge.
     struct Alone {
         bridge: Bridge,
         writer: quarantine::Writer,
-        _spools: [spool::Opened; 2],
+        _spools: ([spool::Opened; 2], spool::Spool),
     }
 
     fn alone(dir: &std::path::Path, rules: RuleSet, unmatched: Unmatched, own: Own) -> Alone {
         let open = |name: &str| spool::open(spool::Options::new(dir.join(name), 64 << 20)).unwrap();
         let spools = [open("spool"), open("urgent")];
         let [normal, urgent] = [&spools[0], &spools[1]].map(|spool| spool.appender.clone());
+        let (held, held_spool) = Holding::over(open("held"));
         let (quarantine, writer) = quarantine::open(&dir.join("quarantine"), 16 << 20).unwrap();
-        let stores = Stores { normal, urgent, numbering: None };
+        let stores = Stores { normal, urgent, held, numbering: None };
         let bridge = Bridge::new((rules, unmatched), own, stores, quarantine, Metrics::register());
-        Alone { bridge, writer, _spools: spools }
+        Alone { bridge, writer, _spools: (spools, held_spool) }
     }
 
     fn loaded() -> RuleSet {
@@ -223,6 +246,7 @@ mod tests {
             (forward, base("a/json", b"{}"), "translated", "", 2, translated.to_owned()),
             (forward, base("a/json", b"{"), "quarantined", "not_json", 1, quarantined("not_json")),
             (forward, base("alarm", b"1"), "translated", "", 1, translated.to_owned()),
+            (forward, base("batch", b"1"), "translated", "", 1, translated.to_owned()),
             (forward, base("no/x", b"1"), "dropped", "rule", 0, dropped("rule")),
             (forward, Publish { qos: 0, ..base("a/x", b"1") }, "dropped", "rule", 0, dropped("rule")),
             (forward, base("a/x", &large), "quarantined", "too_large", 0, quarantined("too_large")),
@@ -243,7 +267,7 @@ mod tests {
         ] {
             let dir = tempfile::tempdir().unwrap();
             let recorder = PrometheusBuilder::new().build_recorder();
-            let own = Own { hub: "h".into(), device: Some("own".into()), module: None, mark_late: false };
+            let own = Own { hub: "h".into(), device: Some("own".into()), module: None, mark_late: false, block: None };
             let rules = loaded();
             let (alone, offer, mut view) = metrics::with_local_recorder(&recorder, || {
                 let alone = alone(dir.path(), rules.clone(), unmatched, own.clone());
@@ -277,7 +301,7 @@ mod tests {
     #[tokio::test]
     async fn clients_that_come_are_shown_where_a_rule_asks_and_recorded_always() {
         let dir = tempfile::tempdir().unwrap();
-        let own = Own { hub: "h".into(), device: None, module: None, mark_late: false };
+        let own = Own { hub: "h".into(), device: None, module: None, mark_late: false, block: None };
         let alone = alone(dir.path(), loaded(), Unmatched::Forward, own);
         let bridge = &alone.bridge;
         let open = |watch| Arc::clone(bridge.watchers()).open(watch).unwrap();

@@ -3,6 +3,7 @@
 //! Urgent messages have a spool of their own, so that a hundred gigabytes of telemetry cannot fill the way of an
 //! alarm. It is there from the start, so that new rules can ask for it at any time and a disk that fills up has the room
 //! already; when it is full, an urgent message goes the way of all others. The other spool has the live and the late lane.
+//! The holding spool (`bridge::holding`) is none of the uplink's.
 
 use std::io;
 use std::path::Path;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::holding::Holding;
 use super::numbering::Numbering;
 use crate::metrics::Metrics;
 use crate::quarantine::{Quarantine, Reason};
@@ -23,6 +25,8 @@ pub struct Stores {
     pub normal: Appender,
     /// For those that go first.
     pub urgent: Appender,
+    /// For what waits in windows.
+    pub held: Holding,
     /// Numbers them.
     pub numbering: Option<Arc<Numbering>>,
 }
@@ -61,7 +65,7 @@ impl Stores {
     /// Why messages cannot be stored any more, where that is so.
     pub fn failed(&self) -> Option<Arc<str>> {
         let failed = |appender: &Appender| appender.durable().borrow().failed.clone();
-        failed(&self.normal).or_else(|| failed(&self.urgent))
+        failed(&self.normal).or_else(|| failed(&self.urgent)).or_else(|| failed(self.held.spool()))
     }
 
     /// Returns, with the reason, only when messages cannot be stored any more.
@@ -69,6 +73,7 @@ impl Stores {
         tokio::select! {
             reason = failure(self.normal.durable()) => reason,
             reason = failure(self.urgent.durable()) => reason,
+            reason = failure(self.held.spool().durable()) => reason,
         }
     }
 }
@@ -171,10 +176,9 @@ impl Outcome for SpoolOutcome {
     }
 }
 
-/// Takes open spools apart into what stores messages and what sends them.
+/// Takes open spools (of all messages, of urgent ones, of what waits in windows) apart into what stores messages and what sends them.
 pub fn join(
-    normal: Opened,
-    urgent: Opened,
+    [normal, urgent, held]: [Opened; 3],
     (quarantine, metrics): (&Quarantine, &Metrics),
 ) -> (Stores, (SpoolBacklog, SpoolOutcome), Vec<crate::spool::Spool>) {
     let source = |appender: &Appender, reader| Source { id: appender.id(), reader };
@@ -188,6 +192,7 @@ pub fn join(
         quarantine: quarantine.clone(),
         metrics: metrics.clone(),
     };
-    let stores = Stores { normal: normal.appender, urgent: urgent.appender, numbering: None };
-    (stores, (backlog, outcome), vec![normal.spool, urgent.spool])
+    let (held, held_spool) = Holding::over(held);
+    let stores = Stores { normal: normal.appender, urgent: urgent.appender, held, numbering: None };
+    (stores, (backlog, outcome), vec![normal.spool, urgent.spool, held_spool])
 }

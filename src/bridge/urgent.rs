@@ -8,15 +8,14 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use ::metrics::Counter;
-
-use super::{Bridge, Current, Reason, Stores};
+use super::meters::Meter;
+use super::{Bridge, Current, Own, Reason, Stores};
 use crate::broker::Offer;
 use crate::message::Publish;
-use crate::rules::Output;
+use crate::rules::{Output, RuleIndex};
 use crate::spool::{AppendError, Appender};
 
-type Written = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(super) type Written = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Bridge {
     /// Stores a publish with urgent messages. `None` where they have to go the ordinary way.
@@ -28,34 +27,42 @@ impl Bridge {
         out: &Output,
         failed: Option<Reason<'_>>,
     ) -> Option<Offer> {
-        let lane = |first: bool| {
-            let records = out.records().filter(move |(rule, _)| now.set.is_urgent(*rule) == first);
-            records.map(|(_, record)| record)
-        };
-        let ticket = self.stores.append(&self.stores.urgent, lane(true)).ok()?;
-        let mut written: Vec<Written> = vec![Box::pin(durable(self.stores.urgent.clone(), ticket.0))];
-        let (mut sequence, mut failed) = (0, failed);
-        let counted = |first: bool| {
-            let rules = out.records().map(|(rule, _)| rule).filter(|rule| now.set.is_urgent(*rule) == first);
-            rules.for_each(|rule| now.counter(rule).increment(1));
-        };
-        counted(true);
-        let others = if lane(false).next().is_none() {
-            None
-        } else {
-            Some(self.stores.append(&self.stores.normal, lane(false)))
-        };
-        match others {
-            None => {}
-            Some(Ok(ticket)) => {
-                sequence = ticket.0;
-                counted(false);
-            }
-            Some(Err(AppendError::TooLarge)) => failed = Some(super::TOO_LARGE_FOR_SPOOL),
-            Some(Err(AppendError::Full | AppendError::Closed)) => {
-                let records = out.records().filter(|(rule, _)| !now.set.is_urgent(*rule));
-                let records = records.map(|(rule, record)| (now.counter(rule).clone(), record.to_vec())).collect();
-                written.push(Box::pin(later(self.stores.clone(), records)));
+        let written = self.store_first(now, out)?;
+        Some(self.store_rest(now, publish, out, (failed, vec![written], true)))
+    }
+
+    /// Stores the urgent messages of a publish. `None` where there are none, or they have to go the ordinary way.
+    pub(super) fn store_first(&self, now: &Current, out: &Output) -> Option<Written> {
+        let first = || out.records().filter(|(rule, _)| now.set.is_urgent(*rule));
+        first().next()?;
+        let ticket = self.stores.append(&self.stores.urgent, first().map(|(_, record)| record)).ok()?;
+        self.made(now, first());
+        Some(Box::pin(durable(self.stores.urgent.clone(), ticket.0)))
+    }
+
+    /// Stores the messages of a publish of which a part is `written` already, the urgent ones perhaps among it. It is
+    /// taken whether or not there is room for them now.
+    pub(super) fn store_rest(
+        &self,
+        now: &Current,
+        publish: &Publish<'_>,
+        out: &Output,
+        (mut failed, mut written, urgent_is): (Option<Reason<'_>>, Vec<Written>, bool),
+    ) -> Offer {
+        let is_left = |(rule, _): &(RuleIndex, &[u8])| !(urgent_is && now.set.is_urgent(*rule));
+        let rest: Vec<(RuleIndex, &[u8])> = out.records().filter(is_left).collect();
+        let mut sequence = 0;
+        if !rest.is_empty() {
+            match self.stores.append(&self.stores.normal, rest.iter().map(|(_, record)| *record)) {
+                Ok(ticket) => {
+                    sequence = ticket.0;
+                    self.made(now, rest.into_iter());
+                }
+                Err(AppendError::TooLarge) => failed = Some(super::TOO_LARGE_FOR_SPOOL),
+                Err(AppendError::Full | AppendError::Closed) => {
+                    let rest = rest.into_iter().map(|(rule, record)| (now.meters.of(rule).clone(), record.to_vec()));
+                    written.push(Box::pin(later(self.stores.clone(), self.own.clone(), rest.collect())));
+                }
             }
         }
         match failed {
@@ -67,25 +74,25 @@ impl Bridge {
                 part.await;
             }
         };
-        Some(Offer::TakenAfter(Box::pin(all), sequence))
+        Offer::TakenAfter(Box::pin(all), sequence)
     }
 }
 
 /// Returns when the spool has made a sequence durable; never, if it ends before.
-async fn durable(spool: Appender, sequence: u64) {
+pub(super) async fn durable(spool: Appender, sequence: u64) {
     let mut durable = spool.durable();
     if durable.wait_for(|durable| durable.seq >= sequence).await.is_err() {
         std::future::pending().await
     }
 }
 
-/// Stores records, each with the counter of its rule, when there is room.
-async fn later(stores: Stores, records: Vec<(Counter, Vec<u8>)>) {
+/// Stores records, each with the meter of its rule, when there is room.
+async fn later(stores: Stores, own: Own, records: Vec<(Meter, Vec<u8>)>) {
     let spool = stores.normal.clone();
     loop {
         match stores.append(&spool, records.iter().map(|(_, record)| record.as_slice())) {
             Ok(ticket) => {
-                records.iter().for_each(|(counter, _)| counter.increment(1));
+                records.iter().for_each(|(meter, record)| meter.made(&own, record));
                 return durable(spool, ticket.0).await;
             }
             Err(AppendError::Full) => spool.room().await,
@@ -98,7 +105,7 @@ async fn later(stores: Stores, records: Vec<(Counter, Vec<u8>)>) {
 mod tests {
     use std::task::{Context, Waker};
 
-    use super::super::{Own, rules};
+    use super::super::{Holding, rules};
     use super::*;
     use crate::broker::Ingest as _;
     use crate::config::Unmatched;
@@ -140,8 +147,9 @@ mod tests {
         let (quarantine, _writer) = quarantine::open(&dir.path().join("quarantine"), 1 << 20).unwrap();
         let file = SourceFile { path: "r.toml".into(), text: RULES.into() };
         let rules = (rules::load(&[file]).rules.unwrap(), Unmatched::Drop);
-        let own = Own { hub: "h".into(), device: Some("own".into()), module: None, mark_late: false };
-        let stores = Stores { normal: normal.appender.clone(), urgent: urgent.appender.clone(), numbering: None };
+        let own = Own { hub: "h".into(), device: Some("own".into()), module: None, mark_late: false, block: None };
+        let (held, _held) = Holding::over(open("held"));
+        let stores = Stores { normal: normal.appender.clone(), urgent: urgent.appender.clone(), held, numbering: None };
         let bridge = Bridge::new(rules, own, stores, quarantine, Metrics::register());
 
         let Offer::TakenAfter(written, 0) = offer(&bridge, "a/one") else { panic!("one urgent message") };

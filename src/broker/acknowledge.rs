@@ -3,7 +3,7 @@
 //! This queue is the only place from which a PUBACK or PUBREC can leave (invariant 1 of
 //! ARCHITECTURE.md): an entry is put in with the sequence its publish got from the ingest, and
 //! [`release`](Acknowledgements::release) gives entries out from the front, in the order of the
-//! publishes, while the durable sequence covers them.
+//! publishes, while what they wait for is on disk.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU16;
@@ -64,9 +64,9 @@ impl Acknowledgements {
         self.queue.front().map(|entry| entry.sequence)
     }
 
-    /// Takes the oldest acknowledgement if `durable` covers it, with the moment its publish was read.
-    pub(super) fn release(&mut self, durable: u64) -> Option<(Outgoing, Instant)> {
-        let entry = self.queue.pop_front_if(|entry| entry.sequence <= durable)?;
+    /// Takes the oldest acknowledgement if what it waits for is on disk, with the moment its publish was read.
+    pub(super) fn release(&mut self, is_durable: impl Fn(u64) -> bool) -> Option<(Outgoing, Instant)> {
+        let entry = self.queue.pop_front_if(|entry| is_durable(entry.sequence))?;
         self.pubacks -= usize::from(entry.kind == Kind::PubAck);
         let packet = match entry.kind {
             kind if entry.refused => Outgoing::NotAuthorized(kind, entry.packet_id),
@@ -91,7 +91,7 @@ mod tests {
         }
         for (durable, expect) in [(4, vec![]), (5, vec![1, 2]), (6, vec![]), (9, vec![3])] {
             let mut got = Vec::new();
-            while let Some((packet, _)) = owed.release(durable) {
+            while let Some((packet, _)) = owed.release(|sequence| sequence <= durable) {
                 match packet {
                     Outgoing::PubAck(id) | Outgoing::PubRec(id) => got.push(id.get()),
                     _ => unreachable!("only acknowledgements are owed"),

@@ -276,9 +276,9 @@ where
         if self.owed.len() == 0 {
             return;
         }
-        let durable = self.commits.durable();
+        let covered = self.commits.covered();
         let mut now = None;
-        while let Some((packet, read)) = self.owed.release(durable) {
+        while let Some((packet, read)) = self.owed.release(&covered) {
             let now = *now.get_or_insert_with(Instant::now);
             self.shared.metrics.ack_seconds.record(now.duration_since(read).as_secs_f64());
             if let Outgoing::PubRec(packet_id) = packet {

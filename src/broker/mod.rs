@@ -2,7 +2,7 @@
 //!
 //! What a client may rely on:
 //! - **An acknowledgement means durable.** PUBACK (QoS 1) and PUBREC (QoS 2) leave only after
-//!   [`Commits::durable`] covers everything [`Ingest::offer`] made of the publish. They leave in the order
+//!   [`Commits::covered`] covers everything [`Ingest::offer`] made of the publish. They leave in the order
 //!   of the publishes ([MQTT-4.6.0-2], [MQTT-4.6.0-3]), and later publishes are read and offered
 //!   meanwhile: 50 publishes in flight share commits instead of waiting for 50.
 //! - **Backpressure instead of loss.** While the ingest has no room, or [`Options::max_unacknowledged`]
@@ -96,18 +96,18 @@ pub trait Ingest: Send + Sync + 'static {
     fn commits(&self) -> Self::Commits;
 }
 
-/// The sequence up to which everything is on disk.
+/// What is on disk. Sequences are the ingest's own: those of two logs may come mixed.
 pub trait Commits: Send {
-    /// The sequence now.
-    fn durable(&self) -> u64;
+    /// Says of sequences whether they are on disk at this moment.
+    fn covered(&self) -> impl Fn(u64) -> bool + use<Self>;
 
-    /// Returns when the sequence has reached `sequence`.
+    /// Returns when a sequence is on disk.
     fn reach(&mut self, sequence: u64) -> impl Future<Output = ()> + Send;
 }
 
 /// The answer to an offered publish.
 pub enum Offer {
-    /// Taken: acknowledge when the durable sequence reaches this one; 0 means at once.
+    /// Taken: acknowledge when this sequence is on disk; 0 always is.
     Taken(u64),
     /// Taken, and part of it is written elsewhere: await that, then as [`Offer::Taken`]. Who drops the future
     /// instead never acknowledges.

@@ -87,8 +87,9 @@ impl Ingest for Fake {
 }
 
 impl Commits for watch::Receiver<u64> {
-    fn durable(&self) -> u64 {
-        *self.borrow()
+    fn covered(&self) -> impl Fn(u64) -> bool + use<> {
+        let durable = *self.borrow();
+        move |sequence| sequence <= durable
     }
 
     async fn reach(&mut self, sequence: u64) {

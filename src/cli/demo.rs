@@ -44,7 +44,7 @@ fn time(text: &str) -> Result<Duration, String> {
 }
 
 /// The shipped rules, for a program that was installed without its folder.
-const RULES: [(&str, &str); 12] = [
+const RULES: [(&str, &str); 13] = [
     ("10-packaging.toml", include_str!("../../rules/10-packaging.toml")),
     ("20-legacy-gateways.toml", include_str!("../../rules/20-legacy-gateways.toml")),
     ("30-kepware-agent.toml", include_str!("../../rules/30-kepware-agent.toml")),
@@ -56,6 +56,7 @@ const RULES: [(&str, &str); 12] = [
     ("60-tasmota.toml", include_str!("../../rules/60-tasmota.toml")),
     ("65-zigbee2mqtt.toml", include_str!("../../rules/65-zigbee2mqtt.toml")),
     ("70-shelly.toml", include_str!("../../rules/70-shelly.toml")),
+    ("80-cost.toml", include_str!("../../rules/80-cost.toml")),
     ("90-passthrough.toml", include_str!("../../rules/90-passthrough.toml")),
 ];
 

@@ -260,6 +260,13 @@ impl Told<'_> {
             let first = if set.is_urgent(rule) { ", to go before others (priority high)" } else { "" };
             writeln!(out, "\nmessage from rule `{}`{first}", set.name(rule))?;
             self.write_message(out, record)?;
+            set.habits(rule).iter().try_for_each(|habit| writeln!(out, "  and then    {habit}"))?;
+        }
+        for (rule, held) in output.held() {
+            let first = if set.is_urgent(rule) { ", to go before others (priority high)" } else { "" };
+            writeln!(out, "\nfor a window of rule `{}`{first}; alone it would be", set.name(rule))?;
+            self.write_message(out, rules::held_record(held))?;
+            set.habits(rule).iter().try_for_each(|habit| writeln!(out, "  and then    {habit}"))?;
         }
         for (rule, doubt) in output.doubts() {
             writeln!(out, "\nrule `{}` does not take the time: {doubt}", set.name(rule))?;
@@ -326,7 +333,7 @@ impl Told<'_> {
             let encoding = message.content.encoding().map_or(String::new(), |encoding| format!("; {encoding}"));
             writeln!(out, "  content     {kind}{encoding}")?;
         }
-        write_body(out, message.body)
+        write_body(out, &rules::plain_body(&message))
     }
 
     fn as_json(&self) -> String {
@@ -341,10 +348,12 @@ impl Told<'_> {
                 "took": captures.is_some(), "why": tried.step.in_words(), "captures": captures,
             })
         });
-        let messages = explanation.output.records().filter_map(|(rule, record)| {
+        let held = explanation.output.held().map(|(rule, held)| (rule, rules::held_record(held), true));
+        let records = explanation.output.records().map(|(rule, record)| (rule, record, false));
+        let messages = records.chain(held).filter_map(|(rule, record, waits)| {
             let message = HubMessage::parse(record).ok()?;
             Some(json!({
-                "rule": set.name(rule), "device": message.device, "properties": message.properties().collect::<Vec<_>>(),
+                "rule": set.name(rule), "waits_in_window": waits, "device": message.device, "properties": message.properties().collect::<Vec<_>>(),
                 "content_type": message.content.content_type(), "content_encoding": message.content.encoding(),
                 "priority": if set.is_urgent(rule) { "high" } else { "normal" },
                 "hub_topic": self.hub_topic(&message), "time": message.created.to_string(),

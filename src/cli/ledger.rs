@@ -88,6 +88,10 @@ fn shown(books: &Books) -> String {
     ] {
         line(&mut out, (sign, name), count, reasons);
     }
+    if m.held > 0 {
+        let _ =
+            writeln!(out, "\n{} messages wait in windows: translated, and produced when their window closes", m.held);
+    }
     if p.uncounted > 0 {
         let _ =
             writeln!(out, "\n{} hub messages were made of publishes that a crash kept from being counted", p.uncounted);

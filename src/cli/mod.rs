@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod check;
+mod cost;
 mod demo;
 mod devices;
 mod explain;
@@ -41,6 +42,7 @@ struct Cli {
 enum Command {
     Run(run::Args),
     Status(status::Args),
+    Cost(cost::Args),
     Ledger(ledger::Args),
     Queue(queue::Args),
     Devices(devices::Args),
@@ -63,6 +65,7 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::run(args),
         Command::Status(args) => status::run(args),
+        Command::Cost(args) => cost::run(args),
         Command::Ledger(args) => ledger::run(args),
         Command::Queue(args) => queue::run(args),
         Command::Devices(args) => devices::run(args),

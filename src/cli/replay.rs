@@ -73,7 +73,7 @@ pub(super) fn run(args: Args) -> ExitCode {
         Ok(sets) => sets,
         Err(code) => return code,
     };
-    let own = Own { hub: String::new(), device: Some(args.gateway), module: None, mark_late: false };
+    let own = Own { hub: String::new(), device: Some(args.gateway), module: None, mark_late: false, block: None };
     let unmatched = match args.unmatched {
         How::Forward => Unmatched::Forward,
         How::Drop => Unmatched::Drop,
@@ -82,6 +82,7 @@ pub(super) fn run(args: Args) -> ExitCode {
     if let Err(error) = recording::read(&args.file, |entry| replay.feed(&entry)) {
         return could_not_run(&error.to_string());
     }
+    replay.finish();
     print(&if args.json { as_json(&replay, &args.file) } else { in_words(&replay, args.first) });
     ExitCode::from(u8::from(replay.changes.changed > 0))
 }

@@ -94,6 +94,10 @@ fn shown(report: &Report) -> String {
     for refused in &report.refused {
         let _ = writeln!(out, "REFUSED    since {}: {}", plain(&refused.since), plain(&refused.why));
     }
+    if report.windows.messages > 0 {
+        let (messages, open) = (report.windows.messages, report.windows.open);
+        let _ = writeln!(out, "windows    {messages} messages wait for others in {open} windows");
+    }
     let c = &report.counters;
     let _ = writeln!(
         out,

@@ -210,6 +210,9 @@ impl Pens {
         if message.urgent {
             about.push("priority high".to_owned());
         }
+        if message.held {
+            about.push("waits in a window".to_owned());
+        }
         let properties = message.properties.iter();
         about.extend(properties.map(|(name, value)| match name.as_str() {
             "" => format!("addressed to the hub: {}", plain(value)),

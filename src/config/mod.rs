@@ -279,6 +279,8 @@ pub struct Spool {
     pub max_size: u64,
     /// Most disk space for messages of rules with `priority = "high"`, beside the other.
     pub urgent_max_size: u64,
+    /// Most disk space for what waits in windows of rules with `batch`, `aggregate` or `pivot`.
+    pub held_max_size: u64,
     /// When an append counts as durable.
     pub durability: Durability,
     /// What a full spool does.
@@ -463,6 +465,7 @@ fn spool(section: &mut Section<'_, '_, '_>) -> Spool {
     Spool {
         max_size: section.size("max_size", 4 << 30, SMALLEST_SPOOL..=1 << 50),
         urgent_max_size: section.size("urgent_max_size", 64 << 20, SMALLEST_SPOOL..=1 << 50),
+        held_max_size: section.size("held_max_size", 256 << 20, SMALLEST_SPOOL..=1 << 50),
         durability: durability.map_or(Durability::Fsync, |choice| choice.value),
         when_full: when_full.map_or(WhenFull::Refuse, |choice| choice.value),
         commit_wait: section.duration("commit_wait", Duration::from_micros(500)),

@@ -45,6 +45,24 @@ pub const DEVICE_ID_MARKS: &str = "-.%_*?!(),:=@$'";
 /// The message id characters besides ASCII letters and digits.
 pub const MESSAGE_ID_MARKS: &str = "-:.+%_#*?!(),=@;$'";
 
+/// A device-to-cloud message is billed as one for each of these that it begins ("IoT Hub quotas and throttling").
+pub const BLOCK_BYTES: usize = 4096;
+
+/// The same in the free tier.
+pub const FREE_BLOCK_BYTES: usize = 512;
+
+/// The tiers of a hub and the messages a day that each unit takes ("IoT Hub quotas and throttling"). The free one has one
+/// unit.
+const QUOTAS: [(&str, u64); 7] = [
+    ("F1", 8_000),
+    ("B1", 400_000),
+    ("S1", 400_000),
+    ("B2", 6_000_000),
+    ("S2", 6_000_000),
+    ("B3", 300_000_000),
+    ("S3", 300_000_000),
+];
+
 /// The tiers of a hub and the device-to-cloud messages a second that it takes: so many, but at least the second
 /// number, a unit ("IoT Hub quotas and throttling"). The rate counts messages of any size and is the hub's, not the
 /// device's.
@@ -64,6 +82,22 @@ pub fn d2c_per_second(tier: &str, units: u32) -> Option<u32> {
     Some(unit.saturating_mul(units).max(*least))
 }
 
+/// The bytes that a hub bills as one message; of the paid tiers where none is known.
+pub fn block_bytes(tier: Option<&str>) -> usize {
+    if tier == Some("F1") { FREE_BLOCK_BYTES } else { BLOCK_BYTES }
+}
+
+/// The blocks that a message of a size is billed for; an empty one is a message too.
+pub fn billable_units(size: usize, block: usize) -> u64 {
+    u64::try_from(size.div_ceil(block.max(1)).max(1)).unwrap_or(u64::MAX)
+}
+
+/// Billed messages a day that a hub takes; `None` for a tier there is not.
+pub fn daily_quota(tier: &str, units: u32) -> Option<u64> {
+    let (name, unit) = QUOTAS.iter().find(|(name, _)| *name == tier)?;
+    Some(if *name == "F1" { *unit } else { unit.saturating_mul(u64::from(units)) })
+}
+
 /// Connects a second that a hub takes: the same numbers.
 pub fn connects_per_second(tier: &str, units: u32) -> Option<u32> {
     d2c_per_second(tier, units)
@@ -75,6 +109,24 @@ pub const CONNECTS_PER_SECOND_MIN: u32 = 100;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quotas() {
+        for (tier, units, block, expect) in [
+            ("F1", 1, 512, Some(8_000)),
+            ("F1", 9, 512, Some(8_000)),
+            ("S1", 1, 4096, Some(400_000)),
+            ("B1", 3, 4096, Some(1_200_000)),
+            ("S2", 2, 4096, Some(12_000_000)),
+            ("B3", 10, 4096, Some(3_000_000_000)),
+            ("S4", 1, 4096, None),
+        ] {
+            assert_eq!((daily_quota(tier, units), block_bytes(Some(tier))), (expect, block), "{tier} {units}");
+        }
+        for (size, block, expect) in [(0, 4096, 1), (1, 4096, 1), (4096, 4096, 1), (4097, 4096, 2), (513, 512, 2)] {
+            assert_eq!(billable_units(size, block), expect, "{size} in {block}");
+        }
+    }
 
     #[test]
     fn tiers() {

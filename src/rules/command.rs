@@ -21,10 +21,10 @@ use std::time::Duration;
 use regex::Regex;
 
 use super::QuarantineReason;
+use super::decode::Births;
 use super::make::{self, Records, Source, Taken, Work};
 use super::rule::Message;
 use super::template::{Part, Template};
-use super::translate::Memory;
 use crate::message::{HubMessage, Publish, Timestamp};
 use crate::topic;
 
@@ -250,8 +250,9 @@ impl Command {
             retain: false,
             received: incoming.received,
         };
-        let memory = Memory::default();
-        let source = Source { publish: &publish, captures: &[], event: &names, births: memory.births() };
+        let births = Births::default();
+        let source =
+            Source { publish: &publish, captures: &[], event: &names, births: &births, state: "", marks: None };
         let (mut work, mut records) = (Work::default(), Records::default());
         match make::make(&self.message, 0, &source, &mut work, &mut records) {
             Ok(Taken::No) => Ok(Err(PassedBy::When)),

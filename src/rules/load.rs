@@ -1,5 +1,6 @@
 //! Rule files into checked rules and tests. Every mistake of every file is told, none stops the reading.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -15,18 +16,20 @@ use super::RuleSet;
 use super::rule::Rule;
 use super::testing::Test;
 
-mod later;
+mod durations;
 mod lint;
 mod read_binary;
 mod read_command;
 mod read_command_test;
 mod read_decode;
 mod read_on;
+mod read_restraint;
 mod read_rule;
 mod read_shape;
 mod read_table;
 mod read_test;
 mod read_time;
+mod read_window;
 mod texts;
 mod whole;
 pub(super) mod words;
@@ -35,17 +38,19 @@ pub use lint::LINTS;
 use read_table::Tables;
 
 /// Every code a rule file can be answered with.
-pub const CODES: [&str; 46] = [
+pub const CODES: [&str; 48] = [
     "bad-decode",
     "bad-duration",
     "bad-hex",
     "bad-name",
     "bad-path",
     "bad-regex",
+    "bad-report",
     "bad-scale",
     "bad-table",
     "bad-time",
     "bad-topic",
+    "bad-window",
     "constant-device",
     "duplicate-name",
     "empty-level",
@@ -57,7 +62,6 @@ pub const CODES: [&str; 46] = [
     "no-rules",
     "no-topic",
     "no-want",
-    "not-available",
     "odd-level",
     "overlap",
     "raw-with-fields",
@@ -70,6 +74,7 @@ pub const CODES: [&str; 46] = [
     "unknown-event",
     "unknown-filter",
     "unknown-format",
+    "unknown-function",
     "unknown-key",
     "unknown-lint",
     "unknown-name",
@@ -169,6 +174,7 @@ pub fn load(files: &[SourceFile]) -> Loaded {
     }
     let hash = hash(files, &tables.files);
     let mut rules = None;
+    name_states(&mut drafts);
     if !diagnostics.iter().any(Diagnostic::is_error) {
         let commands = commands.into_iter().filter_map(|draft| draft.command).collect();
         match RuleSet::new(drafts.into_iter().filter_map(|draft| draft.rule).collect(), commands, hash.clone()) {
@@ -204,6 +210,19 @@ fn hash(files: &[SourceFile], tables: &[String]) -> String {
         let _ = write!(hex, "{byte:02x}");
         hex
     })
+}
+
+/// Rules without a name may be called the same; what they remember must not be.
+fn name_states(drafts: &mut [Draft]) {
+    let mut taken: HashMap<String, usize> = HashMap::new();
+    for rule in drafts.iter_mut().filter_map(|draft| draft.rule.as_mut()) {
+        let number = taken.entry(rule.name.clone()).or_default();
+        *number += 1;
+        rule.state = match *number {
+            1 => rule.name.as_str().into(),
+            number => format!("{} #{number}", rule.name).into(),
+        };
+    }
 }
 
 /// A file that a table may take its rows from.

@@ -2,18 +2,24 @@
 
 use std::ops::Range;
 
+use parking_lot::Mutex;
+
 use super::clock::Doubt;
 use super::decode::{self, Births, Body, Decoded};
 use super::expr::Scope;
+use super::gzip::{self, Gzip};
 use super::json::{self, Kind, Member, NotJson};
 use super::lookup::{Lookup, Miss};
+use super::memory::{self, Marks};
 use super::refusal::{BASE64, Refusal, not_json, shown};
+use super::restraint::{HeldBack, Judged, Pending};
 use super::rule::{Decode, Message, Value};
 use super::script::Script;
 use super::shape;
 use super::template::{Facts, Gap, Place, Template};
+use super::window::{self, Combine, Held, Window};
 use super::{QuarantineReason, RuleIndex};
-use crate::message::{Content, Publish, RecordWriter};
+use crate::message::{Content, Publish, RecordWriter, TooLong};
 
 /// What making a message needs, kept from one to the next so that nothing is allocated.
 #[derive(Debug, Default)]
@@ -31,6 +37,9 @@ struct Buffers {
     shaped: Shaped,
     /// After `rename` and `remove`.
     reshaped: Shaped,
+    /// Before `compress`, or what a message gives to its window.
+    plain: Vec<u8>,
+    gzip: Gzip,
 }
 
 /// An object that a rule has changed.
@@ -45,8 +54,8 @@ impl Work {
     /// Forgets everything and keeps at most `kept` bytes of room in each buffer.
     pub(super) fn clear(&mut self, kept: usize) {
         self.decoded.clear(kept);
-        let Buffers { members, device, value, shaped, reshaped } = &mut self.buffers;
-        for buffer in [device, value, &mut shaped.text, &mut shaped.next, &mut reshaped.text] {
+        let Buffers { members, device, value, shaped, reshaped, plain, gzip: _ } = &mut self.buffers;
+        for buffer in [device, value, &mut shaped.text, &mut shaped.next, &mut reshaped.text, plain] {
             buffer.clear();
             buffer.shrink_to(kept);
         }
@@ -65,6 +74,10 @@ pub(super) struct Source<'a> {
     /// What the names of a rule with `on` stand for.
     pub(super) event: &'a [&'a str],
     pub(super) births: &'a Births,
+    /// What the memory of the rule is filed under.
+    pub(super) state: &'a str,
+    /// What the rule has sent, where it remembers that.
+    pub(super) marks: Option<&'a Mutex<Marks>>,
 }
 
 /// The records made so far.
@@ -73,10 +86,17 @@ pub(super) struct Records {
     pub(super) bytes: Vec<u8>,
     /// The rule of each record and where the record ends.
     pub(super) ends: Vec<(Option<RuleIndex>, usize)>,
+    /// What is to wait in windows, and where each contribution ends.
+    pub(super) held: Vec<u8>,
+    pub(super) held_ends: Vec<(RuleIndex, usize)>,
     /// The rules that let the publish go by.
     pub(super) let_by: Vec<RuleIndex>,
     /// Where the time of a payload was not taken.
     pub(super) doubts: Vec<(RuleIndex, Doubt)>,
+    /// The messages that were not made because they are not worth it.
+    pub(super) held_back: Vec<(RuleIndex, HeldBack)>,
+    /// What rules will have sent once the records are stored.
+    pub(super) pending: Vec<Pending>,
 }
 
 /// Whether a rule takes a publish.
@@ -96,12 +116,18 @@ pub(super) fn make(
     records: &mut Records,
 ) -> Result<Taken, Refusal> {
     let (bytes, ends, doubts) = (records.bytes.len(), records.ends.len(), records.doubts.len());
+    let (held_back, pending) = (records.held_back.len(), records.pending.len());
+    let (held, held_ends) = (records.held.len(), records.held_ends.len());
     let Work { decoded, buffers } = work;
     let made = Maker { message, rule, source, buffers, records }.all(decoded);
     if made.is_err() {
         records.bytes.truncate(bytes);
         records.ends.truncate(ends);
         records.doubts.truncate(doubts);
+        records.held_back.truncate(held_back);
+        records.pending.truncate(pending);
+        records.held.truncate(held);
+        records.held_ends.truncate(held_ends);
     }
     made
 }
@@ -229,13 +255,13 @@ impl Maker<'_> {
     fn finish(&mut self, facts: &Facts<'_>, body: &[u8], content: Option<Content<'static>>) -> Result<(), Refusal> {
         let message = self.message;
         if message.scale.is_empty() && message.set.is_empty() {
-            return self.record(facts, body, content);
+            return self.record(facts, (body, body), content);
         }
         let mut shaped = std::mem::take(&mut self.buffers.shaped);
         let made = self.calculated(facts, &mut shaped).and_then(|()| {
             let text = std::str::from_utf8(&shaped.text).unwrap_or("");
             let facts = Facts { text, members: &shaped.members, ..*facts };
-            self.record(&facts, text.as_bytes(), content)
+            self.record(&facts, (text.as_bytes(), body), content)
         });
         self.buffers.shaped = shaped;
         made
@@ -258,10 +284,16 @@ impl Maker<'_> {
         Ok(())
     }
 
-    fn record(&mut self, facts: &Facts<'_>, body: &[u8], content: Option<Content<'static>>) -> Result<(), Refusal> {
-        let Self { message, rule, buffers, records, .. } = self;
-        let Buffers { device, value, reshaped, .. } = &mut **buffers;
-        if records.ends.len() >= decode::MAX_ITEMS {
+    /// Writes the record of a body, given as it is now and as it was decoded, or holds it back.
+    fn record(
+        &mut self,
+        facts: &Facts<'_>,
+        (body, decoded): (&[u8], &[u8]),
+        content: Option<Content<'static>>,
+    ) -> Result<(), Refusal> {
+        let Self { message, rule, buffers, records, source } = self;
+        let Buffers { device, value, .. } = &mut **buffers;
+        if records.ends.len() + records.held_ends.len() >= decode::MAX_ITEMS {
             let detail = format!("the publish makes more than {} messages", decode::MAX_ITEMS);
             return Err(Refusal::new(QuarantineReason::TooMany, detail));
         }
@@ -277,32 +309,137 @@ impl Maker<'_> {
         if device.is_empty() {
             return Err(Refusal::new(QuarantineReason::EmptyDevice, "the name of the device is empty"));
         }
+        let judged = Judged { rule: *rule, facts: &facts, device, decoded, body };
+        if let Some((restraint, marks)) = message.restraint.as_ref().zip(source.marks)
+            && let Some(why) = restraint.judge(&judged, marks, (&mut records.pending, value))
+        {
+            records.held_back.push((*rule, why));
+            return Ok(());
+        }
         let content = content.unwrap_or_else(|| if message.reads_fields { Content::Json } else { look(body) });
-        let out = &mut records.bytes;
-        let mut writer = RecordWriter::begin(out, facts.time, content, |out| out.extend_from_slice(device));
-        for (name, template) in &message.props {
-            value.clear();
-            if template.render(&facts, Place::Property, value).is_ok() {
-                writer.property(name, |out| out.extend_from_slice(value));
+        match &message.window {
+            None => self.write(&facts, body, content),
+            Some(window) => {
+                let thing = match window.combine {
+                    Combine::Batch(_) => 0,
+                    Combine::Aggregate(_) => judged.thing(window.per.as_ref(), value),
+                    Combine::Pivot(_) => memory::key([device.as_slice()].iter()),
+                };
+                self.contribute((window, thing), &facts, (body, content))
             }
         }
-        let written = writer.finish(|out| match (message.reshape.is_empty(), message.add.is_empty()) {
-            (true, true) => out.extend_from_slice(body),
-            (true, false) => enrich(&message.add, &facts, (facts.text, facts.members), value, out),
-            (false, true) => message.reshape.apply(facts.text, facts.members, out),
-            (false, false) => {
-                reshaped.text.clear();
-                message.reshape.apply(facts.text, facts.members, &mut reshaped.text);
-                rescan(&reshaped.text, &mut reshaped.members);
-                let text = std::str::from_utf8(&reshaped.text).unwrap_or("");
-                enrich(&message.add, &facts, (text, &reshaped.members), value, out);
-            }
+    }
+
+    /// Writes a record that goes up by itself.
+    fn write(&mut self, facts: &Facts<'_>, body: &[u8], content: Content<'static>) -> Result<(), Refusal> {
+        let Self { message, rule, buffers, records, .. } = self;
+        let Buffers { device, value, reshaped, plain, gzip, .. } = &mut **buffers;
+        plain.clear();
+        let mut content = content;
+        if message.gzip {
+            push_body(message, facts, (body, value, reshaped), plain);
+            content = gzip::said_to_be(content);
+        }
+        let writer = begin(message, facts, (device, value), (content, &mut records.bytes));
+        let written = writer.finish(|out| match message.gzip {
+            true => gzip.push(plain, out),
+            false => push_body(message, facts, (body, value, reshaped), out),
         });
-        written.map_err(|_| {
-            Refusal::new(QuarantineReason::TooLong, "the device or a property is longer than 65535 bytes")
-        })?;
+        written.map_err(too_long)?;
         records.ends.push((Some(*rule), records.bytes.len()));
         Ok(())
+    }
+
+    /// Writes what a message gives to its window.
+    fn contribute(
+        &mut self,
+        (window, thing): (&Window, u128),
+        facts: &Facts<'_>,
+        (body, content): (&[u8], Content<'static>),
+    ) -> Result<(), Refusal> {
+        let Self { message, rule, buffers, records, source } = self;
+        let Buffers { device, value, reshaped, plain, .. } = &mut **buffers;
+        plain.clear();
+        match &window.combine {
+            Combine::Batch(_) if content == Content::Json => push_body(message, facts, (body, value, reshaped), plain),
+            Combine::Batch(_) => return Err(no_list(body)),
+            Combine::Aggregate(aggregate) => aggregate.push_picked(facts, plain)?,
+            Combine::Pivot(pivot) => pivot.push_named(facts, (body, content), value, plain)?,
+        }
+        let start = Held::begin(&mut records.held, source.publish.received, source.state);
+        let record = records.held.len();
+        let writer = begin(message, facts, (device, value), (Content::Json, &mut records.held));
+        let mut at = record;
+        let written = writer.finish(|out| {
+            at = out.len();
+            if matches!(window.combine, Combine::Batch(_)) || message.add.is_empty() {
+                return out.extend_from_slice(plain);
+            }
+            reshaped.text.clone_from(plain);
+            rescan(&reshaped.text, &mut reshaped.members);
+            let text = std::str::from_utf8(&reshaped.text).unwrap_or("");
+            enrich(&message.add, facts, (text, &reshaped.members), value, out);
+        });
+        if let Err(error) = written {
+            records.held.truncate(start);
+            return Err(too_long(error));
+        }
+        let group = match window.combine {
+            Combine::Batch(_) => window::group_of(records.held.get(record..).unwrap_or(&[]), at - record),
+            Combine::Aggregate(_) | Combine::Pivot(_) => thing,
+        };
+        Held::set_group(&mut records.held, start, group);
+        records.held_ends.push((*rule, records.held.len()));
+        Ok(())
+    }
+}
+
+/// Begins a record with the device and the properties of a rule.
+fn begin<'o>(
+    message: &Message,
+    facts: &Facts<'_>,
+    (device, value): (&[u8], &mut Vec<u8>),
+    (content, out): (Content<'_>, &'o mut Vec<u8>),
+) -> RecordWriter<'o> {
+    let mut writer = RecordWriter::begin(out, facts.time, content, |out| out.extend_from_slice(device));
+    for (name, template) in &message.props {
+        value.clear();
+        if template.render(facts, Place::Property, value).is_ok() {
+            writer.property(name, |out| out.extend_from_slice(value));
+        }
+    }
+    writer
+}
+
+fn too_long(_: TooLong) -> Refusal {
+    Refusal::new(QuarantineReason::TooLong, "the device or a property is longer than 65535 bytes")
+}
+
+/// A batch is a list of JSON.
+fn no_list(body: &[u8]) -> Refusal {
+    let detail = format!("`batch` makes a JSON list, the payload is {}", shown(body));
+    let advice = if std::str::from_utf8(body).is_ok() { "decode = \"text\"" } else { BASE64 };
+    Refusal::new(QuarantineReason::NotJson, detail).advise(Some(advice))
+}
+
+/// Appends a body with what `rename`, `remove` and `add` make of it.
+fn push_body(
+    message: &Message,
+    facts: &Facts<'_>,
+    (body, value, reshaped): (&[u8], &mut Vec<u8>, &mut Shaped),
+    out: &mut Vec<u8>,
+) {
+    match (message.reshape.is_empty(), message.add.is_empty()) {
+        (true, true) => out.extend_from_slice(body),
+        (true, false) => enrich(&message.add, facts, (facts.text, facts.members), value, out),
+        (false, true) => message.reshape.apply(facts.text, facts.members, out),
+        (false, false) => {
+            reshaped.text.clear();
+            message.reshape.apply(facts.text, facts.members, &mut reshaped.text);
+            rescan(&reshaped.text, &mut reshaped.members);
+            let text = std::str::from_utf8(&reshaped.text).unwrap_or("");
+            enrich(&message.add, facts, (text, &reshaped.members), value, out);
+        }
     }
 }
 

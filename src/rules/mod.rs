@@ -18,7 +18,10 @@
 //!
 //! A rule works in this order: `decode`, `lookup`, `when`, `script`, `scale`, `set`; then `device`, `props`, `time` and the
 //! values of `add` are read from what there is, and last come `rename`, `remove` and `add`. The language of `when` and `set`
-//! is described in `expr`, that of `script` in `script`.
+//! is described in `expr`, that of `script` in `script`. Then `dedupe`, `report_by_exception` and `throttle` look whether the
+//! message is worth sending (`restraint`); what is waits for others where the rule has `batch`, `aggregate` or `pivot`
+//! (`window`), and `compress` comes last of all. A publish of which everything is held back is
+//! dropped, and [`Output::held_back`] says why.
 //!
 //! Messages of a rule with `priority = "high"` are urgent ([`RuleSet::is_urgent`]); what that means is not decided here.
 //!
@@ -82,6 +85,7 @@
 //! Numbers in `add` keep their spelling where JSON can write them so (`1e3` stays `1e3`). JSON has no dates: a TOML
 //! date goes up as text, as it is written.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -91,14 +95,18 @@ mod command;
 mod decode;
 mod explain;
 mod expr;
+mod gzip;
+mod habits;
 mod index;
 mod json;
 mod load;
 mod lookup;
 mod make;
+mod memory;
 mod number;
 mod pattern;
 mod refusal;
+mod restraint;
 mod rule;
 mod schema;
 mod script;
@@ -106,15 +114,20 @@ mod shape;
 mod template;
 pub mod testing;
 mod translate;
+mod window;
 
 pub use clock::Doubt;
 pub use command::{Answer, Commanded, Incoming, LocalPublish, Made, PassedBy};
 pub use explain::{Explanation, Step, Tried, new_rule, new_rule_for_siblings};
+pub use gzip::plain_body;
 pub use load::{CODES, FileSummary, LINTS, Loaded, is_table_file, load};
+pub use memory::Memory;
+pub use restraint::HeldBack;
 pub use schema::schema;
-pub use translate::{Memory, Output, forward};
+pub use translate::{Output, forward};
+pub use window::{Closed, Closing, held_record};
 
-use crate::message::{Event, Presence, Publish};
+use crate::message::{Event, NotARecord, Presence, Publish, Timestamp};
 
 /// A rule of a [`RuleSet`], counted in file order from 0.
 pub type RuleIndex = usize;
@@ -133,6 +146,8 @@ struct Rules {
     on_connect: index::Index,
     on_disconnect: index::Index,
     commands: Vec<command::Command>,
+    /// The rules with windows, by what their memory is filed under.
+    windows: HashMap<Box<str>, RuleIndex>,
 }
 
 /// What became of a publish.
@@ -254,17 +269,69 @@ impl RuleSet {
         let on_connect = index::Index::new(&rules, Some(Event::Connect))?;
         let on_disconnect = index::Index::new(&rules, Some(Event::Disconnect))?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        Ok(Self(Arc::new(Rules { number, hash, rules, index, on_connect, on_disconnect, commands })))
+        let windows = rules.iter().enumerate().filter(|(_, rule)| rule.window().is_some());
+        let windows = windows.map(|(index, rule)| (rule.state.clone(), index)).collect();
+        Ok(Self(Arc::new(Rules { number, hash, rules, index, on_connect, on_disconnect, commands, windows })))
     }
 
-    /// Translates a publish. Total: any publish, an outcome. The records are in `out` until its next use.
+    /// Translates a publish. Total: any publish, an outcome. The records are in `out` until its next use, and what
+    /// the rules have to remember of them is remembered. What waits in windows is in the memory of `out`, and comes
+    /// with [`due`](Self::due).
     pub fn translate(&self, publish: &Publish<'_>, out: &mut Output) -> Verdict {
+        let verdict = self.attempt(publish, out);
+        self.settle_all(out);
+        verdict
+    }
+
+    /// As [`translate`](Self::translate), but nothing counts as sent before [`settle`](Self::settle): a publish whose
+    /// records find no room may be attempted again.
+    pub fn attempt(&self, publish: &Publish<'_>, out: &mut Output) -> Verdict {
         translate::translate(&self.0, publish, out)
     }
 
     /// Translates the coming or going of a client by the rules with `on`; otherwise as [`translate`](Self::translate).
     pub fn presence(&self, presence: &Presence<'_>, out: &mut Output) -> Verdict {
+        let verdict = self.attempt_presence(presence, out);
+        self.settle_all(out);
+        verdict
+    }
+
+    /// As [`attempt`](Self::attempt), for [`presence`](Self::presence).
+    pub fn attempt_presence(&self, presence: &Presence<'_>, out: &mut Output) -> Verdict {
         translate::presence(&self.0, presence, out)
+    }
+
+    /// What was attempted last is stored: its messages count as sent from now on.
+    pub fn settle(&self, out: &mut Output) {
+        translate::settle(&self.0, out);
+    }
+
+    /// Puts a contribution of [`Output::held`] into its window. `sequence` is where the caller keeps it.
+    pub fn hold(&self, held: &[u8], sequence: u64, memory: &Memory) -> Result<(), NotARecord> {
+        translate::hold(&self.0, held, sequence, memory)
+    }
+
+    fn settle_all(&self, out: &mut Output) {
+        self.settle(out);
+        for (_, held) in out.held() {
+            // What was just written can be read.
+            let _ = self.hold(held, 0, out.memory());
+        }
+    }
+
+    /// Puts the messages of all windows that have closed by `now` into `out`, as [`translate`](Self::translate) does
+    /// those of a publish. For who keeps no contributions.
+    pub fn due(&self, now: Timestamp, out: &mut Output) {
+        translate::clear(out);
+        out.memory().close_due(now);
+        translate::fetch(&self.0, out);
+    }
+
+    /// The same of all windows: nothing more comes.
+    pub fn finish(&self, out: &mut Output) {
+        translate::clear(out);
+        while out.memory().close_first() {}
+        translate::fetch(&self.0, out);
     }
 
     /// True where a rule matches the topic, whatever it makes of a publish.
@@ -333,7 +400,26 @@ impl RuleSet {
         self.0.rules.get(rule).is_some_and(|rule| rule.urgent)
     }
 
-    /// True where there is such a rule.
+    /// True where a rule may hold messages back for what was sent before.
+    pub fn restrains(&self, rule: RuleIndex) -> bool {
+        let action = self.0.rules.get(rule).map(|rule| &rule.action);
+        matches!(action, Some(rule::Action::Send(message)) if message.restraint.is_some())
+    }
+
+    /// What a rule does with its messages over time, in words: a line for each key that remembers.
+    pub fn habits(&self, rule: RuleIndex) -> Vec<String> {
+        match self.0.rules.get(rule).map(|rule| &rule.action) {
+            Some(rule::Action::Send(message)) => habits::of(message),
+            _ => Vec::new(),
+        }
+    }
+
+    /// True where the messages of a rule wait in windows.
+    pub fn combines(&self, rule: RuleIndex) -> bool {
+        self.0.rules.get(rule).is_some_and(|rule| rule.window().is_some())
+    }
+
+    /// True where the messages of some rule go up first.
     pub fn has_urgent(&self) -> bool {
         self.0.rules.iter().any(|rule| rule.urgent)
     }

@@ -1,5 +1,7 @@
 //! A rule as it runs: every text parsed, every name resolved.
 
+use std::sync::Arc;
+
 use super::clock::Clock;
 use super::decode::binary::Layout;
 use super::decode::coding::Coding;
@@ -9,15 +11,19 @@ use super::decode::keyvalue::KeyValue;
 use super::expr::Expr;
 use super::lookup::{Lookup, Miss};
 use super::pattern::Pattern;
+use super::restraint::Restraint;
 use super::script::Script;
 use super::shape::{Reshape, Scale, Set};
 use super::template::Template;
+use super::window::{Combine, Window};
 use crate::message::Event;
 
 /// A checked rule.
 #[derive(Debug)]
 pub(super) struct Rule {
     pub(super) name: String,
+    /// What its memory is filed under: the name, and a number where several rules have no name of their own.
+    pub(super) state: Box<str>,
     /// The file and line it stands in.
     pub(super) path: String,
     pub(super) line: usize,
@@ -67,6 +73,12 @@ pub(super) struct Message {
     pub(super) scale: Vec<Scale>,
     pub(super) set: Vec<Set>,
     pub(super) reshape: Reshape,
+    /// What is not worth sending.
+    pub(super) restraint: Option<Box<Restraint>>,
+    /// Where its messages wait for others.
+    pub(super) window: Option<Arc<Window>>,
+    /// The body goes up compressed.
+    pub(super) gzip: bool,
     /// Nothing is made: the rule is there to drop what its `when` takes.
     pub(super) drops: bool,
     /// Something behind the script needs fields, so the payload must be an object.
@@ -81,6 +93,15 @@ impl Message {
         self.when.is_some() || self.lookup.as_ref().is_some_and(|lookup| lookup.miss == Miss::Skip)
     }
 
+    /// Something needs JSON.
+    pub(super) fn needs_json(&self) -> bool {
+        self.reads_fields || self.reads_early || self.window.is_some()
+    }
+
+    fn combines(&self, how: impl Fn(&Combine) -> bool) -> bool {
+        self.window.as_ref().is_some_and(|window| how(&window.combine))
+    }
+
     /// Something needs fields of the payload, or of what the script makes of it.
     pub(super) fn needs_object(&self) -> bool {
         !self.add.is_empty()
@@ -88,6 +109,8 @@ impl Message {
             || !self.scale.is_empty()
             || !self.reshape.is_empty()
             || self.time.is_some()
+            || self.restraint.as_ref().is_some_and(|restraint| restraint.needs_object())
+            || self.window.as_ref().is_some_and(|window| window.needs_object())
             || self.device.has_field()
             || self.props.iter().any(|(_, template)| template.has_field())
     }
@@ -100,6 +123,14 @@ impl Message {
             () if !self.scale.is_empty() => "`scale`",
             () if !self.reshape.is_empty() => "`rename` or `remove`",
             () if self.time.is_some() => "`time`",
+            () if self.restraint.as_ref().is_some_and(|restraint| restraint.report_needs_object()) => {
+                "`report_by_exception`"
+            }
+            () if self.combines(|combine| matches!(combine, Combine::Aggregate(_))) => "`aggregate`",
+            () if self.combines(|combine| matches!(combine, Combine::Pivot(pivot) if pivot.value.is_some())) => {
+                "`pivot`"
+            }
+            () if !self.reads_fields && self.window.is_some() => "`batch`",
             () => "`{.field}`",
         }
     }
@@ -161,6 +192,14 @@ pub(super) enum Value {
 }
 
 impl Rule {
+    /// Where its messages wait for others.
+    pub(super) fn window(&self) -> Option<&Arc<Window>> {
+        match &self.action {
+            Action::Send(message) => message.window.as_ref(),
+            Action::Drop => None,
+        }
+    }
+
     /// True where the search ends when this rule matches.
     pub(super) fn is_last(&self) -> bool {
         !self.picky && (!self.goes_on || matches!(self.action, Action::Drop))

@@ -19,13 +19,14 @@
 //! `command.id`, `command.props.x`, `command.payload` or `command.payload_hex`. It wants `want.topic`, `want.payload`,
 //! `want.qos`, `want.retain` and `want.answer` (the topic on which an answer is awaited), several publishes as a list,
 //! `want.nothing = true` where no command takes it, or `want.refused = "reason"`.
+//! Windows close at the time of the publishes, and all that are open at the end of the test.
 //!
 //! The clock of a test stands at 2026-01-01T00:00:00.000Z, and each test begins with no memory of the others. Payloads are compared as JSON where both sides
-//! are JSON (the order of members and white space do not count), otherwise as text.
+//! are JSON (the order of members and white space do not count), otherwise as text; compressed ones as they were before.
 
 use serde_json::Value;
 
-use super::{Output, QuarantineReason, RuleSet, Step, Verdict};
+use super::{HeldBack, Output, QuarantineReason, RuleSet, Step, Verdict, plain_body};
 use crate::diag::{Diagnostic, Span};
 use crate::message::{Event, HubMessage, Presence, Publish, Timestamp};
 
@@ -152,8 +153,13 @@ fn run_one(rules: &RuleSet, test: &Test) -> Vec<Diagnostic> {
     let mut out = Output::new();
     let mut records: Vec<(bool, Vec<u8>)> = Vec::new();
     let mut verdict = Verdict::Unmatched;
-    let mut last = None;
+    let (mut last, mut why) = (None, None);
+    let keep = |out: &Output, records: &mut Vec<_>| {
+        records.extend(out.records().map(|(rule, record)| (rules.is_urgent(rule), record.to_vec())));
+    };
     for sent in &test.sent {
+        rules.due(sent.publish().received, &mut out);
+        keep(&out, &mut records);
         verdict = match &test.on {
             None => rules.translate(&sent.publish(), &mut out),
             Some(On { event, address, reason }) => {
@@ -161,20 +167,25 @@ fn run_one(rules: &RuleSet, test: &Test) -> Vec<Diagnostic> {
                 rules.presence(&Presence { event: *event, client: &sent.client, address, reason, at }, &mut out)
             }
         };
-        records.extend(out.records().map(|(rule, record)| (rules.is_urgent(rule), record.to_vec())));
+        keep(&out, &mut records);
         last = Some(sent);
         if matches!(verdict, Verdict::Quarantined { .. }) {
             break;
         }
+        why = out.held_back().first().map(|(_, why)| *why);
     }
     let Some(last) = last else { return Vec::new() };
+    if !matches!(verdict, Verdict::Quarantined { .. }) {
+        rules.finish(&mut out);
+        keep(&out, &mut records);
+    }
     // Of several the last may be let go by: what counts is what was made.
     if !records.is_empty() && !matches!(verdict, Verdict::Quarantined { .. }) {
         verdict = Verdict::Translated;
     }
     let parsed = records.iter().map(|(urgent, record)| Some((*urgent, HubMessage::parse(record).ok()?)));
     let made: Vec<Made<'_>> = parsed.flatten().collect();
-    let came = || outcome(rules, verdict, (made.len(), test.on.is_some()), &out);
+    let came = || outcome(rules, verdict, (made.len(), test.on.is_some()), (&out, why));
     let mut wrong: Vec<(Span, String)> = Vec::new();
     match (&test.want, verdict) {
         (Want::Quarantine(want, _), Verdict::Quarantined { reason, .. }) if *want == reason => {}
@@ -208,14 +219,22 @@ fn run_one(rules: &RuleSet, test: &Test) -> Vec<Diagnostic> {
     wrong.into_iter().map(tell).collect()
 }
 
-fn outcome(rules: &RuleSet, verdict: Verdict, (made, on): (usize, bool), out: &Output) -> String {
+fn outcome(
+    rules: &RuleSet,
+    verdict: Verdict,
+    (made, on): (usize, bool),
+    (out, why): (&Output, Option<HeldBack>),
+) -> String {
     match verdict {
         Verdict::Translated if made == 1 => "a message is made".to_owned(),
         Verdict::Translated => format!("{made} messages are made"),
         Verdict::Dropped { rule } if out.let_by().contains(&rule) => {
             format!("rule `{}` lets it go by: its `when` is not true, or its table has no such key", rules.name(rule))
         }
-        Verdict::Dropped { rule } => format!("rule `{}` drops it", rules.name(rule)),
+        Verdict::Dropped { rule } => match why {
+            Some(why) => format!("rule `{}` holds it back: {why}", rules.name(rule)),
+            None => format!("rule `{}` drops it", rules.name(rule)),
+        },
         Verdict::Quarantined { reason, .. } => format!("quarantined as {reason}: {}", out.detail()),
         Verdict::Unmatched if on => "no rule with this `on` takes this client".to_owned(),
         Verdict::Unmatched => "no rule takes this topic".to_owned(),
@@ -254,7 +273,7 @@ fn compare(wants: &[WantMessage], made: &[Made<'_>], topic: &Span, wrong: &mut V
             wrong.push((span.clone(), format!("got \"{}\"", got.device)));
         }
         if let Some((payload, span)) = &want.payload {
-            let differences = differences(payload, got.body);
+            let differences = differences(payload, &plain_body(got));
             if !differences.is_empty() {
                 wrong.push((span.clone(), differences.join("; ")));
             }

@@ -1,32 +1,17 @@
 //! The hot path: one publish through its rules into records.
 
 use super::clock::Doubt;
-use super::decode::Births;
 use super::index::{Cache, Route};
 use super::make::{self, Records, Source, Taken, Work, look};
+use super::memory::{Ledgers, Memory};
+use super::restraint::HeldBack;
 use super::rule::Action;
-use super::{RuleIndex, RuleSet, Rules, Verdict};
-use crate::message::{Event, Presence, Publish, RecordWriter};
+use super::window::{Held, OfRule};
+use super::{RuleIndex, Rules, Verdict};
+use crate::message::{Event, HubMessage, NotARecord, Presence, Publish, RecordWriter};
 
 /// Room an [`Output`] keeps in each of its buffers from one translation to the next, in bytes.
 const KEPT: usize = 1 << 20;
-
-/// What the rules remember from one publish to the next; a clone is another handle to the same memory. It is bounded,
-/// belongs to the caller, and so survives connections and new rules.
-#[derive(Debug, Clone, Default)]
-pub struct Memory {
-    births: Births,
-}
-
-impl Memory {
-    pub(super) fn births(&self) -> &Births {
-        &self.births
-    }
-
-    /// To be called once `rules` are in use and no publish is on its way through those before them any more. Births belong
-    /// to no rule and stay.
-    pub fn taken_up(&self, _: &RuleSet) {}
-}
 
 /// Where a translation puts its records, and what it needs to work without allocating. One per connection.
 #[derive(Debug, Default)]
@@ -37,6 +22,7 @@ pub struct Output {
     cache: Cache,
     work: Work,
     memory: Memory,
+    ledgers: Ledgers,
 }
 
 impl Output {
@@ -80,13 +66,36 @@ impl Output {
         &self.records.let_by
     }
 
+    /// The messages that `throttle`, `report_by_exception` and `dedupe` held back, with the rule of each.
+    pub fn held_back(&self) -> &[(RuleIndex, HeldBack)] {
+        &self.records.held_back
+    }
+
+    /// What the last translation gave to windows, with the rule of each contribution: bytes to be kept until the
+    /// window has become a message, and for [`hold`](super::RuleSet::hold).
+    pub fn held(&self) -> impl Iterator<Item = (RuleIndex, &[u8])> + Clone {
+        let Records { held, held_ends, .. } = &self.records;
+        let starts = std::iter::once(0).chain(held_ends.iter().map(|(_, end)| *end));
+        starts.zip(held_ends).map(|(start, (rule, end))| (*rule, held.get(start..*end).unwrap_or(&[])))
+    }
+
+    /// The memory that the rules have here.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
     /// Forgets the last translation. What one huge payload needed is given back.
     fn clear(&mut self) {
         self.records.bytes.clear();
         self.records.bytes.shrink_to(KEPT);
         self.records.ends.clear();
+        self.records.held.clear();
+        self.records.held.shrink_to(KEPT);
+        self.records.held_ends.clear();
         self.records.doubts.clear();
         self.records.let_by.clear();
+        self.records.held_back.clear();
+        self.records.pending.clear();
         self.work.clear(KEPT);
         self.detail.clear();
         self.advice = None;
@@ -95,23 +104,68 @@ impl Output {
 
 pub(super) fn translate(rules: &Rules, publish: &Publish<'_>, out: &mut Output) -> Verdict {
     out.clear();
-    let Output { records, detail, advice, cache, work, memory } = out;
-    let route = cache.route(rules.number, &rules.index, &rules.rules, publish.topic);
-    let told = Told { detail, advice };
-    follow(rules, route, (publish, &[], &memory.births), (records, work), told)
+    let route = out.cache.route(rules.number, &rules.index, &rules.rules, publish.topic);
+    let (records, work) = (&mut out.records, &mut out.work);
+    let told = Told { detail: &mut out.detail, advice: &mut out.advice };
+    let known = Known { memory: &out.memory, ledgers: &mut out.ledgers };
+    follow(rules, route, (publish, &[], known), (records, work), told)
 }
 
 pub(super) fn presence(rules: &Rules, presence: &Presence<'_>, out: &mut Output) -> Verdict {
     out.clear();
-    let Output { records, detail, advice, cache, work, memory } = out;
     let facts = [presence.address, presence.reason];
     let (index, event) = match presence.event {
         Event::Connect => (&rules.on_connect, &facts[..1]),
         Event::Disconnect => (&rules.on_disconnect, &facts[..]),
     };
-    let route = cache.find(index, &rules.rules, presence.client);
-    let told = Told { detail, advice };
-    follow(rules, route, (&presence.as_publish(), event, &memory.births), (records, work), told)
+    let route = out.cache.find(index, &rules.rules, presence.client);
+    let (records, work) = (&mut out.records, &mut out.work);
+    let told = Told { detail: &mut out.detail, advice: &mut out.advice };
+    let known = Known { memory: &out.memory, ledgers: &mut out.ledgers };
+    follow(rules, route, (&presence.as_publish(), event, known), (records, work), told)
+}
+
+/// Writes down what the rules will remember of the last translation.
+pub(super) fn settle(rules: &Rules, out: &mut Output) {
+    if out.records.pending.is_empty() {
+        return;
+    }
+    let ledgers = out.ledgers.of(rules.number, &rules.rules, &out.memory);
+    for pending in out.records.pending.drain(..) {
+        if let Some(Some(marks)) = ledgers.get(pending.rule) {
+            pending.settle(marks);
+        }
+    }
+}
+
+/// Puts a contribution into its window.
+pub(super) fn hold(rules: &Rules, held: &[u8], sequence: u64, memory: &Memory) -> Result<(), NotARecord> {
+    let held = Held::parse(held)?;
+    HubMessage::parse(held.record())?;
+    let rule = rules.windows.get(held.state).and_then(|rule| rules.rules.get(*rule));
+    let window = rule.and_then(|rule| Some(OfRule { name: &rule.name, window: rule.window()? }));
+    memory.windows().add(held, window, sequence);
+    Ok(())
+}
+
+/// Writes the records of all closed windows.
+pub(super) fn fetch(rules: &Rules, out: &mut Output) {
+    while let Some(closed) = out.memory.fetch_closed() {
+        let rule = rules.windows.get(&closed.state).copied();
+        out.records.bytes.extend_from_slice(&closed.record);
+        out.records.ends.push((rule, out.records.bytes.len()));
+    }
+}
+
+/// Forgets the last translation.
+pub(super) fn clear(out: &mut Output) {
+    out.clear();
+}
+
+/// What the rules remember.
+struct Known<'o> {
+    memory: &'o Memory,
+    ledgers: &'o mut Ledgers,
 }
 
 /// Why a publish was quarantined.
@@ -123,25 +177,30 @@ struct Told<'o> {
 fn follow(
     rules: &Rules,
     route: &Route,
-    (publish, event, births): (&Publish<'_>, &[&str], &Births),
+    (publish, event, known): (&Publish<'_>, &[&str], Known<'_>),
     (records, work): (&mut Records, &mut Work),
     told: Told<'_>,
 ) -> Verdict {
+    let ledgers = known.ledgers.of(rules.number, &rules.rules, known.memory);
     let mut nothing_made = None;
     for (index, captures) in route.steps() {
         let Some(rule) = rules.rules.get(index) else { continue };
         match &rule.action {
-            Action::Drop if records.ends.is_empty() => return Verdict::Dropped { rule: index },
+            Action::Drop if records.ends.is_empty() && records.held_ends.is_empty() => {
+                return Verdict::Dropped { rule: index };
+            }
             Action::Drop => {}
             Action::Send(message) => {
-                let before = records.ends.len();
-                let source = Source { publish, captures, event, births };
+                let before = records.ends.len() + records.held_ends.len();
+                let marks = ledgers.get(index).and_then(|marks| marks.as_deref());
+                let source =
+                    Source { publish, captures, event, births: &known.memory.births, state: &rule.state, marks };
                 match make::make(message, index, &source, work, records) {
                     Ok(Taken::No) => {
                         records.let_by.push(index);
                         continue;
                     }
-                    Ok(Taken::Yes) if records.ends.len() == before => {
+                    Ok(Taken::Yes) if records.ends.len() + records.held_ends.len() == before => {
                         nothing_made.get_or_insert(index);
                     }
                     Ok(Taken::Yes) => {}
@@ -158,7 +217,7 @@ fn follow(
         }
     }
     match nothing_made.or(records.let_by.first().copied()) {
-        _ if !records.ends.is_empty() => Verdict::Translated,
+        _ if !(records.ends.is_empty() && records.held_ends.is_empty()) => Verdict::Translated,
         Some(rule) => Verdict::Dropped { rule },
         None => Verdict::Unmatched,
     }

@@ -187,9 +187,14 @@ pub fn differences(old: &Treated<'_>, new: &Treated<'_>) -> Kinds {
         kinds.add(Kind::Time, a.created != b.created);
         kinds.add(Kind::Body, a.body != b.body);
     }
-    let cost = |treated: &Treated<'_>| treated.made.iter().map(|made| units(made.size)).sum::<u64>();
+    let cost = |treated: &Treated<'_>| sent(treated).map(|made| units(made.size)).sum::<u64>();
     kinds.add(Kind::Cost, cost(old) != cost(new));
     kinds
+}
+
+/// The messages that go up by themselves; what a window makes of the others nobody knows yet.
+fn sent<'t, 'a>(treated: &'t Treated<'a>) -> impl Iterator<Item = &'t Made<'a>> {
+    treated.made.iter().filter(|made| !made.held)
 }
 
 fn properties<'a>(made: &Made<'a>) -> Vec<(&'a str, &'a str)> {
@@ -218,7 +223,7 @@ mod tests {
     fn treated<'a>(fate: Fate<'a>, records: &'a [Vec<u8>]) -> Treated<'a> {
         let made = records.iter().map(|record| {
             let message = HubMessage::parse(record).unwrap();
-            Made { rule: "r", urgent: message.device == "alarm", size: message.body.len(), message }
+            Made { rule: "r", urgent: message.device == "alarm", held: false, size: message.body.len(), message }
         });
         let publish = Publish {
             topic: "t",
@@ -237,7 +242,7 @@ mod tests {
         let base = Hub("m7", Content::Json, 0, &[("a", "1"), ("b", "2")], b"{}");
         let long = [b'x'; 5_000];
         let translated = || Fate::Translated;
-        let dropped = |reason| Fate::Dropped { rule: "other", reason, detail: "" };
+        let dropped = |reason| Fate::Dropped { rule: "other", reason, detail: "".into() };
         for (fate, messages, expect) in [
             (translated(), vec![Hub("m7", Content::Json, 0, &[("a", "1"), ("b", "2")], b"{}")], ""),
             (translated(), vec![Hub("m7", Content::Json, 0, &[("b", "2"), ("a", "1")], b"{}")], ""),

@@ -11,7 +11,7 @@
 //! | `payload` | `size` in bytes, and the beginning as `text`, or as `hex` where it is not UTF-8 |
 //! | `verdict` | `translated`, `addressed`, `unmatched`, `dropped`, `quarantined` |
 //! | `rule`, `reason`, `detail` | which rule dropped or failed, the reason as in the metrics, and in words |
-//! | `messages` | what goes to the hub: `rule`, `device`, `properties`, `content_type`, `content_encoding`, `urgent`, `time`, `size`, `body` |
+//! | `messages` | what goes to the hub: `rule`, `device`, `properties`, `content_type`, `content_encoding`, `urgent`, `held` (it waits in a window), `time`, `size`, `body` |
 //! | `more_messages` | how many messages are left out |
 //!
 //! Texts from outside are cut at 1,024 bytes, so that a sight is small whatever a client sends.
@@ -48,7 +48,7 @@ pub enum Fate<'a> {
         /// As in the metrics.
         reason: &'a str,
         /// In words, where there is more to say.
-        detail: &'static str,
+        detail: Cow<'a, str>,
     },
     /// It cannot be translated. Messages of rules before the failing one go up.
     Quarantined {
@@ -92,8 +92,7 @@ impl Fate<'_> {
 
     fn detail(&self) -> &str {
         match self {
-            Self::Dropped { detail, .. } => detail,
-            Self::Quarantined { detail, .. } => detail,
+            Self::Dropped { detail, .. } | Self::Quarantined { detail, .. } => detail,
             _ => "",
         }
     }
@@ -106,6 +105,8 @@ pub struct Made<'a> {
     pub rule: &'a str,
     /// It goes before others.
     pub urgent: bool,
+    /// It waits in a window and becomes part of a message later.
+    pub held: bool,
     /// Bytes as the hub counts them, with its properties.
     pub size: usize,
     /// The message.
@@ -257,6 +258,8 @@ pub struct Message {
     pub content_encoding: Option<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub urgent: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
     pub time: String,
     pub size: usize,
     pub body: Excerpt,
@@ -326,6 +329,7 @@ impl Message {
             content_type: message.content.content_type().map(cut),
             content_encoding: message.content.encoding().map(cut),
             urgent: made.urgent,
+            held: made.held,
             time: message.created.to_string(),
             size: made.size,
             body: Excerpt::new(message.body, most),
@@ -371,9 +375,10 @@ mod tests {
             received: Timestamp(0),
         };
         let presence = Presence { event: Event::Connect, client: "c", address: "::1", reason: "", at: Timestamp(0) };
-        let made = Made { rule: "r", urgent: false, size: 0, message: HubMessage::parse(&record).unwrap() };
+        let made =
+            Made { rule: "r", urgent: false, held: false, size: 0, message: HubMessage::parse(&record).unwrap() };
         let quarantined = || Fate::Quarantined { rule: "q", reason: "not_json", detail: "".into() };
-        let dropped = || Fate::Dropped { rule: "d", reason: "rule", detail: "" };
+        let dropped = || Fate::Dropped { rule: "d", reason: "rule", detail: "".into() };
         let of = |fate, made, presence| Treated { publish, presence, fate, made };
         let sights = [
             of(Fate::Translated, vec![made], None),
@@ -414,7 +419,8 @@ mod tests {
             RecordWriter::begin(&mut record, Timestamp(0), Content::Json, |out| out.extend_from_slice(long.as_bytes()));
         (0..50).for_each(|_| writer.property(&long, |out| out.extend_from_slice(long.as_bytes())));
         writer.finish(|out| out.extend_from_slice(long.as_bytes())).unwrap();
-        let made = Made { rule: &long, urgent: true, size: 1, message: HubMessage::parse(&record).unwrap() };
+        let made =
+            Made { rule: &long, urgent: true, held: true, size: 1, message: HubMessage::parse(&record).unwrap() };
         let publish = Publish {
             topic: &long,
             payload: &[0xff; 60_000],

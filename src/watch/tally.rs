@@ -36,6 +36,9 @@ pub struct ByRule {
     /// The messages it made.
     #[serde(flatten)]
     pub made: Amount,
+    /// The messages it put into windows, which became fewer.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub held: u64,
     /// The publishes it dropped, by reason.
     pub dropped: BTreeMap<String, u64>,
     /// The publishes it could not translate, by reason.
@@ -60,6 +63,11 @@ impl Amount {
         self.bytes += size as u64;
         self.units += units(size);
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Blocks the hub bills for a message.
@@ -99,9 +107,18 @@ impl Tally {
                 ("", _) => "(unmatched)",
                 (rule, _) => rule,
             };
-            self.of(rule).made.add(made.size);
-            self.messages.add(made.size);
+            if made.held {
+                self.of(rule).held += 1;
+                continue;
+            }
+            self.made(rule, made.size);
         }
+    }
+
+    /// One message more, of a rule: also of a window that closed.
+    pub fn made(&mut self, rule: &str, size: usize) {
+        self.of(rule).made.add(size);
+        self.messages.add(size);
     }
 
     fn of(&mut self, rule: &str) -> &mut ByRule {

@@ -84,6 +84,14 @@ fn keys() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             "decode = { format = \"kepware\", split = \"tag\" }\ndevice = \"{tag_device}\"",
             kepware(),
         ),
+        ("throttle, held back", "device = \"d\"\nthrottle = \"1h\"", PAYLOAD.to_vec()),
+        (
+            "report_by_exception, held back",
+            "device = \"d\"\nreport_by_exception = { field = \"rpm\", change = 1 }",
+            PAYLOAD.to_vec(),
+        ),
+        ("dedupe, held back", "device = \"d\"\ndedupe = \"1h\"", PAYLOAD.to_vec()),
+        ("compress", "device = \"d\"\ncompress = \"gzip\"", PAYLOAD.to_vec()),
         (
             "script",
             "device = \"d\"\nscript = '{rpm, torque, oil: .temperature.oil, sum: (.counters | add)}'",

@@ -48,6 +48,8 @@ struct Life {
     stores: Stores,
     /// Of the spool and of the urgent one.
     steps: [spool::steps::Steps; 2],
+    /// Nothing waits in windows here.
+    _held: spool::steps::Steps,
     quarantine: quarantine::steps::Steps,
     uplink: JoinHandle<()>,
     stop: CancellationToken,
@@ -332,8 +334,9 @@ impl Life {
         let metrics = Metrics::register();
         let (kept, kept_by_hand) = quarantine::steps::open();
         let [normal, urgent] = [0, 1].map(|n| spool::steps::open(&disks[n], &plan.spool(n)).expect("opens"));
-        let (stores, (backlog, outcome), _) = join(normal.0, urgent.0, (&kept, &metrics));
-        let own = Own { hub: "h".into(), device: Some("gw".into()), module: None, mark_late: true };
+        let held = spool::steps::open(&SimDisk::new(0), &plan.spool(1)).expect("opens");
+        let (stores, (backlog, outcome), _) = join([normal.0, urgent.0, held.0], (&kept, &metrics));
+        let own = Own { hub: "h".into(), device: Some("gw".into()), module: None, mark_late: true, block: None };
         let bridge = Bridge::new((rules(), Unmatched::Drop), own, stores.clone(), kept, metrics.clone());
         let (status, stop) = (watch::Sender::default(), CancellationToken::new());
         let line = (hub.clone(), plan.uplink());
@@ -343,6 +346,7 @@ impl Life {
             bridge,
             stores,
             steps: [normal.1, urgent.1],
+            _held: held.1,
             quarantine: kept_by_hand,
             uplink,
             stop,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use regex::Regex;
 use toml::de::DeTable;
 
-use super::later::duration_ms;
+use super::durations;
 use super::read_on::text_pattern;
 use super::read_path;
 use super::read_rule::{Makes, read_message};
@@ -60,7 +60,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
     let complete = keys.any("complete");
     let on_ack = keys.word("complete", &COMPLETE, "unknown-word", report);
     let answer = read_answer(&mut keys, method.is_some(), &mut names, report);
-    let message = read_message(&mut keys, (&mut names, Makes::Command), tables, report);
+    let message = read_message(&mut keys, (&mut names, Makes::Command, false), tables, report);
     let qos = keys.integer("qos", report).map_or(1, |(qos, place)| {
         u8::try_from(qos).ok().filter(|qos| *qos <= 2).unwrap_or_else(|| {
             report.error("wrong-type", "`qos` is 0, 1 or 2", place, "");
@@ -142,7 +142,7 @@ fn read_answer<'a>(keys: &mut Reader<'a>, method: bool, names: &mut Names, repor
     let (table, span) = keys.table(key, report)?;
     let mut keys = Reader::new(table, key);
     let topic = keys.string("topic", report);
-    let within = keys.string("within", report).map_or(WITHIN, |text| within(&text, report));
+    let within = within(&mut keys, report);
     let status = match method {
         true => keys.string("status", report).and_then(|text| read_path(&text, report)),
         false => None,
@@ -156,20 +156,14 @@ fn read_answer<'a>(keys: &mut Reader<'a>, method: bool, names: &mut Names, repor
     Some(Answer { within, status })
 }
 
-fn within(text: &Text<'_>, report: &mut Report<'_>) -> Duration {
-    let given = duration_ms(text.value).and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis);
-    match given {
-        Some(given) if (Duration::from_millis(1)..=WITHIN_MAX).contains(&given) => given,
-        Some(_) => {
-            report.error("bad-duration", "`within` is from 1 ms to 5 minutes", text.span(), "");
-            WITHIN
-        }
-        None => {
-            let found = report.new_error("bad-duration", "`within` is not a duration").at(text.span(), "");
-            report.push(found.help("write a number and a unit: \"500ms\", \"10s\", \"5m\""));
-            WITHIN
-        }
+fn within(keys: &mut Reader<'_>, report: &mut Report<'_>) -> Duration {
+    let place = keys.any("within").map_or(0..0, |entry| entry.value.span());
+    let Some(ms) = durations::longer_than_nothing(keys, "within", report) else { return WITHIN };
+    let within = u64::try_from(ms).map_or(WITHIN, Duration::from_millis);
+    if within > WITHIN_MAX {
+        report.error("bad-duration", "`within` is 5 minutes at most", place, "");
     }
+    within
 }
 
 /// Reads the templates of a command into the properties of its message.

@@ -1,11 +1,15 @@
 //! One `[[rule]]`.
 
+use std::sync::Arc;
+
 use regex_syntax::ast;
 use toml::de::DeTable;
 
 use super::read_table::{self, Tables};
 use super::texts::Names;
-use super::{Draft, later, line, lint, read_command, read_decode, read_on, read_shape, read_time};
+use super::{
+    Draft, line, lint, read_command, read_decode, read_on, read_restraint, read_shape, read_time, read_window,
+};
 use crate::diag::walk::{Reader, Report, Text, text};
 use crate::diag::{Diagnostic, SourceFile, Span};
 use crate::rules::expr::Expr;
@@ -13,9 +17,36 @@ use crate::rules::pattern::{self, Level, Mistake, Pattern};
 use crate::rules::rule::{Action, Message, Rule};
 use crate::rules::shape::Reshape;
 use crate::rules::template::Template;
+use crate::rules::window::{Combine, Window};
 
 /// What `priority` can be, and whether the message is urgent then.
 pub(super) const PRIORITIES: [(&str, bool); 2] = [("high", true), ("normal", false)];
+
+/// Keys that say something about the messages of a rule.
+const OF_MESSAGES: [&str; 19] = [
+    "device",
+    "add",
+    "props",
+    "time",
+    "script",
+    "scale",
+    "set",
+    "rename",
+    "remove",
+    "continue",
+    "priority",
+    "dedupe",
+    "report_by_exception",
+    "throttle",
+    "per",
+    "batch",
+    "aggregate",
+    "pivot",
+    "compress",
+];
+
+/// What `compress` can be.
+pub(super) const COMPRESSIONS: [(&str, bool); 2] = [("gzip", true), ("none", false)];
 
 /// A compiled regex may grow to this.
 const REGEX_LIMIT: usize = 16 << 20;
@@ -55,7 +86,6 @@ pub(super) fn read<'a>(
     let name_span = name.map(|name| name.span()).or(asked.place.clone()).unwrap_or(span.clone());
     let shown = name.map_or_else(|| asked.text.clone(), |name| name.value.to_owned());
     let allow = lint::allowed(&mut keys, report);
-    later::rule_keys(&mut keys, report);
     let action = if drops && keys.any("when").is_none() {
         unused(&mut keys, &["decode", "lookup"], report);
         Some(Action::Drop)
@@ -75,7 +105,8 @@ pub(super) fn read<'a>(
             answer: None,
         };
         let makes = if drops { Makes::Nothing } else { Makes::Message };
-        read_message(&mut keys, (&mut names, makes), tables, report).map(|message| Action::Send(Box::new(message)))
+        read_message(&mut keys, (&mut names, makes, urgent), tables, report)
+            .map(|message| Action::Send(Box::new(message)))
     };
     let picky = match &action {
         Some(Action::Send(message)) => message.is_picky(),
@@ -98,6 +129,7 @@ pub(super) fn read<'a>(
     lint::let_by(&allow, before, report);
     let rule = match (asked.pattern, action) {
         (Some(pattern), Some(action)) if sound => Some(Rule {
+            state: shown.as_str().into(),
             name: shown.clone(),
             path: source.path.clone(),
             line: line(&source.text, name_span.start),
@@ -128,9 +160,7 @@ pub(super) fn read<'a>(
 
 /// Keys that mean nothing beside `drop = true`, with some that do beside `when`.
 fn unused<'a>(keys: &mut Reader<'a>, without_when: &[&'static str], report: &mut Report<'_>) {
-    let always =
-        ["device", "add", "props", "time", "script", "scale", "set", "rename", "remove", "continue", "priority"];
-    for key in always.iter().chain(without_when) {
+    for key in OF_MESSAGES.iter().chain(without_when) {
         if let Some(entry) = keys.any(key) {
             let title = format!("`{key}` means nothing beside `drop = true`");
             let found = Diagnostic::warning("unused-key", title, report.file);
@@ -302,7 +332,7 @@ pub(super) enum Makes {
 
 pub(super) fn read_message(
     keys: &mut Reader<'_>,
-    (names, makes): (&mut Names, Makes),
+    (names, makes, urgent): (&mut Names, Makes, bool),
     tables: &Tables,
     report: &mut Report<'_>,
 ) -> Option<Message> {
@@ -331,6 +361,9 @@ pub(super) fn read_message(
         scale: Vec::new(),
         set: Vec::new(),
         reshape: Reshape::default(),
+        restraint: None,
+        window: None,
+        gzip: false,
         drops,
         reads_fields: false,
     };
@@ -356,10 +389,11 @@ pub(super) fn read_message(
     } else {
         message.props = read_props(keys, names, report);
         message.time = read_time::read(keys, report);
+        read_cost(keys, names, &mut message, urgent, report);
     }
     message.reads_fields = message.needs_object();
     message.decode = match decode {
-        Some((Some(decode), span)) if decode.is_raw() && (message.reads_fields || message.reads_early) => {
+        Some((Some(decode), span)) if decode.is_raw() && message.needs_json() => {
             let what = message.what_reads();
             let title = format!("{what} needs JSON, and `decode = \"raw\"` leaves the payload as it is");
             let mut found = report.new_error("raw-with-fields", title).at(span.clone(), "no JSON comes of this");
@@ -372,6 +406,32 @@ pub(super) fn read_message(
         decode => decode.and_then(|(decode, _)| decode),
     };
     Some(message)
+}
+
+/// Reads what makes messages fewer and smaller.
+fn read_cost(keys: &mut Reader<'_>, names: &Names, message: &mut Message, urgent: bool, report: &mut Report<'_>) {
+    let mut restraint = read_restraint::read(keys, names, report);
+    message.gzip = keys.word("compress", &COMPRESSIONS, "unknown-word", report).unwrap_or(false);
+    let gzip = message.gzip;
+    let mut window = read_window::read(keys, names, report).map(|combine| {
+        read_window::unused(keys, &combine, report);
+        Window { combine, per: None, gzip, urgent }
+    });
+    if let Some(entry) = keys.any("per") {
+        let per = text(&entry, report).map(|text| names.template(&text, report));
+        let aggregate = window.as_mut().filter(|window| matches!(window.combine, Combine::Aggregate(_)));
+        if restraint.is_none() && aggregate.is_none() {
+            read_restraint::lone_per(&entry, report);
+        }
+        if let Some(window) = aggregate {
+            window.per.clone_from(&per);
+        }
+        if let Some(restraint) = &mut restraint {
+            restraint.per = per;
+        }
+    }
+    message.restraint = restraint.map(Box::new);
+    message.window = window.map(Arc::new);
 }
 
 fn device_name(names: &[String]) -> String {

@@ -180,7 +180,7 @@ fn one_scale<'a>(table: &'a DeTable<'a>, value: &Spanned<DeValue<'_>>, report: &
     (report.found.len() == before).then(|| Scale { path: Box::default(), factor, offset, round, clamp })
 }
 
-/// A finite number.
+/// A finite number of a value.
 fn float(value: &Spanned<DeValue<'_>>) -> Option<f64> {
     let number = match value.get_ref() {
         DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix()).ok()?.to_string(),
@@ -190,7 +190,8 @@ fn float(value: &Spanned<DeValue<'_>>) -> Option<f64> {
     number.parse().ok().filter(|number: &f64| number.is_finite())
 }
 
-fn number<'a>(keys: &mut Reader<'a>, key: &'static str, report: &mut Report<'_>) -> Option<f64> {
+/// A finite number.
+pub(super) fn number<'a>(keys: &mut Reader<'a>, key: &'static str, report: &mut Report<'_>) -> Option<f64> {
     let entry = keys.any(key)?;
     let number = float(entry.value);
     if number.is_none() {

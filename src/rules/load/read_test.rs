@@ -2,7 +2,7 @@
 
 use toml::de::DeTable;
 
-use super::later::duration_ms;
+use super::durations;
 use super::read_rule::PRIORITIES;
 use super::{read_command_test, read_on};
 use crate::diag::walk::{Reader, Report, Text};
@@ -111,13 +111,7 @@ fn read_sent<'a>(
     report: &mut Report<'_>,
 ) -> Draft<'a> {
     let client = keys.string("client", report);
-    let at = keys.string("at", report).map(|text| {
-        duration_ms(text.value).unwrap_or_else(|| {
-            let found = report.new_error("bad-duration", "`at` is not a duration").at(text.span(), "");
-            report.push(found.help("write a number and a unit: \"500ms\", \"10s\", \"5m\", \"1h\""));
-            0
-        })
-    });
+    let at = durations::read(keys, "at", report);
     let mut draft = Draft {
         topic: None,
         client: client.or(outer.and_then(|outer| outer.client)),

@@ -3,7 +3,7 @@
 use jiff::fmt::strtime;
 use jiff::tz::{Offset, TimeZone, TimeZoneDatabase};
 
-use super::later::duration_ms;
+use super::durations;
 use super::read_path;
 use crate::diag::nearest;
 use crate::diag::walk::{Reader, Report, Text};
@@ -18,8 +18,8 @@ pub(super) fn read(keys: &mut Reader<'_>, report: &mut Report<'_>) -> Option<Clo
     let from = keys.string("from", report);
     let format = keys.string("format", report);
     let zone = keys.string("zone", report);
-    let max_ahead = duration(&mut keys, "max_ahead", report).unwrap_or(MAX_AHEAD);
-    let max_age = duration(&mut keys, "max_age", report);
+    let max_ahead = durations::read(&mut keys, "max_ahead", report).unwrap_or(MAX_AHEAD);
+    let max_age = durations::read(&mut keys, "max_age", report);
     let mistyped = keys.finish(report);
     if from.is_none() && !table.contains_key("from") && !mistyped.contains(&"from") {
         let found = report.new_error("bad-time", "`time` does not say where the time is").at(span, "no `from`");
@@ -35,17 +35,6 @@ pub(super) fn read(keys: &mut Reader<'_>, report: &mut Report<'_>) -> Option<Clo
         None => Some(TimeZone::UTC),
     };
     Some(Clock { from: from?, format: format?, zone: zone?, max_ahead, max_age })
-}
-
-/// A duration in milliseconds.
-fn duration<'a>(keys: &mut Reader<'a>, key: &'static str, report: &mut Report<'_>) -> Option<i64> {
-    let text = keys.string(key, report)?;
-    let ms = duration_ms(text.value);
-    if ms.is_none() {
-        let found = report.new_error("bad-duration", format!("`{key}` is not a duration")).at(text.span(), "");
-        report.push(found.help("write a number and a unit: \"500ms\", \"10s\", \"5m\", \"1h\""));
-    }
-    ms
 }
 
 fn read_format(text: &Text<'_>, report: &mut Report<'_>) -> Option<Format> {

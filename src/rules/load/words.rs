@@ -1,6 +1,7 @@
 //! The words that keys can be, from the tables they are read by: for the schema.
 
 use super::{read_binary, read_command, read_decode, read_on, read_rule, read_table, read_time};
+use crate::rules::window::Function;
 
 fn firsts<T>(choices: &[(&'static str, T)]) -> Vec<&'static str> {
     choices.iter().map(|(word, _)| *word).collect()
@@ -16,6 +17,14 @@ pub(in crate::rules) fn priorities() -> Vec<&'static str> {
 
 pub(in crate::rules) fn completions() -> Vec<&'static str> {
     firsts(&read_command::COMPLETE)
+}
+
+pub(in crate::rules) fn compressions() -> Vec<&'static str> {
+    firsts(&read_rule::COMPRESSIONS)
+}
+
+pub(in crate::rules) fn functions() -> Vec<&'static str> {
+    firsts(&Function::ALL)
 }
 
 pub(in crate::rules) fn formats() -> Vec<&'static str> {

@@ -40,6 +40,11 @@ pub(super) const TABLES: &[(&str, &[&[Key]])] = &[
     ("lookup", &[LOOKUP]),
     ("scale", &[SCALE]),
     ("time", &[TIME]),
+    ("report_by_exception", &[REPORT]),
+    ("dedupe", &[DEDUPE]),
+    ("batch", &[BATCH]),
+    ("aggregate", &[AGGREGATE]),
+    ("pivot", &[PIVOT]),
     ("table", &[CSV_TABLE]),
     ("test", &[TEST, PUBLISH]),
     ("send", &[PUBLISH]),
@@ -83,6 +88,26 @@ const RULE: &[Key] = &[
     key("priority", Words(words::priorities), "high: before all other messages, for alarms"),
     key("drop", Flag, "acknowledged, counted and not sent; with `when` only what that takes"),
     key("continue", Flag, "makes its message and lets the next matching rule make one too"),
+    key(
+        "dedupe",
+        Either(&[Duration, Table("dedupe")]),
+        "the same payload, or what has the same key, is not sent again within that time",
+    ),
+    key(
+        "report_by_exception",
+        Table("report_by_exception"),
+        "sent only where it differs enough from what was sent last: { field = \"temp\", change = 0.5, at_least_every = \"5m\" }",
+    ),
+    key("throttle", Duration, "what comes sooner after the message before it is not sent"),
+    key(
+        "per",
+        Text,
+        "what throttle, report_by_exception, dedupe and aggregate tell apart; topic and device where nothing is said",
+    ),
+    key("batch", Table("batch"), "several messages of a device as one JSON list"),
+    key("aggregate", Table("aggregate"), "minimum, maximum, mean and so on of fields over a length of time"),
+    key("pivot", Table("pivot"), "one object of what several topics say about a device"),
+    key("compress", Words(words::compressions), "the body goes up compressed"),
     key("allow", List(&Words(lints)), "warnings of `check` that this rule is not to have"),
 ];
 
@@ -253,4 +278,40 @@ const WANTED_MESSAGE: &[Key] = &[
     key("time", Text, "its creation time: 2026-01-01T00:00:00.000Z"),
     key("priority", Words(words::priorities), "the priority of the rule that made it"),
     key("props", Map(&Text), "properties it has"),
+];
+
+const REPORT: &[Key] = &[
+    key("field", Text, "the field that must have changed; the whole payload where nothing is said"),
+    key("fields", List(&Text), "several fields; it is enough if one has changed"),
+    key("change", Number, "by how much at least; any change where nothing is said"),
+    key("percent", Number, "by how much at least, in percent of the value sent last"),
+    key("at_least_every", Duration, "after that time the next value is sent, changed or not"),
+];
+
+const DEDUPE: &[Key] = &[
+    key("within", Duration, "how long the same is not sent again"),
+    key("key", Text, "what makes it the same: {.id}/{.seq}; the payload where nothing is said"),
+];
+
+const BATCH: &[Key] = &[
+    key("max_messages", Whole(2, 100_000), "it goes up with so many messages"),
+    key("max_bytes", Whole(2, 262_144), "the longest list; what one billed message has where nothing is said"),
+    key("max_wait", Duration, "how long its first message waits at most"),
+];
+
+const AGGREGATE: &[Key] = &[
+    key("every", Duration, "how long a window is; it ends with each whole one of UTC"),
+    key(
+        "fields",
+        Map(&Either(&[Words(words::functions), List(&Words(words::functions))])),
+        "what is made of which field: { temp = [\"min\", \"max\"], energy = \"last\" }",
+    ),
+];
+
+const PIVOT: &[Key] = &[
+    key("name", Text, "what a value is called in the object: {signal}"),
+    key("value", Text, "where the value is: .v; the field `value`, or the whole payload, where nothing is said"),
+    key("max_wait", Duration, "how long the first value waits at most"),
+    key("complete", List(&Text), "it goes up when all of these are there"),
+    key("trigger", Either(&[Text, List(&Text)]), "it goes up when one of these comes"),
 ];

@@ -141,8 +141,9 @@ impl broker::Ingest for Ingest {
 pub struct Commits(Arc<AtomicU64>);
 
 impl broker::Commits for Commits {
-    fn durable(&self) -> u64 {
-        self.0.load(Relaxed)
+    fn covered(&self) -> impl Fn(u64) -> bool + use<> {
+        let durable = self.0.load(Relaxed);
+        move |sequence| sequence <= durable
     }
 
     async fn reach(&mut self, sequence: u64) {

@@ -1,0 +1,233 @@
+//! What waits in windows, kept on disk until the message it becomes is in the spool.
+//!
+//! A publisher with one publish in flight must not wait for a window of ten seconds. So what a message gives to its
+//! window (a *contribution*) goes at once into a spool of its own, the *holding spool*, and the acknowledgement follows
+//! its commit ([`HELD`]). When the window closes, its message goes into the spool of all messages, and once it is on disk
+//! there, its contributions are done with here. A crash between the two makes the same message again, with another
+//! `$.mid`; a crash anywhere loses nothing. A start reads the contributions back into their windows before clients come.
+//!
+//! | what is full | what happens |
+//! |---|---|
+//! | the spool of all messages | closed windows wait, publishes for windows are refused until there is room |
+//! | the holding spool | the window with the oldest contribution closes early, publishes for windows are refused until there is room |
+//!
+//! At an end that is no crash, all windows are closed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::meters::Meter;
+use super::urgent::{Written, durable};
+use super::{Bridge, Current, Offer, Reason};
+use crate::message::{Publish, Timestamp};
+use crate::metrics::window_closed;
+use crate::rules::{self, Closed, Output};
+use crate::spool::{Acker, AppendError, Appender, Opened, Reader, Spool};
+
+/// A sequence with this bit is one of the holding spool.
+pub(super) const HELD: u64 = 1 << 63;
+
+/// Windows that are closed and wait for the spool; when there are more, nothing more is held.
+const MOST_CLOSED: usize = 10_000;
+/// Windows that are stored with one wait for the disk.
+const AT_ONCE: usize = 1_000;
+/// The clock is looked at that often, however far the next window is.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+/// How long an end may wait for room for the last windows.
+const CLOSE_GRACE: Duration = Duration::from_secs(5);
+
+/// The holding spool.
+#[derive(Debug, Clone)]
+pub struct Holding {
+    pub(super) spool: Appender,
+    acker: Acker,
+    /// A window closed, or one is due sooner.
+    changed: Arc<Notify>,
+    /// There is room for closed windows again.
+    drained: Arc<Notify>,
+}
+
+impl Holding {
+    /// Takes an open spool apart.
+    pub fn over(opened: Opened) -> (Self, Spool) {
+        let Opened { appender, acker, reader, recovered, spool } = opened;
+        if recovered.waiting > 0 {
+            tokio::spawn(read_over(reader, appender.durable().borrow().seq));
+        }
+        (Self { spool: appender, acker, changed: Arc::default(), drained: Arc::default() }, spool)
+    }
+
+    /// What is held, and the spool it is in.
+    pub fn spool(&self) -> &Appender {
+        &self.spool
+    }
+
+    /// Returns when contributions are worth offering again.
+    pub(super) async fn room(&self, memory: &rules::Memory) {
+        loop {
+            let drained = self.drained.notified();
+            if memory.count_windows().1 < MOST_CLOSED {
+                break;
+            }
+            drained.await;
+        }
+        self.spool.room().await;
+    }
+}
+
+/// Reads what was there at the start, so that what is damaged is found, counted and no longer waited for.
+async fn read_over(mut reader: Reader, last: u64) {
+    while let Some(stored) = reader.next(true).await {
+        if stored.seq >= last {
+            return;
+        }
+    }
+}
+
+impl Bridge {
+    /// Puts what was held when the program ended back into its windows.
+    pub fn recover(&self) {
+        let (now, memory) = (self.rules.load(), self.rules.memory());
+        let mut look = self.stores.held.spool.look();
+        let mut held = 0_u64;
+        while let Some(stored) = look.next_waiting() {
+            held += 1;
+            if now.set.hold(&stored.record, stored.seq, memory).is_err() {
+                let sequence = stored.seq;
+                tracing::error!(sequence, "what was held for a window cannot be read; it stays in the holding spool");
+            }
+        }
+        if held > 0 {
+            tracing::info!("{held} messages wait in windows");
+        }
+    }
+
+    /// Keeps what a publish gives to windows, and stores what else the rules made of it.
+    #[cold]
+    pub(super) fn store_held(
+        &self,
+        now: &Current,
+        publish: &Publish<'_>,
+        out: &Output,
+        failed: Option<Reason<'_>>,
+    ) -> Offer {
+        let (holding, memory) = (&self.stores.held, self.rules.memory());
+        if memory.count_windows().1 >= MOST_CLOSED {
+            return Offer::Full;
+        }
+        let ticket = match holding.spool.try_append(out.held().map(|(_, held)| held)) {
+            Ok(ticket) => ticket.0,
+            Err(error) => {
+                if error == AppendError::Full {
+                    memory.close_oldest();
+                    holding.changed.notify_one();
+                }
+                return self.not_appended(publish, error);
+            }
+        };
+        let first = (ticket + 1).saturating_sub(out.held().count() as u64);
+        let before = memory.next_due();
+        for ((rule, held), sequence) in out.held().zip(first..) {
+            now.meters.of(rule).combined();
+            // What was just written can be read.
+            let _ = now.set.hold(held, sequence, memory);
+        }
+        if memory.next_due() != before || memory.count_windows().1 > 0 {
+            holding.changed.notify_one();
+        }
+        if failed.is_none() && out.records().next().is_none() {
+            self.metrics.publishes_translated.increment(1);
+            return Offer::Taken(HELD | ticket);
+        }
+        let mut written: Vec<Written> = vec![Box::pin(durable(holding.spool.clone(), ticket))];
+        let first = self.store_first(now, out);
+        let urgent_is = first.is_some();
+        written.extend(first);
+        self.store_rest(now, publish, out, (failed, written, urgent_is))
+    }
+
+    /// Closes windows when they are due and stores their messages, until `stop`; then closes all.
+    pub async fn run_windows(self: Arc<Self>, stop: CancellationToken) {
+        let (holding, memory) = (&self.stores.held, self.rules.memory());
+        loop {
+            let now = Timestamp::now();
+            memory.close_due(now);
+            self.store_closed(&stop).await;
+            let wait = memory.next_due().map_or(LONGEST_SLEEP, |due| {
+                Duration::from_millis(u64::try_from(due.0.saturating_sub(now.0)).unwrap_or(0)).min(LONGEST_SLEEP)
+            });
+            tokio::select! {
+                () = holding.changed.notified() => {}
+                () = self.rules.replaced() => {}
+                () = tokio::time::sleep(wait) => {}
+                () = stop.cancelled() => break,
+            }
+        }
+        while memory.close_first() {}
+        let late = CancellationToken::new();
+        let patience = async {
+            tokio::time::sleep(CLOSE_GRACE).await;
+            late.cancel();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = self.store_closed(&late) => {}
+            () = patience => {}
+        }
+    }
+
+    /// Stores the messages of closed windows, and is done with what they were made of. Until `stop` it waits for room;
+    /// what is left then stays in the holding spool for the next start.
+    async fn store_closed(&self, stop: &CancellationToken) {
+        let (holding, memory) = (&self.stores.held, self.rules.memory());
+        let mut stored: Vec<(Appender, u64, Closed)> = Vec::new();
+        loop {
+            let closed = if stored.len() < AT_ONCE { memory.fetch_closed() } else { None };
+            if let Some(closed) = closed {
+                let last = closed.sequences.iter().map(|(_, last)| *last).max();
+                durable(holding.spool.clone(), last.unwrap_or(0)).await;
+                if let Some((spool, sequence)) = self.store_window(&closed, stop).await {
+                    Meter::new(&closed.rule, (false, false), self.own.block).made(&self.own, &closed.record);
+                    window_closed(closed.why.label());
+                    stored.push((spool, sequence, closed));
+                    continue;
+                }
+            }
+            if stored.is_empty() {
+                return;
+            }
+            for (spool, sequence, closed) in stored.drain(..) {
+                durable(spool, sequence).await;
+                for sequence in closed.sequences.into_iter().flat_map(|(first, last)| first..=last) {
+                    holding.acker.ack(sequence);
+                }
+            }
+            holding.drained.notify_waiters();
+        }
+    }
+
+    /// Stores the message of a window as soon as there is room; none where there is none until `stop`.
+    async fn store_window(&self, closed: &Closed, stop: &CancellationToken) -> Option<(Appender, u64)> {
+        let record = || std::iter::once(closed.record.as_slice());
+        let urgent = &self.stores.urgent;
+        if closed.urgent
+            && let Ok(ticket) = self.stores.append(urgent, record())
+        {
+            return Some((urgent.clone(), ticket.0));
+        }
+        loop {
+            match self.stores.append(&self.stores.normal, record()) {
+                Ok(ticket) => return Some((self.stores.normal.clone(), ticket.0)),
+                Err(AppendError::Full) => tokio::select! {
+                    () = self.stores.normal.room() => {}
+                    () = stop.cancelled() => return None,
+                },
+                // The program is about to end; what the window was made of is on disk.
+                Err(AppendError::Closed | AppendError::TooLarge) => return std::future::pending().await,
+            }
+        }
+    }
+}

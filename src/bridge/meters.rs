@@ -1,0 +1,124 @@
+//! What each rule makes, and what the hub will bill for it.
+//!
+//! A message is billed when it is stored, by its size as the hub counts it. What the hub bills beside that is left out:
+//! messages that are sent again after a lost connection.
+
+use ::metrics::Counter;
+
+use super::Own;
+use crate::hub::{d2c, limits};
+use crate::message::HubMessage;
+use crate::metrics::{billable_by_rule, combined_by_rule, held_back_by_rule, translated_by_rule};
+use crate::rules::{HeldBack, RuleIndex, RuleSet};
+
+/// What the hub counts of a message beside its record, at most.
+const SYSTEM_BYTES: usize = 128;
+
+/// The counters of one rule.
+#[derive(Clone)]
+pub(super) struct Meter {
+    made: Counter,
+    billed: Counter,
+    held_back: [Counter; 3],
+    combined: Counter,
+    block: Option<usize>,
+}
+
+/// The counters of all rules of a set, and of what no rule matched.
+pub(super) struct Meters {
+    rules: Vec<Meter>,
+    forwarded: Meter,
+}
+
+impl Meter {
+    /// That of a rule which holds messages back, or combines them, or neither.
+    pub(super) fn new(name: &str, (restrains, combines): (bool, bool), block: Option<usize>) -> Self {
+        let held_back = ["throttled", "unchanged", "duplicate"].map(|reason| match restrains {
+            true => held_back_by_rule(name, reason),
+            false => Counter::noop(),
+        });
+        let billed = block.map_or_else(Counter::noop, |_| billable_by_rule(name));
+        let combined = if combines { combined_by_rule(name) } else { Counter::noop() };
+        Self { made: translated_by_rule(name), billed, held_back, combined, block }
+    }
+
+    /// A message is stored.
+    pub(super) fn made(&self, own: &Own, record: &[u8]) {
+        self.made.increment(1);
+        if let Some(block) = self.block {
+            self.billed.increment(units(own, record, block));
+        }
+    }
+
+    /// A message waits in a window.
+    pub(super) fn combined(&self) {
+        self.combined.increment(1);
+    }
+}
+
+impl Meters {
+    /// Rules that are not to be counted by themselves share their counters.
+    pub(super) fn new(rules: &RuleSet, block: Option<usize>, mut is_counted: impl FnMut(&str) -> bool) -> Self {
+        let of = |(index, name): (RuleIndex, &str)| {
+            let name = if is_counted(name) { name } else { "(others)" };
+            Meter::new(name, (rules.restrains(index), rules.combines(index)), block)
+        };
+        Self {
+            rules: rules.names().enumerate().map(of).collect(),
+            forwarded: Meter::new("(unmatched)", (false, false), block),
+        }
+    }
+
+    /// That of a rule, or of what goes up without one.
+    pub(super) fn of(&self, rule: RuleIndex) -> &Meter {
+        self.rules.get(rule).unwrap_or(&self.forwarded)
+    }
+
+    /// A message was not made.
+    pub(super) fn held_back(&self, rule: RuleIndex, why: &HeldBack) {
+        let at = match why {
+            HeldBack::Throttled { .. } => 0,
+            HeldBack::Unchanged { .. } => 1,
+            HeldBack::Duplicate { .. } => 2,
+        };
+        if let Some(counter) = self.of(rule).held_back.get(at) {
+            counter.increment(1);
+        }
+    }
+}
+
+/// The blocks a message is billed for.
+fn units(own: &Own, record: &[u8], block: usize) -> u64 {
+    // No value is shorter in the record, so this decides nearly all.
+    if record.len() + SYSTEM_BYTES <= block {
+        return 1;
+    }
+    let Ok(message) = HubMessage::parse(record) else { return 1 };
+    let sender = d2c::Sender { identity: own.identity(), gateway: true, replayed: false };
+    limits::billable_units(d2c::size(&sender, &message, super::LONGEST_ID), block)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Content, RecordWriter, Timestamp};
+
+    #[test]
+    fn a_message_is_billed_by_the_block() {
+        let own = Own { hub: "h".into(), device: Some("own".into()), module: None, mark_late: false, block: None };
+        // Id 37, type 16, encoding 5, time 24, "device" and its name 6 + 5.
+        for (body, block, expect) in [
+            (0, 4096, 1),
+            (4096 - 93, 4096, 1),
+            (4096 - 92, 4096, 2),
+            (8192, 4096, 3),
+            (512 - 93, 512, 1),
+            (512 - 92, 512, 2),
+        ] {
+            let mut record = Vec::new();
+            let writer = RecordWriter::begin(&mut record, Timestamp(0), Content::Json, |out| out.extend(b"press"));
+            writer.finish(|out| out.resize(out.len() + body, b'1')).unwrap();
+            assert_eq!(units(&own, &record, block), expect, "{body} bytes in blocks of {block}");
+        }
+    }
+}

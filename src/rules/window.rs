@@ -1,0 +1,498 @@
+//! `batch`, `aggregate` and `pivot`: messages that wait in a window until they go up as one.
+//!
+//! | key | the message | closes |
+//! |---|---|---|
+//! | `batch` | a JSON list of the bodies, in the order they came; of one device, with the same properties | at `max_messages`, `max_bytes`, or `max_wait` after the first |
+//! | `aggregate` | an object with `min`, `max`, `mean`, `sum`, `count`, `first` or `last` of fields | at each whole `every` of UTC |
+//! | `pivot` | an object of what several topics say about one device | when it is `complete`, at a `trigger`, or `max_wait` after the first |
+//!
+//! A message of a window has the time of the newest one in it, and beside the values what `add` puts in.
+//!
+//! # What waits
+//!
+//! A rule with a window makes no record but a *contribution* ([`Held`]): bytes that the caller makes durable before the
+//! publish is acknowledged, and then gives to [`Windows::add`] with the sequence they have where they are kept. A window
+//! that closes becomes a [`Closed`]: the record to be sent, and the sequences that are done with once it is stored. What
+//! is read back after a restart is added in its order and makes the same windows.
+//!
+//! | contribution | type | meaning |
+//! |---|---|---|
+//! | version | `u8` | 1 |
+//! | received | `i64` | milliseconds since 1970, little endian as all |
+//! | group | `u128` | what may share a window |
+//! | rule | `u16` length, text | what the rule's memory is filed under |
+//! | record | rest | the message it would be alone |
+//!
+//! A contribution whose rule is gone, or has no window any more, goes up by itself. A window that is open goes on as it
+//! was begun when its rule changes: the next contribution closes it and begins one of the new kind.
+//!
+//! # Bounds
+//!
+//! Open windows take [`MAX_BYTES`] at most; what is beyond closes those that are due first, early. A window of `pivot`
+//! closes before it is larger than a message may be; of `batch` so does each.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::gzip::{self, Gzip};
+use super::memory;
+use super::template::Template;
+use crate::message::{Content, HubMessage, NotARecord, RecordWriter, Timestamp};
+
+mod aggregate;
+mod batch;
+mod pivot;
+#[cfg(test)]
+mod tests;
+
+pub(super) use aggregate::{Aggregate, Function, Picked};
+pub(super) use batch::Batch;
+pub(super) use pivot::Pivot;
+
+/// Bytes of all open windows.
+const MAX_BYTES: usize = 32 << 20;
+
+/// What an open window costs beside its messages.
+const PER_WINDOW: usize = 512;
+
+/// A body that a hub takes with any properties a rule would make: 256 KB less room for them.
+const LARGEST_BODY: usize = 240_000;
+
+/// What a hub bills as one message, and what it counts of a message beside body, device and properties: id, content type
+/// and encoding, creation time, and the mark of late messages.
+const ONE_BLOCK: usize = 4096;
+const SYSTEM_BYTES: usize = 37 + 16 + 5 + 24 + 12;
+
+/// The window of a rule.
+#[derive(Debug, PartialEq)]
+pub(super) struct Window {
+    pub(super) combine: Combine,
+    /// What has windows of its own, where it is not topic and device.
+    pub(super) per: Option<Template>,
+    pub(super) gzip: bool,
+    pub(super) urgent: bool,
+}
+
+impl Window {
+    /// Something looks at fields.
+    pub(super) fn needs_object(&self) -> bool {
+        let fields = match &self.combine {
+            Combine::Batch(_) => false,
+            Combine::Aggregate(_) => true,
+            Combine::Pivot(pivot) => pivot.value.is_some() || pivot.name.has_field(),
+        };
+        fields || self.per.as_ref().is_some_and(Template::has_field)
+    }
+}
+
+/// What it makes of its messages.
+#[derive(Debug, PartialEq)]
+pub(super) enum Combine {
+    Batch(Batch),
+    Aggregate(Aggregate),
+    Pivot(Pivot),
+}
+
+impl Combine {
+    /// When a window that begins now closes at the latest, and how long one is open at most.
+    fn due(&self, now: i64) -> (i64, i64) {
+        let wait = match self {
+            Self::Batch(batch) => batch.max_wait,
+            Self::Pivot(pivot) => pivot.max_wait,
+            Self::Aggregate(Aggregate { every, .. }) => {
+                return (now.saturating_sub(now.rem_euclid(*every)).saturating_add(*every), *every);
+            }
+        };
+        (now.saturating_add(wait), wait)
+    }
+
+    fn fold(&self) -> Fold {
+        match self {
+            Self::Batch(_) => Fold::Batch(Vec::new()),
+            Self::Aggregate(aggregate) => Fold::Aggregate(aggregate.cells()),
+            Self::Pivot(_) => Fold::Pivot(pivot::Object::default()),
+        }
+    }
+}
+
+/// A contribution, taken apart.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Held<'a> {
+    received: i64,
+    group: u128,
+    pub(super) state: &'a str,
+    record: &'a [u8],
+}
+
+const VERSION: u8 = 1;
+/// Where the group stands in a contribution.
+const GROUP_AT: usize = 9;
+
+impl<'a> Held<'a> {
+    /// Begins a contribution; its record is to follow, and the group once it is known.
+    pub(super) fn begin(out: &mut Vec<u8>, received: Timestamp, state: &str) -> usize {
+        let start = out.len();
+        out.push(VERSION);
+        out.extend_from_slice(&received.0.to_le_bytes());
+        out.extend_from_slice(&[0; 16]);
+        let state = state.get(..state.floor_char_boundary(usize::from(u16::MAX))).unwrap_or(state);
+        out.extend_from_slice(&u16::try_from(state.len()).unwrap_or(u16::MAX).to_le_bytes());
+        out.extend_from_slice(state.as_bytes());
+        start
+    }
+
+    /// Says what may share a window with the contribution that begins at `start`.
+    pub(super) fn set_group(out: &mut [u8], start: usize, group: u128) {
+        if let Some(place) = out.get_mut(start + GROUP_AT..start + GROUP_AT + 16) {
+            place.copy_from_slice(&group.to_le_bytes());
+        }
+    }
+
+    /// Takes a contribution apart.
+    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, NotARecord> {
+        let (version, rest) = bytes.split_first().ok_or(NotARecord)?;
+        let (received, rest) = rest.split_first_chunk().ok_or(NotARecord)?;
+        let (group, rest) = rest.split_first_chunk().ok_or(NotARecord)?;
+        let (length, rest) = rest.split_first_chunk().ok_or(NotARecord)?;
+        let (state, record) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length))).ok_or(NotARecord)?;
+        if *version != VERSION {
+            return Err(NotARecord);
+        }
+        Ok(Self {
+            received: i64::from_le_bytes(*received),
+            group: u128::from_le_bytes(*group),
+            state: std::str::from_utf8(state).map_err(|_| NotARecord)?,
+            record,
+        })
+    }
+
+    /// The message it would be alone.
+    pub(super) fn record(&self) -> &'a [u8] {
+        self.record
+    }
+}
+
+/// The message that a contribution would be by itself.
+pub fn held_record(held: &[u8]) -> &[u8] {
+    Held::parse(held).map_or(&[], |held| held.record)
+}
+
+/// What may be in one batch: records that differ in body and time only. `body` is where the body begins.
+pub(super) fn group_of(record: &[u8], body: usize) -> u128 {
+    let kind = record.get(..2).unwrap_or(&[]);
+    memory::key([kind, record.get(10..body).unwrap_or(&[])].iter())
+}
+
+/// Why a window closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closing {
+    /// Its time has come.
+    Wait,
+    /// It has as many messages as it may.
+    Messages,
+    /// It has as many bytes as it may.
+    Bytes,
+    /// Everything it waits for is there.
+    Complete,
+    /// What triggers it came.
+    Trigger,
+    /// There were too many open windows.
+    Early,
+    /// Its rule is gone or changed.
+    Rules,
+}
+
+impl Closing {
+    /// The reason as a fixed word, for metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Wait => "wait",
+            Self::Messages => "max_messages",
+            Self::Bytes => "max_bytes",
+            Self::Complete => "complete",
+            Self::Trigger => "trigger",
+            Self::Early => "early",
+            Self::Rules => "rules_changed",
+        }
+    }
+}
+
+/// A window that is closed, as the message it became.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closed {
+    /// The name of its rule.
+    pub rule: Arc<str>,
+    /// The message goes up before others.
+    pub urgent: bool,
+    /// The message, as a record.
+    pub record: Vec<u8>,
+    /// First and last sequence of what it was made of.
+    pub sequences: Vec<(u64, u64)>,
+    /// How many messages it was made of.
+    pub messages: u64,
+    /// Why it closed.
+    pub why: Closing,
+    pub(super) state: Box<str>,
+}
+
+#[derive(Debug)]
+enum Fold {
+    Batch(Vec<u8>),
+    Aggregate(aggregate::Cells),
+    Pivot(pivot::Object),
+}
+
+/// An open window.
+#[derive(Debug)]
+struct Open {
+    id: u64,
+    settings: Arc<Window>,
+    rule: Arc<str>,
+    state: Box<str>,
+    due: i64,
+    longest: i64,
+    /// The newest record without its body, and its time.
+    head: Vec<u8>,
+    created: Timestamp,
+    fold: Fold,
+    sequences: Vec<(u64, u64)>,
+    messages: u64,
+    bytes: usize,
+}
+
+/// All open windows, and those that are closed and were not fetched yet.
+#[derive(Debug, Default)]
+pub(super) struct Windows {
+    open: HashMap<u128, Open>,
+    /// When they are due, and their keys.
+    due: BTreeMap<(i64, u64), u128>,
+    bytes: usize,
+    begun: u64,
+    closed: VecDeque<Closed>,
+    gzip: Gzip,
+}
+
+/// The rule of a contribution.
+pub(super) struct OfRule<'r> {
+    pub(super) name: &'r str,
+    pub(super) window: &'r Arc<Window>,
+}
+
+impl Windows {
+    /// Puts a contribution into its window, and closes what is to be closed by that.
+    pub(super) fn add(&mut self, held: Held<'_>, rule: Option<OfRule<'_>>, sequence: u64) {
+        let (Some(rule), Ok(message)) = (rule, HubMessage::parse(held.record)) else {
+            return self.alone(held, sequence);
+        };
+        let key = memory::key_within(held.group, 0, &[held.state.as_bytes()]);
+        let ends = self.open.get(&key).and_then(|open| match () {
+            () if *open.settings != **rule.window => Some(Closing::Rules),
+            () if held.received >= open.due || open.due.saturating_sub(held.received) > open.longest => {
+                Some(Closing::Wait)
+            }
+            () if open.has_no_room(&message) => Some(Closing::Bytes),
+            () => None,
+        });
+        if let Some(why) = ends {
+            self.close(key, why);
+        }
+        if !self.open.contains_key(&key) {
+            self.begin(key, &held, &rule);
+        }
+        let Some(open) = self.open.get_mut(&key) else { return };
+        let before = open.bytes;
+        let ends = open.add(&held, &message, sequence);
+        self.bytes = self.bytes + open.bytes - before;
+        if let Some(why) = ends {
+            self.close(key, why);
+        }
+        while self.bytes > MAX_BYTES
+            && let Some(key) = self.due.first_key_value().map(|(_, key)| *key)
+        {
+            self.close(key, Closing::Early);
+        }
+    }
+
+    fn begin(&mut self, key: u128, held: &Held<'_>, rule: &OfRule<'_>) {
+        let (due, longest) = rule.window.combine.due(held.received);
+        self.begun += 1;
+        let open = Open {
+            id: self.begun,
+            settings: Arc::clone(rule.window),
+            rule: rule.name.into(),
+            state: held.state.into(),
+            due,
+            longest,
+            head: Vec::new(),
+            created: Timestamp(i64::MIN),
+            fold: rule.window.combine.fold(),
+            sequences: Vec::new(),
+            messages: 0,
+            bytes: PER_WINDOW,
+        };
+        self.bytes += open.bytes;
+        self.due.insert((due, open.id), key);
+        self.open.insert(key, open);
+    }
+
+    /// A message that has no window to wait in.
+    fn alone(&mut self, held: Held<'_>, sequence: u64) {
+        self.closed.push_back(Closed {
+            rule: held.state.into(),
+            urgent: false,
+            record: held.record.to_vec(),
+            sequences: vec![(sequence, sequence)],
+            messages: 1,
+            why: Closing::Rules,
+            state: held.state.into(),
+        });
+    }
+
+    fn close(&mut self, key: u128, why: Closing) {
+        let Some(open) = self.open.remove(&key) else { return };
+        self.due.remove(&(open.due, open.id));
+        self.bytes -= open.bytes;
+        self.closed.push_back(open.close(why, &mut self.gzip));
+    }
+
+    /// Closes the windows whose time has come; also those that would wait longer than ever, because the clock was set
+    /// back.
+    pub(super) fn close_due(&mut self, now: i64) {
+        while let Some(((due, _), key)) = self.due.first_key_value().map(|(due, key)| (*due, *key)) {
+            let longest = self.open.get(&key).map_or(0, |open| open.longest);
+            if due > now && due.saturating_sub(now) <= longest {
+                return;
+            }
+            self.close(key, Closing::Wait);
+        }
+    }
+
+    /// Closes the windows of rules that have none any more.
+    pub(super) fn close_without(&mut self, has_window: impl Fn(&str) -> bool) {
+        let gone = self.open.iter().filter(|(_, open)| !has_window(&open.state));
+        let mut gone: Vec<(u64, u128)> = gone.map(|(key, open)| (open.id, *key)).collect();
+        gone.sort_unstable();
+        gone.into_iter().for_each(|(_, key)| self.close(key, Closing::Rules));
+    }
+
+    /// Closes the window that is due first.
+    pub(super) fn close_first(&mut self, why: Closing) -> bool {
+        let first = self.due.first_key_value().map(|(_, key)| *key);
+        first.inspect(|key| self.close(*key, why)).is_some()
+    }
+
+    /// Closes the window with the contribution that is kept longest; false where none is open.
+    pub(super) fn close_oldest(&mut self) -> bool {
+        let first = |open: &Open| open.sequences.iter().map(|(first, _)| *first).min();
+        let oldest = self.open.iter().min_by_key(|(_, open)| first(open)).map(|(key, _)| *key);
+        oldest.inspect(|key| self.close(*key, Closing::Early)).is_some()
+    }
+
+    /// When the next window is due.
+    pub(super) fn next_due(&self) -> Option<i64> {
+        self.due.first_key_value().map(|((due, _), _)| *due)
+    }
+
+    /// The window that closed first and was not fetched yet.
+    pub(super) fn fetch(&mut self) -> Option<Closed> {
+        self.closed.pop_front()
+    }
+
+    /// Open windows, and closed ones that wait to be fetched.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.open.len(), self.closed.len())
+    }
+}
+
+impl Open {
+    /// The contribution is to begin a window of its own.
+    fn has_no_room(&self, message: &HubMessage<'_>) -> bool {
+        match (&self.settings.combine, &self.fold) {
+            (Combine::Batch(batch), Fold::Batch(list)) => list.len() + message.body.len() + 2 > batch.most(message),
+            (_, Fold::Pivot(object)) => object.len() + message.body.len() > LARGEST_BODY,
+            _ => false,
+        }
+    }
+
+    /// Takes a contribution; says why the window closes, if it does.
+    fn add(&mut self, held: &Held<'_>, message: &HubMessage<'_>, sequence: u64) -> Option<Closing> {
+        match self.sequences.last_mut() {
+            Some((_, last)) if *last == sequence || last.checked_add(1) == Some(sequence) => *last = sequence,
+            _ => self.sequences.push((sequence, sequence)),
+        }
+        self.messages += 1;
+        if message.created >= self.created {
+            self.created = message.created;
+            self.head.clear();
+            self.head.extend_from_slice(held.record.get(..held.record.len() - message.body.len()).unwrap_or(&[]));
+        }
+        let body = std::str::from_utf8(message.body).unwrap_or("");
+        let (ends, bytes) = match (&self.settings.combine, &mut self.fold) {
+            (Combine::Batch(batch), Fold::Batch(list)) => {
+                list.push(if list.is_empty() { b'[' } else { b',' });
+                list.extend_from_slice(message.body);
+                let ends = match () {
+                    () if self.messages >= batch.max_messages => Some(Closing::Messages),
+                    // Not even an empty object would fit.
+                    () if list.len() + 4 > batch.most(message) => Some(Closing::Bytes),
+                    () => None,
+                };
+                (ends, list.len())
+            }
+            (Combine::Aggregate(aggregate), Fold::Aggregate(cells)) => (None, cells.add(aggregate, body)),
+            (Combine::Pivot(pivot), Fold::Pivot(object)) => {
+                let name = object.put(body);
+                let ends = match () {
+                    () if pivot.is_trigger(name.as_deref()) => Some(Closing::Trigger),
+                    () if pivot.is_complete(object) => Some(Closing::Complete),
+                    () => None,
+                };
+                (ends, object.len())
+            }
+            _ => (None, 0),
+        };
+        self.bytes = PER_WINDOW + self.head.len() + bytes + self.sequences.len() * size_of::<(u64, u64)>();
+        ends
+    }
+
+    fn close(self, why: Closing, gzip: &mut Gzip) -> Closed {
+        let mut body = match (self.fold, &self.settings.combine) {
+            (Fold::Batch(list), _) => list,
+            (Fold::Aggregate(cells), Combine::Aggregate(aggregate)) => cells.finish(aggregate),
+            (Fold::Pivot(object), _) => object.finish(),
+            (Fold::Aggregate(_), _) => Vec::new(),
+        };
+        if matches!(self.settings.combine, Combine::Batch(_)) {
+            // One that is as large as a message may be has no room for brackets.
+            if self.messages == 1 && body.len() > LARGEST_BODY {
+                body.remove(0);
+            } else {
+                body.push(b']');
+            }
+        }
+        let mut record = Vec::with_capacity(self.head.len() + body.len());
+        if let Ok(head) = HubMessage::parse(&self.head) {
+            let content = if self.settings.gzip { gzip::said_to_be(Content::Json) } else { Content::Json };
+            let device = head.device.as_bytes();
+            let mut writer =
+                RecordWriter::begin(&mut record, self.created, content, |out| out.extend_from_slice(device));
+            for (name, value) in head.properties() {
+                writer.property(name, |out| out.extend_from_slice(value.as_bytes()));
+            }
+            // The texts are those of a record, so they fit one.
+            let _ = writer.finish(|out| match self.settings.gzip {
+                true => gzip.push(&body, out),
+                false => out.extend_from_slice(&body),
+            });
+        }
+        Closed {
+            rule: self.rule,
+            urgent: self.settings.urgent,
+            record,
+            sequences: self.sequences,
+            messages: self.messages,
+            why,
+            state: self.state,
+        }
+    }
+}
