@@ -341,7 +341,7 @@ fn junit() {
     check(
         &["test", "--junit", "no/such/report.xml"],
         2,
-        "38 passed",
+        "42 passed",
         "error: cannot write no/such/report.xml: No such",
     );
 }
