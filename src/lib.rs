@@ -4,7 +4,8 @@
 //! public API. ARCHITECTURE.md has the code map. Modules stand on floors and name only lower ones:
 //! words (`topic`, `message`, `diag`, `secret`, `metrics`) < cores (`config`, `rules`, `hub`, `fence`, `ledger`, `watch`,
 //! `downlink`) < engines
-//! (`broker`, `spool`, `quarantine`, `shelf`, `recording`, `uplink`, `admin`, `control`, `hubsim`) < wiring (`bridge`, `app`) < shell (`cli`).
+//! (`broker`, `spool`, `quarantine`, `shelf`, `recording`, `uplink`, `provision`, `outbound`, `admin`, `control`, `hubsim`) < wiring
+//! (`bridge`, `app`) < shell (`cli`).
 
 pub mod admin;
 pub mod app;
@@ -22,6 +23,8 @@ pub mod journal;
 pub mod ledger;
 pub mod message;
 pub mod metrics;
+pub mod outbound;
+pub mod provision;
 pub mod quarantine;
 pub mod recording;
 pub mod rules;

@@ -278,6 +278,11 @@ pub fn window_closed(reason: &'static str) {
     ::metrics::counter!("brownbridge_windows_closed_total", "reason" => reason).increment(1);
 }
 
+/// Counts a registration with the provisioning service: `assigned`, or why not.
+pub fn registration(result: &'static str) {
+    ::metrics::counter!("brownbridge_dps_registrations_total", "result" => result).increment(1);
+}
+
 /// Counts what a tap or a recording misses, by reason.
 pub fn watch_missed(reason: &'static str) -> Counter {
     ::metrics::counter!("brownbridge_watch_missed_total", "reason" => reason)
@@ -326,6 +331,7 @@ pub fn describe_labelled() {
         ("brownbridge_messages_shed_total", "Stored hub messages given up to make room, by reason"),
         ("brownbridge_ledger_publishes_total", "Publishes over all restarts, by what became of them"),
         ("brownbridge_ledger_messages_total", "Hub messages over all restarts, by what became of them"),
+        ("brownbridge_dps_registrations_total", "Registrations with the provisioning service, by result"),
         ("brownbridge_uplink_reconnects_total", "Ends of the uplink's connection, by reason"),
         (
             "brownbridge_watch_missed_total",

@@ -9,13 +9,27 @@ use std::path::{Path, PathBuf};
 const FLOORS: [&[&str]; 5] = [
     &["topic", "message", "diag", "secret", "metrics"],
     &["config", "rules", "hub", "fence", "ledger", "watch", "downlink"],
-    &["broker", "spool", "quarantine", "shelf", "recording", "journal", "uplink", "admin", "control", "hubsim"],
+    &[
+        "broker",
+        "spool",
+        "quarantine",
+        "shelf",
+        "recording",
+        "journal",
+        "uplink",
+        "provision",
+        "outbound",
+        "admin",
+        "control",
+        "hubsim",
+    ],
     &["bridge", "app"],
     &["cli"],
 ];
 
-/// `app` builds `bridge`; `metrics` stamps its log pace with `message::Timestamp`.
-const SIDEWAYS: [(&str, &str); 2] = [("app", "bridge"), ("metrics", "message")];
+/// `app` builds `bridge`; `metrics` stamps its log pace with `message::Timestamp`; who goes to the cloud goes `outbound`.
+const SIDEWAYS: [(&str, &str); 4] =
+    [("app", "bridge"), ("metrics", "message"), ("uplink", "outbound"), ("provision", "outbound")];
 
 /// Pure modules: bytes, text and `now` in, values out.
 const PURE: [&str; 10] = ["topic", "message", "diag", "config", "rules", "hub", "fence", "ledger", "watch", "downlink"];

@@ -9,7 +9,7 @@
 //! | uplink, on a thread of its own | [`start`] | after it drained, or `drain_timeout` | the spool; `window` in flight |
 //! | windows: closes those of rules with `batch`, `aggregate` or `pivot`, and stores their messages | [`start`] | after the broker | the holding spool; 10,000 closed ones |
 //! | dispatcher and a line a device, on that thread, instead of the one uplink | [`start`] | the same | 128 messages or 1 MB a device, 64 MB in all; 4,096 messages or 8 MB for the shelves |
-//! | watches of the rules', the fence's and the TLS listener's files | [`start`] | after the broker | 1 request each; passwords wait for one of 2 places |
+//! | watches of the files of the rules, the fence, the TLS listener and the uplink's TLS | [`start`] | after the broker | 1 request each; passwords wait for one of 2 places |
 //! | way down: commands and methods, on a thread of its own | [`start`], where `[commands]` is enabled | after the broker | 256 arrivals, 64 answers, 1,000 commands that wait |
 //! | ledger: writes the books | [`start`] | after the uplink | none |
 //! | control socket | [`start`] | after the broker | 8 connections; 4,096 entries and 8 MiB for each of 4 taps and recordings |
@@ -41,6 +41,7 @@ use crate::spool::{self, OpenError, Spool};
 use crate::uplink::{self, Status};
 
 mod control;
+pub mod credentials;
 mod devices;
 mod down;
 pub mod gate;
@@ -59,6 +60,7 @@ pub mod status;
 
 use self::ledger::Ledger;
 use control::Operator;
+use credentials::{Identity, UplinkTls};
 use gate::Keeper;
 use inherited::Inherited;
 use page::Gauges;
@@ -207,7 +209,9 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
                 // It ends by itself, with the shelves; what is left at the end of the program is still there.
                 tokio::spawn(bridge::devices::give_back(shelves, stores.clone()));
             }
-            let run = uplink::run(settings.uplink, backlog, metrics.clone(), status_sender, uplink_stop.clone());
+            let identity = Identity::new(Arc::clone(&settings.credentials));
+            let run =
+                uplink::run((settings.uplink, identity), backlog, metrics.clone(), status_sender, uplink_stop.clone());
             (on_its_own_thread("uplink", run), None)
         }
     };
@@ -239,6 +243,9 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         let keeper = Keeper::new(fence.policy, fence.notebook);
         settings.broker.gate = Some(Arc::new(keeper.clone()));
         files.add(Fence::new(fence.files, keeper));
+    }
+    if devices.is_none() {
+        files.add(UplinkTls::new(settings.credentials));
     }
     if let Some((tls, config)) = settings.plant_tls {
         files.add(PlantTls::new(tls, config, metrics.clone()));

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::reload::Watched;
 use crate::broker;
+use crate::hub::certificate;
 use crate::metrics::Metrics;
 use crate::uplink::tls;
 
@@ -41,7 +42,7 @@ impl Files {
             Some(path) => Some(tls::roots(Some(&text(path)?)).map_err(at(path))?),
             None => None,
         };
-        let expiry = chain.first().and_then(tls::expiry);
+        let expiry = chain.first().and_then(|leaf| certificate::expiry(leaf));
         let made = broker::server_tls((chain, key), roots);
         let config = made.map_err(|error| format!("{}: {error}", self.certificate.display()))?;
         Ok((config, expiry))

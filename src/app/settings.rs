@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::credentials::Credentials;
 use super::gate::{Files, Policy};
 use super::inherited::Inherited;
 use super::plant_tls;
@@ -15,15 +16,13 @@ use super::reload::BridgeToml;
 pub use super::rule_files::read as read_rule_files;
 use crate::bridge::Own;
 use crate::bridge::devices::Plan;
-use crate::config::{self, Config, Kind, OverRate, Placed, Unmatched, WhenFull};
+use crate::config::{self, Config, OverRate, Placed, Unmatched, WhenFull};
 use crate::diag::{Diagnostic, SourceFile, Span};
 use crate::fence::learn::Notebook;
-use crate::hub::connection_string::{Auth, ConnectionString};
 use crate::hub::limits;
 use crate::rules::{self, RuleSet};
-use crate::secret::Secret;
+use crate::uplink::Target;
 use crate::uplink::tls::{self, TlsError};
-use crate::uplink::{HubTarget, MqttTarget, Target};
 use crate::{broker, shelf, spool, uplink};
 
 /// Everything [`super::start`] needs.
@@ -48,6 +47,8 @@ pub struct Settings {
     pub inherited: Inherited,
     /// Where the uplink goes; the spool's identifier is filled in at start.
     pub uplink: uplink::Options,
+    /// Who it is there.
+    pub credentials: Arc<Credentials>,
     /// The folder of everything that is kept.
     pub state: PathBuf,
     /// The spool.
@@ -100,6 +101,12 @@ pub struct Loaded {
     pub summaries: Vec<rules::FileSummary>,
 }
 
+pub mod dps;
+mod target;
+
+/// The uplink's target now, where it comes from, and what the bridge calls its own.
+type Uplinked = (Target, Credentials, Own);
+
 /// Reads `bridge.toml` at `path` and everything it names. `Err` only where that file itself cannot be read.
 pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> io::Result<Loaded> {
     let text = fs::read_to_string(path)?;
@@ -126,7 +133,7 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> io::Result<Loa
     let mut plan = None;
     let resolved = config.and_then(|config| {
         let (target, listeners) = (place.target(&config), place.listeners(&config));
-        if let (Some((Target::Hub(own), _)), Some(devices)) = (&target, &config.uplink.devices) {
+        if let (Some((Target::Hub(own), ..)), Some(devices)) = (&target, &config.uplink.devices) {
             plan = place.devices((&config, devices), own, &mut sources);
         }
         let state = place.base.join(&config.state.value);
@@ -134,15 +141,15 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> io::Result<Loa
     });
     let mut diagnostics = rules.diagnostics;
     diagnostics.extend(place.found);
-    if let (Some(((_, own), .., config)), Some(rules)) = (&resolved, &rules.rules) {
+    if let (Some(((.., own), .., config)), Some(rules)) = (&resolved, &rules.rules) {
         diagnostics.extend(commands_without_effect(config, own, rules, file));
     }
     let sound = !diagnostics.iter().any(Diagnostic::is_error);
     let settings = match (resolved, rules.rules) {
-        (Some(((target, own), listeners, state, config)), Some(rules)) if sound => {
+        (Some((uplinked, listeners, state, config)), Some(rules)) if sound => {
             let shown = config::masked(&text);
             let rules = (rules, place.base.join(&config.rules.value), BridgeToml::new(path.to_owned(), text));
-            let mut settings = settled(rules, (target, own), listeners, (state, config));
+            let mut settings = settled(rules, uplinked, listeners, (state, config));
             settings.fence = fence;
             settings.shown = shown;
             settings.devices = plan;
@@ -171,7 +178,7 @@ fn commands_without_effect(config: &Config, own: &Own, rules: &RuleSet, file: us
 
 fn settled(
     (rules, rule_path, bridge_toml): (RuleSet, PathBuf, BridgeToml),
-    (target, own): (Target, Own),
+    (target, credentials, own): Uplinked,
     (listeners, plant_tls): Listeners,
     (state, config): (PathBuf, Config),
 ) -> Settings {
@@ -208,6 +215,7 @@ fn settled(
         live_first: config.uplink.live_first,
         mark_late: config.uplink.mark_late,
         max_age: config.spool.max_age,
+        renew: credentials.renew(),
         relays: None,
         keep_alive: config.uplink.keep_alive,
         backoff: config.uplink.backoff,
@@ -249,6 +257,7 @@ fn settled(
         plant_tls,
         inherited: Inherited::default(),
         uplink,
+        credentials: Arc::new(credentials),
         state,
         spool,
         urgent,
@@ -292,6 +301,10 @@ impl Place {
             Some(help) => found.help(help),
             None => found,
         });
+    }
+
+    fn warning(&mut self, code: &'static str, title: String, span: &Span) {
+        self.found.push(Diagnostic::warning(code, title, self.file).at(span.clone(), ""));
     }
 
     fn rule_files(&mut self, rules: &Placed<String>) -> Vec<SourceFile> {
@@ -371,94 +384,6 @@ impl Place {
         Some((listeners, plant_tls))
     }
 
-    fn target(&mut self, config: &Config) -> Option<(Target, Own)> {
-        match config.uplink.kind.value {
-            Kind::Mqtt => self.mqtt(config),
-            Kind::IotHub | Kind::Edge => self.hub(config),
-        }
-    }
-
-    fn mqtt(&mut self, config: &Config) -> Option<(Target, Own)> {
-        let uplink = &config.uplink;
-        let tls = if uplink.mqtt.tls { Some(self.tls(config)?) } else { None };
-        let username = uplink.mqtt.username.as_ref().map(|name| name.value.clone());
-        let password = uplink.mqtt.password.as_ref().map(|password| password.value.clone());
-        let credentials = username.map(|name| (name, password.unwrap_or_else(|| Secret::new(String::new()))));
-        let target = MqttTarget {
-            address: uplink.address.as_ref()?.value.clone(),
-            tls,
-            topic: uplink.mqtt.topic.value.clone(),
-            credentials,
-            client_id: uplink.mqtt.client_id.value.clone(),
-        };
-        Some((
-            Target::Mqtt(target),
-            Own { hub: String::new(), device: None, module: None, mark_late: uplink.mark_late, block: None },
-        ))
-    }
-
-    fn hub(&mut self, config: &Config) -> Option<(Target, Own)> {
-        let uplink = &config.uplink;
-        let text = self.connection_string(config)?;
-        let connection = match ConnectionString::parse(text.value.expose()) {
-            Ok(connection) => connection,
-            Err(error) => {
-                self.error("connection-string", error.to_string(), &text.span, None);
-                return None;
-            }
-        };
-        if uplink.kind.value == Kind::Edge && connection.gateway.is_none() {
-            let help = "append ;GatewayHostName=<host name of the edge device> to the connection string";
-            self.error(
-                "no-gateway",
-                "an edge needs `GatewayHostName` in the connection string",
-                &text.span,
-                Some(help),
-            );
-        }
-        match (&connection.auth, &uplink.certificate) {
-            (Auth::X509, None) => {
-                let help = "certificate = \"device.pem\"\n  key = \"device.key\"";
-                self.error("no-certificate", "x509=true needs a certificate and its key", &text.span, Some(help));
-            }
-            (Auth::Key(_) | Auth::Token(_), Some(certificate)) => {
-                let help = "write x509=true in the connection string, or remove `certificate` and `key`";
-                self.error("two-proofs", "a key and a certificate at once", &certificate.span, Some(help));
-            }
-            _ => {}
-        }
-        let tls = self.tls(config)?;
-        let certificate_expiry = uplink.certificate.as_ref().and_then(|file| {
-            let chain = tls::certificates(&self.read(file, None)?).ok()?;
-            tls::expiry(chain.first()?)
-        });
-        let own = Own {
-            hub: connection.host.clone(),
-            device: Some(connection.device.clone()),
-            module: connection.module.clone(),
-            mark_late: uplink.mark_late,
-            block: (uplink.kind.value == Kind::IotHub).then(|| limits::block_bytes(uplink.tier)),
-        };
-        let target = HubTarget {
-            connection,
-            tls,
-            address: uplink.address.as_ref().map(|address| address.value.clone()),
-            certificate_expiry,
-            token_lifetime: uplink.token_lifetime,
-            gateway: true,
-        };
-        Some((Target::Hub(target), own))
-    }
-
-    fn connection_string(&mut self, config: &Config) -> Option<Placed<Secret>> {
-        if let Some(given) = &config.uplink.connection_string {
-            return Some(given.clone());
-        }
-        let file = config.uplink.connection_string_file.as_ref()?;
-        let text = self.read(file, None)?;
-        Some(Placed { value: Secret::new(String::from_utf8_lossy(&text).into_owned()), span: file.span.clone() })
-    }
-
     pub(super) fn read(&mut self, file: &Placed<String>, help: Option<&str>) -> Option<Vec<u8>> {
         let path = self.base.join(&file.value);
         fs::read(&path)
@@ -466,38 +391,6 @@ impl Place {
                 self.error("no-such-file", cannot_read(&path, error), &file.span, help);
             })
             .ok()
-    }
-
-    /// Whom to trust.
-    pub(super) fn roots(&mut self, config: &Config) -> Option<rustls::RootCertStore> {
-        match &config.uplink.ca_file {
-            None => {
-                let roots = tls::roots(None);
-                self.usable(roots, &config.uplink.kind.span, "the system's roots")
-            }
-            Some(file) => {
-                let text = self.read(file, None)?;
-                let roots = tls::roots(Some(&text));
-                self.usable(roots, &file.span, &file.value)
-            }
-        }
-    }
-
-    fn tls(&mut self, config: &Config) -> Option<Arc<rustls::ClientConfig>> {
-        let uplink = &config.uplink;
-        let roots = self.roots(config);
-        let identity = match (&uplink.certificate, &uplink.key) {
-            (Some(certificate), Some(key)) => {
-                let (chain, private) = (self.read(certificate, None), self.read(key, None));
-                let chain = self.usable(tls::certificates(&chain?), &certificate.span, &certificate.value);
-                let private = self.usable(tls::private_key(&private?), &key.span, &key.value);
-                Some((chain?, private?))
-            }
-            _ => None,
-        };
-        let span = uplink.certificate.as_ref().map_or(0..0, |certificate| certificate.span.clone());
-        let client = tls::client(roots?, identity);
-        self.usable(client, &span, "[uplink]")
     }
 
     fn usable<T>(&mut self, result: Result<T, TlsError>, span: &Span, name: &str) -> Option<T> {

@@ -12,6 +12,7 @@ use rumqttc::tokio_rustls::rustls::crypto::ring;
 use rumqttc::tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::hub::connection_string::ConnectionString;
+use crate::outbound::Way;
 use crate::spool::sim::Faults;
 use crate::spool::{self, WhenFull};
 use crate::uplink::{self, HubTarget, Target, WindowSize};
@@ -87,7 +88,7 @@ impl Plan {
         let target = HubTarget {
             connection: ConnectionString::parse(text).expect("a connection string"),
             tls: tls(),
-            address: None,
+            way: Way::default(),
             certificate_expiry: None,
             token_lifetime: self.token_lifetime,
             gateway: true,
@@ -99,6 +100,7 @@ impl Plan {
             live_first: self.live_first,
             mark_late: true,
             max_age: self.max_age.then_some(Duration::from_secs(1_000_000)),
+            renew: Arc::default(),
             relays: None,
             keep_alive: Duration::from_secs(60),
             // Jitter below the clock's resolution: the seed decides about everything.

@@ -10,7 +10,9 @@ use clap::{Parser, Subcommand};
 mod check;
 mod cost;
 mod demo;
+mod derive_key;
 mod devices;
+mod enrol;
 mod explain;
 mod ledger;
 mod passwd;
@@ -20,7 +22,9 @@ mod record;
 mod replay;
 mod run;
 mod running;
+mod sas;
 mod schema;
+mod secret;
 mod service;
 mod sim;
 mod status;
@@ -57,6 +61,9 @@ enum Command {
     Schema(schema::Args),
     Demo(demo::Args),
     Passwd(passwd::Args),
+    Enrol(enrol::Args),
+    Sas(sas::Args),
+    DeriveKey(derive_key::Args),
     Sim(sim::Args),
 }
 
@@ -80,6 +87,9 @@ pub fn main() -> ExitCode {
         Command::Schema(args) => schema::run(&args),
         Command::Demo(args) => demo::run(args),
         Command::Passwd(args) => passwd::run(args),
+        Command::Enrol(args) => enrol::run(args),
+        Command::Sas(args) => sas::run(args),
+        Command::DeriveKey(args) => derive_key::run(args),
         Command::Sim(args) => sim::run(args),
     }
 }

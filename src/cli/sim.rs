@@ -16,7 +16,10 @@ use super::run::{LogFormat, start_log};
 use crate::hub::connection_string::is_id;
 use crate::hub::limits::MQTT_PORT;
 use crate::hub::sas::Key;
-use crate::hubsim::{self, ByIdentity, Credential, Misbehave, Options, Received, Running};
+use crate::hubsim::site::Site;
+use crate::hubsim::{self, ByIdentity, Counts, Credential, Misbehave, Options, Received, Running};
+
+mod site;
 
 /// A simulated IoT Hub (or edgeHub) behind real TLS, for trying and testing without Azure.
 ///
@@ -36,6 +39,7 @@ Examples:
   brownbridge sim --cut-every 100              see the bridge deliver again what was cut off
   brownbridge sim --x509 press-4               also write a client certificate for press-4
   brownbridge sim --device-file ids            thousands of devices, some disabled; kill -HUP reads it again
+  brownbridge sim --site site.toml --dir ~/sim two hubs and a provisioning service, as the file says
   kill -USR1 PID                               drops all connections at once, as a hub that restarts")]
 pub(super) struct Args {
     /// Address and port to listen on; port 0 takes a free one
@@ -58,6 +62,9 @@ pub(super) struct Args {
     /// Write a client certificate for this device and accept it
     #[arg(long, value_name = "ID")]
     x509: Vec<String>,
+    /// Be several hubs and a Device Provisioning Service, as this file says (docs/uplink.md has an example)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["host_name", "device", "device_file", "x509", "edge"])]
+    site: Option<PathBuf>,
     /// Behave as the edgeHub of IoT Edge
     #[arg(long)]
     edge: bool,
@@ -98,6 +105,21 @@ struct Faults {
     expire: Option<u64>,
 }
 
+impl Faults {
+    fn misbehave(self) -> Misbehave {
+        Misbehave {
+            puback_delay: Duration::from_millis(self.puback_delay),
+            withhold_puback: self.withhold_puback,
+            cut_every: self.cut_every,
+            close_on: self.close_on,
+            quota: self.quota,
+            refuse: self.refuse,
+            expire_after: self.expire.map(Duration::from_secs),
+            connect_rate: self.connect_rate,
+        }
+    }
+}
+
 /// Messages wait here, in batches of one read, for a slow reader of stdout.
 const BATCHES: usize = 64;
 /// How long the last lines may take after Ctrl-C.
@@ -123,20 +145,31 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let (output, messages) = mpsc::channel(BATCHES);
     let first = args.device.first().or(args.x509.first()).map_or("dev-01", |d| d.split('=').next().unwrap_or(d));
     let (first, x509, quiet) = (first.to_owned(), args.x509.clone(), args.quiet);
-    let device_file = args.device_file.clone();
-    let options = options(args, (!quiet).then_some(output))?;
-    let fixed = options.devices.clone();
+    let output = (!quiet).then_some(output);
     // Before it says that it is ready: from then on Ctrl-C must end it cleanly.
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut hang_up = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
     let mut restart = signal(SignalKind::user_defined1()).context("cannot wait for SIGUSR1")?;
-    let sim = hubsim::start(options).await?;
-    introduce(&sim, &first, &x509)?;
+    let device_file = args.device_file.clone();
+    let (sim, fixed) = match &args.site {
+        Some(path) => (Simulated::Site(site::start(&path.clone(), args, output).await?), HashMap::new()),
+        None => {
+            let options = options(args, output)?;
+            let fixed = options.devices.clone();
+            let sim = hubsim::start(options).await?;
+            introduce(&sim, &first, &x509)?;
+            (Simulated::Hub(sim), fixed)
+        }
+    };
     let printer = std::thread::spawn(move || print(messages));
     let changed = || match device_file.as_deref().map(|file| read_devices(file, fixed.clone())) {
         None => {}
-        Some(Ok((devices, disabled))) => sim.register(devices, disabled),
+        Some(Ok((devices, disabled))) => {
+            if let Simulated::Hub(hub) = &sim {
+                hub.register(devices, disabled);
+            }
+        }
         Some(Err(error)) => eprintln!("error: {error:#}"),
     };
     // The printer ends early only when nobody reads stdout any more.
@@ -152,17 +185,10 @@ async fn serve(args: Args) -> anyhow::Result<()> {
             _ = hang_up.recv() => changed(),
         }
     }
-    let (counts, by_identity) = (sim.counts(), sim.by_identity());
+    let ([messages, dropped, connected], spread) = (sim.counts(), sim.spread());
     sim.stop().await;
     // Nobody may be left who reads stderr; that is no failure.
-    let _ = writeln!(
-        std::io::stderr(),
-        "{} messages, {} dropped, {} connections{}",
-        counts.messages,
-        counts.dropped,
-        counts.connected,
-        spread(&by_identity)
-    );
+    let _ = writeln!(std::io::stderr(), "{messages} messages, {dropped} dropped, {connected} connections{spread}");
     // Whoever reads stdout may have stopped to do so without closing it: Ctrl-C must end that too.
     let joined = tokio::task::spawn_blocking(move || printer.join());
     match tokio::time::timeout(LAST_LINES, joined).await {
@@ -171,6 +197,47 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         Err(_) => {
             eprintln!("error: stdout is not read; the last messages are not printed");
             std::process::exit(2)
+        }
+    }
+}
+
+/// What runs.
+enum Simulated {
+    Hub(Running),
+    Site(Site),
+}
+
+impl Simulated {
+    /// Messages, those dropped, connections.
+    fn counts(&self) -> [u64; 3] {
+        let all = match self {
+            Self::Hub(hub) => vec![hub.counts()],
+            Self::Site(site) => site.counts(),
+        };
+        let sum = |count: fn(&Counts) -> u64| all.iter().map(count).sum();
+        [sum(|counts| counts.messages), sum(|counts| counts.dropped), sum(|counts| counts.connected)]
+    }
+
+    /// How messages and connections spread over the devices of a single hub.
+    fn spread(&self) -> String {
+        match self {
+            Self::Hub(hub) => spread(&hub.by_identity()),
+            Self::Site(_) => String::new(),
+        }
+    }
+
+    /// Drops all connections at once.
+    fn restart(&self) {
+        match self {
+            Self::Hub(hub) => hub.restart(),
+            Self::Site(site) => site.restart(),
+        }
+    }
+
+    async fn stop(self) {
+        match self {
+            Self::Hub(hub) => hub.stop().await,
+            Self::Site(site) => site.stop().await,
         }
     }
 }
@@ -236,16 +303,7 @@ fn options(args: Args, output: Option<mpsc::Sender<Vec<Received>>>) -> anyhow::R
         disabled,
         edge: args.edge,
         output,
-        misbehave: Misbehave {
-            puback_delay: Duration::from_millis(args.faults.puback_delay),
-            withhold_puback: args.faults.withhold_puback,
-            cut_every: args.faults.cut_every,
-            close_on: args.faults.close_on,
-            quota: args.faults.quota,
-            refuse: args.faults.refuse,
-            expire_after: args.faults.expire.map(Duration::from_secs),
-            connect_rate: args.faults.connect_rate,
-        },
+        misbehave: args.faults.misbehave(),
         ..Options::default()
     })
 }

@@ -3,6 +3,9 @@
 /// Parts of a connection string that are no secret.
 const PUBLIC: [&str; 5] = ["HostName", "DeviceId", "ModuleId", "GatewayHostName", "x509"];
 
+/// Keys of bridge.toml whose whole value is a secret.
+const SECRET: [&str; 4] = ["password", "symmetric_key", "group_key", "proxy"];
+
 /// The text with every key, token and password replaced by as many `*` as it has bytes, so that places stay right.
 ///
 /// It errs on the side of hiding: of a connection string only the parts known to be public are left, since a
@@ -10,30 +13,30 @@ const PUBLIC: [&str; 5] = ["HostName", "DeviceId", "ModuleId", "GatewayHostName"
 pub fn masked(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for line in text.split_inclusive('\n') {
-        if let Some((before, value)) = group_key(line) {
-            out.push_str(before);
-            hide(&mut out, value);
-            continue;
-        }
-        match line.split_once('=') {
-            Some((key, value)) if key.trim() == "password" => {
-                out.push_str(key);
-                out.push('=');
+        match SECRET.into_iter().filter_map(|key| secret(line, key)).min_by_key(|(before, _)| before.len()) {
+            Some((before, value)) => {
+                out.push_str(before);
                 hide(&mut out, value);
             }
-            _ if line.contains("connection_string") || line.contains("SharedAccess") => parts(&mut out, line),
-            _ => out.push_str(line),
+            None if line.contains("connection_string") || line.contains("SharedAccess") => parts(&mut out, line),
+            None => out.push_str(line),
         }
     }
     out
 }
 
-/// A line cut behind the `=` of its group key, wherever that stands: it may be in an inline table.
-fn group_key(line: &str) -> Option<(&str, &str)> {
-    let (before, after) = line.split_once("group_key")?;
-    let value = after.trim_start_matches([' ', '\t', '"', '\'']).strip_prefix('=')?;
-    let start = before.len() + "group_key".len() + (after.len() - value.len());
-    line.split_at_checked(start)
+/// The line up to the `=` of `key`, also in an inline table, and what is behind it; `None` where it has no such key.
+fn secret<'l>(line: &'l str, key: &str) -> Option<(&'l str, &'l str)> {
+    let mut from = 0;
+    while let Some(at) = line.get(from..).and_then(|rest| rest.find(key)).map(|at| from + at) {
+        from = at + key.len();
+        let alone = line.get(..at)?.chars().next_back().is_none_or(|c| !c.is_alphanumeric() && !"_-".contains(c));
+        let quoted = line.get(from..)?.trim_start_matches(['"', '\'']).trim_start();
+        if alone && quoted.starts_with('=') {
+            return line.split_at_checked(line.len() - quoted.len() + 1);
+        }
+    }
+    None
 }
 
 /// Hides the value of every `Name=value` that is not public. The first `=` of the line is TOML's own.
@@ -94,6 +97,16 @@ mod tests {
             ),
             ("group_key_file = \"group.key\"\n", "group_key_file = \"group.key\"\n"),
             ("password = \"${PW}\"\n", "password = \"${PW}\"\n"),
+            (
+                "group_key = \"a2V5=\"\nsymmetric_key_file = \"k\"\n",
+                "group_key = \"*****\"\nsymmetric_key_file = \"k\"\n",
+            ),
+            (
+                "dps = { id_scope = \"0ne\", symmetric_key = \"a2V5\" }\n",
+                "dps = { id_scope = \"0ne\", symmetric_key = \"****\" *\n",
+            ),
+            ("proxy = \"http://me:pw@h:1\"\n", "proxy = \"****************\"\n"),
+            ("\"password\" = 'x'\n", "\"password\" = '*'\n"),
             ("rules = \"rules\"\nwindow = 16\n", "rules = \"rules\"\nwindow = 16\n"),
             ("  HostName=h;SharedAccessKey=abc\n\"\"\"\n", "  HostName=h;SharedAccessKey=***\n\"\"\"\n"),
         ] {

@@ -7,7 +7,7 @@
 //!
 //! Any text may contain `${NAME}`, which is replaced by the environment variable; `$$` is a dollar sign.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::diag::walk::Report;
@@ -16,6 +16,7 @@ use crate::secret::Secret;
 
 mod changes;
 mod devices;
+mod dps;
 mod mask;
 mod read;
 mod schema;
@@ -23,6 +24,7 @@ pub mod units;
 
 pub use changes::changed_keys;
 pub use devices::{Devices, WhenRefused};
+pub use dps::{Dps, DpsTransport, Given};
 pub use mask::masked;
 use read::Section;
 pub use schema::schema;
@@ -201,6 +203,8 @@ pub struct Uplink {
     pub connection_string: Option<Placed<Secret>>,
     /// A file with the connection string.
     pub connection_string_file: Option<Placed<String>>,
+    /// `[uplink.dps]`, in place of a connection string.
+    pub dps: Option<Dps>,
     /// PEM file of the client certificate and its chain.
     pub certificate: Option<Placed<String>>,
     /// PEM file of the certificate's key.
@@ -209,6 +213,10 @@ pub struct Uplink {
     pub ca_file: Option<Placed<String>>,
     /// Host and port to connect to where they differ from what the name says.
     pub address: Option<Placed<(String, u16)>>,
+    /// The HTTP proxy, `http://[user:password@]host:port`.
+    pub proxy: Option<Placed<Secret>>,
+    /// The address of this machine to connect from.
+    pub bind: Option<Placed<IpAddr>>,
     /// Publishes that may wait for the hub's acknowledgement; `None` is as many as pay.
     pub window: Option<u16>,
     /// The hub's tier, by which late messages are paced.
@@ -410,10 +418,13 @@ fn uplink(section: &mut Section<'_, '_, '_>) -> Option<Uplink> {
     let uplink = Uplink {
         connection_string: section.secret("connection_string"),
         connection_string_file: section.text("connection_string_file"),
+        dps: section.table("dps", "[uplink.dps]", dps::dps).flatten(),
         certificate: section.text("certificate"),
         key: section.text("key"),
         ca_file: section.text("ca_file"),
         address: section.address("address", 8883),
+        proxy: section.secret("proxy"),
+        bind: dps::bind(section),
         window: section.count_or_auto("window", 1..=16_384).map(|window| u16::try_from(window).unwrap_or(16)),
         tier: section.tier(kind.value),
         units: u32::try_from(section.count("units", 1, 1..=200)).unwrap_or(1),
@@ -434,6 +445,9 @@ fn uplink(section: &mut Section<'_, '_, '_>) -> Option<Uplink> {
         kind,
     };
     section.check_uplink(&uplink);
+    if let Some(dps) = &uplink.dps {
+        section.check_dps(&uplink, dps);
+    }
     Some(uplink)
 }
 

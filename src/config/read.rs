@@ -80,6 +80,11 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
         self.reader.finish(self.report);
     }
 
+    /// Where findings go.
+    pub(super) fn report(&mut self) -> &mut Report<'s> {
+        self.report
+    }
+
     /// Where the section's name stands.
     pub(super) fn span(&self) -> Span {
         self.span.clone()
@@ -383,7 +388,9 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
                 self.report.push(found.at(second.clone(), "").context(first.clone(), "here it is too"));
             }
             (Kind::Mqtt, [None, None]) => {}
-            (_, [None, None]) if !self.has("connection_string") && !self.has("connection_string_file") => {
+            (_, [None, None])
+                if !["connection_string", "connection_string_file", "dps"].into_iter().any(|key| self.has(key)) =>
+            {
                 self.lacks(
                     "connection_string",
                     uplink,

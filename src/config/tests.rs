@@ -22,6 +22,7 @@ fn a_connection_string_is_enough() {
 #[test]
 fn findings() {
     let hub = "[uplink]\nconnection_string = \"x\"\n";
+    let dps = "[uplink.dps]\nid_scope = \"0ne00000A0A\"\n";
     let per_device = format!("{hub}identity = \"per-device\"\n[uplink.devices]\ngroup_key = \"k\"\n");
     for (text, expect) in [
         ("", vec!["no-uplink"]),
@@ -64,6 +65,32 @@ fn findings() {
             vec!["not-for-this-kind"],
         ),
         ("[uplink\n", vec!["toml-syntax"]),
+        (&format!("{hub}bind = \"eth0\""), vec!["not-an-address"]),
+        (
+            &format!("{hub}[uplink.dps]\nid_scope = \"0ne\"\nregistration_id = \"r\"\ngroup_key = \"k\""),
+            vec!["two-identities"],
+        ),
+        ("[uplink.dps]\nregistration_id = \"r\"\nsymmetric_key = \"k\"", vec!["missing-key"]),
+        (&format!("{dps}registration_id = \"r\""), vec!["no-proof"]),
+        (
+            &format!(
+                "[uplink]\nidentity = \"per-device\"\ndevices.group_key = \"k\"\n{dps}registration_id = \"r\"\ngroup_key = \"k\""
+            ),
+            vec!["not-with-dps"],
+        ),
+        (&format!("{dps}symmetric_key = \"k\""), vec!["missing-key"]),
+        (&format!("{dps}registration_id = \"r\"\nsymmetric_key = \"k\"\ngroup_key = \"k\""), vec!["two-proofs"]),
+        (&format!("{dps}registration_id = \"r\"\ngroup_key = \"k\"\ngroup_key_file = \"f\""), vec!["two-proofs"]),
+        (
+            &format!("[uplink]\nkind = \"edge\"\n{dps}registration_id = \"r\"\ngroup_key = \"k\""),
+            vec!["not-for-this-kind"],
+        ),
+        (&format!("{dps}registration_id = \"r\"\ngroup_key = \"k\"\ntransport = \"amqp\""), vec!["unknown-value"]),
+        (&format!("{dps}registration_id = \"r\"\ngroup_key = \"k\"\npayload = \"a\""), vec!["bad-value"]),
+        (&format!("{dps}registration_id = \"r\"\ngroup_key = \"k\"\nhost = \"https://x\""), vec!["bad-value"]),
+        (&format!("{dps}registration_id = \"r\"\ngroup_key = \"k\"\napi_version = \"a&b\""), vec!["bad-value"]),
+        ("[uplink.dps]\nid_scope = \"a/b\"\nregistration_id = \"r\"\ngroup_key = \"k\"", vec!["bad-value"]),
+        (&format!("{dps}registration_id = \"r\"\ngroup_key = \"k\"\nkey = \"k\""), vec!["unknown-key"]),
     ] {
         let (config, found) = parse(0, text, &env);
         let codes: Vec<&str> = found.iter().map(|d| d.code).collect();
@@ -110,6 +137,20 @@ fn addresses() {
 }
 
 #[test]
+fn a_provisioning_service_stands_in_for_a_connection_string() {
+    for (proof, key) in [("symmetric_key = \"${HUB}\"", true), ("symmetric_key_file = \"k\"", false)] {
+        let text = format!("[uplink.dps]\nid_scope = \"0ne00000A0A\"\nregistration_id = \"r\"\n{proof}");
+        let (config, found) = parse(0, &text, &env);
+        assert_eq!(found, []);
+        let dps = config.unwrap().uplink.dps.unwrap();
+        assert_eq!((dps.symmetric_key.text.is_some(), dps.transport), (key, DpsTransport::Rest));
+        assert_eq!(dps.host.value, "global.azure-devices-provisioning.net");
+    }
+    let text = "[uplink]\ncertificate = \"c\"\nkey = \"k\"\n[uplink.dps]\nid_scope = \"0ne00000A0A\"\n";
+    assert_eq!(parse(0, text, &env).1, []);
+}
+
+#[test]
 fn a_dollar_can_be_written() {
     let text = "rules = \"a$$b$c\"\n".to_owned() + MINIMAL;
     assert_eq!(parse(0, &text, &env).0.unwrap().rules.value, "a$b$c");
@@ -129,12 +170,14 @@ fn the_example_is_complete_and_says_the_defaults() {
     let connection = example.lines().find(|line| line.starts_with("connection_string")).unwrap();
     assert_eq!(values(example), values(&format!("[uplink]\n{connection}")));
     // Every key the program knows stands in it, also those that are only a comment.
-    let source = [include_str!("mod.rs"), include_str!("read.rs"), include_str!("devices.rs")].concat();
-    let calls = regex::Regex::new(r#"section\.(\w+)\(\s*"(\w+)""#).unwrap();
+    let sources = [include_str!("mod.rs"), include_str!("read.rs"), include_str!("devices.rs"), include_str!("dps.rs")];
+    let source = sources.concat();
+    let calls = regex::Regex::new(r#"section(\.\w+\(|,)\s*"(\w+)""#).unwrap();
     let calls = calls.captures_iter(&source).map(|call| call.extract::<2>().1);
-    let keys: Vec<&str> = calls.filter(|[how, _]| *how != "table").map(|[_, key]| key).collect();
+    let keys: Vec<&str> = calls.filter(|[how, _]| *how != ".table(").map(|[_, key]| key).collect();
     assert!(keys.len() > 25, "{keys:?}");
     for key in keys {
-        assert!(example.contains(&format!("{key} = ")), "`{key}` is not in bridge.toml.example");
+        let is_there = example.contains(&format!("{key} = ")) || example.contains(&format!(".{key}]"));
+        assert!(is_there, "`{key}` is not in bridge.toml.example");
     }
 }

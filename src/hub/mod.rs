@@ -10,6 +10,7 @@
 //! | [`device_table`] | the file that lists devices |
 //! | [`connection_string`] | the text pasted from the portal |
 //! | [`connect`] | client id, user name, SAS resource, the host to dial |
+//! | [`certificate`] | what a certificate says |
 //! | [`sas`] | minting and checking tokens |
 //! | [`dps`] | the dialogue with the Device Provisioning Service |
 //! | [`d2c`] | the telemetry topic, its size, publishes already addressed to the hub |
@@ -23,6 +24,7 @@
 pub mod accounts;
 pub mod back;
 pub mod bag;
+pub mod certificate;
 pub mod connect;
 pub mod connection_string;
 pub mod d2c;

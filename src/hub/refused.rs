@@ -30,3 +30,17 @@ pub fn refused(code: u8) -> &'static str {
 pub fn is_identity(code: u8) -> bool {
     matches!(code, 2 | 4 | 5)
 }
+
+/// What to do about an error of a TLS handshake, by its text; begins with a full stop where there is something.
+pub fn tls_hint(error: &str) -> &'static str {
+    if error.contains("UnknownIssuer") {
+        ". Its certificate is signed by nobody this machine trusts: for an edge or the simulator name its root in \
+         `ca_file`; for Azure install the package ca-certificates"
+    } else if error.contains("NotValidYet") || error.contains("Expired") {
+        ". Look at the clock of this machine first, then at the certificate"
+    } else if error.contains("NotValidForName") {
+        ". The certificate is for another name: HostName (or GatewayHostName) must be the name in it"
+    } else {
+        ""
+    }
+}

@@ -11,9 +11,9 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 
 use super::Credential;
-use super::certificate::{common_name, thumbprint};
 use super::names::Username;
 use super::received::Source;
+use crate::hub::certificate::{common_name, thumbprint};
 use crate::hub::connect::Identity;
 use crate::hub::connection_string::is_id;
 use crate::hub::sas::{Key, Token, TokenError};

@@ -47,13 +47,13 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::hub::certificate;
 use crate::hub::sas::Key;
 use crate::secret::Secret;
 
 mod accept;
 mod admission;
 mod authority;
-mod certificate;
 mod cloud;
 mod connection;
 mod counters;

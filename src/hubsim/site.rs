@@ -39,7 +39,8 @@ use tokio_util::sync::CancellationToken;
 use super::accept::{self, House};
 use super::authority::Authority;
 use super::dps::{self, Attestation, Enrolment, Service};
-use super::{AuthorityError, Counts, Misbehave, Options, Received, Shared, StartError, bind, certificate};
+use super::{AuthorityError, Counts, Misbehave, Options, Received, Shared, StartError, bind};
+use crate::hub::certificate;
 use crate::hub::connection_string::{is_host, is_id};
 use crate::hub::dps::{HOST, RegistrationId};
 use crate::hub::sas::Key;
@@ -338,9 +339,14 @@ impl Site {
         self.authority.issue(id)
     }
 
-    /// What happened so far at the hub of this name.
-    pub fn counts(&self, host: &str) -> Option<Counts> {
-        self.hubs.iter().find(|hub| hub.options.host == host).map(|hub| hub.counters.counts())
+    /// Drops all connections at once, as hubs that restart.
+    pub fn restart(&self) {
+        self.hubs.iter().for_each(|hub| hub.restart.notify_waiters());
+    }
+
+    /// What happened so far, of each hub.
+    pub fn counts(&self) -> Vec<Counts> {
+        self.hubs.iter().map(|hub| hub.counters.counts()).collect()
     }
 
     /// Closes all connections and waits for them.

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use jiff::fmt::rfc2822;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 
@@ -85,8 +84,7 @@ impl Clock {
 async fn ask(target: &Target) -> io::Result<Option<i64>> {
     let Target::Hub(hub) = target else { return Ok(None) };
     let (name, _) = target.server();
-    let (host, port) = hub.address.as_ref().map_or((name, HTTPS), |(host, port)| (host.as_str(), *port));
-    let stream = TcpStream::connect((host, port)).await?;
+    let stream = hub.way.open(name, HTTPS).await?;
     let server = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
     let mut stream = TlsConnector::from(Arc::clone(&hub.tls)).connect(server, stream).await?;
     stream.write_all(format!("HEAD / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n").as_bytes()).await?;

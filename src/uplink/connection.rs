@@ -356,6 +356,7 @@ impl<O: Outcome> Line<'_, O> {
             () = stop.cancelled() => End::Stopped,
             () = due => End::Renew("token_renewal"),
             () = other_subscriptions => End::Renew("subscriptions"),
+            () = self.options.renew.notified() => End::Renew("token_renewal"),
         };
         self.closing.cancel();
         if !self.connected.is_cancelled() {

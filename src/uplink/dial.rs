@@ -15,7 +15,7 @@ use super::target::Login;
 use super::wire::{Broken, Dial, Event, Sender, Wire};
 use super::{Options, Target};
 use crate::hub::limits::D2C_MAX_BYTES;
-use crate::hub::refused::refused;
+use crate::hub::refused::{refused, tls_hint};
 
 /// Time to connect, and also (it is the same setting in `rumqttc`) to flush a publish into the socket.
 const NETWORK_TIMEOUT: Duration = Duration::from_secs(30);
@@ -111,8 +111,8 @@ fn dial(options: &Options, login: &Login) -> io::Result<Dialled> {
     }
     let relay = match target.detour() {
         None => None,
-        Some(address) => {
-            let relay = Relay::start(address.clone(), options.relays.as_ref())?;
+        Some(way) => {
+            let relay = Relay::start((way.clone(), host.to_owned(), port), options.relays.as_ref())?;
             let (addr, port) = relay.local();
             mqtt.set_proxy(Proxy { ty: ProxyType::Http, auth: ProxyAuth::None, addr, port });
             Some(relay)
@@ -130,7 +130,7 @@ impl Dialled {
     /// The counter's label and a sentence for an error of the event loop.
     fn explain(&self, error: &ConnectionError, target: &Target) -> (&'static str, String) {
         let (host, port) = target.server();
-        let dialled = target.detour().map_or_else(|| format!("{host}:{port}"), |(h, p)| format!("{h}:{p}"));
+        let dialled = target.way().describe(host, port);
         if let Some(error) = self.relay.as_ref().and_then(Relay::error) {
             return ("network", format!("cannot reach {dialled}: {error}"));
         }
@@ -138,7 +138,7 @@ impl Dialled {
             ConnectionError::Io(error) | ConnectionError::Tls(TlsError::Io(error))
                 if error.get_ref().is_some_and(|e| e.is::<rumqttc::tokio_rustls::rustls::Error>()) =>
             {
-                ("tls", format!("no TLS connection to {host} ({dialled}): {error}{}", tls_hint(error)))
+                ("tls", format!("no TLS connection to {host} ({dialled}): {error}{}", tls_hint(&error.to_string())))
             }
             ConnectionError::Io(error) | ConnectionError::Tls(TlsError::Io(error)) => {
                 ("network", format!("cannot reach {dialled}: {error}{}", port_hint(error, target)))
@@ -175,20 +175,6 @@ impl Dialled {
 fn is_broken(error: &io::Error) -> bool {
     use io::ErrorKind::{HostUnreachable, NetworkDown, NetworkUnreachable, TimedOut};
     matches!(error.kind(), HostUnreachable | NetworkDown | NetworkUnreachable | TimedOut)
-}
-
-fn tls_hint(error: &io::Error) -> &'static str {
-    let text = error.to_string();
-    if text.contains("UnknownIssuer") {
-        ". Its certificate is signed by nobody this machine trusts: for an edge or the simulator name its root in \
-         `ca_file`; for Azure install the package ca-certificates"
-    } else if text.contains("NotValidYet") || text.contains("Expired") {
-        ". Look at the clock of this machine first, then at the certificate"
-    } else if text.contains("NotValidForName") {
-        ". The certificate is for another name: HostName (or GatewayHostName) must be the name in it"
-    } else {
-        ""
-    }
 }
 
 /// A port for plain MQTT hangs up when it is greeted with TLS, which is the default.

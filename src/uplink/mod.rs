@@ -20,8 +20,8 @@
 //!
 //! A connection ends for these reasons, each counted in `uplink_reconnects` and, while it lasts, the state in
 //! `uplink_state`: `token_renewal` and `subscriptions` (planned, after what is in flight was acknowledged), `refused`, `clock` (refused, and
-//! the hub's clock tells why), `token_expired` (a token of the connection string, which nobody renews), `tls`, `network`,
-//! `timeout`, `closed`, `ack_timeout` (the hub takes messages but acknowledges none) and `protocol`; and for closes
+//! the hub's clock tells why; or it cannot be, see `credentials`), `token_expired` (a token of the connection string, which nobody renews), `tls`, `network`,
+//! `timeout`, `closed`, `unassigned` (nobody says which hub it is to be, see [`Credentials`]), `ack_timeout` (the hub takes messages but acknowledges none) and `protocol`; and for closes
 //! again and again (`diagnosis`) `taken_over`, `nothing_taken` or `throttled`. All but the first two are followed by a
 //! pause that doubles from `backoff` to its cap, with jitter.
 
@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::message::{HubMessage, Timestamp, excerpt};
@@ -40,6 +40,7 @@ use crate::metrics::Metrics;
 
 mod clock;
 mod connection;
+mod credentials;
 mod crowd;
 mod diagnosis;
 mod dial;
@@ -54,6 +55,7 @@ pub mod tls;
 mod window;
 mod wire;
 
+pub use credentials::{Credentials, Unassigned};
 pub use crowd::Crowd;
 pub use down::{Arrival, Down, Gone, Return, Wanted};
 pub use target::{HubTarget, MqttTarget, Target};
@@ -141,7 +143,7 @@ pub struct Waiting {
 /// How the uplink connects and how much it has in flight.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where messages go.
+    /// Where messages go; what [`Credentials`] say takes its place before each connection.
     pub target: Target,
     /// Publishes in flight.
     pub window: WindowSize,
@@ -157,6 +159,8 @@ pub struct Options {
     pub keep_alive: Duration,
     /// First and longest pause after a failed connection.
     pub backoff: (Duration, Duration),
+    /// When it is notified, the connection is made anew as with a new token.
+    pub renew: Arc<Notify>,
     /// Where the copying for an `address` is done; without it, where the uplink runs.
     pub relays: Option<Handle>,
     /// Age of the oldest unacknowledged publish at which the connection is given up.
@@ -199,19 +203,19 @@ const UP: &str = "connected";
 const CONNECTING: &str = "connecting";
 
 /// Delivers until `stop`; the in-flight messages it then holds are still in the backlog.
-pub async fn run<B: Backlog, O: Outcome>(
-    options: Options,
+pub async fn run<C: Credentials, B: Backlog, O: Outcome>(
+    (options, credentials): (Options, C),
     waiting: (B, O),
     metrics: Metrics,
     status: watch::Sender<Status>,
     stop: CancellationToken,
 ) {
-    run_over((dial::Network, options), waiting, metrics, status, stop).await;
+    run_over((dial::Network, options, credentials), waiting, metrics, status, stop).await;
 }
 
 /// [`run`], over any kind of line.
-pub(crate) async fn run_over<D: Dial, B: Backlog, O: Outcome>(
-    (dial, options): (D, Options),
+pub(crate) async fn run_over<D: Dial, C: Credentials, B: Backlog, O: Outcome>(
+    (dial, mut options, credentials): (D, Options, C),
     (mut backlog, outcome): (B, O),
     metrics: Metrics,
     status: watch::Sender<Status>,
@@ -230,6 +234,23 @@ pub(crate) async fn run_over<D: Dial, B: Backlog, O: Outcome>(
                 () = crowd.turn() => {}
             }
         }
+        let assigned = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            assigned = credentials::ask(&credentials) => assigned,
+        };
+        match assigned {
+            Ok(target) => options.target = target,
+            Err(Unassigned { reason, text, pause }) => {
+                let ended = Ended { reason, text, again_and_again: false };
+                tell(ended, (pause, options.crowd.is_some()), &metrics, &status);
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(pause) => continue,
+                }
+            }
+        }
         let started = now();
         let end = connection::serve(
             (&dial, &options),
@@ -244,6 +265,9 @@ pub(crate) async fn run_over<D: Dial, B: Backlog, O: Outcome>(
             let status = status.borrow();
             (status.connected, status.last_puback.is_some_and(|at| at >= started))
         };
+        if connected.is_some() {
+            credentials.accepted();
+        }
         let renewing = matches!(end, End::Renew(_));
         status.send_modify(|status| (status.connected, status.renewing) = (None, renewing));
         if progressed {
@@ -263,6 +287,9 @@ pub(crate) async fn run_over<D: Dial, B: Backlog, O: Outcome>(
             ended = watch.look(&options, (reason, text), lived, &flight) => ended,
             () = stop.cancelled() => return,
         };
+        if ended.reason == "refused" {
+            credentials.refused();
+        }
         if reason == "closed" {
             // A quarantine whose disk does not answer must not hold the end up: what it has not got is in the spool.
             let found = tokio::select! {

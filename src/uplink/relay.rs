@@ -1,22 +1,22 @@
-//! A detour for one connection: `address` says to connect elsewhere than the hub's name does.
+//! A detour for one connection: where it is to be opened in another way than by dialling the hub's name.
 //!
-//! `rumqttc` dials the name it verifies. To dial another host and still send and check the right name, it is
-//! given this one-shot HTTP CONNECT proxy on loopback, which opens the TCP connection to the other host and
-//! copies bytes. It sees only TLS.
+//! `rumqttc` dials the name it verifies. To go [another way](crate::outbound) and still send and check the right name,
+//! it is given this one-shot HTTP CONNECT proxy on loopback, which opens the TCP connection that way and copies bytes.
+//! It sees only TLS.
 
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+use crate::outbound::Way;
+
 const MAX_REQUEST: usize = 4096;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Lives as long as its connection.
 pub(super) struct Relay {
@@ -27,7 +27,7 @@ pub(super) struct Relay {
 
 impl Relay {
     /// `on`: where the copying is done.
-    pub(super) fn start(target: (String, u16), on: Option<&Handle>) -> io::Result<Self> {
+    pub(super) fn start(target: (Way, String, u16), on: Option<&Handle>) -> io::Result<Self> {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
         let port = listener.local_addr()?.port();
@@ -61,7 +61,7 @@ impl Drop for Relay {
     }
 }
 
-async fn serve(listener: std::net::TcpListener, (host, port): (String, u16)) -> io::Result<()> {
+async fn serve(listener: std::net::TcpListener, (way, host, port): (Way, String, u16)) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
     let (mut near, _) = listener.accept().await?;
     drop(listener);
@@ -72,8 +72,7 @@ async fn serve(listener: std::net::TcpListener, (host, port): (String, u16)) -> 
             return Ok(());
         }
     }
-    let connect = TcpStream::connect((host.as_str(), port));
-    let mut far = tokio::time::timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    let mut far = way.open(&host, port).await?;
     far.set_nodelay(true)?;
     near.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?;
     // An end of either side here is an end of the connection; the uplink sees it as such.

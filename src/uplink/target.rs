@@ -9,9 +9,10 @@ use rumqttc::tokio_rustls::rustls::ClientConfig;
 
 use crate::hub::connect::{self, Identity};
 use crate::hub::connection_string::{Auth, ConnectionString};
-use crate::hub::limits::{D2C_MAX_BYTES, TOPIC_MAX_BYTES};
+use crate::hub::limits::{D2C_MAX_BYTES, MQTT_PORT, TOPIC_MAX_BYTES};
 use crate::hub::{d2c, sas};
 use crate::message::{HubMessage, Timestamp};
+use crate::outbound::Way;
 use crate::secret::Secret;
 
 /// What the uplink connects to.
@@ -30,8 +31,8 @@ pub struct HubTarget {
     pub connection: ConnectionString,
     /// Roots, and the client certificate with X.509.
     pub tls: Arc<ClientConfig>,
-    /// Host and port to connect to instead of the name in the connection string, port 8883.
-    pub address: Option<(String, u16)>,
+    /// How its port 8883 is reached.
+    pub way: Way,
     /// When the client certificate ends, seconds since 1970.
     pub certificate_expiry: Option<i64>,
     /// Lifetime of the tokens minted.
@@ -46,6 +47,8 @@ pub struct HubTarget {
 pub struct MqttTarget {
     /// Host and port.
     pub address: (String, u16),
+    /// How they are reached.
+    pub way: Way,
     /// TLS, or plain TCP.
     pub tls: Option<Arc<ClientConfig>>,
     /// Topic with `{device}`, `{topic}` and `{properties}`.
@@ -77,7 +80,7 @@ impl Target {
     pub(super) fn server(&self) -> (&str, u16) {
         match self {
             Self::Hub(hub) => {
-                let port = hub.address.as_ref().map_or(crate::hub::limits::MQTT_PORT, |(_, port)| *port);
+                let port = hub.way.address.as_ref().map_or(MQTT_PORT, |(_, port)| *port);
                 (connect::server_name(&hub.connection), port)
             }
             Self::Mqtt(mqtt) => (&mqtt.address.0, mqtt.address.1),
@@ -119,11 +122,17 @@ impl Target {
         }
     }
 
-    /// Another host to open the TCP connection to.
-    pub(super) fn detour(&self) -> Option<&(String, u16)> {
+    /// How the TCP connection is opened where `rumqttc` cannot do it itself: it only dials the name it verifies.
+    pub(super) fn detour(&self) -> Option<&Way> {
+        let way = self.way();
+        let elsewhere = way.address.as_ref().is_some_and(|(host, _)| host != self.server().0);
+        (elsewhere || way.proxy.is_some() || way.bind.is_some()).then_some(way)
+    }
+
+    pub(super) fn way(&self) -> &Way {
         match self {
-            Self::Hub(hub) => hub.address.as_ref().filter(|(host, _)| host != connect::server_name(&hub.connection)),
-            Self::Mqtt(_) => None,
+            Self::Hub(hub) => &hub.way,
+            Self::Mqtt(mqtt) => &mqtt.way,
         }
     }
 

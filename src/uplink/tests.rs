@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::message::{Content, RecordWriter, Timestamp};
+use crate::outbound::Way;
 
 /// Far more than a planned end needs, and less than the 5 s for which it waits for acknowledgements.
 const SOON: Duration = Duration::from_secs(3);
@@ -51,6 +52,7 @@ pub(super) fn waiting(sequence: u64) -> Waiting {
 pub(super) fn options(port: u16, window: u16) -> Options {
     let target = MqttTarget {
         address: ("127.0.0.1".into(), port),
+        way: Way::default(),
         tls: None,
         topic: "t".into(),
         credentials: None,
@@ -63,6 +65,7 @@ pub(super) fn options(port: u16, window: u16) -> Options {
         live_first: true,
         mark_late: false,
         max_age: None,
+        renew: Arc::default(),
         relays: None,
         keep_alive: Duration::from_secs(60),
         backoff: (Duration::from_millis(1), Duration::from_millis(1)),
@@ -132,7 +135,13 @@ async fn late_messages_wait_for_their_pace_and_are_marked() {
         let late = Waiting { lane: Lane::Late, ..waiting(1) };
         let backlog = Asked { waiting: vec![late, waiting(2)], asked };
         let (status, stop) = (watch::Sender::default(), CancellationToken::new());
-        tokio::spawn(run(options, (backlog, Told::default()), Metrics::register(), status, stop.clone()));
+        tokio::spawn(run(
+            (options.clone(), options.target),
+            (backlog, Told::default()),
+            Metrics::register(),
+            status,
+            stop.clone(),
+        ));
         let (mut hub, _) = listener.accept().await.unwrap();
         packet(&mut hub).await;
         hub.write_all(&[0x20, 2, 0, 0]).await.unwrap();
@@ -154,7 +163,13 @@ async fn what_is_too_old_is_not_sent() {
     options.max_age = Some(Duration::from_secs(3600));
     let (sender, queue) = mpsc::channel(4);
     let (status, stop, told) = (watch::Sender::default(), CancellationToken::new(), Told::default());
-    let uplink = tokio::spawn(run(options, (queue, told.clone()), Metrics::register(), status, stop.clone()));
+    let uplink = tokio::spawn(run(
+        (options.clone(), options.target),
+        (queue, told.clone()),
+        Metrics::register(),
+        status,
+        stop.clone(),
+    ));
     let (mut hub, _) = listener.accept().await.unwrap();
     packet(&mut hub).await;
     hub.write_all(&[0x20, 2, 0, 0]).await.unwrap();
@@ -188,7 +203,13 @@ impl Played {
         let (status, stop) = (watch::Sender::default(), CancellationToken::new());
         let options = Options { max_age, ..options(1, 4) };
         let parts = (queue, told.clone());
-        let uplink = tokio::spawn(run_over((hub.clone(), options), parts, Metrics::register(), status, stop.clone()));
+        let uplink = tokio::spawn(run_over(
+            (hub.clone(), options.clone(), options.target),
+            parts,
+            Metrics::register(),
+            status,
+            stop.clone(),
+        ));
         Self { hub, backlog, told, stop, uplink }
     }
 
@@ -257,7 +278,13 @@ impl Bench {
         let options = options(listener.local_addr().unwrap().port(), window);
         let outcome = Delivered::default();
         let status = watch::Sender::default();
-        let uplink = tokio::spawn(run(options, (queue, outcome), Metrics::register(), status, stop.clone()));
+        let uplink = tokio::spawn(run(
+            (options.clone(), options.target),
+            (queue, outcome),
+            Metrics::register(),
+            status,
+            stop.clone(),
+        ));
         Self { listener, backlog, stop, uplink }
     }
 

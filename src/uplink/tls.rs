@@ -7,7 +7,6 @@ use rumqttc::tokio_rustls::rustls::crypto::ring;
 use rumqttc::tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use rumqttc::tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rumqttc::tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
-use x509_cert::der::Decode as _;
 
 /// Why TLS cannot be set up.
 #[derive(Debug)]
@@ -16,6 +15,8 @@ pub enum TlsError {
     Certificate(Option<pem::Error>),
     /// A PEM text without a private key, or a broken one.
     Key(pem::Error),
+    /// A private key that needs a password.
+    EncryptedKey,
     /// Certificate and key do not belong together, or are of an unknown kind.
     Pair(rustls::Error),
     /// A root that is no usable certificate.
@@ -32,7 +33,14 @@ impl fmt::Display for TlsError {
             Self::Key(pem::Error::NoItemsFound) => {
                 f.write_str("there is no private key in it (-----BEGIN PRIVATE KEY-----)")
             }
+            Self::EncryptedKey => f.write_str(
+                "the private key in it is encrypted; write it plainly, readable for the service only: \
+                 `openssl pkey -in device.key -out plain.key`",
+            ),
             Self::Key(error) => write!(f, "the private key in it cannot be read: {error}"),
+            Self::Pair(rustls::Error::InconsistentKeys(_)) => {
+                f.write_str("the key is not the one of the certificate (of the first one in its file)")
+            }
             Self::Pair(error) => write!(f, "certificate and key cannot be used together: {error}"),
             Self::Root(error) => write!(f, "a certificate in it cannot be trusted as a root: {error}"),
             Self::NoSystemRoots => f.write_str(
@@ -56,13 +64,13 @@ pub fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsErro
 
 /// The private key of a PEM text: PKCS#8, PKCS#1 or SEC1.
 pub fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_slice(text).map_err(TlsError::Key)
-}
-
-/// When a certificate ends, in seconds since 1970; `None` where it cannot be read.
-pub fn expiry(certificate: &CertificateDer<'_>) -> Option<i64> {
-    let certificate = x509_cert::Certificate::from_der(certificate).ok()?;
-    i64::try_from(certificate.tbs_certificate.validity.not_after.to_unix_duration().as_secs()).ok()
+    PrivateKeyDer::from_pem_slice(text).map_err(|error| {
+        let is_encrypted = [b"ENCRYPTED PRIVATE KEY".as_slice(), b"Proc-Type: 4,ENCRYPTED"];
+        match is_encrypted.iter().any(|mark| memchr::memmem::find(text, mark).is_some()) {
+            true => TlsError::EncryptedKey,
+            false => TlsError::Key(error),
+        }
+    })
 }
 
 /// Roots from a PEM text, or the system's.

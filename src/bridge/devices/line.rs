@@ -12,6 +12,7 @@ use super::{LONGEST_PAUSE, Left, Shared, WINDOW};
 use crate::config::WhenRefused;
 use crate::hub::accounts::Account;
 use crate::hub::connection_string::{Auth, ConnectionString};
+use crate::outbound::Way;
 use crate::uplink::{self, HubTarget, Status, Target, WindowSize, tls};
 
 /// Refusals in a row after which a device that was never let in counts as refused. The first may be chance.
@@ -86,7 +87,8 @@ async fn serve(shared: &Arc<Shared>, device: &Arc<Device>, leave: &CancellationT
     let (status, seen) = watch::channel(Status::default());
     let settle = Settle { shared: Arc::clone(shared), device: Arc::clone(device) };
     let metrics = shared.metrics.of_one_of_many();
-    let run = uplink::run(options, (Source(Arc::clone(device)), settle), metrics, status, stop.clone());
+    let identity = options.target.clone();
+    let run = uplink::run((options, identity), (Source(Arc::clone(device)), settle), metrics, status, stop.clone());
     let mut run = std::pin::pin!(run);
     let why = tokio::select! {
         () = &mut run => return Why::Stopped,
@@ -189,7 +191,7 @@ impl Shared {
             let pem = |error: tls::TlsError| format!("its certificate cannot be used: {error}");
             let chain = tls::certificates(&certificate.chain).map_err(pem)?;
             let key = tls::private_key(certificate.key.expose().as_bytes()).map_err(pem)?;
-            certificate_expiry = chain.first().and_then(tls::expiry);
+            certificate_expiry = chain.first().and_then(|leaf| crate::hub::certificate::expiry(leaf));
             tls = tls::client(Arc::clone(&self.options.plan.roots), Some((chain, key))).map_err(pem)?;
         } else if matches!(connection.auth, Auth::X509) {
             return Err("its connection string says x509=true, but there is no certificate for it".to_owned());
@@ -200,7 +202,7 @@ impl Shared {
         Ok(HubTarget {
             connection: ConnectionString { gateway, ..connection },
             tls,
-            address: own.address.clone().filter(|_| same_hub),
+            way: Way { address: own.way.address.clone().filter(|_| same_hub), ..own.way.clone() },
             certificate_expiry,
             token_lifetime: own.token_lifetime.mul_f64(shorter),
             gateway: false,

@@ -15,7 +15,7 @@
 //! | state of a device | its messages |
 //! |---|---|
 //! | idle, in line, connecting, connected | go into its queue; behind its shelf where that holds something |
-//! | refused: the hub said no twice in a row, or nobody knows its credentials | `when_refused`: wait on the shelf, go over the bridge's own line with the property `device`, or to the quarantine. It is tried again after a pause that doubles to `LONGEST_PAUSE` times `backoff_max` |
+//! | refused: the hub said no twice in a row, or nobody knows its credentials | `when_refused`: wait on the shelf, go over the bridge's own line with the property `device`, or to the quarantine. It is tried again after a pause that doubles to five times `backoff_max` |
 //! | held: neither in the table nor allowed by a pattern | on the shelf until an operator approves or denies it |
 //! | denied | to the quarantine |
 //!

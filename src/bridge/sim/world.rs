@@ -339,7 +339,9 @@ impl Life {
         let own = Own { hub: "h".into(), device: Some("gw".into()), module: None, mark_late: true, block: None };
         let bridge = Bridge::new((rules(), Unmatched::Drop), own, stores.clone(), kept, metrics.clone());
         let (status, stop) = (watch::Sender::default(), CancellationToken::new());
-        let line = (hub.clone(), plan.uplink());
+        let options = plan.uplink();
+        let target = options.target.clone();
+        let line = (hub.clone(), options, target);
         let uplink = tokio::spawn(uplink::run_over(line, (backlog, outcome), metrics, status, stop.clone()));
         Self {
             scratch: bridge.scratch(),

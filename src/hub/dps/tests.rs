@@ -18,11 +18,11 @@ fn told(step: &Step) -> String {
 
 #[test]
 fn registration_ids() {
-    let (most, long) = ("x".repeat(128), "x".repeat(129));
+    let (long, longest) = ("x".repeat(129), "x".repeat(128));
     for (text, expect) in [
         ("reg-01", Ok("reg-01")),
         ("Press-4.Line_2:A-", Ok("press-4.line_2:a-")),
-        (&most, Ok(&most)),
+        (&longest, Ok(&longest)),
         ("", Err(RegistrationIdError::Empty)),
         (&long, Err(RegistrationIdError::Long(129))),
         ("a/b", Err(RegistrationIdError::Character('/'))),
@@ -156,6 +156,7 @@ fn pauses_between_registrations() {
         (Kind::Disabled, Some(1), 2, 1_200, 1_500),
         (Kind::Profile, None, 40, 3_600, 4_500),
         (Kind::Throttled, Some(9), 5, 9, 11),
+        (Kind::Throttled, Some(0), 0, 5, 6),
         (Kind::Throttled, Some(100_000), 0, 3_600, 4_500),
         (Kind::Throttled, None, 0, 30, 37),
         (Kind::Unavailable, None, 0, 5, 6),

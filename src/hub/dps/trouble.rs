@@ -93,7 +93,7 @@ impl Trouble {
         let said = self.retry_after.map(|said| spread(said.min(RETRY_AFTER_MAX), chance));
         match self.kind {
             Kind::Refused | Kind::Disabled | Kind::Failed | Kind::Profile => doubled(REFUSED),
-            Kind::Throttled => said.unwrap_or_else(|| doubled(THROTTLED)),
+            Kind::Throttled => said.map_or_else(|| doubled(THROTTLED), |said| said.max(spread(UNAVAILABLE.0, chance))),
             Kind::Unavailable | Kind::Unreachable => doubled(UNAVAILABLE).max(said.unwrap_or_default()),
         }
     }

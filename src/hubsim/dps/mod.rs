@@ -22,10 +22,10 @@ use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::certificate::{common_name, thumbprint};
 use super::connection::Stream;
 use super::counters::Closed;
 use super::{Credential, Shared};
+use crate::hub::certificate::{common_name, thumbprint};
 use crate::hub::dps::RegistrationId;
 use crate::hub::sas::{Key, Token};
 use crate::message::Timestamp;

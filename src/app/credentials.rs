@@ -1,0 +1,294 @@
+//! The uplink's identity as the wiring knows it: the target of each connection.
+//!
+//! When the files of the client certificate and the roots change and make sense, the connection is made anew with them,
+//! as with a new token. With `[uplink.dps]` the hub
+//! is the one the provisioning service told last. It is asked when nothing is known, and when the hub has refused the
+//! device for `ask_again_after`; not at every start, as Microsoft asks of devices. While it cannot be asked, what was
+//! known stays good.
+
+use std::fs;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustls::ClientConfig;
+use tokio::sync::Notify;
+
+use super::reload::Watched;
+use crate::hub::connection_string::{Auth, ConnectionString};
+use crate::hub::dps::{Assignment, Trouble};
+use crate::message::Timestamp;
+use crate::metrics;
+use crate::provision::cache::{self, Known};
+use crate::provision::{self, Proof};
+use crate::uplink::tls::{self, TlsError};
+use crate::uplink::{HubTarget, Target, Unassigned};
+
+/// A certificate that ends within this time, in seconds, is told once a day.
+pub(super) const EXPIRES_SOON: i64 = 30 * DAY;
+/// Seconds.
+pub(super) const DAY: i64 = 24 * 3_600;
+
+/// The files of the uplink's TLS.
+#[derive(Debug, Clone, Default)]
+pub struct Files {
+    /// The client certificate, leaf first, and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// Roots to trust instead of the system's.
+    pub ca: Option<PathBuf>,
+}
+
+/// What they make: the settings, and when the certificate ends.
+type Made = (Arc<ClientConfig>, Option<i64>);
+
+impl Files {
+    fn read(&self) -> Result<Made, String> {
+        let text = |path: &Path| fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
+        let at = |path: &Path| {
+            let path = path.display().to_string();
+            move |error: TlsError| format!("{path}: {error}")
+        };
+        let roots = match &self.ca {
+            None => tls::roots(None).map_err(|error| error.to_string())?,
+            Some(path) => tls::roots(Some(&text(path)?)).map_err(at(path))?,
+        };
+        let Some((certificate, key)) = &self.identity else {
+            return Ok((tls::client(roots, None).map_err(|error| error.to_string())?, None));
+        };
+        let chain = tls::certificates(&text(certificate)?).map_err(at(certificate))?;
+        let key = tls::private_key(&text(key)?).map_err(at(key))?;
+        let expiry = chain.first().and_then(|leaf| crate::hub::certificate::expiry(leaf));
+        Ok((tls::client(roots, Some((chain, key))).map_err(at(certificate))?, expiry))
+    }
+}
+
+/// See the module documentation.
+pub struct Credentials {
+    files: Files,
+    /// With what the files said last.
+    target: Mutex<Target>,
+    dps: Option<Dps>,
+    renew: Arc<Notify>,
+}
+
+/// How the hub is learned.
+pub struct Dps {
+    /// Who registers where; its TLS settings are those of the files.
+    pub options: provision::Options,
+    /// The folder of everything that is kept.
+    pub state: PathBuf,
+    /// How long the hub may refuse until the service is asked again.
+    pub ask_again_after: Duration,
+    /// What is known.
+    pub known: Option<Known>,
+}
+
+impl Dps {
+    /// The connection string that says what is known, or what there is of it.
+    pub fn connection(&self, known: Option<&Known>) -> ConnectionString {
+        let (hub, device) = match known {
+            Some(known) => (known.hub.clone(), known.device.clone()),
+            None => (String::new(), self.options.registration.id.to_string()),
+        };
+        let auth = match &self.options.proof {
+            Proof::Key(key) => Auth::Key(key.clone()),
+            Proof::Certificate => Auth::X509,
+        };
+        ConnectionString { host: hub, device, module: None, gateway: None, auth }
+    }
+}
+
+/// How it goes with the hub that is known.
+struct Course {
+    known: Option<Known>,
+    /// Since when it refuses.
+    refused: Option<Instant>,
+    /// Registrations that failed in a row.
+    failures: u32,
+    /// The service is not asked before this.
+    not_before: Option<Instant>,
+}
+
+/// The credentials of one connection, for [`crate::uplink::run`].
+pub struct Identity {
+    credentials: Arc<Credentials>,
+    course: Mutex<Course>,
+}
+
+impl Credentials {
+    /// Over a target made from `files`.
+    pub fn new(target: Target, files: Files, dps: Option<Dps>) -> Self {
+        Self { files, target: Mutex::new(target), dps, renew: Arc::default() }
+    }
+
+    /// Notified when the files changed.
+    pub fn renew(&self) -> Arc<Notify> {
+        Arc::clone(&self.renew)
+    }
+
+    /// The target as it is now, but for the hub that is told.
+    fn target(&self) -> Target {
+        self.target.lock().clone()
+    }
+}
+
+/// The files of the uplink's TLS, taken up when they change.
+pub(super) struct UplinkTls {
+    credentials: Arc<Credentials>,
+    /// When the end of the certificate was last told, in seconds since 1970.
+    warned: AtomicI64,
+}
+
+impl UplinkTls {
+    pub(super) fn new(credentials: Arc<Credentials>) -> Self {
+        Self { credentials, warned: AtomicI64::new(0) }
+    }
+}
+
+impl Watched for UplinkTls {
+    const WHAT: &'static str = "the certificate of the uplink";
+    const STILL: Duration = Duration::from_millis(100);
+    type Found = Result<Made, String>;
+
+    fn paths(&self) -> Vec<PathBuf> {
+        let Files { identity, ca } = &self.credentials.files;
+        let identity = identity.iter().flat_map(|(certificate, key)| [certificate, key]);
+        identity.chain(ca).cloned().collect()
+    }
+
+    fn read(&self) -> Self::Found {
+        self.credentials.files.read()
+    }
+
+    fn take(&self, found: Self::Found, _: bool) -> Result<(), String> {
+        let (tls, expiry) = found.map_err(|error| {
+            let why = format!("{} stays the old one: {error}", Self::WHAT);
+            tracing::error!("{why}");
+            why
+        })?;
+        match &mut *self.credentials.target.lock() {
+            Target::Hub(hub) => (hub.tls, hub.certificate_expiry) = (tls, expiry),
+            Target::Mqtt(mqtt) if mqtt.tls.is_some() => mqtt.tls = Some(tls),
+            Target::Mqtt(_) => {}
+        }
+        self.warned.store(0, Ordering::Relaxed);
+        tracing::info!("{} is taken up by a planned reconnect", Self::WHAT);
+        self.credentials.renew.notify_waiters();
+        Ok(())
+    }
+
+    fn turn(&self) {
+        let Target::Hub(hub) = self.credentials.target() else { return };
+        let Some(expiry) = hub.certificate_expiry else { return };
+        let now = Timestamp::now().as_secs();
+        if expiry - now >= EXPIRES_SOON || now - self.warned.load(Ordering::Relaxed) < DAY {
+            return;
+        }
+        self.warned.store(now, Ordering::Relaxed);
+        match expiry - now {
+            ..0 => tracing::error!("{} has expired; the hub will refuse it", Self::WHAT),
+            left => tracing::warn!("{} expires in {} days", Self::WHAT, left / DAY),
+        }
+    }
+}
+
+impl Identity {
+    /// The identity of the bridge itself.
+    pub fn new(credentials: Arc<Credentials>) -> Self {
+        let known = credentials.dps.as_ref().and_then(|dps| dps.known.clone());
+        if let (Some(dps), Some(known)) = (&credentials.dps, &known) {
+            let id = &dps.options.registration.id;
+            tracing::info!(
+                "provisioning: {id} is device {} at {}, as assigned {}",
+                known.device,
+                known.hub,
+                known.assigned
+            );
+        }
+        let course = Mutex::new(Course { known, refused: None, failures: 0, not_before: None });
+        Self { credentials, course }
+    }
+
+    /// What is known, if that is enough.
+    fn known(&self, dps: &Dps) -> Option<Known> {
+        let course = self.course.lock();
+        let gone = course.refused.is_some_and(|since| since.elapsed() >= dps.ask_again_after);
+        let may_ask = course.not_before.is_none_or(|at| Instant::now() >= at);
+        course.known.clone().filter(|_| !gone || !may_ask)
+    }
+
+    /// Registers, and remembers what came of it.
+    async fn register(&self, dps: &Dps, tls: Arc<ClientConfig>) -> Result<Known, Unassigned> {
+        let options = provision::Options { tls, ..dps.options.clone() };
+        let id = &options.registration.id;
+        tracing::info!("provisioning: asking {} which hub {id} belongs to", options.host);
+        match provision::register(&options, |seen| tracing::debug!("provisioning: {seen}")).await {
+            Ok(assignment) => {
+                metrics::registration("assigned");
+                Ok(self.assigned(dps, &assignment))
+            }
+            Err(trouble) => self.failed(&trouble),
+        }
+    }
+
+    fn assigned(&self, dps: &Dps, assignment: &Assignment) -> Known {
+        let registration = &dps.options.registration;
+        let new = Known::new(registration, assignment, Timestamp::now());
+        if let Err(error) = cache::store(&dps.state, registration, &new) {
+            let path = cache::path(&dps.state, registration);
+            tracing::warn!("provisioning: {} cannot be written, the next start asks again: {error}", path.display());
+        }
+        let mut course = self.course.lock();
+        let (id, hub, device, how) = (&registration.id, &new.hub, &new.device, assignment.how());
+        match &course.known {
+            Some(old) if (&old.hub, &old.device) != (hub, device) => {
+                tracing::warn!("provisioning: {id} moves from {} to device {device} at {hub} ({how})", old.hub);
+            }
+            _ => tracing::info!("provisioning: {id} is device {device} at {hub} ({how})"),
+        }
+        *course = Course { known: Some(new.clone()), refused: None, failures: 0, not_before: None };
+        new
+    }
+
+    fn failed(&self, trouble: &Trouble) -> Result<Known, Unassigned> {
+        metrics::registration(trouble.kind.label());
+        let mut course = self.course.lock();
+        let pause = trouble.pause(course.failures, rand::random());
+        course.failures = course.failures.saturating_add(1);
+        course.not_before = Some(Instant::now() + pause);
+        match &course.known {
+            Some(known) => {
+                tracing::warn!("provisioning: {trouble}; {} is tried further", known.hub);
+                Ok(known.clone())
+            }
+            None => Err(Unassigned { reason: "unassigned", text: trouble.text.clone(), pause }),
+        }
+    }
+
+    async fn find(&self) -> Result<Target, Unassigned> {
+        let target = self.credentials.target();
+        let (Some(dps), Target::Hub(hub)) = (&self.credentials.dps, &target) else { return Ok(target) };
+        let known = match self.known(dps) {
+            Some(known) => known,
+            None => self.register(dps, Arc::clone(&hub.tls)).await?,
+        };
+        Ok(Target::Hub(HubTarget { connection: dps.connection(Some(&known)), ..hub.clone() }))
+    }
+}
+
+impl crate::uplink::Credentials for Identity {
+    fn target(&self) -> impl Future<Output = Result<Target, Unassigned>> + Send {
+        self.find()
+    }
+
+    fn accepted(&self) {
+        self.course.lock().refused = None;
+    }
+
+    fn refused(&self) {
+        self.course.lock().refused.get_or_insert_with(Instant::now);
+    }
+}

@@ -1,0 +1,217 @@
+//! `[uplink]`: from keys and files to where the uplink connects, and as whom.
+
+use std::sync::Arc;
+
+use rustls::pki_types::CertificateDer;
+use zeroize::Zeroizing;
+
+use super::{Place, Uplinked};
+use crate::app::credentials::{Credentials, DAY, EXPIRES_SOON, Files};
+use crate::bridge::Own;
+use crate::config::{Config, Given, Kind, Placed};
+use crate::hub::certificate;
+use crate::hub::connection_string::{Auth, ConnectionString};
+use crate::hub::limits;
+use crate::message::Timestamp;
+use crate::outbound::{Proxy, Way};
+use crate::secret::Secret;
+use crate::uplink::tls;
+use crate::uplink::{HubTarget, MqttTarget, Target};
+
+impl Place {
+    /// Where the uplink goes, and what follows from it.
+    pub(super) fn target(&mut self, config: &Config) -> Option<Uplinked> {
+        let way = self.way(config);
+        match config.uplink.kind.value {
+            Kind::Mqtt => self.mqtt(config, way?),
+            Kind::IotHub | Kind::Edge => match &config.uplink.dps {
+                Some(dps) => self.provisioned(config, dps, way?),
+                None => self.hub(config, way?),
+            },
+        }
+    }
+
+    /// How the cloud is reached.
+    pub(super) fn way(&mut self, config: &Config) -> Option<Way> {
+        let uplink = &config.uplink;
+        let proxy = match &uplink.proxy {
+            None => None,
+            Some(text) => match Proxy::parse(text.value.expose()) {
+                Ok(proxy) => Some(proxy),
+                Err(why) => {
+                    self.error("not-a-proxy", format!("`proxy` is no HTTP proxy: {why}"), &text.span, None);
+                    return None;
+                }
+            },
+        };
+        let address = uplink.address.as_ref().map(|address| address.value.clone());
+        Some(Way { address, proxy, bind: uplink.bind.as_ref().map(|bind| bind.value) })
+    }
+
+    /// The files of the uplink's TLS, to look at again later.
+    pub(super) fn files(&self, config: &Config) -> Files {
+        let uplink = &config.uplink;
+        let path = |file: &Placed<String>| self.base.join(&file.value);
+        let identity = uplink.certificate.as_ref().zip(uplink.key.as_ref());
+        Files {
+            identity: identity.map(|(certificate, key)| (path(certificate), path(key))),
+            ca: uplink.ca_file.as_ref().map(path),
+        }
+    }
+
+    fn mqtt(&mut self, config: &Config, way: Way) -> Option<Uplinked> {
+        let uplink = &config.uplink;
+        let tls = if uplink.mqtt.tls { Some(self.tls(config)?) } else { None };
+        let username = uplink.mqtt.username.as_ref().map(|name| name.value.clone());
+        let password = uplink.mqtt.password.as_ref().map(|password| password.value.clone());
+        let credentials = username.map(|name| (name, password.unwrap_or_else(|| Secret::new(String::new()))));
+        let target = MqttTarget {
+            address: uplink.address.as_ref()?.value.clone(),
+            way: Way { address: None, ..way },
+            tls,
+            topic: uplink.mqtt.topic.value.clone(),
+            credentials,
+            client_id: uplink.mqtt.client_id.value.clone(),
+        };
+        let own = Own { hub: String::new(), device: None, module: None, mark_late: uplink.mark_late, block: None };
+        let target = Target::Mqtt(target);
+        Some((target.clone(), Credentials::new(target, self.files(config), None), own))
+    }
+
+    fn hub(&mut self, config: &Config, way: Way) -> Option<Uplinked> {
+        let uplink = &config.uplink;
+        let text = self.connection_string(config)?;
+        let connection = match ConnectionString::parse(text.value.expose()) {
+            Ok(connection) => connection,
+            Err(error) => {
+                self.error("connection-string", error.to_string(), &text.span, None);
+                return None;
+            }
+        };
+        if uplink.kind.value == Kind::Edge && connection.gateway.is_none() {
+            let help = "append ;GatewayHostName=<host name of the edge device> to the connection string";
+            self.error(
+                "no-gateway",
+                "an edge needs `GatewayHostName` in the connection string",
+                &text.span,
+                Some(help),
+            );
+        }
+        match (&connection.auth, &uplink.certificate) {
+            (Auth::X509, None) => {
+                let help = "certificate = \"device.pem\"\n  key = \"device.key\"";
+                self.error("no-certificate", "x509=true needs a certificate and its key", &text.span, Some(help));
+            }
+            (Auth::Key(_) | Auth::Token(_), Some(certificate)) => {
+                let help = "write x509=true in the connection string, or remove `certificate` and `key`";
+                self.error("two-proofs", "a key and a certificate at once", &certificate.span, Some(help));
+            }
+            _ => {}
+        }
+        let own = Own {
+            hub: connection.host.clone(),
+            device: Some(connection.device.clone()),
+            module: connection.module.clone(),
+            mark_late: uplink.mark_late,
+            block: (uplink.kind.value == Kind::IotHub).then(|| limits::block_bytes(uplink.tier)),
+        };
+        let target = Target::Hub(self.hub_target(config, connection, way)?);
+        Some((target.clone(), Credentials::new(target, self.files(config), None), own))
+    }
+
+    /// The hub of `connection`, with the certificate of the configuration.
+    pub(super) fn hub_target(&mut self, config: &Config, connection: ConnectionString, way: Way) -> Option<HubTarget> {
+        let tls = self.tls(config)?;
+        let certificate_expiry = config.uplink.certificate.as_ref().and_then(|file| {
+            let chain = tls::certificates(&self.read(file, None)?).ok()?;
+            certificate::expiry(chain.first()?)
+        });
+        let token_lifetime = config.uplink.token_lifetime;
+        Some(HubTarget { connection, tls, way, certificate_expiry, token_lifetime, gateway: true })
+    }
+
+    fn connection_string(&mut self, config: &Config) -> Option<Placed<Secret>> {
+        let uplink = &config.uplink;
+        let given = Given { text: uplink.connection_string.clone(), file: uplink.connection_string_file.clone() };
+        self.given(&given)
+    }
+
+    /// A secret from the configuration or from its file.
+    pub(super) fn given(&mut self, given: &Given) -> Option<Placed<Secret>> {
+        if let Some(text) = &given.text {
+            return Some(text.clone());
+        }
+        let file = given.file.as_ref()?;
+        let text = Zeroizing::new(self.read(file, None)?);
+        Some(Placed { value: Secret::new(String::from_utf8_lossy(&text).into_owned()), span: file.span.clone() })
+    }
+
+    /// Whom to trust.
+    pub(in crate::app) fn roots(&mut self, config: &Config) -> Option<rustls::RootCertStore> {
+        let uplink = &config.uplink;
+        match &uplink.ca_file {
+            None => {
+                let roots = tls::roots(None);
+                self.usable(roots, &uplink.kind.span, "the system's roots")
+            }
+            Some(file) => {
+                let text = self.read(file, None)?;
+                if uplink.kind.value == Kind::IotHub {
+                    self.check_roots(&text, file);
+                }
+                let roots = tls::roots(Some(&text));
+                self.usable(roots, &file.span, &file.value)
+            }
+        }
+    }
+
+    pub(super) fn tls(&mut self, config: &Config) -> Option<Arc<rustls::ClientConfig>> {
+        let uplink = &config.uplink;
+        let roots = self.roots(config);
+        let identity = match (&uplink.certificate, &uplink.key) {
+            (Some(certificate), Some(key)) => {
+                let (chain, private) = (self.read(certificate, None), self.read(key, None));
+                let chain = self.usable(tls::certificates(&chain?), &certificate.span, &certificate.value);
+                let private = self.usable(tls::private_key(&private?), &key.span, &key.value);
+                let chain = chain?;
+                self.check_chain(&chain, certificate);
+                Some((chain, private?))
+            }
+            _ => None,
+        };
+        let span = uplink.certificate.as_ref().map_or(0..0, |certificate| certificate.span.clone());
+        let client = tls::client(roots?, identity);
+        self.usable(client, &span, "[uplink]")
+    }
+
+    /// Tells a chain that no hub can follow, and a certificate that ends.
+    fn check_chain(&mut self, chain: &[CertificateDer<'_>], file: &Placed<String>) {
+        if let Err(error) = certificate::check_chain(chain.iter().map(|der| &**der)) {
+            let help = "one file: the device's own certificate, then the one that signed it, and so on";
+            self.error("bad-chain", format!("{}: {error}", file.value), &file.span, Some(help));
+        }
+        let left = chain.first().and_then(|leaf| certificate::expiry(leaf)).map(|end| end - Timestamp::now().as_secs());
+        match left {
+            Some(..0) => self.warning("expired", format!("{}: the certificate has expired", file.value), &file.span),
+            Some(left) if left < EXPIRES_SOON => {
+                let title = format!("{}: the certificate expires in {} days", file.value, left / DAY);
+                self.warning("expires-soon", title, &file.span);
+            }
+            _ => {}
+        }
+    }
+
+    /// Tells a root that older guides pin and no hub uses any more.
+    fn check_roots(&mut self, text: &[u8], file: &Placed<String>) {
+        let roots = tls::certificates(text).unwrap_or_default();
+        if roots.iter().any(|root| certificate::is_baltimore(root)) {
+            let title = "`ca_file` has the Baltimore CyberTrust Root, which no IoT hub uses any more: they moved to DigiCert \
+                         Global Root G2 by 2024, and it ended on 2025-05-12";
+            self.warning("old-root", title.to_owned(), &file.span);
+            if let Some(found) = self.found.pop() {
+                self.found
+                    .push(found.help("remove `ca_file`: the system's own roots have the right ones, and the next"));
+            }
+        }
+    }
+}

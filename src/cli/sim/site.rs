@@ -1,0 +1,72 @@
+//! `brownbridge sim --site`: several hubs and a provisioning service.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+use tokio::sync::mpsc;
+
+use super::Args;
+use crate::hubsim::Received;
+use crate::hubsim::dps::{Attestation, Enrolment};
+use crate::hubsim::site::{self, Common, Plan, Site};
+
+/// Starts what the file describes, and tells how to reach it.
+pub(super) async fn start(
+    path: &Path,
+    args: Args,
+    output: Option<mpsc::Sender<Vec<Received>>>,
+) -> anyhow::Result<Site> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut plan = Plan::parse(&text).with_context(|| path.display().to_string())?;
+    if plan.listen.is_empty() {
+        plan.listen.push(args.listen);
+    }
+    let base = path.parent().map(Path::to_owned).unwrap_or_default();
+    let common = Common { dir: args.dir, base, output, misbehave: args.faults.misbehave() };
+    let site = site::start(&plan, common).await.with_context(|| path.display().to_string())?;
+    std::io::stderr().write_all(introduction(&site, &plan)?.as_bytes()).context("stderr")?;
+    Ok(site)
+}
+
+/// What to write into bridge.toml to be the first of the enrolments. Its key opens nothing but this simulator.
+fn introduction(site: &Site, plan: &Plan) -> anyhow::Result<String> {
+    let address = site.addresses().first().map(ToString::to_string).unwrap_or_default();
+    let hubs: Vec<&str> = plan.hubs.iter().map(|hub| hub.host.as_str()).collect();
+    let mut text = format!(
+        "The simulated hubs {} and the provisioning service {} listen on {address}. For bridge.toml:\n\n[uplink]\n",
+        hubs.join(", "),
+        plan.host
+    );
+    let mut proofs = String::new();
+    for enrolment in site.enrolments() {
+        let prefix = if proofs.is_empty() { "" } else { "# " };
+        match &enrolment.attestation {
+            Attestation::Key(key) => {
+                let name = if enrolment.is_group { "group_key" } else { "symmetric_key" };
+                let id = shown_id(enrolment);
+                let key = key.encode();
+                let _ = writeln!(proofs, "{prefix}registration_id = {id:?}\n{prefix}{name} = {:?}", key.expose());
+            }
+            Attestation::Authority(None) if !enrolment.is_group => {
+                let (certificate, key) = site.device_certificate(&enrolment.name)?;
+                let _ = writeln!(proofs, "{prefix}registration_id = {:?}", enrolment.name);
+                let _ = writeln!(text, "{prefix}certificate = {certificate:?}\n{prefix}key = {key:?}");
+            }
+            // Whoever wrote the plan has the certificate.
+            Attestation::Authority(_) | Attestation::Thumbprint(_) => {}
+        }
+    }
+    let _ = writeln!(text, "ca_file = {:?}\naddress = \"{address}\"\n\n[uplink.dps]", site.ca_file());
+    if plan.host != crate::hub::dps::HOST {
+        let _ = writeln!(text, "host = {:?}", plan.host);
+    }
+    let _ = writeln!(text, "id_scope = {:?}\n{proofs}address = \"{address}\"\n", plan.scope);
+    Ok(text)
+}
+
+/// In a group any id will do.
+fn shown_id(enrolment: &Enrolment) -> &str {
+    if enrolment.is_group { "any-id" } else { &enrolment.name }
+}

@@ -1,0 +1,199 @@
+//! Asks the Device Provisioning Service for a device's hub, over REST or MQTT, both over TLS.
+//!
+//! The dialogue itself is [`crate::hub::dps`]; here are its sockets, its pauses, and the file in which an assignment
+//! outlives the program ([`cache`]). One call of [`register`] is one registration from the first request to the result;
+//! when it pays to try again, the [`Trouble`] says.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
+
+use crate::hub::dps::{Assignment, Dialogue, Kind, Registration, Reply, Request, Step, Trouble};
+use crate::hub::refused::tls_hint;
+use crate::hub::sas::Key;
+use crate::message::Timestamp;
+use crate::outbound::Way;
+use crate::secret::Secret;
+
+pub mod cache;
+mod mqtt;
+mod rest;
+
+/// Time for one request and its answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Lifetime of the token of one registration.
+const TOKEN: i64 = 3_600;
+/// Largest answer; the service's own limit of a message is 96 KB.
+const BODY_MAX: usize = 128 * 1024;
+/// How this program names itself.
+const CLIENT: &str = concat!("brownbridge/", env!("CARGO_PKG_VERSION"));
+
+/// The protocol of the dialogue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// HTTPS, port 443.
+    Rest,
+    /// MQTT over TLS, port 8883.
+    Mqtt,
+}
+
+impl Transport {
+    fn port(self) -> u16 {
+        match self {
+            Self::Rest => 443,
+            Self::Mqtt => 8883,
+        }
+    }
+}
+
+/// How a device proves itself.
+#[derive(Debug, Clone)]
+pub enum Proof {
+    /// With its own key; in a group, the one derived from the group's.
+    Key(Key),
+    /// With the client certificate of the TLS settings.
+    Certificate,
+}
+
+/// Who registers where, and how it is reached.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The host name of the service.
+    pub host: String,
+    /// How it is reached.
+    pub way: Way,
+    /// The protocol.
+    pub transport: Transport,
+    /// Roots, and the client certificate.
+    pub tls: Arc<ClientConfig>,
+    /// What is registered.
+    pub registration: Registration,
+    /// How it proves itself.
+    pub proof: Proof,
+}
+
+/// A step of a registration, for who looks on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    /// A connection is made to this place.
+    Connecting(String),
+    /// A request went out.
+    Asked(&'static str),
+    /// An answer came.
+    Answered(u16),
+    /// The next request waits.
+    Waiting(Duration),
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connecting(place) => write!(f, "connecting to {place}"),
+            Self::Asked(what) => write!(f, "asked: {what}"),
+            Self::Answered(202) => f.write_str("answered: 202, assigning"),
+            Self::Answered(status) => write!(f, "answered: {status}"),
+            Self::Waiting(pause) => write!(f, "waiting {:.1} s", pause.as_secs_f64()),
+        }
+    }
+}
+
+/// Who looks on.
+type Tell<'t> = &'t mut (dyn FnMut(Seen) + Send);
+
+/// An answer, whatever carried it.
+struct Answer {
+    status: u16,
+    retry_after: Option<Duration>,
+    body: Vec<u8>,
+}
+
+enum Line<'o> {
+    Rest(rest::Line<'o>),
+    Mqtt(Box<mqtt::Line<'o>>),
+}
+
+impl Line<'_> {
+    async fn ask(&mut self, request: &Request, tell: Tell<'_>) -> Result<Answer, Trouble> {
+        match self {
+            Self::Rest(line) => line.ask(request, tell).await,
+            Self::Mqtt(line) => line.ask(request, tell).await,
+        }
+    }
+}
+
+/// Registers once. Each step is told to `tell`, which must not say more than that.
+pub async fn register(options: &Options, mut tell: impl FnMut(Seen) + Send) -> Result<Assignment, Trouble> {
+    let began = Instant::now();
+    let token = match &options.proof {
+        Proof::Key(key) => Some(options.registration.token(key, Timestamp::now().as_secs().saturating_add(TOKEN))),
+        Proof::Certificate => None,
+    };
+    let mut line = match options.transport {
+        Transport::Rest => Line::Rest(rest::Line::new(options, token)),
+        Transport::Mqtt => Line::Mqtt(Box::new(mqtt::Line::new(options, token))),
+    };
+    let mut dialogue = Dialogue::begin(began.elapsed());
+    let mut request = Request::Register;
+    loop {
+        let asked = tokio::time::timeout(PATIENCE, line.ask(&request, &mut tell)).await;
+        let answer = asked.unwrap_or_else(|_| {
+            let why = format!("no answer within {} s", PATIENCE.as_secs());
+            Err(options.unreachable(&why))
+        })?;
+        tell(Seen::Answered(answer.status));
+        let reply = Reply { status: answer.status, retry_after: answer.retry_after, body: &answer.body };
+        match dialogue.answered(&reply, began.elapsed(), rand::random()) {
+            Step::Done(assignment) => return Ok(assignment),
+            Step::Failed(trouble) => return Err(trouble),
+            Step::Ask(next, pause) => {
+                request = next;
+                tell(Seen::Waiting(pause));
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+}
+
+impl Options {
+    /// Where the service is, for people.
+    fn place(&self) -> String {
+        self.way.describe(&self.host, self.transport.port())
+    }
+
+    fn unreachable(&self, why: &str) -> Trouble {
+        let place = self.place();
+        let text = format!("the provisioning service {} ({place}) cannot be reached: {why}", self.host);
+        Trouble::new(Kind::Unreachable, text)
+    }
+
+    /// Opens a TLS connection.
+    async fn dial(&self, tell: Tell<'_>) -> Result<TlsStream<tokio::net::TcpStream>, Trouble> {
+        tell(Seen::Connecting(self.place()));
+        let opened = self.way.open(&self.host, self.transport.port()).await;
+        let stream = opened.map_err(|error| self.unreachable(&error.to_string()))?;
+        let name = ServerName::try_from(self.host.clone()).map_err(|error| self.unreachable(&error.to_string()))?;
+        let connected = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await;
+        connected.map_err(|error| {
+            let text = error.to_string();
+            self.unreachable(&format!("no TLS connection: {text}{}", tls_hint(&text)))
+        })
+    }
+}
+
+/// What a request is called.
+fn named(request: &Request) -> &'static str {
+    match request {
+        Request::Register => "register this device",
+        Request::Status(_) => "which hub is it?",
+    }
+}
+
+/// The password or header of a token.
+fn exposed(token: Option<&Secret>) -> Option<&str> {
+    token.map(Secret::expose)
+}

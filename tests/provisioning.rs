@@ -1,0 +1,567 @@
+//! The real program finds its hub through the Device Provisioning Service, and what happens when that moves it, refuses
+//! it, or is not there.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code")]
+
+mod support;
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+
+use support::{
+    BINARY, Bridge, PATIENCE, Process, assert_conserved, assert_nothing_missing, folder, free_port, publish_all, until,
+};
+
+const RULES: &str = "[[rule]]\nname = \"all\"\ntopic = \"t/{device}\"\ndevice = \"{device}\"\n";
+const HUBS: &str =
+    "retry_after = 0\nscope = \"0ne00000A0A\"\n[[hub]]\nhost = \"hub-a.example\"\n[[hub]]\nhost = \"hub-b.example\"\n";
+
+/// `brownbridge sim --site`.
+struct Site {
+    process: Process,
+    port: u16,
+    dir: PathBuf,
+}
+
+impl Site {
+    /// In the same folder and on the same port it is the same site with another plan.
+    fn start(dir: &Path, port: u16, plan: &str) -> Self {
+        fs::create_dir_all(dir).unwrap();
+        let file = dir.join("site.toml");
+        fs::write(&file, plan).unwrap();
+        let mut child = Command::new(BINARY)
+            .args(["sim", "--listen", &format!("127.0.0.1:{port}"), "--site"])
+            .arg(file)
+            .arg("--dir")
+            .arg(dir)
+            .stdout(File::options().create(true).append(true).open(dir.join("received.jsonl")).unwrap())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        assert!(lines.by_ref().any(|line| line.starts_with("id_scope")), "the simulator did not start");
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { process: Process::from(child), port, dir: dir.to_owned() }
+    }
+
+    fn received(&self) -> Vec<serde_json::Value> {
+        let text = fs::read_to_string(self.dir.join("received.jsonl")).unwrap();
+        let whole = text.rfind('\n').map_or("", |end| text.get(..end).unwrap());
+        whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Waits for so many messages; where and from whom the last came.
+    fn last(&self, messages: usize) -> (String, String) {
+        until("messages arrive", PATIENCE, || (self.received().len() >= messages).then_some(()));
+        let last = self.received().pop().unwrap();
+        let text = |name: &str| last[name].as_str().unwrap().to_owned();
+        (text("hub"), text("device"))
+    }
+
+    /// A bridge.toml; `uplink` and `dps` are more of those sections.
+    fn config(&self, uplink: &str, dps: &str, (mqtt, admin): (u16, u16)) -> String {
+        let (port, ca) = (self.port, self.dir.join("ca.pem"));
+        format!(
+            "rules = \"rules\"\nstate = \"state\"\n[broker]\nlisten = \"127.0.0.1:{mqtt}\"\n[admin]\n\
+             listen = \"127.0.0.1:{admin}\"\n[uplink]\nca_file = {ca:?}\naddress = \"127.0.0.1:{port}\"\n\
+             backoff_min = \"50ms\"\nbackoff_max = \"100ms\"\n{uplink}\n\
+             [uplink.dps]\nid_scope = \"0ne00000A0A\"\naddress = \"127.0.0.1:{port}\"\n{dps}\n"
+        )
+    }
+
+    fn bridge(&self, dir: &Path, uplink: &str, dps: &str) -> Bridge {
+        let ports = (free_port(), free_port());
+        fs::create_dir_all(dir.join("rules")).unwrap();
+        fs::write(dir.join("rules/1.toml"), RULES).unwrap();
+        Bridge::with_config(dir, &self.config(uplink, dps, ports), ports)
+    }
+}
+
+/// Everything is acknowledged, and the books say so.
+fn drained(bridge: &Bridge) {
+    until("drained", PATIENCE, || (bridge.metric("brownbridge_spool_messages") == 0.0).then_some(()));
+    assert_conserved(bridge);
+}
+
+/// A root, an intermediate CA and a leaf for `id`: the files of the root, of the chain (leaf first) and of the key.
+fn chain(dir: &Path, id: &str) -> [PathBuf; 3] {
+    use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
+    fs::create_dir_all(dir).unwrap();
+    let params = |name: &str, ca: bool| {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = if ca { IsCa::Ca(BasicConstraints::Unconstrained) } else { IsCa::NoCa };
+        params
+    };
+    let keys = [(); 3].map(|()| KeyPair::generate().unwrap());
+    let [root_key, middle_key, leaf_key] = &keys;
+    let root = params("plant root", true);
+    let root_pem = root.self_signed(root_key).unwrap().pem();
+    let middle = params("plant line 1", true);
+    let middle_pem = middle.signed_by(middle_key, &Issuer::new(root, root_key)).unwrap().pem();
+    let leaf_pem = params(id, false).signed_by(leaf_key, &Issuer::new(middle, middle_key)).unwrap().pem();
+    let files = ["root.pem", "leaf.pem", "leaf.key"].map(|name| dir.join(name));
+    for (file, text) in files.iter().zip([root_pem, leaf_pem + &middle_pem, leaf_key.serialize_pem()]) {
+        fs::write(file, text).unwrap();
+    }
+    files
+}
+
+#[test]
+fn a_bridge_finds_its_hub_by_key_and_by_certificate() {
+    let dir = folder();
+    let [root, leaf, leaf_key] = chain(&dir.path().join("chain"), "Press-7");
+    let site = dir.path().join("site");
+    fs::create_dir_all(&site).unwrap();
+    let key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    fs::write(site.join("press-4.key"), key).unwrap();
+    fs::write(site.join("group.key"), key).unwrap();
+    let plan = format!(
+        "assigning = 2\n{HUBS}\
+         [[enrolment]]\nid = \"press-4\"\nkey_file = \"press-4.key\"\ndevice = \"Press4\"\n\
+         [[enrolment]]\ngroup = \"line-1\"\nkey_file = \"group.key\"\nhub = \"hub-b.example\"\n\
+         [[enrolment]]\nid = \"press-6\"\nx509 = true\n\
+         [[enrolment]]\ngroup = \"line-2\"\nx509 = true\nca = {root:?}\nhub = \"hub-b.example\"\n"
+    );
+    let site = Site::start(&site, free_port(), &plan);
+    let own = site.dir.join("press-6.pem");
+    until("the certificate is written", PATIENCE, || own.exists().then_some(()));
+    let certificate = |pem: &Path, key: &Path| format!("certificate = {pem:?}\nkey = {key:?}");
+    let own = certificate(&own, &site.dir.join("press-6.key"));
+    let group = certificate(&leaf, &leaf_key);
+    let single = format!("registration_id = \"Press-4\"\nsymmetric_key = \"{key}\"\npayload = '{{\"site\":1}}'");
+    let any = format!("registration_id = \"press-99\"\ngroup_key = \"{key}\"");
+    let rows = [
+        ("a key of its own", "", single, ("hub-a.example", "Press4")),
+        ("the key of a group", "", any, ("hub-b.example", "press-99")),
+        ("a certificate of its own", &own, String::new(), ("hub-a.example", "press-6")),
+        ("a certificate of a group, with its chain", &group, String::new(), ("hub-b.example", "press-7")),
+    ];
+    let mut messages = 0;
+    for (name, uplink, dps, (hub, device)) in &rows {
+        for transport in ["rest", "mqtt"] {
+            let dir = dir.path().join(format!("{}-{transport}", name.replace(' ', "-")));
+            let mut bridge = site.bridge(&dir, uplink, &format!("{dps}\ntransport = \"{transport}\""));
+            publish_all(bridge.mqtt, "t/d", ["{\"id\":\"x\"}"]);
+            messages += 1;
+            assert_eq!(site.last(messages), ((*hub).to_owned(), (*device).to_owned()), "{name} over {transport}");
+            assert_eq!(bridge.metric("brownbridge_dps_registrations_total"), 1.0, "{name} over {transport}");
+            drained(&bridge);
+            assert_eq!(bridge.process.terminate(), Some(0));
+            let log = fs::read_to_string(&bridge.log).unwrap();
+            assert!(log.contains(&format!("is device {device} at {hub} (assigned for the first time)")), "{log}");
+            assert!(!log.contains("MDEyMz") && !log.contains("SharedAccessSignature"), "{log}");
+        }
+    }
+}
+
+#[test]
+fn a_hub_once_told_is_kept_and_left_when_it_refuses() {
+    let dir = folder();
+    let site_dir = dir.path().join("site");
+    let (port, nowhere) = (free_port(), free_port());
+    let plan = |hub: &str| format!("{HUBS}[[enrolment]]\nid = \"press-4\"\nhub = \"{hub}\"\n");
+    let mut site = Site::start(&site_dir, port, &plan("hub-a.example"));
+    // Without a key file the key is derived from the simulator's own; it prints it, as would be copied by hand.
+    let key = {
+        let master = fs::read_to_string(site_dir.join("master.key")).unwrap();
+        brownbridge::hub::sas::Key::parse(master.trim()).unwrap().derive("press-4")
+    };
+    let dps =
+        format!("registration_id = \"press-4\"\nsymmetric_key = \"{}\"\nask_again_after = \"300ms\"", key.expose());
+    let state = dir.path().join("bridge");
+    let mut bridge = site.bridge(&state, "", &dps);
+    publish_all(bridge.mqtt, "t/d", ["{\"id\":\"1\"}"]);
+    assert_eq!(site.last(1).0, "hub-a.example");
+    assert_eq!(bridge.process.terminate(), Some(0));
+    let kept = fs::read_to_string(state.join("state/assignments/press-4.json")).unwrap();
+    assert!(kept.contains("hub-a.example") && !kept.contains(key.expose()), "{kept}");
+
+    // A boot without the service: what is known is good.
+    let away = dps.replace("registration_id", "host = \"dps.example\"\nregistration_id");
+    let ports = (free_port(), free_port());
+    let config = site.config("", &away, ports).replacen(
+        &format!("[uplink.dps]\nid_scope = \"0ne00000A0A\"\naddress = \"127.0.0.1:{port}\""),
+        &format!("[uplink.dps]\nid_scope = \"0ne00000A0A\"\naddress = \"127.0.0.1:{nowhere}\""),
+        1,
+    );
+    let mut bridge = Bridge::with_config(&state, &config, ports);
+    publish_all(bridge.mqtt, "t/d", ["{\"id\":\"2\"}"]);
+    assert_eq!(site.last(2).0, "hub-a.example");
+    assert_eq!(bridge.metric("brownbridge_dps_registrations_total"), 0.0);
+    assert_eq!(bridge.process.terminate(), Some(0));
+
+    // The device moves: the first hub refuses it, the service tells the second, nothing is lost.
+    let bridge = site.bridge(&state, "", &dps);
+    publish_all(bridge.mqtt, "t/d", ["{\"id\":\"3\"}"]);
+    assert_eq!(site.last(3).0, "hub-a.example");
+    assert_eq!(site.process.terminate(), Some(0));
+    let many: Vec<String> = (10..210).map(|id| id.to_string()).collect();
+    let payloads: Vec<String> = many.iter().map(|id| format!("{{\"id\":\"{id}\"}}")).collect();
+    publish_all(bridge.mqtt, "t/d", payloads.iter().map(String::as_str));
+    let mut site = Site::start(&site_dir, port, &plan("hub-b.example"));
+    assert_eq!(site.last(203).0, "hub-b.example");
+    publish_all(bridge.mqtt, "t/d", ["{\"id\":\"4\"}"]);
+    assert_eq!(site.last(204), ("hub-b.example".to_owned(), "press-4".to_owned()));
+    let log = fs::read_to_string(&bridge.log).unwrap();
+    assert!(log.contains("press-4 moves from hub-a.example to device press-4 at hub-b.example"), "{log}");
+    drained(&bridge);
+    assert_eq!(site.process.terminate(), Some(0));
+    let few = ["1", "2", "3", "4"].map(str::to_owned);
+    assert_nothing_missing(&site.received(), &[&few, many.as_slice()].concat());
+}
+
+#[test]
+fn a_device_without_a_hub_is_told_why_and_the_plant_goes_on() {
+    let dir = folder();
+    let plan = format!(
+        "throttled = 1\n{HUBS}\
+         [[enrolment]]\nid = \"off\"\ndisabled = true\n\
+         [[enrolment]]\nid = \"sad\"\nfails = true\n\
+         [[enrolment]]\nid = \"new\"\nprofile = \"MqttV5\"\n\
+         [[enrolment]]\nid = \"press-4\"\n"
+    );
+    let site = Site::start(&dir.path().join("site"), free_port(), &plan);
+    let master = fs::read_to_string(site.dir.join("master.key")).unwrap();
+    let master = brownbridge::hub::sas::Key::parse(master.trim()).unwrap();
+    let rows = [
+        ("off", "off", "throttled", "it has too much to do"),
+        ("off", "off", "disabled", "the enrolment of this device is disabled"),
+        ("sad", "sad", "failed", "no hub to assign"),
+        ("new", "new", "profile", "wants the connection profile \"MqttV5\""),
+        ("nobody", "nobody", "refused", "no enrolment for this registration id"),
+        ("press-4", "off", "refused", "error 401002"),
+    ];
+    for (number, (id, key, result, words)) in rows.into_iter().enumerate() {
+        for transport in ["rest", "mqtt"].into_iter().take(if number == 0 { 1 } else { 2 }) {
+            let key = master.derive(key);
+            let dps = format!(
+                "registration_id = \"{id}\"\nsymmetric_key = \"{}\"\ntransport = \"{transport}\"",
+                key.expose()
+            );
+            let bridge = site.bridge(&dir.path().join(format!("{number}-{transport}")), "", &dps);
+            publish_all(bridge.mqtt, "t/d", ["{}"]);
+            until(words, PATIENCE, || bridge.get("/readyz").contains(words).then_some(()));
+            let page = bridge.get("/metrics");
+            assert!(page.contains(&format!("dps_registrations_total{{result=\"{result}\"}} 1")), "{page}");
+            assert!(page.contains("uplink_state{state=\"unassigned\"} 1"), "{page}");
+            assert_conserved(&bridge);
+        }
+    }
+    assert!(site.received().is_empty());
+}
+
+#[test]
+fn a_new_certificate_is_taken_up_by_a_planned_reconnect() {
+    let dir = folder();
+    let site =
+        Site::start(&dir.path().join("site"), free_port(), &format!("{HUBS}[[enrolment]]\nid = \"p\"\nx509 = true\n"));
+    let files = ["p.pem", "p.key"].map(|name| site.dir.join(name));
+    until("the certificate is written", PATIENCE, || files[1].exists().then_some(()));
+    let copies = ["c.pem", "c.key"].map(|name| dir.path().join(name));
+    let copy = || files.iter().zip(&copies).for_each(|(from, to)| assert!(fs::copy(from, to).unwrap() > 0));
+    copy();
+    let uplink = format!("certificate = {:?}\nkey = {:?}", copies[0], copies[1]);
+    let bridge = site.bridge(&dir.path().join("bridge"), &uplink, "");
+    publish_all(bridge.mqtt, "t/d", ["{\"id\":\"1\"}"]);
+    site.last(1);
+    let expiry = "brownbridge_certificate_expiry_timestamp_seconds";
+    assert!(bridge.metric(expiry) > 0.0);
+    // Half of a pair is no pair: what is in use stays.
+    fs::write(&copies[1], "-----BEGIN PRIVATE KEY-----\n").unwrap();
+    let log = || fs::read_to_string(&bridge.log).unwrap();
+    until("told", PATIENCE, || log().contains("the certificate of the uplink stays the old one").then_some(()));
+    copy();
+    until("taken up", PATIENCE, || log().contains("the certificate of the uplink is taken up").then_some(()));
+    until("made anew", PATIENCE, || {
+        bridge.get("/metrics").contains("uplink_reconnects_total{reason=\"token_renewal\"} 1").then_some(())
+    });
+    publish_all(bridge.mqtt, "t/d", ["{\"id\":\"2\"}"]);
+    site.last(2);
+}
+
+fn command(dir: &Path, args: &[&str], stdin: &str, environment: &[(&str, &str)]) -> Output {
+    let mut child = Command::new(BINARY)
+        .args(args)
+        .current_dir(dir)
+        .envs(environment.iter().copied())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Who needs no input may be gone already.
+    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+/// Exit code, and what stdout and stderr have in them.
+fn check(name: &str, output: &Output, code: i32, stdout: &str, stderr: &str) {
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{name}\n{out}\n{err}");
+    assert!(out.contains(stdout) && (!stdout.is_empty() || out.is_empty()), "{name} stdout\n{out}");
+    assert!(err.contains(stderr) && (!stderr.is_empty() || err.is_empty()), "{name} stderr\n{err}");
+}
+
+#[test]
+fn tokens_and_keys_by_hand() {
+    const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    let dir = folder();
+    fs::write(dir.path().join("hub.secret"), format!("HostName=h.example;DeviceId=d;SharedAccessKey={KEY}\n")).unwrap();
+    fs::write(dir.path().join("group.key"), format!("{KEY}\n")).unwrap();
+    let service = format!("HostName=h.example;SharedAccessKeyName=owner;SharedAccessKey={KEY}");
+    let derived = "i5UM0PKI1Sb5mwGN8AjJz+/JmSdnyA6vEEm+l1Nvn/I=\n";
+    let json = format!("{{\"key\":{:?},\"registration_id\":\"reg-01\"}}\n", derived.trim());
+    for (args, stdin, code, stdout, stderr) in [
+        (vec!["derive-key", "reg-01", "--file", "group.key"], "", 0, derived, ""),
+        (vec!["derive-key", "REG-01", "--env", "GROUP"], "", 0, derived, ""),
+        (vec!["derive-key", "reg-01"], KEY, 0, derived, ""),
+        (vec!["derive-key", "reg-01", "--json"], KEY, 0, json.as_str(), ""),
+        (vec!["derive-key", "reg 01"], KEY, 2, "", "the registration id has ' ' in it"),
+        (vec!["derive-key", "reg-01"], "", 2, "", "the group key is empty"),
+        (vec!["derive-key", "reg-01"], "x", 2, "", "the key is not base64"),
+        (vec!["derive-key", "reg-01", "--env", "NOWHERE"], "", 2, "", "the environment variable NOWHERE is not set"),
+        (vec!["derive-key", "reg-01", "--file", "nowhere"], "", 2, "", "cannot read nowhere: No such file"),
+        (vec!["sas", "--file", "hub.secret"], "", 0, "SharedAccessSignature sr=h.example%2Fdevices%2Fd&sig=", ""),
+        (
+            vec!["sas", "--file", "hub.secret", "--lifetime", "5m", "--json"],
+            "",
+            0,
+            "\"resource\":\"h.example/devices/d\"",
+            "",
+        ),
+        (vec!["sas", "--lifetime", "0s"], "", 2, "", "at least 1s"),
+        (vec!["sas"], &service, 2, "", "this is the connection string of a service"),
+        (vec!["sas"], "HostName=h;DeviceId=d;x509=true", 2, "", "has no `SharedAccessKey`"),
+    ] {
+        let output = command(dir.path(), &args, stdin, &[("GROUP", KEY)]);
+        check(&format!("{args:?}"), &output, code, stdout, stderr);
+        assert!(!String::from_utf8_lossy(&output.stderr).contains("MDEy"), "{args:?}");
+    }
+}
+
+#[test]
+fn a_registration_by_hand_shows_each_step() {
+    let dir = folder();
+    let plan = format!(
+        "{HUBS}[[enrolment]]\ngroup = \"line-1\"\n\
+         [[enrolment]]\nid = \"press-6\"\nx509 = true\nhub = \"hub-b.example\"\n\
+         [[enrolment]]\nid = \"off\"\ndisabled = true\n"
+    );
+    let site = Site::start(&dir.path().join("site"), free_port(), &plan);
+    let master = fs::read_to_string(site.dir.join("master.key")).unwrap();
+    let master = brownbridge::hub::sas::Key::parse(master.trim()).unwrap();
+    let (group, off) = (master.derive("line-1"), master.derive("off"));
+    fs::write(site.dir.join("group.key"), group.expose()).unwrap();
+    let state = dir.path().join("bridge");
+    fs::create_dir_all(&state).unwrap();
+    let dps = "registration_id = \"press-1\"\ngroup_key = \"${GROUP}\"";
+    fs::write(state.join("bridge.toml"), site.config("", dps, (1, 2))).unwrap();
+    fs::write(state.join("bad.toml"), site.config("", "registration_id = \"a b\"\ngroup_key = \"Zm9v*\"", (1, 2)))
+        .unwrap();
+    let address = format!("127.0.0.1:{}", site.port);
+    let ca = site.dir.join("ca.pem").display().to_string();
+    let by_hand = |args: &[&'static str]| {
+        let mut all: Vec<String> = ["enrol"].iter().chain(args).map(|arg| (*arg).to_owned()).collect();
+        all.extend(["--id-scope", "0ne00000A0A", "--ca-file", &ca, "--address", &address].map(str::to_owned));
+        all
+    };
+    let configured =
+        |args: &[&str]| ["enrol", "--config", "bridge.toml"].iter().chain(args).map(|arg| (*arg).to_owned()).collect();
+    let (pem, key) = (site.dir.join("press-6.pem"), site.dir.join("press-6.key"));
+    until("the certificate is written", PATIENCE, || key.exists().then_some(()));
+    let certificate =
+        ["--certificate", &pem.display().to_string(), "--key", &key.display().to_string()].map(str::to_owned);
+    let rows: Vec<(Vec<String>, i32, &str, &str)> = vec![
+        (
+            configured(&[]),
+            0,
+            "press-1 is device press-1 at hub-a.example (assigned for the first time)\nenrolment group: line-1\n",
+            "asked: register this device\n",
+        ),
+        (configured(&["Press-2"]), 0, "press-2 is device press-2 at hub-a.example", "answered: 202, assigning\n"),
+        (configured(&["--json"]), 0, "\"result\":\"assigned\"", "answered: 200\n"),
+        (configured(&["--save"]), 0, "hub-a.example", "written down"),
+        (vec!["enrol".into(), "--config".into(), "bad.toml".into()], 2, "", "the registration id has ' ' in it"),
+        (vec!["enrol".into(), "--config".into(), "none.toml".into()], 2, "", "cannot read none.toml"),
+        (by_hand(&["press-3"]), 0, "press-3 is device press-3", "with a key"),
+        (by_hand(&["press-3", "--transport", "mqtt"]), 0, "press-3 is device press-3", "which hub is it?"),
+        (
+            [by_hand(&[]), certificate.to_vec()].concat(),
+            0,
+            "press-6 is device press-6 at hub-b.example",
+            "with a certificate",
+        ),
+        (by_hand(&["off", "--json"]), 1, "\"result\":\"disabled\"", "answered: 200"),
+    ];
+    for (args, code, stdout, stderr) in rows {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let mut environment = vec![("GROUP", group.expose())];
+        if args.contains(&"--id-scope") && !args.contains(&"--certificate") {
+            environment.push(match args.contains(&"off") {
+                true => ("DPS_SYMMETRIC_KEY", off.expose()),
+                false => ("DPS_GROUP_KEY", group.expose()),
+            });
+        }
+        let output = command(&state, &args, "", &environment);
+        check(&format!("{args:?}"), &output, code, stdout, stderr);
+        let said = [output.stdout, output.stderr].concat();
+        assert!(!String::from_utf8_lossy(&said).contains(group.expose()), "{args:?}");
+    }
+    let kept = fs::read_to_string(state.join("state/assignments/press-1.json")).unwrap();
+    assert!(kept.contains("hub-a.example"), "{kept}");
+    // A wrong key is told under the user's own line, with the key hidden.
+    let output = command(&state, &["enrol", "--config", "bad.toml"], "", &[]);
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("Zm9v"), "{output:?}");
+}
+
+#[test]
+fn mistakes_with_certificates_are_told_before_a_start() {
+    let dir = folder();
+    let [root, chain, key] = chain(&dir.path().join("chain"), "press-7");
+    let text = fs::read_to_string(&chain).unwrap();
+    let (leaf, middle) = text.split_at(text.rfind("-----BEGIN").unwrap());
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let reversed = file("reversed.pem", &format!("{middle}{leaf}"));
+    let gap = file("gap.pem", &format!("{leaf}{}", fs::read_to_string(&root).unwrap()));
+    let dated = |name: &str, common: &str, until: (i32, u8, u8)| {
+        let own = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, common);
+        params.not_before = rcgen::date_time_ymd(2000, 1, 1);
+        params.not_after = rcgen::date_time_ymd(until.0, until.1, until.2);
+        let pem = params.self_signed(&own).unwrap().pem();
+        (file(&format!("{name}.pem"), &pem), file(&format!("{name}.key"), &own.serialize_pem()))
+    };
+    let (old, old_key) = dated("old", "press-7", (2020, 1, 1));
+    let (baltimore, _) = dated("root", "Baltimore CyberTrust Root", (2025, 5, 12));
+    let golden = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tls").join(name);
+    let identity = |pem: &Path, key: &Path| format!("certificate = {pem:?}\nkey = {key:?}\nca_file = {root:?}\n");
+    let dps = "[uplink.dps]\nid_scope = \"0ne00000A0A\"\n";
+    for (name, uplink, dps, code, words) in [
+        ("chain", identity(&chain, &key), dps.to_owned(), 0, ""),
+        ("PKCS#1", identity(&golden("rsa.pem"), &golden("rsa-pkcs1.key")), dps.to_owned(), 0, ""),
+        ("PKCS#8", identity(&golden("rsa.pem"), &golden("rsa-pkcs8.key")), dps.to_owned(), 0, ""),
+        ("SEC1", identity(&golden("ec.pem"), &golden("ec-sec1.key")), dps.to_owned(), 0, ""),
+        (
+            "encrypted",
+            identity(&golden("ec.pem"), &golden("ec-encrypted.key")),
+            dps.to_owned(),
+            1,
+            "key in it is encrypted",
+        ),
+        (
+            "mismatch",
+            identity(&chain, &golden("ec-sec1.key")),
+            dps.to_owned(),
+            1,
+            "the key is not the one of the certificate",
+        ),
+        ("order", identity(&reversed, &key), dps.to_owned(), 1, "the device's own certificate is number 2"),
+        ("gap", identity(&gap, &key), dps.to_owned(), 1, "was issued by \"CN=plant line 1\""),
+        ("expired", identity(&old, &old_key), dps.to_owned(), 0, "the certificate has expired"),
+        (
+            "old root",
+            format!("ca_file = {baltimore:?}\nconnection_string = \"HostName=h;DeviceId=d;SharedAccessKey=a2V5\""),
+            String::new(),
+            0,
+            "Baltimore",
+        ),
+        (
+            "another name",
+            identity(&chain, &key),
+            format!("{dps}registration_id = \"press-8\""),
+            1,
+            "is for \"press-7\"",
+        ),
+        (
+            "no DPS key",
+            format!("ca_file = {root:?}"),
+            format!("{dps}registration_id = \"p\"\nsymmetric_key = \"a b\""),
+            1,
+            "the key is not base64",
+        ),
+        (
+            "no key file",
+            format!("ca_file = {root:?}"),
+            format!("{dps}registration_id = \"p\"\ngroup_key_file = \"none\""),
+            1,
+            "cannot read",
+        ),
+        (
+            "no proxy",
+            format!("proxy = \"https://me:pw@h:1\"\nca_file = {root:?}"),
+            format!("{dps}registration_id = \"p\"\ngroup_key = \"a2V5\""),
+            1,
+            "only proxies that speak plain HTTP",
+        ),
+    ] {
+        let folder = dir.path().join(name.replace(' ', "-"));
+        fs::create_dir_all(folder.join("rules")).unwrap();
+        fs::write(folder.join("rules/1.toml"), RULES).unwrap();
+        fs::write(folder.join("bridge.toml"), format!("[uplink]\n{uplink}\n{dps}\n")).unwrap();
+        let output = command(&folder, &["check", "bridge.toml"], "", &[]);
+        check(name, &output, code, "bridge.toml", words);
+        assert!(!String::from_utf8_lossy(&output.stderr).contains("me:pw"), "{name}");
+    }
+}
+
+/// An HTTP proxy that wants `me:pass word`; what it was asked for.
+fn proxy() -> (u16, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (port, asked) = (listener.local_addr().unwrap().port(), Arc::new(Mutex::new(Vec::new())));
+    let seen = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        for near in listener.incoming().map_while(Result::ok) {
+            let seen = Arc::clone(&seen);
+            std::thread::spawn(move || tunnel(near, &seen));
+        }
+    });
+    (port, asked)
+}
+
+fn tunnel(mut near: TcpStream, seen: &Mutex<Vec<String>>) {
+    let mut lines = BufReader::new(near.try_clone().unwrap()).lines().map_while(Result::ok);
+    let request = lines.next().unwrap_or_default();
+    let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+    if !head.iter().any(|line| line == "Proxy-Authorization: Basic bWU6cGFzcyB3b3Jk") {
+        let _ = near.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n");
+        return;
+    }
+    let place = request.split(' ').nth(1).unwrap().to_owned();
+    let mut far = TcpStream::connect(&place).unwrap();
+    seen.lock().unwrap().push(place);
+    near.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").unwrap();
+    let (mut back_far, mut back_near) = (far.try_clone().unwrap(), near.try_clone().unwrap());
+    std::thread::spawn(move || std::io::copy(&mut back_far, &mut back_near));
+    let _ = std::io::copy(&mut near, &mut far);
+}
+
+#[test]
+fn service_and_hub_are_reached_through_a_proxy() {
+    let dir = folder();
+    let site = Site::start(&dir.path().join("site"), free_port(), &format!("{HUBS}[[enrolment]]\nid = \"p\"\n"));
+    let master = fs::read_to_string(site.dir.join("master.key")).unwrap();
+    let key = brownbridge::hub::sas::Key::parse(master.trim()).unwrap().derive("p");
+    let dps = format!("registration_id = \"p\"\nsymmetric_key = \"{}\"", key.expose());
+    let (port, asked) = proxy();
+    let through = |user: &str| format!("bind = \"127.0.0.1\"\nproxy = \"http://{user}127.0.0.1:{port}\"");
+    let bridge = site.bridge(&dir.path().join("good"), &through("me:pass%20word@"), &dps);
+    publish_all(bridge.mqtt, "t/d", ["{}"]);
+    site.last(1);
+    drained(&bridge);
+    let place = format!("127.0.0.1:{}", site.port);
+    assert_eq!(*asked.lock().unwrap(), [place.clone(), place], "the service, then the hub");
+    let bridge = site.bridge(&dir.path().join("bad"), &through(""), &dps);
+    publish_all(bridge.mqtt, "t/d", ["{}"]);
+    until("told", PATIENCE, || bridge.get("/readyz").contains("it wants a user name and a password").then_some(()));
+}
