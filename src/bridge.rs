@@ -23,6 +23,7 @@ use crate::rules::{self, Doubt, Output, RuleIndex, RuleSet, Verdict};
 use crate::spool::{AppendError, Durable};
 
 pub mod devices;
+pub mod down;
 mod holding;
 mod in_use;
 mod judge;
@@ -56,6 +57,7 @@ pub struct Bridge {
     addressed: Meter,
     retried: Meter,
     closed: AtomicBool,
+    answers: Option<Arc<down::Watch>>,
     watchers: Arc<Watchers>,
 }
 
@@ -100,6 +102,7 @@ impl Bridge {
             addressed: Meter::new("(addressed to the hub)", (false, false), own.block),
             retried: Meter::new("(retried)", (false, false), own.block),
             closed: AtomicBool::new(false),
+            answers: None,
             watchers: Arc::default(),
             rules: Arc::new(InUse::new(rules, own.block)),
             unmatched,
@@ -108,6 +111,17 @@ impl Bridge {
             quarantine,
             metrics,
         }
+    }
+
+    /// Tells of answers to commands among what plant clients publish.
+    pub fn watched_by(mut self, watch: Arc<down::Watch>) -> Self {
+        self.answers = Some(watch);
+        self
+    }
+
+    /// What waits for the hub.
+    pub fn stores(&self) -> &Stores {
+        &self.stores
     }
 
     /// Who looks on.
@@ -142,6 +156,8 @@ impl Bridge {
                 let reason = Reason { rule: now.set.name(rule), reason: reason.label(), detail: &detail };
                 self.store(now, publish, out, Some(reason))
             }
+            // Answers to commands are no telemetry, unless a rule takes them.
+            Verdict::Unmatched if now.set.is_answer(publish.topic) => self.drop("command_answer"),
             Verdict::Unmatched if self.unmatched == Unmatched::Drop => self.drop("unmatched"),
             // What brokers and bridges say about themselves ($SYS) is for a rule that asks for it.
             Verdict::Unmatched if publish.topic.starts_with('$') => self.drop("system_topic"),
@@ -385,6 +401,9 @@ impl Ingest for Bridge {
     }
 
     fn offer(&self, out: &mut Output, publish: &Publish<'_>) -> Offer {
+        if let Some(answers) = &self.answers {
+            answers.published(publish.topic, publish.payload);
+        }
         match self.own.addressed(publish.topic) {
             None => self.translated(publish, out),
             Some(given) => {

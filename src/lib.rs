@@ -2,7 +2,8 @@
 //!
 //! The library exists for the binary, the tests, the benchmarks and the fuzz targets; it is no
 //! public API. ARCHITECTURE.md has the code map. Modules stand on floors and name only lower ones:
-//! words (`topic`, `message`, `diag`, `secret`, `metrics`) < cores (`config`, `rules`, `hub`, `fence`, `ledger`, `watch`) < engines
+//! words (`topic`, `message`, `diag`, `secret`, `metrics`) < cores (`config`, `rules`, `hub`, `fence`, `ledger`, `watch`,
+//! `downlink`) < engines
 //! (`broker`, `spool`, `quarantine`, `shelf`, `recording`, `uplink`, `provision`, `outbound`, `admin`, `control`, `hubsim`) < wiring
 //! (`bridge`, `app`) < shell (`cli`).
 
@@ -14,6 +15,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod diag;
+pub mod downlink;
 pub mod fence;
 pub mod hub;
 pub mod hubsim;

@@ -170,6 +170,18 @@ impl Metrics {
             .increment(1);
     }
 
+    /// Counts what became of a command from the hub, or of a method; an empty name is that of none.
+    pub fn commanded(&self, command: &str, outcome: &'static str) {
+        ::metrics::counter!("brownbridge_commands_total", "command" => command.to_owned(), "outcome" => outcome)
+            .increment(1);
+    }
+
+    /// Says how many commands wait for a device, an answer or their turn.
+    #[expect(clippy::cast_precision_loss)]
+    pub fn commands_waiting(&self, waiting: usize) {
+        ::metrics::gauge!("brownbridge_commands_waiting").set(waiting as f64);
+    }
+
     /// Counts publishes that went to the quarantine for a reason.
     pub fn quarantined(&self, reason: &str) -> Counter {
         ::metrics::counter!("brownbridge_messages_quarantined_total", "reason" => reason.to_owned())
@@ -314,6 +326,7 @@ pub fn describe_labelled() {
             "brownbridge_time_ignored_total",
             "Messages whose payload's time was not taken for theirs, by rule and reason",
         ),
+        ("brownbridge_commands_total", "Commands and methods from the hub, by command and by what became of them"),
         ("brownbridge_quarantine_evicted_total", "Quarantined entries given up because the quarantine was full"),
         ("brownbridge_messages_shed_total", "Stored hub messages given up to make room, by reason"),
         ("brownbridge_ledger_publishes_total", "Publishes over all restarts, by what became of them"),
@@ -354,6 +367,7 @@ pub fn describe_labelled() {
             Unit::Count,
             "1 while sessions and retained messages would survive a restart, 0 while the disk does not take them",
         ),
+        ("brownbridge_commands_waiting", Unit::Count, "Commands that wait for their device, its answer or their turn"),
         ("brownbridge_spool_messages", Unit::Count, "Hub messages waiting for the hub's acknowledgement"),
         (
             "brownbridge_spool_late_messages",

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Top-level modules by floor; a module may name modules of lower floors only.
 const FLOORS: [&[&str]; 5] = [
     &["topic", "message", "diag", "secret", "metrics"],
-    &["config", "rules", "hub", "fence", "ledger", "watch"],
+    &["config", "rules", "hub", "fence", "ledger", "watch", "downlink"],
     &[
         "broker",
         "spool",
@@ -32,7 +32,7 @@ const SIDEWAYS: [(&str, &str); 4] =
     [("app", "bridge"), ("metrics", "message"), ("uplink", "outbound"), ("provision", "outbound")];
 
 /// Pure modules: bytes, text and `now` in, values out.
-const PURE: [&str; 9] = ["topic", "message", "diag", "config", "rules", "hub", "fence", "ledger", "watch"];
+const PURE: [&str; 10] = ["topic", "message", "diag", "config", "rules", "hub", "fence", "ledger", "watch", "downlink"];
 
 const MAX_LINES: usize = 600;
 

@@ -24,6 +24,8 @@ fn commands() {
     let overlap = "tests/golden/check/overlap.toml";
     let rules = ["--rules", "rules"];
     let explain = |args: &[&'static str]| [&["explain"], args, &rules].concat();
+    let commands = ["--rules", "tests/golden/rules/command.toml"];
+    let down = |args: &[&'static str]| [&["explain", "--command"], args, &commands].concat();
     for (args, code, stdout, stderr) in [
         (vec!["check"], 0, "rules/10-packaging.toml: ok, 1 rule, 2 tests\n", ""),
         (vec!["check", "rules"], 0, "rules/40-bare-values.toml: ok, 2 rules, 3 tests\n", ""),
@@ -72,6 +74,21 @@ fn commands() {
             "  body        {\"v\":1,\"tag\":\"temp/oil\"}\n",
             "",
         ),
+        (
+            down(&["press7", "--prop", "kind=text", "--payload", "hi"]),
+            0,
+            "  topic       display/press7\n  qos         0, retained\n  body        hi\n\ncomplete once",
+            "",
+        ),
+        (down(&["x", "--prop", "kind=lamp", "--payload", "{\"nr\": 3}"]), 0, "lamps/3/done/1 within 30s\n", ""),
+        (
+            down(&["x", "--prop", "kind=lamp", "--payload", "{"]),
+            1,
+            "command `lamp` cannot make anything of it (not_json)",
+            "",
+        ),
+        (down(&["x", "--method", "boot", "--json"]), 2, "\"no_rule\":true", ""),
+        (down(&["x"]), 2, "  setpoint  `device` does not match\n  text  the property `kind` is missing", ""),
         (explain(&["gw07-press/temp/oil", "--payload", "{}", "--json"]), 0, "\"device\":\"press-gw07\"", ""),
         (explain(&["plant1/testbench/x"]), 0, "nothing is sent: rule `test bench` drops it\n", ""),
         (explain(&["plant1/packaging/w3/speed", "--payload", "5"]), 1, "the rule could say: decode = \"number\"\n", ""),

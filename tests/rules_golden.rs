@@ -78,14 +78,16 @@ fn fixes_do_what_they_promise() {
 
 #[test]
 fn failing_tests() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rules/failing.toml");
-    let sources = [source(&path)];
-    let loaded = rules::load(&sources);
-    let results = testing::run(&loaded.rules.unwrap(), &loaded.tests);
-    assert!(results.iter().all(|result| !result.passed()));
-    let text: Vec<String> =
-        results.iter().flat_map(|result| &result.failures).map(|found| found.render(&sources, false)).collect();
-    expect(&path, &text.join("\n"));
+    for name in ["failing.toml", "failing-command.toml"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rules").join(name);
+        let sources = [source(&path)];
+        let loaded = rules::load(&sources);
+        let results = testing::run(&loaded.rules.unwrap(), &loaded.tests);
+        assert!(results.iter().all(|result| !result.passed()));
+        let text: Vec<String> =
+            results.iter().flat_map(|result| &result.failures).map(|found| found.render(&sources, false)).collect();
+        expect(&path, &text.join("\n"));
+    }
 }
 
 fn all_pass(paths: &[PathBuf], least: usize, warnings_count: bool) {
@@ -113,6 +115,7 @@ fn what_each_key_means() {
     check("time.toml", 6);
     check("shape.toml", 20);
     check("script.toml", 6);
+    check("command.toml", 16);
     check("restraint.toml", 11);
     check("window.toml", 13);
     check("cost.toml", 3);

@@ -364,3 +364,75 @@ fn limits_end_in_quarantine() {
         assert!(out.detail().len() < 200, "a detail shows the beginning of a payload only");
     }
 }
+
+/// What comes from the cloud cannot choose where it goes: whatever device, properties and body say, a topic is one of
+/// those its command names.
+mod commands {
+    use brownbridge::diag::SourceFile;
+    use brownbridge::hub::back::{self, Command, Downward, Upward};
+    use brownbridge::hub::connect::Identity;
+    use brownbridge::message::Timestamp;
+    use brownbridge::rules::{self, Commanded, Incoming};
+    use brownbridge::topic;
+    use proptest::prelude::*;
+
+    const RULES: &str = r#"
+[[command]]
+device = "d{d}"
+props  = { a = "{a}" }
+topic  = "own/{device}/x{a}/{id}"
+ack    = { topic = "ack/{d}/{.b}" }
+
+[[command]]
+topic   = "other/{.b}"
+payload = "{.c}"
+"#;
+
+    fn odd() -> impl Strategy<Value = String> {
+        prop_oneof!["d?[a/+#$ ]{0,3}", "\\PC{0,4}", Just("\0".to_owned()), Just(String::new())]
+    }
+
+    proptest! {
+        #[test]
+        fn go_where_their_rule_says(device in odd(), id in odd(), a in odd(), b in odd(), as_text in any::<bool>()) {
+            let loaded = rules::load(&[SourceFile { path: "r.toml".into(), text: RULES.into() }]);
+            let b = if as_text { serde_json::Value::from(b) } else { serde_json::json!({ "b": b }) };
+            let payload = serde_json::json!({ "b": b, "c": 1 }).to_string();
+            let props = [("a".to_owned(), Some(a))];
+            let incoming = Incoming {
+                device: &device,
+                method: None,
+                id: &id,
+                props: &props,
+                payload: payload.as_bytes(),
+                received: Timestamp(0),
+            };
+            if let Commanded::Made(made) = loaded.rules.unwrap().command(&incoming) {
+                let names = made.publishes.iter().map(|publish| publish.topic.as_str());
+                for name in names.chain(made.answer.as_ref().map(|(name, _)| name.as_str())) {
+                    prop_assert!(topic::check_name(name).is_ok(), "{name}");
+                    let levels: Vec<&str> = name.split('/').collect();
+                    let expect = match levels[0] { "own" => 4, "ack" => 3, "other" => 2, _ => 0 };
+                    prop_assert_eq!(levels.len(), expect, "{}", name);
+                    prop_assert!(levels.iter().all(|level| !level.is_empty()), "{}", name);
+                }
+            }
+        }
+
+        #[test]
+        fn any_topic_of_the_way_back_is_read(text in "([$]iothub/|devices/d/)?(twin/res/|methods/(POST|res)/|messages/devicebound/|twin/PATCH/)?\\PC{0,12}(/[?][$]rid=\\PC{0,3})?") {
+            if let Some(Downward::Method { name, rid }) = Downward::parse(&text) {
+                let again = back::method(&name, rid);
+                prop_assert_eq!(Downward::parse(&again), Some(Downward::Method { name, rid }), "{}", again);
+            }
+            if let Some(up) = Upward::parse(&text) {
+                let _ = back::field(up.query(), "$rid");
+            }
+            if let Ok(command) = Command::parse(&text) {
+                let written = command.topic(&Identity { hub: "h", device: "d", module: None });
+                let Some(Downward::Command { bag, .. }) = Downward::parse(&written) else { panic!("{written}") };
+                prop_assert!(Command::parse(bag).is_ok(), "{}", written);
+            }
+        }
+    }
+}

@@ -10,6 +10,7 @@
 //! | windows: closes those of rules with `batch`, `aggregate` or `pivot`, and stores their messages | [`start`] | after the broker | the holding spool; 10,000 closed ones |
 //! | dispatcher and a line a device, on that thread, instead of the one uplink | [`start`] | the same | 128 messages or 1 MB a device, 64 MB in all; 4,096 messages or 8 MB for the shelves |
 //! | watches of the files of the rules, the fence, the TLS listener and the uplink's TLS | [`start`] | after the broker | 1 request each; passwords wait for one of 2 places |
+//! | way down: commands and methods, on a thread of its own | [`start`], where `[commands]` is enabled | after the broker | 256 arrivals, 64 answers, 1,000 commands that wait |
 //! | ledger: writes the books | [`start`] | after the uplink | none |
 //! | control socket | [`start`] | after the broker | 8 connections; 4,096 entries and 8 MiB for each of 4 taps and recordings |
 //! | admin | [`start`] | last | 64 connections |
@@ -42,6 +43,7 @@ use crate::uplink::{self, Status};
 mod control;
 pub mod credentials;
 mod devices;
+mod down;
 pub mod gate;
 pub mod inherited;
 mod keep;
@@ -152,6 +154,7 @@ pub struct Running {
     windows_stop: CancellationToken,
     control: Option<JoinHandle<()>>,
     control_stop: CancellationToken,
+    down: Option<down::Running>,
     ledger: Arc<Ledger>,
     ledger_kept: JoinHandle<()>,
     ledger_stop: CancellationToken,
@@ -168,6 +171,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     describe_labelled();
     let metrics = Metrics::register();
 
+    let down = down::prepare(&mut settings, &metrics);
     let opened = open_spool("spool", settings.spool)?;
     let urgent = open_spool("urgent spool", settings.urgent)?;
     let held = open_spool("holding spool", settings.held)?;
@@ -198,7 +202,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
             let devices = bridge::devices::open(options, outcome, metrics.clone())
                 .map_err(|error| StartError::Devices(settings.state.clone(), error))?;
             let run = bridge::devices::run(devices.clone(), backlog, status_sender, uplink_stop.clone());
-            (on_its_own_thread(run), Some(devices))
+            (on_its_own_thread("uplink", run), Some(devices))
         }
         _ => {
             if let Some(shelves) = shelves.clone() {
@@ -208,14 +212,17 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
             let identity = Identity::new(Arc::clone(&settings.credentials));
             let run =
                 uplink::run((settings.uplink, identity), backlog, metrics.clone(), status_sender, uplink_stop.clone());
-            (on_its_own_thread(run), None)
+            (on_its_own_thread("uplink", run), None)
         }
     };
     let uplink = uplink.map_err(StartError::Runtime)?;
 
     let rules = (settings.rules, settings.unmatched);
     let bridge = Bridge::new(rules, settings.own, stores.clone(), quarantine.clone(), metrics.clone());
-    let bridge = Arc::new(bridge);
+    let bridge = Arc::new(match &down {
+        Some(down) => bridge.watched_by(Arc::clone(&down.watch)),
+        None => bridge,
+    });
     bridge.recover();
     let windows_stop = CancellationToken::new();
     let windows = tokio::spawn(Arc::clone(&bridge).run_windows(windows_stop.clone()));
@@ -246,8 +253,10 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let dir = settings.sessions;
     let (kept, sessions, restored) =
         keep::open(&dir, &mut settings.broker).map_err(|error| StartError::Sessions(dir, error))?;
-    let broker = Broker::start(listeners, (settings.broker, restored), Arc::clone(&bridge), metrics)
+    let broker = Broker::start(listeners, (settings.broker, restored), Arc::clone(&bridge), metrics.clone())
         .map_err(StartError::Broker)?;
+    let down = down.map(|down| down.start(broker.inside(), &bridge, metrics)).transpose();
+    let down = down.map_err(StartError::Runtime)?;
 
     let admin_stop = CancellationToken::new();
     let ledger_stop = CancellationToken::new();
@@ -292,6 +301,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         windows_stop,
         control,
         control_stop,
+        down,
         ledger,
         ledger_kept,
         ledger_stop,
@@ -327,13 +337,13 @@ fn open_control(state: &Path, operator: Operator, stop: &CancellationToken) -> O
     }
 }
 
-/// Runs the uplink beside the runtime of the plant's connections: a backlog that is drained at full speed keeps a
-/// thread busy, and it must not be one that has acknowledgements to write.
-fn on_its_own_thread(uplink: impl Future<Output = ()> + Send + 'static) -> io::Result<JoinHandle<()>> {
+/// Runs a part beside the runtime of the plant's connections, which have acknowledgements to write: a backlog that is
+/// drained at full speed keeps a thread busy, and a disk may take its time with a line of the audit log.
+fn on_its_own_thread(name: &str, part: impl Future<Output = ()> + Send + 'static) -> io::Result<JoinHandle<()>> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let (alive, mut ended) = mpsc::channel::<()>(1);
-    std::thread::Builder::new().name("uplink".into()).spawn(move || {
-        runtime.block_on(uplink);
+    std::thread::Builder::new().name(name.into()).spawn(move || {
+        runtime.block_on(part);
         drop(alive);
     })?;
     Ok(tokio::spawn(async move {
@@ -427,6 +437,9 @@ impl Running {
     /// Ends in the order of the message's way: the plant side, what is committed, the uplink when it has drained.
     pub async fn stop(self) -> Result<(), spool::CloseError> {
         self.broker.stop(BROKER_GRACE).await;
+        if let Some(down) = self.down {
+            down.stop().await;
+        }
         self.files.stop().await;
         self.control_stop.cancel();
         if let Some(control) = self.control {

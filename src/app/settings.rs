@@ -67,6 +67,8 @@ pub struct Settings {
     pub devices: Option<Plan>,
     /// The fence of the plaintext port, where there is one.
     pub fence: Option<Fence>,
+    /// `bridge.toml` without its secrets.
+    pub shown: String,
     /// Where scrapers connect, and how long the end may drain.
     pub config: Config,
 }
@@ -139,18 +141,39 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> io::Result<Loa
     });
     let mut diagnostics = rules.diagnostics;
     diagnostics.extend(place.found);
+    if let (Some(((.., own), .., config)), Some(rules)) = (&resolved, &rules.rules) {
+        diagnostics.extend(commands_without_effect(config, own, rules, file));
+    }
     let sound = !diagnostics.iter().any(Diagnostic::is_error);
     let settings = match (resolved, rules.rules) {
         (Some((uplinked, listeners, state, config)), Some(rules)) if sound => {
+            let shown = config::masked(&text);
             let rules = (rules, place.base.join(&config.rules.value), BridgeToml::new(path.to_owned(), text));
             let mut settings = settled(rules, uplinked, listeners, (state, config));
             settings.fence = fence;
+            settings.shown = shown;
             settings.devices = plan;
             Some(settings)
         }
         _ => None,
     };
     Ok(Loaded { settings, diagnostics, sources, summaries: rules.files })
+}
+
+/// Where commands would never come.
+fn commands_without_effect(config: &Config, own: &Own, rules: &RuleSet, file: usize) -> Option<Diagnostic> {
+    let wanted = rules.takes_messages() || rules.takes_methods();
+    match (config.commands.enabled, &own.device) {
+        (false, _) if wanted => {
+            let title = "the rules have [[command]]s, and the hub may command nothing";
+            Some(Diagnostic::warning("commands-off", title, file).help("[commands]\nenabled = true"))
+        }
+        (true, None) => {
+            let title = "commands come from a hub, and the uplink is a broker";
+            Some(Diagnostic::warning("commands-off", title, file).help("remove `enabled = true` from [commands]"))
+        }
+        _ => None,
+    }
 }
 
 fn settled(
@@ -198,6 +221,7 @@ fn settled(
         backoff: config.uplink.backoff,
         ack_timeout: config.uplink.ack_timeout,
         suspect_after: config.uplink.suspect_after,
+        down: None,
         crowd: None,
     };
     let spool = |folder: &str, max_size, when_full| spool::Options {
@@ -243,6 +267,7 @@ fn settled(
         shelf,
         devices: None,
         fence,
+        shown: String::new(),
         config,
     }
 }

@@ -42,7 +42,7 @@ impl<'j> Judge<'j> {
         'j: 'a,
     {
         let verdict = self.own.addressed(publish.topic).is_none().then(|| self.rules.translate(publish, out));
-        if verdict == Some(Verdict::Unmatched) && self.forwards(publish) {
+        if verdict == Some(Verdict::Unmatched) && self.forwards(publish) && !self.rules.is_answer(publish.topic) {
             rules::forward(publish, out);
         }
         self.treated(&Settled { rules: None, publish, presence: None, out, verdict }, given)
@@ -124,6 +124,11 @@ impl<'j> Judge<'j> {
                 let detail = out.detail().into();
                 Fate::Quarantined { rule: self.rules.name(rule), reason: reason.label(), detail }
             }
+            Verdict::Unmatched if self.rules.is_answer(publish.topic) => Fate::Dropped {
+                rule: "",
+                reason: "command_answer",
+                detail: "it is for a [[command]], and no rule asks for it".into(),
+            },
             Verdict::Unmatched if self.unmatched == Unmatched::Drop => Fate::Unmatched,
             Verdict::Unmatched if !self.forwards(publish) => {
                 Fate::Dropped { rule: "", reason: "system_topic", detail: "no rule asks for it".into() }

@@ -107,6 +107,7 @@ impl Plan {
             backoff: (Duration::from_millis(1), Duration::from_millis(1)),
             ack_timeout: Duration::from_secs(3),
             suspect_after: self.suspect_after,
+            down: None,
             crowd: None,
         }
     }

@@ -47,6 +47,7 @@ mod deliver;
 pub mod fuzz;
 mod gate;
 mod handshake;
+mod inside;
 mod listen;
 mod presence;
 mod retained;
@@ -63,6 +64,7 @@ mod wire;
 
 pub use census::{Census, Client, Totals, Traffic};
 pub use gate::{Gate, Judgement, Pass, Refusal, RefusalCode, Visitor};
+pub use inside::Inside;
 pub use listen::{Listener, Transport, server_tls};
 pub use store::{Restored, Store};
 
@@ -190,7 +192,7 @@ impl Default for Options {
 struct Shared<I> {
     options: Options,
     ingest: Arc<I>,
-    router: Router,
+    router: Arc<Router>,
     doors: gate::Doors,
     metrics: Metrics,
     stop: CancellationToken,
@@ -205,7 +207,7 @@ impl<I> Shared<I> {
         metrics: Metrics,
         stop: CancellationToken,
     ) -> Self {
-        let router = Router::new(&options, metrics.clone(), restored);
+        let router = Arc::new(Router::new(&options, metrics.clone(), restored));
         let wills = Semaphore::new((options.max_connections / 10).max(1));
         let doors = gate::Doors::new(&options);
         Self { options, ingest, router, doors, metrics, stop, wills }
@@ -216,6 +218,7 @@ impl<I> Shared<I> {
 pub struct Broker {
     addresses: Vec<(&'static str, SocketAddr)>,
     census: Arc<Census>,
+    inside: Inside,
     stop: CancellationToken,
     tasks: TaskTracker,
     /// Writes down what changed last.
@@ -237,6 +240,7 @@ impl Broker {
         let places = Arc::new(Semaphore::new(options.max_connections));
         let shared = Arc::new(Shared::new((options, restored), ingest, metrics, stop.clone()));
         let census = Arc::clone(&shared.router.census);
+        let inside = Inside::new(Arc::clone(&shared.router));
         for listener in listeners {
             tasks.spawn(listen::accept(listener, Arc::clone(&shared), Arc::clone(&places), tasks.clone()));
         }
@@ -244,7 +248,7 @@ impl Broker {
         tasks.spawn(upkeep::expire(Arc::clone(&shared)));
         tasks.spawn(upkeep::write_down(Arc::clone(&shared)));
         let last_words = Box::new(move || upkeep::write_changes(&shared.router));
-        Ok(Self { addresses, census, stop, tasks, last_words })
+        Ok(Self { addresses, census, inside, stop, tasks, last_words })
     }
 
     /// Where the broker listens, with the name of each transport, in the order of the listeners.
@@ -255,6 +259,11 @@ impl Broker {
     /// Who is connected.
     pub fn census(&self) -> Arc<Census> {
         Arc::clone(&self.census)
+    }
+
+    /// Publishes to the clients from inside the process.
+    pub fn inside(&self) -> Inside {
+        self.inside.clone()
     }
 
     /// Stops accepting and reading, acknowledges what becomes durable within `grace`, closes all connections.

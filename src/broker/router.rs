@@ -111,6 +111,15 @@ impl Router {
         any
     }
 
+    /// True where a publish to this topic would go to somebody.
+    pub(super) fn has_subscriber(&self, topic: &str) -> bool {
+        let mut any = false;
+        if self.subscribed.load(Ordering::Acquire) > 0 {
+            self.subscriptions.read().each_match(topic, |_| any = true);
+        }
+        any
+    }
+
     fn count(&self, put: Put) {
         match put {
             Put::Queued => self.metrics.local_deliveries.increment(1),

@@ -124,7 +124,7 @@ fn as_config(path: &Path) -> Option<PathBuf> {
 fn looks_like_config(text: &str) -> bool {
     let (table, _) = toml::de::DeTable::parse_recoverable(text);
     let has_one_of = |keys: &[&str]| keys.iter().any(|key| table.get_ref().contains_key(*key));
-    has_one_of(&["uplink", "broker", "spool", "state"]) && !has_one_of(&["rule", "test"])
+    has_one_of(&["uplink", "broker", "spool", "state"]) && !has_one_of(&["rule", "command", "test"])
 }
 
 fn check_rules(paths: &[PathBuf]) -> Result<Checked, String> {
@@ -149,7 +149,11 @@ fn summary_line(file: usize, summary: Option<&FileSummary>, found: &[Diagnostic]
     match (errors, summary) {
         (0, None) => format!("ok{warned}"),
         (0, Some(summary)) => {
-            format!("ok, {}, {}{warned}", counted(summary.rules, "rule"), counted(summary.tests, "test"))
+            let commands = match summary.commands {
+                0 => String::new(),
+                commands => format!(", {}", counted(commands, "command")),
+            };
+            format!("ok, {}{commands}, {}{warned}", counted(summary.rules, "rule"), counted(summary.tests, "test"))
         }
         (errors, _) => format!("{}{warned}", counted(errors, "error")),
     }

@@ -16,17 +16,32 @@ use crate::rules::testing::TEST_TIME;
 use crate::rules::{self, Explanation, Output, QuarantineReason, RuleSet, Step, Verdict};
 use crate::topic;
 
+mod command;
+
 /// Says which rule takes a topic, or the coming or going of a client, and what the hub would receive.
 #[derive(clap::Args)]
 #[command(
     after_help = "Example:\n  brownbridge explain plant1/packaging/wrapper3/speed --payload '{\"rpm\": 1450}'\n  \
-    brownbridge explain --on disconnect --client plc-line4-7 --reason keep_alive_timeout\n\n\
+    brownbridge explain --on disconnect --client plc-line4-7 --reason keep_alive_timeout\n  \
+    brownbridge explain --command press7 --prop kind=setpoint --payload '{\"value\": 12}'\n\n\
     Exit code: 0 it goes up or is dropped, 1 it is quarantined or the rules have errors, 2 no rule matched or could not run."
 )]
 pub(super) struct Args {
     /// The topic of a publish.
-    #[arg(required_unless_present = "on", conflicts_with = "on")]
+    #[arg(required_unless_present_any = ["on", "command"], conflicts_with_all = ["on", "command"])]
     topic: Option<String>,
+    /// Instead of a publish: a message of the hub for this device, or a method with --method.
+    #[arg(long, value_name = "DEVICE", conflicts_with = "on")]
+    command: Option<String>,
+    /// The direct method that is called.
+    #[arg(long, requires = "command")]
+    method: Option<String>,
+    /// A property of the message; may be given several times.
+    #[arg(long, value_name = "NAME=VALUE", requires = "command")]
+    prop: Vec<String>,
+    /// The message id, or the request id of the method.
+    #[arg(long, requires = "command", default_value = "1")]
+    id: String,
     /// Instead of a publish: a client comes or goes.
     #[arg(long, value_enum)]
     on: Option<On>,
@@ -79,7 +94,7 @@ enum On {
 
 pub(super) fn run(args: Args) -> ExitCode {
     let topic = args.topic.as_deref().unwrap_or_default();
-    if let (None, Err(error)) = (args.on, topic::check_name(topic)) {
+    if let (None, None, Err(error)) = (args.on, &args.command, topic::check_name(topic)) {
         return could_not_run(&error.to_string());
     }
     let payload = match (args.payload, &args.payload_file) {
@@ -103,6 +118,11 @@ pub(super) fn run(args: Args) -> ExitCode {
         print_findings(&loaded.diagnostics, &sources);
         return ExitCode::from(1);
     };
+    if let Some(device) = &args.command {
+        let payload = payload.as_deref().unwrap_or_default();
+        let down = command::Down { device, method: args.method.as_deref(), id: &args.id, props: &args.prop, payload };
+        return down.tell(set, args.json);
+    }
     // A fixed moment, as in tests: the same call says the same.
     let received = TEST_TIME;
     let presence = args.on.map(|on| Presence {

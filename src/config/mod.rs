@@ -55,8 +55,27 @@ pub struct Config {
     pub spool: Spool,
     /// `[quarantine]`
     pub quarantine: Quarantine,
+    /// `[commands]`
+    pub commands: Commands,
     /// `[admin]`
     pub admin: Admin,
+}
+
+/// `[commands]`: what the cloud may do to the plant.
+#[derive(Debug, Clone)]
+pub struct Commands {
+    /// Anything at all.
+    pub enabled: bool,
+    /// Everything is checked and told, and nothing published.
+    pub dry_run: bool,
+    /// Commands a second of one device; 0 is no limit.
+    pub rate: u32,
+    /// The methods of the bridge itself are answered.
+    pub own_methods: bool,
+    /// Largest size of the audit log.
+    pub audit_max_size: u64,
+    /// Devices, in which `*` stands for any text, and the topic filters their commands may go to; none is no limit.
+    pub allow: Vec<(String, Vec<String>)>,
 }
 
 /// What becomes of a publish no rule takes.
@@ -320,6 +339,7 @@ fn whole(mut top: Section<'_, '_, '_>) -> Option<Config> {
     };
     let spool = top.table("spool", "[spool]", spool);
     let quarantine = top.table("quarantine", "[quarantine]", quarantine);
+    let commands = top.table("commands", "[commands]", read::commands::commands);
     let admin = top.table("admin", "[admin]", admin);
     top.finish();
     let empty = toml::de::DeTable::new();
@@ -333,6 +353,7 @@ fn whole(mut top: Section<'_, '_, '_>) -> Option<Config> {
         uplink: uplink?,
         spool: spool.unwrap_or_else(|| self::spool(&mut defaults)),
         quarantine: quarantine.unwrap_or_else(|| self::quarantine(&mut defaults)),
+        commands: commands.unwrap_or_else(|| read::commands::commands(&mut defaults)),
         admin: admin.unwrap_or_else(|| self::admin(&mut defaults)),
     })
 }

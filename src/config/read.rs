@@ -12,6 +12,8 @@ use crate::diag::walk::{Entry, Reader, Report, Text};
 use crate::diag::{Diagnostic, Span, nearest};
 use crate::secret::Secret;
 
+pub(super) mod commands;
+
 /// Longest keep-alive the hub honours, in seconds (it waits 1.5 times as long, at most 1767 s).
 const KEEP_ALIVE_MAX: u64 = 1_177;
 /// Shortest token that leaves time to renew it.

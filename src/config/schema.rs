@@ -26,6 +26,8 @@ pub(super) enum Shape {
     CountOrAuto(i64, i64),
     Size,
     Duration,
+    /// A table of lists, under any keys.
+    Lists,
     /// A table: the keys noted for it.
     Section(&'static str),
 }
@@ -113,6 +115,9 @@ fn shape_schema(shape: &Shape, known: &[Known], words: &[Words]) -> Value {
         }
         Shape::Size => json!({ "type": "string", "pattern": pattern(&units::SIZES) }),
         Shape::Duration => json!({ "type": "string", "pattern": pattern(&units::DURATIONS) }),
+        Shape::Lists => {
+            json!({ "type": "object", "additionalProperties": { "type": "array", "items": { "type": "string" } } })
+        }
         Shape::Section(section) => object(section, known, words),
     }
 }

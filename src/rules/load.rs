@@ -19,6 +19,8 @@ use super::testing::Test;
 mod durations;
 mod lint;
 mod read_binary;
+mod read_command;
+mod read_command_test;
 mod read_decode;
 mod read_on;
 mod read_restraint;
@@ -36,7 +38,7 @@ pub use lint::LINTS;
 use read_table::Tables;
 
 /// Every code a rule file can be answered with.
-pub const CODES: [&str; 47] = [
+pub const CODES: [&str; 48] = [
     "bad-decode",
     "bad-duration",
     "bad-hex",
@@ -55,6 +57,7 @@ pub const CODES: [&str; 47] = [
     "endless-script",
     "loose-regex",
     "never-runs",
+    "no-answer",
     "no-device",
     "no-rules",
     "no-topic",
@@ -111,6 +114,8 @@ pub struct Loaded {
 pub struct FileSummary {
     /// How many `[[rule]]`s.
     pub rules: usize,
+    /// How many `[[command]]`s.
+    pub commands: usize,
     /// How many `[[test]]`s.
     pub tests: usize,
 }
@@ -137,6 +142,7 @@ struct Draft {
 pub fn load(files: &[SourceFile]) -> Loaded {
     let mut diagnostics = Vec::new();
     let mut drafts = Vec::new();
+    let mut commands = Vec::new();
     let mut tests = Vec::new();
     let mut summaries = Vec::new();
     let mut reports: Vec<Report<'_>> =
@@ -154,7 +160,7 @@ pub fn load(files: &[SourceFile]) -> Loaded {
     }
     for ((document, report), source) in documents.iter().zip(&mut reports).zip(files) {
         summaries.push(match document {
-            Some(document) => load_file((document, source), &tables, report, (&mut drafts, &mut tests)),
+            Some(document) => load_file((document, source), &tables, report, (&mut drafts, &mut commands, &mut tests)),
             None => FileSummary::default(),
         });
     }
@@ -162,6 +168,7 @@ pub fn load(files: &[SourceFile]) -> Loaded {
     whole::never_runs(&drafts, &mut diagnostics);
     whole::overlaps(&drafts, &mut diagnostics);
     whole::duplicate_names(&drafts, &mut diagnostics);
+    whole::duplicate_commands(&commands, &mut diagnostics);
     if !diagnostics.iter().any(Diagnostic::is_error) {
         tables.unused(&mut diagnostics);
     }
@@ -169,7 +176,8 @@ pub fn load(files: &[SourceFile]) -> Loaded {
     let mut rules = None;
     name_states(&mut drafts);
     if !diagnostics.iter().any(Diagnostic::is_error) {
-        match RuleSet::new(drafts.into_iter().filter_map(|draft| draft.rule).collect(), hash.clone()) {
+        let commands = commands.into_iter().filter_map(|draft| draft.command).collect();
+        match RuleSet::new(drafts.into_iter().filter_map(|draft| draft.rule).collect(), commands, hash.clone()) {
             Ok(set) => rules = Some(set),
             Err(error) => diagnostics.push(
                 Diagnostic::error("bad-regex", "the regexes of all rules are too large together", 0)
@@ -226,12 +234,16 @@ fn load_file(
     (document, source): (&Spanned<DeTable<'_>>, &SourceFile),
     tables: &Tables,
     report: &mut Report<'_>,
-    (drafts, tests): (&mut Vec<Draft>, &mut Vec<Test>),
+    (drafts, commands, tests): (&mut Vec<Draft>, &mut Vec<read_command::Draft>, &mut Vec<Test>),
 ) -> FileSummary {
     let mut file = Reader::new(document.get_ref(), "the file");
     let rules = file.tables("rule", report);
     for (table, span) in &rules {
         drafts.push(read_rule::read(table, span, (source, tables), report));
+    }
+    let down = file.tables("command", report);
+    for (table, span) in &down {
+        commands.push(read_command::read(table, span, tables, report));
     }
     let cases = file.tables("test", report);
     for (index, (table, span)) in cases.iter().enumerate() {
@@ -244,7 +256,7 @@ fn load_file(
         let found = Diagnostic::warning("no-rules", "there is no [[rule]] in this file", report.file);
         report.push(found.help("brownbridge explain TOPIC writes a first one"));
     }
-    FileSummary { rules: rules.len(), tests: cases.len() }
+    FileSummary { rules: rules.len(), commands: down.len(), tests: cases.len() }
 }
 
 /// The path of a field: `.ts`, `.a.b`, and `ts` too. A `"` or space in it is kept.

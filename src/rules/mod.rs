@@ -91,6 +91,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 mod clock;
+mod command;
 mod decode;
 mod explain;
 mod expr;
@@ -116,6 +117,7 @@ mod translate;
 mod window;
 
 pub use clock::Doubt;
+pub use command::{Answer, Commanded, Incoming, LocalPublish, Made, PassedBy};
 pub use explain::{Explanation, Step, Tried, new_rule, new_rule_for_siblings};
 pub use gzip::plain_body;
 pub use load::{CODES, FileSummary, LINTS, Loaded, is_table_file, load};
@@ -143,6 +145,7 @@ struct Rules {
     index: index::Index,
     on_connect: index::Index,
     on_disconnect: index::Index,
+    commands: Vec<command::Command>,
     /// The rules with windows, by what their memory is filed under.
     windows: HashMap<Box<str>, RuleIndex>,
 }
@@ -203,11 +206,13 @@ pub enum QuarantineReason {
     EmptyDevice,
     /// The device or a property is longer than 65,535 bytes.
     TooLong,
+    /// What a command made of its topic is none, or one of other levels.
+    BadTopic,
 }
 
 impl QuarantineReason {
     /// Every reason.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::NotJson,
         Self::TooDeep,
         Self::NotAnObject,
@@ -224,6 +229,7 @@ impl QuarantineReason {
         Self::DeviceNotText,
         Self::EmptyDevice,
         Self::TooLong,
+        Self::BadTopic,
     ];
 
     /// The reason as a fixed word, for metrics and `want.quarantine`.
@@ -245,6 +251,7 @@ impl QuarantineReason {
             Self::DeviceNotText => "device_not_text",
             Self::EmptyDevice => "empty_device",
             Self::TooLong => "too_long",
+            Self::BadTopic => "bad_topic",
         }
     }
 }
@@ -256,7 +263,7 @@ impl fmt::Display for QuarantineReason {
 }
 
 impl RuleSet {
-    fn new(rules: Vec<rule::Rule>, hash: String) -> Result<Self, regex::Error> {
+    fn new(rules: Vec<rule::Rule>, commands: Vec<command::Command>, hash: String) -> Result<Self, regex::Error> {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
         let index = index::Index::new(&rules, None)?;
         let on_connect = index::Index::new(&rules, Some(Event::Connect))?;
@@ -264,7 +271,7 @@ impl RuleSet {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let windows = rules.iter().enumerate().filter(|(_, rule)| rule.window().is_some());
         let windows = windows.map(|(index, rule)| (rule.state.clone(), index)).collect();
-        Ok(Self(Arc::new(Rules { number, hash, rules, index, on_connect, on_disconnect, windows })))
+        Ok(Self(Arc::new(Rules { number, hash, rules, index, on_connect, on_disconnect, commands, windows })))
     }
 
     /// Translates a publish. Total: any publish, an outcome. The records are in `out` until its next use, and what
@@ -345,6 +352,32 @@ impl RuleSet {
     /// What tells these rules from others: a hash of the files they were read from, see [`Loaded::hash`].
     pub fn hash(&self) -> &str {
         &self.0.hash
+    }
+
+    /// What the commands make of what comes down. Total: anything, an outcome.
+    pub fn command(&self, incoming: &Incoming<'_>) -> Commanded {
+        command::ask(&self.0.commands, incoming)
+    }
+
+    /// The commands that let it go by before one takes it, and why.
+    pub fn passed_by(&self, incoming: &Incoming<'_>) -> Vec<(String, PassedBy)> {
+        command::passed_by(&self.0.commands, incoming)
+    }
+
+    /// True where a command takes cloud-to-device messages.
+    pub fn takes_messages(&self) -> bool {
+        self.0.commands.iter().any(|command| command.method.is_none())
+    }
+
+    /// True where a command takes direct methods.
+    pub fn takes_methods(&self) -> bool {
+        self.0.commands.iter().any(|command| command.method.is_some())
+    }
+
+    /// True where this topic is one on which a command may be answered.
+    pub fn is_answer(&self, topic: &str) -> bool {
+        let mut filters = self.0.commands.iter().filter_map(command::Command::answers);
+        filters.any(|filter| crate::topic::matches(filter, topic))
     }
 
     /// How many rules there are.

@@ -106,6 +106,9 @@ mod tests {
         match what {
             "the file" => vec!["root"],
             "want" => vec!["want", "wanted message"],
+            "the command of a test" => vec!["tested command"],
+            "what becomes of a command" => vec!["wanted command"],
+            "what a command is to publish" => vec!["wanted publish"],
             what => vec![what],
         }
     }

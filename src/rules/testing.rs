@@ -15,6 +15,10 @@
 //! | `want.nothing = true` | no message is made, and nothing is quarantined |
 //! | `want.quarantine = "reason"` | a rule takes it and fails for this reason ([`QuarantineReason::label`]) |
 //!
+//! A test of a command has `command` instead of `topic`: `command.device` (`test` where there is none), `command.method`,
+//! `command.id`, `command.props.x`, `command.payload` or `command.payload_hex`. It wants `want.topic`, `want.payload`,
+//! `want.qos`, `want.retain` and `want.answer` (the topic on which an answer is awaited), several publishes as a list,
+//! `want.nothing = true` where no command takes it, or `want.refused = "reason"`.
 //! Windows close at the time of the publishes, and all that are open at the end of the test.
 //!
 //! The clock of a test stands at 2026-01-01T00:00:00.000Z, and each test begins with no memory of the others. Payloads are compared as JSON where both sides
@@ -25,6 +29,10 @@ use serde_json::Value;
 use super::{HeldBack, Output, QuarantineReason, RuleSet, Step, Verdict, plain_body};
 use crate::diag::{Diagnostic, Span};
 use crate::message::{Event, HubMessage, Presence, Publish, Timestamp};
+
+mod command;
+
+pub(super) use command::{CommandTest, WantCommand, WantPublish, no_messages};
 
 /// The moment at which tests receive their messages.
 pub const TEST_TIME: Timestamp = Timestamp(1_767_225_600_000);
@@ -41,6 +49,8 @@ pub struct Test {
     /// What is published, one after the other.
     pub(super) sent: Vec<Sent>,
     pub(super) want: Want,
+    /// What comes down, where that is tested.
+    pub(super) command: Option<Box<CommandTest>>,
 }
 
 /// One publish of a test.
@@ -135,6 +145,11 @@ pub fn run(rules: &RuleSet, tests: &[Test]) -> Vec<TestResult> {
 type Made<'a> = (bool, HubMessage<'a>);
 
 fn run_one(rules: &RuleSet, test: &Test) -> Vec<Diagnostic> {
+    if let Some(command) = &test.command {
+        let title = format!("test `{}` failed", test.name);
+        let tell = |(span, label)| Diagnostic::error("test-failed", &title, test.file).at(span, label);
+        return command::run(rules, command).into_iter().map(tell).collect();
+    }
     let mut out = Output::new();
     let mut records: Vec<(bool, Vec<u8>)> = Vec::new();
     let mut verdict = Verdict::Unmatched;

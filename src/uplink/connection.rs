@@ -30,8 +30,8 @@ pub(super) enum End {
     Stopped,
     /// The backlog is closed.
     NoMore,
-    /// The token is due.
-    Renew,
+    /// The token is due, or there is something else to subscribe to: the counter's label.
+    Renew(&'static str),
     /// Anything else.
     Failed { reason: &'static str, text: String },
 }
@@ -345,11 +345,18 @@ impl<O: Outcome> Line<'_, O> {
                 None => std::future::pending().await,
             }
         };
+        let other_subscriptions = async {
+            match &self.options.down {
+                Some(down) => down.changed().await,
+                None => std::future::pending().await,
+            }
+        };
         let end = tokio::select! {
             biased;
             () = stop.cancelled() => End::Stopped,
-            () = due => End::Renew,
-            () = self.options.renew.notified() => End::Renew,
+            () = due => End::Renew("token_renewal"),
+            () = other_subscriptions => End::Renew("subscriptions"),
+            () = self.options.renew.notified() => End::Renew("token_renewal"),
         };
         self.closing.cancel();
         if !self.connected.is_cancelled() {

@@ -9,6 +9,7 @@ use rumqttc::{
     ProxyAuth, ProxyType, QoS, StateError, TlsConfiguration, TlsError, Transport, mqttbytes,
 };
 
+use super::down::{self, Down};
 use super::relay::Relay;
 use super::target::Login;
 use super::wire::{Broken, Dial, Event, Sender, Wire};
@@ -30,6 +31,7 @@ pub(super) struct Dialled {
     client: AsyncClient,
     event_loop: EventLoop,
     relay: Option<Relay>,
+    down: Option<Down>,
 }
 
 impl Dial for Network {
@@ -49,8 +51,25 @@ impl Wire for Dialled {
 
     async fn event(&mut self, target: &Target) -> Result<Event, Broken> {
         match self.event_loop.poll().await {
+            // What has QoS 0 is an answer to the hub, and no message that goes up.
+            Ok(rumqttc::Event::Outgoing(Outgoing::Publish(0))) => Ok(Event::Other),
             Ok(rumqttc::Event::Outgoing(Outgoing::Publish(packet_id))) => Ok(Event::Sent(packet_id)),
-            Ok(rumqttc::Event::Incoming(Incoming::ConnAck(_))) => Ok(Event::Connected),
+            Ok(rumqttc::Event::Incoming(Incoming::ConnAck(_))) => {
+                if let Some(down) = &self.down {
+                    down.subscribe(&self.client, target);
+                }
+                Ok(Event::Connected)
+            }
+            Ok(rumqttc::Event::Incoming(Incoming::SubAck(ack))) => {
+                down::look_for_refusals(&ack);
+                Ok(Event::Other)
+            }
+            Ok(rumqttc::Event::Incoming(Incoming::Publish(publish))) => {
+                if let Some(down) = &self.down {
+                    down.arrived(&self.client, target, publish);
+                }
+                Ok(Event::Other)
+            }
             Ok(rumqttc::Event::Incoming(Incoming::PubAck(ack))) => Ok(Event::Acknowledged(ack.pkid)),
             Ok(rumqttc::Event::Outgoing(Outgoing::Disconnect)) => Ok(Event::Left),
             Ok(_) => Ok(Event::Other),
@@ -104,7 +123,7 @@ fn dial(options: &Options, login: &Login) -> io::Result<Dialled> {
     network.set_connection_timeout(NETWORK_TIMEOUT.as_secs());
     network.set_tcp_nodelay(true);
     event_loop.set_network_options(network);
-    Ok(Dialled { client, event_loop, relay })
+    Ok(Dialled { client, event_loop, relay, down: options.down.clone() })
 }
 
 impl Dialled {

@@ -19,10 +19,10 @@
 //! it leaves for the quarantine, as does one that the hub is known not to take.
 //!
 //! A connection ends for these reasons, each counted in `uplink_reconnects` and, while it lasts, the state in
-//! `uplink_state`: `token_renewal` (planned, after what is in flight was acknowledged), `refused`, `clock` (refused, and
+//! `uplink_state`: `token_renewal` and `subscriptions` (planned, after what is in flight was acknowledged), `refused`, `clock` (refused, and
 //! the hub's clock tells why; or it cannot be, see `credentials`), `token_expired` (a token of the connection string, which nobody renews), `tls`, `network`,
 //! `timeout`, `closed`, `unassigned` (nobody says which hub it is to be, see [`Credentials`]), `ack_timeout` (the hub takes messages but acknowledges none) and `protocol`; and for closes
-//! again and again (`diagnosis`) `taken_over`, `nothing_taken` or `throttled`. All but the first are followed by a
+//! again and again (`diagnosis`) `taken_over`, `nothing_taken` or `throttled`. All but the first two are followed by a
 //! pause that doubles from `backoff` to its cap, with jitter.
 
 use std::fmt;
@@ -44,6 +44,7 @@ mod credentials;
 mod crowd;
 mod diagnosis;
 mod dial;
+mod down;
 mod flight;
 mod relay;
 #[cfg(test)]
@@ -56,6 +57,7 @@ mod wire;
 
 pub use credentials::{Credentials, Unassigned};
 pub use crowd::Crowd;
+pub use down::{Arrival, Down, Gone, Return, Wanted};
 pub use target::{HubTarget, MqttTarget, Target};
 pub use window::WindowSize;
 
@@ -165,6 +167,8 @@ pub struct Options {
     pub ack_timeout: Duration,
     /// Closes of the line in a row after which what was in flight is suspected of causing them; 0 suspects nothing.
     pub suspect_after: u32,
+    /// What takes what the hub sends; without it nothing is subscribed to.
+    pub down: Option<Down>,
     /// Set where this is one of many uplinks to the same hub: it waits for its turn to connect, and tells its comings and
     /// goings quietly.
     pub crowd: Option<Arc<Crowd>>,
@@ -264,15 +268,15 @@ pub(crate) async fn run_over<D: Dial, C: Credentials, B: Backlog, O: Outcome>(
         if connected.is_some() {
             credentials.accepted();
         }
-        let renewing = matches!(end, End::Renew);
+        let renewing = matches!(end, End::Renew(_));
         status.send_modify(|status| (status.connected, status.renewing) = (None, renewing));
         if progressed {
             pause = options.backoff.0;
         }
         let (reason, text) = match end {
             End::Stopped | End::NoMore => return,
-            End::Renew => {
-                metrics.uplink_reconnect("token_renewal");
+            End::Renew(reason) => {
+                metrics.uplink_reconnect(reason);
                 continue;
             }
             End::Failed { reason, text } => (reason, text),

@@ -71,6 +71,7 @@ pub(super) fn options(port: u16, window: u16) -> Options {
         backoff: (Duration::from_millis(1), Duration::from_millis(1)),
         ack_timeout: Duration::from_secs(60),
         suspect_after: 3,
+        down: None,
         crowd: None,
     }
 }

@@ -67,6 +67,10 @@ def main() -> None:
             harm(0x1B, 0, 0, 0, 0) + harm(0xC, 3, 21, 0, 0) + harm(0x2A, 0, 7, 0, 0),
             harm(9, 40, 0xFFFF, 0, 0) + harm(8, 1, 3, 9, 0),
         ],
+        "way_back": [
+            b"devices/d/messages/devicebound/%24.mid=m-1&iothub-ack=full&a=b{\"b\":1,\"c\":2}",
+            b"$iothub/methods/POST/reboot/?$rid=1" + b"a=1&%24.mid=x{\"b\":\"y\"}",
+        ],
         "property_bag": [b"a=1&b=&c&%24.ct=x%2Fy&a=%C3%BC%ff", b"devices/d/messages/events/a=b&c=d/"],
         "record": [
             b"\1\1" + struct.pack("<q", 1) + b"\1\0d" + b"\1\0" + b"\1\0n\1\0v" + b"{}",

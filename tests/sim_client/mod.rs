@@ -2,6 +2,8 @@
 
 #![allow(dead_code, clippy::unwrap_used, clippy::indexing_slicing)]
 
+pub(crate) mod service;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;

@@ -67,6 +67,20 @@ pub(super) fn pattern<'a>(keys: &mut Reader<'a>, event: Event, report: &mut Repo
 
 /// A client id with `{name}` and `*` for any text.
 fn read_client(text: &Text<'_>, report: &mut Report<'_>) -> Asked {
+    let read = text_pattern(text, "client", &["address", "reason"], report);
+    let mut asked = read.as_ref().map_or_else(Asked::default, |(regex, _)| compiled(text.value, regex));
+    asked.place = Some(text.span());
+    asked.names = read.into_iter().flat_map(|(_, names)| names).map(str::to_owned).collect();
+    asked
+}
+
+/// A text with `{name}` and `*` for any text, as a regex and its names; none of those may be `taken`.
+pub(super) fn text_pattern<'t>(
+    text: &Text<'t>,
+    key: &str,
+    taken: &[&str],
+    report: &mut Report<'_>,
+) -> Option<(String, Vec<&'t str>)> {
     let mut regex = String::new();
     let mut names: Vec<&str> = Vec::new();
     let mut sound = true;
@@ -80,15 +94,18 @@ fn read_client(text: &Text<'_>, report: &mut Report<'_>) -> Asked {
             continue;
         }
         let Some((name, after)) = special.strip_prefix('{').and_then(|inside| inside.split_once('}')) else {
-            let title = "a brace in `client` belongs to a name: {line}";
-            report.error("bad-name", title, text.span(), "for a brace in a client id use `regex`");
-            return Asked::default();
+            let title = format!("a brace in `{key}` belongs to a name: {{line}}");
+            let help = if key == "client" { "for a brace in a client id use `regex`" } else { "" };
+            report.error("bad-name", title, text.span(), help);
+            return None;
         };
-        if !pattern::is_name(name) || ["address", "reason"].contains(&name) || names.contains(&name) {
+        if !pattern::is_name(name) || taken.contains(&name) || names.contains(&name) {
             let start = text.value.len() - rest.len() + at + 1;
             let found = report.new_error("bad-name", "this cannot be a name, or it is one already");
             let found = found.at(text.part(report.text, start..start + name.len()), "");
-            report.push(found.help("a name has letters, digits and `_`, and is not one that every such rule has"));
+            let whose = if key == "client" { "rule" } else { "command" };
+            let help = format!("a name has letters, digits and `_`, and is not one that every such {whose} has");
+            report.push(found.help(help));
             sound = false;
         }
         names.push(name);
@@ -96,10 +113,7 @@ fn read_client(text: &Text<'_>, report: &mut Report<'_>) -> Asked {
         rest = after;
     }
     regex.push_str(&regex::escape(rest));
-    let mut asked = if sound { compiled(text.value, &regex) } else { Asked::default() };
-    asked.place = Some(text.span());
-    asked.names = names.into_iter().map(str::to_owned).collect();
-    asked
+    sound.then_some((regex, names))
 }
 
 /// The pattern of a whole client id.

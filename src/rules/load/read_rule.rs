@@ -7,7 +7,9 @@ use toml::de::DeTable;
 
 use super::read_table::{self, Tables};
 use super::texts::Names;
-use super::{Draft, line, lint, read_decode, read_on, read_restraint, read_shape, read_time, read_window};
+use super::{
+    Draft, line, lint, read_command, read_decode, read_on, read_restraint, read_shape, read_time, read_window,
+};
 use crate::diag::walk::{Reader, Report, Text, text};
 use crate::diag::{Diagnostic, SourceFile, Span};
 use crate::rules::expr::Expr;
@@ -91,7 +93,7 @@ pub(super) fn read<'a>(
         if drops {
             unused(&mut keys, &[], report);
         }
-        let names = Names {
+        let mut names = Names {
             names: asked.names.clone(),
             columns: Vec::new(),
             of_pattern: asked.names.len(),
@@ -99,8 +101,12 @@ pub(super) fn read<'a>(
             open: asked.pattern.is_none(),
             regex: asked.regex.is_some() && on.is_none(),
             on: on.is_some(),
+            command: false,
+            answer: None,
         };
-        read_message(&mut keys, (names, drops, urgent), tables, report).map(|message| Action::Send(Box::new(message)))
+        let makes = if drops { Makes::Nothing } else { Makes::Message };
+        read_message(&mut keys, (&mut names, makes, urgent), tables, report)
+            .map(|message| Action::Send(Box::new(message)))
     };
     let picky = match &action {
         Some(Action::Send(message)) => message.is_picky(),
@@ -314,9 +320,19 @@ fn regex_advice(kind: &ast::ErrorKind) -> Option<&'static str> {
     }
 }
 
-fn read_message(
+/// What a table with the keys of a body makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Makes {
+    Message,
+    /// What is taken is dropped.
+    Nothing,
+    /// Publishes to plant clients, see [`read_command`].
+    Command,
+}
+
+pub(super) fn read_message(
     keys: &mut Reader<'_>,
-    (mut names, drops, urgent): (Names, bool, bool),
+    (names, makes, urgent): (&mut Names, Makes, bool),
     tables: &Tables,
     report: &mut Report<'_>,
 ) -> Option<Message> {
@@ -328,8 +344,9 @@ fn read_message(
         }
         (decode, entry.value.span())
     });
-    let lookup = read_table::lookup(keys, &mut names, tables, report);
-    let when = read_shape::when(keys, &names, report);
+    let lookup = read_table::lookup(keys, names, tables, report);
+    let when = read_shape::when(keys, names, report);
+    let drops = makes == Makes::Nothing;
     let mut message = Message {
         decode: None,
         device: Template::default(),
@@ -354,21 +371,26 @@ fn read_message(
         message.decode = decode.and_then(|(decode, _)| decode);
         return Some(message);
     }
-    message.script = read_shape::script(keys, &names, report);
+    message.script = read_shape::script(keys, names, report);
     message.scale = read_shape::scale(keys, report);
-    message.set = read_shape::set(keys, &names, report);
+    message.set = read_shape::set(keys, names, report);
     message.reshape = read_shape::reshape(keys, report);
-    let device = keys.string("device", report).map(|text| names.template(&text, report));
+    if makes == Makes::Message {
+        message.device = keys.string("device", report).map(|text| names.template(&text, report)).unwrap_or_default();
+    }
     let add_key = keys.any("add");
     if let Some((table, _)) = keys.table("add", report) {
         for (key, value) in table {
             message.add.push((key.get_ref().as_ref().into(), names.value(key.get_ref(), value, report)));
         }
     }
-    message.props = read_props(keys, &names, report);
-    message.time = read_time::read(keys, report);
-    read_cost(keys, &names, &mut message, urgent, report);
-    message.device = device.unwrap_or_default();
+    if makes == Makes::Command {
+        read_command::templates(keys, names, &mut message, report);
+    } else {
+        message.props = read_props(keys, names, report);
+        message.time = read_time::read(keys, report);
+        read_cost(keys, names, &mut message, urgent, report);
+    }
     message.reads_fields = message.needs_object();
     message.decode = match decode {
         Some((Some(decode), span)) if decode.is_raw() && message.needs_json() => {

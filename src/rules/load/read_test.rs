@@ -3,8 +3,8 @@
 use toml::de::DeTable;
 
 use super::durations;
-use super::read_on;
 use super::read_rule::PRIORITIES;
+use super::{read_command_test, read_on};
 use crate::diag::walk::{Reader, Report, Text};
 use crate::diag::{Span, nearest};
 use crate::message::Event;
@@ -13,6 +13,9 @@ use crate::rules::testing::{On, Sent, Test, Want, WantMessage};
 
 /// Reads a test; none where it has a mistake.
 pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, number: usize, report: &mut Report<'_>) -> Option<Test> {
+    if table.contains_key("command") {
+        return read_command_test::read(table, span, number, report);
+    }
     let before = report.found.len();
     let mut keys = Reader::new(table, "test");
     let name = keys.string("name", report);
@@ -67,6 +70,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, number: usize, repor
         on,
         sent,
         want: want?,
+        command: None,
     })
 }
 
@@ -201,7 +205,7 @@ fn read_want(keys: &mut Reader<'_>, report: &mut Report<'_>) -> Option<Want> {
     }
 }
 
-fn read_reason(word: &Text<'_>, report: &mut Report<'_>) -> Option<QuarantineReason> {
+pub(super) fn read_reason(word: &Text<'_>, report: &mut Report<'_>) -> Option<QuarantineReason> {
     let reason = QuarantineReason::ALL.into_iter().find(|reason| reason.label() == word.value);
     if reason.is_none() {
         let labels = QuarantineReason::ALL.map(QuarantineReason::label);
@@ -234,7 +238,7 @@ fn read_message(keys: &mut Reader<'_>, span: &Span, report: &mut Report<'_>) -> 
     WantMessage { span: span.clone(), device, payload, time, urgent, props }
 }
 
-fn read_hex(text: &Text<'_>, report: &mut Report<'_>) -> Vec<u8> {
+pub(super) fn read_hex(text: &Text<'_>, report: &mut Report<'_>) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut high = None;
     for (at, c) in text.value.char_indices().filter(|(_, c)| !c.is_whitespace()) {

@@ -6,7 +6,10 @@ use toml::de::DeValue;
 use crate::diag::walk::{Report, Text, type_name};
 use crate::diag::{Span, nearest};
 use crate::rules::rule::Value;
-use crate::rules::template::{BUILT_IN, Mistake, Template};
+use crate::rules::template::{BUILT_IN, Mistake, Part, Template};
+
+const KNOWN_IN_COMMANDS: &str =
+    "known are {device}, {id}, {time} and the names in `device` and `props`; a field of the body is written {.field}";
 
 /// The names a rule's templates may use.
 pub(super) struct Names {
@@ -23,6 +26,10 @@ pub(super) struct Names {
     pub(super) regex: bool,
     /// The rule is for what clients do: there is no publish.
     pub(super) on: bool,
+    /// They are of a command: there is no publish.
+    pub(super) command: bool,
+    /// The template of a command's answer, read before the names are complete.
+    pub(super) answer: Option<(String, Span)>,
 }
 
 impl Names {
@@ -60,6 +67,10 @@ impl Names {
         let (template, mistakes) = Template::parse(text.value, &self.names, &self.columns);
         for mistake in mistakes {
             self.tell(mistake, text, report);
+        }
+        if self.command && template.0.iter().any(|part| matches!(part, Part::Topic | Part::Client)) {
+            let title = "`{topic}` and `{client}` are of a publish, and a command comes from the hub";
+            report.push(report.new_error("unknown-name", title).at(text.span(), "").help(KNOWN_IN_COMMANDS));
         }
         if self.on
             && let Some(needed) = template.of_publish()
@@ -107,18 +118,23 @@ impl Names {
                 let name = text.value.get(part.clone()).unwrap_or("");
                 let exact = text.exact_part(report.text, part);
                 let place = exact.clone().unwrap_or(text.span());
-                let title = format!("`{{{name}}}` is not known in this rule");
+                let what = if self.command { "command" } else { "rule" };
+                let title = format!("`{{{name}}}` is not known in this {what}");
                 let mut found = report.new_error("unknown-name", title).at(place, "unknown name");
                 if let Some(pattern) = &self.place {
                     let known = self.names.get(..self.of_pattern).unwrap_or(&self.names);
                     let list = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-                    let from = if self.on { "names of this rule" } else { "names from the topic" };
+                    let from = match () {
+                        () if self.command => "names of this command",
+                        () if self.on => "names of this rule",
+                        () => "names from the topic",
+                    };
                     found = found.context(pattern.clone(), format!("{from}: {list}"));
                 }
                 let brought = self.names.get(self.of_pattern..).unwrap_or(&[]).iter().chain(&self.columns);
                 let brought: Vec<&str> = brought.map(String::as_str).collect();
                 if !brought.is_empty() {
-                    found = found.help(format!("further names of this rule: {}", brought.join(", ")));
+                    found = found.help(format!("further names of this {what}: {}", brought.join(", ")));
                 }
                 report.push(match (self.meant(name), exact) {
                     (Ok(meant), Some(place)) => found.fix(place, meant),
@@ -139,6 +155,10 @@ impl Names {
             _ if lower.chars().all(|c| c.is_ascii_digit()) && self.regex => {
                 Err("groups need a name: `PLC_(?<plc>\\d+)` makes {plc}")
             }
+            _ if self.command => match nearest(name, known.filter(|known| !["topic", "client"].contains(known))) {
+                Some(meant) => Ok(meant.to_owned()),
+                None => Err(KNOWN_IN_COMMANDS),
+            },
             _ if self.on => match nearest(name, known.filter(|known| *known != "topic")) {
                 Some(meant) => Ok(meant.to_owned()),
                 None => Err("known are {time}, {client}, {address}, and with `disconnect` {reason}"),

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::Draft;
+use super::{Draft, read_command};
 use crate::diag::Diagnostic;
 use crate::rules::pattern;
 
@@ -127,6 +127,24 @@ pub(super) fn duplicate_names(drafts: &[Draft], found: &mut Vec<Diagnostic>) {
                     .at(draft.name_span.clone(), "the name is taken")
                     .context_in(other.file, other.name_span.clone(), "by this rule")
                     .help("give each rule its own name, it is how logs and metrics tell them apart"),
+            );
+        } else {
+            first.insert(&draft.name, draft);
+        }
+    }
+}
+
+/// The same for commands, whose names are in the audit log.
+pub(super) fn duplicate_commands(drafts: &[read_command::Draft], found: &mut Vec<Diagnostic>) {
+    let mut first: HashMap<&str, &read_command::Draft> = HashMap::new();
+    for draft in drafts {
+        if let Some(other) = first.get(draft.name.as_str()) {
+            let title = format!("two commands are called `{}`", draft.name);
+            found.push(
+                Diagnostic::error("duplicate-name", title, draft.file)
+                    .at(draft.name_span.clone(), "the name is taken")
+                    .context_in(other.file, other.name_span.clone(), "by this command")
+                    .help("give each command a `name` of its own, it is how logs and metrics tell them apart"),
             );
         } else {
             first.insert(&draft.name, draft);

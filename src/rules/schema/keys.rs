@@ -15,6 +15,11 @@ pub(super) const ROOT: &[Key] = &[
         List(&Table("rule")),
         "rules, tried in the order in which they stand; the first that matches takes the message",
     ),
+    key(
+        "command",
+        List(&Table("command")),
+        "what comes down from the hub to plant clients; the first that matches takes it",
+    ),
     key("test", List(&Table("test")), "what the rules are to make of a publish; run by `brownbridge test`"),
     key(
         "table",
@@ -25,7 +30,10 @@ pub(super) const ROOT: &[Key] = &[
 
 /// The tables below it; a table has the keys of all its lists.
 pub(super) const TABLES: &[(&str, &[&[Key]])] = &[
-    ("rule", &[RULE]),
+    ("rule", &[BODY, RULE]),
+    ("command", &[BODY, COMMAND]),
+    ("ack", &[ANSWER]),
+    ("response", &[ANSWER, STATUS]),
     ("decode", &[DECODE]),
     ("field", &[FIELD]),
     ("keys", &[KEPWARE_KEYS]),
@@ -42,6 +50,22 @@ pub(super) const TABLES: &[(&str, &[&[Key]])] = &[
     ("send", &[PUBLISH]),
     ("want", &[WANT, WANTED_MESSAGE]),
     ("wanted message", &[WANTED_MESSAGE]),
+    ("tested command", &[TESTED_COMMAND]),
+    ("wanted command", &[WANT_OF_COMMAND, WANTED_PUBLISH]),
+    ("wanted publish", &[WANTED_PUBLISH]),
+];
+
+/// What rules and commands do to a body.
+const BODY: &[Key] = &[
+    key("decode", DECODED, "how the payload is read where it is not JSON already"),
+    key("add", Map(&Anything), "fields put behind those of the payload: {name}, {.field}, {time}, {topic}, {client}"),
+    key("when", Text, "takes only what this is true for: .rms > 0.1 and $line == \"line3\""),
+    key("lookup", Table("lookup"), "more names, from a table"),
+    key("script", Text, "the payload through a filter in jq's language; each result is a message"),
+    key("scale", Map(&Table("scale")), "numbers into other units"),
+    key("set", Map(&Plain), "calculated fields: { temp_f = \".temp * 1.8 + 32\" }"),
+    key("rename", Map(&Text), "new names of fields: { temp = \"temperature\" }"),
+    key("remove", List(&Text), "fields that are left out"),
 ];
 
 const RULE: &[Key] = &[
@@ -59,17 +83,8 @@ const RULE: &[Key] = &[
         Text,
         "the device the message belongs to: {name} of the topic, {.field} of the payload, or plain text",
     ),
-    key("decode", DECODED, "how the payload is read where it is not JSON already"),
-    key("add", Map(&Anything), "fields put behind those of the payload: {name}, {.field}, {time}, {topic}, {client}"),
     key("props", Map(&Plain), "properties of the message, for routing in the hub"),
     key("time", Table("time"), "where in the payload the time of the message is"),
-    key("when", Text, "takes only what this is true for: .rms > 0.1 and $line == \"line3\""),
-    key("lookup", Table("lookup"), "more names, from a table"),
-    key("script", Text, "the payload through a filter in jq's language; each result is a message"),
-    key("scale", Map(&Table("scale")), "numbers into other units"),
-    key("set", Map(&Plain), "calculated fields: { temp_f = \".temp * 1.8 + 32\" }"),
-    key("rename", Map(&Text), "new names of fields: { temp = \"temperature\" }"),
-    key("remove", List(&Text), "fields that are left out"),
     key("priority", Words(words::priorities), "high: before all other messages, for alarms"),
     key("drop", Flag, "acknowledged, counted and not sent; with `when` only what that takes"),
     key("continue", Flag, "makes its message and lets the next matching rule make one too"),
@@ -95,6 +110,27 @@ const RULE: &[Key] = &[
     key("compress", Words(words::compressions), "the body goes up compressed"),
     key("allow", List(&Words(lints)), "warnings of `check` that this rule is not to have"),
 ];
+
+const COMMAND: &[Key] = &[
+    key("name", Text, "for messages, the audit log and metrics"),
+    key("method", Text, "direct methods of this name; without it the command is for cloud-to-device messages"),
+    key("device", Text, "which devices; {name} and * stand for any text"),
+    key("props", Map(&Text), "properties the message must have; in their values {name} and * stand for any text"),
+    key("topic", Text, "where it is published: {device}, {id}, {name}, {.field}, {time}"),
+    key("payload", Text, "what is published; without it the body"),
+    key("qos", Whole(0, 2), "the QoS of the publish, 1 where nothing is said"),
+    key("retain", Flag, "the publish stays with the broker"),
+    key("complete", Words(words::completions), "when the message is acknowledged to the hub"),
+    key("ack", Table("ack"), "the answer of the plant that completes the message"),
+    key("response", Table("response"), "the answer of the plant that answers the method"),
+];
+
+const ANSWER: &[Key] = &[
+    key("topic", Text, "on which topic the answer comes"),
+    key("within", Duration, "how long it is waited for, 10 seconds where nothing is said"),
+];
+
+const STATUS: &[Key] = &[key("status", Text, "the field of the answer that is the status of the method: .code")];
 
 fn lints() -> Vec<&'static str> {
     LINTS.to_vec()
@@ -180,7 +216,39 @@ const TEST: &[Key] = &[
     key("address", Text, "with `on`: where the client comes from"),
     key("reason", Text, "with `on`: why its connection ended"),
     key("send", List(&Table("send")), "several publishes; what one does not say is as in the test itself"),
-    key("want", Either(&[Table("want"), List(&Table("wanted message"))]), "what is to become of it"),
+    key("command", Table("tested command"), "instead of a publish: what comes down from the hub"),
+    key(
+        "want",
+        Either(&[
+            Table("want"),
+            List(&Table("wanted message")),
+            Table("wanted command"),
+            List(&Table("wanted publish")),
+        ]),
+        "what is to become of it",
+    ),
+];
+
+const TESTED_COMMAND: &[Key] = &[
+    key("device", Text, "the device it is for"),
+    key("method", Text, "the direct method that is called; without it a cloud-to-device message comes"),
+    key("id", Text, "its message id or request id"),
+    key("props", Map(&Text), "its properties"),
+    key("payload", Text, "its body as text"),
+    key("payload_hex", Text, "its body as hexadecimal digits"),
+];
+
+const WANT_OF_COMMAND: &[Key] = &[
+    key("nothing", Flag, "no command takes it"),
+    key("refused", Words(reasons), "a command takes it and fails for this reason"),
+];
+
+const WANTED_PUBLISH: &[Key] = &[
+    key("topic", Text, "the topic of the publish"),
+    key("payload", Text, "its payload; JSON is compared as JSON"),
+    key("qos", Whole(0, 2), "the QoS of the publish"),
+    key("retain", Flag, "whether it is retained"),
+    key("answer", Text, "the topic on which the answer is awaited"),
 ];
 
 const PUBLISH: &[Key] = &[

@@ -1,0 +1,453 @@
+//! The way down: what the hub sends, through the commands of the rules and the fence, to plant clients, and what they
+//! say to it back to the hub. One task with one loop; what waits lies on a bounded [`Desk`].
+//!
+//! A cloud-to-device message is acknowledged, and with that forgotten by the hub, when its command says so: once it was
+//! handed to a subscriber or retained (`on-publish`), or once the plant has answered (`on-ack`). What cannot become
+//! anything (no command, a body that cannot be read, a topic beyond the fence, expired) is acknowledged too, or it would
+//! come for ever. What its device does not take yet is kept for a hub's lock of a minute and then left to the hub, which
+//! sends it again, ten times by default.
+//!
+//! Every command ends with one outcome, counted in `commands_total` and written to the audit log:
+//!
+//! | outcome | meaning | message acknowledged | method answered |
+//! |---|---|---|---|
+//! | `published` | handed to subscribers, or retained | with `on-publish` | 200, without `response` |
+//! | `acknowledged`, `acknowledged_late` | the plant has answered, in time or after it | yes | |
+//! | `answered` | the same of a method | | its status |
+//! | `no_rule` | no command takes it | yes | 404 |
+//! | a reason of the quarantine | a command takes it and cannot make anything of it | yes | 400 |
+//! | `nothing` | a command takes it and makes nothing | yes | 200 |
+//! | `not_allowed` | beyond the fence | yes | 403 |
+//! | `dry_run` | it would have been published | yes | 200 |
+//! | `expired` | its time has passed | yes | |
+//! | `duplicate` | it was done before | yes | |
+//! | `bad_property_bag`, `not_understood` | the topic is none that a hub sends | yes | |
+//! | `no_device` | nobody subscribes to its topic | | 404 |
+//! | `over_rate` | the device is over its rate | | 429 |
+//! | `busy` | too many commands wait | no | 503 |
+//! | `ack_timeout`, `timeout` | no answer in time | no | 504 |
+//! | `given_back` | it waited for its device, its turn or its answer for a minute | no | |
+//! | `answer_too_large` | the answer is larger than a hub takes | yes | 502 |
+//! | `line_lost` | the connection ended before the hub could be told | no | no |
+//! | `stopped` | the bridge ends | no | 503 |
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde_json::json;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{InUse, Stores};
+use crate::broker::Inside;
+use crate::downlink::{Case, Desk, Done, Fence, Rates, Stage};
+use crate::hub::back::{self, Command, Downward};
+use crate::message::{Timestamp, excerpt};
+use crate::metrics::Metrics;
+use crate::rules::{Commanded, Incoming, Made, RuleSet};
+use crate::uplink::{Arrival, Return, Wanted};
+
+mod answers;
+mod audit;
+mod method;
+
+pub use answers::{Answered, Watch};
+pub use audit::Audit;
+
+/// As long as a hub keeps a message locked for its device ("Understand cloud-to-device messaging").
+const LOCK: Duration = Duration::from_secs(60);
+/// How often a device that was not there is looked for.
+const LOOK: Duration = Duration::from_secs(1);
+/// Messages that are known again after they were done.
+const REMEMBERED: usize = 10_000;
+
+/// What is settled before the first command comes.
+pub struct Settings {
+    /// Where commands may go.
+    pub fence: Fence,
+    /// Commands a second of one device; 0 is no limit.
+    pub rate: u32,
+    /// Nothing is published.
+    pub dry_run: bool,
+    /// The bridge answers methods of its own.
+    pub own_methods: bool,
+    /// `bridge.toml` without its secrets.
+    pub shown: String,
+}
+
+/// What the way down uses of the other parts.
+pub struct Parts {
+    /// The rules with their commands.
+    pub rules: Arc<InUse>,
+    /// What the hub is to send.
+    pub wanted: watch::Sender<Wanted>,
+    /// Publishes to the plant.
+    pub inside: Inside,
+    /// Tells of answers from the plant.
+    pub watch: Arc<Watch>,
+    /// Writes down what was done.
+    pub audit: Audit,
+    /// What waits for the hub.
+    pub stores: Stores,
+    /// Counts.
+    pub metrics: Metrics,
+}
+
+/// What the hub is to send.
+pub fn wanted(rules: &RuleSet, own_methods: bool) -> Wanted {
+    Wanted { messages: rules.takes_messages(), methods: own_methods || rules.takes_methods() }
+}
+
+/// A command that a rule takes, until it is done.
+struct Order {
+    /// Counts what came down.
+    number: u64,
+    device: String,
+    made: Made,
+    kind: Kind,
+    /// Who sent it, where the hub says so.
+    who: Option<String>,
+    id: String,
+    expires: Option<Timestamp>,
+    line: Return,
+}
+
+/// What came down.
+enum Kind {
+    Message,
+    /// A method, with the request id of its answer.
+    Method(String),
+}
+
+/// The way down.
+pub struct Downlink {
+    settings: Settings,
+    parts: Parts,
+    desk: Desk<Order>,
+    done: Done,
+    rates: Rates,
+    started: Instant,
+    number: u64,
+}
+
+impl Downlink {
+    /// With nothing on the desk; what the audit log says was done is known.
+    pub fn new(settings: Settings, mut parts: Parts) -> Self {
+        let mut done = Done::new(REMEMBERED);
+        for key in parts.audit.done() {
+            done.add(&key);
+        }
+        let rates = Rates::new(settings.rate);
+        Self { settings, parts, desk: Desk::default(), done, rates, started: Instant::now(), number: 0 }
+    }
+
+    /// Serves until `stop`.
+    pub async fn run(
+        mut self,
+        mut arrivals: mpsc::Receiver<Arrival>,
+        mut answers: mpsc::Receiver<Answered>,
+        stop: CancellationToken,
+    ) {
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let next = self.desk.next_time();
+            let time = async {
+                match next {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(answered) = answers.recv() => self.answered(answered).await,
+                () = time => self.due(Instant::now()).await,
+                _ = look.tick() => self.subscribe(),
+                Some(arrival) = arrivals.recv() => self.arrived(arrival).await,
+            }
+            self.parts.metrics.commands_waiting(self.desk.len());
+        }
+        for case in self.desk.clear() {
+            let order = case.what;
+            if let Kind::Method(rid) = &order.kind {
+                method::answer(&order.line, rid, 503, &json!({"error": "the bridge is stopping"})).await;
+            }
+            self.tell(&order, "stopped", "", false);
+        }
+    }
+
+    /// Rules that were taken up may need other subscriptions.
+    fn subscribe(&self) {
+        let wanted = wanted(&self.parts.rules.rules(), self.settings.own_methods);
+        self.parts.wanted.send_if_modified(|known| {
+            let changed = *known != wanted;
+            *known = wanted;
+            changed
+        });
+    }
+
+    async fn arrived(&mut self, arrival: Arrival) {
+        self.number += 1;
+        match Downward::parse(&arrival.topic) {
+            Some(Downward::Command { bag, .. }) => match Command::parse(bag) {
+                Ok(command) => self.message(command, arrival).await,
+                Err(error) => self.not_understood(&arrival, "bad_property_bag", &error.to_string()).await,
+            },
+            Some(Downward::Method { name, rid }) => {
+                let (name, rid) = (name.into_owned(), rid.to_owned());
+                self.method(&name, rid, arrival).await;
+            }
+            _ => self.not_understood(&arrival, "not_understood", &arrival.topic).await,
+        }
+    }
+
+    async fn not_understood(&mut self, arrival: &Arrival, outcome: &'static str, detail: &str) {
+        self.parts.metrics.commanded("", outcome);
+        self.parts.metrics.log_pace(outcome, |left_out| {
+            tracing::warn!(detail = excerpt(detail), left_out, "the hub sent something that is no command");
+        });
+        let _ = arrival.line.complete().await;
+    }
+
+    async fn message(&mut self, command: Command, arrival: Arrival) {
+        let Arrival { device: own, payload, line, .. } = arrival;
+        let named = command.properties.iter().rev().find(|(name, _)| name == "device");
+        let named = named.and_then(|(_, value)| value.clone()).filter(|device| !device.is_empty());
+        let device = named.unwrap_or(own);
+        let id = command.message_id.unwrap_or_default();
+        let key = if id.is_empty() { String::new() } else { key(&device, &id) };
+        let expires = command.expiry.as_deref().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+        let expires = expires.map(|at| Timestamp(at.as_millisecond()));
+        if self.done.has(&key) {
+            self.parts.metrics.commanded("", "duplicate");
+            let _ = line.complete().await;
+            return;
+        }
+        if let Some(mut known) = self.desk.take(&key) {
+            // The hub has lost patience, or its connection: what counts is what it is waiting for now.
+            known.what.line = line;
+            known.end = Instant::now() + LOCK;
+            if matches!(known.stage, Stage::Late(_)) {
+                self.unwatch(&known);
+                let now = Instant::now();
+                return self.deliver(known.what, key, (now, now + LOCK)).await;
+            }
+            let _ = self.desk.put(known);
+            return;
+        }
+        let incoming = Incoming {
+            device: &device,
+            method: None,
+            id: &id,
+            props: &command.properties,
+            payload: &payload,
+            received: Timestamp::now(),
+        };
+        let asked = self.parts.rules.rules().command(&incoming);
+        let made = |command: String| Made { command, publishes: Vec::new(), answer: None };
+        let number = self.number;
+        let order = |made| Order { number, device, made, kind: Kind::Message, who: command.user_id, id, expires, line };
+        match asked {
+            Commanded::Made(made) => {
+                let now = Instant::now();
+                self.deliver(order(made), key, (now, now + LOCK)).await;
+            }
+            Commanded::NoRule => {
+                let detail = "no [[command]] takes it";
+                self.finish(order(made(String::new())), &key, "no_rule", detail).await;
+            }
+            Commanded::Refused { command, reason, detail } => {
+                self.finish(order(made(command)), &key, reason.label(), &detail).await;
+            }
+        }
+    }
+
+    /// Publishes what a command made, as soon as it may be; until `end` it waits here.
+    async fn deliver(&mut self, order: Order, key: String, (now, end): (Instant, Instant)) {
+        let is_method = matches!(order.kind, Kind::Method(_));
+        let Some(first) = order.made.publishes.first() else { return self.finish(order, &key, "nothing", "").await };
+        if order.expires.is_some_and(|expires| expires <= Timestamp::now()) {
+            return self.finish(order, &key, "expired", "").await;
+        }
+        let fenced = order.made.publishes.iter().find(|p| !self.settings.fence.allows(&order.device, &p.topic));
+        if let Some(publish) = fenced {
+            let detail = format!("[commands] allow lets nothing for this device go to {}", excerpt(&publish.topic));
+            return self.finish(order, &key, "not_allowed", &detail).await;
+        }
+        if self.settings.dry_run {
+            return self.finish(order, &key, "dry_run", "").await;
+        }
+        if !is_method && self.is_behind(&order, &first.topic) {
+            return self.wait(order, key, (Stage::Due(now + LOOK), end)).await;
+        }
+        if !first.retain && !self.parts.inside.has_subscriber(&first.topic) {
+            if is_method {
+                let detail = format!("nobody subscribes to {}", excerpt(&first.topic));
+                return self.finish(order, &key, "no_device", &detail).await;
+            }
+            return self.wait(order, key, (Stage::Due(now + LOOK), end)).await;
+        }
+        match self.rates.take(&order.device, now) {
+            Err(_) if is_method => return self.finish(order, &key, "over_rate", "").await,
+            Err(at) => return self.wait(order, key, (Stage::Due(at), end)).await,
+            Ok(()) => {}
+        }
+        let answer = order.made.answer.clone();
+        if let Some((topic, _)) = &answer {
+            self.parts.watch.add(topic);
+        }
+        for publish in &order.made.publishes {
+            let payload = Bytes::copy_from_slice(&publish.payload);
+            self.parts.inside.publish(&publish.topic, payload, publish.qos, publish.retain);
+        }
+        match answer {
+            None => self.finish(order, &key, "published", "").await,
+            Some((topic, answer)) => {
+                self.note(&order, "published", "", false);
+                let until = now + answer.within;
+                self.wait(order, key, (Stage::Answer(topic, until), end.max(until))).await;
+            }
+        }
+    }
+
+    /// True where an older message for the same topic waits: the last setpoint must be the last one that arrives.
+    fn is_behind(&self, order: &Order, topic: &str) -> bool {
+        let older = |case: &Case<Order>| case.what.number < order.number && matches!(case.stage, Stage::Due(_));
+        let same = |case: &Case<Order>| case.what.made.publishes.first().is_some_and(|first| first.topic == topic);
+        self.desk.cases().any(|case| older(case) && same(case))
+    }
+
+    /// Puts a command on the desk.
+    async fn wait(&mut self, order: Order, key: String, (stage, end): (Stage, Instant)) {
+        if let Err(case) = self.desk.put(Case { key, stage, end, what: order }) {
+            self.unwatch(&case);
+            if let Kind::Method(rid) = &case.what.kind {
+                let body = json!({"error": "too many commands wait"});
+                method::answer(&case.what.line, rid, 503, &body).await;
+            }
+            self.tell(&case.what, "busy", "too many commands wait", false);
+        }
+    }
+
+    fn unwatch(&self, case: &Case<Order>) {
+        if let Some(topic) = case.answer_topic() {
+            self.parts.watch.remove(topic);
+        }
+    }
+
+    /// The plant has published on a topic of an answer.
+    async fn answered(&mut self, answered: Answered) {
+        let Some(case) = self.desk.answered(&answered.topic) else { return };
+        let late = matches!(case.stage, Stage::Late(_));
+        let (order, key) = (case.what, case.key);
+        match (&order.kind, answered.payload) {
+            (Kind::Message, _) if late => self.finish(order, &key, "acknowledged_late", "").await,
+            (Kind::Message, _) => self.finish(order, &key, "acknowledged", "").await,
+            (Kind::Method(rid), Some(payload)) => {
+                let status = order.made.answer.as_ref().and_then(|(_, answer)| answer.status.as_deref());
+                let (status, body) = method::translate(&payload, status);
+                let sent = order.line.answer(back::method_answer(status, rid), body).await;
+                let outcome = if sent.is_ok() { "answered" } else { "line_lost" };
+                self.tell(&order, outcome, &format!("status {status}"), true);
+            }
+            (Kind::Method(_), None) => self.finish(order, &key, "answer_too_large", "").await,
+        }
+    }
+
+    /// Looks after everything whose time has come.
+    async fn due(&mut self, now: Instant) {
+        while let Some(mut case) = self.desk.due(now) {
+            match (&case.stage, &case.what.kind) {
+                (Stage::Due(_), _) if case.end > now => {
+                    self.deliver(case.what, case.key, (now, case.end)).await;
+                }
+                (Stage::Answer(..), Kind::Method(_)) => {
+                    self.unwatch(&case);
+                    let Case { what, key, .. } = case;
+                    self.finish(what, &key, "timeout", "").await;
+                }
+                (Stage::Answer(topic, _), Kind::Message) if case.end > now => {
+                    self.tell(&case.what, "ack_timeout", "", false);
+                    case.stage = Stage::Late(topic.clone());
+                    let _ = self.desk.put(case);
+                }
+                (Stage::Answer(..), Kind::Message) => {
+                    self.unwatch(&case);
+                    self.tell(&case.what, "ack_timeout", "", false);
+                }
+                // It was told already.
+                (Stage::Late(_), _) => self.unwatch(&case),
+                (Stage::Due(_), _) => self.tell(&case.what, "given_back", "the hub will send it again", false),
+            }
+        }
+    }
+
+    /// A command is over: the hub is told, then everybody else.
+    async fn finish(&mut self, order: Order, key: &str, outcome: &'static str, detail: &str) {
+        let told = match &order.kind {
+            Kind::Message => {
+                // Written down first: what is done twice for want of a line is worse than what is told twice.
+                if matches!(outcome, "published" | "acknowledged" | "acknowledged_late") && !key.is_empty() {
+                    self.done.add(key);
+                }
+                self.note(&order, outcome, detail, true);
+                order.line.complete().await
+            }
+            Kind::Method(rid) => {
+                self.note(&order, outcome, detail, true);
+                let (status, body) = method::of_outcome(outcome, detail, &order.made);
+                order.line.answer(back::method_answer(status, rid), body).await
+            }
+        };
+        self.parts.metrics.commanded(&order.made.command, outcome);
+        if told.is_err() {
+            self.parts.metrics.commanded(&order.made.command, "line_lost");
+        }
+        log(&order, outcome, detail, &self.parts.metrics);
+    }
+
+    /// Counts, logs and writes down an outcome.
+    fn tell(&mut self, order: &Order, outcome: &'static str, detail: &str, complete: bool) {
+        self.parts.metrics.commanded(&order.made.command, outcome);
+        self.note(order, outcome, detail, complete);
+        log(order, outcome, detail, &self.parts.metrics);
+    }
+
+    /// Writes an outcome into the audit log.
+    fn note(&mut self, order: &Order, outcome: &'static str, detail: &str, complete: bool) {
+        let publish = order.made.publishes.first();
+        self.parts.audit.write(&json!({
+            "at": Timestamp::now().to_string(),
+            "kind": match &order.kind { Kind::Message => "message", Kind::Method(_) => "method" },
+            "command": order.made.command,
+            "device": order.device,
+            "id": order.id,
+            "user": order.who,
+            "topic": publish.map(|publish| publish.topic.as_str()),
+            "bytes": publish.map(|publish| publish.payload.len()),
+            "outcome": outcome,
+            "detail": Some(detail).filter(|detail| !detail.is_empty()),
+            "complete": complete,
+        }));
+    }
+}
+
+/// What makes a message the same when it comes again.
+fn key(device: &str, id: &str) -> String {
+    format!("{device} {id}")
+}
+
+fn log(order: &Order, outcome: &'static str, detail: &str, metrics: &Metrics) {
+    let command = order.made.command.as_str();
+    let fine = matches!(outcome, "published" | "acknowledged" | "answered" | "dry_run" | "nothing");
+    metrics.log_pace(&format!("command {command} {outcome}"), |left_out| {
+        let (device, detail) = (excerpt(&order.device), excerpt(detail));
+        if fine {
+            tracing::info!(command, device, outcome, detail, left_out, "a command from the hub");
+        } else {
+            tracing::warn!(command, device, outcome, detail, left_out, "a command from the hub");
+        }
+    });
+}

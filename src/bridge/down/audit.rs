@@ -1,0 +1,158 @@
+//! The audit log: one line of JSON for each thing that happened to a command.
+//!
+//! `<state>/commands.jsonl` grows to half the size it may have and then becomes `commands.1.jsonl`, in place of the one
+//! before. A line that cannot be written is told in the log of the program; the command goes its way.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::key;
+
+const NAME: &str = "commands.jsonl";
+const OLD: &str = "commands.1.jsonl";
+/// What is read of it at start.
+const TAIL: u64 = 1 << 20;
+
+/// The open log.
+#[derive(Debug)]
+pub struct Audit {
+    path: PathBuf,
+    old: PathBuf,
+    most: u64,
+    /// `None` after a failure; it is opened again with the next line.
+    open: Option<(File, u64)>,
+    told: bool,
+}
+
+impl Audit {
+    /// In the folder `state`, both files together no larger than `max_size`.
+    pub fn new(state: &Path, max_size: u64) -> Self {
+        Self { path: state.join(NAME), old: state.join(OLD), most: max_size / 2, open: None, told: false }
+    }
+
+    /// Adds a line.
+    pub(super) fn write(&mut self, line: &Value) {
+        match self.try_write(&format!("{line}\n")) {
+            Ok(()) => self.told = false,
+            Err(error) => {
+                self.open = None;
+                if !std::mem::replace(&mut self.told, true) {
+                    tracing::error!("the audit log {} cannot be written: {error}", self.path.display());
+                }
+            }
+        }
+    }
+
+    fn try_write(&mut self, line: &str) -> io::Result<()> {
+        let (mut file, size) = match self.open.take() {
+            Some(open) => open,
+            None => self.file()?,
+        };
+        let (mut file, size) = if size + line.len() as u64 > self.most && size > 0 {
+            file.flush()?;
+            fs::rename(&self.path, &self.old)?;
+            self.file()?
+        } else {
+            (file, size)
+        };
+        file.write_all(line.as_bytes())?;
+        self.open = Some((file, size + line.len() as u64));
+        Ok(())
+    }
+
+    fn file(&self) -> io::Result<(File, u64)> {
+        let mut file = File::options().create(true).append(true).read(true).open(&self.path)?;
+        let mut size = file.metadata()?.len();
+        // A line that a crash cut off is ended, so that the next one is whole.
+        if size > 0 {
+            file.seek(SeekFrom::Start(size - 1))?;
+            let mut last = [0];
+            file.read_exact(&mut last)?;
+            if last != *b"\n" {
+                file.write_all(b"\n")?;
+                size += 1;
+            }
+        }
+        Ok((file, size))
+    }
+
+    /// The messages that the end of the log says were done, oldest first.
+    pub(super) fn done(&mut self) -> Vec<String> {
+        let texts = [&self.old, &self.path].map(|path| tail(path).unwrap_or_default());
+        let lines = texts.iter().flat_map(|text| text.split(|byte| *byte == b'\n'));
+        lines.filter_map(|line| done(&serde_json::from_slice(line).ok()?)).collect()
+    }
+}
+
+/// What a line says was done.
+fn done(line: &Value) -> Option<String> {
+    let text = |name: &str| line.get(name)?.as_str();
+    let (device, id) = (text("device")?, text("id")?);
+    let outcome = matches!(text("outcome")?, "published" | "acknowledged" | "acknowledged_late");
+    let complete = line.get("complete")?.as_bool()? && text("kind")? == "message";
+    (complete && outcome && !id.is_empty()).then(|| key(device, id))
+}
+
+fn tail(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let size = file.metadata()?.len();
+    file.seek(SeekFrom::Start(size.saturating_sub(TAIL)))?;
+    let mut text = Vec::new();
+    file.take(TAIL).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn line(id: u32, outcome: &str, complete: bool) -> Value {
+        json!({"kind": "message", "device": "d", "id": id.to_string(), "outcome": outcome, "complete": complete})
+    }
+
+    #[test]
+    fn what_was_done_is_known_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut audit = Audit::new(dir.path(), 1 << 20);
+        assert!(audit.done().is_empty());
+        for (id, outcome, complete) in
+            [(1, "published", true), (2, "published", false), (3, "no_rule", true), (4, "acknowledged", true)]
+        {
+            audit.write(&line(id, outcome, complete));
+        }
+        drop(audit);
+        let mut torn = File::options().append(true).open(dir.path().join(NAME)).unwrap();
+        torn.write_all(b"{\"kind\":\"mess").unwrap();
+        let mut audit = Audit::new(dir.path(), 1 << 20);
+        audit.write(&line(5, "acknowledged_late", true));
+        assert_eq!(audit.done(), ["d 1", "d 4", "d 5"]);
+    }
+
+    #[test]
+    fn it_does_not_outgrow_its_size() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut audit = Audit::new(dir.path(), 4_000);
+        for id in 0..1_000 {
+            audit.write(&line(id, "published", true));
+        }
+        let sizes = [NAME, OLD].map(|name| fs::metadata(dir.path().join(name)).unwrap().len());
+        assert!(sizes.iter().all(|size| (1..=2_000).contains(size)), "{sizes:?}");
+        assert_eq!(audit.done().last().map(String::as_str), Some("d 999"));
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_stops_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let gone = dir.path().join("gone");
+        let mut audit = Audit::new(&gone, 4_000);
+        audit.write(&line(1, "published", true));
+        fs::create_dir(&gone).unwrap();
+        audit.write(&line(2, "published", true));
+        assert_eq!(audit.done(), ["d 2"]);
+    }
+}

@@ -1,0 +1,153 @@
+//! Direct methods: those of the rules and those of the bridge itself, and what is answered.
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::{Downlink, Instant, Kind, Order};
+use crate::hub::back;
+use crate::message::Timestamp;
+use crate::rules::{Commanded, Incoming, Made};
+use crate::uplink::{Arrival, Return};
+
+impl Downlink {
+    /// A method is called. Commands of the rules go before the bridge's own methods.
+    pub(super) async fn method(&mut self, name: &str, rid: String, arrival: Arrival) {
+        let Arrival { device, payload, line, .. } = arrival;
+        let incoming = Incoming {
+            device: &device,
+            method: Some(name),
+            id: &rid,
+            props: &[],
+            payload: &payload,
+            received: Timestamp::now(),
+        };
+        let asked = self.parts.rules.rules().command(&incoming);
+        let made = |command: String| Made { command, publishes: Vec::new(), answer: None };
+        let number = self.number;
+        let order = |made| Order {
+            number,
+            device,
+            made,
+            kind: Kind::Method(rid.clone()),
+            who: None,
+            id: rid,
+            expires: None,
+            line,
+        };
+        match asked {
+            Commanded::Made(made) => {
+                let now = Instant::now();
+                self.deliver(order(made), String::new(), (now, now)).await;
+            }
+            Commanded::Refused { command, reason, detail } => {
+                self.finish(order(made(command)), "", reason.label(), &detail).await;
+            }
+            Commanded::NoRule => match self.own_method(name) {
+                Some(body) => {
+                    let order = order(made(format!("({name})")));
+                    let topic = back::method_answer(200, &order.id);
+                    let sent = order.line.answer(topic, Bytes::from(body.to_string())).await;
+                    self.tell(&order, if sent.is_ok() { "answered" } else { "line_lost" }, "", true);
+                }
+                None => {
+                    let detail = "no [[command]] has such a method";
+                    self.finish(order(made(String::new())), "", "no_rule", detail).await;
+                }
+            },
+        }
+    }
+
+    /// What a method of the bridge itself answers.
+    fn own_method(&self, name: &str) -> Option<Value> {
+        if !self.settings.own_methods {
+            return None;
+        }
+        let version = env!("CARGO_PKG_VERSION");
+        match name {
+            "ping" => Some(json!({"version": version, "time": Timestamp::now().to_string()})),
+            "status" => {
+                let stats = self.parts.stores.stats();
+                Some(json!({
+                    "version": version,
+                    "uptime_seconds": self.started.elapsed().as_secs(),
+                    "spool": {"waiting": stats.waiting, "late": stats.late, "bytes": stats.disk_bytes, "full": stats.full},
+                    "commands_waiting": self.desk.len(),
+                    "dry_run": self.settings.dry_run,
+                }))
+            }
+            "get-config" => Some(json!({
+                "version": version,
+                "bridge.toml": self.settings.shown,
+                "rules": self.parts.rules.rules().hash(),
+            })),
+            _ => None,
+        }
+    }
+}
+
+/// Answers a method; where the connection has ended there is nobody to answer.
+pub(super) async fn answer(line: &Return, rid: &str, status: i32, body: &Value) {
+    let _ = line.answer(back::method_answer(status, rid), Bytes::from(body.to_string())).await;
+}
+
+/// What a method is answered that ends without an answer of the plant.
+pub(super) fn of_outcome(outcome: &str, detail: &str, made: &Made) -> (i32, Bytes) {
+    let error = |status, text: &str| (status, json!({"error": text}));
+    let (status, body) = match outcome {
+        "published" | "nothing" => return (200, Bytes::new()),
+        "dry_run" => {
+            let topics: Vec<&str> = made.publishes.iter().map(|publish| publish.topic.as_str()).collect();
+            (200, json!({"dry_run": true, "topics": topics}))
+        }
+        "no_rule" | "no_device" => error(404, detail),
+        "not_allowed" => error(403, detail),
+        "over_rate" => error(429, "the device is over its rate of commands"),
+        "timeout" => error(504, "the device has not answered in time"),
+        "answer_too_large" => error(502, "the answer of the device is larger than 128 KB"),
+        _ => error(400, detail),
+    };
+    (status, Bytes::from(body.to_string()))
+}
+
+/// The status and the body a plant's answer becomes: JSON stays, text becomes a JSON text, other bytes base64.
+pub(super) fn translate(payload: &Bytes, status: Option<&[Box<str>]>) -> (i32, Bytes) {
+    use base64::Engine as _;
+    let value = serde_json::from_slice::<Value>(payload).ok();
+    let named = status.and_then(|path| {
+        let found = path.iter().try_fold(value.as_ref()?, |value, step| value.get(&**step))?;
+        i32::try_from(found.as_i64()?).ok()
+    });
+    let body = match (&value, std::str::from_utf8(payload)) {
+        (Some(_), _) => payload.clone(),
+        (None, Ok("")) => Bytes::new(),
+        (None, Ok(text)) => Bytes::from(json!(text).to_string()),
+        (None, Err(_)) => {
+            let text = base64::engine::general_purpose::STANDARD.encode(payload);
+            Bytes::from(json!({"value_base64": text}).to_string())
+        }
+    };
+    (named.unwrap_or(200), body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_of_the_plant() {
+        let path: Box<[Box<str>]> = ["result".into(), "code".into()].into();
+        for (payload, status, body) in [
+            (&b""[..], 200, &b""[..]),
+            (b"12.0", 200, b"12.0"),
+            (b"done", 200, b"\"done\""),
+            (br#"{"result":{"code":409}}"#, 409, br#"{"result":{"code":409}}"#),
+            (br#"{"result":{"code":"409"}}"#, 200, br#"{"result":{"code":"409"}}"#),
+            (br#"{"result":{"code":99999999999}}"#, 200, br#"{"result":{"code":99999999999}}"#),
+            (br#"{"result":4}"#, 200, br#"{"result":4}"#),
+            (b"\xff\x00", 200, br#"{"value_base64":"/wA="}"#),
+        ] {
+            let (got, answer) = translate(&Bytes::from_static(payload), Some(&path));
+            assert_eq!((got, &answer[..]), (status, body), "{}", payload.escape_ascii());
+        }
+    }
+}

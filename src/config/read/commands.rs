@@ -1,0 +1,51 @@
+//! `[commands]`.
+
+use super::Section;
+use crate::config::Commands;
+use crate::config::schema::Shape;
+use crate::diag::walk::{Entry, text};
+use crate::topic;
+
+/// Reads the section.
+pub(in crate::config) fn commands(section: &mut Section<'_, '_, '_>) -> Commands {
+    Commands {
+        enabled: section.flag("enabled", false),
+        dry_run: section.flag("dry_run", false),
+        rate: u32::try_from(section.count("rate", 10, 0..=100_000)).unwrap_or(10),
+        own_methods: section.flag("own_methods", true),
+        audit_max_size: section.size("audit_max_size", 16 << 20, 64 << 10..=1 << 40),
+        allow: section.allow(),
+    }
+}
+
+impl Section<'_, '_, '_> {
+    /// Devices and the topic filters their commands may go to.
+    fn allow(&mut self) -> Vec<(String, Vec<String>)> {
+        self.note("allow", || Shape::Lists);
+        let Some((table, span)) = self.reader.table("allow", self.report) else { return Vec::new() };
+        let mut allow = Vec::new();
+        for (device, value) in table {
+            let entry = Entry { key: device.get_ref(), key_span: device.span(), value };
+            let Some(list) = value.get_ref().as_array() else {
+                let title = format!("`{}` must be a list of texts", entry.key);
+                let found = self.report.new_error("wrong-type", title).at(value.span(), "");
+                self.report.push(found.help("allow = { \"press*\" = [\"plant1/+/set/#\"] }"));
+                continue;
+            };
+            let mut filters = Vec::new();
+            for value in list.iter() {
+                let Some(filter) = text(&Entry { value, ..entry.clone() }, self.report) else { continue };
+                if let Err(error) = topic::check_filter(filter.value) {
+                    self.report.error("bad-topic", error.to_string(), filter.span(), "");
+                }
+                filters.push(filter.value.to_owned());
+            }
+            allow.push((entry.key.to_owned(), filters));
+        }
+        if allow.is_empty() {
+            let found = self.report.new_error("empty-list", "`allow` names no device").at(span, "");
+            self.report.push(found.help("remove it to allow every topic that a [[command]] names"));
+        }
+        allow
+    }
+}

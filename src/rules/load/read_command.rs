@@ -1,0 +1,195 @@
+//! One `[[command]]`.
+
+use std::time::Duration;
+
+use regex::Regex;
+use toml::de::DeTable;
+
+use super::durations;
+use super::read_on::text_pattern;
+use super::read_path;
+use super::read_rule::{Makes, read_message};
+use super::read_table::Tables;
+use super::texts::Names;
+use crate::diag::walk::{Entry, Reader, Report, Text, text};
+use crate::diag::{Diagnostic, Span};
+use crate::rules::command::{ANSWER, Answer, Command, Levels, NAMES, PAYLOAD, TOPIC, TextPattern};
+use crate::rules::rule::Message;
+use crate::rules::template::{Part, Template};
+
+/// How long an answer is waited for where nothing is said.
+const WITHIN: Duration = Duration::from_secs(10);
+/// As long as a hub waits for a method, at most ("Understand and invoke direct methods").
+const WITHIN_MAX: Duration = Duration::from_secs(300);
+
+/// When a command is complete.
+pub(super) const COMPLETE: [(&str, bool); 2] = [("on-publish", false), ("on-ack", true)];
+
+/// A command as read, with what the checks across commands need.
+pub(super) struct Draft {
+    pub(super) file: usize,
+    pub(super) name: String,
+    pub(super) name_span: Span,
+    pub(super) command: Option<Command>,
+}
+
+pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, report: &mut Report<'_>) -> Draft {
+    let before = report.found.len();
+    let mut keys = Reader::new(table, "command");
+    let name = keys.string("name", report);
+    let method = keys.string("method", report);
+    let mut names = Names {
+        names: NAMES.map(str::to_owned).to_vec(),
+        columns: Vec::new(),
+        of_pattern: 0,
+        place: None,
+        open: false,
+        regex: false,
+        on: false,
+        command: true,
+        answer: None,
+    };
+    let device = keys.any("device").and_then(|entry| pattern(&entry, &mut names, report));
+    let mut props = Vec::new();
+    if let Some((table, _)) = keys.table("props", report) {
+        for (key, value) in table {
+            let entry = Entry { key: key.get_ref(), key_span: key.span(), value };
+            props.extend(pattern(&entry, &mut names, report).map(|pattern| (entry.key.into(), pattern)));
+        }
+    }
+    let complete = keys.any("complete");
+    let on_ack = keys.word("complete", &COMPLETE, "unknown-word", report);
+    let answer = read_answer(&mut keys, method.is_some(), &mut names, report);
+    let message = read_message(&mut keys, (&mut names, Makes::Command, false), tables, report);
+    let qos = keys.integer("qos", report).map_or(1, |(qos, place)| {
+        u8::try_from(qos).ok().filter(|qos| *qos <= 2).unwrap_or_else(|| {
+            report.error("wrong-type", "`qos` is 0, 1 or 2", place, "");
+            1
+        })
+    });
+    let retain = keys.boolean("retain", report).is_some_and(|(retain, _)| retain);
+    let mistyped = keys.finish(report);
+    let missing = |key: &str| table.get(key).is_none() && !mistyped.contains(&key);
+    if missing("topic") {
+        let found = report.new_error("no-topic", "the command does not say where it goes");
+        report.push(found.at(span.clone(), "no `topic`").help("topic = \"plant1/{device}/set\""));
+    }
+    match (on_ack, method.is_some()) {
+        (Some(true), false) if missing("ack") => {
+            let found = report.new_error("no-answer", "`complete = \"on-ack\"` needs the topic of the answer");
+            let place = complete.map_or(span.clone(), |entry| entry.value.span());
+            report.push(found.at(place, "").help("ack = { topic = \"plant1/{device}/ack\", within = \"10s\" }"));
+        }
+        (Some(false), false) if answer.is_some() => {
+            let title = "`ack` means nothing beside `complete = \"on-publish\"`";
+            let found = Diagnostic::warning("unused-key", title, report.file);
+            report.push(found.at(complete.map_or(span.clone(), |entry| entry.value.span()), "nobody waits for it"));
+        }
+        (Some(_), true) => {
+            let title = "`complete` means nothing beside `method`: a method is answered";
+            let found = Diagnostic::warning("unused-key", title, report.file);
+            report.push(found.at(complete.map_or(span.clone(), |entry| entry.key_span), ""));
+        }
+        _ => {}
+    }
+    let name_span = name.map_or(span.clone(), |name| name.span());
+    let written = table.get("topic").and_then(|topic| topic.get_ref().as_str()).unwrap_or("(command)");
+    let shown = name.or(method).map_or(written, |name| name.value).to_owned();
+    let sound = !report.found.iter().skip(before).any(Diagnostic::is_error);
+    let waits = method.is_some() || on_ack != Some(false);
+    let command = message.filter(|_| sound).map(|message| {
+        let levels = |what: &str| {
+            let template = message.props.iter().find(|(name, _)| **name == *what);
+            template.map(|(_, template)| Levels::of(template))
+        };
+        Command {
+            name: shown.clone(),
+            method: method.map(|method| method.value.to_owned()),
+            device,
+            props,
+            topic: levels(TOPIC).unwrap_or_else(|| Levels::of(&Template::default())),
+            answer_topic: levels(ANSWER).filter(|_| waits),
+            message,
+            qos,
+            retain,
+            answer: answer.filter(|_| waits),
+        }
+    });
+    Draft { file: report.file, name: shown, name_span, command }
+}
+
+/// A text in which `{name}` and `*` stand for any text, with its names.
+fn pattern(entry: &Entry<'_>, names: &mut Names, report: &mut Report<'_>) -> Option<TextPattern> {
+    let text = text(entry, report)?;
+    let taken: Vec<String> = names.names.clone();
+    let taken: Vec<&str> = taken.iter().map(String::as_str).collect();
+    let (regex, brought) = text_pattern(&text, entry.key, &taken, report)?;
+    names.names.extend(brought.into_iter().map(str::to_owned));
+    names.of_pattern = names.names.len();
+    names.place.get_or_insert(text.span());
+    let regex = Regex::new(&format!("(?s)^{regex}$")).ok()?;
+    let groups = regex.capture_names().enumerate().filter_map(|(group, name)| name.map(|_| group)).collect();
+    Some(TextPattern { regex, groups })
+}
+
+/// Reads `ack` or `response`, but for its topic, which is a template and read with the others.
+fn read_answer<'a>(keys: &mut Reader<'a>, method: bool, names: &mut Names, report: &mut Report<'_>) -> Option<Answer> {
+    let (key, other) = if method { ("response", "ack") } else { ("ack", "response") };
+    if let Some(entry) = keys.unoffered(other) {
+        let title = format!("`{other}` is for commands {} `method`", if method { "without" } else { "with" });
+        report.push(report.new_error("unused-key", title).at(entry.key_span, "").help(format!("write `{key}`")));
+    }
+    let (table, span) = keys.table(key, report)?;
+    let mut keys = Reader::new(table, key);
+    let topic = keys.string("topic", report);
+    let within = within(&mut keys, report);
+    let status = match method {
+        true => keys.string("status", report).and_then(|text| read_path(&text, report)),
+        false => None,
+    };
+    keys.finish(report);
+    if topic.is_none() && table.get("topic").is_none() {
+        let found = report.new_error("no-topic", format!("`{key}` does not say on which topic the answer comes"));
+        report.push(found.at(span, "no `topic`").help("topic = \"plant1/{device}/ack\""));
+    }
+    names.answer = topic.map(|topic| (topic.value.to_owned(), topic.span()));
+    Some(Answer { within, status })
+}
+
+fn within(keys: &mut Reader<'_>, report: &mut Report<'_>) -> Duration {
+    let place = keys.any("within").map_or(0..0, |entry| entry.value.span());
+    let Some(ms) = durations::longer_than_nothing(keys, "within", report) else { return WITHIN };
+    let within = u64::try_from(ms).map_or(WITHIN, Duration::from_millis);
+    if within > WITHIN_MAX {
+        report.error("bad-duration", "`within` is 5 minutes at most", place, "");
+    }
+    within
+}
+
+/// Reads the templates of a command into the properties of its message.
+pub(super) fn templates(keys: &mut Reader<'_>, names: &Names, message: &mut Message, report: &mut Report<'_>) {
+    message.device = Template(vec![Part::Literal("command".into())]);
+    if let Some(text) = keys.string("topic", report) {
+        message.props.push((TOPIC.into(), topic(&text, names, report)));
+    }
+    if let Some(text) = keys.string("payload", report) {
+        message.props.push((PAYLOAD.into(), names.template(&text, report)));
+    }
+    if let Some((answer, span)) = &names.answer {
+        message.props.push((ANSWER.into(), topic(&Text::new(answer, span), names, report)));
+    }
+}
+
+fn topic(text: &Text<'_>, names: &Names, report: &mut Report<'_>) -> Template {
+    let template = names.template(text, report);
+    let shape: String = template.0.iter().map(|part| if let Part::Literal(text) = part { text } else { "x" }).collect();
+    if let Err(error) = crate::topic::check_name(&shape) {
+        let found = report.new_error("bad-topic", format!("this is no topic to publish to: {error}"));
+        report.push(found.at(text.span(), "").help("topic = \"plant1/{device}/set\""));
+    } else if matches!(template.0.first(), None | Some(Part::Field(_))) || shape.starts_with('$') {
+        let found = report.new_error("bad-topic", "what comes from the cloud cannot choose where it goes");
+        let help = "begin with a level of your own that does not begin with $: \"plant1/{.machine}/set\"";
+        report.push(found.at(text.span(), "").help(help));
+    }
+    template
+}

@@ -1,0 +1,108 @@
+//! Tests of commands: what comes down, and what is to be published.
+
+use super::{TEST_TIME, Want, differences};
+use crate::diag::Span;
+use crate::rules::{Commanded, Incoming, QuarantineReason, RuleSet};
+
+/// A test of a command.
+#[derive(Debug, Clone)]
+pub(in crate::rules) struct CommandTest {
+    /// Where `command` stands.
+    pub(in crate::rules) span: Span,
+    pub(in crate::rules) device: String,
+    pub(in crate::rules) method: Option<String>,
+    pub(in crate::rules) id: String,
+    pub(in crate::rules) props: Vec<(String, Option<String>)>,
+    pub(in crate::rules) payload: Vec<u8>,
+    pub(in crate::rules) want: WantCommand,
+}
+
+/// What a test wants of a command.
+#[derive(Debug, Clone)]
+pub(in crate::rules) enum WantCommand {
+    /// These publishes.
+    Publishes(Vec<WantPublish>),
+    /// No command takes it.
+    Nothing(Span),
+    /// A command takes it and cannot make anything of it.
+    Refused(QuarantineReason, Span),
+}
+
+/// A publish, with the place of each part that is wanted.
+#[derive(Debug, Clone)]
+pub(in crate::rules) struct WantPublish {
+    pub(in crate::rules) span: Span,
+    pub(in crate::rules) topic: Option<(String, Span)>,
+    pub(in crate::rules) payload: Option<(String, Span)>,
+    pub(in crate::rules) qos: Option<(i64, Span)>,
+    pub(in crate::rules) retain: Option<(bool, Span)>,
+    /// The topic on which the answer is awaited.
+    pub(in crate::rules) answer: Option<(String, Span)>,
+}
+
+/// What is wrong, with its place.
+pub(super) fn run(rules: &RuleSet, test: &CommandTest) -> Vec<(Span, String)> {
+    let incoming = Incoming {
+        device: &test.device,
+        method: test.method.as_deref(),
+        id: &test.id,
+        props: &test.props,
+        payload: &test.payload,
+        received: TEST_TIME,
+    };
+    let got = rules.command(&incoming);
+    let mut wrong = Vec::new();
+    match (&test.want, got) {
+        (WantCommand::Nothing(_), Commanded::NoRule) => {}
+        (WantCommand::Refused(want, _), Commanded::Refused { reason, .. }) if *want == reason => {}
+        (WantCommand::Publishes(wants), Commanded::Made(made)) if wants.len() == made.publishes.len() => {
+            let answer = made.answer.as_ref().map(|(topic, _)| topic.as_str());
+            for (want, got) in wants.iter().zip(&made.publishes) {
+                let mut compare = |want: &Option<(String, Span)>, got: &str| {
+                    if let Some((_, span)) = want.as_ref().filter(|(text, _)| text != got) {
+                        wrong.push((span.clone(), format!("got \"{got}\"")));
+                    }
+                };
+                compare(&want.topic, &got.topic);
+                compare(&want.answer, answer.unwrap_or(""));
+                if let Some((payload, span)) = &want.payload {
+                    let differences = differences(payload, &got.payload);
+                    if !differences.is_empty() {
+                        wrong.push((span.clone(), differences.join("; ")));
+                    }
+                }
+                if let Some((_, span)) = want.qos.as_ref().filter(|(qos, _)| *qos != i64::from(got.qos)) {
+                    wrong.push((span.clone(), format!("got {}", got.qos)));
+                }
+                if let Some((_, span)) = want.retain.as_ref().filter(|(retain, _)| *retain != got.retain) {
+                    wrong.push((span.clone(), format!("got {}", got.retain)));
+                }
+            }
+        }
+        (WantCommand::Publishes(wants), Commanded::Made(made)) => {
+            let span = wants.get(made.publishes.len()).or(wants.last()).map_or(test.span.clone(), |w| w.span.clone());
+            wrong.push((span, format!("want {} publishes, got {}", wants.len(), made.publishes.len())));
+        }
+        (WantCommand::Nothing(span) | WantCommand::Refused(_, span), got) => wrong.push((span.clone(), said(&got))),
+        (WantCommand::Publishes(_), got) => wrong.push((test.span.clone(), said(&got))),
+    }
+    wrong
+}
+
+fn said(got: &Commanded) -> String {
+    match got {
+        Commanded::Made(made) => {
+            let topics: Vec<&str> = made.publishes.iter().map(|publish| publish.topic.as_str()).collect();
+            format!("command `{}` publishes to {}", made.command, topics.join(", "))
+        }
+        Commanded::Refused { command, reason, detail } => {
+            format!("command `{command}` refuses it as {reason}: {detail}")
+        }
+        Commanded::NoRule => "no command takes it".to_owned(),
+    }
+}
+
+/// A test of a command wants nothing of messages.
+pub(in crate::rules) fn no_messages() -> Want {
+    Want::Messages(Vec::new())
+}
