@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::check::{could_not_run, print};
-use super::running::{admin_address, get};
+use super::running::{admin_address, default_config, get};
 use super::text::{columns, plain, span};
 use crate::app::status::Report;
 use crate::config::units;
@@ -27,8 +27,9 @@ use crate::config::units;
     the quota (with --for however short), 2 could not be asked."
 )]
 pub(super) struct Args {
-    /// The configuration that says where the admin page is.
-    #[arg(long, value_name = "FILE", default_value = "/etc/brownbridge/bridge.toml")]
+    /// The configuration that says where the admin page is [default: bridge.toml if it lies here, else
+    /// /etc/brownbridge/bridge.toml]
+    #[arg(long, value_name = "FILE", hide_default_value = true, default_value = default_config())]
     config: PathBuf,
     /// Where the admin page is, instead of what the configuration says.
     #[arg(long, value_name = "ADDRESS", conflicts_with = "config")]
