@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::A_TURN;
 use crate::message::Timestamp;
-use crate::shelf::{Chunk, Mark, Placed, Shelved};
+use crate::shelf::{Chunk, Mark, Place, Placed, Shelved};
 use crate::uplink::{Lane, MessageId, Waiting};
 
 /// Messages in memory of a device, those in flight among them.
@@ -55,7 +55,7 @@ impl Phase {
 pub(super) struct Held {
     pub(super) waiting: Waiting,
     /// On this device's shelf, there; else in its spool.
-    pub(super) shelf: Option<(Arc<Device>, u64, u64)>,
+    pub(super) shelf: Option<(Arc<Device>, Place)>,
 }
 
 impl Held {
@@ -64,14 +64,14 @@ impl Held {
     }
 
     pub(super) fn from_shelf(device: &Arc<Device>, placed: Placed) -> Self {
-        let Placed { at, next, shelved: Shelved { spool, sequence, lane, record } } = placed;
+        let Placed { place, shelved: Shelved { spool, sequence, lane, record } } = placed;
         let lane = match lane {
             0 => Lane::Urgent,
             1 => Lane::Live,
             _ => Lane::Late,
         };
         let waiting = Waiting { id: MessageId { spool, sequence }, lane, record };
-        Self { waiting, shelf: Some((Arc::clone(device), at, next)) }
+        Self { waiting, shelf: Some((Arc::clone(device), place)) }
     }
 
     fn len(&self) -> usize {

@@ -164,7 +164,7 @@ impl Shared {
     }
 
     async fn send_another_way(self: &Arc<Self>, device: &Arc<Device>, placed: Placed) {
-        let (at, next) = (placed.at, placed.next);
+        let place = placed.place;
         let (phase, trouble) = {
             let state = device.state();
             (state.phase, state.trouble.clone())
@@ -185,7 +185,7 @@ impl Shared {
             _ => Isolation { reason: "device_refused", detail: trouble.unwrap_or_default() },
         };
         self.quarantine(&held.waiting, &isolation).await;
-        if self.shelves.settle(&device.id, at, next) {
+        if self.shelves.settle(&device.id, place) {
             self.metrics.isolated(isolation.reason);
         }
     }
@@ -228,7 +228,7 @@ pub async fn give_back(shelves: Arc<Shelves>, stores: Stores) {
                 return;
             }
             for placed in messages {
-                if shelves.settle(&device, placed.at, placed.next) {
+                if shelves.settle(&device, placed.place) {
                     translated_by_rule("(from a shelf)").increment(1);
                     ::metrics::counter!("brownbridge_messages_shed_total", "reason" => "back_in_spool").increment(1);
                 }

@@ -3,7 +3,7 @@
 use super::ends::Source;
 use super::queue::*;
 use super::*;
-use crate::shelf::{Chunk, Placed, Shelved};
+use crate::shelf::{self, Chunk, Shelved};
 use crate::uplink::{Lane, MessageId, Waiting};
 
 fn waiting(sequence: u64, lane: Lane) -> Waiting {
@@ -15,12 +15,12 @@ fn device(phase: Phase) -> Arc<Device> {
 }
 
 fn chunk(sequences: std::ops::Range<u64>, last: bool) -> Chunk {
-    let placed = |sequence| Placed {
-        at: sequence * 10,
-        next: sequence * 10 + 10,
-        shelved: Shelved { spool: 1, sequence, lane: 1, record: vec![0; 100].into() },
-    };
-    Chunk { messages: sequences.map(placed).collect(), next: None, last }
+    let dir = tempfile::tempdir().unwrap();
+    let shelves = Shelves::open(shelf::Options { dir: dir.path().into(), max_size: 1 << 20, max_device_size: 1 << 20 });
+    let shelves = shelves.unwrap();
+    let shelved = |sequence| Shelved { spool: 1, sequence, lane: 1, record: vec![0; 100].into() };
+    shelves.append("d", &sequences.map(shelved).collect::<Vec<_>>(), 0).unwrap();
+    Chunk { last, ..shelves.read("d", None, 64).unwrap() }
 }
 
 #[test]
