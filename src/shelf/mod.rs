@@ -79,6 +79,13 @@ pub struct Place {
     next: u64,
 }
 
+impl Place {
+    /// Where to read on behind this message.
+    pub fn behind(&self) -> Mark {
+        Mark { salt: self.salt, at: self.next }
+    }
+}
+
 /// A message on a shelf.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placed {
@@ -103,8 +110,6 @@ pub struct Chunk {
     pub messages: Vec<Placed>,
     /// Where to read on.
     pub next: Option<Mark>,
-    /// Nothing stood behind it when it was read.
-    pub last: bool,
 }
 
 /// The counts of all shelves since they were opened.
@@ -231,18 +236,17 @@ impl Shelves {
     /// out. Blocks for as long as the disk takes.
     pub fn read(&self, device: &str, from: Option<Mark>, most: usize) -> io::Result<Chunk> {
         let Some(stretch) = self.index.lock().shelves.get(device).map(|shelf| shelf.to_read(from)) else {
-            return Ok(Chunk { last: true, ..Chunk::default() });
+            return Ok(Chunk::default());
         };
         let read = file::read(&stretch, most);
         let mut index = self.index.lock();
-        let Some(shelf) = index.shelves.get_mut(device) else { return Ok(Chunk { last: true, ..Chunk::default() }) };
+        let Some(shelf) = index.shelves.get_mut(device) else { return Ok(Chunk::default()) };
         if shelf.salt != stretch.salt {
             return Ok(Chunk::default()); // Another one has come meanwhile; it is read from its front.
         }
         let (messages, end, lost) = read?;
-        let mut chunk = Chunk { messages, next: Some(Mark { salt: stretch.salt, at: end }), last: false };
+        let mut chunk = Chunk { messages, next: Some(Mark { salt: stretch.salt, at: end }) };
         chunk.messages.retain(|placed| !shelf.is_settled(placed.place.at));
-        chunk.last = end >= shelf.end();
         let mut gone = 0;
         for (at, next) in lost {
             gone += u64::from(shelf.settle(at, next));
@@ -250,6 +254,14 @@ impl Shelves {
         gone += shelf.left_over();
         index.stats.lost += gone;
         Ok(chunk)
+    }
+
+    /// True where nothing is on a shelf behind a mark now. Who asks must keep others from appending, or what he concludes
+    /// from it may be over at once.
+    pub fn is_read(&self, device: &str, to: Option<Mark>) -> bool {
+        let index = self.index.lock();
+        let Some(shelf) = index.shelves.get(device) else { return true };
+        to.is_some_and(|mark| mark.salt == shelf.salt && mark.at >= shelf.end())
     }
 
     /// A message is done with: nobody is to get it again. False where that was so before.

@@ -20,7 +20,7 @@ fn all(shelves: &Shelves, device: &str) -> Vec<Placed> {
     loop {
         let chunk = shelves.read(device, from, 3).unwrap();
         found.extend(chunk.messages);
-        if chunk.last {
+        if shelves.is_read(device, chunk.next) {
             return found;
         }
         from = chunk.next;

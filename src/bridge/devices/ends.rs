@@ -115,7 +115,7 @@ impl Shared {
             let read = tokio::task::spawn_blocking(move || shelves.read(&id, from, AT_ONCE)).await;
             match read {
                 Ok(Ok(chunk)) => {
-                    if !device.take_chunk(chunk) {
+                    if !device.take_chunk(chunk, &self.shelves) {
                         news.await; // What is on its way to the shelf is not there yet.
                     }
                 }

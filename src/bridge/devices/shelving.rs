@@ -141,9 +141,8 @@ impl Shared {
 
     async fn sweep_all(self: &Arc<Self>, device: &Arc<Device>) {
         const AT_ONCE: usize = 64;
-        let mut from = None;
         loop {
-            let (shelves, id) = (Arc::clone(&self.shelves), Arc::clone(&device.id));
+            let (shelves, id, from) = (Arc::clone(&self.shelves), Arc::clone(&device.id), device.read_to());
             let read = tokio::task::spawn_blocking(move || shelves.read(&id, from, AT_ONCE)).await;
             let chunk = match read {
                 Ok(Ok(chunk)) => chunk,
@@ -152,12 +151,15 @@ impl Shared {
             };
             let nothing = chunk.messages.is_empty();
             for placed in chunk.messages {
+                let behind = placed.place.behind();
+                if !device.state().phase.is_parked() {
+                    return; // An operator lets it in: the rest goes over its own line.
+                }
                 self.send_another_way(device, placed).await;
+                device.state().read_to = Some(behind);
             }
-            from = chunk.next;
-            let mut state = device.state();
-            device.read_all(&mut state, chunk.last);
-            if !state.shelving || nothing {
+            let all = device.read_up_to(&mut device.state(), chunk.next, &self.shelves);
+            if all || nothing {
                 return;
             }
         }
