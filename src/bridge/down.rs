@@ -452,9 +452,9 @@ impl Downlink {
     }
 }
 
-/// What makes a message the same when it comes again.
+/// What makes a message the same when it comes again. The length tells where the device ends: both may have blanks.
 fn key(device: &str, id: &str) -> String {
-    format!("{device} {id}")
+    format!("{} {device} {id}", device.len())
 }
 
 fn log(order: &Order, outcome: &'static str, detail: &str, metrics: &Metrics) {
