@@ -261,6 +261,33 @@ fn who_is_unknown_is_held_until_an_operator_speaks() {
     until("denied after a restart", PATIENCE, || (quarantined(dir.path()).len() == 23).then_some(()));
 }
 
+/// All shelves together are full: one that is only begun gets its room from the longest, and nobody else waits for that.
+#[test]
+fn full_shelves_make_room_and_stop_nobody() {
+    let dir = folder();
+    let sim = Sim::start(&dir.path().join("hub"), free_port(), &[]);
+    let more = "shelf_max_size = \"1MiB\"\nshelf_max_device_size = \"1MiB\"\nallow = [\"good\"]";
+    let mut bridge = start(dir.path(), &sim, "", more);
+    let publish_long = |device: &str, count: u32| {
+        let payloads: Vec<String> = (0..count).map(|n| format!("{n:08000}")).collect();
+        publish_all(bridge.mqtt, &format!("t/{device}"), payloads.iter().map(String::as_str));
+    };
+    let shelved = |device: &str, count: u32| {
+        until("on its shelf", PATIENCE, || (listed(dir.path()).get(device)?["shelved"] == count).then_some(()));
+    };
+    publish_long("first", 120);
+    shelved("first", 120);
+    publish_long("second", 40);
+    shelved("second", 40);
+    publish(&bridge, "good", 0..3);
+    until_arrived(&sim, "good", &[0, 1, 2]);
+    let first = listed(dir.path())["first"]["shelved"].as_u64().unwrap();
+    assert!((60..120).contains(&first), "{first} are left of the longest shelf");
+    until("the books at rest", PATIENCE, || (bridge.metric("brownbridge_spool_messages") == 0.0).then_some(()));
+    assert_conserved(&bridge);
+    assert_eq!(bridge.process.terminate(), Some(0));
+}
+
 #[test]
 fn a_device_that_floods_does_not_hold_up_the_others() {
     let dir = folder();

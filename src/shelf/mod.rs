@@ -37,6 +37,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -294,17 +295,26 @@ impl Shelves {
         self.give_up(device, |_| true, bytes)
     }
 
-    /// Gives up the oldest messages of a shelf that nobody reads now, until so many bytes are free in it and in all.
-    /// Blocks for as long as the disk takes.
-    pub fn make_room(&self, device: &str, bytes: u64) -> io::Result<()> {
-        let needed = {
-            let index = self.index.lock();
-            let own = index.shelves.get(device).map_or(0, Shelf::bytes);
-            let total: u64 = index.shelves.values().map(Shelf::bytes).sum();
-            let over = |all: u64, most: u64| (all + bytes).saturating_sub(most);
-            over(own, self.options.max_device_size).max(over(total, self.options.max_size))
-        };
-        self.give_up(device, |_| true, needed).map(|_| ())
+    /// Makes room for so many bytes on a shelf: its own oldest messages are given up where it is too long, and where all
+    /// together are, the oldest of the longest one of `others`. Says how many that were. Blocks for as long as the disk
+    /// takes.
+    pub fn make_room(&self, device: &str, bytes: u64, others: &[Arc<str>]) -> io::Result<u64> {
+        let own = self.share(device).map_or(0, |share| share.bytes);
+        let over = (own + bytes).saturating_sub(self.options.max_device_size);
+        let mut gone = if over > 0 { self.give_up(device, |_| true, over)? } else { 0 };
+        loop {
+            let (over, longest) = {
+                let index = self.index.lock();
+                let total: u64 = index.shelves.values().map(Shelf::bytes).sum();
+                let shelves = others.iter().filter_map(|id| Some((index.shelves.get(&**id)?.bytes(), id)));
+                ((total + bytes).saturating_sub(self.options.max_size), shelves.max().map(|(_, id)| Arc::clone(id)))
+            };
+            let Some(longest) = longest.filter(|_| over > 0) else { return Ok(gone) };
+            match self.give_up(&longest, |_| true, over)? {
+                0 => return Ok(gone),
+                more => gone += more,
+            }
+        }
     }
 
     /// Gives up the leading messages of a shelf that were put there before a moment. Nobody must read it now.
@@ -330,8 +340,9 @@ impl Shelves {
         let (leading, oldest) = leading?;
         let gone = leading.into_iter().filter(|(at, next)| shelf.settle(*at, *next)).count() as u64;
         shelf.oldest = oldest.unwrap_or(shelf.oldest);
-        let empty = shelf.is_empty();
+        let (lost, empty) = (shelf.left_over(), shelf.is_empty());
         index.stats.shed += gone;
+        index.stats.lost += lost;
         if empty {
             let _ = index.shelves.remove(device).map(|shelf| shelf.remove());
         }

@@ -93,7 +93,7 @@ fn bounds_hold_and_the_oldest_makes_room() {
     assert!(matches!(shelves.append("a", &[message(3, 900)], 2), Err(ShelfError::Full)), "of the device");
     shelves.append("b", &[message(1, 900)], 1).unwrap();
     assert!(matches!(shelves.append("c", &[message(1, 900)], 1), Err(ShelfError::Full)), "of all");
-    shelves.make_room("a", 937).unwrap();
+    shelves.make_room("a", 937, &[]).unwrap();
     shelves.append("a", &[message(3, 900)], 2).unwrap();
     assert_eq!(sequences(&all(&shelves, "a")), [2, 3]);
     assert_eq!(shelves.expire("a", 2).unwrap(), 1);
@@ -124,6 +124,28 @@ fn what_was_on_an_earlier_shelf_says_nothing_about_the_next() {
         assert_eq!(sequences(&shelves.read("d", mark, 9).unwrap().messages), [3, 4], "a place of the old one");
         shelves.give_up_oldest("d", u64::MAX).unwrap();
         assert!(balanced(&shelves.stats()));
+    }
+}
+
+/// Where all shelves together are full, the longest makes room also for a device that has nothing on its own.
+#[test]
+fn the_longest_shelf_makes_room_for_the_others() {
+    for (others, give_up, expect) in [
+        (vec!["a", "b"], 1, vec![2, 3]),
+        (vec!["b"], 1, vec![1, 2, 3]),
+        (vec!["c", "nobody"], 0, vec![1, 2, 3]),
+        (vec![], 0, vec![1, 2, 3]),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let shelves = Shelves::open(Options { max_size: 4_000, ..options(dir.path()) }).unwrap();
+        shelves.append("a", &[message(1, 900), message(2, 900), message(3, 900)], 1).unwrap();
+        shelves.append("b", &[message(1, 900)], 1).unwrap();
+        assert!(matches!(shelves.append("c", &[message(1, 900)], 2), Err(ShelfError::Full)));
+        let others: Vec<_> = others.into_iter().map(Arc::from).collect();
+        assert_eq!(shelves.make_room("c", 937, &others).unwrap(), give_up, "{others:?}");
+        assert_eq!(shelves.append("c", &[message(1, 900)], 2).is_ok(), give_up > 0, "{others:?}");
+        assert_eq!(sequences(&all(&shelves, "a")), expect, "{others:?}");
+        assert!(balanced(&shelves.stats()) && shelves.stats().shed == give_up);
     }
 }
 

@@ -262,11 +262,11 @@ impl Dispatcher<'_> {
                 }
                 Err(error) => {
                     self.shelving.again(&device, messages);
-                    if let Some(error) = error {
-                        self.shared.metrics.log_pace("shelf", |left_out| {
-                            tracing::error!(left_out, "a shelf cannot be written: {error}; it is tried again");
-                        });
-                    }
+                    let why = error.map_or_else(|| "there is no room".to_owned(), |error| error.to_string());
+                    self.shared.metrics.log_pace("shelf", |left_out| {
+                        let device = &*device.id;
+                        tracing::error!(device, left_out, "a shelf cannot be written: {why}; it is tried again");
+                    });
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! What goes onto shelves, in groups; and shelves that are emptied another way than over their device's line.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +19,10 @@ use crate::uplink::{Isolation, Waiting};
 /// Messages that may wait for the disk; then nothing more is read.
 const MOST: usize = 4_096;
 const MOST_BYTES: usize = 8 << 20;
+/// Bytes written onto one shelf at once, except a longer message: the smallest shelf that can be configured has room.
+const PIECE: usize = 256 << 10;
+/// More than a message takes on a shelf besides itself.
+const OVERHEAD: usize = 64;
 
 /// Messages of one device, and what became of them: `None` is for lack of room.
 pub(super) type Written = Vec<(Arc<Device>, Vec<Waiting>, Result<(), Option<io::Error>>)>;
@@ -27,10 +31,12 @@ pub(super) type Written = Vec<(Arc<Device>, Vec<Waiting>, Result<(), Option<io::
 #[derive(Default)]
 pub(super) struct Shelving {
     waiting: Vec<(Arc<Device>, Waiting)>,
+    /// What could not be written, by device, and what came behind it: the next tick tries again.
+    blocked: HashMap<Arc<str>, (Arc<Device>, Vec<Waiting>)>,
+    /// Messages that wait, the blocked ones among them, and their bytes.
+    messages: usize,
     bytes: usize,
     writing: Option<JoinHandle<Written>>,
-    /// The last attempt failed: the next tick tries again.
-    failed: bool,
 }
 
 impl Shelving {
@@ -41,35 +47,60 @@ impl Shelving {
             state.shelving = true;
             state.to_shelf += 1;
         }
+        self.messages += 1;
         self.bytes += waiting.record.len();
         self.waiting.push((Arc::clone(device), waiting));
     }
 
-    /// Messages that could not be written, before all that came since.
+    /// Messages that could not be written. Those of other devices go on.
     pub(super) fn again(&mut self, device: &Arc<Device>, messages: Vec<Waiting>) {
+        self.messages += messages.len();
         self.bytes += messages.iter().map(|waiting| waiting.record.len()).sum::<usize>();
-        let messages = messages.into_iter().map(|waiting| (Arc::clone(device), waiting));
-        self.waiting.splice(0..0, messages);
-        self.failed = true;
+        self.block(device, messages);
+    }
+
+    fn block(&mut self, device: &Arc<Device>, messages: impl IntoIterator<Item = Waiting>) {
+        let blocked = self.blocked.entry(Arc::clone(&device.id));
+        blocked.or_insert_with(|| (Arc::clone(device), Vec::new())).1.extend(messages);
     }
 
     pub(super) fn retry(&mut self) {
-        self.failed = false;
+        let newer = std::mem::take(&mut self.waiting);
+        for (_, (device, messages)) in std::mem::take(&mut self.blocked) {
+            self.waiting.extend(messages.into_iter().map(|waiting| (Arc::clone(&device), waiting)));
+        }
+        self.waiting.extend(newer);
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.waiting.len() >= MOST || self.bytes >= MOST_BYTES
+        self.messages >= MOST || self.bytes >= MOST_BYTES
+    }
+
+    /// What is to be written now. What is behind a blocked message waits with that.
+    pub(super) fn group(&mut self) -> Vec<(Arc<Device>, Waiting)> {
+        let mut group = Vec::new();
+        for (device, waiting) in std::mem::take(&mut self.waiting) {
+            if self.blocked.contains_key(&device.id) {
+                self.block(&device, [waiting]);
+            } else {
+                self.messages -= 1;
+                self.bytes -= waiting.record.len();
+                group.push((device, waiting));
+            }
+        }
+        group
     }
 
     /// Begins to write what has gathered.
-    pub(super) fn begin(&mut self, shared: &Shared) {
-        if self.waiting.is_empty() || self.writing.is_some() || self.failed {
+    pub(super) fn begin(&mut self, shared: &Arc<Shared>) {
+        if self.waiting.is_empty() || self.writing.is_some() {
             return;
         }
-        self.bytes = 0;
-        let group = std::mem::take(&mut self.waiting);
-        let shelves = Arc::clone(&shared.shelves);
-        self.writing = Some(tokio::task::spawn_blocking(move || write(&shelves, group)));
+        let group = self.group();
+        if !group.is_empty() {
+            let shared = Arc::clone(shared);
+            self.writing = Some(tokio::task::spawn_blocking(move || shared.write(group)));
+        }
     }
 
     /// Returns when a group was written.
@@ -89,36 +120,71 @@ impl Shelving {
     }
 }
 
-fn write(shelves: &Shelves, group: Vec<(Arc<Device>, Waiting)>) -> Written {
-    let mut of: HashMap<Arc<str>, usize> = HashMap::new();
-    let mut written: Written = Vec::new();
+/// The messages of a group by device, in pieces for which any shelf has room.
+pub(super) fn pieces(group: Vec<(Arc<Device>, Waiting)>) -> Vec<(Arc<Device>, Vec<Waiting>)> {
+    let mut of: HashMap<Arc<str>, (usize, usize)> = HashMap::new();
+    let mut pieces: Vec<(Arc<Device>, Vec<Waiting>)> = Vec::new();
     for (device, waiting) in group {
-        let at = *of.entry(Arc::clone(&device.id)).or_insert(written.len());
-        match written.get_mut(at) {
-            Some((_, messages, _)) => messages.push(waiting),
-            None => written.push((device, vec![waiting], Ok(()))),
+        let length = waiting.record.len() + OVERHEAD;
+        let (at, bytes) = of.entry(Arc::clone(&device.id)).or_insert((usize::MAX, 0));
+        *bytes += length;
+        match pieces.get_mut(*at).filter(|_| *bytes <= PIECE) {
+            Some((_, messages)) => messages.push(waiting),
+            None => {
+                (*at, *bytes) = (pieces.len(), length);
+                pieces.push((device, vec![waiting]));
+            }
         }
     }
-    for (device, messages, result) in &mut written {
-        let messages: Vec<Shelved> = messages.iter().map(shelved).collect();
-        *result = append(shelves, device, &messages).map_err(|error| match error {
-            ShelfError::Full => None,
-            ShelfError::Disk(error) => Some(error),
-        });
-    }
-    written
+    pieces
 }
 
-/// Appends; a device that sends nothing now gives up its oldest messages for that, one that does waits.
-fn append(shelves: &Shelves, device: &Device, messages: &[Shelved]) -> Result<(), ShelfError> {
-    let now = Timestamp::now().0;
-    match shelves.append(&device.id, messages, now) {
-        Err(ShelfError::Full) if device.state().phase.is_parked() => {
-            let needed = messages.iter().map(|message| message.record.len() as u64 + 64).sum();
-            shelves.make_room(&device.id, needed).map_err(ShelfError::Disk)?;
-            shelves.append(&device.id, messages, now)
+impl Shared {
+    fn write(&self, group: Vec<(Arc<Device>, Waiting)>) -> Written {
+        let mut blocked: HashSet<Arc<str>> = HashSet::new();
+        let mut written: Written = Vec::new();
+        for (device, messages) in pieces(group) {
+            let result = match blocked.contains(&device.id) {
+                true => Err(None), // Never before what is older.
+                false => self.append(&device, &messages).map_err(|error| match error {
+                    ShelfError::Full => None,
+                    ShelfError::Disk(error) => Some(error),
+                }),
+            };
+            if result.is_err() {
+                blocked.insert(Arc::clone(&device.id));
+            }
+            written.push((device, messages, result));
         }
-        other => other,
+        written
+    }
+
+    /// Appends. Where the shelf is full its oldest messages are given up for that; where all together are, the oldest of
+    /// the longest shelf whose device sends nothing now, and where there is none, of the longest.
+    fn append(&self, device: &Device, messages: &[Waiting]) -> Result<(), ShelfError> {
+        let now = Timestamp::now().0;
+        let messages: Vec<Shelved> = messages.iter().map(shelved).collect();
+        let needed = messages.iter().map(|message| (message.record.len() + OVERHEAD) as u64).sum();
+        let mut result = self.shelves.append(&device.id, &messages, now);
+        for parked in [true, false] {
+            if !matches!(result, Err(ShelfError::Full)) {
+                break;
+            }
+            let others = self.all().into_iter().filter(|other| {
+                let state = other.state();
+                !state.sweeping && (state.phase.is_parked() || !parked)
+            });
+            let others: Vec<_> = others.map(|other| Arc::clone(&other.id)).collect();
+            let gone = self.shelves.make_room(&device.id, needed, &others).map_err(ShelfError::Disk)?;
+            if gone > 0 {
+                self.metrics.log_pace("shelf full", |left_out| {
+                    let device = &*device.id;
+                    tracing::warn!(device, gone, left_out, "a shelf is full: the oldest messages are given up");
+                });
+            }
+            result = self.shelves.append(&device.id, &messages, now);
+        }
+        result
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::ends::Source;
 use super::queue::*;
+use super::shelving::{Shelving, pieces};
 use super::*;
 use crate::shelf::{self, Shelved};
 use crate::uplink::{Lane, MessageId, Waiting};
@@ -142,5 +143,50 @@ fn what_comes_onto_a_shelf_while_it_is_read_is_not_overtaken() {
             order.push(waiting.id.sequence);
         }
         assert!(!device.state().shelving && order.iter().copied().eq(0..before + while_read), "{order:?}");
+    }
+}
+
+/// What cannot be written keeps back what is newer of the same device, and nothing else.
+#[test]
+fn a_shelf_that_cannot_be_written_keeps_back_its_own_device_only() {
+    let devices = ["a", "b"].map(|id| Device::new(id, Phase::Held, Arc::default()));
+    let [a, b] = &devices;
+    let names = |group: Vec<(Arc<Device>, Waiting)>| -> Vec<String> {
+        group.iter().map(|(device, waiting)| format!("{}{}", device.id, waiting.id.sequence)).collect()
+    };
+    let mut shelving = Shelving::default();
+    for (device, sequence) in [(a, 1), (b, 1), (a, 2)] {
+        shelving.add(device, waiting(sequence, Lane::Live));
+    }
+    assert_eq!(names(shelving.group()), ["a1", "b1", "a2"]);
+    shelving.add(a, waiting(3, Lane::Live));
+    // Two pieces of the one device, in their order.
+    shelving.again(a, vec![waiting(1, Lane::Live)]);
+    shelving.again(a, vec![waiting(2, Lane::Live)]);
+    shelving.add(b, waiting(2, Lane::Live));
+    assert_eq!(names(shelving.group()), ["b2"]);
+    shelving.add(a, waiting(4, Lane::Live));
+    shelving.retry();
+    assert_eq!(names(shelving.group()), ["a1", "a2", "a3", "a4"]);
+    assert!(!shelving.is_full() && shelving.group().is_empty());
+    shelving.again(a, (0..4_096).map(|sequence| waiting(sequence, Lane::Live)).collect());
+    assert!(shelving.is_full(), "what is blocked counts");
+    shelving.retry();
+    assert_eq!(shelving.group().len(), 4_096);
+    assert!(!shelving.is_full());
+}
+
+#[test]
+fn pieces_are_small_and_in_order() {
+    let device = device(Phase::Held);
+    for (length, messages, expect) in [(100, 10, 1), (100_000, 7, 4), (300_000, 3, 3), (0, 0, 0)] {
+        let group = (0..messages).map(|sequence| {
+            let record = vec![0; length].into();
+            (Arc::clone(&device), Waiting { record, ..waiting(sequence, Lane::Live) })
+        });
+        let pieces = pieces(group.collect());
+        assert_eq!(pieces.len(), expect, "{length}");
+        let order = pieces.iter().flat_map(|(_, messages)| messages.iter().map(|waiting| waiting.id.sequence));
+        assert!(order.eq(0..messages), "{length}");
     }
 }
