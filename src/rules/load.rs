@@ -34,11 +34,11 @@ mod texts;
 mod whole;
 pub(super) mod words;
 
-pub use lint::LINTS;
+pub use lint::{FIRM_LINTS, LINTS};
 use read_table::Tables;
 
 /// Every code a rule file can be answered with.
-pub const CODES: [&str; 48] = [
+pub const CODES: [&str; 49] = [
     "bad-decode",
     "bad-duration",
     "bad-hex",
@@ -65,6 +65,7 @@ pub const CODES: [&str; 48] = [
     "odd-level",
     "overlap",
     "raw-with-fields",
+    "renamed-field",
     "reserved-property",
     "script-syntax",
     "template-syntax",

@@ -224,6 +224,11 @@ impl Restraint {
 
 impl Report {
     fn judge(&self, judged: &Judged<'_>, thing: u128, seen: &mut Seen<'_>) -> Option<HeldBack> {
+        // What has none of the fields cannot be unchanged in them; a wrong name must not silence a device.
+        let nothing_to_compare = |path: &Box<[Box<str>]>| judged.facts.field(path).is_none();
+        if !self.fields.is_empty() && self.fields.iter().all(nothing_to_compare) {
+            return None;
+        }
         let mut held_back = Some(HeldBack::Unchanged { by: None, percent: false });
         let first = seen.pending.len();
         for path in self.fields.iter().map(Some).chain(self.fields.is_empty().then_some(None)) {

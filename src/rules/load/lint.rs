@@ -8,6 +8,7 @@
 //! | `never-runs` | a rule before this one takes everything |
 //! | `odd-level` | a level that is a wildcard or a name elsewhere, and stands for itself here |
 //! | `overlap` | a rule before this one takes some of the topics, and reads as the more general one |
+//! | `renamed-field` | a field by the name that `rename` gives it, where the rule still knows it by the old one |
 //! | `too-long` | what is known of a message alone is more than the hub takes |
 //! | `unused-name` | a name from the topic that nothing refers to; one that begins with `_` may be unused |
 //!
@@ -23,9 +24,21 @@ use crate::rules::pattern::Level;
 use crate::rules::rule::{Decode, Message, Value};
 use crate::rules::template::{Part, Template};
 
+/// The warnings that are not about one rule, or not to be allowed: `check --deny` can name them all the same.
+pub const FIRM_LINTS: [&str; 2] = ["unused-key", "unused-table"];
+
 /// The warnings that one rule can allow, and `check --deny` can name.
-pub const LINTS: [&str; 8] =
-    ["constant-device", "empty-level", "loose-regex", "never-runs", "odd-level", "overlap", "too-long", "unused-name"];
+pub const LINTS: [&str; 9] = [
+    "constant-device",
+    "empty-level",
+    "loose-regex",
+    "never-runs",
+    "odd-level",
+    "overlap",
+    "renamed-field",
+    "too-long",
+    "unused-name",
+];
 
 /// Longest topic of a message to the hub (MQTT), less what is not the rule's: identities and system properties.
 const TOPIC_LIMIT: usize = 65_535 - 700;
@@ -68,6 +81,7 @@ pub(super) fn rule<'a>(table: &'a DeTable<'a>, asked: &Asked, message: Option<&M
     }
     let Some(message) = message.filter(|message| !message.drops) else { return };
     too_long(table, message, report);
+    renamed_fields(table, report);
     if !constant_device(table, asked, message, report) {
         unused_names(table, asked, report);
     }
@@ -243,6 +257,31 @@ pub(super) fn escaped_length(text: &str, factor: usize) -> usize {
 }
 
 /// Every text of a rule but its name, its pattern and some more keys.
+/// `rename` comes last: what is compared, combined or looked at before it has the old name.
+fn renamed_fields<'a>(table: &'a DeTable<'a>, report: &mut Report<'_>) {
+    let Some(DeValue::Table(renames)) = table.get("rename").map(|value| value.get_ref()) else { return };
+    let made = renames.iter().filter_map(|(old, new)| Some((new.get_ref().as_str()?, old.get_ref().as_ref())));
+    let made: Vec<(&str, &str)> = made.filter(|(new, _)| !renames.contains_key(*new)).collect();
+    let mut named = Vec::new();
+    for (key, member) in [("report_by_exception", "field"), ("report_by_exception", "fields"), ("pivot", "value")] {
+        if let Some(DeValue::Table(inner)) = table.get(key).map(|value| value.get_ref())
+            && let Some(value) = inner.get(member)
+        {
+            match value.get_ref() {
+                DeValue::Array(values) => named.extend(values.iter()),
+                _ => named.push(value),
+            }
+        }
+    }
+    for value in named {
+        let Some((new, old)) = made.iter().find(|(new, _)| value.get_ref().as_str() == Some(*new)) else { continue };
+        let title = format!("`{new}` is only made by `rename`, which comes later");
+        let found = Diagnostic::warning("renamed-field", title, report.file);
+        let found = found.at(value.span(), format!("here the field is still `{old}`"));
+        report.push(found.fix(value.span(), format!("\"{old}\"")));
+    }
+}
+
 fn texts<'a>(table: &'a DeTable<'a>, without: &[&str]) -> Vec<&'a str> {
     let mut texts = Vec::new();
     for (key, value) in table {
