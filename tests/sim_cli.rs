@@ -4,6 +4,7 @@
 
 mod sim_client;
 
+use brownbridge::hub::sas::Token;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -68,6 +69,17 @@ async fn it_introduces_itself_prints_messages_and_ends_cleanly() {
         assert!(rest.ends_with("1 messages, 0 dropped, 1 connections\n"), "{rest}");
         let key = connection.split("SharedAccessKey=").nth(1).unwrap().split(';').next().unwrap();
         assert!(!rest.contains(key), "the key is in the log");
+        let port = at.port();
+        for request in [
+            format!("https://localhost:{port}/devices/press-4/messages/devicebound?api-version="),
+            format!("https://localhost:{port}/twins/press-4/methods?api-version="),
+            "/master.key\"".to_owned(),
+        ] {
+            assert!(rest.contains(&request) || gateway, "{request}\n{rest}");
+        }
+        let token = rest.split("Authorization: ").nth(1).unwrap().split('\'').next().unwrap();
+        let token = Token::parse(token).unwrap();
+        assert_eq!((&*token.key_name, token.audience == "localhost"), ("iothubowner", !gateway));
     }
 }
 

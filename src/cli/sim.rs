@@ -13,11 +13,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, error::TryRecvError};
 
 use super::run::{LogFormat, start_log};
+use crate::hub::bag;
 use crate::hub::connection_string::is_id;
 use crate::hub::limits::MQTT_PORT;
 use crate::hub::sas::Key;
 use crate::hubsim::site::Site;
 use crate::hubsim::{self, ByIdentity, Counts, Credential, Misbehave, Options, Received, Running};
+use crate::message::Timestamp;
 
 mod site;
 
@@ -122,6 +124,10 @@ impl Faults {
 
 /// Messages wait here, in batches of one read, for a slow reader of stdout.
 const BATCHES: usize = 64;
+/// Seconds the token of the printed requests is good for.
+const TOKEN_LASTS: i64 = 24 * 60 * 60;
+/// Of the printed requests.
+const API_VERSION: &str = "2021-04-12";
 /// How long the last lines may take after Ctrl-C.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
@@ -332,7 +338,32 @@ fn introduce(sim: &Running, device: &str, x509: &[String]) -> anyhow::Result<()>
         "For services (methods, twins, messages to devices; HTTPS on the same port):\n\n# service: {:?}\n",
         sim.service_connection_string().expose()
     );
+    text.push_str(&requests(sim, device));
+    let master = sim.ca_file().with_file_name("master.key");
+    let _ = writeln!(text, "The group key for identity = \"per-device\":\n\n# group_key_file = {master:?}\n");
     std::io::stderr().write_all(text.as_bytes()).context("stderr")
+}
+
+/// A message to the device and a call of a method, ready for a shell.
+fn requests(sim: &Running, device: &str) -> String {
+    let (host, address, ca) = (sim.host(), sim.local_addr(), sim.ca_file());
+    let (ip, port) = (address.ip(), address.port());
+    let ip = if address.is_ipv6() { format!("[{ip}]") } else { ip.to_string() };
+    let token = sim.service_token(Timestamp::now().as_secs() + TOKEN_LASTS);
+    let mut path = String::new();
+    for (n, id) in device.split('/').enumerate() {
+        path.push_str(if n == 0 { "" } else { "/modules/" });
+        bag::encode(&mut path, id);
+    }
+    let curl =
+        format!("curl --cacert {ca:?} --resolve {host}:{port}:{ip} -H 'Authorization: {}' \\\n ", token.expose());
+    format!(
+        "A command for {device} and a call of one of its methods, for a day:\n\n\
+         {curl} -H 'iothub-app-kind: setpoint' -d '12.5' \\\n  \
+         'https://{host}:{port}/devices/{path}/messages/devicebound?api-version={API_VERSION}'\n\n\
+         {curl} -d '{{\"methodName\": \"ping\", \"payload\": null}}' \\\n  \
+         'https://{host}:{port}/twins/{path}/methods?api-version={API_VERSION}'\n\n"
+    )
 }
 
 /// Prints until the simulator stops. A reader that closed stdout has seen enough.

@@ -48,7 +48,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::hub::certificate;
-use crate::hub::sas::Key;
+use crate::hub::sas::{self, Key};
 use crate::secret::Secret;
 
 mod accept;
@@ -253,6 +253,11 @@ impl Running {
         self.local_addr
     }
 
+    /// The host name of the hub.
+    pub fn host(&self) -> &str {
+        &self.shared.options.host
+    }
+
     /// The certificate a client must trust.
     pub fn ca_file(&self) -> PathBuf {
         self.authority.ca_file()
@@ -287,6 +292,15 @@ impl Running {
         let key = service::policy_key(&self.authority.master);
         let policy = service::POLICY;
         Secret::new(format!("HostName={host}:{port};SharedAccessKeyName={policy};SharedAccessKey={}", key.expose()))
+    }
+
+    /// What a service puts into the `Authorization` header of its requests until `expiry`, seconds since 1970.
+    pub fn service_token(&self, expiry: i64) -> Secret {
+        let key = service::policy_key(&self.authority.master);
+        Key::parse(key.expose()).map_or_else(
+            |_| Secret::new(String::new()),
+            |key| sas::mint(&key, &self.shared.options.host, expiry, Some(service::POLICY)),
+        )
     }
 
     /// The connection string of a device that has a certificate.
