@@ -225,8 +225,7 @@ impl Restraint {
 impl Report {
     fn judge(&self, judged: &Judged<'_>, thing: u128, seen: &mut Seen<'_>) -> Option<HeldBack> {
         // What has none of the fields cannot be unchanged in them; a wrong name must not silence a device.
-        let nothing_to_compare = |path: &Box<[Box<str>]>| judged.facts.field(path).is_none();
-        if !self.fields.is_empty() && self.fields.iter().all(nothing_to_compare) {
+        if !self.fields.is_empty() && self.fields.iter().all(|path| judged.facts.field(path).is_none()) {
             return None;
         }
         let mut held_back = Some(HeldBack::Unchanged { by: None, percent: false });
