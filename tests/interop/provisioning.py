@@ -32,7 +32,7 @@ except ImportError:
 
 NODE = rig.ROOT / "target" / "interop-azure-node"
 PACKAGES = ["azure-iot-provisioning-device@1.9.1", "azure-iot-provisioning-device-http@1.9.1",
-            "azure-iot-security-symmetric-key@1.9.1", "azure-iot-security-x509@1.9.1", "azure-iot-device@1.18.4",
+            "azure-iot-security-symmetric-key@1.8.2", "azure-iot-security-x509@1.7.12", "azure-iot-device@1.18.4",
             "azure-iot-device-mqtt@1.16.4"]
 ADDRESS = f"127.{os.getpid() >> 16 & 255}.{os.getpid() >> 8 & 255}.{os.getpid() & 254 | 1}"
 DPS, SCOPE = "dps.example", "0ne00000A0A"
