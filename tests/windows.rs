@@ -174,6 +174,34 @@ fn a_full_holding_spool_closes_windows_early_and_loses_nothing() {
     assert!(lists.len() > 1);
 }
 
+/// With many windows each segment has contributions of all of them: so many have to close until one is free.
+#[test]
+fn a_full_holding_spool_of_many_windows_goes_on() {
+    let dir = folder();
+    let mut sim = Sim::start(&dir.path().join("sim"), free_port(), &[]);
+    let rules = batches("aggregate = { every = \"1d\", fields = { n = \"count\" } }");
+    let extra = format!("{QUICK}\n[spool]\nheld_max_size = \"16MiB\"\ndurability = \"os\"");
+    let mut bridge = Bridge::start(dir.path(), &sim, &rules, &extra);
+    let mut publisher = Publisher::connect(bridge.mqtt, "many").unwrap();
+    let (devices, rounds) = (2_000, 10);
+    // More than twice what the spool holds.
+    let payload = format!("{{\"n\":2,\"pad\":\"{}\"}}", "x".repeat(2_000));
+    let mut out = Vec::new();
+    for n in 0..devices * rounds {
+        publisher.publish(&mut out, &format!("t/{}", n % devices), payload.as_bytes());
+        if publisher.inflight() == 100 {
+            publisher.flush(&mut out).unwrap();
+            while publisher.inflight() > 0 {
+                publisher.acknowledged().unwrap();
+            }
+        }
+    }
+    assert_conserved(&bridge);
+    assert_eq!(bridge.process.terminate(), Some(0));
+    let of = |body: &String| serde_json::from_str::<Value>(body).unwrap()["n"].as_u64().unwrap();
+    assert_eq!(bodies(&mut sim).iter().map(of).sum::<u64>(), devices * rounds);
+}
+
 fn bridge_is_early(bridge: &Bridge, sent: u64) -> bool {
     sent < 2_000 || bridge.metric("brownbridge_windows_closed_total{reason=\"early\"}") == 0.0
 }

@@ -9,7 +9,7 @@
 //! | what is full | what happens |
 //! |---|---|
 //! | the spool of all messages | closed windows wait, publishes for windows are refused until there is room |
-//! | the holding spool | the window with the oldest contribution closes early, publishes for windows are refused until there is room |
+//! | the holding spool | the oldest windows close early, a sixteenth of them at a time, until there is room; until then publishes for windows are refused |
 //!
 //! At an end that is no crash, all windows are closed.
 
@@ -34,6 +34,10 @@ pub(super) const HELD: u64 = 1 << 63;
 const MOST_CLOSED: usize = 10_000;
 /// Windows that are stored with one wait for the disk.
 const AT_ONCE: usize = 1_000;
+/// A holding spool that is full closes its windows in so many steps.
+const SHARES: usize = 16;
+/// A holding spool is full when it is for that long.
+const FULL_FOR: Duration = Duration::from_millis(50);
 /// The clock is looked at that often, however far the next window is.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// How long an end may wait for room for the last windows.
@@ -122,7 +126,6 @@ impl Bridge {
             Ok(ticket) => ticket.0,
             Err(error) => {
                 if error == AppendError::Full {
-                    memory.close_oldest();
                     holding.changed.notify_one();
                 }
                 return self.not_appended(publish, error);
@@ -156,6 +159,7 @@ impl Bridge {
             let now = Timestamp::now();
             memory.close_due(now);
             self.store_closed(&stop).await;
+            self.make_room(&stop).await;
             let wait = memory.next_due().map_or(LONGEST_SLEEP, |due| {
                 Duration::from_millis(u64::try_from(due.0.saturating_sub(now.0)).unwrap_or(0)).min(LONGEST_SLEEP)
             });
@@ -176,6 +180,30 @@ impl Bridge {
         tokio::select! {
             () = self.store_closed(&late) => {}
             () = patience => {}
+        }
+    }
+
+    /// Closes windows for as long as the holding spool is full, the oldest first. A segment is free when all of its
+    /// contributions are done with, so one window of many makes no room; a share of them at a time soon does.
+    async fn make_room(&self, stop: &CancellationToken) {
+        let (holding, memory) = (&self.stores.held, self.rules.memory());
+        let is_full = async || {
+            if !holding.spool.stats().full {
+                return false;
+            }
+            // While a segment is being made, or what was freed is not yet taken back, that is no sign.
+            tokio::select! {
+                () = tokio::time::sleep(FULL_FOR) => holding.spool.stats().full,
+                () = stop.cancelled() => false,
+            }
+        };
+        let mut share = None;
+        while is_full().await {
+            let share = *share.get_or_insert_with(|| memory.count_windows().0.div_ceil(SHARES));
+            if memory.close_oldest(share) == 0 {
+                return;
+            }
+            self.store_closed(stop).await;
         }
     }
 

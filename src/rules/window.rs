@@ -287,7 +287,9 @@ impl Windows {
         let key = memory::key_within(held.group, 0, &[held.state.as_bytes()]);
         let ends = self.open.get(&key).and_then(|open| match () {
             () if *open.settings != **rule.window => Some(Closing::Rules),
-            () if held.received >= open.due || open.due.saturating_sub(held.received) > open.longest => {
+            () if held.received >= open.due
+                || open.due.saturating_sub(held.received) > open.longest =>
+            {
                 Some(Closing::Wait)
             }
             () if open.has_no_room(&message) => Some(Closing::Bytes),
@@ -381,11 +383,14 @@ impl Windows {
         first.inspect(|key| self.close(*key, why)).is_some()
     }
 
-    /// Closes the window with the contribution that is kept longest; false where none is open.
-    pub(super) fn close_oldest(&mut self) -> bool {
-        let first = |open: &Open| open.sequences.iter().map(|(first, _)| *first).min();
-        let oldest = self.open.iter().min_by_key(|(_, open)| first(open)).map(|(key, _)| *key);
-        oldest.inspect(|key| self.close(*key, Closing::Early)).is_some()
+    /// Closes the `most` windows that began first, which have the contributions that are kept longest; says how many
+    /// it closed.
+    pub(super) fn close_oldest(&mut self, most: usize) -> usize {
+        let mut oldest: Vec<(u64, u128)> = self.open.iter().map(|(key, open)| (open.id, *key)).collect();
+        oldest.sort_unstable();
+        oldest.truncate(most);
+        oldest.iter().for_each(|(_, key)| self.close(*key, Closing::Early));
+        oldest.len()
     }
 
     /// When the next window is due.
