@@ -259,3 +259,67 @@ impl Bridge {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Waker};
+
+    use super::super::tests::{bridge, fill};
+    use super::*;
+    use crate::broker::Ingest as _;
+
+    const RULES: &str = "[[rule]]\ntopic = \"window/#\"\ndevice = \"d\"\nbatch = { max_wait = \"1d\" }\n\
+        [[rule]]\ntopic = \"plain/#\"\ndevice = \"d\"\n";
+
+    /// A failing test ends.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// Who waits for one spool does not wait for the other, whatever was offered before.
+    #[tokio::test]
+    async fn each_waits_for_the_spool_that_refused_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (bridge, _writer, (spools, _held)) = bridge(dir.path(), Some("own"), RULES);
+        let (normal, held) = (&spools[0], &bridge.stores.held);
+        let of = |topics: &[&str]| {
+            let mut scratch = bridge.scratch();
+            for topic in topics {
+                let received = Timestamp(0);
+                let publish =
+                    Publish { topic, payload: b"1", client: "c", user: None, qos: 1, retain: false, received };
+                let refused = matches!(bridge.offer(&mut scratch, &publish), Offer::Full);
+                assert!(refused, "{topic}");
+            }
+            scratch
+        };
+        // Room that came before a spool was full may still be told once.
+        let is_pending = |scratch: &Output| {
+            (0..2).any(|_| {
+                let mut room = Box::pin(bridge.room(scratch));
+                room.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending()
+            })
+        };
+        let drain = |spool: &Appender, acker: &Acker| {
+            (1..=spool.stats().appended).for_each(|sequence| {
+                acker.ack(sequence);
+            });
+        };
+        fill(&normal.appender).await;
+        fill(&held.spool).await;
+        let windows = [of(&["window/a"]), of(&["plain/a", "window/a"])];
+        let plain = [of(&["plain/a"]), of(&["window/a", "plain/a"]), of(&["window/a", "devices/own/messages/events/"])];
+        assert!(windows.iter().chain(&plain).all(is_pending));
+
+        drain(&normal.appender, &normal.acker);
+        for scratch in &plain {
+            tokio::time::timeout(PATIENCE, bridge.room(scratch)).await.unwrap();
+        }
+        assert!(windows.iter().all(is_pending), "the holding spool is full");
+
+        fill(&normal.appender).await;
+        drain(&held.spool, &held.acker);
+        for scratch in &windows {
+            tokio::time::timeout(PATIENCE, bridge.room(scratch)).await.unwrap();
+        }
+        assert!(plain.iter().all(is_pending), "the spool is full");
+    }
+}
