@@ -401,10 +401,7 @@ impl Ingest for Bridge {
     }
 
     fn offer(&self, out: &mut Output, publish: &Publish<'_>) -> Offer {
-        if let Some(answers) = &self.answers {
-            answers.published(publish.topic, publish.payload);
-        }
-        match self.own.addressed(publish.topic) {
+        let offer = match self.own.addressed(publish.topic) {
             None => self.translated(publish, out),
             Some(given) => {
                 out.clear();
@@ -412,7 +409,12 @@ impl Ingest for Bridge {
                 self.note(&Settled { rules: None, publish, presence: None, out, verdict: None }, &offer);
                 offer
             }
+        };
+        // What finds no room comes again, and is an answer once.
+        if let Some(answers) = self.answers.as_ref().filter(|_| !matches!(offer, Offer::Full)) {
+            answers.published(publish.topic, publish.payload);
         }
+        offer
     }
 
     fn presence(&self, out: &mut Output, presence: &Presence<'_>) -> Option<Offer> {

@@ -7,6 +7,7 @@
 //!
 //! It owns the socket and the lines. What is done comes in through [`Control`].
 
+use std::fmt;
 use std::fs;
 use std::future::Future;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
@@ -114,6 +115,16 @@ impl Watch {
             Self::Tap { filter, .. } => filter.may_want(publish, presence),
             Self::Record { topic: None } => true,
             Self::Record { topic: Some(filter) } => presence.is_none() && topic::matches(filter, publish.topic),
+        }
+    }
+}
+
+impl fmt::Display for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tap { filter, rate, .. } => write!(f, "tap of {filter}, at most {rate} a second"),
+            Self::Record { topic: None } => f.write_str("record of all publishes, comings and goings"),
+            Self::Record { topic: Some(filter) } => write!(f, "record of publishes on {filter:?}"),
         }
     }
 }

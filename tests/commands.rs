@@ -165,7 +165,10 @@ struct Plant {
 
 impl Plant {
     async fn subscribed(at: SocketAddr, name: &str, filter: &str) -> Self {
-        let mut options = MqttOptions::new(name, at.ip().to_string(), at.port());
+        Self::with(MqttOptions::new(name, at.ip().to_string(), at.port()), filter, QoS::AtLeastOnce).await
+    }
+
+    async fn with(mut options: MqttOptions, filter: &str, qos: QoS) -> Self {
         options.set_max_packet_size(1 << 20, 1 << 20);
         let (client, mut events) = AsyncClient::new(options, 16);
         let (sender, heard) = mpsc::channel(64);
@@ -182,7 +185,7 @@ impl Plant {
                 }
             }
         });
-        client.subscribe(filter, QoS::AtLeastOnce).await.unwrap();
+        client.subscribe(filter, qos).await.unwrap();
         is_ready.recv().await.unwrap();
         Self { client, heard }
     }
@@ -298,6 +301,37 @@ async fn a_message_waits_for_its_device_and_not_longer_than_it_may() {
     world.ended("published", 2);
     until_empty(&world).await;
     assert_eq!(world.bridge.metric("brownbridge_commands_waiting"), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_does_not_keep_a_command_has_not_got_it() {
+    let dir = folder();
+    let world = world(dir.path(), COMMANDS).await;
+    let at = world.bridge.mqtt;
+    let away = || {
+        let mut options = MqttOptions::new("plc", at.ip().to_string(), at.port());
+        options.set_clean_session(false);
+        options
+    };
+    let plant = Plant::with(away(), "plant/#", QoS::AtMostOnce).await;
+    plant.client.disconnect().await.unwrap();
+    until("it is away", PATIENCE, || (world.bridge.metric("brownbridge_broker_connections") == 0.0).then_some(()));
+    let (_, answer) = world.call("reset", Value::Null).await;
+    assert_eq!(answer["status"], 404, "{answer}");
+    let (_, answer) = world.call("read", json!({"machine": "m"})).await;
+    assert_eq!(answer["status"], 404, "{answer}");
+    world.command(("setpoint", "press7", "m-1"), r#"{"value": 1}"#).await;
+    world.command(("careful", "press7", "m-2"), "go").await;
+    until("they wait", PATIENCE, || (world.bridge.metric("brownbridge_commands_waiting") >= 2.0).then_some(()));
+    assert_eq!(world.waiting().await, 2, "the hub has them still");
+    let mut plant = Plant::with(away(), "plant/#", QoS::AtMostOnce).await;
+    let mut heard = [plant.hears().await, plant.hears().await];
+    heard.sort();
+    assert_eq!(heard, [pair("plant/press7/do", "go"), pair("plant/press7/set", "1")]);
+    plant.says("plant/press7/done", "").await;
+    world.ended("acknowledged", 1);
+    world.ended("published", 1);
+    until_empty(&world).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -51,6 +51,18 @@ fn commands() {
             "error: 2 warnings denied\n",
         ),
         (vec!["check", "--deny", "too-long", overlap], 0, "overlap.toml: ok", "misses some of its topics"),
+        (
+            vec!["check", "--deny", "unused-key", "tests/golden/check/unused-key.toml"],
+            1,
+            "unused-key.toml: 2 errors, 1 warning\n",
+            "error: 1 warning denied\n",
+        ),
+        (
+            vec!["check", "--deny", "unused-table", "tests/golden/check/unused-table.toml"],
+            1,
+            "unused-table.toml: ok, 1 rule, 0 tests, 1 warning\n",
+            "error: 1 warning denied\n",
+        ),
         (vec!["check", "--deny", "all"], 2, "", "[possible values: warnings, constant-device"),
         (vec!["check", "bridge.toml.example"], 0, "bridge.toml.example: ok\n", ""),
         (vec!["check", "tests/golden/bridge/typos.toml"], 1, "typos.toml: 3 errors\n", "did you mean"),
@@ -65,7 +77,7 @@ fn commands() {
         (vec!["check", "--config", "tests/golden/bridge/typos.toml"], 1, "typos.toml: 3 errors\n", "did you mean"),
         (vec!["test"], 0, "42 passed, 0 failed\n", ""),
         (vec!["test", "--json"], 0, "\"passed\":true", ""),
-        (vec!["test", "tests/golden/rules/failing.toml"], 1, "0 passed, 6 failed\n", "want 1500, got 1450"),
+        (vec!["test", "tests/golden/rules/failing.toml"], 1, "0 passed, 9 failed\n", "want 1500, got 1450"),
         (vec!["test", typos], 1, "no test was run: the rules have errors\n", "error: unknown format `jsn`"),
         (vec!["test", "no/such"], 2, "", "name one, e.g. brownbridge test PATH (No such file"),
         (
@@ -138,6 +150,7 @@ fn explanations() {
         "gw07-press/temp/oil --payload {\"v\":61.5}",
         "plant1/line3/press7/value/temp --payload 21.50",
         "plant1/line3/press7/value/temp --payload 21,50",
+        "plant1/line3/press7/value/temp --payload -0.5",
         "plant1/line3/press7/value/temp",
         "plant1/packaging/wrapper3/speed",
         "plant1/testbench/x --payload 1",
@@ -151,6 +164,7 @@ fn explanations() {
         "--on connect --client plc-line4-7 --rules tests/golden/rules/presence.toml",
         "all/l1 --payload {\"kind\":\"y\"} --rules tests/golden/rules/shape.toml",
         "ms --payload {\"ts\":2008000} --rules tests/golden/rules/time.toml",
+        "ms --payload {\"ts\":1767225600} --rules tests/golden/rules/time.toml",
         "plant/hall2/oven/temp --payload 1 --rules tests/golden/rules/many.toml --all",
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_brownbridge"));
@@ -272,7 +286,7 @@ fn an_offered_rule_works_as_it_is() {
         (b"", "'{\"value\": 1}'"),
         (b"{\"v\": 1}", "'{\"v\": 1}'"),
         (b"-21.50 ", "decode = \"number\""),
-        (b"21,5", "decode = \"text\""),
+        (b"-21,5", "decode = { format = \"number\", decimal = \",\" }"),
         (b"it's \"on\"\n\x01", "decode = \"text\""),
         (b"[1]", "\"[1]\""),
         (b"\xff\x00", "payload_hex = \"ff00\""),
@@ -308,8 +322,8 @@ fn junit() {
         (
             vec![case],
             1,
-            "0 passed, 6 failed\n",
-            ["6", "6", "0"],
+            "0 passed, 9 failed\n",
+            ["9", "9", "0"],
             Some(("failure", "test-failed", "want 1500, got 1450")),
         ),
         (

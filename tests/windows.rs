@@ -276,7 +276,7 @@ fn what_it_costs_is_told_by_rule_and_against_the_quota() {
     };
     assert_eq!([units("large"), units("changes"), units("lists")], [(2, 4, false), (2, 2, true), (1, 1, true)]);
     assert_eq!((&bill["tier"], &bill["quota_per_day"]), (&Value::from("F1"), &Value::from(8_000)));
-    assert_eq!(code, i32::from(bill["quota_share"].as_f64().unwrap() > 1.0));
+    assert!(code == 0 && bill["too_short"] == true, "{bill}");
     let (_, text) = cost(&[]);
     assert!(text.contains("RULE") && text.contains("of the 8000 of 1 unit F1"), "{text}");
     let (code, text) = cost(&["--for", "10ms"]);

@@ -39,7 +39,7 @@ impl Control for Operator {
 
     fn watch(&self, watch: Watch) -> Result<View, String> {
         let view = self.bridge.watchers().open(watch.clone())?;
-        tracing::info!(?watch, "somebody looks on");
+        tracing::info!("somebody looks on: {watch}");
         Ok(view)
     }
 

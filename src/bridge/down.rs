@@ -2,7 +2,7 @@
 //! say to it back to the hub. One task with one loop; what waits lies on a bounded [`Desk`].
 //!
 //! A cloud-to-device message is acknowledged, and with that forgotten by the hub, when its command says so: once it was
-//! handed to a subscriber or retained (`on-publish`), or once the plant has answered (`on-ack`). What cannot become
+//! queued in the session of a subscriber or retained (`on-publish`), or once the plant has answered (`on-ack`). What cannot become
 //! anything (no command, a body that cannot be read, a topic beyond the fence, expired) is acknowledged too, or it would
 //! come for ever. What its device does not take yet is kept for a hub's lock of a minute and then left to the hub, which
 //! sends it again, ten times by default.
@@ -11,7 +11,7 @@
 //!
 //! | outcome | meaning | message acknowledged | method answered |
 //! |---|---|---|---|
-//! | `published` | handed to subscribers, or retained | with `on-publish` | 200, without `response` |
+//! | `published` | queued for a subscriber, or retained | with `on-publish` | 200, without `response` |
 //! | `acknowledged`, `acknowledged_late` | the plant has answered, in time or after it | yes | |
 //! | `answered` | the same of a method | | its status |
 //! | `no_rule` | no command takes it | yes | 404 |
@@ -22,7 +22,7 @@
 //! | `expired` | its time has passed | yes | |
 //! | `duplicate` | it was done before | yes | |
 //! | `bad_property_bag`, `not_understood` | the topic is none that a hub sends | yes | |
-//! | `no_device` | nobody subscribes to its topic | | 404 |
+//! | `no_device` | nobody subscribes to its topic, or who does is away or full | | 404 |
 //! | `over_rate` | the device is over its rate | | 429 |
 //! | `busy` | too many commands wait | no | 503 |
 //! | `ack_timeout`, `timeout` | no answer in time | no | 504 |
@@ -45,7 +45,7 @@ use crate::downlink::{Case, Desk, Done, Fence, Rates, Stage};
 use crate::hub::back::{self, Command, Downward};
 use crate::message::{Timestamp, excerpt};
 use crate::metrics::Metrics;
-use crate::rules::{Commanded, Incoming, Made, RuleSet};
+use crate::rules::{Commanded, Incoming, LocalPublish, Made, RuleSet};
 use crate::uplink::{Arrival, Return, Wanted};
 
 mod answers;
@@ -283,11 +283,7 @@ impl Downlink {
             return self.wait(order, key, (Stage::Due(now + LOOK), end)).await;
         }
         if !first.retain && !self.parts.inside.has_subscriber(&first.topic) {
-            if is_method {
-                let detail = format!("nobody subscribes to {}", excerpt(&first.topic));
-                return self.finish(order, &key, "no_device", &detail).await;
-            }
-            return self.wait(order, key, (Stage::Due(now + LOOK), end)).await;
+            return self.nobody(order, key, "nobody subscribes to", (now, end)).await;
         }
         match self.rates.take(&order.device, now) {
             Err(_) if is_method => return self.finish(order, &key, "over_rate", "").await,
@@ -298,9 +294,12 @@ impl Downlink {
         if let Some((topic, _)) = &answer {
             self.parts.watch.add(topic);
         }
-        for publish in &order.made.publishes {
-            let payload = Bytes::copy_from_slice(&publish.payload);
-            self.parts.inside.publish(&publish.topic, payload, publish.qos, publish.retain);
+        if !self.publish(&order.made.publishes) {
+            if let Some((topic, _)) = &answer {
+                self.parts.watch.remove(topic);
+            }
+            let why = "who subscribes is away or has no room for";
+            return self.nobody(order, key, why, (now, end)).await;
         }
         match answer {
             None => self.finish(order, &key, "published", "").await,
@@ -310,6 +309,25 @@ impl Downlink {
                 self.wait(order, key, (Stage::Answer(topic, until), end.max(until))).await;
             }
         }
+    }
+
+    /// Publishes; false where nobody got the first, which is what the command is about: then nothing is published.
+    fn publish(&self, publishes: &[LocalPublish]) -> bool {
+        publishes.iter().enumerate().all(|(n, publish)| {
+            let payload = Bytes::copy_from_slice(&publish.payload);
+            let given = self.parts.inside.publish(&publish.topic, payload, publish.qos, publish.retain);
+            given || n > 0
+        })
+    }
+
+    /// Nobody takes the publish now: a message waits, a method is over.
+    async fn nobody(&mut self, order: Order, key: String, why: &str, (now, end): (Instant, Instant)) {
+        if matches!(order.kind, Kind::Message) {
+            return self.wait(order, key, (Stage::Due(now + LOOK), end)).await;
+        }
+        let topic = order.made.publishes.first().map_or("", |first| &first.topic);
+        let detail = format!("{why} {}", excerpt(topic));
+        self.finish(order, &key, "no_device", &detail).await;
     }
 
     /// True where an older message for the same topic waits: the last setpoint must be the last one that arrives.
@@ -434,9 +452,9 @@ impl Downlink {
     }
 }
 
-/// What makes a message the same when it comes again.
+/// What makes a message the same when it comes again. The length tells where the device ends: both may have blanks.
 fn key(device: &str, id: &str) -> String {
-    format!("{device} {id}")
+    format!("{} {device} {id}", device.len())
 }
 
 fn log(order: &Order, outcome: &'static str, detail: &str, metrics: &Metrics) {

@@ -388,7 +388,7 @@ where
             self.refuse(&publish);
             return Ok(());
         }
-        if self.shared.router.route(Some(&self.place.session), &publish) {
+        if self.shared.router.route(Some(&self.place.session), &publish).offered {
             self.handed_on += 1 + publish.payload.len() / 1024;
         }
         self.offer(publish);

@@ -26,7 +26,8 @@ impl Inside {
     }
 
     /// Gives a publish to its subscribers, connected or away, and keeps it where it is to be retained. `topic` is a valid
-    /// topic name. Says whether anybody subscribes to it.
+    /// topic name. True where a session has it queued or it is retained; otherwise nobody has it or will get it: who
+    /// subscribes has no room, or is away without a session that waits for it.
     pub fn publish(&self, topic: &str, payload: Bytes, qos: u8, retain: bool) -> bool {
         let qos = match qos {
             0 => QoS::AtMostOnce,
@@ -35,7 +36,8 @@ impl Inside {
         };
         let topic = ByteString::from(topic);
         let publish = Publish { dup: false, retain, qos, topic, packet_id: None, payload, properties: None };
-        self.0.route(None, &publish)
+        let routed = self.0.route(None, &publish);
+        routed.queued || routed.retained
     }
 
     /// Says whether anybody subscribes to this topic.

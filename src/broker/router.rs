@@ -25,6 +25,17 @@ enum Filed {
     Shared(Arc<Share>),
 }
 
+/// What became of a publish within the broker.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Routed {
+    /// It was offered to at least one session.
+    pub(super) offered: bool,
+    /// At least one session has it queued.
+    pub(super) queued: bool,
+    /// It is the retained message of its topic, or has ended the one there was.
+    pub(super) retained: bool,
+}
+
 /// The broker's shared state.
 pub(super) struct Router {
     pub(super) clients: Clients,
@@ -62,28 +73,29 @@ impl Router {
     }
 
     /// Gives a publish to the local subscribers and keeps it if it is to be retained.
-    /// `from` is the publisher's own session, for the no-local option. Says whether anybody subscribes to it.
-    pub(super) fn route(&self, from: Option<&Arc<Session>>, publish: &Publish) -> bool {
+    /// `from` is the publisher's own session, for the no-local option.
+    pub(super) fn route(&self, from: Option<&Arc<Session>>, publish: &Publish) -> Routed {
+        let mut routed = Routed::default();
         let mut message = None;
         if publish.retain {
             let shared = Arc::new(Message::detach(publish));
-            self.retain(&shared);
+            routed.retained = self.retain(&shared);
             message = Some(shared);
         }
         if self.subscribed.load(Ordering::Acquire) == 0 {
-            return false;
+            return routed;
         }
         let subscriptions = self.subscriptions.read();
         // One delivery per client, at the highest QoS of its matching subscriptions ([MQTT-3.3.5-1]).
         let mut targets: Vec<(&Arc<Session>, Delivery)> = Vec::new();
-        let mut any = false;
         subscriptions.each_match(&publish.topic, |filed| {
             let (session, to) = match filed {
                 Filed::One(session, to) => (session, to),
                 Filed::Shared(share) => {
-                    any = true;
+                    routed.offered = true;
                     let message = message.get_or_insert_with(|| Arc::new(Message::detach(publish)));
-                    return self.count(share.put(publish, message));
+                    routed.queued |= self.count(share.put(publish, message));
+                    return;
                 }
             };
             if to.options.no_local && from.is_some_and(|from| Arc::ptr_eq(from, session)) {
@@ -104,14 +116,14 @@ impl Router {
                 }
             }
         });
-        any |= !targets.is_empty();
+        routed.offered |= !targets.is_empty();
         for (session, delivery) in targets {
-            self.count(session.put(delivery));
+            routed.queued |= self.count(session.put(delivery));
         }
-        any
+        routed
     }
 
-    /// True where a publish to this topic would go to somebody.
+    /// True where a publish to this topic would be offered to somebody, who need not have room for it or wait for it.
     pub(super) fn has_subscriber(&self, topic: &str) -> bool {
         let mut any = false;
         if self.subscribed.load(Ordering::Acquire) > 0 {
@@ -120,7 +132,8 @@ impl Router {
         any
     }
 
-    fn count(&self, put: Put) {
+    /// Counts a delivery; true where it is queued.
+    fn count(&self, put: Put) -> bool {
         match put {
             Put::Queued => self.metrics.local_deliveries.increment(1),
             Put::Full => {
@@ -129,6 +142,7 @@ impl Router {
             }
             Put::Absent => {}
         }
+        matches!(put, Put::Queued)
     }
 
     /// Files a subscription, in place of an older one of the same session.
@@ -186,7 +200,8 @@ impl Router {
         self.retained.lock().all()
     }
 
-    fn retain(&self, message: &Arc<Message>) {
+    /// Keeps a message; false where there is no room for it.
+    fn retain(&self, message: &Arc<Message>) -> bool {
         let (was_there, kept) = {
             let mut retained = self.retained.lock();
             (retained.get(&message.topic).is_some(), retained.keep(message, &self.options))
@@ -199,6 +214,7 @@ impl Router {
         if let Some(scribe) = self.common.scribe.as_ref().filter(|_| was_there || is_there) {
             scribe.list_retained(&message.topic);
         }
+        kept
     }
 }
 

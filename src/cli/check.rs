@@ -34,7 +34,7 @@ pub(super) struct Args {
 
 /// What `--deny` can name.
 fn denied_kinds() -> PossibleValuesParser {
-    std::iter::once(ALL_WARNINGS).chain(rules::LINTS).collect::<Vec<_>>().into()
+    std::iter::once(ALL_WARNINGS).chain(rules::LINTS).chain(rules::FIRM_LINTS).collect::<Vec<_>>().into()
 }
 
 const ALL_WARNINGS: &str = "warnings";

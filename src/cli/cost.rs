@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::check::{could_not_run, print};
-use super::running::{admin_address, get};
+use super::running::{admin_address, default_config, get};
 use super::text::{columns, plain, span};
 use crate::app::status::Report;
 use crate::config::units;
@@ -22,11 +22,14 @@ use crate::config::units;
     brownbridge cost --for 10m             at the rate of the next ten minutes\n  \
     brownbridge cost --admin 10.0.0.5:9883 --json | jq '.rules[] | [.rule, .units_per_day]'\n\n\
     A hub bills each 4 KB of a message that it begins (free tier: 0.5 KB), and counts messages sent again after a lost\n\
-    connection, which are not in here. Exit code: 0 within the quota or `tier` is not set, 1 over it, 2 could not be asked."
+    connection, which are not in here. What was seen in less than ten minutes since the start is told, and judged by nobody:\n\
+    how a plant begins is not how it goes on. Exit code: 0 within the quota, or `tier` is not set, or too short a look, 1 over\n\
+    the quota (with --for however short), 2 could not be asked."
 )]
 pub(super) struct Args {
-    /// The configuration that says where the admin page is.
-    #[arg(long, value_name = "FILE", default_value = "/etc/brownbridge/bridge.toml")]
+    /// The configuration that says where the admin page is [default: bridge.toml if it lies here, else
+    /// /etc/brownbridge/bridge.toml]
+    #[arg(long, value_name = "FILE", hide_default_value = true, default_value = default_config())]
     config: PathBuf,
     /// Where the admin page is, instead of what the configuration says.
     #[arg(long, value_name = "ADDRESS", conflicts_with = "config")]
@@ -61,8 +64,11 @@ pub(super) fn run(args: Args) -> ExitCode {
     };
     let text = if args.json { serde_json::to_string(&bill).unwrap_or_default() + "\n" } else { bill.to_string() };
     print(&text);
-    ExitCode::from(u8::from(bill.quota_share.is_some_and(|share| share > 1.0)))
+    ExitCode::from(u8::from(bill.is_over()))
 }
+
+/// A forecast from less than this is no verdict, unless somebody asked for it with `--for`.
+const SHORT: Duration = Duration::from_secs(600);
 
 fn observe(address: &str, during: Option<Duration>) -> io::Result<Bill> {
     let look = || -> io::Result<(Counts, u64)> {
@@ -72,7 +78,7 @@ fn observe(address: &str, during: Option<Duration>) -> io::Result<Bill> {
         Ok((Counts::of(&get(address, "/metrics")?), status.uptime_seconds))
     };
     let (counts, uptime) = look()?;
-    let Some(during) = during else { return Ok(Bill::of(&counts, Duration::from_secs(uptime))) };
+    let Some(during) = during else { return Ok(Bill::since_start(&counts, Duration::from_secs(uptime))) };
     std::thread::sleep(during);
     let (after, later) = look()?;
     if later < uptime {
@@ -182,6 +188,8 @@ struct Bill {
     quota_per_day: Option<u64>,
     /// The forecast by the quota.
     quota_share: Option<f64>,
+    /// The bridge runs for so short a time that the forecast says little.
+    too_short: bool,
     #[serde(skip)]
     billed: bool,
 }
@@ -232,8 +240,19 @@ impl Bill {
             tier_units: counts.quota.as_ref().map(|(_, units, _)| *units),
             quota_per_day: quota,
             quota_share: quota.map(|quota| units_per_day as f64 / quota.max(1) as f64),
+            too_short: false,
             billed: counts.billed,
         }
+    }
+
+    /// Of everything since the start, which may be a moment ago.
+    fn since_start(counts: &Counts, uptime: Duration) -> Self {
+        Self { too_short: uptime < SHORT, ..Self::of(counts, uptime) }
+    }
+
+    /// Seen for long enough to say so.
+    fn is_over(&self) -> bool {
+        !self.too_short && self.quota_share.is_some_and(|share| share > 1.0)
     }
 
     /// How the forecast is to the quota.
@@ -253,7 +272,11 @@ impl Bill {
             if units == 1 { "" } else { "s" },
             plain(tier)
         );
-        if share <= 1.0 {
+        if self.too_short {
+            let observed = span(Duration::from_secs(self.observed_seconds));
+            return format!("{of} (observed for {observed} only: --for 10m looks longer)");
+        }
+        if !self.is_over() {
             return of;
         }
         let minutes = (1440.0 / share) as u64;
@@ -329,6 +352,25 @@ total           720       1680            12024
         ] {
             let bill = Bill::of(&Counts::of(&(PAGE.to_owned() + &more)), Duration::from_secs(3600));
             assert_eq!(bill.to_string(), format!("{table}\n{expect}"));
+        }
+    }
+
+    /// A forecast of the first seconds is no verdict; one that was asked for is.
+    #[test]
+    fn a_short_look() {
+        let page = PAGE.to_owned() + "brownbridge_billable_quota_units{tier=\"F1\",units=\"1\"} 840\n";
+        let (counts, seconds) = (Counts::of(&page), Duration::from_secs);
+        for (bill, over, expect) in [
+            (
+                Bill::since_start(&counts, seconds(28)),
+                false,
+                "1 unit F1 (observed for 28 s only: --for 10m looks longer)\n",
+            ),
+            (Bill::since_start(&counts, seconds(599)), false, "looks longer)\n"),
+            (Bill::since_start(&counts, seconds(600)), true, "OVER THE QUOTA"),
+            (Bill::of(&counts, seconds(28)), true, "OVER THE QUOTA"),
+        ] {
+            assert_eq!((bill.is_over(), bill.to_string().contains(expect)), (over, true), "{bill}");
         }
     }
 

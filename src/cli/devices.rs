@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::check::{could_not_run, print, print_error};
-use super::running;
+use super::running::{self, default_config};
 use super::text::{bytes, columns, plain, span};
 use crate::app::status::Device;
 use crate::control::{Answer, Request};
@@ -22,8 +22,9 @@ use crate::message::excerpt;
     Exit code: 0 done, 1 there is no such device, 2 could not run (no bridge runs, or it is another user's)."
 )]
 pub(super) struct Args {
-    /// The configuration of the bridge whose devices they are.
-    #[arg(long, value_name = "FILE", global = true, default_value = "/etc/brownbridge/bridge.toml")]
+    /// The configuration of the bridge whose devices they are [default: bridge.toml if it lies here, else
+    /// /etc/brownbridge/bridge.toml]
+    #[arg(long, value_name = "FILE", global = true, hide_default_value = true, default_value = default_config())]
     config: PathBuf,
     #[command(subcommand)]
     action: Action,

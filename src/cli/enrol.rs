@@ -8,6 +8,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::check::{could_not_run, print, print_error, print_findings};
+use super::running::default_config;
 use crate::app::settings::cannot_read;
 use crate::app::settings::dps::{Enrolment, enrolment};
 use crate::hub::dps::{Assignment, Trouble};
@@ -27,8 +28,9 @@ use crate::provision::{self, Options, Proof, cache};
 pub(super) struct Args {
     /// The registration id [default: the one of the configuration or of the certificate].
     id: Option<String>,
-    /// The configuration of the bridge.
-    #[arg(long, value_name = "FILE", default_value = "/etc/brownbridge/bridge.toml")]
+    /// The configuration of the bridge [default: bridge.toml if it lies here, else
+    /// /etc/brownbridge/bridge.toml]
+    #[arg(long, value_name = "FILE", hide_default_value = true, default_value = default_config())]
     config: PathBuf,
     /// Writes the assignment down for the bridge, which takes it up at its next start.
     #[arg(long, conflicts_with = "id_scope")]

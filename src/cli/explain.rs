@@ -37,7 +37,7 @@ pub(super) struct Args {
     #[arg(long, requires = "command")]
     method: Option<String>,
     /// A property of the message; may be given several times.
-    #[arg(long, value_name = "NAME=VALUE", requires = "command")]
+    #[arg(long, value_name = "NAME=VALUE", allow_hyphen_values = true, requires = "command")]
     prop: Vec<String>,
     /// The message id, or the request id of the method.
     #[arg(long, requires = "command", default_value = "1")]
@@ -61,7 +61,7 @@ pub(super) struct Args {
     #[arg(long, conflicts_with = "on")]
     retained: bool,
     /// The payload of the publish.
-    #[arg(long, conflicts_with_all = ["payload_file", "on"])]
+    #[arg(long, allow_hyphen_values = true, conflicts_with_all = ["payload_file", "on"])]
     payload: Option<String>,
     /// Reads the payload from a file.
     #[arg(long, conflicts_with = "on")]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::check::{could_not_run, print, print_error};
-use super::running::{admin_address, get, state_folder};
+use super::running::{admin_address, default_config, get, state_folder};
 use super::text::plain;
 use crate::app;
 use crate::ledger::{Books, ByReason, sum};
@@ -16,8 +16,9 @@ use crate::ledger::{Books, ByReason, sum};
     brownbridge ledger --json | jq .messages.waiting\n\n\
     Where no bridge runs, it shows what the last one wrote. Exit code: 0 shown, 2 could not run.")]
 pub(super) struct Args {
-    /// The configuration of the bridge whose ledger it is.
-    #[arg(long, value_name = "FILE", default_value = "/etc/brownbridge/bridge.toml")]
+    /// The configuration of the bridge whose ledger it is [default: bridge.toml if it lies here, else
+    /// /etc/brownbridge/bridge.toml]
+    #[arg(long, value_name = "FILE", hide_default_value = true, default_value = default_config())]
     config: PathBuf,
     /// Where the admin page is, instead of what the configuration says.
     #[arg(long, value_name = "ADDRESS", conflicts_with = "config")]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::check::{could_not_run, print, print_error};
-use super::running;
+use super::running::{self, default_config};
 use super::text::{bytes, columns, confirmed, plain, span};
 use crate::control::{Answer, MAX_IDS, Outcome, Request, Retried};
 use crate::message::{Timestamp, excerpt};
@@ -23,8 +23,9 @@ use crate::quarantine::{self, Entry};
     brownbridge quarantine drop 3f9a 77c0 --yes\n\n\
     An entry is named by its ID or the beginning of it. Exit code: 0 done, 1 not all of it, 2 could not run.")]
 pub(super) struct Args {
-    /// The configuration of the bridge whose quarantine it is.
-    #[arg(long, value_name = "FILE", global = true, default_value = "/etc/brownbridge/bridge.toml")]
+    /// The configuration of the bridge whose quarantine it is [default: bridge.toml if it lies here, else
+    /// /etc/brownbridge/bridge.toml]
+    #[arg(long, value_name = "FILE", global = true, hide_default_value = true, default_value = default_config())]
     config: PathBuf,
     #[command(subcommand)]
     action: Action,

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::check::{could_not_run, print_error};
-use super::running;
+use super::running::{self, default_config};
 use super::text::{bytes, count, duration, filter, of};
 use super::watching::{End, Watching};
 use crate::config::units;
@@ -39,8 +39,9 @@ pub(super) struct Args {
     /// Goes on with a recording that is there already.
     #[arg(long)]
     append: bool,
-    /// The configuration of the bridge.
-    #[arg(long, value_name = "FILE", default_value = "/etc/brownbridge/bridge.toml")]
+    /// The configuration of the bridge [default: bridge.toml if it lies here, else
+    /// /etc/brownbridge/bridge.toml]
+    #[arg(long, value_name = "FILE", hide_default_value = true, default_value = default_config())]
     config: PathBuf,
 }
 

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::check::{could_not_run, print_error, print_findings};
+use super::running::default_config;
 use super::service;
 use crate::admin::Recorder;
 use crate::app::inherited::Inherited;
@@ -22,8 +23,9 @@ const SPOOL_FAILED: u8 = 74;
     brownbridge run --config bridge.toml\n\nExit code: 0 stopped, 2 could not run, 74 the spool's disk failed, \
     78 bad configuration.\nAn unreachable hub never stops it: messages wait in the spool.")]
 pub(super) struct Args {
-    /// The configuration; `bridge.toml.example` shows all of it.
-    #[arg(long, default_value = "/etc/brownbridge/bridge.toml")]
+    /// The configuration; `bridge.toml.example` shows all of it [default: bridge.toml if it lies here, else
+    /// /etc/brownbridge/bridge.toml]
+    #[arg(long, hide_default_value = true, default_value = default_config())]
     config: PathBuf,
     /// How log lines are written to stderr. The level is taken from BROWNBRIDGE_LOG (error, warn, info, debug).
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]

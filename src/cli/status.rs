@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::check::{could_not_run, print};
-use super::running::{admin_address, get};
+use super::running::{admin_address, default_config, get};
 use super::text::{bytes, columns, plain, span};
 use crate::app::status::{Connected, MAX_CLIENTS, Report};
 
@@ -16,8 +16,9 @@ use crate::app::status::{Connected, MAX_CLIENTS, Report};
     brownbridge status --admin 10.0.0.5:9883 --json | jq '.clients.list[].client_id'\n\n\
     Exit code: 0 it does its job, 1 it does not (as /readyz), 2 it could not be asked.")]
 pub(super) struct Args {
-    /// The configuration that says where the admin page is.
-    #[arg(long, value_name = "FILE", default_value = "/etc/brownbridge/bridge.toml")]
+    /// The configuration that says where the admin page is [default: bridge.toml if it lies here, else
+    /// /etc/brownbridge/bridge.toml]
+    #[arg(long, value_name = "FILE", hide_default_value = true, default_value = default_config())]
     config: PathBuf,
     /// Where the admin page is, instead of what the configuration says.
     #[arg(long, value_name = "ADDRESS", conflicts_with = "config")]

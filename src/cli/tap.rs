@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::check::{could_not_run, print_error};
-use super::running;
+use super::running::{self, default_config};
 use super::text::{bytes, colored, count, duration, filter, of, plain};
 use super::watching::{End, Watching, write_out};
 use crate::control::Watch;
@@ -26,8 +26,9 @@ use crate::watch::{Filter, Sight};
     brownbridge tap --rule presses --for 10s --json | jq -r '.messages[].body.text'\n\n\
     Exit code: 0 done, also by Ctrl-C, 1 the bridge ended, 2 could not run (no bridge runs, or it is another user's).")]
 pub(super) struct Args {
-    /// The configuration of the bridge.
-    #[arg(long, value_name = "FILE", default_value = "/etc/brownbridge/bridge.toml")]
+    /// The configuration of the bridge [default: bridge.toml if it lies here, else
+    /// /etc/brownbridge/bridge.toml]
+    #[arg(long, value_name = "FILE", hide_default_value = true, default_value = default_config())]
     config: PathBuf,
     /// Only publishes on topics that this filter matches; + and # as in MQTT.
     #[arg(long, value_name = "FILTER", value_parser = filter)]

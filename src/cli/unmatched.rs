@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::check::{could_not_run, print, print_error};
-use super::running;
+use super::running::{self, default_config};
 use super::tap::payload;
 use super::text::{columns, count, of, plain, span};
 use crate::control::{Answer, Request};
@@ -29,8 +29,9 @@ use crate::watch::sight::Excerpt;
     brownbridge unmatched --json | jq -r '.topics[] | [.publishes, .topic] | @tsv'\n\n\
     Exit code: 0 every topic has a rule, 1 there are some without, 2 could not run.")]
 pub(super) struct Args {
-    /// The configuration of the bridge.
-    #[arg(long, value_name = "FILE", default_value = "/etc/brownbridge/bridge.toml")]
+    /// The configuration of the bridge [default: bridge.toml if it lies here, else
+    /// /etc/brownbridge/bridge.toml]
+    #[arg(long, value_name = "FILE", hide_default_value = true, default_value = default_config())]
     config: PathBuf,
     /// How many rows.
     #[arg(long, value_name = "N", default_value_t = 10)]

@@ -99,13 +99,48 @@ impl Want {
             (Self::Flag, _) => format!("{key} = true"),
             (Self::Whole, _) => format!("{key} = 10"),
             (Self::Texts, _) => format!("{key} = [\"a\", \"b\"]"),
-            (Self::Table, "add" | "props") => format!("{key} = {{ site = \"plant1\" }}"),
-            (Self::Table, "want") => "want = { device = \"press7\" }".to_owned(),
-            (Self::Table, _) => format!("write [{key}] on a line of its own, and its keys below it"),
-            (Self::Tables, "want") => "want = [{ device = \"press7\" }, { device = \"press8\" }]".to_owned(),
-            (Self::Tables, _) => format!("write [[{key}]] on a line of its own, and its keys below it"),
+            (Self::Table, _) => match inline(key) {
+                Some(example) => format!("{key} = {example}"),
+                None => format!("write [{key}] on a line of its own, and its keys below it"),
+            },
+            (Self::Tables, _) => match inline_list(key) {
+                Some(example) => format!("{key} = {example}"),
+                None => format!("write [[{key}]] on a line of its own, and its keys below it"),
+            },
         }
     }
+}
+
+/// A right table for a key that stands inside of another one, where a line `[key]` would begin a table of the file.
+fn inline(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "add" | "props" => "{ site = \"plant1\" }",
+        "want" => "{ device = \"press7\" }",
+        "time" => "{ from = \".ts\", format = \"unix_ms\" }",
+        "batch" => "{ max_wait = \"10s\" }",
+        "aggregate" => "{ every = \"1m\", fields = { temp = \"mean\" } }",
+        "fields" => "{ temp = \"mean\", state = \"last\" }",
+        "pivot" => "{ name = \"{signal}\", max_wait = \"2s\" }",
+        "report_by_exception" => "{ field = \"temp\", change = 0.5 }",
+        "lookup" => "{ table = \"sensors\", key = \"{channel}\" }",
+        "default" => "{ machine = \"unknown\" }",
+        "set" => "{ temp_f = \".temp * 1.8 + 32\" }",
+        "scale" => "{ level = { from = [4, 20], to = [0, 150] } }",
+        "rename" => "{ temp = \"temperature\" }",
+        "keys" => "{ values = \"values\", id = \"id\", v = \"v\" }",
+        "command" => "{ device = \"press7\", payload = \"12\" }",
+        _ => return None,
+    })
+}
+
+/// The same for keys with a list of tables.
+fn inline_list(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "want" => "[{ device = \"press7\" }, { device = \"press8\" }]",
+        "send" => "[{ payload = \"1\" }, { payload = \"2\", at = \"10s\" }]",
+        "fields" => "[{ name = \"temp\", type = \"f32\" }]",
+        _ => return None,
+    })
 }
 
 /// A string with its place.
@@ -264,7 +299,10 @@ impl<'a> Reader<'a> {
     pub fn tables(&mut self, key: &'a str, report: &mut Report<'_>) -> Vec<(&'a DeTable<'a>, Span)> {
         let Some(entry) = self.any(key) else { return Vec::new() };
         let Some(array) = entry.value.get_ref().as_array() else {
-            let title = format!("`{key}` must be written `[[{key}]]`");
+            let title = match inline_list(key) {
+                Some(_) => format!("`{key}` must be {}", Want::Tables.in_words()),
+                None => format!("`{key}` must be written `[[{key}]]`"),
+            };
             let found = report.new_error("wrong-type", title);
             let found = match entry.value.get_ref() {
                 DeValue::Table(_) => found.at(entry.key_span, "one pair of brackets is missing"),

@@ -17,6 +17,9 @@ use crate::message::Timestamp;
 /// 2015-01-01: what controllers say after a reset (1970, 1980, 1990, 2000, 2010, 2012) is before it.
 const OLDEST: i64 = 1_420_070_400_000;
 
+/// 2100-01-01: a number of our days is before it, and in any other unit is not.
+const NEWEST: i64 = 4_102_444_800_000;
+
 /// How far ahead a clock may be where the rule says nothing, in milliseconds.
 pub(super) const MAX_AHEAD: i64 = 10 * 60_000;
 
@@ -43,17 +46,36 @@ pub(super) enum Format {
     Pattern(Box<str>),
 }
 
-/// Why the payload's time is not the message's.
+/// Why the payload's time is not the message's, and what it looks like where that is another format than the rule's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Doubt {
     /// The payload has none.
     Missing,
     /// It is not written as the rule says.
-    Unreadable,
+    Unreadable(Option<Look>),
     /// It is before 2015, or older than the rule's `max_age`.
-    TooOld,
+    TooOld(Option<Look>),
     /// It is ahead of the time of receipt.
-    Ahead,
+    Ahead(Option<Look>),
+}
+
+/// A number that would be a moment of our days in another format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look {
+    number: i64,
+    format: &'static str,
+}
+
+impl Look {
+    /// What a text looks like, if it is not what the rule says it is.
+    fn of(text: &str, format: &Format) -> Option<Self> {
+        let number = text.parse().ok()?;
+        let all = [("unix_s", 1), ("unix_ms", 1_000), ("unix_us", 1_000_000), ("unix_ns", 1_000_000_000)];
+        let (name, per_second) = all
+            .into_iter()
+            .find(|(_, per_second)| unix(text, *per_second).is_some_and(|ms| (OLDEST..NEWEST).contains(&ms)))?;
+        (*format != Format::Unix { per_second }).then_some(Self { number, format: name })
+    }
 }
 
 impl Doubt {
@@ -61,21 +83,27 @@ impl Doubt {
     pub fn label(self) -> &'static str {
         match self {
             Self::Missing => "missing",
-            Self::Unreadable => "unreadable",
-            Self::TooOld => "too_old",
-            Self::Ahead => "ahead",
+            Self::Unreadable(_) => "unreadable",
+            Self::TooOld(_) => "too_old",
+            Self::Ahead(_) => "ahead",
         }
     }
 }
 
 impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Missing => "the payload has no time",
-            Self::Unreadable => "the payload's time is not written as the rule says",
-            Self::TooOld => "the payload's time is too old: the device's clock may not be set",
-            Self::Ahead => "the payload's time is in the future: the device's clock or the zone may be wrong",
-        })
+        let (text, look) = match self {
+            Self::Missing => ("the payload has no time", None),
+            Self::Unreadable(look) => ("the payload's time is not written as the rule says", *look),
+            Self::TooOld(Some(look)) => ("the payload's time is too old as the rule reads it", Some(*look)),
+            Self::TooOld(None) => ("the payload's time is too old: the device's clock may not be set", None),
+            Self::Ahead(Some(look)) => ("the payload's time is in the future as the rule reads it", Some(*look)),
+            Self::Ahead(None) => {
+                ("the payload's time is in the future: the device's clock or the zone may be wrong", None)
+            }
+        };
+        f.write_str(text)?;
+        look.iter().try_for_each(|Look { number, format }| write!(f, ": {number} looks like format = \"{format}\""))
     }
 }
 
@@ -85,11 +113,13 @@ impl Clock {
         let received = facts.publish.received;
         let value = facts.field(&self.from).filter(|value| *value != "null").ok_or(Doubt::Missing)?;
         let text = json::string(value);
-        let ms = self.parse(text.as_deref().unwrap_or(value).trim()).ok_or(Doubt::Unreadable)?;
+        let text = text.as_deref().unwrap_or(value).trim();
+        let look = || Look::of(text, &self.format);
+        let ms = self.parse(text).ok_or_else(|| Doubt::Unreadable(look()))?;
         match () {
-            () if ms < OLDEST => Err(Doubt::TooOld),
-            () if self.max_age.is_some_and(|age| ms < received.0.saturating_sub(age)) => Err(Doubt::TooOld),
-            () if ms > received.0.saturating_add(self.max_ahead) => Err(Doubt::Ahead),
+            () if ms < OLDEST => Err(Doubt::TooOld(look())),
+            () if self.max_age.is_some_and(|age| ms < received.0.saturating_sub(age)) => Err(Doubt::TooOld(look())),
+            () if ms > received.0.saturating_add(self.max_ahead) => Err(Doubt::Ahead(look())),
             () => Ok(Timestamp(ms)),
         }
     }
@@ -145,6 +175,7 @@ mod tests {
     fn times() {
         let pattern = |text: &str| Format::Pattern(text.into());
         let unix = |per_second| Format::Unix { per_second };
+        let looks = |number, format| Some(Look { number, format });
         // Received at 2026-01-01T00:00:00Z.
         for (format, zone, value, expect) in [
             (unix(1000), "UTC", "1767225599999", Ok("2025-12-31T23:59:59.999Z")),
@@ -157,16 +188,20 @@ mod tests {
             (Format::Rfc3339, "Europe/Berlin", "\"2025-10-26T02:30:00\"", Ok("2025-10-26T00:30:00.000Z")),
             (pattern("%d.%m.%Y %H:%M:%S"), "Europe/Berlin", "\"31.12.2025 12:00:00\"", Ok("2025-12-31T11:00:00.000Z")),
             (pattern("%Y%m%d%H%M%S%z"), "Europe/Berlin", "\"20251231120000+0000\"", Ok("2025-12-31T12:00:00.000Z")),
-            (unix(1), "UTC", "2008", Err(Doubt::TooOld)),
-            (unix(1), "UTC", "1700000000", Err(Doubt::TooOld)),
+            (unix(1000), "UTC", "1767225599", Err(Doubt::TooOld(looks(1_767_225_599, "unix_s")))),
+            (unix(1), "UTC", "1767225599999", Err(Doubt::Ahead(looks(1_767_225_599_999, "unix_ms")))),
+            (Format::Rfc3339, "UTC", "1690000000000", Err(Doubt::Unreadable(looks(1_690_000_000_000, "unix_ms")))),
+            (pattern("%d.%m.%Y"), "UTC", "\"1690000000\"", Err(Doubt::Unreadable(looks(1_690_000_000, "unix_s")))),
+            (unix(1), "UTC", "2008", Err(Doubt::TooOld(None))),
+            (unix(1), "UTC", "1700000000", Err(Doubt::TooOld(None))),
             (unix(1), "UTC", "1767225900", Ok("2026-01-01T00:05:00.000Z")),
-            (unix(1), "UTC", "1767229200", Err(Doubt::Ahead)),
-            (unix(1), "UTC", "1e300", Err(Doubt::Unreadable)),
-            (unix(1), "UTC", "9223372036854775807", Err(Doubt::Unreadable)),
-            (Format::Rfc3339, "UTC", "\"1970-01-01T00:33:28\"", Err(Doubt::TooOld)),
-            (Format::Rfc3339, "UTC", "\"soon\"", Err(Doubt::Unreadable)),
+            (unix(1), "UTC", "1767229200", Err(Doubt::Ahead(None))),
+            (unix(1), "UTC", "1e300", Err(Doubt::Unreadable(None))),
+            (unix(1), "UTC", "9223372036854775807", Err(Doubt::Unreadable(None))),
+            (Format::Rfc3339, "UTC", "\"1970-01-01T00:33:28\"", Err(Doubt::TooOld(None))),
+            (Format::Rfc3339, "UTC", "\"soon\"", Err(Doubt::Unreadable(None))),
             (Format::Rfc3339, "UTC", "null", Err(Doubt::Missing)),
-            (Format::Rfc3339, "UTC", "{}", Err(Doubt::Unreadable)),
+            (Format::Rfc3339, "UTC", "{}", Err(Doubt::Unreadable(None))),
         ] {
             let text = format!("{{\"t\":{value}}}");
             let mut members = Vec::new();

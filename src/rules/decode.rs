@@ -189,6 +189,9 @@ fn push_bare_number(payload: &[u8], comma: bool, out: &mut Vec<u8>) -> Result<()
         detail.push_str(" (a decimal comma?)");
         advice = Some("decode = { format = \"number\", decimal = \",\" }");
     }
+    if comma {
+        detail.push_str(" (with decimal = \",\")");
+    }
     Err(Refusal::new(QuarantineReason::NotANumber, detail).advise(advice))
 }
 

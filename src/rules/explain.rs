@@ -289,6 +289,9 @@ fn sample(payload: &[u8]) -> (&'static str, String) {
         Ok(text) => {
             let decode = match json::scan(text, None) {
                 _ if is_number(text.trim()) => "decode = \"number\"\n",
+                _ if is_number(&text.trim().replacen(',', ".", 1)) => {
+                    "decode = { format = \"number\", decimal = \",\" }\n"
+                }
                 Ok(_) => "",
                 Err(_) => "decode = \"text\"\n",
             };

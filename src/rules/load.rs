@@ -34,7 +34,7 @@ mod texts;
 mod whole;
 pub(super) mod words;
 
-pub use lint::LINTS;
+pub use lint::{FIRM_LINTS, LINTS};
 use read_table::Tables;
 
 /// Every code a rule file can be answered with.

@@ -120,7 +120,7 @@ pub use clock::Doubt;
 pub use command::{Answer, Commanded, Incoming, LocalPublish, Made, PassedBy};
 pub use explain::{Explanation, Step, Tried, new_rule, new_rule_for_siblings};
 pub use gzip::plain_body;
-pub use load::{CODES, FileSummary, LINTS, Loaded, is_table_file, load};
+pub use load::{CODES, FIRM_LINTS, FileSummary, LINTS, Loaded, is_table_file, load};
 pub use memory::Memory;
 pub use restraint::HeldBack;
 pub use schema::schema;

@@ -28,9 +28,11 @@ use serde_json::Value;
 
 use super::{HeldBack, Output, QuarantineReason, RuleSet, Step, Verdict, plain_body};
 use crate::diag::{Diagnostic, Span};
-use crate::message::{Event, HubMessage, Presence, Publish, Timestamp};
+use crate::message::{Event, HubMessage, Publish, Timestamp};
+use course::Course;
 
 mod command;
+mod course;
 
 pub(super) use command::{CommandTest, WantCommand, WantPublish, no_messages};
 
@@ -151,38 +153,8 @@ fn run_one(rules: &RuleSet, test: &Test) -> Vec<Diagnostic> {
         return command::run(rules, command).into_iter().map(tell).collect();
     }
     let mut out = Output::new();
-    let mut records: Vec<(bool, Vec<u8>)> = Vec::new();
-    let mut verdict = Verdict::Unmatched;
-    let (mut last, mut why) = (None, None);
-    let keep = |out: &Output, records: &mut Vec<_>| {
-        records.extend(out.records().map(|(rule, record)| (rules.is_urgent(rule), record.to_vec())));
-    };
-    for sent in &test.sent {
-        rules.due(sent.publish().received, &mut out);
-        keep(&out, &mut records);
-        verdict = match &test.on {
-            None => rules.translate(&sent.publish(), &mut out),
-            Some(On { event, address, reason }) => {
-                let at = sent.publish().received;
-                rules.presence(&Presence { event: *event, client: &sent.client, address, reason, at }, &mut out)
-            }
-        };
-        keep(&out, &mut records);
-        last = Some(sent);
-        if matches!(verdict, Verdict::Quarantined { .. }) {
-            break;
-        }
-        why = out.held_back().first().map(|(_, why)| *why);
-    }
+    let Course { records, verdict, last, why, doubts, steps } = Course::play(rules, test, &mut out);
     let Some(last) = last else { return Vec::new() };
-    if !matches!(verdict, Verdict::Quarantined { .. }) {
-        rules.finish(&mut out);
-        keep(&out, &mut records);
-    }
-    // Of several the last may be let go by: what counts is what was made.
-    if !records.is_empty() && !matches!(verdict, Verdict::Quarantined { .. }) {
-        verdict = Verdict::Translated;
-    }
     let parsed = records.iter().map(|(urgent, record)| Some((*urgent, HubMessage::parse(record).ok()?)));
     let made: Vec<Made<'_>> = parsed.flatten().collect();
     let came = || outcome(rules, verdict, (made.len(), test.on.is_some()), (&out, why));
@@ -207,9 +179,13 @@ fn run_one(rules: &RuleSet, test: &Test) -> Vec<Diagnostic> {
         let title = format!("test `{}` failed", test.name);
         let mut found = Diagnostic::error("test-failed", title, test.file).at(span, label);
         if test.on.is_none() {
-            for line in background(rules, &last.publish()) {
+            let several = test.sent.len() > 1;
+            for line in background(rules, &last.publish(), !several) {
                 found = found.help(line);
             }
+        }
+        for line in steps.iter().chain(&doubts) {
+            found = found.help(line);
         }
         match out.advice() {
             Some(advice) => found.help(format!("the rule could say {advice}")),
@@ -241,8 +217,8 @@ fn outcome(
     }
 }
 
-/// Which rules took the publish, and the payload they saw.
-fn background(rules: &RuleSet, publish: &Publish<'_>) -> Vec<String> {
+/// Which rules took the publish, and the payload they saw, unless that is told elsewhere.
+fn background(rules: &RuleSet, publish: &Publish<'_>, with_payload: bool) -> Vec<String> {
     let mut lines = Vec::new();
     for tried in rules.explain(publish).tried {
         if let Step::Took { captures } = tried.step {
@@ -251,7 +227,7 @@ fn background(rules: &RuleSet, publish: &Publish<'_>) -> Vec<String> {
             lines.push(format!("rule `{}` takes it: {}", tried.name, Value::Object(names)));
         }
     }
-    if !lines.is_empty() {
+    if with_payload && !lines.is_empty() {
         let payload = match serde_json::from_slice::<Value>(publish.payload) {
             Ok(json) => json.to_string(),
             Err(_) => String::from_utf8_lossy(publish.payload).into_owned(),

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use super::format::{self, Cursor, Found, HEADER};
-use super::{Mark, Placed, Share, Shelved};
+use super::{Mark, Place, Placed, Share, Shelved};
 
 /// Bytes read at once, and more where a single message is longer.
 const CHUNK: u64 = 64 << 10;
@@ -25,7 +25,7 @@ const PUNCH: u64 = 1 << 20;
 pub(super) struct Shelf {
     path: PathBuf,
     id: String,
-    salt: u32,
+    pub(super) salt: u32,
     end: u64,
     cursor: u64,
     /// Settled behind the cursor: begin and end of each.
@@ -108,7 +108,7 @@ impl Shelf {
                 Found::Record { placed, since } => {
                     oldest = if messages == 0 { since } else { oldest };
                     messages += 1;
-                    at = usize::try_from(placed.next - base).unwrap_or(usize::MAX);
+                    at = usize::try_from(placed.place.next - base).unwrap_or(usize::MAX);
                 }
                 Found::Damage(next) => {
                     damaged.push((base + at as u64, base + next as u64));
@@ -266,7 +266,7 @@ pub(super) fn read(stretch: &Stretch, most: usize) -> io::Result<(Vec<Placed>, u
     scan(stretch, |found| {
         match found {
             Ok((placed, _)) => {
-                end = placed.next;
+                end = placed.place.next;
                 messages.push(placed);
             }
             Err(damage) => {
@@ -289,8 +289,9 @@ pub(super) fn leading(stretch: &Stretch, which: impl Fn(i64) -> bool, bytes: u64
             false
         }
         Ok((placed, _)) => {
-            freed += placed.next - placed.at;
-            leading.push((placed.at, placed.next));
+            let Place { at, next, .. } = placed.place;
+            freed += next - at;
+            leading.push((at, next));
             true
         }
         Err(damage) => {
@@ -316,7 +317,7 @@ fn scan(stretch: &Stretch, mut with: impl FnMut(Result<(Placed, i64), (u64, u64)
         loop {
             match format::look(&bytes, at, (stretch.salt, base)) {
                 Found::Record { placed, since } => {
-                    at = usize::try_from(placed.next - base).unwrap_or(usize::MAX);
+                    at = usize::try_from(placed.place.next - base).unwrap_or(usize::MAX);
                     if !with(Ok((placed, since))) {
                         return Ok(());
                     }

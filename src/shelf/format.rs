@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Placed, Shelved};
+use super::{Place, Placed, Shelved};
 
 pub(super) const MAGIC: &[u8; 8] = b"bbshelf\x01";
 /// Records begin here.
@@ -155,7 +155,8 @@ fn record(bytes: &Bytes, at: usize, (salt, base): (u32, u64)) -> Result<Found, b
     let record = bytes.slice(at + RECORD_HEADER + FIXED..at + end);
     let lane = body.get(24).copied().unwrap_or(0);
     let shelved = Shelved { spool: long(0), sequence: long(8), lane, record };
-    let placed = Placed { at: base + at as u64, next: base + (at + end) as u64, shelved };
+    let place = Place { salt, at: base + at as u64, next: base + (at + end) as u64 };
+    let placed = Placed { place, shelved };
     Ok(Found::Record { placed, since: long(16).cast_signed() })
 }
 

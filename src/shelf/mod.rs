@@ -67,13 +67,30 @@ pub struct Shelved {
     pub record: Bytes,
 }
 
+/// Where a message is; it is settled by this. It means nothing any more once the shelf was empty: the next shelf of this
+/// device has the same places again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Which shelf of this device it is on.
+    salt: u32,
+    /// Where it begins.
+    at: u64,
+    /// Where the next one begins.
+    next: u64,
+}
+
+impl Place {
+    /// Where to read on behind this message.
+    pub fn behind(&self) -> Mark {
+        Mark { salt: self.salt, at: self.next }
+    }
+}
+
 /// A message on a shelf.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placed {
-    /// Where it begins; it is settled by this.
-    pub at: u64,
-    /// Where the next one begins.
-    pub next: u64,
+    /// Where it is.
+    pub place: Place,
     /// The message.
     pub shelved: Shelved,
 }
@@ -93,8 +110,6 @@ pub struct Chunk {
     pub messages: Vec<Placed>,
     /// Where to read on.
     pub next: Option<Mark>,
-    /// Nothing stood behind it when it was read.
-    pub last: bool,
 }
 
 /// The counts of all shelves since they were opened.
@@ -221,14 +236,17 @@ impl Shelves {
     /// out. Blocks for as long as the disk takes.
     pub fn read(&self, device: &str, from: Option<Mark>, most: usize) -> io::Result<Chunk> {
         let Some(stretch) = self.index.lock().shelves.get(device).map(|shelf| shelf.to_read(from)) else {
-            return Ok(Chunk { last: true, ..Chunk::default() });
+            return Ok(Chunk::default());
         };
-        let (messages, end, lost) = file::read(&stretch, most)?;
-        let mut chunk = Chunk { messages, next: Some(Mark { salt: stretch.salt, at: end }), last: false };
+        let read = file::read(&stretch, most);
         let mut index = self.index.lock();
-        let Some(shelf) = index.shelves.get_mut(device) else { return Ok(Chunk { last: true, ..Chunk::default() }) };
-        chunk.messages.retain(|placed| !shelf.is_settled(placed.at));
-        chunk.last = end >= shelf.end();
+        let Some(shelf) = index.shelves.get_mut(device) else { return Ok(Chunk::default()) };
+        if shelf.salt != stretch.salt {
+            return Ok(Chunk::default()); // Another one has come meanwhile; it is read from its front.
+        }
+        let (messages, end, lost) = read?;
+        let mut chunk = Chunk { messages, next: Some(Mark { salt: stretch.salt, at: end }) };
+        chunk.messages.retain(|placed| !shelf.is_settled(placed.place.at));
         let mut gone = 0;
         for (at, next) in lost {
             gone += u64::from(shelf.settle(at, next));
@@ -238,11 +256,19 @@ impl Shelves {
         Ok(chunk)
     }
 
+    /// True where nothing is on a shelf behind a mark now. Who asks must keep others from appending, or what he concludes
+    /// from it may be over at once.
+    pub fn is_read(&self, device: &str, to: Option<Mark>) -> bool {
+        let index = self.index.lock();
+        let Some(shelf) = index.shelves.get(device) else { return true };
+        to.is_some_and(|mark| mark.salt == shelf.salt && mark.at >= shelf.end())
+    }
+
     /// A message is done with: nobody is to get it again. False where that was so before.
-    pub fn settle(&self, device: &str, at: u64, next: u64) -> bool {
+    pub fn settle(&self, device: &str, place: Place) -> bool {
         let mut index = self.index.lock();
-        let Some(shelf) = index.shelves.get_mut(device) else { return false };
-        let counts = shelf.settle(at, next);
+        let Some(shelf) = index.shelves.get_mut(device).filter(|shelf| shelf.salt == place.salt) else { return false };
+        let counts = shelf.settle(place.at, place.next);
         let lost = shelf.left_over();
         let empty = shelf.is_empty();
         index.stats.settled += u64::from(counts);
@@ -254,8 +280,8 @@ impl Shelves {
     }
 
     /// A message is given up because it is too old to be sent. False where it was done with before.
-    pub fn expire_one(&self, device: &str, at: u64, next: u64) -> bool {
-        let counts = self.settle(device, at, next);
+    pub fn expire_one(&self, device: &str, place: Place) -> bool {
+        let counts = self.settle(device, place);
         let mut index = self.index.lock();
         index.stats.settled -= u64::from(counts);
         index.stats.expired += u64::from(counts);
@@ -297,9 +323,11 @@ impl Shelves {
         let Some(stretch) = self.index.lock().shelves.get(device).map(|shelf| shelf.to_read(None)) else {
             return Ok(0);
         };
-        let (leading, oldest) = file::leading(&stretch, which, bytes)?;
+        let leading = file::leading(&stretch, which, bytes);
         let mut index = self.index.lock();
-        let Some(shelf) = index.shelves.get_mut(device) else { return Ok(0) };
+        let same = index.shelves.get_mut(device).filter(|shelf| shelf.salt == stretch.salt);
+        let Some(shelf) = same else { return Ok(0) };
+        let (leading, oldest) = leading?;
         let gone = leading.into_iter().filter(|(at, next)| shelf.settle(*at, *next)).count() as u64;
         shelf.oldest = oldest.unwrap_or(shelf.oldest);
         let empty = shelf.is_empty();

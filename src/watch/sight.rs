@@ -17,6 +17,7 @@
 //! Texts from outside are cut at 1,024 bytes, so that a sight is small whatever a client sends.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -145,6 +146,20 @@ pub struct Filter {
     pub dropped: bool,
     /// It went to the quarantine.
     pub quarantined: bool,
+}
+
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("publishes")?;
+        for (what, named) in
+            [("on", &self.topic), ("of rule", &self.rule), ("from client", &self.client), ("for device", &self.device)]
+        {
+            named.iter().try_for_each(|name| write!(f, " {what} {name:?}"))?;
+        }
+        let fates = [(self.unmatched, "unmatched"), (self.dropped, "dropped"), (self.quarantined, "quarantined")];
+        let fates: Vec<&str> = fates.into_iter().filter(|(wanted, _)| *wanted).map(|(_, fate)| fate).collect();
+        if fates.is_empty() { Ok(()) } else { write!(f, " that are {}", fates.join(" or ")) }
+    }
 }
 
 impl Filter {
@@ -341,6 +356,31 @@ impl Message {
 mod tests {
     use super::*;
     use crate::message::{Content, RecordWriter, Timestamp};
+
+    #[test]
+    fn a_filter_in_words() {
+        let named = |name: &str| Some(name.to_owned());
+        for (filter, expect) in [
+            (Filter::default(), "publishes"),
+            (
+                Filter { topic: named("a/#"), rule: named("r"), ..Filter::default() },
+                "publishes on \"a/#\" of rule \"r\"",
+            ),
+            (
+                Filter {
+                    client: named("c\n"),
+                    device: named("d"),
+                    unmatched: true,
+                    dropped: true,
+                    ..Filter::default()
+                },
+                "publishes from client \"c\\n\" for device \"d\" that are unmatched or dropped",
+            ),
+            (Filter { quarantined: true, ..Filter::default() }, "publishes that are quarantined"),
+        ] {
+            assert_eq!(filter.to_string(), expect);
+        }
+    }
 
     #[test]
     fn excerpts() {

@@ -103,9 +103,14 @@ impl Summary {
     /// Says so where some cannot send.
     pub fn warning(&self) -> Option<String> {
         let (refused, held) = (self.count(Phase::Refused), self.count(Phase::Held));
-        let part = |count: u64, what: &str| (count > 0).then(|| format!("{count} devices {what}"));
-        let parts: Vec<_> =
-            [part(refused, "are not let in"), part(held, "wait for approval")].into_iter().flatten().collect();
+        let part = |count: u64, one: &str, more: &str| match count {
+            0 => None,
+            1 => Some(format!("1 device {one}")),
+            count => Some(format!("{count} devices {more}")),
+        };
+        let parts =
+            [part(refused, "is not let in", "are not let in"), part(held, "waits for approval", "wait for approval")];
+        let parts: Vec<_> = parts.into_iter().flatten().collect();
         (!parts.is_empty()).then(|| format!("{}; `brownbridge devices list` shows them", parts.join(", ")))
     }
 }
@@ -246,5 +251,32 @@ impl Shared {
             status.trouble = trouble.map(|(_, text)| text).filter(|_| connected == 0);
             status.warning = summary.warning();
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_cannot_send_is_counted_in_words() {
+        for (refused, held, expect) in [
+            (0, 0, None),
+            (1, 0, Some("1 device is not let in; `brownbridge devices list` shows them")),
+            (
+                2,
+                1,
+                Some("2 devices are not let in, 1 device waits for approval; `brownbridge devices list` shows them"),
+            ),
+            (0, 3, Some("3 devices wait for approval; `brownbridge devices list` shows them")),
+        ] {
+            let phases = Phase::ALL.map(|phase| match phase {
+                Phase::Refused => refused,
+                Phase::Held => held,
+                _ => 7,
+            });
+            let summary = Summary { phases, ..Summary::default() };
+            assert_eq!(summary.warning().as_deref(), expect);
+        }
     }
 }

@@ -41,9 +41,9 @@ impl Settle {
         let Some(held) = self.device.settle(id) else { return false };
         let counts = match held.shelf {
             None => spool(),
-            Some((home, at, next)) => {
+            Some((home, place)) => {
                 home.news.notify_waiters();
-                self.shared.shelves.settle(&home.id, at, next)
+                self.shared.shelves.settle(&home.id, place)
             }
         };
         self.shared.wake.notify_one();
@@ -70,11 +70,11 @@ impl Outcome for Settle {
         let Some(held) = self.device.settle(id) else { return };
         match held.shelf {
             None => self.shared.outcome.abandon(id, reason),
-            Some((home, at, next)) if reason == TOO_OLD => {
-                self.shared.shelves.expire_one(&home.id, at, next);
+            Some((home, place)) if reason == TOO_OLD => {
+                self.shared.shelves.expire_one(&home.id, place);
             }
-            Some((home, at, next)) => {
-                if self.shared.shelves.settle(&home.id, at, next) {
+            Some((home, place)) => {
+                if self.shared.shelves.settle(&home.id, place) {
                     ::metrics::counter!("brownbridge_messages_shed_total", "reason" => reason).increment(1);
                 }
             }
@@ -115,7 +115,7 @@ impl Shared {
             let read = tokio::task::spawn_blocking(move || shelves.read(&id, from, AT_ONCE)).await;
             match read {
                 Ok(Ok(chunk)) => {
-                    if !device.take_chunk(chunk) {
+                    if !device.take_chunk(chunk, &self.shelves) {
                         news.await; // What is on its way to the shelf is not there yet.
                     }
                 }

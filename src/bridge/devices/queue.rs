@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::A_TURN;
 use crate::message::Timestamp;
-use crate::shelf::{Chunk, Mark, Placed, Shelved};
+use crate::shelf::{Chunk, Mark, Place, Placed, Shelved, Shelves};
 use crate::uplink::{Lane, MessageId, Waiting};
 
 /// Messages in memory of a device, those in flight among them.
@@ -55,7 +55,7 @@ impl Phase {
 pub(super) struct Held {
     pub(super) waiting: Waiting,
     /// On this device's shelf, there; else in its spool.
-    pub(super) shelf: Option<(Arc<Device>, u64, u64)>,
+    pub(super) shelf: Option<(Arc<Device>, Place)>,
 }
 
 impl Held {
@@ -64,14 +64,14 @@ impl Held {
     }
 
     pub(super) fn from_shelf(device: &Arc<Device>, placed: Placed) -> Self {
-        let Placed { at, next, shelved: Shelved { spool, sequence, lane, record } } = placed;
+        let Placed { place, shelved: Shelved { spool, sequence, lane, record } } = placed;
         let lane = match lane {
             0 => Lane::Urgent,
             1 => Lane::Live,
             _ => Lane::Late,
         };
         let waiting = Waiting { id: MessageId { spool, sequence }, lane, record };
-        Self { waiting, shelf: Some((Arc::clone(device), at, next)) }
+        Self { waiting, shelf: Some((Arc::clone(device), place)) }
     }
 
     fn len(&self) -> usize {
@@ -113,7 +113,7 @@ pub(super) struct State {
     /// Messages on their way to the shelf.
     pub(super) to_shelf: usize,
     /// How far the shelf was read.
-    read_to: Option<Mark>,
+    pub(super) read_to: Option<Mark>,
     /// Somebody drains the shelf another way.
     pub(super) sweeping: bool,
     /// When a message came or went last.
@@ -302,24 +302,26 @@ impl Device {
         self.state().read_to
     }
 
-    /// Takes what was read from its shelf. True where that was something, or the last.
-    pub(super) fn take_chunk(self: &Arc<Self>, chunk: Chunk) -> bool {
+    /// Takes what was read from its shelf. True where that was something, or nothing is behind it.
+    pub(super) fn take_chunk(self: &Arc<Self>, chunk: Chunk, shelves: &Shelves) -> bool {
         let mut state = self.state();
         let some = !chunk.messages.is_empty();
         for placed in chunk.messages {
             self.push(&mut state, Held::from_shelf(self, placed));
         }
-        state.read_to = chunk.next;
-        self.read_all(&mut state, chunk.last);
-        some || !state.shelving
+        let all = self.read_up_to(&mut state, chunk.next, shelves);
+        some || all
     }
 
-    /// After a reading that found the end of the shelf: what is newer goes the direct way again.
-    pub(super) fn read_all(&self, state: &mut State, last: bool) {
-        if last && state.to_shelf == 0 {
+    /// Its shelf was read so far. True where that is all of it: what is newer goes the direct way again. That is decided
+    /// here, with the state locked and nothing on its way to the shelf: when it was read there may have been less on it.
+    pub(super) fn read_up_to(&self, state: &mut State, to: Option<Mark>, shelves: &Shelves) -> bool {
+        state.read_to = to;
+        if state.to_shelf == 0 && shelves.is_read(&self.id, to) {
             state.shelving = false;
             state.read_to = None;
         }
+        !state.shelving
     }
 
     /// The next message for the line; urgent ones first.

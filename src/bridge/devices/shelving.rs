@@ -141,9 +141,8 @@ impl Shared {
 
     async fn sweep_all(self: &Arc<Self>, device: &Arc<Device>) {
         const AT_ONCE: usize = 64;
-        let mut from = None;
         loop {
-            let (shelves, id) = (Arc::clone(&self.shelves), Arc::clone(&device.id));
+            let (shelves, id, from) = (Arc::clone(&self.shelves), Arc::clone(&device.id), device.read_to());
             let read = tokio::task::spawn_blocking(move || shelves.read(&id, from, AT_ONCE)).await;
             let chunk = match read {
                 Ok(Ok(chunk)) => chunk,
@@ -152,19 +151,22 @@ impl Shared {
             };
             let nothing = chunk.messages.is_empty();
             for placed in chunk.messages {
+                let behind = placed.place.behind();
+                if !device.state().phase.is_parked() {
+                    return; // An operator lets it in: the rest goes over its own line.
+                }
                 self.send_another_way(device, placed).await;
+                device.state().read_to = Some(behind);
             }
-            from = chunk.next;
-            let mut state = device.state();
-            device.read_all(&mut state, chunk.last);
-            if !state.shelving || nothing {
+            let all = device.read_up_to(&mut device.state(), chunk.next, &self.shelves);
+            if all || nothing {
                 return;
             }
         }
     }
 
     async fn send_another_way(self: &Arc<Self>, device: &Arc<Device>, placed: Placed) {
-        let (at, next) = (placed.at, placed.next);
+        let place = placed.place;
         let (phase, trouble) = {
             let state = device.state();
             (state.phase, state.trouble.clone())
@@ -185,7 +187,7 @@ impl Shared {
             _ => Isolation { reason: "device_refused", detail: trouble.unwrap_or_default() },
         };
         self.quarantine(&held.waiting, &isolation).await;
-        if self.shelves.settle(&device.id, at, next) {
+        if self.shelves.settle(&device.id, place) {
             self.metrics.isolated(isolation.reason);
         }
     }
@@ -228,7 +230,7 @@ pub async fn give_back(shelves: Arc<Shelves>, stores: Stores) {
                 return;
             }
             for placed in messages {
-                if shelves.settle(&device, placed.at, placed.next) {
+                if shelves.settle(&device, placed.place) {
                     translated_by_rule("(from a shelf)").increment(1);
                     ::metrics::counter!("brownbridge_messages_shed_total", "reason" => "back_in_spool").increment(1);
                 }

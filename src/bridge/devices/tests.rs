@@ -3,7 +3,7 @@
 use super::ends::Source;
 use super::queue::*;
 use super::*;
-use crate::shelf::{Chunk, Placed, Shelved};
+use crate::shelf::{self, Shelved};
 use crate::uplink::{Lane, MessageId, Waiting};
 
 fn waiting(sequence: u64, lane: Lane) -> Waiting {
@@ -14,13 +14,16 @@ fn device(phase: Phase) -> Arc<Device> {
     Device::new("d", phase, Arc::default())
 }
 
-fn chunk(sequences: std::ops::Range<u64>, last: bool) -> Chunk {
-    let placed = |sequence| Placed {
-        at: sequence * 10,
-        next: sequence * 10 + 10,
-        shelved: Shelved { spool: 1, sequence, lane: 1, record: vec![0; 100].into() },
-    };
-    Chunk { messages: sequences.map(placed).collect(), next: None, last }
+/// Shelves, and their folder.
+fn shelves() -> (tempfile::TempDir, Shelves) {
+    let dir = tempfile::tempdir().unwrap();
+    let options = shelf::Options { dir: dir.path().into(), max_size: 1 << 20, max_device_size: 1 << 20 };
+    (dir, Shelves::open(options).unwrap())
+}
+
+fn put(shelves: &Shelves, sequences: std::ops::Range<u64>) {
+    let shelved = |sequence| Shelved { spool: 1, sequence, lane: 1, record: vec![0; 100].into() };
+    shelves.append("d", &sequences.map(shelved).collect::<Vec<_>>(), 0).unwrap();
 }
 
 #[test]
@@ -87,7 +90,9 @@ fn what_is_left_and_whether_it_is_older_than_the_shelf() {
         ("of the spool, then onto the shelf", 0, true, vec![7, 8], true),
     ] {
         let device = device(Phase::Idle);
-        device.take_chunk(chunk(0..from_shelf, true));
+        let (_dir, shelves) = shelves();
+        put(&shelves, 0..from_shelf);
+        device.take_chunk(shelves.read("d", None, 64).unwrap(), &shelves);
         spool(&device, 7);
         spool(&device, 8);
         device.state().shelving = shelf_is_newer;
@@ -103,11 +108,39 @@ fn what_is_left_and_whether_it_is_older_than_the_shelf() {
 #[test]
 fn a_shelf_that_was_read_to_its_end_lets_new_messages_pass() {
     let device = device(Phase::Connected(Instant::now()));
+    let (_dir, shelves) = shelves();
     device.is_on_shelf();
-    assert!(device.take_chunk(chunk(0..3, false)) && device.state().shelving);
+    let read = |most| shelves.read("d", device.read_to(), most).unwrap();
+    put(&shelves, 0..5);
+    assert!(device.take_chunk(read(3), &shelves) && device.state().shelving);
     device.state().to_shelf = 1;
-    assert!(device.take_chunk(chunk(3..5, true)) && device.state().shelving, "one is on its way there");
-    assert!(!device.take_chunk(chunk(0..0, true)), "it is not there yet");
+    assert!(device.take_chunk(read(9), &shelves) && device.state().shelving, "one is on its way there");
+    assert!(!device.take_chunk(read(9), &shelves), "it is not there yet");
+    put(&shelves, 5..6);
     device.state().to_shelf = 0;
-    assert!(device.take_chunk(chunk(5..6, true)) && !device.state().shelving);
+    assert!(device.take_chunk(read(9), &shelves) && !device.state().shelving);
+}
+
+/// What comes onto the shelf between the reading of it and the look at what was read.
+#[test]
+fn what_comes_onto_a_shelf_while_it_is_read_is_not_overtaken() {
+    for (before, while_read, expect) in [(5, 0, false), (5, 2, true), (0, 2, true)] {
+        let device = device(Phase::Connected(Instant::now()));
+        let (_dir, shelves) = shelves();
+        device.is_on_shelf();
+        put(&shelves, 0..before);
+        let chunk = shelves.read("d", None, 64).unwrap();
+        put(&shelves, before..before + while_read);
+        device.take_chunk(chunk, &shelves);
+        assert_eq!(device.state().shelving, expect, "{before} {while_read}");
+        if expect {
+            let rest = shelves.read("d", device.read_to(), 64).unwrap();
+            device.take_chunk(rest, &shelves);
+        }
+        let mut order = Vec::new();
+        while let Some(waiting) = device.next() {
+            order.push(waiting.id.sequence);
+        }
+        assert!(!device.state().shelving && order.iter().copied().eq(0..before + while_read), "{order:?}");
+    }
 }

@@ -130,7 +130,7 @@ mod tests {
         torn.write_all(b"{\"kind\":\"mess").unwrap();
         let mut audit = Audit::new(dir.path(), 1 << 20);
         audit.write(&line(5, "acknowledged_late", true));
-        assert_eq!(audit.done(), ["d 1", "d 4", "d 5"]);
+        assert_eq!(audit.done(), ["1 d 1", "1 d 4", "1 d 5"]);
     }
 
     #[test]
@@ -142,7 +142,7 @@ mod tests {
         }
         let sizes = [NAME, OLD].map(|name| fs::metadata(dir.path().join(name)).unwrap().len());
         assert!(sizes.iter().all(|size| (1..=2_000).contains(size)), "{sizes:?}");
-        assert_eq!(audit.done().last().map(String::as_str), Some("d 999"));
+        assert_eq!(audit.done().last().map(String::as_str), Some("1 d 999"));
     }
 
     #[test]
@@ -153,6 +153,6 @@ mod tests {
         audit.write(&line(1, "published", true));
         fs::create_dir(&gone).unwrap();
         audit.write(&line(2, "published", true));
-        assert_eq!(audit.done(), ["d 2"]);
+        assert_eq!(audit.done(), ["1 d 2"]);
     }
 }

@@ -1,5 +1,7 @@
 //! Sessions that outlive their connection: what waits, what is sent again, what ends them, wills that wait.
 
+use bytes::Bytes;
+
 use super::properties::{connect_with, subscribe_5};
 use super::*;
 
@@ -460,4 +462,42 @@ async fn a_mosquitto_bridge_hears_retain_flags_and_not_itself() {
     let mut plc = bench.connect(&connect_311("plc")).await;
     plc.send(&publish(1, "t", 0, "x")).await;
     assert_eq!(bridge.read().await, hex(&publish(1, "t", 0, "x")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publish_from_inside_knows_whether_anybody_has_it() {
+    let options = || Options { subscriber_queue_messages: 2, max_retained: 1, ..Options::default() };
+    // The session lasts; it subscribes at this QoS; its client is here; so many publishes went before.
+    for (lasts, subscribed, here, before, (qos, retain), expect) in [
+        (false, 0, true, 0, (0, false), true),
+        (false, 1, false, 0, (1, false), false),
+        (true, 0, false, 0, (1, false), false),
+        (true, 1, false, 0, (0, false), false),
+        (true, 1, false, 0, (1, false), true),
+        (true, 2, false, 1, (2, false), true),
+        (true, 1, false, 2, (1, false), false),
+        (true, 0, false, 0, (1, true), true),
+        (true, 1, false, 2, (1, true), true),
+    ] {
+        let bench = Bench::with(options());
+        let (mut hmi, _) = resume(&bench, &if lasts { lasting("hmi") } else { connect_311("hmi") }, false).await;
+        hmi.send(&subscribe(1, "a", subscribed)).await;
+        hmi.read().await;
+        let _here = if here {
+            Some(hmi)
+        } else {
+            leave(hmi).await;
+            None
+        };
+        let inside = Inside::new(Arc::clone(&bench.shared.router));
+        for _ in 0..before {
+            assert!(inside.publish("a", Bytes::from_static(b"1"), 1, false));
+        }
+        let row = (lasts, subscribed, here, before, qos, retain);
+        assert_eq!(inside.publish("a", Bytes::from_static(b"2"), qos, retain), expect, "{row:?}");
+    }
+    // There is no room for a second retained message, and nobody subscribes.
+    let inside = Inside::new(Arc::clone(&Bench::with(options()).shared.router));
+    let given = ["a", "b", "a"].map(|topic| inside.publish(topic, Bytes::from_static(b"x"), 1, true));
+    assert_eq!(given, [true, false, true]);
 }

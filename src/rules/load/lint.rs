@@ -24,6 +24,9 @@ use crate::rules::pattern::Level;
 use crate::rules::rule::{Decode, Message, Value};
 use crate::rules::template::{Part, Template};
 
+/// The warnings that are not about one rule, or not to be allowed: `check --deny` can name them all the same.
+pub const FIRM_LINTS: [&str; 2] = ["unused-key", "unused-table"];
+
 /// The warnings that one rule can allow, and `check --deny` can name.
 pub const LINTS: [&str; 9] = [
     "constant-device",
