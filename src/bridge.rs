@@ -404,6 +404,7 @@ impl Ingest for Bridge {
         let offer = match self.own.addressed(publish.topic) {
             None => self.translated(publish, out),
             Some(given) => {
+                out.clear();
                 let offer = self.as_addressed(publish, given);
                 self.note(&Settled { rules: None, publish, presence: None, out, verdict: None }, &offer);
                 offer
@@ -426,12 +427,15 @@ impl Ingest for Bridge {
         offer
     }
 
-    async fn room(&self) {
+    async fn room(&self, refused: &Output) {
         if self.closed.load(Ordering::Relaxed) {
             return std::future::pending().await;
         }
-        self.stores.normal.room().await;
-        self.stores.held.room(self.rules.memory()).await;
+        // What gives to a window is refused by the holding spool only, all else by the spool only: see `store_rest`.
+        match refused.held().next() {
+            Some(_) => self.stores.held.room(self.rules.memory()).await,
+            None => self.stores.normal.room().await,
+        }
     }
 
     fn commits(&self) -> SpoolCommits {
@@ -484,9 +488,13 @@ mod tests {
     use crate::{quarantine, spool};
 
     /// A bridge of `rules`, what ends its quarantine, and the spools.
-    fn bridge(dir: &Path, device: Option<&str>, rules: &str) -> (Bridge, quarantine::Writer, impl Sized) {
+    pub(super) fn bridge(
+        dir: &Path,
+        device: Option<&str>,
+        rules: &str,
+    ) -> (Bridge, quarantine::Writer, ([spool::Opened; 2], spool::Spool)) {
         let open = |name: &str| spool::open(spool::Options::new(dir.join(name), 16 << 20)).unwrap();
-        let spools = [open("spool"), open("urgent")];
+        let spools = ["spool", "urgent"].map(open);
         let [normal, urgent] = [&spools[0], &spools[1]].map(|spool| spool.appender.clone());
         let (held, held_spool) = Holding::over(open("held"));
         let stores = Stores { normal, urgent, held, numbering: None };
@@ -495,6 +503,15 @@ mod tests {
             Own { hub: "h".into(), device: device.map(str::to_owned), module: None, mark_late: false, block: None };
         let rules = (loaded(rules), Unmatched::Drop);
         (Bridge::new(rules, own, stores, quarantine, Metrics::register()), writer, (spools, held_spool))
+    }
+
+    /// Fills a spool until it takes no more.
+    pub(super) async fn fill(spool: &spool::Appender) {
+        let record = vec![0; 60_000];
+        while !spool.stats().full {
+            let _ = spool.try_append(std::iter::once(record.as_slice()));
+            tokio::task::yield_now().await;
+        }
     }
 
     fn loaded(rules: &str) -> RuleSet {

@@ -174,6 +174,34 @@ fn a_full_holding_spool_closes_windows_early_and_loses_nothing() {
     assert!(lists.len() > 1);
 }
 
+/// With many windows each segment has contributions of all of them: so many have to close until one is free.
+#[test]
+fn a_full_holding_spool_of_many_windows_goes_on() {
+    let dir = folder();
+    let mut sim = Sim::start(&dir.path().join("sim"), free_port(), &[]);
+    let rules = batches("batch = { max_bytes = 200000, max_wait = \"1d\" }");
+    let extra = format!("{QUICK}\n[spool]\nheld_max_size = \"16MiB\"\ndurability = \"os\"");
+    let mut bridge = Bridge::start(dir.path(), &sim, &rules, &extra);
+    let mut publisher = Publisher::connect(bridge.mqtt, "many").unwrap();
+    let (devices, rounds) = (2_000, 10);
+    // More than twice what the spool holds.
+    let payload = format!("\"{}\"", "x".repeat(2_000));
+    let mut out = Vec::new();
+    for n in 0..devices * rounds {
+        publisher.publish(&mut out, &format!("t/{}", n % devices), payload.as_bytes());
+        if publisher.inflight() == 100 {
+            publisher.flush(&mut out).unwrap();
+            while publisher.inflight() > 0 {
+                publisher.acknowledged().unwrap();
+            }
+        }
+    }
+    assert!(bridge.metric("brownbridge_windows_closed_total{reason=\"early\"}") > 0.0, "it was never full");
+    assert_conserved(&bridge);
+    assert_eq!(bridge.process.terminate(), Some(0));
+    assert_eq!(unpacked(&mut sim).len(), devices * rounds);
+}
+
 fn bridge_is_early(bridge: &Bridge, sent: u64) -> bool {
     sent < 2_000 || bridge.metric("brownbridge_windows_closed_total{reason=\"early\"}") == 0.0
 }

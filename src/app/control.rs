@@ -173,14 +173,14 @@ impl Operator {
             (Some(_), _) => None,
         };
         let mut scratch = self.bridge.scratch();
-        let mut offer = || match (&publish, &record) {
-            (Some(publish), _) => self.bridge.offer(&mut scratch, publish),
+        let offer = |scratch: &mut _| match (&publish, &record) {
+            (Some(publish), _) => self.bridge.offer(scratch, publish),
             (None, record) => self.bridge.send_again(record.as_deref().unwrap_or_default()),
         };
         let Ok(offered) = tokio::time::timeout(ROOM, async {
             loop {
-                match offer() {
-                    Offer::Full => self.bridge.room().await,
+                match offer(&mut scratch) {
+                    Offer::Full => self.bridge.room(&scratch).await,
                     offered => return offered,
                 }
             }

@@ -9,7 +9,7 @@
 //! | what is full | what happens |
 //! |---|---|
 //! | the spool of all messages | closed windows wait, publishes for windows are refused until there is room |
-//! | the holding spool | the window with the oldest contribution closes early, publishes for windows are refused until there is room |
+//! | the holding spool | the oldest windows close early, a sixteenth of them at a time, until there is room; until then publishes for windows are refused |
 //!
 //! At an end that is no crash, all windows are closed.
 
@@ -34,6 +34,10 @@ pub(super) const HELD: u64 = 1 << 63;
 const MOST_CLOSED: usize = 10_000;
 /// Windows that are stored with one wait for the disk.
 const AT_ONCE: usize = 1_000;
+/// A holding spool that is full closes its windows in so many steps.
+const SHARES: usize = 16;
+/// A holding spool is full when it is for that long.
+const FULL_FOR: Duration = Duration::from_millis(50);
 /// The clock is looked at that often, however far the next window is.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// How long an end may wait for room for the last windows.
@@ -122,7 +126,6 @@ impl Bridge {
             Ok(ticket) => ticket.0,
             Err(error) => {
                 if error == AppendError::Full {
-                    memory.close_oldest();
                     holding.changed.notify_one();
                 }
                 return self.not_appended(publish, error);
@@ -156,6 +159,7 @@ impl Bridge {
             let now = Timestamp::now();
             memory.close_due(now);
             self.store_closed(&stop).await;
+            self.make_room(&stop).await;
             let wait = memory.next_due().map_or(LONGEST_SLEEP, |due| {
                 Duration::from_millis(u64::try_from(due.0.saturating_sub(now.0)).unwrap_or(0)).min(LONGEST_SLEEP)
             });
@@ -176,6 +180,30 @@ impl Bridge {
         tokio::select! {
             () = self.store_closed(&late) => {}
             () = patience => {}
+        }
+    }
+
+    /// Closes windows for as long as the holding spool is full, the oldest first. A segment is free when all of its
+    /// contributions are done with, so one window of many makes no room; a share of them at a time soon does.
+    async fn make_room(&self, stop: &CancellationToken) {
+        let (holding, memory) = (&self.stores.held, self.rules.memory());
+        let is_full = async || {
+            if !holding.spool.stats().full {
+                return false;
+            }
+            // While a segment is being made, or what was freed is not yet taken back, that is no sign.
+            tokio::select! {
+                () = tokio::time::sleep(FULL_FOR) => holding.spool.stats().full,
+                () = stop.cancelled() => false,
+            }
+        };
+        let mut share = None;
+        while is_full().await {
+            let share = *share.get_or_insert_with(|| memory.count_windows().0.div_ceil(SHARES));
+            if memory.close_oldest(share) == 0 {
+                return;
+            }
+            self.store_closed(stop).await;
         }
     }
 
@@ -229,5 +257,69 @@ impl Bridge {
                 Err(AppendError::Closed | AppendError::TooLarge) => return std::future::pending().await,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Waker};
+
+    use super::super::tests::{bridge, fill};
+    use super::*;
+    use crate::broker::Ingest as _;
+
+    const RULES: &str = "[[rule]]\ntopic = \"window/#\"\ndevice = \"d\"\nbatch = { max_wait = \"1d\" }\n\
+        [[rule]]\ntopic = \"plain/#\"\ndevice = \"d\"\n";
+
+    /// A failing test ends.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// Who waits for one spool does not wait for the other, whatever was offered before.
+    #[tokio::test]
+    async fn each_waits_for_the_spool_that_refused_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (bridge, _writer, (spools, _held)) = bridge(dir.path(), Some("own"), RULES);
+        let (normal, held) = (&spools[0], &bridge.stores.held);
+        let of = |topics: &[&str]| {
+            let mut scratch = bridge.scratch();
+            for topic in topics {
+                let received = Timestamp(0);
+                let publish =
+                    Publish { topic, payload: b"1", client: "c", user: None, qos: 1, retain: false, received };
+                let refused = matches!(bridge.offer(&mut scratch, &publish), Offer::Full);
+                assert!(refused, "{topic}");
+            }
+            scratch
+        };
+        // Room that came before a spool was full may still be told once.
+        let is_pending = |scratch: &Output| {
+            (0..2).any(|_| {
+                let mut room = Box::pin(bridge.room(scratch));
+                room.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending()
+            })
+        };
+        let drain = |spool: &Appender, acker: &Acker| {
+            (1..=spool.stats().appended).for_each(|sequence| {
+                acker.ack(sequence);
+            });
+        };
+        fill(&normal.appender).await;
+        fill(&held.spool).await;
+        let windows = [of(&["window/a"]), of(&["plain/a", "window/a"])];
+        let plain = [of(&["plain/a"]), of(&["window/a", "plain/a"]), of(&["window/a", "devices/own/messages/events/"])];
+        assert!(windows.iter().chain(&plain).all(is_pending));
+
+        drain(&normal.appender, &normal.acker);
+        for scratch in &plain {
+            tokio::time::timeout(PATIENCE, bridge.room(scratch)).await.unwrap();
+        }
+        assert!(windows.iter().all(is_pending), "the holding spool is full");
+
+        fill(&normal.appender).await;
+        drain(&held.spool, &held.acker);
+        for scratch in &windows {
+            tokio::time::timeout(PATIENCE, bridge.room(scratch)).await.unwrap();
+        }
+        assert!(plain.iter().all(is_pending), "the spool is full");
     }
 }

@@ -105,6 +105,7 @@ async fn later(stores: Stores, own: Own, records: Vec<(Meter, Vec<u8>)>) {
 mod tests {
     use std::task::{Context, Waker};
 
+    use super::super::tests::fill;
     use super::super::{Holding, rules};
     use super::*;
     use crate::broker::Ingest as _;
@@ -126,14 +127,6 @@ mod tests {
 
     fn ready(written: &mut Written) -> bool {
         written.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
-    }
-
-    async fn fill(spool: &Appender) {
-        let record = vec![0; 60_000];
-        while !spool.stats().full {
-            let _ = spool.try_append(std::iter::once(record.as_slice()));
-            tokio::task::yield_now().await;
-        }
     }
 
     #[tokio::test]

@@ -258,7 +258,7 @@ where
                 Err(_) => Event::End(Close::Lost),
             },
             () = self.commits.reach(due.unwrap_or(0)), if due.is_some() => Event::Due,
-            () = self.shared.ingest.room(), if full => Event::Room,
+            () = self.shared.ingest.room(&self.scratch), if full => Event::Room,
             () = tokio::time::sleep_until(rests.unwrap_or(self.read_at)), if rests.is_some() => Event::Due,
             () = async { if let Some(written) = writing { written.await } }, if is_writing => Event::Written,
             () = self.place.session.wake.notified(), if !self.stopping => Event::Due,

@@ -73,7 +73,7 @@ use router::Router;
 /// Where publishes go. The wiring implements it over rules and spool.
 pub trait Ingest: Send + Sync + 'static {
     /// What one connection reuses from publish to publish.
-    type Scratch: Send;
+    type Scratch: Send + Sync;
 
     /// Makes the state of a new connection.
     fn scratch(&self) -> Self::Scratch;
@@ -86,8 +86,9 @@ pub trait Ingest: Send + Sync + 'static {
         None
     }
 
-    /// Returns when a publish that got [`Offer::Full`] is worth offering again.
-    fn room(&self) -> impl Future<Output = ()> + Send;
+    /// Returns when the publish that got [`Offer::Full`] with this scratch, and nothing was offered with since, is worth
+    /// offering again.
+    fn room(&self, scratch: &Self::Scratch) -> impl Future<Output = ()> + Send;
 
     /// Follows what is on disk.
     type Commits: Commits;

@@ -11,8 +11,10 @@ use super::{Ingest, Offer, Shared};
 use crate::message::{Event, Presence, Timestamp};
 
 /// What was told and is not settled yet.
-pub(super) struct Told {
+pub(super) struct Told<S> {
     offer: Offer,
+    /// What it was offered with.
+    scratch: S,
     event: Event,
     reason: &'static str,
     at: Timestamp,
@@ -34,7 +36,7 @@ pub(super) fn came<I: Ingest>(who: Who<'_>, shared: &Shared<I>) {
 }
 
 /// Tells that a client is going.
-pub(super) fn goes<I: Ingest>(who: Who<'_>, close: Close, shared: &Shared<I>) -> Option<Told> {
+pub(super) fn goes<I: Ingest>(who: Who<'_>, close: Close, shared: &Shared<I>) -> Option<Told<I::Scratch>> {
     if close == Close::TakenOver {
         return None;
     }
@@ -42,7 +44,7 @@ pub(super) fn goes<I: Ingest>(who: Who<'_>, close: Close, shared: &Shared<I>) ->
 }
 
 /// Waits until what was told is taken.
-pub(super) async fn settle<I: Ingest>(told: Option<Told>, who: Who<'_>, shared: &Shared<I>) {
+pub(super) async fn settle<I: Ingest>(told: Option<Told<I::Scratch>>, who: Who<'_>, shared: &Shared<I>) {
     let Some(mut told) = told else { return };
     let waits = shared.wills.try_acquire();
     loop {
@@ -54,7 +56,7 @@ pub(super) async fn settle<I: Ingest>(told: Option<Told>, who: Who<'_>, shared: 
             Offer::Full if waits.is_err() => return dropped("presence_without_room", shared),
             Offer::Full => {
                 tokio::select! {
-                    () = shared.ingest.room() => {}
+                    () = shared.ingest.room(&told.scratch) => {}
                     () = shared.stop.cancelled() => {}
                 }
             }
@@ -75,12 +77,13 @@ fn offer<I: Ingest>(
     who: Who<'_>,
     (event, reason, at): (Event, &'static str, Timestamp),
     shared: &Shared<I>,
-) -> Option<Told> {
+) -> Option<Told<I::Scratch>> {
     let address = who.address.ip().to_canonical().to_string();
     let presence = Presence { event, client: who.client, address: &address, reason, at };
-    let offer = shared.ingest.presence(&mut shared.ingest.scratch(), &presence)?;
+    let mut scratch = shared.ingest.scratch();
+    let offer = shared.ingest.presence(&mut scratch, &presence)?;
     if !matches!(offer, Offer::Full) {
         shared.metrics.publishes_received.increment(1);
     }
-    Some(Told { offer, event, reason, at })
+    Some(Told { offer, scratch, event, reason, at })
 }

@@ -143,7 +143,7 @@ pub(super) async fn publish_will<I: Ingest>(will: &DelayedWill, client: &str, cl
             Offer::Full if waits.is_err() => return shared.metrics.dropped("will_without_room"),
             Offer::Full => {
                 tokio::select! {
-                    () = shared.ingest.room() => {}
+                    () = shared.ingest.room(&scratch) => {}
                     () = shared.stop.cancelled() => {}
                 }
             }

@@ -69,7 +69,7 @@ impl Ingest for Fake {
         Some(Offer::Taken(1))
     }
 
-    async fn room(&self) {
+    async fn room(&self, (): &()) {
         loop {
             let notified = self.room.notified();
             if *self.room_left.lock() > 0 {

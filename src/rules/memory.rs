@@ -173,10 +173,10 @@ impl Memory {
         self.windows().close_first(Closing::Early)
     }
 
-    /// Closes the window with the contribution of the lowest sequence, to make room where those are kept. False where
-    /// none is open.
-    pub fn close_oldest(&self) -> bool {
-        self.windows().close_oldest()
+    /// Closes the `most` windows that began first, to make room where their contributions are kept; says how many it
+    /// closed.
+    pub fn close_oldest(&self, most: usize) -> usize {
+        self.windows().close_oldest(most)
     }
 
     /// When the next window is due.

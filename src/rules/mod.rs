@@ -322,14 +322,14 @@ impl RuleSet {
     /// Puts the messages of all windows that have closed by `now` into `out`, as [`translate`](Self::translate) does
     /// those of a publish. For who keeps no contributions.
     pub fn due(&self, now: Timestamp, out: &mut Output) {
-        translate::clear(out);
+        out.clear();
         out.memory().close_due(now);
         translate::fetch(&self.0, out);
     }
 
     /// The same of all windows: nothing more comes.
     pub fn finish(&self, out: &mut Output) {
-        translate::clear(out);
+        out.clear();
         while out.memory().close_first() {}
         translate::fetch(&self.0, out);
     }

@@ -85,7 +85,7 @@ impl Output {
     }
 
     /// Forgets the last translation. What one huge payload needed is given back.
-    fn clear(&mut self) {
+    pub fn clear(&mut self) {
         self.records.bytes.clear();
         self.records.bytes.shrink_to(KEPT);
         self.records.ends.clear();
@@ -155,11 +155,6 @@ pub(super) fn fetch(rules: &Rules, out: &mut Output) {
         out.records.bytes.extend_from_slice(&closed.record);
         out.records.ends.push((rule, out.records.bytes.len()));
     }
-}
-
-/// Forgets the last translation.
-pub(super) fn clear(out: &mut Output) {
-    out.clear();
 }
 
 /// What the rules remember.

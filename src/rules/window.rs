@@ -58,6 +58,10 @@ const PER_WINDOW: usize = 512;
 /// A body that a hub takes with any properties a rule would make: 256 KB less room for them.
 const LARGEST_BODY: usize = 240_000;
 
+/// Milliseconds that a clock may seem to go back before a window is taken for one of another time: connections read the
+/// clock apart from each other, and what they read first may come second.
+const SLACK: i64 = 5_000;
+
 /// What a hub bills as one message, and what it counts of a message beside body, device and properties: id, content type
 /// and encoding, creation time, and the mark of late messages.
 const ONE_BLOCK: usize = 4096;
@@ -287,7 +291,9 @@ impl Windows {
         let key = memory::key_within(held.group, 0, &[held.state.as_bytes()]);
         let ends = self.open.get(&key).and_then(|open| match () {
             () if *open.settings != **rule.window => Some(Closing::Rules),
-            () if held.received >= open.due || open.due.saturating_sub(held.received) > open.longest => {
+            () if held.received >= open.due
+                || open.due.saturating_sub(held.received) > open.longest.saturating_add(SLACK) =>
+            {
                 Some(Closing::Wait)
             }
             () if open.has_no_room(&message) => Some(Closing::Bytes),
@@ -360,7 +366,7 @@ impl Windows {
     pub(super) fn close_due(&mut self, now: i64) {
         while let Some(((due, _), key)) = self.due.first_key_value().map(|(due, key)| (*due, *key)) {
             let longest = self.open.get(&key).map_or(0, |open| open.longest);
-            if due > now && due.saturating_sub(now) <= longest {
+            if due > now && due.saturating_sub(now) <= longest.saturating_add(SLACK) {
                 return;
             }
             self.close(key, Closing::Wait);
@@ -381,11 +387,14 @@ impl Windows {
         first.inspect(|key| self.close(*key, why)).is_some()
     }
 
-    /// Closes the window with the contribution that is kept longest; false where none is open.
-    pub(super) fn close_oldest(&mut self) -> bool {
-        let first = |open: &Open| open.sequences.iter().map(|(first, _)| *first).min();
-        let oldest = self.open.iter().min_by_key(|(_, open)| first(open)).map(|(key, _)| *key);
-        oldest.inspect(|key| self.close(*key, Closing::Early)).is_some()
+    /// Closes the `most` windows that began first, which have the contributions that are kept longest; says how many
+    /// it closed.
+    pub(super) fn close_oldest(&mut self, most: usize) -> usize {
+        let mut oldest: Vec<(u64, u128)> = self.open.iter().map(|(key, open)| (open.id, *key)).collect();
+        oldest.sort_unstable();
+        oldest.truncate(most);
+        oldest.iter().for_each(|(_, key)| self.close(*key, Closing::Early));
+        oldest.len()
     }
 
     /// When the next window is due.

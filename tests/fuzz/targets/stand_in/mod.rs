@@ -126,7 +126,7 @@ impl broker::Ingest for Ingest {
         }
     }
 
-    async fn room(&self) {
+    async fn room(&self, (): &()) {
         yield_now().await;
     }
 
