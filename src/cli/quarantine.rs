@@ -19,7 +19,7 @@ use crate::quarantine::{self, Entry};
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  brownbridge quarantine list                    the newest last\n  \
     brownbridge quarantine show 3f9a               all of one entry, its payload included\n  \
-    brownbridge quarantine retry --all --reason not_json   after the rules were mended and the bridge restarted\n  \
+    brownbridge quarantine retry --all --reason not_json   after the rules were mended\n  \
     brownbridge quarantine drop 3f9a 77c0 --yes\n\n\
     An entry is named by its ID or the beginning of it. Exit code: 0 done, 1 not all of it, 2 could not run.")]
 pub(super) struct Args {
