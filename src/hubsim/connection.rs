@@ -401,17 +401,9 @@ impl Connection {
         if self.output.is_empty() {
             return Continue(());
         }
-        let write = async {
-            self.stream.write_all(&self.output).await?;
-            self.stream.flush().await
-        };
-        match timeout(WRITE_TIMEOUT, write).await {
-            Ok(Ok(())) => {
-                self.output.clear();
-                Continue(())
-            }
-            Ok(Err(_)) => Break(Closed::Lost),
-            Err(_) => Break(Closed::NotReading),
+        match write_out(&mut self.stream, &mut self.output).await {
+            Ok(()) => Continue(()),
+            Err(closed) => Break(closed),
         }
     }
 
@@ -453,6 +445,22 @@ impl Connection {
         if closed != Closed::Cut {
             let _ = timeout(Duration::from_secs(1), self.stream.shutdown()).await;
         }
+    }
+}
+
+/// Writes what waits, to a client that reads.
+pub(super) async fn write_out(stream: &mut Stream, output: &mut BytesMut) -> Result<(), Closed> {
+    let write = async {
+        stream.write_all(output).await?;
+        stream.flush().await
+    };
+    match timeout(WRITE_TIMEOUT, write).await {
+        Ok(Ok(())) => {
+            output.clear();
+            Ok(())
+        }
+        Ok(Err(_)) => Err(Closed::Lost),
+        Err(_) => Err(Closed::NotReading),
     }
 }
 

@@ -7,14 +7,14 @@ use bytes::BytesMut;
 use rmqtt_codec::types::{Publish, QoS};
 use rmqtt_codec::v3::{Codec, Connect, ConnectAck, ConnectAckReason, Packet, SubscribeReturnCode};
 use rustls::pki_types::CertificateDer;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
 use tokio_util::codec::{Decoder as _, Encoder as _};
 
 use super::{Answer, Proof, Service};
 use crate::hub::bag;
 use crate::hub::dps::REPLIES;
-use crate::hubsim::connection::{Stream, WRITE_TIMEOUT};
+use crate::hubsim::connection::{Stream, write_out};
 use crate::hubsim::counters::Closed;
 
 /// The largest message and its topic.
@@ -171,17 +171,6 @@ impl Line {
     }
 
     async fn flush(&mut self) -> Result<(), Closed> {
-        let write = async {
-            self.stream.write_all(&self.output).await?;
-            self.stream.flush().await
-        };
-        match timeout(WRITE_TIMEOUT, write).await {
-            Ok(Ok(())) => {
-                self.output.clear();
-                Ok(())
-            }
-            Ok(Err(_)) => Err(Closed::Lost),
-            Err(_) => Err(Closed::NotReading),
-        }
+        write_out(&mut self.stream, &mut self.output).await
     }
 }
