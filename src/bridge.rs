@@ -32,6 +32,7 @@ mod meters;
 mod numbering;
 #[cfg(test)]
 mod sim;
+pub mod twins;
 mod urgent;
 mod watchers;
 

@@ -190,8 +190,14 @@ impl Exchange {
         self.due = Some(self.due.map_or(due, |known| known.min(due)));
     }
 
-    /// The bytes that would be reported, as the hub counts them, with this change; as far as is known what the hub has.
+    /// The bytes that would be reported with this change, as the hub counts them and as far as is known what it has; where
+    /// they fit at a first look, no less than that.
     pub fn size_with(&self, change: &Properties) -> usize {
+        // As if nothing were replaced; where that fits, nothing has to be merged to know it.
+        let most = self.confirmed.as_ref().map_or(0, twin::size) + self.waiting_bytes() + twin::size(change);
+        if most <= twin::PROPERTIES_MAX_BYTES {
+            return most;
+        }
         let mut all = self.confirmed.clone().unwrap_or_default();
         if let Some(sent) = &self.sent {
             all = sent.change.applied(&all);
@@ -199,6 +205,11 @@ impl Exchange {
         all = self.waiting.applied(&all);
         twin::merge(&mut all, change);
         twin::size(&all)
+    }
+
+    /// Bytes of what waits, as the hub counts them.
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting.size() + self.sent.as_ref().map_or(0, |sent| sent.change.size())
     }
 
     /// Everything that the hub has not confirmed.
@@ -279,19 +290,20 @@ impl Exchange {
     }
 
     /// When [`step`](Self::step) has something to do, if nothing comes before.
-    pub fn next_time(&self) -> Option<Instant> {
+    pub fn next_time(&self, now: Instant) -> Option<Instant> {
         if !self.open {
             return None;
         }
         let asked = if let Whole::Asked(waits) = self.whole { Some(waits.until) } else { None };
         let sent = self.sent.as_ref().map(|sent| sent.waits.until);
-        let waits = match (self.whole, &self.sent) {
-            (Whole::Due, _) => self.not_before.or(self.due),
-            (Whole::Asked(_), _) if self.confirmed.is_none() => None,
-            (_, None) if !self.waiting.is_empty() => self.due.max(self.not_before),
-            _ => None,
+        let due = self.due.filter(|_| !self.waiting.is_empty() && self.sent.is_none());
+        let say = match self.whole {
+            Whole::Due => Some(now),
+            Whole::Asked(_) if self.confirmed.is_none() => None,
+            _ => due,
         };
-        [asked, sent, waits].into_iter().flatten().min()
+        let say = say.map(|at| self.not_before.map_or(at, |not_before| not_before.max(at)));
+        [asked, sent, say].into_iter().flatten().min()
     }
 
     /// The hub has answered.

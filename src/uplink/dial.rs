@@ -9,7 +9,7 @@ use rumqttc::{
     ProxyAuth, ProxyType, QoS, StateError, TlsConfiguration, TlsError, Transport, mqttbytes,
 };
 
-use super::down::{self, Down};
+use super::down::Down;
 use super::relay::Relay;
 use super::target::Login;
 use super::wire::{Broken, Dial, Event, Sender, Wire};
@@ -61,7 +61,9 @@ impl Wire for Dialled {
                 Ok(Event::Connected)
             }
             Ok(rumqttc::Event::Incoming(Incoming::SubAck(ack))) => {
-                down::look_for_refusals(&ack);
+                if let Some(down) = &self.down {
+                    down.subscribed(&self.client, target, &ack);
+                }
                 Ok(Event::Other)
             }
             Ok(rumqttc::Event::Incoming(Incoming::Publish(publish))) => {

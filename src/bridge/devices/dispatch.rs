@@ -281,7 +281,7 @@ impl Dispatcher<'_> {
         for device in self.shared.all() {
             let (phase, shelving, drained) = {
                 let state = device.state();
-                (state.phase, state.shelving, state.is_drained())
+                (state.phase, state.shelving, state.is_drained() && !state.errand)
             };
             refused |= matches!(phase, Phase::Refused(_));
             match phase {

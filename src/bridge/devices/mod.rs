@@ -215,6 +215,25 @@ pub async fn run(devices: Devices, backlog: SpoolBacklog, status: watch::Sender<
     shared.persist().await;
 }
 
+impl Devices {
+    /// Something else than messages is to be said over the line of a device, which is opened for it and stays open; or
+    /// nothing more. An empty name is the bridge's own line.
+    pub(super) fn errand(&self, id: &str, is: bool) {
+        let shared = &self.0;
+        let device = if id.is_empty() { Some(Arc::clone(&shared.own)) } else { shared.device(id) };
+        let Some(device) = device else { return };
+        {
+            let mut state = device.state();
+            state.errand = is;
+            state.active = Instant::now();
+        }
+        device.news.notify_waiters();
+        if is {
+            shared.want(&device);
+        }
+    }
+}
+
 impl Shared {
     /// The device of this name, new or known; `None` where there are too many.
     fn device(&self, id: &str) -> Option<Arc<Device>> {

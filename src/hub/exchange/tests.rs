@@ -80,7 +80,7 @@ fn changes_are_sent_against_what_the_hub_has_and_no_oftener_than_wanted() {
     assert_eq!(talk.answer(204, "7", Value::Null), Told::Stray);
     assert_eq!(talk.answer(204, "2", Value::Null), Told::Confirmed(1));
     assert_eq!(talk.says(), [], "it was sent a moment ago");
-    assert_eq!(talk.exchange.next_time(), Some(talk.now + EVERY));
+    assert_eq!(talk.exchange.next_time(talk.now), Some(talk.now + EVERY));
     talk.later(10);
     assert_eq!(talk.says(), [reported(3, json!({"b": 4}))]);
     assert_eq!(talk.answer(204, "3", Value::Null), Told::Confirmed(2));
@@ -88,7 +88,7 @@ fn changes_are_sent_against_what_the_hub_has_and_no_oftener_than_wanted() {
     talk.report(json!({"b": 4}));
     assert_eq!(talk.says(), [("unchanged".to_owned(), json!(1))]);
     assert!(!talk.exchange.is_busy());
-    assert_eq!(talk.exchange.next_time(), None);
+    assert_eq!(talk.exchange.next_time(talk.now), None);
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn pauses_double_and_end_with_success() {
         rid += 1;
         assert_eq!(talk.says(), [get(rid)]);
         assert_eq!(talk.answer(429, &rid.to_string(), Value::Null), Told::Again(429));
-        assert_eq!(talk.exchange.next_time(), Some(talk.now + Duration::from_secs(seconds)));
+        assert_eq!(talk.exchange.next_time(talk.now), Some(talk.now + Duration::from_secs(seconds)));
         talk.later(seconds - 1);
         assert_eq!(talk.says(), [], "{seconds}");
         talk.later(1);
@@ -220,8 +220,13 @@ fn an_answer_that_cannot_be_read_is_asked_for_again() {
 #[test]
 fn what_is_reported_is_measured_with_what_waits() {
     let mut talk = Talk::new(false);
-    talk.report(json!({"a": "1234"}));
-    let size = |talk: &Talk, change: Value| talk.exchange.size_with(change.as_object().unwrap());
-    assert_eq!(size(&talk, json!({"b": 1})), 1 + 4 + 1 + 8);
-    assert_eq!(size(&talk, json!({"a": null})), 0);
+    let text = |length: usize| "x".repeat(length);
+    for name in ["a", "b", "c", "d", "e", "f", "g"] {
+        talk.report(json!({name: text(4000)}));
+    }
+    let fits =
+        |talk: &Talk, change: Value| talk.exchange.size_with(change.as_object().unwrap()) <= twin::PROPERTIES_MAX_BYTES;
+    assert!(fits(&talk, json!({"h": text(4000)})));
+    assert!(fits(&talk, json!({"a": text(4096), "h": text(4000)})), "what is replaced does not count");
+    assert!(!fits(&talk, json!({"h": text(4000), "i": text(4000)})));
 }
