@@ -53,7 +53,7 @@ pub(super) fn prepare(settings: &mut Settings, metrics: &Metrics) -> io::Result<
     let wanted = if enabled { down::wanted(&settings.rules, own_methods) } else { Wanted::default() };
     let whose = Whose { own, per_device: settings.devices.is_some(), own_twin: false };
     let (twins, kept) = twins::open(&settings.state, whose, metrics.clone())?;
-    let wanted = twins.wanted(wanted);
+    let wanted = twins.wanted(&settings.rules, wanted);
     let (wanted, to_come) = watch::channel(wanted);
     let (down, arrivals) = Down::new(to_come, metrics.clone());
     settings.uplink.down = Some(down);

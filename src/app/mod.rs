@@ -223,6 +223,10 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
 
     let rules = (settings.rules, settings.unmatched);
     let bridge = Bridge::new(rules, settings.own, stores.clone(), quarantine.clone(), metrics.clone());
+    let bridge = match &down {
+        Some(down) => bridge.reporting(down.twins.clone()),
+        None => bridge,
+    };
     let bridge = Arc::new(match down.as_ref().and_then(down::Prepared::watch) {
         Some(watch) => bridge.watched_by(watch),
         None => bridge,

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::meters::Meter;
 use super::urgent::{Written, durable};
-use super::{Bridge, Current, Offer, Reason};
+use super::{Bridge, Current, Offer, Reason, messages};
 use crate::message::{Publish, Timestamp};
 use crate::metrics::window_closed;
 use crate::rules::{self, Closed, Output};
@@ -141,7 +141,7 @@ impl Bridge {
         if memory.next_due() != before || memory.count_windows().1 > 0 {
             holding.changed.notify_one();
         }
-        if failed.is_none() && out.records().next().is_none() {
+        if failed.is_none() && messages(now, out).next().is_none() {
             self.metrics.publishes_translated.increment(1);
             return Offer::Taken(HELD | ticket);
         }

@@ -28,7 +28,9 @@ use tokio::sync::{Notify, watch};
 use crate::hub::exchange::Desired;
 use crate::hub::twin::{self, PROPERTIES_MAX_BYTES, Properties};
 use crate::journal::{self, Journal};
+use crate::message::push_twin_name;
 use crate::metrics::Metrics;
+use crate::rules::RuleSet;
 use crate::uplink::Wanted;
 
 mod book;
@@ -119,21 +121,14 @@ impl Twins {
         self.0.own_desired.subscribe()
     }
 
-    /// Whether a change of a device's properties can be taken: `path` is where the object of `json` goes.
-    pub(super) fn ready(
-        &self,
-        (device, path): (&str, &[&str]),
-        json: &[u8],
-        every: Duration,
-    ) -> Result<Ready, Refused> {
+    /// Whether a change of a device's properties can be taken.
+    pub(super) fn ready(&self, device: &str, json: &[u8], every: Duration) -> Result<Ready, Refused> {
         let Ok(serde_json::Value::Object(properties)) = serde_json::from_slice(json) else {
             return Err(("not_an_object", "what is to be reported is no JSON object".to_owned()));
         };
-        let (device, prefix) = self.place(device);
-        let path = prefix.iter().map(String::as_str).chain(path.iter().copied());
-        let path: Vec<String> = path.map(name).collect();
-        let change =
-            path.into_iter().rev().fold(properties, |inner, name| Properties::from_iter([(name, inner.into())]));
+        let (device, path) = self.place(device);
+        let within = |inner: Properties, name| Properties::from_iter([(name, inner.into())]);
+        let change = path.into_iter().rev().fold(properties, within);
         twin::check(&change).map_err(|error| ("bad_twin", error.to_string()))?;
         let book = self.0.book.lock();
         if !book.has_room(&device) {
@@ -168,10 +163,11 @@ impl Twins {
         self.0.journal.durable(last)
     }
 
-    /// With what twins want of the hub, as far as that is known before there are rules in use.
-    pub fn wanted(&self, others: Wanted) -> Wanted {
+    /// With what twins want of the hub.
+    pub fn wanted(&self, rules: &RuleSet, others: Wanted) -> Wanted {
         let desired = self.0.whose.own_twin;
-        Wanted { twins: desired || self.0.book.lock().waiting() > 0, desired, ..others }
+        let twins = desired || rules.has_reported() || self.0.book.lock().waiting() > 0;
+        Wanted { twins, desired, ..others }
     }
 
     /// The hub's device in whose twin a device is, and where.
@@ -182,23 +178,11 @@ impl Twins {
         } else if *per_device {
             (device.to_owned(), Vec::new())
         } else {
-            (own.clone(), vec![DEVICES.to_owned(), device.to_owned()])
+            let mut name = String::with_capacity(device.len());
+            push_twin_name(device, &mut name);
+            (own.clone(), vec![DEVICES.to_owned(), name])
         }
     }
-}
-
-/// A text as a name that a twin takes.
-fn name(text: &str) -> String {
-    let mut name = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() || matches!(c, '.' | '$' | ' ' | '%') {
-            let mut bytes = [0; 4];
-            c.encode_utf8(&mut bytes).bytes().for_each(|byte| name.push_str(&format!("%{byte:02X}")));
-        } else {
-            name.push(c);
-        }
-    }
-    name
 }
 
 #[cfg(test)]
@@ -212,8 +196,8 @@ mod tests {
         open(dir, whose, Metrics::register()).unwrap()
     }
 
-    fn ready(twins: &Twins, device: &str, path: &[&str], json: &str) -> Result<(String, Value), &'static str> {
-        let ready = twins.ready((device, path), json.as_bytes(), Duration::ZERO);
+    fn ready(twins: &Twins, device: &str, json: &str) -> Result<(String, Value), &'static str> {
+        let ready = twins.ready(device, json.as_bytes(), Duration::ZERO);
         ready.map(|ready| (ready.device, ready.change.into())).map_err(|(reason, _)| reason)
     }
 
@@ -223,31 +207,24 @@ mod tests {
         let own = |change| Ok(("gw".to_owned(), change));
         let (gateway, _writer) = twins(dir.path(), false);
         let long = "x".repeat(4097);
-        let many = format!(
-            "{{{}}}",
-            (0..9).map(|n| format!("\"{n}\":\"{}\"", "x".repeat(4000))).collect::<Vec<_>>().join(",")
-        );
-        for (device, path, json, expect) in [
-            ("", &[][..], r#"{"a":1}"#, own(json!({"a": 1}))),
-            ("gw", &["b"], r#"{"a":1}"#, own(json!({"b": {"a": 1}}))),
-            (
-                "press.7",
-                &["a b", "c%"],
-                r#"{"x":null}"#,
-                own(json!({"devices": {"press%2E7": {"a%20b": {"c%25": {"x": null}}}}})),
-            ),
-            ("d", &[], "12", Err("not_an_object")),
-            ("d", &[], "{", Err("not_an_object")),
-            ("d", &[], r#"{"a.b":1}"#, Err("bad_twin")),
-            ("d", &[], &format!("{{\"a\":\"{long}\"}}"), Err("bad_twin")),
-            ("d", &["a"; 10], r#"{"x":{"y":1}}"#, Err("bad_twin")),
-            ("d", &[], &many, Err("bad_twin")),
+        let many: Vec<_> = (0..9).map(|n| format!("\"{n}\":\"{}\"", "x".repeat(4000))).collect();
+        let deep = format!("{}1{}", "{\"a\":".repeat(10), "}".repeat(10));
+        for (device, json, expect) in [
+            ("", r#"{"a":1}"#, own(json!({"a": 1}))),
+            ("gw", r#"{"a":1}"#, own(json!({"a": 1}))),
+            ("press.7", r#"{"x":null}"#, own(json!({"devices": {"press%2E7": {"x": null}}}))),
+            ("d", "12", Err("not_an_object")),
+            ("d", "{", Err("not_an_object")),
+            ("d", r#"{"a.b":1}"#, Err("bad_twin")),
+            ("d", &format!("{{\"a\":\"{long}\"}}"), Err("bad_twin")),
+            ("d", &deep, Err("bad_twin")),
+            ("d", &format!("{{{}}}", many.join(",")), Err("bad_twin")),
         ] {
-            assert_eq!(ready(&gateway, device, path, json), expect, "{device} {json:.40}");
+            assert_eq!(ready(&gateway, device, json), expect, "{device} {json:.40}");
         }
         let dir = tempfile::tempdir().unwrap();
         let (each, _writer) = twins(dir.path(), true);
-        assert_eq!(ready(&each, "press.7", &["b"], r#"{"a":1}"#), Ok(("press.7".into(), json!({"b": {"a": 1}}))));
+        assert_eq!(ready(&each, "press.7", r#"{"a":1}"#), Ok(("press.7".into(), json!({"a": 1}))));
     }
 
     #[tokio::test]
@@ -258,13 +235,13 @@ mod tests {
         let mut taken = 0;
         let refused = loop {
             let json = format!("{{\"v{taken}\":\"{text}\"}}");
-            match twins.ready(("d", &[]), json.as_bytes(), Duration::ZERO) {
+            match twins.ready("d", json.as_bytes(), Duration::ZERO) {
                 Ok(ready) => drop(twins.take([("r", ready)].into_iter())),
                 Err((reason, _)) => break reason,
             }
             taken += 1;
         };
         assert_eq!((taken, refused), (8, "twin_full"));
-        assert!(twins.ready(("d", &[]), br#"{"v0":"short"}"#, Duration::ZERO).is_ok(), "what is there may change");
+        assert!(twins.ready("d", br#"{"v0":"short"}"#, Duration::ZERO).is_ok(), "what is there may change");
     }
 }

@@ -9,7 +9,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use super::meters::Meter;
-use super::{Bridge, Current, Own, Reason, Stores};
+use super::{Bridge, Current, Own, Reason, Stores, messages};
 use crate::broker::Offer;
 use crate::message::Publish;
 use crate::rules::{Output, RuleIndex};
@@ -50,7 +50,7 @@ impl Bridge {
         (mut failed, mut written, urgent_is): (Option<Reason<'_>>, Vec<Written>, bool),
     ) -> Offer {
         let is_left = |(rule, _): &(RuleIndex, &[u8])| !(urgent_is && now.set.is_urgent(*rule));
-        let rest: Vec<(RuleIndex, &[u8])> = out.records().filter(is_left).collect();
+        let rest: Vec<(RuleIndex, &[u8])> = messages(now, out).filter(is_left).collect();
         let mut sequence = 0;
         if !rest.is_empty() {
             match self.stores.append(&self.stores.normal, rest.iter().map(|(_, record)| *record)) {

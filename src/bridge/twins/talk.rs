@@ -94,7 +94,7 @@ impl Talk {
     }
 
     fn wanted(&self, others: Wanted) -> Wanted {
-        Twins(Arc::clone(&self.shared)).wanted(others)
+        Twins(Arc::clone(&self.shared)).wanted(&self.parts.rules.rules(), others)
     }
 
     async fn heard(&self, news: TwinNews) {
