@@ -298,10 +298,14 @@ impl Bridge {
         Offer::TakenAfter(self.quarantined(publish, reason), Sequences::NONE)
     }
 
+    /// A publish that counts by `counter` once it is where it belongs.
+    fn unsettled(&self, counter: Counter) -> Unsettled {
+        Unsettled { stored: false, counter, metrics: self.metrics.clone() }
+    }
+
     fn quarantined(&self, publish: &Publish<'_>, reason: Reason<'_>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let stored = self.quarantine.put(publish, reason);
-        let counter = self.metrics.quarantined(reason.reason);
-        let unsettled = Unsettled { stored: false, counter, metrics: self.metrics.clone() };
+        let unsettled = self.unsettled(self.metrics.quarantined(reason.reason));
         self.metrics.log_pace(&format!("{} {}", reason.rule, reason.reason), |left_out| {
             tracing::warn!(
                 topic = excerpt(publish.topic),
@@ -369,8 +373,8 @@ impl Own {
     }
 }
 
-/// A publish on its way into the quarantine: counted when it is there, or when its client is gone before that and
-/// nobody learns whether it is.
+/// A publish on its way into the quarantine, or with messages that wait for room: counted when they are there, or when
+/// its client is gone before that and they are nowhere, or nobody learns whether they are. Until then it is in progress.
 struct Unsettled {
     stored: bool,
     counter: Counter,

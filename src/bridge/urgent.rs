@@ -60,34 +60,35 @@ impl Bridge {
                 Err(AppendError::TooLarge) => failed = Some(super::TOO_LARGE_FOR_SPOOL),
                 Err(AppendError::Full | AppendError::Closed) => {
                     let rest = rest().map(|(rule, record)| (now.meters.of(rule).clone(), record.to_vec())).collect();
-                    let later = later(self.stores.clone(), self.own.clone(), rest);
-                    return self.taken_later(publish, failed, (later, parts));
+                    return self.taken_later(publish, failed, (rest, parts));
                 }
             }
         }
         self.taken(publish, parts, failed)
     }
 
-    /// The answer for a publish of which a part is stored `later`.
+    /// The answer for a publish of which the `rest` is stored later.
     fn taken_later(
         &self,
         publish: &Publish<'_>,
         failed: Option<Reason<'_>>,
-        (later, parts): (impl Future<Output = ()> + Send + 'static, Sequences),
+        (rest, parts): (Vec<(Meter, Vec<u8>)>, Sequences),
     ) -> Offer {
-        match failed.map(|reason| self.quarantined(publish, reason)) {
-            None => {
-                self.metrics.publishes_translated.increment(1);
-                Offer::TakenAfter(Box::pin(later), parts)
+        let later = later(self.stores.clone(), self.own.clone(), rest);
+        let spool = self.stores.normal.clone();
+        let quarantined = failed.map(|reason| self.quarantined(publish, reason));
+        let translated = quarantined.is_none().then(|| self.unsettled(self.metrics.publishes_translated.clone()));
+        let all = async move {
+            let ticket = later.await;
+            if let Some(translated) = translated {
+                translated.settle();
             }
-            Some(quarantined) => {
-                let both = async {
-                    later.await;
-                    quarantined.await;
-                };
-                Offer::TakenAfter(Box::pin(both), parts)
+            durable(spool, ticket.0).await;
+            if let Some(quarantined) = quarantined {
+                quarantined.await;
             }
-        }
+        };
+        Offer::TakenAfter(Box::pin(all), parts)
     }
 }
 
@@ -100,15 +101,14 @@ pub(super) async fn durable(spool: Appender, sequence: u64) {
 }
 
 /// Stores records, each with the meter of its rule, when there is room.
-async fn later(stores: Stores, own: Own, records: Vec<(Meter, Vec<u8>)>) {
-    let spool = stores.normal.clone();
+async fn later(stores: Stores, own: Own, records: Vec<(Meter, Vec<u8>)>) -> Ticket {
     loop {
-        match stores.append(&spool, records.iter().map(|(_, record)| record.as_slice())) {
+        match stores.append(&stores.normal, records.iter().map(|(_, record)| record.as_slice())) {
             Ok(ticket) => {
                 records.iter().for_each(|(meter, record)| meter.made(&own, record));
-                return durable(spool, ticket.0).await;
+                return ticket;
             }
-            Err(AppendError::Full) => spool.room().await,
+            Err(AppendError::Full) => stores.normal.room().await,
             Err(AppendError::Closed | AppendError::TooLarge) => return std::future::pending().await,
         }
     }
@@ -119,7 +119,9 @@ mod tests {
     use std::pin::Pin;
     use std::task::{Context, Waker};
 
-    use super::super::tests::fill;
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::super::tests::{bridge, fill};
     use super::super::{Holding, rules};
     use super::*;
     use crate::broker::{Commits as _, Ingest as _};
@@ -190,5 +192,41 @@ mod tests {
             matches!(offer(&bridge, "a/both"), Offer::Taken(parts) if parts == Sequences::of(STORED, parts.in_log(STORED)))
         );
         drop(bridge);
+    }
+
+    /// In progress until all its messages are stored; where its client leaves before that, the publish is not one that
+    /// was translated.
+    #[tokio::test]
+    async fn a_publish_counts_once_all_its_messages_are_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let (bridge, writer, (mut spools, _held)) =
+            metrics::with_local_recorder(&recorder, || bridge(dir.path(), None, RULES));
+        let normal = &mut spools[0];
+        fill(&normal.appender).await;
+        let counted = || {
+            let page = recorder.handle().render();
+            let count = |name: &str| {
+                let line = page.lines().find_map(|line| line.strip_prefix(&format!("brownbridge_{name} ")));
+                line.map_or(0, |count| count.parse::<u64>().unwrap())
+            };
+            (count("publishes_translated_total"), count("messages_dropped_total{reason=\"publisher_gone\"}"))
+        };
+        let both = || match metrics::with_local_recorder(&recorder, || offer(&bridge, "a/both")) {
+            Offer::TakenAfter(written, _) => written,
+            _ => panic!("the copy has no room"),
+        };
+        let (gone, stays) = (both(), both());
+        assert_eq!(counted(), (0, 0), "both are in progress");
+        metrics::with_local_recorder(&recorder, || drop(gone));
+        assert_eq!(counted(), (0, 1));
+        for _ in 0..normal.appender.stats().waiting {
+            let stored = normal.reader.next(true).await.unwrap();
+            normal.acker.ack(stored.seq);
+        }
+        stays.await;
+        assert_eq!(counted(), (1, 1));
+        drop(bridge);
+        writer.join();
     }
 }
