@@ -2,7 +2,7 @@
 //!
 //! A publisher with one publish in flight must not wait for a window of ten seconds. So what a message gives to its
 //! window (a *contribution*) goes at once into a spool of its own, the *holding spool*, and the acknowledgement follows
-//! its commit ([`HELD`]). When the window closes, its message goes into the spool of all messages, and once it is on disk
+//! its commit. When the window closes, its message goes into the spool of all messages, and once it is on disk
 //! there, its contributions are done with here. A crash between the two makes the same message again, with another
 //! `$.mid`; a crash anywhere loses nothing. A start reads the contributions back into their windows before clients come.
 //!
@@ -19,16 +19,15 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::commits::HELD;
 use super::meters::Meter;
-use super::urgent::{Written, durable};
+use super::urgent::durable;
 use super::{Bridge, Current, Offer, Reason};
+use crate::broker::Sequences;
 use crate::message::{Publish, Timestamp};
 use crate::metrics::window_closed;
 use crate::rules::{self, Closed, Output};
 use crate::spool::{Acker, AppendError, Appender, Opened, Reader, Spool};
-
-/// A sequence with this bit is one of the holding spool.
-pub(super) const HELD: u64 = 1 << 63;
 
 /// Windows that are closed and wait for the spool; when there are more, nothing more is held.
 const MOST_CLOSED: usize = 10_000;
@@ -141,15 +140,12 @@ impl Bridge {
         if memory.next_due() != before || memory.count_windows().1 > 0 {
             holding.changed.notify_one();
         }
+        let held = Sequences::of(HELD, ticket);
         if failed.is_none() && out.records().next().is_none() {
             self.metrics.publishes_translated.increment(1);
-            return Offer::Taken(HELD | ticket);
+            return Offer::Taken(held);
         }
-        let mut written: Vec<Written> = vec![Box::pin(durable(holding.spool.clone(), ticket))];
-        let first = self.store_first(now, out);
-        let urgent_is = first.is_some();
-        written.extend(first);
-        self.store_rest(now, publish, out, (failed, written, urgent_is))
+        self.store_rest(now, publish, out, (failed, held, self.store_first(now, out)))
     }
 
     /// Closes windows when they are due and stores their messages, until `stop`; then closes all.

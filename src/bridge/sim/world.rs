@@ -14,7 +14,7 @@ use super::books::Books;
 use super::oracle::{Key, Oracle};
 use super::{Plan, Rng};
 use crate::bridge::{Bridge, Own, Stores, join};
-use crate::broker::{Ingest as _, Offer};
+use crate::broker::{Commits as _, Ingest as _, Offer, Sequences};
 use crate::config::Unmatched;
 use crate::diag::SourceFile;
 use crate::message::{Publish, Timestamp};
@@ -38,7 +38,7 @@ const LONGEST_END: Duration = Duration::from_secs(8);
 struct Owed {
     keys: Vec<Key>,
     written: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    sequence: u64,
+    waits_for: Sequences,
 }
 
 /// The program from its start to its end.
@@ -116,16 +116,16 @@ impl World {
         };
         let keys: Vec<Key> = devices.into_iter().map(|device| (device, number)).collect();
         let life = &mut self.life;
-        let (written, sequence) = match life.bridge.offer(&mut life.scratch, &publish) {
-            Offer::Taken(sequence) => (None, sequence),
-            Offer::TakenAfter(written, sequence) => (Some(written), sequence),
+        let (written, waits_for) = match life.bridge.offer(&mut life.scratch, &publish) {
+            Offer::Taken(waits_for) => (None, waits_for),
+            Offer::TakenAfter(written, waits_for) => (Some(written), waits_for),
             Offer::Full => {
                 self.oracle.tally.refused += 1;
                 return;
             }
         };
         keys.iter().for_each(|key| self.oracle.offered(key.clone(), old || poison));
-        life.owed.push(Owed { keys, written, sequence });
+        life.owed.push(Owed { keys, written, waits_for });
     }
 
     /// Commits; where the disk failed for good the program ends, and the power is cut with it.
@@ -180,7 +180,7 @@ impl World {
     pub(super) async fn settle(&mut self, time: Duration) {
         tokio::time::sleep(time).await;
         let life = &mut self.life;
-        let durable = life.steps[0].durable();
+        let mut commits = life.bridge.commits();
         let mut promised = Vec::new();
         life.owed.retain_mut(|owed| {
             let written = owed
@@ -190,7 +190,7 @@ impl World {
             if written {
                 owed.written = None;
             }
-            let done = written && owed.sequence <= durable;
+            let done = written && commits.cover(owed.waits_for);
             if done {
                 promised.append(&mut owed.keys);
             }
