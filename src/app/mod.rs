@@ -225,7 +225,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     });
     bridge.recover();
     let windows_stop = CancellationToken::new();
-    let windows = tokio::spawn(Arc::clone(&bridge).run_windows(windows_stop.clone()));
+    let windows = tokio::spawn(Arc::clone(&bridge).run_windows(Timestamp::now, windows_stop.clone()));
     let control_stop = CancellationToken::new();
     let operator = Operator {
         bridge: Arc::clone(&bridge),
