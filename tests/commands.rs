@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+#[path = "commands/own.rs"]
+mod own;
 #[path = "support/relay.rs"]
 mod relay;
 mod sim_client;
