@@ -7,6 +7,8 @@ mod own;
 #[path = "support/relay.rs"]
 mod relay;
 mod sim_client;
+#[path = "commands/subscriptions.rs"]
+mod subscriptions;
 mod support;
 
 use std::collections::BTreeMap;

@@ -18,7 +18,7 @@ use crate::broker::Inside;
 use crate::downlink::Fence;
 use crate::metrics::Metrics;
 use crate::shelf::Shelves;
-use crate::uplink::{Arrival, Down, Wanted};
+use crate::uplink::{Arrival, Down, Subscribed, Wanted};
 
 /// The way down before its parts are there.
 pub(super) struct Prepared {
@@ -40,7 +40,9 @@ pub(super) struct Running {
 /// Tells the uplink what to subscribe to.
 pub(super) fn prepare(settings: &mut Settings, metrics: &Metrics) -> Option<Prepared> {
     let commands = &settings.config.commands;
-    if !commands.enabled || settings.own.device.is_none() {
+    settings.own.device.as_ref()?;
+    settings.uplink.subscribed = Some(Arc::new(Subscribed::open(&settings.state, settings.devices.is_none())));
+    if !commands.enabled {
         return None;
     }
     let own_methods = commands.own_methods;
