@@ -68,7 +68,7 @@ use plant_tls::PlantTls;
 pub use pulse::Pulse;
 use reload::fence::Fence;
 use reload::rules::RuleFiles;
-pub use reload::{BridgeToml, Reloader};
+pub use reload::{BridgeToml, NotTaken, Reloaded, Reloader};
 use reload::{Standing, Watches};
 pub use settings::Settings;
 
@@ -255,7 +255,10 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         keep::open(&dir, &mut settings.broker).map_err(|error| StartError::Sessions(dir, error))?;
     let broker = Broker::start(listeners, (settings.broker, restored), Arc::clone(&bridge), metrics.clone())
         .map_err(StartError::Broker)?;
-    let down = down.map(|down| down.start(broker.inside(), &bridge, metrics)).transpose();
+    let bridge_toml = Arc::new(settings.bridge_toml);
+    let reloader = || files.reloader(Arc::clone(&bridge_toml));
+    let down =
+        down.map(|down| down.start((broker.inside(), &bridge), reloader(), shelves.clone(), metrics)).transpose();
     let down = down.map_err(StartError::Runtime)?;
 
     let admin_stop = CancellationToken::new();
@@ -285,7 +288,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         broker,
         bridge,
         files,
-        bridge_toml: Arc::new(settings.bridge_toml),
+        bridge_toml,
         admin_addr,
         spools,
         stores,

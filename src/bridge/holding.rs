@@ -68,6 +68,13 @@ impl Holding {
         &self.spool
     }
 
+    /// Closes all windows before their time; says how many.
+    pub(super) fn close_all(&self, memory: &rules::Memory) -> usize {
+        let closed = memory.close_oldest(usize::MAX);
+        self.changed.notify_one();
+        closed
+    }
+
     /// Returns when contributions are worth offering again.
     pub(super) async fn room(&self, memory: &rules::Memory) {
         loop {

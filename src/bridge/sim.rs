@@ -108,6 +108,7 @@ impl Plan {
             ack_timeout: Duration::from_secs(3),
             suspect_after: self.suspect_after,
             down: None,
+            subscribed: None,
             crowd: None,
         }
     }
