@@ -61,6 +61,7 @@ pub mod status;
 use self::ledger::Ledger;
 use control::Operator;
 use credentials::{Identity, UplinkTls};
+use devices::Planned;
 use gate::Keeper;
 use inherited::Inherited;
 use page::Gauges;
@@ -195,10 +196,11 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let uplink_stop = CancellationToken::new();
     settings.uplink.relays = Some(Handle::current());
     let (uplink, devices) = match (settings.devices, shelves.clone()) {
-        (Some(plan), Some(shelves)) => {
+        (Some(Planned { plan, .. }), Some(shelves)) => {
+            let identity = Arc::new(Identity::new(Arc::clone(&settings.credentials)));
             let (backlog, outcome) = backlog;
             let state = settings.state.clone();
-            let options = bridge::devices::Options { uplink: settings.uplink, plan, shelves, state };
+            let options = bridge::devices::Options { uplink: settings.uplink, plan, identity, shelves, state };
             let devices = bridge::devices::open(options, outcome, metrics.clone())
                 .map_err(|error| StartError::Devices(settings.state.clone(), error))?;
             let run = bridge::devices::run(devices.clone(), backlog, status_sender, uplink_stop.clone());
@@ -244,9 +246,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         settings.broker.gate = Some(Arc::new(keeper.clone()));
         files.add(Fence::new(fence.files, keeper));
     }
-    if devices.is_none() {
-        files.add(UplinkTls::new(settings.credentials));
-    }
+    files.add(UplinkTls::new(settings.credentials));
     if let Some((tls, config)) = settings.plant_tls {
         files.add(PlantTls::new(tls, config, metrics.clone()));
     }

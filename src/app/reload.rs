@@ -267,7 +267,7 @@ impl<W: Watched> Watch<W> {
             }
         };
         self.refused = result.is_err();
-        self.standing.note(W::WHAT, result.as_ref().map(|()| ()).map_err(|trouble| trouble.why.clone()));
+        self.standing.note(W::WHAT, result.as_ref().copied().map_err(|trouble| trouble.why.clone()));
         result
     }
 }
