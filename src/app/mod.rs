@@ -95,6 +95,8 @@ pub enum StartError {
     Quarantine(PathBuf, io::Error),
     /// The folder of sessions and retained messages cannot be used.
     Sessions(PathBuf, io::Error),
+    /// What waits for twins cannot be kept.
+    Twins(PathBuf, io::Error),
     /// What the sequence property goes on with cannot be read.
     Sequences(PathBuf, io::Error),
     /// What devices have left, or what was said of them, cannot be used.
@@ -123,6 +125,7 @@ impl fmt::Display for StartError {
             Self::Sessions(dir, error) => {
                 write!(f, "sessions and retained messages cannot be kept in {}: {error}", dir.display())
             }
+            Self::Twins(dir, error) => write!(f, "{} cannot be used: {error}", dir.join("twins").display()),
             Self::Sequences(dir, error) => write!(f, "sequences.json in {} cannot be used: {error}", dir.display()),
             Self::Devices(dir, error) => write!(f, "the devices' files in {} cannot be used: {error}", dir.display()),
             Self::Runtime(error) => write!(f, "the uplink cannot start: {error}"),
@@ -172,7 +175,8 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     describe_labelled();
     let metrics = Metrics::register();
 
-    let down = down::prepare(&mut settings, &metrics);
+    let down =
+        down::prepare(&mut settings, &metrics).map_err(|error| StartError::Twins(settings.state.clone(), error))?;
     let opened = open_spool("spool", settings.spool)?;
     let urgent = open_spool("urgent spool", settings.urgent)?;
     let held = open_spool("holding spool", settings.held)?;
@@ -221,8 +225,12 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
 
     let rules = (settings.rules, settings.unmatched);
     let bridge = Bridge::new(rules, settings.own, stores.clone(), quarantine.clone(), metrics.clone());
-    let bridge = Arc::new(match &down {
-        Some(down) => bridge.watched_by(Arc::clone(&down.watch)),
+    let bridge = match &down {
+        Some(down) => bridge.reporting(down.twins.clone()),
+        None => bridge,
+    };
+    let bridge = Arc::new(match down.as_ref().and_then(down::Prepared::watch) {
+        Some(watch) => bridge.watched_by(watch),
         None => bridge,
     });
     bridge.recover();
@@ -257,8 +265,9 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         .map_err(StartError::Broker)?;
     let bridge_toml = Arc::new(settings.bridge_toml);
     let reloader = || files.reloader(Arc::clone(&bridge_toml));
-    let down =
-        down.map(|down| down.start((broker.inside(), &bridge), reloader(), shelves.clone(), metrics)).transpose();
+    let down = down
+        .map(|down| down.start((broker.inside(), &bridge), reloader(), (shelves.clone(), devices.clone()), metrics));
+    let down = down.transpose();
     let down = down.map_err(StartError::Runtime)?;
 
     let admin_stop = CancellationToken::new();

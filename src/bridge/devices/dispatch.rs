@@ -281,7 +281,7 @@ impl Dispatcher<'_> {
         for device in self.shared.all() {
             let (phase, shelving, drained, its_own) = {
                 let state = device.state();
-                (state.phase, state.shelving, state.is_drained(), state.is_its_own)
+                (state.phase, state.shelving, state.is_drained() && !state.errand, state.is_its_own)
             };
             refused |= matches!(phase, Phase::Refused(_)) && its_own;
             match phase {

@@ -267,7 +267,6 @@ pub async fn run(devices: Devices, backlog: SpoolBacklog, status: watch::Sender<
     shared.persist().await;
 }
 
-/// Asks for the hub of a device; then it lines up for a connection.
 async fn ask_for_hub(shared: Arc<Shared>, device: Arc<Device>) {
     // Somebody may have denied it while it waited.
     let wanted = |device: &Device| device.state().phase == Phase::Registering;
@@ -293,6 +292,25 @@ async fn ask_for_hub(shared: Arc<Shared>, device: Arc<Device>) {
         shared.ask(&mut asking);
     }
     shared.wake.notify_one();
+}
+
+impl Devices {
+    /// Something else than messages is to be said over the line of a device, which is opened for it and stays open; or
+    /// nothing more. An empty name is the bridge's own line.
+    pub(super) fn errand(&self, id: &str, is: bool) {
+        let shared = &self.0;
+        let device = if id.is_empty() { Some(Arc::clone(&shared.own)) } else { shared.device(id) };
+        let Some(device) = device else { return };
+        {
+            let mut state = device.state();
+            state.errand = is;
+            state.active = Instant::now();
+        }
+        device.news.notify_waiters();
+        if is {
+            shared.want(&device);
+        }
+    }
 }
 
 impl Shared {
