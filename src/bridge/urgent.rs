@@ -5,8 +5,6 @@
 //! the other spool that has no room, the publish is taken all the same and its ordinary messages are stored as soon as
 //! there is some; until then its client is not acknowledged and not read.
 
-use std::future::Future;
-
 use super::commits::{STORED, URGENT};
 use super::meters::Meter;
 use super::{Bridge, Current, Own, Reason, Stores};
@@ -116,6 +114,7 @@ async fn later(stores: Stores, own: Own, records: Vec<(Meter, Vec<u8>)>) -> Tick
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future;
     use std::pin::Pin;
     use std::task::{Context, Waker};
 
