@@ -68,6 +68,13 @@ impl Holding {
         &self.spool
     }
 
+    /// Closes all windows before their time; says how many.
+    pub(super) fn close_all(&self, memory: &rules::Memory) -> usize {
+        let closed = memory.close_oldest(usize::MAX);
+        self.changed.notify_one();
+        closed
+    }
+
     /// Returns when contributions are worth offering again.
     pub(super) async fn room(&self, memory: &rules::Memory) {
         loop {
@@ -148,11 +155,12 @@ impl Bridge {
         self.store_rest(now, publish, out, (failed, held, self.store_first(now, out)))
     }
 
-    /// Closes windows when they are due and stores their messages, until `stop`; then closes all.
-    pub async fn run_windows(self: Arc<Self>, stop: CancellationToken) {
+    /// Closes windows when they are due and stores their messages, until `stop`; then closes all. `clock` tells the
+    /// time of day.
+    pub async fn run_windows(self: Arc<Self>, clock: impl Fn() -> Timestamp, stop: CancellationToken) {
         let (holding, memory) = (&self.stores.held, self.rules.memory());
         loop {
-            let now = Timestamp::now();
+            let now = clock();
             memory.close_due(now);
             self.store_closed(&stop).await;
             self.make_room(&stop).await;
@@ -160,6 +168,7 @@ impl Bridge {
                 Duration::from_millis(u64::try_from(due.0.saturating_sub(now.0)).unwrap_or(0)).min(LONGEST_SLEEP)
             });
             tokio::select! {
+                biased;
                 () = holding.changed.notified() => {}
                 () = self.rules.replaced() => {}
                 () = tokio::time::sleep(wait) => {}
@@ -174,6 +183,7 @@ impl Bridge {
             std::future::pending::<()>().await;
         };
         tokio::select! {
+            biased;
             () = self.store_closed(&late) => {}
             () = patience => {}
         }
@@ -189,6 +199,7 @@ impl Bridge {
             }
             // While a segment is being made, or what was freed is not yet taken back, that is no sign.
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(FULL_FOR) => holding.spool.stats().full,
                 () = stop.cancelled() => false,
             }
@@ -246,6 +257,7 @@ impl Bridge {
             match self.stores.append(&self.stores.normal, record()) {
                 Ok(ticket) => return Some((self.stores.normal.clone(), ticket.0)),
                 Err(AppendError::Full) => tokio::select! {
+                    biased;
                     () = self.stores.normal.room() => {}
                     () = stop.cancelled() => return None,
                 },
