@@ -69,6 +69,7 @@ impl Place {
             table,
             accounts: Arc::clone(&directory) as Arc<dyn Accounts>,
             when_refused: devices.when_refused,
+            keep_own: config.commands.enabled && config.commands.own_line,
             idle_timeout: devices.idle_timeout,
             max_connections: devices.max_connections,
             connect_rate: devices.connect_rate.or(tier).unwrap_or(limits::CONNECTS_PER_SECOND_MIN),

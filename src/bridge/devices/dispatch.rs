@@ -292,6 +292,10 @@ impl Dispatcher<'_> {
                 _ => {}
             }
         }
+        if self.shared.options.plan.keep_own {
+            // It lines up where it has no line.
+            self.shared.want(&self.shared.own);
+        }
         if refused && !self.shared.lets_in() && self.ticks.is_multiple_of(PROBE) {
             // Does the hub let in nobody? The bridge's own line tells.
             self.shared.want(&self.shared.own);
