@@ -9,7 +9,7 @@
 //! | uplink, on a thread of its own | [`start`] | after it drained, or `drain_timeout` | the spool; `window` in flight |
 //! | windows: closes those of rules with `batch`, `aggregate` or `pivot`, and stores their messages | [`start`] | after the broker | the holding spool; 10,000 closed ones |
 //! | dispatcher and a line a device, on that thread, instead of the one uplink | [`start`] | the same | 128 messages or 1 MB a device, 64 MB in all; 4,096 messages or 8 MB for the shelves |
-//! | watches of the files of the rules, the fence, the TLS listener and the uplink's TLS | [`start`] | after the broker | 1 request each; passwords wait for one of 2 places |
+//! | watches of the files of the rules, the fence, the devices, the TLS listener and the uplink's TLS | [`start`] | after the broker | 1 request each; passwords wait for one of 2 places |
 //! | way down: commands and methods, on a thread of its own | [`start`], where `[commands]` is enabled | after the broker | 256 arrivals, 64 answers, 1,000 commands that wait |
 //! | ledger: writes the books | [`start`] | after the uplink | none |
 //! | control socket | [`start`] | after the broker | 8 connections; 4,096 entries and 8 MiB for each of 4 taps and recordings |
@@ -67,6 +67,7 @@ use inherited::Inherited;
 use page::Gauges;
 use plant_tls::PlantTls;
 pub use pulse::Pulse;
+use reload::devices::DeviceTables;
 use reload::fence::Fence;
 use reload::rules::RuleFiles;
 pub use reload::{BridgeToml, NotTaken, Reloaded, Reloader};
@@ -199,8 +200,10 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let (status_sender, status) = watch::channel(Status::default());
     let uplink_stop = CancellationToken::new();
     settings.uplink.relays = Some(Handle::current());
+    let mut tables = None;
     let (uplink, devices) = match (settings.devices, shelves.clone()) {
-        (Some(Planned { plan, .. }), Some(shelves)) => {
+        (Some(Planned { plan, directory, config }), Some(shelves)) => {
+            tables = Some((config, directory));
             let identity = Arc::new(Identity::new(Arc::clone(&settings.credentials)));
             let (backlog, outcome) = backlog;
             let state = settings.state.clone();
@@ -255,6 +258,10 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         files.add(Fence::new(fence.files, keeper));
     }
     files.add(UplinkTls::new(settings.credentials));
+    let bridge_toml = Arc::new(settings.bridge_toml);
+    if let (Some(tables), Some(devices)) = (tables, &devices) {
+        files.add_unseen(DeviceTables::new(Arc::clone(&bridge_toml), tables, devices.clone()));
+    }
     if let Some((tls, config)) = settings.plant_tls {
         files.add(PlantTls::new(tls, config, metrics.clone()));
     }

@@ -76,6 +76,23 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>, kind: Kind) -> Option<Devi
     }
 }
 
+impl Uplink {
+    /// Of what names files and keys of devices nobody knows any more where it stands: the text is another.
+    pub fn forget_places(&mut self) {
+        if let Some(dps) = &mut self.dps {
+            dps.span = 0..0;
+            dps.group_key.text.iter_mut().for_each(|text| text.span = 0..0);
+            dps.group_key.file.iter_mut().for_each(|file| file.span = 0..0);
+        }
+        if let Some(devices) = &mut self.devices {
+            devices.span = 0..0;
+            devices.group_key.iter_mut().for_each(|key| key.span = 0..0);
+            let files = [&mut devices.table, &mut devices.group_key_file, &mut devices.certificates];
+            files.into_iter().flatten().for_each(|file| file.span = 0..0);
+        }
+    }
+}
+
 impl Section<'_, '_, '_> {
     /// Devices need something to connect with.
     pub(super) fn check_credentials(&mut self, uplink: &Uplink) {

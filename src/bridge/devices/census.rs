@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::queue::{Device, Phase as Doing};
+use super::register::Verdict;
 use super::{Devices, Shared};
 use crate::hub::accounts::Described;
 use crate::message::Timestamp;
@@ -186,8 +187,7 @@ impl Devices {
                 if matches!(state.phase, Doing::Refused(_)) {
                     self.0.options.plan.accounts.ask_anew(id);
                 }
-                state.phase = Doing::Idle;
-                (state.refusals, state.pause) = (0, Duration::ZERO);
+                state.let_in();
             }
         }
         self.0.wake.notify_one();
@@ -198,7 +198,7 @@ impl Devices {
     pub fn deny(&self, id: &str) -> std::io::Result<()> {
         self.0.register.lock().say(id, false)?;
         let Some(device) = self.0.device(id) else { return Ok(()) };
-        if !self.0.deny_now(&device) {
+        if !self.0.keep_out(&device, Verdict::Denied) {
             device.ask_to_leave();
         }
         self.0.wake.notify_one();

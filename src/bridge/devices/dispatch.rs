@@ -35,6 +35,9 @@ const PROBE: u32 = 8;
 /// Messages of "a second of sending", where no tier says it.
 const UNMEASURED: u64 = 1_000;
 
+/// Why a device that was allowed is held.
+const REMOVED: &str = "it was taken out of the devices table, and no pattern allows it";
+
 /// A message for which there is no room.
 struct InHand {
     device: Arc<Device>,
@@ -279,13 +282,14 @@ impl Dispatcher<'_> {
         let sweeps = self.shared.options.plan.when_refused != WhenRefused::Wait && self.shared.lets_in();
         let mut refused = false;
         for device in self.shared.all() {
-            let (phase, shelving, drained, its_own) = {
+            let (phase, shelving, drained, (its_own, is_removed)) = {
                 let state = device.state();
-                (state.phase, state.shelving, state.is_drained() && !state.errand, state.is_its_own)
+                (state.phase, state.shelving, state.is_drained() && !state.errand, (state.is_its_own, state.is_removed))
             };
             refused |= matches!(phase, Phase::Refused(_)) && its_own;
             match phase {
                 Phase::Denied if shelving => self.shared.sweep(&device),
+                Phase::Held if shelving && sweeps && is_removed => self.shared.sweep(&device),
                 Phase::Refused(_) if shelving && sweeps && its_own => self.shared.sweep(&device),
                 Phase::Refused(again) if now >= again && (shelving || !drained) => self.shared.want(&device),
                 Phase::Idle if shelving || !drained => self.shared.want(&device),
@@ -337,18 +341,25 @@ impl Shared {
         self.isolate(waiting, Isolation { reason: "device_denied", detail });
     }
 
-    /// An operator has denied it.
-    pub(super) fn is_denied(&self, device: &Device) -> bool {
-        !device.is_own() && self.register.lock().verdict(&device.id) == Verdict::Denied
+    /// Whether a device may connect.
+    pub(super) fn verdict(&self, device: &Device) -> Verdict {
+        if device.is_own() { Verdict::Allowed } else { self.register.lock().verdict(&device.id) }
     }
 
-    /// Makes a device that an operator has denied one that is; false while its line has to end first.
-    pub(super) fn deny_now(&self, device: &Arc<Device>) -> bool {
+    /// Keeps a device out that an operator has denied, or that nothing allows any more; false while its line has to end
+    /// first.
+    pub(super) fn keep_out(&self, device: &Arc<Device>, verdict: Verdict) -> bool {
         let mut state = device.state();
         if matches!(state.phase, Phase::InLine | Phase::Connecting | Phase::Connected(_)) {
             return false;
         }
-        self.set_phase(&mut state, Phase::Denied);
+        if verdict == Verdict::Denied {
+            self.set_phase(&mut state, Phase::Denied);
+        } else {
+            self.set_phase(&mut state, Phase::Held);
+            (state.is_removed, state.is_its_own) = (true, true);
+            state.trouble = Some(REMOVED.to_owned());
+        }
         let (left, before_shelf) = device.clear(&mut state);
         drop(state);
         for held in left {

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ends::{Settle, Source};
 use super::queue::{Device, Phase};
+use super::register::Verdict;
 use super::{LONGEST_PAUSE, Left, OwnIdentity, Shared, WINDOW};
 use crate::config::WhenRefused;
 use crate::hub::accounts::{Account, NoAccount};
@@ -80,8 +81,9 @@ pub(super) async fn run(shared: Arc<Shared>, device: Arc<Device>) {
         }
         Why::Unknown(why) => refused(&shared, &device, why),
     }
-    if shared.is_denied(&device) {
-        again = !shared.deny_now(&device);
+    let verdict = shared.verdict(&device);
+    if verdict != Verdict::Allowed {
+        again = !shared.keep_out(&device, verdict);
     }
     shared.leave(leave.is_cancelled());
     if again {
@@ -91,7 +93,7 @@ pub(super) async fn run(shared: Arc<Shared>, device: Arc<Device>) {
 }
 
 async fn serve(shared: &Arc<Shared>, device: &Arc<Device>, leave: &CancellationToken) -> Why {
-    if shared.is_denied(device) {
+    if shared.verdict(device) != Verdict::Allowed {
         return Why::Asked;
     }
     let target = tokio::select! {

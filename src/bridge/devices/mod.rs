@@ -61,6 +61,7 @@ mod line;
 pub mod provisioned;
 mod queue;
 mod register;
+mod renewal;
 mod shelving;
 #[cfg(test)]
 mod tests;
@@ -68,6 +69,7 @@ mod tests;
 pub use census::{Listed, Origin, Phase as Condition, Summary};
 use queue::{Device, Held, Phase};
 use register::{Register, Verdict};
+pub use renewal::Renewed;
 pub use shelving::give_back;
 
 /// Devices known at one time; what names more goes to the quarantine.

@@ -128,6 +128,8 @@ pub(super) struct State {
     pub(super) trouble: Option<String>,
     /// That it is refused says something about this device.
     pub(super) is_its_own: bool,
+    /// It is held because nothing allows it any more, and what it left is to go where that of refused ones goes.
+    pub(super) is_removed: bool,
     pub(super) delivered: u64,
     pub(super) last_delivered: Option<Timestamp>,
     /// Ends the line.
@@ -164,6 +166,7 @@ impl Device {
             pause: Duration::ZERO,
             trouble: None,
             is_its_own: true,
+            is_removed: false,
             delivered: 0,
             last_delivered: None,
             leave: None,
@@ -364,6 +367,13 @@ impl Device {
 }
 
 impl State {
+    /// It is parked no longer, and is tried at once.
+    pub(super) fn let_in(&mut self) {
+        self.phase = Phase::Idle;
+        (self.refusals, self.pause, self.trouble) = (0, Duration::ZERO, None);
+        (self.is_its_own, self.is_removed) = (true, false);
+    }
+
     fn has_room(&self, own: bool) -> bool {
         let (messages, bytes) = if own { (MOST_OWN, MOST_BYTES_OWN) } else { (MOST, MOST_BYTES) };
         self.in_memory() < messages && self.bytes < bytes
