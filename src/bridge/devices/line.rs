@@ -202,6 +202,7 @@ impl Shared {
         Ok(HubTarget {
             connection: ConnectionString { gateway, ..connection },
             tls,
+            transport: own.transport.clone(),
             way: Way { address: own.way.address.clone().filter(|_| same_hub), ..own.way.clone() },
             certificate_expiry,
             token_lifetime: own.token_lifetime.mul_f64(shorter),
