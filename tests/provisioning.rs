@@ -2,14 +2,14 @@
 //! it, or is not there.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code")]
 
+#[path = "support/proxy.rs"]
+mod proxy;
 mod support;
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
 
 use support::site::{HUBS, RULES, Site, chain};
 use support::{
@@ -54,7 +54,7 @@ fn a_bridge_finds_its_hub_by_key_and_by_certificate() {
     ];
     let mut messages = 0;
     for (name, uplink, dps, (hub, device)) in &rows {
-        for transport in ["rest", "mqtt"] {
+        for transport in ["rest", "mqtt", "websocket"] {
             let dir = dir.path().join(format!("{}-{transport}", name.replace(' ', "-")));
             let mut bridge = site.bridge(&dir, uplink, &format!("{dps}\ntransport = \"{transport}\""));
             publish_all(bridge.mqtt, "t/d", ["{\"id\":\"x\"}"]);
@@ -426,37 +426,6 @@ fn mistakes_with_certificates_are_told_before_a_start() {
     }
 }
 
-/// An HTTP proxy that wants `me:pass word`; what it was asked for.
-fn proxy() -> (u16, Arc<Mutex<Vec<String>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (port, asked) = (listener.local_addr().unwrap().port(), Arc::new(Mutex::new(Vec::new())));
-    let seen = Arc::clone(&asked);
-    std::thread::spawn(move || {
-        for near in listener.incoming().map_while(Result::ok) {
-            let seen = Arc::clone(&seen);
-            std::thread::spawn(move || tunnel(near, &seen));
-        }
-    });
-    (port, asked)
-}
-
-fn tunnel(mut near: TcpStream, seen: &Mutex<Vec<String>>) {
-    let mut lines = BufReader::new(near.try_clone().unwrap()).lines().map_while(Result::ok);
-    let request = lines.next().unwrap_or_default();
-    let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
-    if !head.iter().any(|line| line == "Proxy-Authorization: Basic bWU6cGFzcyB3b3Jk") {
-        let _ = near.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n");
-        return;
-    }
-    let place = request.split(' ').nth(1).unwrap().to_owned();
-    let mut far = TcpStream::connect(&place).unwrap();
-    seen.lock().unwrap().push(place);
-    near.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").unwrap();
-    let (mut back_far, mut back_near) = (far.try_clone().unwrap(), near.try_clone().unwrap());
-    std::thread::spawn(move || std::io::copy(&mut back_far, &mut back_near));
-    let _ = std::io::copy(&mut near, &mut far);
-}
-
 #[test]
 fn service_and_hub_are_reached_through_a_proxy() {
     let dir = folder();
@@ -464,7 +433,7 @@ fn service_and_hub_are_reached_through_a_proxy() {
     let master = fs::read_to_string(site.dir.join("master.key")).unwrap();
     let key = brownbridge::hub::sas::Key::parse(master.trim()).unwrap().derive("p");
     let dps = format!("registration_id = \"p\"\nsymmetric_key = \"{}\"", key.expose());
-    let (port, asked) = proxy();
+    let (port, asked) = proxy::start();
     let through = |user: &str| format!("bind = \"127.0.0.1\"\nproxy = \"http://{user}127.0.0.1:{port}\"");
     let bridge = site.bridge(&dir.path().join("good"), &through("me:pass%20word@"), &dps);
     publish_all(bridge.mqtt, "t/d", ["{}"]);

@@ -153,6 +153,7 @@ impl Place {
             transport: match dps.transport {
                 DpsTransport::Rest => Transport::Rest,
                 DpsTransport::Mqtt => Transport::Mqtt,
+                DpsTransport::WebSocket => Transport::WebSocket,
             },
             scope: dps.id_scope.value.clone(),
             api_version: dps.api_version.clone(),

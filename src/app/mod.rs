@@ -270,11 +270,9 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         keep::open(&dir, &mut settings.broker).map_err(|error| StartError::Sessions(dir, error))?;
     let broker = Broker::start(listeners, (settings.broker, restored), Arc::clone(&bridge), metrics.clone())
         .map_err(StartError::Broker)?;
-    let bridge_toml = Arc::new(settings.bridge_toml);
     let reloader = || files.reloader(Arc::clone(&bridge_toml));
-    let down = down
-        .map(|down| down.start((broker.inside(), &bridge), reloader(), (shelves.clone(), devices.clone()), metrics));
-    let down = down.transpose();
+    let lines = (shelves.clone(), devices.clone());
+    let down = down.map(|down| down.start((broker.inside(), &bridge), reloader(), lines, metrics)).transpose();
     let down = down.map_err(StartError::Runtime)?;
 
     let admin_stop = CancellationToken::new();

@@ -246,6 +246,7 @@ impl Shared {
         Ok(HubTarget {
             connection: ConnectionString { gateway, ..connection },
             tls,
+            transport: own.transport.clone(),
             way: Way {
                 address: own.way.address.clone().filter(|_| same_hub || self.options.plan.one_address),
                 ..own.way.clone()
