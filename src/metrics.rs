@@ -426,7 +426,7 @@ pub fn describe_labelled() {
         (
             "brownbridge_config_last_reload_successful",
             Unit::Count,
-            "1 while rules, users and access files and certificates on disk are those in use, 0 while some are refused",
+            "1 while rules, users and access files, devices and certificates on disk are those in use, 0 while some are refused",
         ),
         (
             "brownbridge_config_last_reload_success_timestamp_seconds",

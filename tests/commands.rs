@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+#[path = "commands/own.rs"]
+mod own;
 #[path = "support/plant.rs"]
 mod plant;
 #[path = "support/relay.rs"]
 mod relay;
 mod sim_client;
+#[path = "commands/subscriptions.rs"]
+mod subscriptions;
 mod support;
 
 use std::collections::BTreeMap;

@@ -1,24 +1,28 @@
 //! Builds what the uplink's connections carry beside messages: the way down, where `[commands]` is enabled, and twins.
 //! Both only where the uplink is a hub.
 
+use std::future::Future;
 use std::io;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 
+use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{BROKER_GRACE, Settings, on_its_own_thread};
-use crate::bridge::Bridge;
+use super::{BROKER_GRACE, NotTaken, Reloaded, Reloader, Settings, on_its_own_thread};
 use crate::bridge::devices::Devices;
-use crate::bridge::down::{self, Answered, Audit, Downlink, Watch};
+use crate::bridge::down::{self, Answered, Audit, Downlink, Reload, Watch};
 use crate::bridge::twins::{self, Plant, Twins, Whose};
+use crate::bridge::{Bridge, InUse};
 use crate::broker::Inside;
 use crate::downlink::Fence;
 use crate::journal;
 use crate::metrics::Metrics;
-use crate::uplink::{Arrivals, Down, Wanted};
+use crate::shelf::Shelves;
+use crate::uplink::{Arrivals, Down, Subscribed, Wanted};
 
 /// Both before their parts are there.
 pub(super) struct Prepared {
@@ -48,6 +52,7 @@ pub(super) struct Running {
 /// Tells the uplink what to subscribe to; `None` where it is no hub.
 pub(super) fn prepare(settings: &mut Settings, metrics: &Metrics) -> io::Result<Option<Prepared>> {
     let Some(own) = settings.own.device.clone() else { return Ok(None) };
+    settings.uplink.subscribed = Some(Arc::new(Subscribed::open(&settings.state, settings.devices.is_none())));
     let enabled = settings.config.commands.enabled;
     let own_methods = settings.config.commands.own_methods;
     let wanted = if enabled { down::wanted(&settings.rules, own_methods) } else { Wanted::default() };
@@ -88,8 +93,9 @@ impl Prepared {
     /// Begins to serve.
     pub(super) fn start(
         self,
-        inside: Inside,
-        (bridge, devices): (&Bridge, Option<Devices>),
+        (inside, bridge): (Inside, &Bridge),
+        reloader: Reloader,
+        (shelves, devices): (Option<Arc<Shelves>>, Option<Devices>),
         metrics: Metrics,
     ) -> io::Result<Running> {
         let stop = CancellationToken::new();
@@ -112,6 +118,8 @@ impl Prepared {
                 watch: commands.watch,
                 audit,
                 stores: bridge.stores().clone(),
+                shelves,
+                reload: Box::new(Files { reloader, rules: Arc::clone(rules) }),
                 metrics,
             };
             let run =
@@ -123,6 +131,32 @@ impl Prepared {
         tasks.push(on_its_own_thread("twins", run)?);
         Ok(Running { tasks, stop, kept: self.kept })
     }
+}
+
+/// What the method `reload` has looked at.
+struct Files {
+    reloader: Reloader,
+    rules: Arc<InUse>,
+}
+
+impl Reload for Files {
+    fn reload(&self) -> Pin<Box<dyn Future<Output = (bool, Value)> + Send>> {
+        let (reloader, in_use) = (self.reloader.clone(), Arc::clone(&self.rules));
+        Box::pin(async move {
+            let before = in_use.rules();
+            let Reloaded { in_use: sound, refused, restart_for } = reloader.reload().await;
+            let now = in_use.rules();
+            let told: Vec<Value> = refused.iter().map(|(what, trouble)| refusal(what, trouble)).collect();
+            let rules = json!({"count": now.len(), "hash": now.hash(), "changed": now.hash() != before.hash()});
+            let told = json!({"rules": rules, "in_use": sound, "refused": told, "restart_for": restart_for});
+            (refused.is_empty(), told)
+        })
+    }
+}
+
+fn refusal(what: &str, trouble: &NotTaken) -> Value {
+    let findings = down::findings_excerpt(&trouble.findings);
+    json!({"what": what, "why": trouble.why, "findings": Some(findings).filter(|findings| !findings.is_empty())})
 }
 
 impl Running {

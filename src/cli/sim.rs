@@ -47,6 +47,10 @@ pub(super) struct Args {
     /// Address and port to listen on; port 0 takes a free one
     #[arg(long, value_name = "ADDR:PORT", default_value_t = SocketAddr::from(([127, 0, 0, 1], MQTT_PORT)))]
     listen: SocketAddr,
+    /// Listen here too, as a hub does on port 443: HTTPS and MQTT over WebSocket, no bare MQTT. (WebSocket is taken on
+    /// the other port as well)
+    #[arg(long, value_name = "ADDR:PORT")]
+    websocket: Option<SocketAddr>,
     /// Host name of the simulated hub, as in HostName=.. [default: localhost; with --edge, hub.example]
     #[arg(long, value_name = "NAME")]
     host_name: Option<String>,
@@ -308,6 +312,7 @@ fn options(args: Args, output: Option<mpsc::Sender<Vec<Received>>>) -> anyhow::R
     let default_host = if args.edge { "hub.example" } else { "localhost" };
     Ok(Options {
         listen: args.listen,
+        websocket: args.websocket,
         host: args.host_name.unwrap_or_else(|| default_host.to_owned()),
         dir: args.dir,
         devices,
@@ -337,7 +342,11 @@ fn introduce(sim: &Running, device: &str, x509: &[String]) -> anyhow::Result<()>
         let _ = writeln!(text, "{prefix}connection_string = {:?}", sim.x509_connection_string(id));
         let _ = writeln!(text, "{prefix}certificate = {certificate:?}\n{prefix}key = {key:?}");
     }
-    let _ = writeln!(text, "ca_file = {:?}\naddress = \"{address}\"\n", sim.ca_file());
+    let _ = writeln!(text, "ca_file = {:?}\naddress = \"{address}\"", sim.ca_file());
+    if let Some(address) = sim.websocket_addr() {
+        let _ = writeln!(text, "# transport = \"websocket\"   address = \"{address}\"");
+    }
+    text.push('\n');
     let _ = writeln!(
         text,
         "For services (methods, twins, messages to devices; HTTPS on the same port):\n\n# service: {:?}\n",

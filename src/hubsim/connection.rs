@@ -14,10 +14,8 @@ use bytes::{Bytes, BytesMut};
 use rmqtt_codec::error::DecodeError;
 use rmqtt_codec::types::{Publish, QoS};
 use rmqtt_codec::v3::{Codec, Connect, ConnectAck, ConnectAckReason, LastWill, Packet, SubscribeReturnCode};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_rustls::server::TlsStream;
 use tokio_util::codec::{Decoder as _, Encoder as _};
 
 use super::Shared;
@@ -44,7 +42,12 @@ pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Delayed acknowledgements of one connection; at this many it is not read any more.
 const DELAYED_MAX: usize = 1024;
 
-pub(super) type Stream = TlsStream<TcpStream>;
+/// TLS, or a WebSocket over that.
+pub(super) type Stream = Box<dyn Duplex>;
+
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Duplex for S {}
 
 /// One client that was let in.
 pub(super) struct Connection {

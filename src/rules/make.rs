@@ -12,7 +12,7 @@ use super::json::{self, Kind, Member, NotJson};
 use super::lookup::{Lookup, Miss};
 use super::memory::{self, Marks};
 use super::refusal::{BASE64, Refusal, not_json, shown};
-use super::restraint::{HeldBack, Judged, Pending};
+use super::restraint::{HeldBack, Judged, Noted};
 use super::rule::{Decode, Message, Value};
 use super::script::Script;
 use super::shape;
@@ -96,7 +96,7 @@ pub(super) struct Records {
     /// The messages that were not made because they are not worth it.
     pub(super) held_back: Vec<(RuleIndex, HeldBack)>,
     /// What rules will have sent once the records are stored.
-    pub(super) pending: Vec<Pending>,
+    pub(super) pending: Noted,
 }
 
 /// Whether a rule takes a publish.
@@ -340,11 +340,8 @@ impl Maker<'_> {
             push_body(message, facts, (body, value, reshaped), plain);
             content = gzip::said_to_be(content);
         }
-        let mut depth = 0;
-        if let Some(reported) = &message.reported {
-            depth = reported.at.len();
-            place::open(&reported.at, facts, value, plain)?;
-        }
+        let reported = message.reported.as_ref();
+        let depth = reported.map_or(Ok(0), |reported| place::open(&reported.at, facts, value, plain))?;
         let writer = begin(message, facts, (device, value), (content, &mut records.bytes));
         let written = writer.finish(|out| match message.gzip {
             true => gzip.push(plain, out),

@@ -215,10 +215,15 @@ impl Down {
         }
     }
 
+    /// What is subscribed to on a connection that begins now.
+    pub(super) fn filters(&self, target: &Target) -> Vec<String> {
+        let Target::Hub(hub) = target else { return Vec::new() };
+        self.wanted.borrow().filters(&Identity::of(&hub.connection))
+    }
+
     /// Asks for the subscriptions; nothing else has been handed to the client yet, so there is room.
     pub(super) fn subscribe(&self, client: &AsyncClient, target: &Target) {
-        let Target::Hub(hub) = target else { return };
-        let filters = self.wanted.borrow().filters(&Identity::of(&hub.connection));
+        let filters = self.filters(target);
         if filters.is_empty() {
             return;
         }
