@@ -40,7 +40,7 @@ use judge::Settled;
 pub use watchers::{View, Watchers};
 
 use holding::HELD;
-pub use holding::Holding;
+pub use holding::{CLOSE_GRACE, Holding};
 use in_use::Current;
 pub use in_use::InUse;
 pub use lanes::{SpoolBacklog, SpoolOutcome, Stores, join};
