@@ -2,7 +2,7 @@
 //!
 //! A publisher with one publish in flight must not wait for a window of ten seconds. So what a message gives to its
 //! window (a *contribution*) goes at once into a spool of its own, the *holding spool*, and the acknowledgement follows
-//! its commit ([`HELD`]). When the window closes, its message goes into the spool of all messages, and once it is on disk
+//! its commit. When the window closes, its message goes into the spool of all messages, and once it is on disk
 //! there, its contributions are done with here ([`closing`] has the steps). What becomes of contributions is written down
 //! among them ([`marks`]), so that a window is after any crash either done with or there as it was, however many there
 //! are: a crash loses nothing, and repeats a message only between two commits, with the same body and another `$.mid`. A
@@ -23,8 +23,9 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::urgent::{Written, durable};
-use super::{Bridge, Current, Offer, Reason};
+use super::commits::HELD;
+use super::{Bridge, Current, Offer, Reason, messages};
+use crate::broker::Sequences;
 use crate::message::{Publish, Timestamp};
 use crate::rules::{self, Output};
 use crate::spool::{Acker, AppendError, Appender, Opened, Reader, Spool};
@@ -35,9 +36,6 @@ mod recover;
 
 use marks::Marks;
 use recover::Recovery;
-
-/// A sequence with this bit is one of the holding spool.
-pub(super) const HELD: u64 = 1 << 63;
 
 /// A holding spool that is full closes its windows in so many steps.
 const SHARES: usize = 16;
@@ -111,6 +109,13 @@ impl Holding {
         &self.spool
     }
 
+    /// Closes all windows before their time; says how many.
+    pub(super) fn close_all(&self, memory: &rules::Memory) -> usize {
+        let closed = memory.close_oldest(usize::MAX);
+        self.changed.notify_one();
+        closed
+    }
+
     /// Returns when contributions are worth offering again.
     pub(super) async fn room(&self, memory: &rules::Memory) {
         loop {
@@ -166,15 +171,12 @@ impl Bridge {
         if memory.next_due() != before || memory.count_windows().1 > 0 {
             holding.changed.notify_one();
         }
-        if failed.is_none() && out.records().next().is_none() {
+        let held = Sequences::of(HELD, ticket);
+        if failed.is_none() && messages(now, out).next().is_none() {
             self.metrics.publishes_translated.increment(1);
-            return Offer::Taken(HELD | ticket);
+            return Offer::Taken(held);
         }
-        let mut written: Vec<Written> = vec![Box::pin(durable(holding.spool.clone(), ticket))];
-        let first = self.store_first(now, out);
-        let urgent_is = first.is_some();
-        written.extend(first);
-        self.store_rest(now, publish, out, (failed, written, urgent_is))
+        self.store_rest(now, publish, out, (failed, held, self.store_first(now, out)))
     }
 
     /// Closes windows when they are due and stores their messages, until `stop`; then closes all, for which it takes

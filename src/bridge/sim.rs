@@ -97,6 +97,7 @@ impl Plan {
             connection: ConnectionString::parse(text).expect("a connection string"),
             tls: tls(),
             way: Way::default(),
+            transport: uplink::Transport::MQTT,
             certificate_expiry: None,
             token_lifetime: self.token_lifetime,
             gateway: true,
@@ -116,6 +117,7 @@ impl Plan {
             ack_timeout: Duration::from_secs(3),
             suspect_after: self.suspect_after,
             down: None,
+            subscribed: None,
             crowd: None,
         }
     }

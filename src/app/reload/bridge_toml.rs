@@ -1,12 +1,17 @@
-//! `bridge.toml` is read at start only. Who asks for a reload hears what of it would need a restart.
+//! `bridge.toml` is read at start only, but for the patterns of devices that may connect ([`super::devices`]). Who asks for
+//! a reload hears what of it would need a restart.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::NotTaken;
 use crate::app::settings::cannot_read;
 use crate::config;
 use crate::diag::{Diagnostic, SourceFile, rendered};
 use crate::secret::Secret;
+
+/// The key that needs no restart.
+const TAKEN_UP: &str = "uplink.devices.allow";
 
 /// The configuration as it was at start.
 pub struct BridgeToml {
@@ -20,32 +25,43 @@ impl BridgeToml {
         Self { path, text: Secret::new(text) }
     }
 
-    /// Tells the log what is different on disk now.
-    pub(super) fn compare(&self) {
-        let text = match fs::read_to_string(&self.path) {
-            Ok(text) => text,
-            Err(error) => {
-                tracing::error!("{}; brownbridge would not start again", cannot_read(&self.path, &error));
-                return;
-            }
-        };
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// It was this text at the start.
+    pub(super) fn is(&self, text: &str) -> bool {
+        self.text.expose() == text
+    }
+
+    /// The keys that are different on disk now and need a restart, also told to the log; or why the file is not good.
+    pub(super) fn compare(&self) -> Result<Vec<String>, NotTaken> {
+        let text = fs::read_to_string(&self.path).map_err(|error| {
+            let why = format!("{}; brownbridge would not start again", cannot_read(&self.path, &error));
+            tracing::error!("{why}");
+            why
+        })?;
         if text == self.text.expose() {
-            return;
+            return Ok(Vec::new());
         }
         let path = self.path.display().to_string();
         let (_, found) = config::parse(0, &text, &|name| std::env::var(name).ok());
         if found.iter().any(Diagnostic::is_error) {
             let sources = [SourceFile { path: path.clone(), text: config::masked(&text) }];
-            let told = rendered(&found, &sources);
-            tracing::error!("{path} has errors, brownbridge would not start again:\n{told}");
-            return;
+            let findings = rendered(&found, &sources);
+            let why = format!("{path} has errors, brownbridge would not start again");
+            tracing::error!("{why}:\n{findings}");
+            return Err(NotTaken { why, findings });
         }
-        let changed = config::changed_keys(self.text.expose(), &text);
+        let mut changed = config::changed_keys(self.text.expose(), &text);
+        changed.retain(|key| key != TAKEN_UP);
         if !changed.is_empty() {
             let keys = changed.join(", ");
             tracing::warn!(
                 "{path} has changed and is read at start only: restart for {keys}; no message is lost by that"
             );
         }
+        Ok(changed)
     }
 }

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use super::books::Books;
 use super::oracle::{Key, Oracle};
 use super::{Plan, Rng};
-use crate::bridge::{Bridge, HELD, Holding, Own, Stores, join};
-use crate::broker::{Ingest as _, Offer};
+use crate::bridge::{Bridge, Holding, Own, Stores, join};
+use crate::broker::{Commits as _, Ingest as _, Offer, Sequences};
 use crate::config::Unmatched;
 use crate::diag::SourceFile;
 use crate::message::{Publish, Timestamp};
@@ -88,7 +88,7 @@ impl Clock {
 struct Owed {
     keys: Vec<Key>,
     written: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    sequence: u64,
+    waits_for: Sequences,
 }
 
 /// The program from its start to its end.
@@ -178,16 +178,16 @@ impl World {
         };
         let keys: Vec<Key> = devices.into_iter().map(|device| (device, number)).collect();
         let life = &mut self.life;
-        let (written, sequence) = match life.bridge.offer(&mut life.scratch, &publish) {
-            Offer::Taken(sequence) => (None, sequence),
-            Offer::TakenAfter(written, sequence) => (Some(written), sequence),
+        let (written, waits_for) = match life.bridge.offer(&mut life.scratch, &publish) {
+            Offer::Taken(waits_for) => (None, waits_for),
+            Offer::TakenAfter(written, waits_for) => (Some(written), waits_for),
             Offer::Full => {
                 self.oracle.tally.refused += 1;
                 return;
             }
         };
         keys.iter().for_each(|key| self.oracle.offered(key.clone(), old || poison));
-        life.owed.push(Owed { keys, written, sequence });
+        life.owed.push(Owed { keys, written, waits_for });
     }
 
     /// Commits; where the disk failed for good the program ends, and the power is cut with it.
@@ -248,7 +248,7 @@ impl World {
     pub(super) async fn settle(&mut self, time: Duration) {
         tokio::time::sleep(time).await;
         let life = &mut self.life;
-        let [durable, _, held] = life.steps.each_ref().map(spool::steps::Steps::durable);
+        let mut commits = life.bridge.commits();
         let mut promised = Vec::new();
         life.owed.retain_mut(|owed| {
             let written = owed
@@ -258,11 +258,7 @@ impl World {
             if written {
                 owed.written = None;
             }
-            let done = written
-                && match owed.sequence {
-                    of_held if of_held & HELD != 0 => of_held & !HELD <= held,
-                    sequence => sequence <= durable,
-                };
+            let done = written && commits.cover(owed.waits_for);
             if done {
                 promised.append(&mut owed.keys);
             }
