@@ -129,7 +129,7 @@ pub use memory::Memory;
 pub use restraint::HeldBack;
 pub use schema::schema;
 pub use translate::{Output, forward};
-pub use window::{Closed, Closing, held_record};
+pub use window::{Again, Closed, Closing, Sequences, held_record};
 
 use crate::message::{Event, NotARecord, Presence, Publish, Timestamp};
 
@@ -312,7 +312,12 @@ impl RuleSet {
 
     /// Puts a contribution of [`Output::held`] into its window. `sequence` is where the caller keeps it.
     pub fn hold(&self, held: &[u8], sequence: u64, memory: &Memory) -> Result<(), NotARecord> {
-        translate::hold(&self.0, held, sequence, memory)
+        translate::hold(&self.0, held, (sequence, None), memory)
+    }
+
+    /// Puts a contribution into a window that is made again as it was before a crash.
+    pub fn hold_again(&self, held: &[u8], sequence: u64, again: Again, memory: &Memory) -> Result<(), NotARecord> {
+        translate::hold(&self.0, held, (sequence, Some(again)), memory)
     }
 
     fn settle_all(&self, out: &mut Output) {
