@@ -204,7 +204,7 @@ fn what_is_wrong_with_new_rules_is_told_and_the_old_ones_stay() {
         assert_eq!(ready.contains("ready, but: the rules on disk"), !taken, "{name}: {ready}");
         let shown = Command::new(BINARY).args(["status", "--admin", &bridge.admin.to_string()]).output().unwrap();
         let shown = String::from_utf8(shown.stdout).unwrap();
-        assert_eq!(shown.contains("REFUSED    since 20"), !taken, "{name}: {shown}");
+        assert_eq!(shown.contains("NOT IN USE a change of 20"), !taken, "{name}: {shown}");
         assert!(shown.contains("rules      1 rule, ") && shown.contains(&hash(&bridge)), "{name}: {shown}");
     }
     let refused = log(&bridge).matches("older ones stay in use").count();
