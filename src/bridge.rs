@@ -30,8 +30,10 @@ mod judge;
 mod lanes;
 mod meters;
 mod numbering;
+mod reported;
 #[cfg(test)]
 mod sim;
+pub mod twins;
 mod urgent;
 mod watchers;
 
@@ -59,6 +61,7 @@ pub struct Bridge {
     retried: Meter,
     closed: AtomicBool,
     answers: Option<Arc<down::Watch>>,
+    twins: Option<twins::Twins>,
     watchers: Arc<Watchers>,
 }
 
@@ -104,6 +107,7 @@ impl Bridge {
             retried: Meter::new("(retried)", (false, false), own.block),
             closed: AtomicBool::new(false),
             answers: None,
+            twins: None,
             watchers: Arc::default(),
             rules: Arc::new(InUse::new(rules, own.block)),
             unmatched,
@@ -117,6 +121,12 @@ impl Bridge {
     /// Tells of answers to commands among what plant clients publish.
     pub fn watched_by(mut self, watch: Arc<down::Watch>) -> Self {
         self.answers = Some(watch);
+        self
+    }
+
+    /// Puts what rules report into twins.
+    pub fn reporting(mut self, twins: twins::Twins) -> Self {
+        self.twins = Some(twins);
         self
     }
 
@@ -178,6 +188,12 @@ impl Bridge {
         if let Some(detail) = any_too_large(&self.own, out) {
             return self.isolate(publish, Reason { rule: "", reason: "too_large", detail: &detail });
         }
+        let reported = match self.reported(now, out) {
+            Ok(reported) => reported,
+            Err((rule, (reason, detail))) => {
+                return self.isolate(publish, Reason { rule: now.set.name(rule), reason, detail: &detail });
+            }
+        };
         let taken = if out.held().next().is_some() {
             self.store_held(now, publish, out, failed)
         } else if now.has_urgent
@@ -185,15 +201,18 @@ impl Bridge {
             && let Some(taken) = self.store_urgent(now, publish, out, failed)
         {
             taken
+        } else if !reported.is_empty() && messages(now, out).next().is_none() {
+            self.taken(publish, Sequences::NONE, failed)
         } else {
-            match self.stores.append(&self.stores.normal, out.records().map(|(_, record)| record)) {
+            match self.stores.append(&self.stores.normal, messages(now, out).map(|(_, record)| record)) {
                 Ok(ticket) => {
-                    self.made(now, out.records());
+                    self.made(now, messages(now, out));
                     self.taken(publish, Sequences::of(STORED, ticket.0), failed)
                 }
                 Err(error) => return self.not_appended(publish, error),
             }
         };
+        let taken = self.report(now, reported, taken);
         if !matches!(taken, Offer::Full) {
             now.set.settle(out);
             count_held_back(now, out);
@@ -452,6 +471,11 @@ impl Ingest for Bridge {
 fn any_too_large(own: &Own, out: &Output) -> Option<String> {
     let held = out.held().map(|(_, held)| rules::held_record(held));
     out.records().map(|(_, record)| record).chain(held).find_map(|record| own.too_large(record))
+}
+
+/// The records that are messages.
+fn messages<'o>(now: &'o Current, out: &'o Output) -> impl Iterator<Item = (RuleIndex, &'o [u8])> + Clone {
+    out.records().filter(|(rule, _)| !(now.has_reported && now.set.reported(*rule).is_some()))
 }
 
 /// Counts the messages that were not made.

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::commits::HELD;
 use super::meters::Meter;
 use super::urgent::durable;
-use super::{Bridge, Current, Offer, Reason};
+use super::{Bridge, Current, Offer, Reason, messages};
 use crate::broker::Sequences;
 use crate::message::{Publish, Timestamp};
 use crate::metrics::window_closed;
@@ -148,7 +148,7 @@ impl Bridge {
             holding.changed.notify_one();
         }
         let held = Sequences::of(HELD, ticket);
-        if failed.is_none() && out.records().next().is_none() {
+        if failed.is_none() && messages(now, out).next().is_none() {
             self.metrics.publishes_translated.increment(1);
             return Offer::Taken(held);
         }

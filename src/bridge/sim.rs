@@ -89,6 +89,7 @@ impl Plan {
             connection: ConnectionString::parse(text).expect("a connection string"),
             tls: tls(),
             way: Way::default(),
+            transport: uplink::Transport::MQTT,
             certificate_expiry: None,
             token_lifetime: self.token_lifetime,
             gateway: true,
