@@ -309,7 +309,7 @@ impl Maker<'_> {
             }
         }
         device.clear();
-        message.device.render(&facts, Place::Device, device).map_err(no_device)?;
+        message.device.render(&facts, Place::Device, device).map_err(|gap| no_device(gap, message))?;
         if device.is_empty() {
             return Err(Refusal::new(QuarantineReason::EmptyDevice, "the name of the device is empty"));
         }
@@ -464,14 +464,17 @@ pub(super) fn look(payload: &[u8]) -> Content<'static> {
     }
 }
 
-fn no_device(gap: Gap<'_>) -> Refusal {
+fn no_device(gap: Gap<'_>, message: &Message) -> Refusal {
     match gap {
         Gap::Missing([]) => {
             let detail = "`device` needs a column of the table, the row has nothing in it";
             Refusal::new(QuarantineReason::MissingField, detail)
         }
         Gap::Missing(path) => {
-            let detail = format!("`device` needs the field `{}`, the payload does not have it", path.join("."));
+            let later = message.reshape.old_name(path);
+            let later =
+                later.map_or(String::new(), |old| format!("; `rename` makes it later, here it is still `{old}`"));
+            let detail = format!("`device` needs the field `{}`, the payload does not have it{later}", path.join("."));
             Refusal::new(QuarantineReason::MissingField, detail)
         }
         Gap::NotText(path) => {
