@@ -18,8 +18,8 @@ use super::script::Script;
 use super::shape;
 use super::template::{Facts, Gap, Place, Template};
 use super::window::{self, Combine, Held, Window};
-use super::{QuarantineReason, RuleIndex};
-use crate::message::{Content, Publish, RecordWriter, TooLong, push_twin_name};
+use super::{QuarantineReason, RuleIndex, place};
+use crate::message::{Content, Publish, RecordWriter, TooLong};
 
 mod body;
 
@@ -347,7 +347,7 @@ impl Maker<'_> {
         let mut depth = 0;
         if let Some(reported) = &message.reported {
             depth = reported.at.len();
-            push_path(&reported.at, facts, value, plain)?;
+            place::open(&reported.at, facts, value, plain)?;
         }
         let writer = begin(message, facts, (device, value), (content, &mut records.bytes));
         let written = writer.finish(|out| match message.gzip {
@@ -422,25 +422,6 @@ fn begin<'o>(
         }
     }
     writer
-}
-
-/// Opens the objects in which a change of reported properties lies.
-fn push_path(at: &[Template], facts: &Facts<'_>, value: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<(), Refusal> {
-    for template in at {
-        value.clear();
-        let rendered = template.render(facts, Place::Property, value).is_ok();
-        let text = std::str::from_utf8(value).unwrap_or("");
-        if !rendered || text.is_empty() {
-            let detail = "`at` needs something the payload does not have, or that is empty";
-            return Err(Refusal::new(QuarantineReason::MissingField, detail));
-        }
-        let mut name = String::with_capacity(text.len());
-        push_twin_name(text, &mut name);
-        out.extend_from_slice(b"{\"");
-        json::push_escaped(out, &name);
-        out.extend_from_slice(b"\":");
-    }
-    Ok(())
 }
 
 fn too_long(_: TooLong) -> Refusal {
