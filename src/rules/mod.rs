@@ -93,6 +93,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 mod clock;
 mod command;
 mod decode;
+mod encode;
 mod explain;
 mod expr;
 mod gzip;
@@ -206,13 +207,15 @@ pub enum QuarantineReason {
     EmptyDevice,
     /// The device or a property is longer than 65,535 bytes.
     TooLong,
+    /// The body of a command does not fit what `encode` says.
+    NotEncoded,
     /// What a command made of its topic is none, or one of other levels.
     BadTopic,
 }
 
 impl QuarantineReason {
     /// Every reason.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::NotJson,
         Self::TooDeep,
         Self::NotAnObject,
@@ -229,6 +232,7 @@ impl QuarantineReason {
         Self::DeviceNotText,
         Self::EmptyDevice,
         Self::TooLong,
+        Self::NotEncoded,
         Self::BadTopic,
     ];
 
@@ -251,6 +255,7 @@ impl QuarantineReason {
             Self::DeviceNotText => "device_not_text",
             Self::EmptyDevice => "empty_device",
             Self::TooLong => "too_long",
+            Self::NotEncoded => "not_encoded",
             Self::BadTopic => "bad_topic",
         }
     }
