@@ -434,6 +434,105 @@ fn what_is_on_shelves_goes_up_when_devices_have_no_lines_any_more() {
     assert_ledger(&bridge, 0, 20);
 }
 
+/// The simulator's key of a device.
+fn key_of(sim: &Sim, device: &str) -> String {
+    let master = fs::read_to_string(sim.dir.join("master.key")).unwrap();
+    let master = brownbridge::hub::sas::Key::parse(master.trim()).unwrap();
+    master.derive(device).expose().to_owned()
+}
+
+fn successful(bridge: &Bridge, value: f64) {
+    until("the files are looked at", PATIENCE, || {
+        (bridge.metric("brownbridge_config_last_reload_successful") == value).then_some(())
+    });
+}
+
+#[test]
+fn the_table_and_the_patterns_are_taken_up_when_they_change() {
+    let dir = folder();
+    let sim = Sim::start(&dir.path().join("hub"), free_port(), &[]);
+    let table = |rows: &[(&str, &str)]| {
+        let rows: String = rows.iter().map(|(id, key)| format!("{id},{key}\n")).collect();
+        fs::write(dir.path().join("devices.csv"), format!("id,key\n{rows}")).unwrap();
+    };
+    let keys: HashMap<&str, String> = ["a", "b", "c"].map(|id| (id, key_of(&sim, id))).into();
+    table(&[("a", &keys["a"]), ("b", &keys["b"])]);
+    let bridge = start(dir.path(), &sim, "", "table = \"devices.csv\"\nallow = [\"press-*\"]");
+    for device in ["a", "b"] {
+        publish(&bridge, device, 0..3);
+        until_arrived(&sim, device, &[0, 1, 2]);
+    }
+    for device in ["c", "line-1"] {
+        publish(&bridge, device, 0..3);
+        until_state(dir.path(), device, "held");
+    }
+    // One comes, one goes.
+    table(&[("a", &keys["a"]), ("c", &keys["c"])]);
+    until_arrived(&sim, "c", &[0, 1, 2]);
+    let gone = until_state(dir.path(), "b", "held");
+    assert!(gone["trouble"].as_str().unwrap().contains("taken out of the devices table"), "{gone}");
+    publish(&bridge, "b", 3..5);
+    until("it waits for a word", PATIENCE, || (listed(dir.path())["b"]["shelved"] == 2).then_some(()));
+    // A table with a mistake changes nothing, and neither does an empty one.
+    for text in ["id,kye\na,b\n", "id,key\n"] {
+        fs::write(dir.path().join("devices.csv"), text).unwrap();
+        successful(&bridge, 0.0);
+        publish(&bridge, "a", 3..4);
+        table(&[("a", &keys["a"]), ("c", &keys["c"])]);
+        successful(&bridge, 1.0);
+    }
+    until_arrived(&sim, "a", &[0, 1, 2, 3, 3]);
+    // Another key connects anew: the wrong one is refused, the right one let in.
+    table(&[("a", &keys["b"]), ("c", &keys["c"])]);
+    until_state(dir.path(), "a", "idle");
+    publish(&bridge, "a", 4..6);
+    until_state(dir.path(), "a", "refused");
+    table(&[("a", &keys["a"]), ("c", &keys["c"])]);
+    until_arrived(&sim, "a", &[0, 1, 2, 3, 3, 4, 5]);
+    // A pattern in bridge.toml, and it is no reason for a restart.
+    let config = fs::read_to_string(dir.path().join("bridge.toml")).unwrap();
+    fs::write(dir.path().join("bridge.toml"), config.replace("\"press-*\"", "\"press-*\", \"line-*\"")).unwrap();
+    signal(&bridge.process, rustix::process::Signal::HUP);
+    until_arrived(&sim, "line-1", &[0, 1, 2]);
+    let log = fs::read_to_string(&bridge.log).unwrap();
+    assert!(!log.contains("read at start only"), "{log}");
+    assert!(!keys.values().any(|key| log.contains(key)), "a key is in the log: {log}");
+    assert_conserved(&bridge);
+}
+
+/// What a device leaves that is taken out of the table goes where the messages of refused ones go.
+#[test]
+fn what_a_removed_device_leaves_goes_as_configured() {
+    for policy in ["wait", "gateway", "quarantine"] {
+        let dir = folder();
+        // What is sent is not acknowledged before the device is gone.
+        let sim = Sim::start(&dir.path().join("hub"), free_port(), &["--puback-delay", "20000"]);
+        fs::write(dir.path().join("devices.csv"), "id\na\nb\n").unwrap();
+        let more = format!("table = \"devices.csv\"\nwhen_refused = \"{policy}\"");
+        let bridge = start(dir.path(), &sim, "drain_timeout = \"1s\"", &more);
+        for device in ["a", "b"] {
+            publish(&bridge, device, 0..20);
+            until_arrived(&sim, device, &(0..20).collect::<Vec<_>>());
+        }
+        fs::write(dir.path().join("devices.csv"), "id\na\n").unwrap();
+        signal(&bridge.process, rustix::process::Signal::HUP);
+        until_state(dir.path(), "b", "held");
+        let of_b = |message: &Value| message["properties"]["device"] == "b";
+        until(policy, PATIENCE, || {
+            let there = match policy {
+                "wait" => listed(dir.path())["b"]["shelved"] == 20,
+                "gateway" => sim.received().iter().filter(|message| of_b(message)).count() == 20,
+                _ => quarantined(dir.path()).iter().filter(|entry| entry["reason"] == "device_refused").count() == 20,
+            };
+            there.then_some(())
+        });
+        // From then on it is a stranger.
+        publish(&bridge, "b", 20..25);
+        let waiting = if policy == "wait" { 25 } else { 5 };
+        until("held", PATIENCE, || (listed(dir.path())["b"]["shelved"] == waiting).then_some(()));
+    }
+}
+
 #[test]
 fn check_tells_mistakes_with_their_places_and_shows_no_key() {
     const KEY: &str = "dGhlIHNlY3JldCBrZXkgb2YgYSBkZXZpY2U=";

@@ -2,113 +2,24 @@
 //! it, or is not there.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code")]
 
+#[path = "support/proxy.rs"]
+mod proxy;
 mod support;
 
-use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
 
+use support::site::{HUBS, RULES, Site, chain};
 use support::{
-    BINARY, Bridge, PATIENCE, Process, assert_conserved, assert_nothing_missing, folder, free_port, publish_all, until,
+    BINARY, Bridge, PATIENCE, assert_conserved, assert_nothing_missing, folder, free_port, publish_all, until,
 };
-
-const RULES: &str = "[[rule]]\nname = \"all\"\ntopic = \"t/{device}\"\ndevice = \"{device}\"\n";
-const HUBS: &str =
-    "retry_after = 0\nscope = \"0ne00000A0A\"\n[[hub]]\nhost = \"hub-a.example\"\n[[hub]]\nhost = \"hub-b.example\"\n";
-
-/// `brownbridge sim --site`.
-struct Site {
-    process: Process,
-    port: u16,
-    dir: PathBuf,
-}
-
-impl Site {
-    /// In the same folder and on the same port it is the same site with another plan.
-    fn start(dir: &Path, port: u16, plan: &str) -> Self {
-        fs::create_dir_all(dir).unwrap();
-        let file = dir.join("site.toml");
-        fs::write(&file, plan).unwrap();
-        let mut child = Command::new(BINARY)
-            .args(["sim", "--listen", &format!("127.0.0.1:{port}"), "--site"])
-            .arg(file)
-            .arg("--dir")
-            .arg(dir)
-            .stdout(File::options().create(true).append(true).open(dir.join("received.jsonl")).unwrap())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-        assert!(lines.by_ref().any(|line| line.starts_with("id_scope")), "the simulator did not start");
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { process: Process::from(child), port, dir: dir.to_owned() }
-    }
-
-    fn received(&self) -> Vec<serde_json::Value> {
-        let text = fs::read_to_string(self.dir.join("received.jsonl")).unwrap();
-        let whole = text.rfind('\n').map_or("", |end| text.get(..end).unwrap());
-        whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-
-    /// Waits for so many messages; where and from whom the last came.
-    fn last(&self, messages: usize) -> (String, String) {
-        until("messages arrive", PATIENCE, || (self.received().len() >= messages).then_some(()));
-        let last = self.received().pop().unwrap();
-        let text = |name: &str| last[name].as_str().unwrap().to_owned();
-        (text("hub"), text("device"))
-    }
-
-    /// A bridge.toml; `uplink` and `dps` are more of those sections.
-    fn config(&self, uplink: &str, dps: &str, (mqtt, admin): (u16, u16)) -> String {
-        let (port, ca) = (self.port, self.dir.join("ca.pem"));
-        format!(
-            "rules = \"rules\"\nstate = \"state\"\n[broker]\nlisten = \"127.0.0.1:{mqtt}\"\n[admin]\n\
-             listen = \"127.0.0.1:{admin}\"\n[uplink]\nca_file = {ca:?}\naddress = \"127.0.0.1:{port}\"\n\
-             backoff_min = \"50ms\"\nbackoff_max = \"100ms\"\n{uplink}\n\
-             [uplink.dps]\nid_scope = \"0ne00000A0A\"\naddress = \"127.0.0.1:{port}\"\n{dps}\n"
-        )
-    }
-
-    fn bridge(&self, dir: &Path, uplink: &str, dps: &str) -> Bridge {
-        let ports = (free_port(), free_port());
-        fs::create_dir_all(dir.join("rules")).unwrap();
-        fs::write(dir.join("rules/1.toml"), RULES).unwrap();
-        Bridge::with_config(dir, &self.config(uplink, dps, ports), ports)
-    }
-}
 
 /// Everything is acknowledged, and the books say so.
 fn drained(bridge: &Bridge) {
     until("drained", PATIENCE, || (bridge.metric("brownbridge_spool_messages") == 0.0).then_some(()));
     assert_conserved(bridge);
-}
-
-/// A root, an intermediate CA and a leaf for `id`: the files of the root, of the chain (leaf first) and of the key.
-fn chain(dir: &Path, id: &str) -> [PathBuf; 3] {
-    use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
-    fs::create_dir_all(dir).unwrap();
-    let params = |name: &str, ca: bool| {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = if ca { IsCa::Ca(BasicConstraints::Unconstrained) } else { IsCa::NoCa };
-        params
-    };
-    let keys = [(); 3].map(|()| KeyPair::generate().unwrap());
-    let [root_key, middle_key, leaf_key] = &keys;
-    let root = params("plant root", true);
-    let root_pem = root.self_signed(root_key).unwrap().pem();
-    let middle = params("plant line 1", true);
-    let middle_pem = middle.signed_by(middle_key, &Issuer::new(root, root_key)).unwrap().pem();
-    let leaf_pem = params(id, false).signed_by(leaf_key, &Issuer::new(middle, middle_key)).unwrap().pem();
-    let files = ["root.pem", "leaf.pem", "leaf.key"].map(|name| dir.join(name));
-    for (file, text) in files.iter().zip([root_pem, leaf_pem + &middle_pem, leaf_key.serialize_pem()]) {
-        fs::write(file, text).unwrap();
-    }
-    files
 }
 
 #[test]
@@ -143,7 +54,7 @@ fn a_bridge_finds_its_hub_by_key_and_by_certificate() {
     ];
     let mut messages = 0;
     for (name, uplink, dps, (hub, device)) in &rows {
-        for transport in ["rest", "mqtt"] {
+        for transport in ["rest", "mqtt", "websocket"] {
             let dir = dir.path().join(format!("{}-{transport}", name.replace(' ', "-")));
             let mut bridge = site.bridge(&dir, uplink, &format!("{dps}\ntransport = \"{transport}\""));
             publish_all(bridge.mqtt, "t/d", ["{\"id\":\"x\"}"]);
@@ -515,37 +426,6 @@ fn mistakes_with_certificates_are_told_before_a_start() {
     }
 }
 
-/// An HTTP proxy that wants `me:pass word`; what it was asked for.
-fn proxy() -> (u16, Arc<Mutex<Vec<String>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (port, asked) = (listener.local_addr().unwrap().port(), Arc::new(Mutex::new(Vec::new())));
-    let seen = Arc::clone(&asked);
-    std::thread::spawn(move || {
-        for near in listener.incoming().map_while(Result::ok) {
-            let seen = Arc::clone(&seen);
-            std::thread::spawn(move || tunnel(near, &seen));
-        }
-    });
-    (port, asked)
-}
-
-fn tunnel(mut near: TcpStream, seen: &Mutex<Vec<String>>) {
-    let mut lines = BufReader::new(near.try_clone().unwrap()).lines().map_while(Result::ok);
-    let request = lines.next().unwrap_or_default();
-    let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
-    if !head.iter().any(|line| line == "Proxy-Authorization: Basic bWU6cGFzcyB3b3Jk") {
-        let _ = near.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n");
-        return;
-    }
-    let place = request.split(' ').nth(1).unwrap().to_owned();
-    let mut far = TcpStream::connect(&place).unwrap();
-    seen.lock().unwrap().push(place);
-    near.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").unwrap();
-    let (mut back_far, mut back_near) = (far.try_clone().unwrap(), near.try_clone().unwrap());
-    std::thread::spawn(move || std::io::copy(&mut back_far, &mut back_near));
-    let _ = std::io::copy(&mut near, &mut far);
-}
-
 #[test]
 fn service_and_hub_are_reached_through_a_proxy() {
     let dir = folder();
@@ -553,7 +433,7 @@ fn service_and_hub_are_reached_through_a_proxy() {
     let master = fs::read_to_string(site.dir.join("master.key")).unwrap();
     let key = brownbridge::hub::sas::Key::parse(master.trim()).unwrap().derive("p");
     let dps = format!("registration_id = \"p\"\nsymmetric_key = \"{}\"", key.expose());
-    let (port, asked) = proxy();
+    let (port, asked) = proxy::start();
     let through = |user: &str| format!("bind = \"127.0.0.1\"\nproxy = \"http://{user}127.0.0.1:{port}\"");
     let bridge = site.bridge(&dir.path().join("good"), &through("me:pass%20word@"), &dps);
     publish_all(bridge.mqtt, "t/d", ["{}"]);

@@ -1,23 +1,53 @@
 //! What `[uplink.devices]` names, read and checked: who may connect, and with what.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use rustls::RootCertStore;
+use zeroize::Zeroizing;
 
 use super::settings::Place;
 use crate::bridge::devices::Plan;
-use crate::bridge::devices::known::Known;
-use crate::config::{Config, Devices, Placed};
+use crate::bridge::devices::directory::Directory;
+use crate::bridge::devices::known::{Known, mark};
+use crate::bridge::devices::provisioned::{Provisioned, Service};
+use crate::config::{self, Config, Devices, DpsTransport, Given, Placed};
 use crate::diag::{Diagnostic, SourceFile};
 use crate::fence::Name;
+use crate::hub::accounts::Accounts;
 use crate::hub::device_table::{self, Listed, Proof};
 use crate::hub::limits;
 use crate::hub::sas::Key;
+use crate::outbound::Way;
+use crate::provision::Transport;
+use crate::provision::assignments::Assignments;
 use crate::uplink::HubTarget;
 use crate::uplink::tls::{self, TlsError};
+
+/// What tells the certificates of devices from others.
+type Marks = HashMap<String, u64>;
+
+/// What the files of the devices say.
+pub(super) struct DeviceFiles {
+    /// Ids that may connect, by pattern.
+    pub(super) allow: Vec<Name>,
+    /// Ids that may connect, by name.
+    pub(super) table: HashSet<String>,
+    /// What they prove themselves with.
+    pub(super) known: Known,
+}
+
+/// The devices as they are at the start.
+pub struct Planned {
+    /// For [`crate::bridge::devices::open`].
+    pub plan: Plan,
+    /// What they connect with; new files are taken up here.
+    pub directory: Arc<Directory>,
+    /// The configuration at the start: it says which files those are.
+    pub(super) config: Config,
+}
 
 impl Place {
     /// The devices; `None` with errors.
@@ -26,56 +56,114 @@ impl Place {
         (config, devices): (&Config, &Devices),
         own: &HubTarget,
         sources: &mut Vec<SourceFile>,
-    ) -> Option<Plan> {
-        let listed = match &devices.table {
-            Some(file) => self.device_table(file, sources),
-            None => Some(Vec::new()),
+    ) -> Option<Planned> {
+        let files = self.device_files((config, devices), sources);
+        let roots = Arc::new(self.roots(config)?);
+        let service = match &config.uplink.dps {
+            None => None,
+            Some(dps) => Some(self.service(config, dps, &roots)?),
         };
-        let group_key = match (&devices.group_key, &devices.group_key_file) {
-            (Some(key), _) => Some(self.group_key(key.value.expose(), key.span.clone())),
-            (None, Some(file)) => {
-                let text = self.read(file, None);
-                Some(text.and_then(|text| self.group_key(&String::from_utf8_lossy(&text), file.span.clone())))
-            }
-            (None, None) => None,
-        };
-        let certificates = devices.certificates.as_ref().map(|folder| {
-            let path = self.base.join(&folder.value);
-            if !path.is_dir() {
-                let title = format!("{} is no folder", path.display());
-                self.error("no-such-file", title, &folder.span, Some("a folder with ID.pem and ID.key of each device"));
-            }
-            self.folder_of_certificates(&path, folder);
-            path
-        });
-        let roots = self.roots(config)?;
-        let (listed, group_key) = (
-            listed?,
-            match group_key {
-                Some(key) => Some(key?),
-                None => None,
-            },
-        );
-        self.warn_of_strangers(devices, &listed);
+        let DeviceFiles { allow, table, known } = files?;
         let tier = config.uplink.tier.and_then(|tier| limits::connects_per_second(tier, config.uplink.units));
-        Some(Plan {
+        let one_address = service.is_some();
+        let directory = Arc::new(Directory::new(known, own.connection.host.clone(), service));
+        let plan = Plan {
             own: own.clone(),
-            roots: Arc::new(roots),
-            allow: devices.allow.iter().map(|pattern| Name::new(&pattern.value)).collect(),
-            table: listed.iter().map(|device| device.id.clone()).collect::<HashSet<_>>(),
-            accounts: Arc::new(Known {
-                host: own.connection.host.clone(),
-                table: listed.into_iter().map(|device| (device.id, device.proof)).collect(),
-                group_key,
-                certificates,
-            }),
+            roots,
+            one_address,
+            allow,
+            table,
+            accounts: Arc::clone(&directory) as Arc<dyn Accounts>,
             when_refused: devices.when_refused,
             keep_own: config.commands.enabled && config.commands.own_line,
             idle_timeout: devices.idle_timeout,
             max_connections: devices.max_connections,
             connect_rate: devices.connect_rate.or(tier).unwrap_or(limits::CONNECTS_PER_SECOND_MIN),
             shelf_max_age: devices.shelf_max_age,
+        };
+        Some(Planned { plan, directory, config: config.clone() })
+    }
+
+    /// Reads the files of the devices; `None` with errors.
+    pub(super) fn device_files(
+        &mut self,
+        (config, devices): (&Config, &Devices),
+        sources: &mut Vec<SourceFile>,
+    ) -> Option<DeviceFiles> {
+        let listed = match &devices.table {
+            Some(file) => self.device_table(file, sources),
+            None => Some((Vec::new(), Marks::new())),
+        };
+        let of_dps = config.uplink.dps.as_ref().map(|dps| dps.group_key.clone());
+        let of_devices = Given { text: devices.group_key.clone(), file: devices.group_key_file.clone() };
+        let given = if of_devices.span().is_some() { Some(of_devices) } else { of_dps };
+        let group_key = match given.filter(|given| given.span().is_some()) {
+            None => Some(None),
+            Some(given) => {
+                let text = self.given(&given);
+                text.and_then(|text| self.group_key(text.value.expose(), text.span)).map(Some)
+            }
+        };
+        let mut marks = Marks::new();
+        let certificates = devices.certificates.as_ref().map(|folder| {
+            let path = self.base.join(&folder.value);
+            if !path.is_dir() {
+                let title = format!("{} is no folder", path.display());
+                self.error("no-such-file", title, &folder.span, Some("a folder with ID.pem and ID.key of each device"));
+            }
+            marks = self.folder_of_certificates(&path, folder);
+            path
+        });
+        let ((listed, of_table), group_key) = (listed?, group_key?);
+        marks.extend(of_table);
+        self.warn_of_strangers(devices, &listed);
+        Some(DeviceFiles {
+            allow: devices.allow.iter().map(|pattern| Name::new(&pattern.value)).collect(),
+            table: listed.iter().map(|device| device.id.clone()).collect(),
+            known: Known {
+                table: listed.into_iter().map(|device| (device.id, device.proof)).collect(),
+                group_key,
+                certificates,
+                marks,
+            },
         })
+    }
+
+    /// The provisioning service as the devices reach it, and what it told them before.
+    fn service(&mut self, config: &Config, dps: &config::Dps, roots: &Arc<RootCertStore>) -> Option<Provisioned> {
+        let way = self.way(config)?;
+        let state = self.base.join(&config.state.value);
+        let told = match Assignments::open(&state, &dps.id_scope.value) {
+            Ok(told) => told,
+            Err(error) => {
+                let title = format!("the assignments of devices in {} cannot be read: {error}", state.display());
+                self.error(
+                    "no-assignment",
+                    title,
+                    &dps.span,
+                    Some("they may be removed: the service tells them again"),
+                );
+                return None;
+            }
+        };
+        let tls = tls::client(Arc::clone(roots), None);
+        let service = Service {
+            host: dps.host.value.clone(),
+            way: Way { address: dps.address.as_ref().map(|address| address.value.clone()), ..way },
+            transport: match dps.transport {
+                DpsTransport::Rest => Transport::Rest,
+                DpsTransport::Mqtt => Transport::Mqtt,
+                DpsTransport::WebSocket => Transport::WebSocket,
+            },
+            scope: dps.id_scope.value.clone(),
+            api_version: dps.api_version.clone(),
+            payload: dps.payload.clone(),
+            tls: self.usable(tls, &dps.span, "[uplink]")?,
+            roots: Arc::clone(roots),
+            ask_again_after: dps.ask_again_after,
+            per_minute: dps.registrations_per_minute,
+        };
+        Some(Provisioned::new(service, told))
     }
 
     fn group_key(&mut self, text: &str, span: crate::diag::Span) -> Option<Key> {
@@ -83,8 +171,8 @@ impl Place {
         Key::parse(text.trim()).inspect_err(|error| self.error("bad-key", error.to_string(), &span, Some(help))).ok()
     }
 
-    /// Reads the table; the files of certificates that it names are tried.
-    fn device_table(&mut self, file: &Placed<String>, sources: &mut Vec<SourceFile>) -> Option<Vec<Listed>> {
+    /// Reads the table; the files of certificates that it names are tried, and marked.
+    fn device_table(&mut self, file: &Placed<String>, sources: &mut Vec<SourceFile>) -> Option<(Vec<Listed>, Marks)> {
         let text = self.read(file, Some("table = \"devices.toml\"   # [[device]] with id and key"))?;
         let Ok(text) = String::from_utf8(text) else {
             self.error("not-utf8", format!("{} is not UTF-8 text", file.value), &file.span, None);
@@ -97,6 +185,7 @@ impl Place {
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         sources.push(SourceFile { path: path.display().to_string(), text: device_table::masked(&text) });
         let mut sound = !found.iter().any(Diagnostic::is_error);
+        let mut marks = Marks::new();
         self.found.extend(found);
         for device in &mut listed {
             let Proof::Certificate { certificate, key } = &mut device.proof else { continue };
@@ -106,33 +195,46 @@ impl Place {
             let wrong = [&*certificate, &*key].into_iter().find(|(name, _)| !Path::new(name).is_file());
             let wrong = match wrong {
                 Some((name, span)) => Some(("no-such-file", format!("there is no {name}"), span)),
-                None => usable(&certificate.0, &key.0).err().map(|error| ("tls", error.to_string(), &certificate.1)),
+                None => match usable(&certificate.0, &key.0) {
+                    Ok(mark) => {
+                        marks.insert(device.id.clone(), mark);
+                        None
+                    }
+                    Err(error) => Some(("tls", error.to_string(), &certificate.1)),
+                },
             };
             if let Some((code, title, span)) = wrong {
                 self.found.push(Diagnostic::error(code, title, number).at(span.clone(), ""));
                 sound = false;
             }
         }
-        sound.then_some(listed)
+        sound.then_some((listed, marks))
     }
 
-    /// Tries the certificates of a folder.
-    fn folder_of_certificates(&mut self, folder: &Path, named: &Placed<String>) {
+    /// Tries the certificates of a folder, and marks them.
+    fn folder_of_certificates(&mut self, folder: &Path, named: &Placed<String>) -> Marks {
+        let mut marks = Marks::new();
         let files = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
         for chain in files.filter(|path| path.extension().is_some_and(|ending| ending == "pem")) {
             let key = chain.with_extension("key");
             let name = chain.display().to_string();
-            if let Err(error) = usable(&name, &key.display().to_string()) {
-                self.error("tls", format!("{name} and its key: {error}"), &named.span, None);
+            match usable(&name, &key.display().to_string()) {
+                Ok(mark) => {
+                    let id = chain.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                    marks.insert(id, mark);
+                }
+                Err(error) => self.error("tls", format!("{name} and its key: {error}"), &named.span, None),
             }
         }
+        marks
     }
 
     /// Without a table and a pattern nobody may connect before an operator says so.
     fn warn_of_strangers(&mut self, devices: &Devices, listed: &[Listed]) {
         if listed.is_empty() && devices.allow.is_empty() {
             let title = "every device will be held until somebody approves it";
-            let found = Diagnostic::warning("nobody-allowed", title, self.file).at(devices.span.clone(), "");
+            let found = Diagnostic::warning("nobody-allowed", title, self.file);
+            let found = if devices.span.is_empty() { found } else { found.at(devices.span.clone(), "") };
             let help =
                 "name them in `table`, or by pattern: allow = [\"press-*\"]; or `brownbridge devices approve ID`";
             self.found.push(found.help(help));
@@ -140,9 +242,10 @@ impl Place {
     }
 }
 
-/// Whether a certificate and a key can be used together.
-fn usable(chain: &str, key: &str) -> Result<(), TlsError> {
-    let (chain, key) = (fs::read(chain).unwrap_or_default(), fs::read(key).unwrap_or_default());
+/// Whether a certificate and a key can be used together; what tells them from others.
+fn usable(chain: &str, key: &str) -> Result<u64, TlsError> {
+    let (chain, key) = (fs::read(chain).unwrap_or_default(), Zeroizing::new(fs::read(key).unwrap_or_default()));
     let identity = (tls::certificates(&chain)?, tls::private_key(&key)?);
-    tls::client(RootCertStore::empty(), Some(identity)).map(|_| ())
+    tls::client(RootCertStore::empty(), Some(identity))?;
+    Ok(mark(&[&chain, &key]))
 }

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 mod bridge_toml;
+pub(super) mod devices;
 pub(super) mod fence;
 pub(super) mod rules;
 mod standing;
@@ -267,7 +268,7 @@ impl<W: Watched> Watch<W> {
             }
         };
         self.refused = result.is_err();
-        self.standing.note(W::WHAT, result.as_ref().map(|()| ()).map_err(|trouble| trouble.why.clone()));
+        self.standing.note(W::WHAT, result.as_ref().copied().map_err(|trouble| trouble.why.clone()));
         result
     }
 }

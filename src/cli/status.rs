@@ -66,7 +66,8 @@ fn shown(report: &Report) -> String {
         (Some(trouble), false) => format!("not connected: {}", plain(trouble)),
         (None, false) => "not connected yet".to_owned(),
     };
-    let _ = writeln!(out, "uplink     {uplink}; {acknowledged}");
+    let via = report.uplink.via.as_ref().map_or(String::new(), |via| format!(" by {}", plain(via)));
+    let _ = writeln!(out, "uplink     {uplink}{via}; {acknowledged}");
     let spool = &report.spool;
     let waiting = match spool.waiting {
         0 => "nothing waits".to_owned(),

@@ -145,16 +145,6 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
             let found = self.report.new_error("two-keys", "the group key is given twice").at(file.span.clone(), "");
             self.report.push(found.context(key.span.clone(), "here it is too"));
         }
-        let sources = [&devices.table, &devices.group_key_file, &devices.certificates];
-        if devices.group_key.is_none() && sources.iter().all(|source| source.is_none()) {
-            let found = self.report.new_error("no-credentials", "what should devices connect with?");
-            let found = found.at(devices.span.clone(), "");
-            self.report.push(found.help(
-                "in [uplink.devices] one or more of\n  table = \"devices.toml\"           # id and key of each\n  \
-                 group_key = \"${GROUP_KEY}\"       # keys are derived from it\n  certificates = \"devices\"         \
-                 # a folder with ID.pem and ID.key",
-            ));
-        }
         let mut small = |key: &str, sound: bool, help: &str| {
             if !sound {
                 let found = self.report.new_error("out-of-range", format!("`{key}` is out of range"));
@@ -305,6 +295,31 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
             self.report.push(found.help(format!("write a host name or IP address and a port: \"10.0.0.5:{port}\"")));
         }
         Some(Placed { value: value?, span: text.span })
+    }
+
+    /// The path of a URL.
+    pub(super) fn url_path(&mut self, key: &'static str, default: &str) -> Placed<String> {
+        let path = self.text_or(key, default);
+        // Anything else would end the line of the request, or be no path.
+        if !path.value.starts_with('/') || !path.value.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+            let found = self.report.new_error("not-a-path", format!("`{key}` is not the path of a URL"));
+            self.report
+                .push(found.at(path.span.clone(), "").help(format!("it begins with a slash: {key} = \"/mqtt\"")));
+        }
+        path
+    }
+
+    /// Tells where `transport = "auto"` has nothing to choose from.
+    pub(super) fn check_auto(&mut self, kind: Kind, span: Span) {
+        let why = if kind == Kind::Mqtt {
+            "is for a hub or an edge, whose two ports are known"
+        } else if self.has("address") {
+            "goes to port 8883 or 443, and `address` names one port"
+        } else {
+            return;
+        };
+        let found = self.report.new_error("not-for-this-kind", format!("`transport = \"auto\"` {why}")).at(span, "");
+        self.report.push(found.help("transport = \"mqtt\" or transport = \"websocket\""));
     }
 
     /// A topic with `{names}`, each one of `known`.

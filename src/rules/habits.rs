@@ -7,6 +7,10 @@ use super::window::{Combine, Window};
 /// A line for each key that remembers.
 pub(super) fn of(message: &Message) -> Vec<String> {
     let mut lines = message.restraint.as_ref().map(|restraint| of_restraint(restraint)).unwrap_or_default();
+    if let Some(reported) = &message.reported {
+        let every = span(reported.every);
+        lines.push(format!("it is merged into the reported properties of the twin, every {every} at most (to)"));
+    }
     lines.extend(message.window.as_ref().map(|window| of_window(window)));
     lines
 }

@@ -23,6 +23,7 @@ mod read_command;
 mod read_command_test;
 mod read_decode;
 mod read_on;
+mod read_reported;
 mod read_restraint;
 mod read_rule;
 mod read_shape;

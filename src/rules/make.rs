@@ -12,14 +12,14 @@ use super::json::{self, Kind, Member, NotJson};
 use super::lookup::{Lookup, Miss};
 use super::memory::{self, Marks};
 use super::refusal::{BASE64, Refusal, not_json, shown};
-use super::restraint::{HeldBack, Judged, Pending};
+use super::restraint::{HeldBack, Judged, Noted};
 use super::rule::{Decode, Message, Value};
 use super::script::Script;
 use super::shape;
 use super::template::{Facts, Gap, Place, Template};
 use super::window::{self, Combine, Held, Window};
 use super::{QuarantineReason, RuleIndex};
-use crate::message::{Content, Publish, RecordWriter, TooLong};
+use crate::message::{Content, Publish, RecordWriter, TooLong, push_twin_name};
 
 /// What making a message needs, kept from one to the next so that nothing is allocated.
 #[derive(Debug, Default)]
@@ -96,7 +96,7 @@ pub(super) struct Records {
     /// The messages that were not made because they are not worth it.
     pub(super) held_back: Vec<(RuleIndex, HeldBack)>,
     /// What rules will have sent once the records are stored.
-    pub(super) pending: Vec<Pending>,
+    pub(super) pending: Noted,
 }
 
 /// Whether a rule takes a publish.
@@ -340,10 +340,19 @@ impl Maker<'_> {
             push_body(message, facts, (body, value, reshaped), plain);
             content = gzip::said_to_be(content);
         }
+        let mut depth = 0;
+        if let Some(reported) = &message.reported {
+            depth = reported.at.len();
+            push_path(&reported.at, facts, value, plain)?;
+        }
         let writer = begin(message, facts, (device, value), (content, &mut records.bytes));
         let written = writer.finish(|out| match message.gzip {
             true => gzip.push(plain, out),
-            false => push_body(message, facts, (body, value, reshaped), out),
+            false => {
+                out.extend_from_slice(plain);
+                push_body(message, facts, (body, value, reshaped), out);
+                out.resize(out.len() + depth, b'}');
+            }
         });
         written.map_err(too_long)?;
         records.ends.push((Some(*rule), records.bytes.len()));
@@ -409,6 +418,25 @@ fn begin<'o>(
         }
     }
     writer
+}
+
+/// Opens the objects in which a change of reported properties lies.
+fn push_path(at: &[Template], facts: &Facts<'_>, value: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    for template in at {
+        value.clear();
+        let rendered = template.render(facts, Place::Property, value).is_ok();
+        let text = std::str::from_utf8(value).unwrap_or("");
+        if !rendered || text.is_empty() {
+            let detail = "`at` needs something the payload does not have, or that is empty";
+            return Err(Refusal::new(QuarantineReason::MissingField, detail));
+        }
+        let mut name = String::with_capacity(text.len());
+        push_twin_name(text, &mut name);
+        out.extend_from_slice(b"{\"");
+        json::push_escaped(out, &name);
+        out.extend_from_slice(b"\":");
+    }
+    Ok(())
 }
 
 fn too_long(_: TooLong) -> Refusal {

@@ -54,7 +54,7 @@ pub(super) struct Mark {
 
 /// Keys are hashes already.
 #[derive(Debug, Default)]
-struct AsItIs(u64);
+pub(super) struct AsItIs(u64);
 
 impl Hasher for AsItIs {
     fn finish(&self) -> u64 {

@@ -23,6 +23,9 @@
 //! (`window`), and `compress` comes last of all. A publish of which everything is held back is
 //! dropped, and [`Output::held_back`] says why.
 //!
+//! What a rule with `to = "reported"` makes is no message: its object, in the objects that `at` names, is to be merged into
+//! the reported properties of the device's twin ([`RuleSet::reported`]).
+//!
 //! Messages of a rule with `priority = "high"` are urgent ([`RuleSet::is_urgent`]); what that means is not decided here.
 //!
 //! A rule with `on = "connect"` or `on = "disconnect"` takes no publish: it makes a message of the coming or going of
@@ -89,6 +92,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 mod clock;
 mod command;
@@ -403,6 +407,18 @@ impl RuleSet {
     /// True where the messages of a rule go up before those of others.
     pub fn is_urgent(&self, rule: RuleIndex) -> bool {
         self.0.rules.get(rule).is_some_and(|rule| rule.urgent)
+    }
+
+    /// How often the twin is changed at most, where a rule makes changes of reported properties and no messages.
+    pub fn reported(&self, rule: RuleIndex) -> Option<Duration> {
+        let message = self.0.rules.get(rule)?.action.message()?;
+        let every = message.reported.as_ref()?.every;
+        Some(Duration::from_millis(u64::try_from(every).unwrap_or(0)))
+    }
+
+    /// True where some rule changes reported properties.
+    pub fn has_reported(&self) -> bool {
+        (0..self.0.rules.len()).any(|rule| self.reported(rule).is_some())
     }
 
     /// True where a rule may hold messages back for what was sent before.

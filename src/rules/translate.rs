@@ -131,11 +131,12 @@ pub(super) fn settle(rules: &Rules, out: &mut Output) {
         return;
     }
     let ledgers = out.ledgers.of(rules.number, &rules.rules, &out.memory);
-    for pending in out.records.pending.drain(..) {
-        if let Some(Some(marks)) = ledgers.get(pending.rule) {
-            pending.settle(marks);
+    for note in out.records.pending.iter() {
+        if let Some(Some(marks)) = ledgers.get(note.rule) {
+            note.settle(marks);
         }
     }
+    out.records.pending.clear();
 }
 
 /// Puts a contribution into its window.

@@ -80,6 +80,7 @@ impl Place {
             transport: match dps.transport {
                 DpsTransport::Rest => Transport::Rest,
                 DpsTransport::Mqtt => Transport::Mqtt,
+                DpsTransport::WebSocket => Transport::WebSocket,
             },
             tls: tls?,
             registration: Registration {

@@ -35,6 +35,9 @@ const PROBE: u32 = 8;
 /// Messages of "a second of sending", where no tier says it.
 const UNMEASURED: u64 = 1_000;
 
+/// Why a device that was allowed is held.
+const REMOVED: &str = "it was taken out of the devices table, and no pattern allows it";
+
 /// A message for which there is no room.
 struct InHand {
     device: Arc<Device>,
@@ -200,7 +203,7 @@ impl Dispatcher<'_> {
                 self.shared.isolate_denied(&held.waiting);
                 continue;
             }
-            let policy = self.shared.options.plan.when_refused;
+            let policy = self.shared.policy(&device);
             let (gateway, quarantine) = (policy == WhenRefused::Gateway, policy == WhenRefused::Quarantine);
             if gateway && (before_shelf || !device.state().shelving) {
                 // Without a look at the room: there is no way back for it, and there are few.
@@ -279,14 +282,15 @@ impl Dispatcher<'_> {
         let sweeps = self.shared.options.plan.when_refused != WhenRefused::Wait && self.shared.lets_in();
         let mut refused = false;
         for device in self.shared.all() {
-            let (phase, shelving, drained) = {
+            let (phase, shelving, drained, (its_own, is_removed)) = {
                 let state = device.state();
-                (state.phase, state.shelving, state.is_drained())
+                (state.phase, state.shelving, state.is_drained() && !state.errand, (state.is_its_own, state.is_removed))
             };
-            refused |= matches!(phase, Phase::Refused(_));
+            refused |= matches!(phase, Phase::Refused(_)) && its_own;
             match phase {
                 Phase::Denied if shelving => self.shared.sweep(&device),
-                Phase::Refused(_) if shelving && sweeps => self.shared.sweep(&device),
+                Phase::Held if shelving && sweeps && is_removed => self.shared.sweep(&device),
+                Phase::Refused(_) if shelving && sweeps && its_own => self.shared.sweep(&device),
                 Phase::Refused(again) if now >= again && (shelving || !drained) => self.shared.want(&device),
                 Phase::Idle if shelving || !drained => self.shared.want(&device),
                 _ => {}
@@ -322,6 +326,11 @@ impl Shared {
         connected > 0 && idle * 2 >= connected
     }
 
+    /// What becomes of the messages of a device that is refused.
+    pub(super) fn policy(&self, device: &Device) -> WhenRefused {
+        if device.state().is_its_own { self.options.plan.when_refused } else { WhenRefused::Wait }
+    }
+
     fn isolate_refused(self: &Arc<Self>, device: &Device, waiting: &Waiting) {
         let detail = device.state().trouble.clone().unwrap_or_default();
         self.isolate(waiting, Isolation { reason: "device_refused", detail });
@@ -332,18 +341,25 @@ impl Shared {
         self.isolate(waiting, Isolation { reason: "device_denied", detail });
     }
 
-    /// An operator has denied it.
-    pub(super) fn is_denied(&self, device: &Device) -> bool {
-        !device.is_own() && self.register.lock().verdict(&device.id) == Verdict::Denied
+    /// Whether a device may connect.
+    pub(super) fn verdict(&self, device: &Device) -> Verdict {
+        if device.is_own() { Verdict::Allowed } else { self.register.lock().verdict(&device.id) }
     }
 
-    /// Makes a device that an operator has denied one that is; false while its line has to end first.
-    pub(super) fn deny_now(&self, device: &Arc<Device>) -> bool {
+    /// Keeps a device out that an operator has denied, or that nothing allows any more; false while its line has to end
+    /// first.
+    pub(super) fn keep_out(&self, device: &Arc<Device>, verdict: Verdict) -> bool {
         let mut state = device.state();
         if matches!(state.phase, Phase::InLine | Phase::Connecting | Phase::Connected(_)) {
             return false;
         }
-        self.set_phase(&mut state, Phase::Denied);
+        if verdict == Verdict::Denied {
+            self.set_phase(&mut state, Phase::Denied);
+        } else {
+            self.set_phase(&mut state, Phase::Held);
+            (state.is_removed, state.is_its_own) = (true, true);
+            state.trouble = Some(REMOVED.to_owned());
+        }
         let (left, before_shelf) = device.clear(&mut state);
         drop(state);
         for held in left {

@@ -30,6 +30,8 @@ const LOW: usize = 32;
 pub(super) enum Phase {
     /// It has nothing to send.
     Idle,
+    /// The provisioning service is asked for its hub, or will be.
+    Registering,
     /// It waits for one of the connections there may be.
     InLine,
     Connecting,
@@ -114,6 +116,8 @@ pub(super) struct State {
     pub(super) to_shelf: usize,
     /// How far the shelf was read.
     pub(super) read_to: Option<Mark>,
+    /// Something else than messages is to be said over its line.
+    pub(super) errand: bool,
     /// Somebody drains the shelf another way.
     pub(super) sweeping: bool,
     /// When a message came or went last.
@@ -122,6 +126,10 @@ pub(super) struct State {
     pub(super) refusals: u32,
     pub(super) pause: Duration,
     pub(super) trouble: Option<String>,
+    /// That it is refused says something about this device.
+    pub(super) is_its_own: bool,
+    /// It is held because nothing allows it any more, and what it left is to go where that of refused ones goes.
+    pub(super) is_removed: bool,
     pub(super) delivered: u64,
     pub(super) last_delivered: Option<Timestamp>,
     /// Ends the line.
@@ -136,7 +144,7 @@ pub(super) enum Way {
     /// There is no room in the queue now.
     Blocked,
     Shelf,
-    /// The device is refused.
+    /// The device is refused, for a reason of its own.
     Refused,
     Denied,
 }
@@ -151,11 +159,14 @@ impl Device {
             shelving: false,
             to_shelf: 0,
             read_to: None,
+            errand: false,
             sweeping: false,
             active: Instant::now(),
             refusals: 0,
             pause: Duration::ZERO,
             trouble: None,
+            is_its_own: true,
+            is_removed: false,
             delivered: 0,
             last_delivered: None,
             leave: None,
@@ -187,7 +198,10 @@ impl Device {
             Phase::Denied => Way::Denied,
             Phase::Held => Way::Shelf,
             _ if state.shelving && !(urgent && connected) => Way::Shelf,
+            Phase::Refused(_) if !due && !state.is_its_own => Way::Shelf,
             Phase::Refused(_) if !due => Way::Refused,
+            // Thousands may wait for hours until they are registered; they must not take the room of the others.
+            Phase::Registering if !state.has_room(self.is_own()) || self.is_half_full() => Way::Shelf,
             _ if !state.has_room(self.is_own()) => Way::Blocked,
             _ => Way::Queued,
         };
@@ -196,6 +210,11 @@ impl Device {
         }
         self.push(&mut state, held);
         Ok(())
+    }
+
+    /// Half of the room of all devices is taken.
+    fn is_half_full(&self) -> bool {
+        self.all_bytes.load(Ordering::Relaxed) >= super::MOST_BYTES / 2
     }
 
     /// Takes a message that has to go first of all, room or not: there are few of them.
@@ -348,6 +367,13 @@ impl Device {
 }
 
 impl State {
+    /// It is parked no longer, and is tried at once.
+    pub(super) fn let_in(&mut self) {
+        self.phase = Phase::Idle;
+        (self.refusals, self.pause, self.trouble) = (0, Duration::ZERO, None);
+        (self.is_its_own, self.is_removed) = (true, false);
+    }
+
     fn has_room(&self, own: bool) -> bool {
         let (messages, bytes) = if own { (MOST_OWN, MOST_BYTES_OWN) } else { (MOST, MOST_BYTES) };
         self.in_memory() < messages && self.bytes < bytes
@@ -372,9 +398,9 @@ impl State {
         self.queue.iter().any(|held| held.shelf.is_some())
     }
 
-    /// Nothing waits, nothing is in flight, nothing is on the shelf.
+    /// Nothing waits, nothing is in flight, nothing is on the shelf, nothing else is to be said.
     pub(super) fn is_resting(&self) -> bool {
-        self.queue.is_empty() && self.given.is_empty() && !self.shelving
+        self.queue.is_empty() && self.given.is_empty() && !self.shelving && !self.errand
     }
 }
 

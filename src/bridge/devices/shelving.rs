@@ -226,6 +226,8 @@ impl Shared {
             }
             let all = device.read_up_to(&mut device.state(), chunk.next, &self.shelves);
             if all || nothing {
+                // What comes from now on is that of a stranger.
+                device.state().is_removed = false;
                 return;
             }
         }

@@ -3,6 +3,7 @@
 use toml::de::DeTable;
 
 use super::durations;
+use super::read_reported::TO;
 use super::read_rule::PRIORITIES;
 use super::{read_command_test, read_on};
 use crate::diag::walk::{Reader, Report, Text};
@@ -226,6 +227,8 @@ fn read_message(keys: &mut Reader<'_>, span: &Span, report: &mut Report<'_>) -> 
     let time = keys.string("time", report).map(owned);
     let place = keys.any("priority").map(|entry| entry.value.span());
     let urgent = keys.word("priority", &PRIORITIES, "unknown-word", report).zip(place);
+    let place = keys.any("to").map(|entry| entry.value.span());
+    let reported = keys.word("to", &TO, "unknown-word", report).zip(place);
     let mut props = Vec::new();
     if let Some((table, _)) = keys.table("props", report) {
         for (name, value) in table {
@@ -235,7 +238,7 @@ fn read_message(keys: &mut Reader<'_>, span: &Span, report: &mut Report<'_>) -> 
             }
         }
     }
-    WantMessage { span: span.clone(), device, payload, time, urgent, props }
+    WantMessage { span: span.clone(), device, payload, time, urgent, reported, props }
 }
 
 pub(super) fn read_hex(text: &Text<'_>, report: &mut Report<'_>) -> Vec<u8> {

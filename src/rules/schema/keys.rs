@@ -83,6 +83,9 @@ const RULE: &[Key] = &[
         Text,
         "the device the message belongs to: {name} of the topic, {.field} of the payload, or plain text",
     ),
+    key("to", Words(words::targets), "reported: the object is merged into the device twin, instead of being sent"),
+    key("at", Text, "with `to`: where in the reported properties: press.{nr}"),
+    key("every", Duration, "with `to`: the twin is not changed more often than that, 10 seconds where nothing is said"),
     key("props", Map(&Plain), "properties of the message, for routing in the hub"),
     key("time", Table("time"), "where in the payload the time of the message is"),
     key("priority", Words(words::priorities), "high: before all other messages, for alarms"),
@@ -283,6 +286,7 @@ const WANTED_MESSAGE: &[Key] = &[
     key("payload", Text, "its body; JSON is compared as JSON"),
     key("time", Text, "its creation time: 2026-01-01T00:00:00.000Z"),
     key("priority", Words(words::priorities), "the priority of the rule that made it"),
+    key("to", Words(words::targets), "whether it is a message, or goes into the twin"),
     key("props", Map(&Text), "properties it has"),
 ];
 
