@@ -98,6 +98,7 @@ mod clock;
 mod command;
 mod decode;
 mod desired;
+mod encode;
 mod explain;
 mod expr;
 mod gzip;
@@ -216,13 +217,15 @@ pub enum QuarantineReason {
     EmptyDevice,
     /// The device or a property is longer than 65,535 bytes.
     TooLong,
+    /// The body of a command does not fit what `encode` says.
+    NotEncoded,
     /// What a command made of its topic is none, or one of other levels.
     BadTopic,
 }
 
 impl QuarantineReason {
     /// Every reason.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::NotJson,
         Self::TooDeep,
         Self::NotAnObject,
@@ -239,6 +242,7 @@ impl QuarantineReason {
         Self::DeviceNotText,
         Self::EmptyDevice,
         Self::TooLong,
+        Self::NotEncoded,
         Self::BadTopic,
     ];
 
@@ -261,6 +265,7 @@ impl QuarantineReason {
             Self::DeviceNotText => "device_not_text",
             Self::EmptyDevice => "empty_device",
             Self::TooLong => "too_long",
+            Self::NotEncoded => "not_encoded",
             Self::BadTopic => "bad_topic",
         }
     }

@@ -124,6 +124,11 @@ const COMMAND: &[Key] = &[
     key("props", Map(&Text), "properties the message must have; in their values {name} and * stand for any text"),
     key("topic", Text, "where it is published: {device}, {id}, {name}, {.field}, {time}"),
     key("payload", Text, "what is published; without it the body"),
+    key(
+        "encode",
+        DECODED,
+        "how the payload is written, in the words of `decode`: as PLC words, hexadecimal digits, csv",
+    ),
     key("qos", Whole(0, 2), "the QoS of the publish, 1 where nothing is said"),
     key("retain", Flag, "the publish stays with the broker"),
     key("complete", Words(words::completions), "when the message is acknowledged to the hub"),
@@ -270,6 +275,7 @@ const WANT_OF_COMMAND: &[Key] = &[
 const WANTED_PUBLISH: &[Key] = &[
     key("topic", Text, "the topic of the publish"),
     key("payload", Text, "its payload; JSON is compared as JSON"),
+    key("payload_hex", Text, "its payload as hexadecimal digits"),
     key("qos", Whole(0, 2), "the QoS of the publish"),
     key("retain", Flag, "whether it is retained"),
     key("answer", Text, "the topic on which the answer is awaited"),
