@@ -43,7 +43,7 @@ pub use watchers::{View, Watchers};
 
 use commits::STORED;
 pub use commits::SpoolCommits;
-pub use holding::Holding;
+pub use holding::{CLOSE_GRACE, Holding};
 use in_use::Current;
 pub use in_use::InUse;
 pub use lanes::{SpoolBacklog, SpoolOutcome, Stores, join};

@@ -3,7 +3,8 @@
 //! The first `[[command]]` in file order that matches takes what came: its `device`, its `props`, its `method`, and
 //! then its `when`. Without `method` a command is for cloud-to-device messages, with it for direct methods of that name.
 //! `decode`, `lookup`, `when`, `script`, `scale`, `set`, `rename`, `remove` and `add` work on the body as they do in a
-//! rule; from what is then there `topic`, `payload` and the topic of the answer are made.
+//! rule; from what is then there `topic`, `payload` and the topic of the answer are made, and `encode` writes the payload
+//! as the equipment reads it.
 //!
 //! | written | stands for |
 //! |---|---|
@@ -22,6 +23,7 @@ use regex::Regex;
 
 use super::QuarantineReason;
 use super::decode::Births;
+use super::encode::{self, Encode, Source as Payload};
 use super::make::{self, Records, Source, Taken, Work};
 use super::rule::Message;
 use super::template::{Part, Template};
@@ -49,6 +51,8 @@ pub(super) struct Command {
     pub(super) answer_topic: Option<Levels>,
     pub(super) qos: u8,
     pub(super) retain: bool,
+    /// How the payload is written.
+    pub(super) encode: Option<Encode>,
     pub(super) answer: Option<Answer>,
 }
 
@@ -273,11 +277,13 @@ impl Command {
             let text = |wanted: &str| message.properties().find(|(name, _)| *name == wanted).map(|(_, value)| value);
             let topic = self.topic(TOPIC, text(TOPIC), &self.topic)?;
             let payload = match text(PAYLOAD) {
-                Some(payload) => payload.as_bytes(),
+                Some(payload) => Payload::Text(payload),
                 None if self.has(PAYLOAD) => return Err(missing(PAYLOAD)),
-                None => message.body,
+                None => Payload::Body(message.body),
             };
-            made.publishes.push(LocalPublish { topic, payload: payload.to_vec(), qos: self.qos, retain: self.retain });
+            let encode = self.encode.as_ref().unwrap_or(&Encode::Asis);
+            let payload = encode::encode(encode, payload).map_err(|refusal| (refusal.reason, refusal.detail))?;
+            made.publishes.push(LocalPublish { topic, payload, qos: self.qos, retain: self.retain });
             if made.answer.is_none()
                 && let (Some(answer), Some(levels)) = (&self.answer, &self.answer_topic)
             {

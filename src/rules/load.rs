@@ -41,8 +41,9 @@ pub use lint::{FIRM_LINTS, LINTS};
 use read_table::Tables;
 
 /// Every code a rule file can be answered with.
-pub const CODES: [&str; 49] = [
+pub const CODES: [&str; 50] = [
     "bad-decode",
+    "bad-encode",
     "bad-duration",
     "bad-hex",
     "bad-name",

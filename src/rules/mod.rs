@@ -98,6 +98,7 @@ mod clock;
 mod command;
 mod decode;
 mod desired;
+mod encode;
 mod explain;
 mod expr;
 mod gzip;
@@ -108,6 +109,7 @@ mod load;
 mod lookup;
 mod make;
 mod memory;
+mod near;
 mod number;
 mod pattern;
 mod place;
@@ -129,10 +131,11 @@ pub use explain::{Explanation, Step, Tried, new_rule, new_rule_for_siblings};
 pub use gzip::plain_body;
 pub use load::{CODES, FIRM_LINTS, FileSummary, LINTS, Loaded, is_table_file, load};
 pub use memory::Memory;
+pub use near::Near;
 pub use restraint::HeldBack;
 pub use schema::schema;
 pub use translate::{Output, forward};
-pub use window::{Closed, Closing, held_record};
+pub use window::{Again, Closed, Closing, Sequences, held_record};
 
 use crate::message::{Event, NotARecord, Presence, Publish, Timestamp};
 
@@ -214,13 +217,15 @@ pub enum QuarantineReason {
     EmptyDevice,
     /// The device or a property is longer than 65,535 bytes.
     TooLong,
+    /// The body of a command does not fit what `encode` says.
+    NotEncoded,
     /// What a command made of its topic is none, or one of other levels.
     BadTopic,
 }
 
 impl QuarantineReason {
     /// Every reason.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::NotJson,
         Self::TooDeep,
         Self::NotAnObject,
@@ -237,6 +242,7 @@ impl QuarantineReason {
         Self::DeviceNotText,
         Self::EmptyDevice,
         Self::TooLong,
+        Self::NotEncoded,
         Self::BadTopic,
     ];
 
@@ -259,6 +265,7 @@ impl QuarantineReason {
             Self::DeviceNotText => "device_not_text",
             Self::EmptyDevice => "empty_device",
             Self::TooLong => "too_long",
+            Self::NotEncoded => "not_encoded",
             Self::BadTopic => "bad_topic",
         }
     }
@@ -320,7 +327,12 @@ impl RuleSet {
 
     /// Puts a contribution of [`Output::held`] into its window. `sequence` is where the caller keeps it.
     pub fn hold(&self, held: &[u8], sequence: u64, memory: &Memory) -> Result<(), NotARecord> {
-        translate::hold(&self.0, held, sequence, memory)
+        translate::hold(&self.0, held, (sequence, None), memory)
+    }
+
+    /// Puts a contribution into a window that is made again as it was before a crash.
+    pub fn hold_again(&self, held: &[u8], sequence: u64, again: Again, memory: &Memory) -> Result<(), NotARecord> {
+        translate::hold(&self.0, held, (sequence, Some(again)), memory)
     }
 
     fn settle_all(&self, out: &mut Output) {

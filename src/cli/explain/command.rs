@@ -120,8 +120,11 @@ fn write_publish(out: &mut String, publish: &LocalPublish) -> std::fmt::Result {
 }
 
 fn publish_in_json(publish: &LocalPublish) -> Value {
-    let payload = String::from_utf8_lossy(&publish.payload);
-    json!({"topic": publish.topic, "qos": publish.qos, "retain": publish.retain, "payload": payload})
+    let text = std::str::from_utf8(&publish.payload).ok();
+    let bytes = publish.payload.iter().map(|byte| format!("{byte:02x}"));
+    let hex = text.is_none().then(|| bytes.collect::<String>());
+    let (topic, qos, retain) = (&publish.topic, publish.qos, publish.retain);
+    json!({"topic": topic, "qos": qos, "retain": retain, "payload": text, "payload_hex": hex})
 }
 
 fn in_words(asked: &Commanded, out: &mut String) {

@@ -112,6 +112,7 @@ fn read_publish(keys: &mut Reader<'_>, span: &Span, report: &mut Report<'_>) -> 
         span: span.clone(),
         topic: keys.string("topic", report).map(owned),
         payload: keys.string("payload", report).map(owned),
+        payload_hex: keys.string("payload_hex", report).map(|hex| (read_hex(&hex, report), hex.span())),
         qos: keys.integer("qos", report),
         retain: keys.boolean("retain", report),
         answer: keys.string("answer", report).map(owned),

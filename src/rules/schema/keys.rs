@@ -124,6 +124,11 @@ const COMMAND: &[Key] = &[
     key("props", Map(&Text), "properties the message must have; in their values {name} and * stand for any text"),
     key("topic", Text, "where it is published: {device}, {id}, {name}, {.field}, {time}"),
     key("payload", Text, "what is published; without it the body"),
+    key(
+        "encode",
+        DECODED,
+        "how the payload is written, in the words of `decode`: as PLC words, hexadecimal digits, csv",
+    ),
     key("qos", Whole(0, 2), "the QoS of the publish, 1 where nothing is said"),
     key("retain", Flag, "the publish stays with the broker"),
     key("complete", Words(words::completions), "when the message is acknowledged to the hub"),
@@ -138,6 +143,11 @@ const DESIRED: &[Key] = &[
     key("split", Words(words::parts), "leaf: each value makes a publish; whole: the object makes one"),
     key("topic", Text, "where it is published: {device}, {path}, {name}, {.field}"),
     key("payload", Text, "what is published: {.value}; without it the value, or the object"),
+    key(
+        "encode",
+        DECODED,
+        "how the payload is written, in the words of `decode`: as PLC words, hexadecimal digits, csv",
+    ),
     key("qos", Whole(0, 2), "the QoS of the publish, 1 where nothing is said"),
     key("retain", Flag, "the publish stays with the broker; true where nothing is said"),
     key("acknowledge", Flag, "the value is reported with code, version and description when it is with the plant"),
@@ -270,6 +280,7 @@ const WANT_OF_COMMAND: &[Key] = &[
 const WANTED_PUBLISH: &[Key] = &[
     key("topic", Text, "the topic of the publish"),
     key("payload", Text, "its payload; JSON is compared as JSON"),
+    key("payload_hex", Text, "its payload as hexadecimal digits"),
     key("qos", Whole(0, 2), "the QoS of the publish"),
     key("retain", Flag, "whether it is retained"),
     key("answer", Text, "the topic on which the answer is awaited"),

@@ -36,6 +36,7 @@ pub(in crate::rules) struct WantPublish {
     pub(in crate::rules) span: Span,
     pub(in crate::rules) topic: Option<(String, Span)>,
     pub(in crate::rules) payload: Option<(String, Span)>,
+    pub(in crate::rules) payload_hex: Option<(Vec<u8>, Span)>,
     pub(in crate::rules) qos: Option<(i64, Span)>,
     pub(in crate::rules) retain: Option<(bool, Span)>,
     /// The topic on which the answer is awaited.
@@ -73,6 +74,9 @@ pub(super) fn run(rules: &RuleSet, test: &CommandTest) -> Vec<(Span, String)> {
                         wrong.push((span.clone(), differences.join("; ")));
                     }
                 }
+                if let Some((_, span)) = want.payload_hex.as_ref().filter(|(bytes, _)| *bytes != got.payload) {
+                    wrong.push((span.clone(), format!("got {}", hex(&got.payload))));
+                }
                 if let Some((_, span)) = want.qos.as_ref().filter(|(qos, _)| *qos != i64::from(got.qos)) {
                     wrong.push((span.clone(), format!("got {}", got.qos)));
                 }
@@ -107,6 +111,10 @@ fn desired(rules: &RuleSet, test: &CommandTest) -> Commanded {
         made.command = wish.rule;
     }
     Commanded::Made(made)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
 }
 
 fn said(got: &Commanded) -> String {
