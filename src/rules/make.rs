@@ -375,7 +375,7 @@ impl Maker<'_> {
             Combine::Aggregate(aggregate) => aggregate.push_picked(facts, plain)?,
             Combine::Pivot(pivot) => pivot.push_named(facts, (body, content), value, plain)?,
         }
-        let start = Held::begin(&mut records.held, source.publish.received, source.state);
+        let start = Held::begin(&mut records.held, source.publish.received, (source.state, window.made));
         let record = records.held.len();
         let writer = begin(message, facts, (device, value), (Content::Json, &mut records.held));
         let mut at = record;
