@@ -70,7 +70,7 @@ pub use pulse::Pulse;
 use reload::devices::DeviceTables;
 use reload::fence::Fence;
 use reload::rules::RuleFiles;
-pub use reload::{BridgeToml, Reloader};
+pub use reload::{BridgeToml, NotTaken, Reloaded, Reloader};
 use reload::{Standing, Watches};
 pub use settings::Settings;
 
@@ -230,7 +230,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     });
     bridge.recover();
     let windows_stop = CancellationToken::new();
-    let windows = tokio::spawn(Arc::clone(&bridge).run_windows(windows_stop.clone()));
+    let windows = tokio::spawn(Arc::clone(&bridge).run_windows(Timestamp::now, windows_stop.clone()));
     let control_stop = CancellationToken::new();
     let operator = Operator {
         bridge: Arc::clone(&bridge),
@@ -262,7 +262,9 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         keep::open(&dir, &mut settings.broker).map_err(|error| StartError::Sessions(dir, error))?;
     let broker = Broker::start(listeners, (settings.broker, restored), Arc::clone(&bridge), metrics.clone())
         .map_err(StartError::Broker)?;
-    let down = down.map(|down| down.start(broker.inside(), &bridge, metrics)).transpose();
+    let reloader = || files.reloader(Arc::clone(&bridge_toml));
+    let down =
+        down.map(|down| down.start((broker.inside(), &bridge), reloader(), shelves.clone(), metrics)).transpose();
     let down = down.map_err(StartError::Runtime)?;
 
     let admin_stop = CancellationToken::new();

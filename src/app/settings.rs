@@ -222,6 +222,7 @@ fn settled(
         ack_timeout: config.uplink.ack_timeout,
         suspect_after: config.uplink.suspect_after,
         down: None,
+        subscribed: None,
         crowd: None,
     };
     let spool = |folder: &str, max_size, when_full| spool::Options {

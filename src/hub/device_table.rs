@@ -26,8 +26,8 @@ use super::sas::Key;
 use crate::diag::walk::{Reader, Report};
 use crate::diag::{Diagnostic, Span, nearest};
 
-/// Most devices of a table.
-const MOST: usize = 100_000;
+/// Most devices of a table, and of a bridge.
+pub const MOST: usize = 100_000;
 const COLUMNS: [&str; 5] = ["id", "key", "certificate", "certificate_key", "connection_string"];
 
 /// One device.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{BridgeToml, Watched};
+use super::{BridgeToml, NotTaken, Watched};
 use crate::app::devices::DeviceFiles;
 use crate::app::settings::{Place, cannot_read};
 use crate::bridge::devices::directory::Directory;
@@ -141,12 +141,12 @@ impl Watched for DeviceTables {
         self.read_all()
     }
 
-    fn take(&self, found: Read, asked: bool) -> Result<(), String> {
+    fn take(&self, found: Read, asked: bool) -> Result<(), NotTaken> {
         let told = rendered(&found.found, &found.sources);
         let Some(DeviceFiles { allow, table, known }) = found.files else {
             let why = format!("{} have errors, what they said before stays in use", Self::WHAT);
             tracing::error!("{why}:\n{told}");
-            return Err(why);
+            return Err(why.into());
         };
         let (before, known) = (self.directory.known(), Arc::new(known));
         self.directory.replace(Arc::clone(&known));

@@ -156,21 +156,36 @@ impl Devices {
         self.0.shelves.stats()
     }
 
-    /// The devices, those that cannot send first, then those on whose shelves most waits.
-    pub fn list(&self) -> Vec<Listed> {
-        let mut list: Vec<Listed> = self.0.all().iter().map(|device| self.0.listed(device)).collect();
-        list.sort_by(|a, b| {
-            let worst = |one: &Listed| {
-                (!matches!(one.phase, Phase::Refused | Phase::Held), std::cmp::Reverse(one.shelf.messages))
-            };
-            worst(a).cmp(&worst(b)).then_with(|| a.id.cmp(&b.id))
-        });
-        list
+    /// The devices that follow an id in the order of ids, at most so many; the bridge's own line is the first of all.
+    pub fn page(&self, after: Option<&str>, most: usize) -> Vec<Listed> {
+        let mut devices = self.0.all();
+        devices.retain(|device| after.is_none_or(|after| *device.id > *after));
+        devices.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        devices.iter().take(most).map(|device| self.0.listed(device)).collect()
+    }
+
+    /// The devices that are in trouble, those on whose shelves most waits first; at most so many.
+    pub fn worst(&self, most: usize) -> Vec<Listed> {
+        let in_trouble = |device: &Arc<Device>| {
+            let state = device.state();
+            state.trouble.is_some() || state.phase == Doing::Held
+        };
+        let shelved = |device: &Arc<Device>| self.0.shelves.share(&device.id).map_or(0, |share| share.messages);
+        let mut worst: Vec<_> = self.0.all().into_iter().filter(in_trouble).map(|one| (shelved(&one), one)).collect();
+        worst.sort_unstable_by(|(a, one), (b, other)| b.cmp(a).then_with(|| one.id.cmp(&other.id)));
+        worst.iter().take(most).map(|(_, device)| self.0.listed(device)).collect()
+    }
+
+    /// What is on shelves, by device.
+    pub fn shares(&self) -> Vec<(String, shelf::Share)> {
+        let shelves = &self.0.shelves;
+        let share = |id: String| shelves.share(&id).map(|share| (id, share));
+        shelves.devices().into_iter().filter_map(share).filter(|(_, share)| share.messages > 0).collect()
     }
 
     /// One device.
     pub fn show(&self, id: &str) -> Option<Listed> {
-        let device = self.0.devices.lock().get(id).cloned();
+        let device = self.0.devices.lock().by_id.get(id).cloned();
         let mut listed = device.map(|device| self.0.listed(&device))?;
         let account = self.0.options.plan.accounts.describe(id);
         listed.origin = Some(Origin { admission: self.0.register.lock().reason(id), account });
@@ -181,14 +196,12 @@ impl Devices {
     pub fn approve(&self, id: &str) -> std::io::Result<()> {
         self.0.register.lock().say(id, true)?;
         let Some(device) = self.0.device(id) else { return Ok(()) };
-        {
-            let mut state = device.state();
-            if state.phase.is_parked() {
-                if matches!(state.phase, Doing::Refused(_)) {
-                    self.0.options.plan.accounts.ask_anew(id);
-                }
-                state.let_in();
+        let phase = device.state().phase;
+        if phase.is_parked() {
+            if matches!(phase, Doing::Refused(_)) {
+                self.0.options.plan.accounts.ask_anew(id);
             }
+            self.0.let_in(&device);
         }
         self.0.wake.notify_one();
         Ok(())

@@ -47,6 +47,7 @@ use super::lanes::{SpoolBacklog, SpoolOutcome};
 use crate::config::WhenRefused;
 use crate::fence::Name;
 use crate::hub::accounts::Accounts;
+use crate::hub::device_table;
 use crate::metrics::Metrics;
 use crate::shelf::Shelves;
 use crate::uplink::{self, Crowd, HubTarget, Status, Target, Unassigned};
@@ -73,7 +74,9 @@ pub use renewal::Renewed;
 pub use shelving::give_back;
 
 /// Devices known at one time; what names more goes to the quarantine.
-const MOST_DEVICES: usize = 20_000;
+const MOST_DEVICES: usize = device_table::MOST;
+/// Of those, devices that nobody has allowed: a rule that makes an id of a time stamp must not take the place of all.
+const MOST_STRANGERS: usize = 10_000;
 /// Bytes of all messages in memory.
 const MOST_BYTES: usize = 64 << 20;
 /// A connection is closed for another device that waits in line after this time, also when it is busy.
@@ -168,7 +171,7 @@ struct Shared {
     shelves: Arc<Shelves>,
     crowd: Arc<Crowd>,
     register: Mutex<Register>,
-    devices: Mutex<HashMap<Arc<str>, Arc<Device>>>,
+    devices: Mutex<Roster>,
     /// The bridge's own line.
     own: Arc<Device>,
     slots: Mutex<Slots>,
@@ -190,6 +193,15 @@ struct Shared {
     /// For the dispatcher: something may have changed that it waits for.
     wake: Notify,
     stop: CancellationToken,
+}
+
+/// All devices but the bridge's own line. None ever leaves.
+#[derive(Default)]
+struct Roster {
+    by_id: HashMap<Arc<str>, Arc<Device>>,
+    in_order: Vec<Arc<Device>>,
+    /// How many came as strangers, and were not let in since.
+    strangers: usize,
 }
 
 /// A message that a line has left behind.
@@ -301,10 +313,10 @@ impl Shared {
     /// The device of this name, new or known; `None` where there are too many.
     fn device(&self, id: &str) -> Option<Arc<Device>> {
         let mut devices = self.devices.lock();
-        if let Some(device) = devices.get(id) {
+        if let Some(device) = devices.by_id.get(id) {
             return Some(Arc::clone(device));
         }
-        if devices.len() >= MOST_DEVICES {
+        if devices.in_order.len() >= MOST_DEVICES {
             return None;
         }
         let phase = match self.register.lock().verdict(id) {
@@ -313,20 +325,46 @@ impl Shared {
             Verdict::Denied => Phase::Denied,
         };
         if phase == Phase::Held {
+            if devices.strangers >= MOST_STRANGERS {
+                return None;
+            }
+            devices.strangers += 1;
             tracing::warn!(
                 device = id,
                 "a device that is neither in the table nor allowed is held: `brownbridge devices approve` lets it in"
             );
         }
         let device = Device::new(id, phase, Arc::clone(&self.bytes));
-        devices.insert(Arc::clone(&device.id), Arc::clone(&device));
+        devices.by_id.insert(Arc::clone(&device.id), Arc::clone(&device));
+        devices.in_order.push(Arc::clone(&device));
         Some(device)
+    }
+
+    /// A device that was held may connect now.
+    fn let_in(&self, device: &Device) {
+        let was_held = {
+            let mut state = device.state();
+            let was_held = state.phase == Phase::Held;
+            state.let_in();
+            was_held
+        };
+        let mut devices = self.devices.lock();
+        devices.strangers = devices.strangers.saturating_sub(usize::from(was_held));
+    }
+
+    /// So many devices from a place on, and the place to go on with; round and round.
+    fn some(&self, from: usize, most: usize) -> (Vec<Arc<Device>>, usize) {
+        let devices = self.devices.lock();
+        let rest = devices.in_order.get(from..).unwrap_or_default();
+        let some: Vec<_> = rest.iter().take(most).cloned().collect();
+        let next = if some.len() < rest.len() { from + some.len() } else { 0 };
+        (some, next)
     }
 
     /// All devices, the bridge's own line first.
     fn all(&self) -> Vec<Arc<Device>> {
         let devices = self.devices.lock();
-        std::iter::once(&self.own).chain(devices.values()).cloned().collect()
+        std::iter::once(&self.own).chain(&devices.in_order).cloned().collect()
     }
 
     /// A device has something to send: it gets a line, or a place in the line for one.
