@@ -335,6 +335,14 @@ mod tests {
     }
 
     #[test]
+    fn a_table_has_a_bound() {
+        for (devices, expect) in [(MOST, vec![]), (MOST + 1, vec!["too-many-devices"])] {
+            let rows: String = (0..devices).map(|number| format!("d{number}\n")).collect();
+            assert_eq!(kinds(&format!("id\n{rows}"), true).1, expect, "{devices}");
+        }
+    }
+
+    #[test]
     fn findings_show_no_key() {
         let text = format!("[[device]]\nid = \"press-4\"\nkey = \"{KEY}\"\n# {KEY}\ncertificate_key = \"a/b.key\"\n");
         let shown = masked(&text);
