@@ -41,6 +41,7 @@ pub use watchers::{View, Watchers};
 
 use commits::STORED;
 pub use commits::SpoolCommits;
+use devices::Door;
 pub use holding::Holding;
 use in_use::Current;
 pub use in_use::InUse;
@@ -59,6 +60,7 @@ pub struct Bridge {
     retried: Meter,
     closed: AtomicBool,
     answers: Option<Arc<down::Watch>>,
+    door: Option<Arc<Door>>,
     watchers: Arc<Watchers>,
 }
 
@@ -104,6 +106,7 @@ impl Bridge {
             retried: Meter::new("(retried)", (false, false), own.block),
             closed: AtomicBool::new(false),
             answers: None,
+            door: None,
             watchers: Arc::default(),
             rules: Arc::new(InUse::new(rules, own.block)),
             unmatched,
@@ -117,6 +120,12 @@ impl Bridge {
     /// Tells of answers to commands among what plant clients publish.
     pub fn watched_by(mut self, watch: Arc<down::Watch>) -> Self {
         self.answers = Some(watch);
+        self
+    }
+
+    /// Takes nothing for a device while this is shut for it.
+    pub fn behind(mut self, door: Arc<Door>) -> Self {
+        self.door = Some(door);
         self
     }
 
@@ -177,6 +186,11 @@ impl Bridge {
     fn store(&self, now: &Current, publish: &Publish<'_>, out: &mut Output, failed: Option<Reason<'_>>) -> Offer {
         if let Some(detail) = any_too_large(&self.own, out) {
             return self.isolate(publish, Reason { rule: "", reason: "too_large", detail: &detail });
+        }
+        if let Some(door) = &self.door
+            && door.refuses(out.records().filter(|(rule, _)| !now.set.is_urgent(*rule)).map(|(_, record)| record))
+        {
+            return Offer::Full;
         }
         let taken = if out.held().next().is_some() {
             self.store_held(now, publish, out, failed)
@@ -435,6 +449,9 @@ impl Ingest for Bridge {
     async fn room(&self, refused: &Output) {
         if self.closed.load(Ordering::Relaxed) {
             return std::future::pending().await;
+        }
+        if let Some(door) = &self.door {
+            door.opens(|| refused.records().map(|(_, record)| record)).await;
         }
         // What gives to a window is refused by the holding spool only, all else by the spool only: see `store_rest`.
         match refused.held().next() {

@@ -273,6 +273,7 @@ impl Dispatcher<'_> {
                     }
                     device.news.notify_waiters();
                     self.shared.want(&device);
+                    self.shared.look_at_the_shelf_of(&device);
                 }
                 Err(error) => {
                     self.shelving.again(&device, messages);
@@ -313,6 +314,9 @@ impl Dispatcher<'_> {
             self.shared.want(&self.shared.own);
         }
         self.shared.make_places();
+        if self.shared.door.count() > 0 || self.ticks.is_multiple_of(SECOND) {
+            self.shared.mind_the_door();
+        }
         if self.ticks.is_multiple_of(SECOND) {
             self.shared.publish(status);
             self.shared.look_after_shelves(self.ticks.is_multiple_of(MINUTE));

@@ -21,6 +21,8 @@
 //! | held: neither in the table nor allowed by a pattern | on the shelf until an operator approves or denies it |
 //! | denied | to the quarantine |
 //!
+//! A shelf that is full shuts the [`Door`] for its device, unless its oldest messages are to be given up.
+//!
 //! A device that is refused is quarantined or sent another way only after the hub has let somebody in: a hub that lets
 //! in nobody says nothing about a device.
 //!
@@ -56,6 +58,7 @@ mod census;
 mod courses;
 pub mod directory;
 mod dispatch;
+mod door;
 mod ends;
 pub mod known;
 mod line;
@@ -68,6 +71,7 @@ mod shelving;
 mod tests;
 
 pub use census::{Listed, Origin, Phase as Condition, Summary};
+pub use door::Door;
 use queue::{Device, Held, Phase};
 use register::{Register, Verdict};
 pub use renewal::Renewed;
@@ -141,6 +145,8 @@ pub struct Plan {
     pub connect_rate: u32,
     /// Messages on a shelf for longer are given up.
     pub shelf_max_age: Option<Duration>,
+    /// The bounds of one shelf and of all, in bytes, where full ones refuse. Otherwise their oldest messages are given up.
+    pub refuse_above: Option<(u64, u64)>,
 }
 
 /// How devices connect.
@@ -176,6 +182,7 @@ struct Shared {
     own: Arc<Device>,
     slots: Mutex<Slots>,
     asking: Mutex<Asking>,
+    door: Arc<Door>,
     lines: TaskTracker,
     /// Messages on their way to the quarantine.
     isolating: AtomicUsize,
@@ -246,6 +253,7 @@ pub fn open(options: Options, outcome: SpoolOutcome, metrics: Metrics) -> std::i
         own,
         slots: Mutex::default(),
         asking: Mutex::default(),
+        door: Arc::default(),
         lines: TaskTracker::new(),
         isolating: AtomicUsize::new(0),
         left: Mutex::default(),
@@ -265,6 +273,7 @@ pub fn open(options: Options, outcome: SpoolOutcome, metrics: Metrics) -> std::i
             device.is_on_shelf();
         }
     }
+    shared.mind_the_door();
     Ok(Devices(shared))
 }
 
