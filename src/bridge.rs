@@ -10,9 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ::metrics::Counter;
-use tokio::sync::watch;
 
-use crate::broker::{Commits, Ingest, Offer};
+use crate::broker::{Ingest, Offer, Sequences};
 use crate::config::Unmatched;
 use crate::hub::connect::Identity;
 use crate::hub::{bag, d2c, limits};
@@ -20,8 +19,9 @@ use crate::message::{Content, HubMessage, Presence, Publish, RecordWriter, excer
 use crate::metrics::Metrics;
 use crate::quarantine::{Quarantine, Reason};
 use crate::rules::{self, Doubt, Output, RuleIndex, RuleSet, Verdict};
-use crate::spool::{AppendError, Durable};
+use crate::spool::AppendError;
 
+mod commits;
 pub mod devices;
 pub mod down;
 mod holding;
@@ -39,7 +39,8 @@ pub use judge::Judge;
 use judge::Settled;
 pub use watchers::{View, Watchers};
 
-use holding::HELD;
+use commits::STORED;
+pub use commits::SpoolCommits;
 pub use holding::Holding;
 use in_use::Current;
 pub use in_use::InUse;
@@ -188,7 +189,7 @@ impl Bridge {
             match self.stores.append(&self.stores.normal, out.records().map(|(_, record)| record)) {
                 Ok(ticket) => {
                     self.made(now, out.records());
-                    self.taken(publish, ticket.0, failed)
+                    self.taken(publish, Sequences::of(STORED, ticket.0), failed)
                 }
                 Err(error) => return self.not_appended(publish, error),
             }
@@ -209,13 +210,13 @@ impl Bridge {
     }
 
     /// The answer for a publish whose messages are stored.
-    fn taken(&self, publish: &Publish<'_>, sequence: u64, failed: Option<Reason<'_>>) -> Offer {
+    fn taken(&self, publish: &Publish<'_>, parts: Sequences, failed: Option<Reason<'_>>) -> Offer {
         match failed {
             None => {
                 self.metrics.publishes_translated.increment(1);
-                Offer::Taken(sequence)
+                Offer::Taken(parts)
             }
-            Some(reason) => Offer::TakenAfter(self.quarantined(publish, reason), sequence),
+            Some(reason) => Offer::TakenAfter(self.quarantined(publish, reason), parts),
         }
     }
 
@@ -245,7 +246,7 @@ impl Bridge {
             Ok(ticket) => {
                 self.addressed.made(&self.own, &record);
                 self.metrics.publishes_translated.increment(1);
-                Offer::Taken(ticket.0)
+                Offer::Taken(Sequences::of(STORED, ticket.0))
             }
             Err(error) => self.not_appended(publish, error),
         }
@@ -256,7 +257,7 @@ impl Bridge {
         match self.stores.normal.try_append(std::iter::once(record)) {
             Ok(ticket) => {
                 self.retried.made(&self.own, record);
-                Offer::Taken(ticket.0)
+                Offer::Taken(Sequences::of(STORED, ticket.0))
             }
             Err(AppendError::Closed) => {
                 self.closed.store(true, Ordering::Relaxed);
@@ -267,7 +268,7 @@ impl Bridge {
     }
 
     /// Whether [`offer`](Ingest::offer) puts the publish into the quarantine where it answers [`Offer::TakenAfter`],
-    /// which it also does where an urgent message has to reach the disk.
+    /// which it also does where a part of what it made has no room yet.
     pub fn would_fail(&self, out: &mut Output, publish: &Publish<'_>) -> bool {
         if self.own.addressed(publish.topic).is_some() {
             return true;
@@ -290,17 +291,21 @@ impl Bridge {
 
     fn drop(&self, reason: &'static str) -> Offer {
         self.metrics.dropped(reason);
-        Offer::Taken(0)
+        Offer::Taken(Sequences::NONE)
     }
 
     fn isolate(&self, publish: &Publish<'_>, reason: Reason<'_>) -> Offer {
-        Offer::TakenAfter(self.quarantined(publish, reason), 0)
+        Offer::TakenAfter(self.quarantined(publish, reason), Sequences::NONE)
+    }
+
+    /// A publish that counts by `counter` once it is where it belongs.
+    fn unsettled(&self, counter: Counter) -> Unsettled {
+        Unsettled { stored: false, counter, metrics: self.metrics.clone() }
     }
 
     fn quarantined(&self, publish: &Publish<'_>, reason: Reason<'_>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let stored = self.quarantine.put(publish, reason);
-        let counter = self.metrics.quarantined(reason.reason);
-        let unsettled = Unsettled { stored: false, counter, metrics: self.metrics.clone() };
+        let unsettled = self.unsettled(self.metrics.quarantined(reason.reason));
         self.metrics.log_pace(&format!("{} {}", reason.rule, reason.reason), |left_out| {
             tracing::warn!(
                 topic = excerpt(publish.topic),
@@ -368,8 +373,8 @@ impl Own {
     }
 }
 
-/// A publish on its way into the quarantine: counted when it is there, or when its client is gone before that and
-/// nobody learns whether it is.
+/// A publish on its way into the quarantine, or with messages that wait for room: counted when they are there, or when
+/// its client is gone before that and they are nowhere, or nobody learns whether they are. Until then it is in progress.
 struct Unsettled {
     stored: bool,
     counter: Counter,
@@ -423,7 +428,7 @@ impl Ingest for Bridge {
         let verdict = now.set.attempt_presence(presence, out);
         let offer = (verdict != Verdict::Unmatched).then(|| self.settled((&now, verdict), publish, out));
         let settled = Settled { rules: Some(&now.set), publish, presence: Some(presence), out, verdict: Some(verdict) };
-        self.note(&settled, offer.as_ref().unwrap_or(&Offer::Taken(0)));
+        self.note(&settled, offer.as_ref().unwrap_or(&Offer::Taken(Sequences::NONE)));
         offer
     }
 
@@ -439,7 +444,7 @@ impl Ingest for Bridge {
     }
 
     fn commits(&self) -> SpoolCommits {
-        SpoolCommits { stored: self.stores.normal.durable(), held: self.stores.held.spool().durable() }
+        SpoolCommits::of(&self.stores)
     }
 }
 
@@ -453,27 +458,6 @@ fn any_too_large(own: &Own, out: &Output) -> Option<String> {
 fn count_held_back(now: &Current, out: &Output) {
     for (rule, why) in out.held_back() {
         now.meters.held_back(*rule, why);
-    }
-}
-
-/// The durable sequences, for one connection: of the spool, and of what waits in windows.
-pub struct SpoolCommits {
-    stored: watch::Receiver<Durable>,
-    held: watch::Receiver<Durable>,
-}
-
-impl Commits for SpoolCommits {
-    fn covered(&self) -> impl Fn(u64) -> bool + use<> {
-        let (stored, held) = (self.stored.borrow().seq, self.held.borrow().seq);
-        move |sequence| if sequence & HELD == 0 { sequence <= stored } else { sequence & !HELD <= held }
-    }
-
-    async fn reach(&mut self, sequence: u64) {
-        let log = if sequence & HELD == 0 { &mut self.stored } else { &mut self.held };
-        if log.wait_for(|durable| durable.seq >= sequence & !HELD).await.is_err() {
-            // The spool is gone: nothing more becomes durable.
-            std::future::pending().await
-        }
     }
 }
 
@@ -529,9 +513,9 @@ mod tests {
         let recorder = PrometheusBuilder::new().build_recorder();
         let (bridge, writer, _spools) = bridge(dir.path(), Some("own"), "");
         let publish = publish("devices/own/messages/events/a==b", b"");
-        let offer = || {
-            let Offer::TakenAfter(written, 0) = bridge.offer(&mut bridge.scratch(), &publish) else { panic!("taken") };
-            written
+        let offer = || match bridge.offer(&mut bridge.scratch(), &publish) {
+            Offer::TakenAfter(written, Sequences::NONE) => written,
+            _ => panic!("it has to be kept in the quarantine"),
         };
         let stored = metrics::with_local_recorder(&recorder, offer);
         stored.await;

@@ -2,9 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+#[path = "commands/own.rs"]
+mod own;
 #[path = "support/relay.rs"]
 mod relay;
 mod sim_client;
+#[path = "commands/subscriptions.rs"]
+mod subscriptions;
 mod support;
 
 use std::collections::BTreeMap;

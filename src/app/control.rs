@@ -192,18 +192,18 @@ impl Operator {
         if publish.is_some() {
             self.metrics.publishes_received.increment(1);
         }
-        let (outcome, sequence) = match offered {
-            Offer::Taken(0) => (Outcome::Dropped, 0),
-            Offer::Taken(sequence) if publish.is_none() => (Outcome::Queued, sequence),
-            Offer::Taken(sequence) => (Outcome::Translated, sequence),
-            Offer::TakenAfter(stored, sequence) => {
+        let (outcome, parts) = match offered {
+            Offer::Taken(parts) if parts.is_none() => (Outcome::Dropped, parts),
+            Offer::Taken(parts) if publish.is_none() => (Outcome::Queued, parts),
+            Offer::Taken(parts) => (Outcome::Translated, parts),
+            Offer::TakenAfter(stored, parts) => {
                 stored.await;
                 let failed = publish.is_some_and(|publish| self.bridge.would_fail(&mut scratch, &publish));
-                (if failed { Outcome::Quarantined } else { Outcome::Translated }, sequence)
+                (if failed { Outcome::Quarantined } else { Outcome::Translated }, parts)
             }
             Offer::Full => return Outcome::Kept,
         };
-        self.bridge.commits().reach(sequence).await;
+        self.bridge.commits().reach(parts).await;
         outcome
     }
 }

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use rustls::ClientConfig;
 use tokio::sync::Notify;
 
-use super::reload::Watched;
+use super::reload::{NotTaken, Watched};
 use crate::hub::connection_string::{Auth, ConnectionString};
 use crate::hub::dps::{Assignment, Trouble};
 use crate::message::Timestamp;
@@ -151,6 +151,8 @@ impl UplinkTls {
 impl Watched for UplinkTls {
     const WHAT: &'static str = "the certificate of the uplink";
     const STILL: Duration = Duration::from_millis(100);
+    /// Each taking costs a reconnect.
+    const AGAIN: bool = false;
     type Found = Result<Made, String>;
 
     fn paths(&self) -> Vec<PathBuf> {
@@ -163,7 +165,7 @@ impl Watched for UplinkTls {
         self.credentials.files.read()
     }
 
-    fn take(&self, found: Self::Found, _: bool) -> Result<(), String> {
+    fn take(&self, found: Self::Found, _: bool) -> Result<(), NotTaken> {
         let (tls, expiry) = found.map_err(|error| {
             let why = format!("{} stays the old one: {error}", Self::WHAT);
             tracing::error!("{why}");

@@ -9,15 +9,38 @@ use rustls::RootCertStore;
 
 use super::settings::Place;
 use crate::bridge::devices::Plan;
+use crate::bridge::devices::directory::Directory;
 use crate::bridge::devices::known::Known;
-use crate::config::{Config, Devices, Placed};
+use crate::bridge::devices::provisioned::{Provisioned, Service};
+use crate::config::{self, Config, Devices, Given, Placed};
 use crate::diag::{Diagnostic, SourceFile};
 use crate::fence::Name;
+use crate::hub::accounts::Accounts;
 use crate::hub::device_table::{self, Listed, Proof};
 use crate::hub::limits;
 use crate::hub::sas::Key;
+use crate::outbound::Way;
+use crate::provision::assignments::Assignments;
 use crate::uplink::HubTarget;
 use crate::uplink::tls::{self, TlsError};
+
+/// What the files of the devices say.
+pub(super) struct DeviceFiles {
+    /// Ids that may connect, by pattern.
+    pub(super) allow: Vec<Name>,
+    /// Ids that may connect, by name.
+    pub(super) table: HashSet<String>,
+    /// What they prove themselves with.
+    pub(super) known: Known,
+}
+
+/// The devices as they are at the start.
+pub struct Planned {
+    /// For [`crate::bridge::devices::open`].
+    pub plan: Plan,
+    /// What they connect with; new files are taken up here.
+    pub directory: Arc<Directory>,
+}
 
 impl Place {
     /// The devices; `None` with errors.
@@ -26,18 +49,52 @@ impl Place {
         (config, devices): (&Config, &Devices),
         own: &HubTarget,
         sources: &mut Vec<SourceFile>,
-    ) -> Option<Plan> {
+    ) -> Option<Planned> {
+        let files = self.device_files((config, devices), sources);
+        let roots = Arc::new(self.roots(config)?);
+        let service = match &config.uplink.dps {
+            None => None,
+            Some(dps) => Some(self.service(config, dps, &roots)?),
+        };
+        let DeviceFiles { allow, table, known } = files?;
+        let tier = config.uplink.tier.and_then(|tier| limits::connects_per_second(tier, config.uplink.units));
+        let one_address = service.is_some();
+        let directory = Arc::new(Directory::new(known, own.connection.host.clone(), service));
+        let plan = Plan {
+            own: own.clone(),
+            roots,
+            one_address,
+            allow,
+            table,
+            accounts: Arc::clone(&directory) as Arc<dyn Accounts>,
+            when_refused: devices.when_refused,
+            idle_timeout: devices.idle_timeout,
+            max_connections: devices.max_connections,
+            connect_rate: devices.connect_rate.or(tier).unwrap_or(limits::CONNECTS_PER_SECOND_MIN),
+            shelf_max_age: devices.shelf_max_age,
+        };
+        Some(Planned { plan, directory })
+    }
+
+    /// Reads the files of the devices; `None` with errors.
+    pub(super) fn device_files(
+        &mut self,
+        (config, devices): (&Config, &Devices),
+        sources: &mut Vec<SourceFile>,
+    ) -> Option<DeviceFiles> {
         let listed = match &devices.table {
             Some(file) => self.device_table(file, sources),
             None => Some(Vec::new()),
         };
-        let group_key = match (&devices.group_key, &devices.group_key_file) {
-            (Some(key), _) => Some(self.group_key(key.value.expose(), key.span.clone())),
-            (None, Some(file)) => {
-                let text = self.read(file, None);
-                Some(text.and_then(|text| self.group_key(&String::from_utf8_lossy(&text), file.span.clone())))
+        let of_dps = config.uplink.dps.as_ref().map(|dps| dps.group_key.clone());
+        let of_devices = Given { text: devices.group_key.clone(), file: devices.group_key_file.clone() };
+        let given = if of_devices.span().is_some() { Some(of_devices) } else { of_dps };
+        let group_key = match given.filter(|given| given.span().is_some()) {
+            None => Some(None),
+            Some(given) => {
+                let text = self.given(&given);
+                text.and_then(|text| self.group_key(text.value.expose(), text.span)).map(Some)
             }
-            (None, None) => None,
         };
         let certificates = devices.certificates.as_ref().map(|folder| {
             let path = self.base.join(&folder.value);
@@ -48,33 +105,50 @@ impl Place {
             self.folder_of_certificates(&path, folder);
             path
         });
-        let roots = self.roots(config)?;
-        let (listed, group_key) = (
-            listed?,
-            match group_key {
-                Some(key) => Some(key?),
-                None => None,
-            },
-        );
+        let (listed, group_key) = (listed?, group_key?);
         self.warn_of_strangers(devices, &listed);
-        let tier = config.uplink.tier.and_then(|tier| limits::connects_per_second(tier, config.uplink.units));
-        Some(Plan {
-            own: own.clone(),
-            roots: Arc::new(roots),
+        Some(DeviceFiles {
             allow: devices.allow.iter().map(|pattern| Name::new(&pattern.value)).collect(),
-            table: listed.iter().map(|device| device.id.clone()).collect::<HashSet<_>>(),
-            accounts: Arc::new(Known {
-                host: own.connection.host.clone(),
+            table: listed.iter().map(|device| device.id.clone()).collect(),
+            known: Known {
                 table: listed.into_iter().map(|device| (device.id, device.proof)).collect(),
                 group_key,
                 certificates,
-            }),
-            when_refused: devices.when_refused,
-            idle_timeout: devices.idle_timeout,
-            max_connections: devices.max_connections,
-            connect_rate: devices.connect_rate.or(tier).unwrap_or(limits::CONNECTS_PER_SECOND_MIN),
-            shelf_max_age: devices.shelf_max_age,
+            },
         })
+    }
+
+    /// The provisioning service as the devices reach it, and what it told them before.
+    fn service(&mut self, config: &Config, dps: &config::Dps, roots: &Arc<RootCertStore>) -> Option<Provisioned> {
+        let way = self.way(config)?;
+        let state = self.base.join(&config.state.value);
+        let told = match Assignments::open(&state, &dps.id_scope.value) {
+            Ok(told) => told,
+            Err(error) => {
+                let title = format!("the assignments of devices in {} cannot be read: {error}", state.display());
+                self.error(
+                    "no-assignment",
+                    title,
+                    &dps.span,
+                    Some("they may be removed: the service tells them again"),
+                );
+                return None;
+            }
+        };
+        let tls = tls::client(Arc::clone(roots), None);
+        let service = Service {
+            host: dps.host.value.clone(),
+            way: Way { address: dps.address.as_ref().map(|address| address.value.clone()), ..way },
+            transport: dps.transport.into(),
+            scope: dps.id_scope.value.clone(),
+            api_version: dps.api_version.clone(),
+            payload: dps.payload.clone(),
+            tls: self.usable(tls, &dps.span, "[uplink]")?,
+            roots: Arc::clone(roots),
+            ask_again_after: dps.ask_again_after,
+            per_minute: dps.registrations_per_minute,
+        };
+        Some(Provisioned::new(service, told))
     }
 
     fn group_key(&mut self, text: &str, span: crate::diag::Span) -> Option<Key> {

@@ -61,6 +61,7 @@ pub mod status;
 use self::ledger::Ledger;
 use control::Operator;
 use credentials::{Identity, UplinkTls};
+use devices::Planned;
 use gate::Keeper;
 use inherited::Inherited;
 use page::Gauges;
@@ -68,7 +69,7 @@ use plant_tls::PlantTls;
 pub use pulse::Pulse;
 use reload::fence::Fence;
 use reload::rules::RuleFiles;
-pub use reload::{BridgeToml, Reloader};
+pub use reload::{BridgeToml, NotTaken, Reloaded, Reloader};
 use reload::{Standing, Watches};
 pub use settings::Settings;
 
@@ -195,10 +196,11 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let uplink_stop = CancellationToken::new();
     settings.uplink.relays = Some(Handle::current());
     let (uplink, devices) = match (settings.devices, shelves.clone()) {
-        (Some(plan), Some(shelves)) => {
+        (Some(Planned { plan, .. }), Some(shelves)) => {
+            let identity = Arc::new(Identity::new(Arc::clone(&settings.credentials)));
             let (backlog, outcome) = backlog;
             let state = settings.state.clone();
-            let options = bridge::devices::Options { uplink: settings.uplink, plan, shelves, state };
+            let options = bridge::devices::Options { uplink: settings.uplink, plan, identity, shelves, state };
             let devices = bridge::devices::open(options, outcome, metrics.clone())
                 .map_err(|error| StartError::Devices(settings.state.clone(), error))?;
             let run = bridge::devices::run(devices.clone(), backlog, status_sender, uplink_stop.clone());
@@ -225,7 +227,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     });
     bridge.recover();
     let windows_stop = CancellationToken::new();
-    let windows = tokio::spawn(Arc::clone(&bridge).run_windows(windows_stop.clone()));
+    let windows = tokio::spawn(Arc::clone(&bridge).run_windows(Timestamp::now, windows_stop.clone()));
     let control_stop = CancellationToken::new();
     let operator = Operator {
         bridge: Arc::clone(&bridge),
@@ -244,9 +246,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         settings.broker.gate = Some(Arc::new(keeper.clone()));
         files.add(Fence::new(fence.files, keeper));
     }
-    if devices.is_none() {
-        files.add(UplinkTls::new(settings.credentials));
-    }
+    files.add(UplinkTls::new(settings.credentials));
     if let Some((tls, config)) = settings.plant_tls {
         files.add(PlantTls::new(tls, config, metrics.clone()));
     }
@@ -255,7 +255,10 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         keep::open(&dir, &mut settings.broker).map_err(|error| StartError::Sessions(dir, error))?;
     let broker = Broker::start(listeners, (settings.broker, restored), Arc::clone(&bridge), metrics.clone())
         .map_err(StartError::Broker)?;
-    let down = down.map(|down| down.start(broker.inside(), &bridge, metrics)).transpose();
+    let bridge_toml = Arc::new(settings.bridge_toml);
+    let reloader = || files.reloader(Arc::clone(&bridge_toml));
+    let down =
+        down.map(|down| down.start((broker.inside(), &bridge), reloader(), shelves.clone(), metrics)).transpose();
     let down = down.map_err(StartError::Runtime)?;
 
     let admin_stop = CancellationToken::new();
@@ -285,7 +288,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         broker,
         bridge,
         files,
-        bridge_toml: Arc::new(settings.bridge_toml),
+        bridge_toml,
         admin_addr,
         spools,
         stores,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustls::ServerConfig;
 use tokio::sync::watch;
 
-use super::reload::Watched;
+use super::reload::{NotTaken, Watched};
 use crate::broker;
 use crate::hub::certificate;
 use crate::metrics::Metrics;
@@ -79,7 +79,7 @@ impl Watched for PlantTls {
         self.files.read()
     }
 
-    fn take(&self, found: Self::Found, _: bool) -> Result<(), String> {
+    fn take(&self, found: Self::Found, _: bool) -> Result<(), NotTaken> {
         match found {
             Ok((new, expiry)) => {
                 self.config.send_replace(new);
@@ -92,7 +92,7 @@ impl Watched for PlantTls {
             Err(error) => {
                 let why = format!("{} stays the old one: {error}", Self::WHAT);
                 tracing::error!("{why}");
-                Err(why)
+                Err(why.into())
             }
         }
     }

@@ -26,6 +26,32 @@ mod tests;
 pub use bridge_toml::BridgeToml;
 pub(super) use standing::{Refused, Standing};
 
+/// Why files are not taken into use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotTaken {
+    /// In a sentence.
+    pub why: String,
+    /// What is wrong, place by place; empty where there is no more to say, or where it is nobody else's business.
+    pub findings: String,
+}
+
+impl From<String> for NotTaken {
+    fn from(why: String) -> Self {
+        Self { why, findings: String::new() }
+    }
+}
+
+/// What came of a reload that somebody asked for.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Reloaded {
+    /// In use as they are on disk.
+    pub in_use: Vec<&'static str>,
+    /// Refused: what was in use stays.
+    pub refused: Vec<(&'static str, NotTaken)>,
+    /// Keys of bridge.toml that have changed and are read at start only.
+    pub restart_for: Vec<String>,
+}
+
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -42,6 +68,8 @@ pub(super) trait Watched: Send + Sync + 'static {
     const WHAT: &'static str;
     /// How long they must lie still. An editor empties a file before it fills it; a folder is copied file by file.
     const STILL: Duration;
+    /// They are taken again when somebody asks, also where nothing has changed since they were taken.
+    const AGAIN: bool = true;
     /// What was read.
     type Found: Send;
 
@@ -53,7 +81,7 @@ pub(super) trait Watched: Send + Sync + 'static {
 
     /// Takes what was read into use, and tells the log; or says why what was in use stays. `asked` is somebody who wants
     /// to hear about it even if nothing has changed.
-    fn take(&self, found: Self::Found, asked: bool) -> Result<(), String>;
+    fn take(&self, found: Self::Found, asked: bool) -> Result<(), NotTaken>;
 
     /// Called at every look.
     fn turn(&self) {}
@@ -73,7 +101,7 @@ struct Mark {
 type Seen = Vec<(PathBuf, Option<Mark>)>;
 
 /// Is told when the files asked for are in use or refused.
-type Done = oneshot::Sender<()>;
+type Done = oneshot::Sender<(&'static str, Result<(), NotTaken>)>;
 
 /// The watches of all files.
 pub(super) struct Watches {
@@ -108,7 +136,7 @@ impl Watches {
 
     fn spawn<W: Watched>(&mut self, watched: W, known: Option<Seen>) {
         let (sender, asked) = mpsc::channel(1);
-        let watch = Watch { watched: Arc::new(watched), standing: Arc::clone(&self.standing), known };
+        let watch = Watch { watched: Arc::new(watched), standing: Arc::clone(&self.standing), known, refused: false };
         self.tasks.push(tokio::spawn(watch.run(asked, self.stop.clone())));
         self.asked.push(sender);
     }
@@ -127,9 +155,14 @@ impl Watches {
 
 impl Reloader {
     /// Has all files looked at; returns when what they say is in use or refused.
-    pub async fn reload(&self) {
+    pub async fn reload(&self) -> Reloaded {
         let bridge_toml = Arc::clone(&self.bridge_toml);
-        let _ = tokio::task::spawn_blocking(move || bridge_toml.compare()).await;
+        let mut reloaded = Reloaded::default();
+        match tokio::task::spawn_blocking(move || bridge_toml.compare()).await {
+            Ok(Ok(keys)) => reloaded.restart_for = keys,
+            Ok(Err(trouble)) => reloaded.refused.push(("bridge.toml", trouble)),
+            Err(_) => {}
+        }
         let mut waiting = Vec::new();
         for watch in &self.asked {
             let (done, wait) = oneshot::channel();
@@ -138,8 +171,13 @@ impl Reloader {
             }
         }
         for wait in waiting {
-            let _ = wait.await;
+            match wait.await {
+                Ok((what, Ok(()))) => reloaded.in_use.push(what),
+                Ok((what, Err(trouble))) => reloaded.refused.push((what, trouble)),
+                Err(_) => {}
+            }
         }
+        reloaded
     }
 }
 
@@ -149,6 +187,7 @@ struct Watch<W> {
     standing: Arc<Standing>,
     /// What was last taken or refused.
     known: Option<Seen>,
+    refused: bool,
 }
 
 impl<W: Watched> Watch<W> {
@@ -163,7 +202,7 @@ impl<W: Watched> Watch<W> {
 
     async fn watch(&mut self, asked: &mut mpsc::Receiver<Done>) {
         if self.known.is_none() {
-            self.take_up(false).await;
+            let _ = self.take_up(false).await;
         }
         loop {
             let done = tokio::select! {
@@ -178,17 +217,25 @@ impl<W: Watched> Watch<W> {
                 watched.turn();
                 look(&*watched)
             });
-            if seen.await != self.known || done.is_some() {
-                self.take_up(done.is_some()).await;
-            }
-            if let Some(done) = done {
-                let _ = done.send(());
+            let changed = seen.await != self.known;
+            match done {
+                Some(done) => {
+                    let result = match changed || W::AGAIN || self.refused {
+                        true => self.take_up(true).await,
+                        false => Ok(()),
+                    };
+                    let _ = done.send((W::WHAT, result));
+                }
+                None if changed => {
+                    let _ = self.take_up(false).await;
+                }
+                None => {}
             }
         }
     }
 
     /// Takes the files as they are now.
-    async fn take_up(&mut self, asked: bool) {
+    async fn take_up(&mut self, asked: bool) -> Result<(), NotTaken> {
         let taking = async {
             for _ in 0..READ_AT_MOST {
                 let still = if asked { STILL_WHEN_ASKED.min(W::STILL) } else { W::STILL };
@@ -216,10 +263,12 @@ impl<W: Watched> Watch<W> {
                 if !self.standing.says(W::WHAT, &why) {
                     tracing::error!("{why}");
                 }
-                Err(why)
+                Err(why.into())
             }
         };
-        self.standing.note(W::WHAT, result);
+        self.refused = result.is_err();
+        self.standing.note(W::WHAT, result.as_ref().copied().map_err(|trouble| trouble.why.clone()));
+        result
     }
 }
 

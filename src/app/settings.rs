@@ -9,13 +9,13 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::credentials::Credentials;
+use super::devices::Planned;
 use super::gate::{Files, Policy};
 use super::inherited::Inherited;
 use super::plant_tls;
 use super::reload::BridgeToml;
 pub use super::rule_files::read as read_rule_files;
 use crate::bridge::Own;
-use crate::bridge::devices::Plan;
 use crate::config::{self, Config, OverRate, Placed, Unmatched, WhenFull};
 use crate::diag::{Diagnostic, SourceFile, Span};
 use crate::fence::learn::Notebook;
@@ -64,7 +64,7 @@ pub struct Settings {
     /// Bounds of the shelves, which are opened where they are needed.
     pub shelf: shelf::Options,
     /// Set where every device has a connection of its own.
-    pub devices: Option<Plan>,
+    pub devices: Option<Planned>,
     /// The fence of the plaintext port, where there is one.
     pub fence: Option<Fence>,
     /// `bridge.toml` without its secrets.
@@ -222,6 +222,7 @@ fn settled(
         ack_timeout: config.uplink.ack_timeout,
         suspect_after: config.uplink.suspect_after,
         down: None,
+        subscribed: None,
         crowd: None,
     };
     let spool = |folder: &str, max_size, when_full| spool::Options {
@@ -393,7 +394,7 @@ impl Place {
             .ok()
     }
 
-    fn usable<T>(&mut self, result: Result<T, TlsError>, span: &Span, name: &str) -> Option<T> {
+    pub(super) fn usable<T>(&mut self, result: Result<T, TlsError>, span: &Span, name: &str) -> Option<T> {
         result.inspect_err(|error| self.error("tls", format!("{name}: {error}"), span, None)).ok()
     }
 }

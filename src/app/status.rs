@@ -10,6 +10,7 @@ use super::reload;
 use crate::bridge::InUse;
 use crate::bridge::devices::{self, Condition};
 use crate::broker::{Census, Client, Traffic};
+use crate::hub::accounts::Described;
 use crate::message::Timestamp;
 use crate::spool::Stats;
 use crate::uplink;
@@ -89,7 +90,7 @@ pub struct Spool {
 /// The devices, where each has a connection of its own.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Devices {
-    /// How many are `connected`, `connecting`, `idle`, `refused`, `held` and `denied`.
+    /// How many are `connected`, `connecting`, `registering`, `idle`, `refused`, `held` and `denied`.
     pub states: BTreeMap<String, u64>,
     /// Messages on shelves.
     pub shelved: u64,
@@ -104,7 +105,7 @@ pub struct Devices {
 pub struct Device {
     /// Its id; empty for the bridge's own line.
     pub id: String,
-    /// `connected`, `connecting`, `idle`, `refused`, `held` or `denied`.
+    /// `connected`, `connecting`, `registering`, `idle`, `refused`, `held` or `denied`.
     pub state: String,
     /// Messages in memory, on their way.
     pub queued: u64,
@@ -122,6 +123,18 @@ pub struct Device {
     pub trouble: Option<String>,
     /// How long until it is tried again.
     pub again_in_seconds: Option<u64>,
+    /// Where one device was asked for: why it may connect, or may not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admission: Option<String>,
+    /// The same: what it connects with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<String>,
+    /// The same: its hub, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub: Option<String>,
+    /// The same: when the provisioning service told its hub.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assigned: Option<String>,
 }
 
 impl Devices {
@@ -141,7 +154,19 @@ impl Devices {
 impl From<devices::Listed> for Device {
     fn from(listed: devices::Listed) -> Self {
         let shelf = listed.shelf;
+        let (admission, account) = match listed.origin {
+            Some(devices::Origin { admission, account }) => (Some(admission), Some(account)),
+            None => (None, None),
+        };
+        let (credentials, hub, assigned) = match account {
+            Some(Described { proof, hub, assigned }) => (Some(proof), hub, assigned),
+            None => (None, None, None),
+        };
         Self {
+            admission,
+            credentials,
+            hub,
+            assigned,
             id: listed.id,
             state: listed.phase.label().to_owned(),
             queued: listed.queued,

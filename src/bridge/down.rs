@@ -31,12 +31,14 @@
 //! | `line_lost` | the connection ended before the hub could be told | no | no |
 //! | `stopped` | the bridge ends | no | 503 |
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{InUse, Stores};
@@ -46,14 +48,18 @@ use crate::hub::back::{self, Command, Downward};
 use crate::message::{Timestamp, excerpt};
 use crate::metrics::Metrics;
 use crate::rules::{Commanded, Incoming, LocalPublish, Made, RuleSet};
+use crate::shelf::Shelves;
 use crate::uplink::{Arrival, Return, Wanted};
 
 mod answers;
 mod audit;
 mod method;
+mod own;
 
 pub use answers::{Answered, Watch};
 pub use audit::Audit;
+use own::Ended;
+pub use own::{Reload, findings_excerpt};
 
 /// As long as a hub keeps a message locked for its device ("Understand cloud-to-device messaging").
 const LOCK: Duration = Duration::from_secs(60);
@@ -90,6 +96,10 @@ pub struct Parts {
     pub audit: Audit,
     /// What waits for the hub.
     pub stores: Stores,
+    /// What waits for devices that cannot take it, where each has a connection of its own.
+    pub shelves: Option<Arc<Shelves>>,
+    /// Has files looked at.
+    pub reload: Box<dyn Reload>,
     /// Counts.
     pub metrics: Metrics,
 }
@@ -129,6 +139,9 @@ pub struct Downlink {
     rates: Rates,
     started: Instant,
     number: u64,
+    /// Methods of the bridge itself that take their time, and who waits for them.
+    jobs: JoinSet<Ended>,
+    own: HashMap<u64, Order>,
 }
 
 impl Downlink {
@@ -139,7 +152,8 @@ impl Downlink {
             done.add(&key);
         }
         let rates = Rates::new(settings.rate);
-        Self { settings, parts, desk: Desk::default(), done, rates, started: Instant::now(), number: 0 }
+        let (jobs, own) = (JoinSet::new(), HashMap::new());
+        Self { settings, parts, desk: Desk::default(), done, rates, started: Instant::now(), number: 0, jobs, own }
     }
 
     /// Serves until `stop`.
@@ -164,13 +178,15 @@ impl Downlink {
                 () = stop.cancelled() => break,
                 Some(answered) = answers.recv() => self.answered(answered).await,
                 () = time => self.due(Instant::now()).await,
+                Some(Ok(ended)) = self.jobs.join_next() => self.own_ended(ended).await,
                 _ = look.tick() => self.subscribe(),
                 Some(arrival) = arrivals.recv() => self.arrived(arrival).await,
             }
             self.parts.metrics.commands_waiting(self.desk.len());
         }
-        for case in self.desk.clear() {
-            let order = case.what;
+        let own = std::mem::take(&mut self.own).into_values();
+        let waiting: Vec<Order> = self.desk.clear().into_iter().map(|case| case.what).chain(own).collect();
+        for order in waiting {
             if let Kind::Method(rid) = &order.kind {
                 method::answer(&order.line, rid, 503, &json!({"error": "the bridge is stopping"})).await;
             }

@@ -2,7 +2,7 @@
 //!
 //! A publisher with one publish in flight must not wait for a window of ten seconds. So what a message gives to its
 //! window (a *contribution*) goes at once into a spool of its own, the *holding spool*, and the acknowledgement follows
-//! its commit ([`HELD`]). When the window closes, its message goes into the spool of all messages, and once it is on disk
+//! its commit. When the window closes, its message goes into the spool of all messages, and once it is on disk
 //! there, its contributions are done with here. A crash between the two makes the same message again, with another
 //! `$.mid`; a crash anywhere loses nothing. A start reads the contributions back into their windows before clients come.
 //!
@@ -19,16 +19,15 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::commits::HELD;
 use super::meters::Meter;
-use super::urgent::{Written, durable};
+use super::urgent::durable;
 use super::{Bridge, Current, Offer, Reason};
+use crate::broker::Sequences;
 use crate::message::{Publish, Timestamp};
 use crate::metrics::window_closed;
 use crate::rules::{self, Closed, Output};
 use crate::spool::{Acker, AppendError, Appender, Opened, Reader, Spool};
-
-/// A sequence with this bit is one of the holding spool.
-pub(super) const HELD: u64 = 1 << 63;
 
 /// Windows that are closed and wait for the spool; when there are more, nothing more is held.
 const MOST_CLOSED: usize = 10_000;
@@ -67,6 +66,13 @@ impl Holding {
     /// What is held, and the spool it is in.
     pub fn spool(&self) -> &Appender {
         &self.spool
+    }
+
+    /// Closes all windows before their time; says how many.
+    pub(super) fn close_all(&self, memory: &rules::Memory) -> usize {
+        let closed = memory.close_oldest(usize::MAX);
+        self.changed.notify_one();
+        closed
     }
 
     /// Returns when contributions are worth offering again.
@@ -141,22 +147,20 @@ impl Bridge {
         if memory.next_due() != before || memory.count_windows().1 > 0 {
             holding.changed.notify_one();
         }
+        let held = Sequences::of(HELD, ticket);
         if failed.is_none() && out.records().next().is_none() {
             self.metrics.publishes_translated.increment(1);
-            return Offer::Taken(HELD | ticket);
+            return Offer::Taken(held);
         }
-        let mut written: Vec<Written> = vec![Box::pin(durable(holding.spool.clone(), ticket))];
-        let first = self.store_first(now, out);
-        let urgent_is = first.is_some();
-        written.extend(first);
-        self.store_rest(now, publish, out, (failed, written, urgent_is))
+        self.store_rest(now, publish, out, (failed, held, self.store_first(now, out)))
     }
 
-    /// Closes windows when they are due and stores their messages, until `stop`; then closes all.
-    pub async fn run_windows(self: Arc<Self>, stop: CancellationToken) {
+    /// Closes windows when they are due and stores their messages, until `stop`; then closes all. `clock` tells the
+    /// time of day.
+    pub async fn run_windows(self: Arc<Self>, clock: impl Fn() -> Timestamp, stop: CancellationToken) {
         let (holding, memory) = (&self.stores.held, self.rules.memory());
         loop {
-            let now = Timestamp::now();
+            let now = clock();
             memory.close_due(now);
             self.store_closed(&stop).await;
             self.make_room(&stop).await;
@@ -164,6 +168,7 @@ impl Bridge {
                 Duration::from_millis(u64::try_from(due.0.saturating_sub(now.0)).unwrap_or(0)).min(LONGEST_SLEEP)
             });
             tokio::select! {
+                biased;
                 () = holding.changed.notified() => {}
                 () = self.rules.replaced() => {}
                 () = tokio::time::sleep(wait) => {}
@@ -178,6 +183,7 @@ impl Bridge {
             std::future::pending::<()>().await;
         };
         tokio::select! {
+            biased;
             () = self.store_closed(&late) => {}
             () = patience => {}
         }
@@ -193,6 +199,7 @@ impl Bridge {
             }
             // While a segment is being made, or what was freed is not yet taken back, that is no sign.
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(FULL_FOR) => holding.spool.stats().full,
                 () = stop.cancelled() => false,
             }
@@ -250,6 +257,7 @@ impl Bridge {
             match self.stores.append(&self.stores.normal, record()) {
                 Ok(ticket) => return Some((self.stores.normal.clone(), ticket.0)),
                 Err(AppendError::Full) => tokio::select! {
+                    biased;
                     () = self.stores.normal.room() => {}
                     () = stop.cancelled() => return None,
                 },

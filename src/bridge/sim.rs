@@ -1,5 +1,5 @@
 //! Spool and delivery together, by seeds: what the plant publishes goes through the real rules, spools, lanes and
-//! uplink to a simulated hub, while the disk loses what was not synced, fails and fills up, the line is cut, PUBACKs
+//! windows and uplink to a simulated hub, while the disk loses what was not synced, fails and fills up, the line is cut, PUBACKs
 //! come late or never, tokens are renewed, and the program is killed or stopped.
 //!
 //! One thread, its own clock, a disk and a hub that are values: a seed is the same run for ever. A failing one says so
@@ -109,6 +109,7 @@ impl Plan {
             ack_timeout: Duration::from_secs(3),
             suspect_after: self.suspect_after,
             down: None,
+            subscribed: None,
             crowd: None,
         }
     }
@@ -129,8 +130,9 @@ async fn step(world: &mut World, out_of_order: bool) {
     match world.rng.below(100) {
         0..16 => (0..=world.rng.below(8)).for_each(|_| world.publish()),
         16..30 => world.commit(0),
-        30..35 => world.commit(1),
-        35..47 => world.read_ahead(),
+        30..34 => world.commit(1),
+        34..40 => world.commit(2),
+        40..47 => world.read_ahead(),
         47..60 => world.take(12),
         60..73 => {
             let at = if out_of_order { world.rng.below(5) } else { 0 };
@@ -159,7 +161,7 @@ async fn step(world: &mut World, out_of_order: bool) {
 
 /// What goes wrong.
 async fn fault(world: &mut World) {
-    let disk = world.rng.below(2) as usize;
+    let disk = world.rng.below(3) as usize;
     match world.rng.below(11) {
         0..4 => world.cut(),
         4..6 => {
@@ -243,6 +245,8 @@ fn whatever_disk_line_and_hub_do_what_was_acknowledged_arrives() {
         ("arrived again", sum.again, 2_000),
         ("late", sum.late, 4_000),
         ("urgent", sum.urgent, 1_500),
+        ("in windows", sum.combined, 5_000),
+        ("in windows that came again", sum.combined_again, 100),
         ("known to be good", sum.controls, 100),
         ("isolated", sum.isolated, 50),
         ("refused for lack of room", sum.refused, 1_000),

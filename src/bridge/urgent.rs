@@ -1,21 +1,17 @@
 //! The way of a publish of which some messages are urgent and some, perhaps, are not.
 //!
-//! Its acknowledgement waits for both spools. The urgent ones are stored first: if their spool has no room, all of
-//! them go the way of the others, in one piece, and nothing has happened yet. If it is the other spool that has no
-//! room, the publish is taken all the same and its ordinary messages are stored as soon as there is some; until then
-//! its client is not acknowledged and not read.
+//! Its acknowledgement waits for both spools, and its client is read on meanwhile. The urgent ones are stored first: if
+//! their spool has no room, all of them go the way of the others, in one piece, and nothing has happened yet. If it is
+//! the other spool that has no room, the publish is taken all the same and its ordinary messages are stored as soon as
+//! there is some; until then its client is not acknowledged and not read.
 
-use std::future::Future;
-use std::pin::Pin;
-
+use super::commits::{STORED, URGENT};
 use super::meters::Meter;
 use super::{Bridge, Current, Own, Reason, Stores};
-use crate::broker::Offer;
+use crate::broker::{Offer, Sequences};
 use crate::message::Publish;
-use crate::rules::{Output, RuleIndex};
-use crate::spool::{AppendError, Appender};
-
-pub(super) type Written = Pin<Box<dyn Future<Output = ()> + Send>>;
+use crate::rules::Output;
+use crate::spool::{AppendError, Appender, Ticket};
 
 impl Bridge {
     /// Stores a publish with urgent messages. `None` where they have to go the ordinary way.
@@ -27,54 +23,70 @@ impl Bridge {
         out: &Output,
         failed: Option<Reason<'_>>,
     ) -> Option<Offer> {
-        let written = self.store_first(now, out)?;
-        Some(self.store_rest(now, publish, out, (failed, vec![written], true)))
+        let urgent = self.store_first(now, out)?;
+        Some(self.store_rest(now, publish, out, (failed, Sequences::NONE, Some(urgent))))
     }
 
     /// Stores the urgent messages of a publish. `None` where there are none, or they have to go the ordinary way.
-    pub(super) fn store_first(&self, now: &Current, out: &Output) -> Option<Written> {
+    pub(super) fn store_first(&self, now: &Current, out: &Output) -> Option<Ticket> {
         let first = || out.records().filter(|(rule, _)| now.set.is_urgent(*rule));
         first().next()?;
         let ticket = self.stores.append(&self.stores.urgent, first().map(|(_, record)| record)).ok()?;
         self.made(now, first());
-        Some(Box::pin(durable(self.stores.urgent.clone(), ticket.0)))
+        Some(ticket)
     }
 
-    /// Stores the messages of a publish of which a part is `written` already, the urgent ones perhaps among it. It is
+    /// Stores the messages of a publish of which some `parts` are stored already, and its `urgent` ones perhaps. It is
     /// taken whether or not there is room for them now.
     pub(super) fn store_rest(
         &self,
         now: &Current,
         publish: &Publish<'_>,
         out: &Output,
-        (mut failed, mut written, urgent_is): (Option<Reason<'_>>, Vec<Written>, bool),
+        (mut failed, mut parts, urgent): (Option<Reason<'_>>, Sequences, Option<Ticket>),
     ) -> Offer {
-        let is_left = |(rule, _): &(RuleIndex, &[u8])| !(urgent_is && now.set.is_urgent(*rule));
-        let rest: Vec<(RuleIndex, &[u8])> = out.records().filter(is_left).collect();
-        let mut sequence = 0;
-        if !rest.is_empty() {
-            match self.stores.append(&self.stores.normal, rest.iter().map(|(_, record)| *record)) {
+        if let Some(ticket) = urgent {
+            parts = parts.and(URGENT, ticket.0);
+        }
+        let rest = || out.records().filter(|(rule, _)| !(urgent.is_some() && now.set.is_urgent(*rule)));
+        if rest().next().is_some() {
+            match self.stores.append(&self.stores.normal, rest().map(|(_, record)| record)) {
                 Ok(ticket) => {
-                    sequence = ticket.0;
-                    self.made(now, rest.into_iter());
+                    parts = parts.and(STORED, ticket.0);
+                    self.made(now, rest());
                 }
                 Err(AppendError::TooLarge) => failed = Some(super::TOO_LARGE_FOR_SPOOL),
                 Err(AppendError::Full | AppendError::Closed) => {
-                    let rest = rest.into_iter().map(|(rule, record)| (now.meters.of(rule).clone(), record.to_vec()));
-                    written.push(Box::pin(later(self.stores.clone(), self.own.clone(), rest.collect())));
+                    let rest = rest().map(|(rule, record)| (now.meters.of(rule).clone(), record.to_vec())).collect();
+                    return self.taken_later(publish, failed, (rest, parts));
                 }
             }
         }
-        match failed {
-            None => self.metrics.publishes_translated.increment(1),
-            Some(reason) => written.push(self.quarantined(publish, reason)),
-        }
+        self.taken(publish, parts, failed)
+    }
+
+    /// The answer for a publish of which the `rest` is stored later.
+    fn taken_later(
+        &self,
+        publish: &Publish<'_>,
+        failed: Option<Reason<'_>>,
+        (rest, parts): (Vec<(Meter, Vec<u8>)>, Sequences),
+    ) -> Offer {
+        let later = later(self.stores.clone(), self.own.clone(), rest);
+        let spool = self.stores.normal.clone();
+        let quarantined = failed.map(|reason| self.quarantined(publish, reason));
+        let translated = quarantined.is_none().then(|| self.unsettled(self.metrics.publishes_translated.clone()));
         let all = async move {
-            for part in written {
-                part.await;
+            let ticket = later.await;
+            if let Some(translated) = translated {
+                translated.settle();
+            }
+            durable(spool, ticket.0).await;
+            if let Some(quarantined) = quarantined {
+                quarantined.await;
             }
         };
-        Offer::TakenAfter(Box::pin(all), sequence)
+        Offer::TakenAfter(Box::pin(all), parts)
     }
 }
 
@@ -87,15 +99,14 @@ pub(super) async fn durable(spool: Appender, sequence: u64) {
 }
 
 /// Stores records, each with the meter of its rule, when there is room.
-async fn later(stores: Stores, own: Own, records: Vec<(Meter, Vec<u8>)>) {
-    let spool = stores.normal.clone();
+async fn later(stores: Stores, own: Own, records: Vec<(Meter, Vec<u8>)>) -> Ticket {
     loop {
-        match stores.append(&spool, records.iter().map(|(_, record)| record.as_slice())) {
+        match stores.append(&stores.normal, records.iter().map(|(_, record)| record.as_slice())) {
             Ok(ticket) => {
                 records.iter().for_each(|(meter, record)| meter.made(&own, record));
-                return durable(spool, ticket.0).await;
+                return ticket;
             }
-            Err(AppendError::Full) => spool.room().await,
+            Err(AppendError::Full) => stores.normal.room().await,
             Err(AppendError::Closed | AppendError::TooLarge) => return std::future::pending().await,
         }
     }
@@ -103,12 +114,16 @@ async fn later(stores: Stores, own: Own, records: Vec<(Meter, Vec<u8>)>) {
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future;
+    use std::pin::Pin;
     use std::task::{Context, Waker};
 
-    use super::super::tests::fill;
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::super::tests::{bridge, fill};
     use super::super::{Holding, rules};
     use super::*;
-    use crate::broker::Ingest as _;
+    use crate::broker::{Commits as _, Ingest as _};
     use crate::config::Unmatched;
     use crate::diag::SourceFile;
     use crate::message::Timestamp;
@@ -125,7 +140,7 @@ mod tests {
         bridge.offer(&mut bridge.scratch(), &publish)
     }
 
-    fn ready(written: &mut Written) -> bool {
+    fn ready(written: &mut Pin<Box<dyn Future<Output = ()> + Send>>) -> bool {
         written.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
@@ -145,17 +160,21 @@ mod tests {
         let stores = Stores { normal: normal.appender.clone(), urgent: urgent.appender.clone(), held, numbering: None };
         let bridge = Bridge::new(rules, own, stores, quarantine, Metrics::register());
 
-        let Offer::TakenAfter(written, 0) = offer(&bridge, "a/one") else { panic!("one urgent message") };
-        written.await;
+        let mut commits = bridge.commits();
+        let Offer::Taken(parts) = offer(&bridge, "a/one") else { panic!("one urgent message") };
+        assert_eq!(parts, Sequences::of(URGENT, 1));
+        commits.reach(parts).await;
         assert_eq!((urgent.appender.stats().waiting, normal.appender.stats().waiting), (1, 0));
 
-        let Offer::TakenAfter(written, 1) = offer(&bridge, "a/both") else { panic!("one message in each spool") };
-        written.await;
+        let Offer::Taken(parts) = offer(&bridge, "a/both") else { panic!("one message in each spool") };
+        assert_eq!(parts, Sequences::of(URGENT, 2).and(STORED, 1));
+        commits.reach(parts).await;
         assert_eq!((urgent.appender.stats().waiting, normal.appender.stats().waiting), (2, 1));
 
         // The ordinary spool is full: the alarm is on its way, the acknowledgement waits for the copy.
         fill(&normal.appender).await;
-        let Offer::TakenAfter(mut written, 0) = offer(&bridge, "a/both") else { panic!("taken all the same") };
+        let Offer::TakenAfter(mut written, parts) = offer(&bridge, "a/both") else { panic!("taken all the same") };
+        assert_eq!(parts, Sequences::of(URGENT, 3));
         assert!(!ready(&mut written));
         urgent.appender.durable().wait_for(|durable| durable.seq == 3).await.unwrap();
         assert!(!ready(&mut written), "the copy is nowhere yet");
@@ -168,7 +187,45 @@ mod tests {
 
         // Without room for alarms they go the way of all messages.
         fill(&urgent.appender).await;
-        assert!(matches!(offer(&bridge, "a/both"), Offer::Taken(sequence) if sequence > 0));
+        assert!(
+            matches!(offer(&bridge, "a/both"), Offer::Taken(parts) if parts == Sequences::of(STORED, parts.in_log(STORED)))
+        );
         drop(bridge);
+    }
+
+    /// In progress until all its messages are stored; where its client leaves before that, the publish is not one that
+    /// was translated.
+    #[tokio::test]
+    async fn a_publish_counts_once_all_its_messages_are_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let (bridge, writer, (mut spools, _held)) =
+            metrics::with_local_recorder(&recorder, || bridge(dir.path(), None, RULES));
+        let normal = &mut spools[0];
+        fill(&normal.appender).await;
+        let counted = || {
+            let page = recorder.handle().render();
+            let count = |name: &str| {
+                let line = page.lines().find_map(|line| line.strip_prefix(&format!("brownbridge_{name} ")));
+                line.map_or(0, |count| count.parse::<u64>().unwrap())
+            };
+            (count("publishes_translated_total"), count("messages_dropped_total{reason=\"publisher_gone\"}"))
+        };
+        let both = || match metrics::with_local_recorder(&recorder, || offer(&bridge, "a/both")) {
+            Offer::TakenAfter(written, _) => written,
+            _ => panic!("the copy has no room"),
+        };
+        let (gone, stays) = (both(), both());
+        assert_eq!(counted(), (0, 0), "both are in progress");
+        metrics::with_local_recorder(&recorder, || drop(gone));
+        assert_eq!(counted(), (0, 1));
+        for _ in 0..normal.appender.stats().waiting {
+            let stored = normal.reader.next(true).await.unwrap();
+            normal.acker.ack(stored.seq);
+        }
+        stays.await;
+        assert_eq!(counted(), (1, 1));
+        drop(bridge);
+        writer.join();
     }
 }

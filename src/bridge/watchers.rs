@@ -193,8 +193,7 @@ impl Bridge {
         let judge = Judge { rules, unmatched: self.unmatched, own: &self.own };
         let mut given = Vec::new();
         let mut treated = judge.treated(settled, &mut given);
-        // An urgent message, or one that waits in a window, leaves no sequence in the other spool either.
-        if matches!(offer, Offer::TakenAfter(_, 0)) && !treated.made.iter().any(|made| made.urgent || made.held) {
+        if matches!(offer, Offer::TakenAfter(_, parts) if parts.is_none()) {
             does_not_fit(&mut treated);
         }
         for (eye, _, excerpt, rate) in taps().filter(|(_, filter, ..)| filter.wants(&treated)) {

@@ -1,7 +1,7 @@
 //! Acknowledgements that wait for their publish to be durable.
 //!
 //! This queue is the only place from which a PUBACK or PUBREC can leave (invariant 1 of
-//! ARCHITECTURE.md): an entry is put in with the sequence its publish got from the ingest, and
+//! ARCHITECTURE.md): an entry is put in with the sequences its publish got from the ingest, and
 //! [`release`](Acknowledgements::release) gives entries out from the front, in the order of the
 //! publishes, while what they wait for is on disk.
 
@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::num::NonZeroU16;
 use tokio::time::Instant;
 
+use super::Sequences;
 use super::wire::Outgoing;
 
 /// What acknowledges a publish.
@@ -24,7 +25,7 @@ pub(super) enum Kind {
 struct Entry {
     packet_id: NonZeroU16,
     kind: Kind,
-    sequence: u64,
+    waits_for: Sequences,
     read: Instant,
     refused: bool,
 }
@@ -37,16 +38,16 @@ pub(super) struct Acknowledgements {
 }
 
 impl Acknowledgements {
-    /// Owes the acknowledgement of a publish read at `read`, due when `sequence` is durable.
-    pub(super) fn owe(&mut self, packet_id: NonZeroU16, kind: Kind, sequence: u64, read: Instant) {
+    /// Owes the acknowledgement of a publish read at `read`, due when what it `waits_for` is durable.
+    pub(super) fn owe(&mut self, packet_id: NonZeroU16, kind: Kind, waits_for: Sequences, read: Instant) {
         self.pubacks += usize::from(kind == Kind::PubAck);
-        self.queue.push_back(Entry { packet_id, kind, sequence, read, refused: false });
+        self.queue.push_back(Entry { packet_id, kind, waits_for, read, refused: false });
     }
 
     /// Owes the answer to a publish its client was not allowed to make.
     pub(super) fn refuse(&mut self, packet_id: NonZeroU16, kind: Kind, read: Instant) {
         self.pubacks += usize::from(kind == Kind::PubAck);
-        self.queue.push_back(Entry { packet_id, kind, sequence: 0, read, refused: true });
+        self.queue.push_back(Entry { packet_id, kind, waits_for: Sequences::NONE, read, refused: true });
     }
 
     /// How many are owed.
@@ -59,14 +60,14 @@ impl Acknowledgements {
         self.pubacks
     }
 
-    /// The sequence the oldest one waits for.
-    pub(super) fn waits_for(&self) -> Option<u64> {
-        self.queue.front().map(|entry| entry.sequence)
+    /// What the oldest one waits for.
+    pub(super) fn waits_for(&self) -> Option<Sequences> {
+        self.queue.front().map(|entry| entry.waits_for)
     }
 
     /// Takes the oldest acknowledgement if what it waits for is on disk, with the moment its publish was read.
-    pub(super) fn release(&mut self, is_durable: impl Fn(u64) -> bool) -> Option<(Outgoing, Instant)> {
-        let entry = self.queue.pop_front_if(|entry| is_durable(entry.sequence))?;
+    pub(super) fn release(&mut self, is_durable: impl FnOnce(Sequences) -> bool) -> Option<(Outgoing, Instant)> {
+        let entry = self.queue.pop_front_if(|entry| is_durable(entry.waits_for))?;
         self.pubacks -= usize::from(entry.kind == Kind::PubAck);
         let packet = match entry.kind {
             kind if entry.refused => Outgoing::NotAuthorized(kind, entry.packet_id),
@@ -87,11 +88,11 @@ mod tests {
         let mut owed = Acknowledgements::default();
         // 2 needs no commit (dropped by a rule) but must not overtake 1.
         for (packet_id, kind, sequence) in [(1, Kind::PubAck, 5), (2, Kind::PubAck, 0), (3, Kind::PubRec, 7)] {
-            owed.owe(id(packet_id), kind, sequence, Instant::now());
+            owed.owe(id(packet_id), kind, Sequences::of(0, sequence), Instant::now());
         }
         for (durable, expect) in [(4, vec![]), (5, vec![1, 2]), (6, vec![]), (9, vec![3])] {
             let mut got = Vec::new();
-            while let Some((packet, _)) = owed.release(|sequence| sequence <= durable) {
+            while let Some((packet, _)) = owed.release(|waits_for| waits_for.in_log(0) <= durable) {
                 match packet {
                     Outgoing::PubAck(id) | Outgoing::PubRec(id) => got.push(id.get()),
                     _ => unreachable!("only acknowledgements are owed"),

@@ -28,7 +28,7 @@ use super::handshake::{Connected, receive_maximum};
 use super::retained::Feed;
 use super::session::Put;
 use super::wire::{Close, Incoming, Outgoing, Wire};
-use super::{Commits as _, Ingest, Offer, Shared};
+use super::{Commits as _, Ingest, Offer, Sequences, Shared};
 use crate::message::{self, Timestamp};
 use crate::topic;
 
@@ -50,8 +50,8 @@ enum Blocked {
     No,
     /// The ingest has no room for this publish.
     Full(Box<Publish>),
-    /// A part of this publish is being written; then it is owed as (packet id, QoS, sequence).
-    Writing(Pin<Box<dyn Future<Output = ()> + Send>>, Option<NonZeroU16>, QoS, u64),
+    /// A part of this publish is being written; then it is owed as (packet id, QoS, what else it waits for).
+    Writing(Pin<Box<dyn Future<Output = ()> + Send>>, Option<NonZeroU16>, QoS, Sequences),
 }
 
 pub(super) struct Connection<'s, S, I: Ingest> {
@@ -257,7 +257,7 @@ where
                 }
                 Err(_) => Event::End(Close::Lost),
             },
-            () = self.commits.reach(due.unwrap_or(0)), if due.is_some() => Event::Due,
+            () = self.commits.reach(due.unwrap_or_default()), if due.is_some() => Event::Due,
             () = self.shared.ingest.room(&self.scratch), if full => Event::Room,
             () = tokio::time::sleep_until(rests.unwrap_or(self.read_at)), if rests.is_some() => Event::Due,
             () = async { if let Some(written) = writing { written.await } }, if is_writing => Event::Written,
@@ -276,9 +276,8 @@ where
         if self.owed.len() == 0 {
             return;
         }
-        let covered = self.commits.covered();
         let mut now = None;
-        while let Some((packet, read)) = self.owed.release(&covered) {
+        while let Some((packet, read)) = self.owed.release(|waits_for| self.commits.cover(waits_for)) {
             let now = *now.get_or_insert_with(Instant::now);
             self.shared.metrics.ack_seconds.record(now.duration_since(read).as_secs_f64());
             if let Outgoing::PubRec(packet_id) = packet {
@@ -372,10 +371,10 @@ where
         }
         if let Some(packet_id) = publish.packet_id {
             if publish.qos == QoS::ExactlyOnce
-                && let Some(sequence) = self.place.session.receive(packet_id)
+                && let Some(waits_for) = self.place.session.receive(packet_id)
             {
                 // Sent again before PUBREL: the first one counts, its acknowledgement goes first ([MQTT-4.3.3-10]).
-                self.owed.owe(packet_id, Kind::PubRec, sequence, self.read_at);
+                self.owed.owe(packet_id, Kind::PubRec, waits_for, self.read_at);
                 return Ok(());
             }
             let before = if self.wire.is_v5() { self.owed.pubacks() + self.place.session.unreleased() } else { 0 };
@@ -409,7 +408,7 @@ where
             if kind == Kind::PubRec && self.wire.is_v5() {
                 self.place.session.release(packet_id); // A refused exchange ends with its PUBREC.
             } else if kind == Kind::PubRec {
-                self.place.session.received(packet_id, 0); // Sent again, it is answered again, at once.
+                self.place.session.received(packet_id, Sequences::NONE); // Sent again, it is answered again, at once.
             }
         }
     }
@@ -429,11 +428,11 @@ where
             self.shared.metrics.publishes_received.increment(1);
         }
         self.blocked = match answer {
-            Offer::Taken(sequence) => {
-                self.owe(publish.packet_id, publish.qos, sequence);
+            Offer::Taken(waits_for) => {
+                self.owe(publish.packet_id, publish.qos, waits_for);
                 Blocked::No
             }
-            Offer::TakenAfter(written, sequence) => Blocked::Writing(written, publish.packet_id, publish.qos, sequence),
+            Offer::TakenAfter(written, rest) => Blocked::Writing(written, publish.packet_id, publish.qos, rest),
             Offer::Full => Blocked::Full(publish),
         };
     }
@@ -445,18 +444,18 @@ where
     }
 
     fn written(&mut self) {
-        if let Blocked::Writing(_, packet_id, qos, sequence) = std::mem::replace(&mut self.blocked, Blocked::No) {
-            self.owe(packet_id, qos, sequence);
+        if let Blocked::Writing(_, packet_id, qos, rest) = std::mem::replace(&mut self.blocked, Blocked::No) {
+            self.owe(packet_id, qos, rest);
         }
     }
 
-    fn owe(&mut self, packet_id: Option<NonZeroU16>, qos: QoS, sequence: u64) {
+    fn owe(&mut self, packet_id: Option<NonZeroU16>, qos: QoS, waits_for: Sequences) {
         if let Some(packet_id) = packet_id {
             let kind = if qos == QoS::ExactlyOnce { Kind::PubRec } else { Kind::PubAck };
             if kind == Kind::PubRec {
-                self.place.session.received(packet_id, sequence);
+                self.place.session.received(packet_id, waits_for);
             }
-            self.owed.owe(packet_id, kind, sequence, self.read_at);
+            self.owed.owe(packet_id, kind, waits_for, self.read_at);
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! What a client may rely on:
 //! - **An acknowledgement means durable.** PUBACK (QoS 1) and PUBREC (QoS 2) leave only after
-//!   [`Commits::covered`] covers everything [`Ingest::offer`] made of the publish. They leave in the order
+//!   [`Commits::cover`] says so of everything [`Ingest::offer`] made of the publish. They leave in the order
 //!   of the publishes ([MQTT-4.6.0-2], [MQTT-4.6.0-3]), and later publishes are read and offered
 //!   meanwhile: 50 publishes in flight share commits instead of waiting for 50.
 //! - **Backpressure instead of loss.** While the ingest has no room, or [`Options::max_unacknowledged`]
@@ -52,6 +52,7 @@ mod listen;
 mod presence;
 mod retained;
 mod router;
+mod sequences;
 mod serve;
 mod session;
 mod share;
@@ -65,6 +66,7 @@ pub use census::{Census, Client, Totals, Traffic};
 pub use gate::{Gate, Judgement, Pass, Refusal, RefusalCode, Visitor};
 pub use inside::Inside;
 pub use listen::{Listener, Transport, server_tls};
+pub use sequences::{LOGS, Sequences};
 pub use store::{Restored, Store};
 
 use router::Router;
@@ -96,22 +98,22 @@ pub trait Ingest: Send + Sync + 'static {
     fn commits(&self) -> Self::Commits;
 }
 
-/// What is on disk. Sequences are the ingest's own: those of two logs may come mixed.
+/// What is on disk.
 pub trait Commits: Send {
-    /// Says of sequences whether they are on disk at this moment.
-    fn covered(&self) -> impl Fn(u64) -> bool + use<Self>;
+    /// Whether all of them are on disk at this moment.
+    fn cover(&mut self, sequences: Sequences) -> bool;
 
-    /// Returns when a sequence is on disk.
-    fn reach(&mut self, sequence: u64) -> impl Future<Output = ()> + Send;
+    /// Returns when all of them are on disk.
+    fn reach(&mut self, sequences: Sequences) -> impl Future<Output = ()> + Send;
 }
 
 /// The answer to an offered publish.
 pub enum Offer {
-    /// Taken: acknowledge when this sequence is on disk; 0 always is.
-    Taken(u64),
-    /// Taken, and part of it is written elsewhere: await that, then as [`Offer::Taken`]. Who drops the future
-    /// instead never acknowledges.
-    TakenAfter(Pin<Box<dyn Future<Output = ()> + Send>>, u64),
+    /// Taken: acknowledge when these are on disk, and read on meanwhile.
+    Taken(Sequences),
+    /// Taken, and a part of it is not in a log yet: await that and read nothing more, then as [`Offer::Taken`]. Who
+    /// drops the future instead never acknowledges.
+    TakenAfter(Pin<Box<dyn Future<Output = ()> + Send>>, Sequences),
     /// No room: stop reading, wait for [`Ingest::room`], offer again.
     Full,
 }

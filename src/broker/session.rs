@@ -20,11 +20,11 @@ use rmqtt_codec::v5::SubscriptionOptions;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::Options;
 use super::application_message::Delivery;
 use super::deliver::Window;
 use super::store::{Kept, Scribe, Writer};
 use super::wire::Outgoing;
+use super::{Options, Sequences};
 use crate::message::Timestamp;
 use crate::metrics::Metrics;
 
@@ -55,8 +55,8 @@ impl Common {
     }
 }
 
-/// The commit of a publish that is not taken yet.
-const UNTAKEN: u64 = u64::MAX;
+/// What a publish that is not taken yet waits for.
+const UNTAKEN: Sequences = Sequences::NEVER;
 
 /// One session.
 pub(super) struct Session {
@@ -111,8 +111,8 @@ pub(super) struct DelayedWill {
 /// A QoS 2 publish the client has not released.
 #[derive(Debug, Clone, Copy)]
 struct Inward {
-    /// Its commit, or [`UNTAKEN`]: a repetition is acknowledged when that is on disk.
-    sequence: u64,
+    /// Its commits, or [`UNTAKEN`]: a repetition is acknowledged when they are on disk.
+    waits_for: Sequences,
     /// Its PUBREC went out: from then on the store has to know.
     acknowledged: bool,
 }
@@ -164,7 +164,7 @@ impl Session {
         }
         state.bytes = kept.waiting.iter().map(|delivery| delivery.message.size).sum();
         state.waiting = kept.waiting.into();
-        let inward = Inward { sequence: 0, acknowledged: true };
+        let inward = Inward { waits_for: Sequences::NONE, acknowledged: true };
         state.inward = kept.inward.into_iter().map(|id| (id, inward)).collect();
         common.absent_bytes.fetch_add(state.bytes, Ordering::Relaxed);
         if common.scribe.is_some() {
@@ -411,21 +411,21 @@ impl Session {
         }
     }
 
-    /// A QoS 2 publish came. Where its identifier is not released yet it is a repetition, and the commit of the first
-    /// is given.
-    pub(super) fn receive(&self, packet_id: NonZeroU16) -> Option<u64> {
+    /// A QoS 2 publish came. Where its identifier is not released yet it is a repetition, and what the first waits
+    /// for is given.
+    pub(super) fn receive(&self, packet_id: NonZeroU16) -> Option<Sequences> {
         let mut state = self.state.lock();
-        let known = state.inward.get(&packet_id).map(|inward| inward.sequence);
+        let known = state.inward.get(&packet_id).map(|inward| inward.waits_for);
         if known.is_none() {
-            state.inward.insert(packet_id, Inward { sequence: UNTAKEN, acknowledged: false });
+            state.inward.insert(packet_id, Inward { waits_for: UNTAKEN, acknowledged: false });
         }
         known
     }
 
-    /// What was received is taken, and on disk when `sequence` is.
-    pub(super) fn received(&self, packet_id: NonZeroU16, sequence: u64) {
+    /// What was received is taken, and on disk when what it `waits_for` is.
+    pub(super) fn received(&self, packet_id: NonZeroU16, waits_for: Sequences) {
         if let Some(inward) = self.state.lock().inward.get_mut(&packet_id) {
-            inward.sequence = sequence;
+            inward.waits_for = waits_for;
         }
     }
 
@@ -455,7 +455,7 @@ impl Session {
 
     /// Forgets the QoS 2 publishes that were not taken: they come again as the first time.
     pub(super) fn forget_untaken(&self) {
-        self.state.lock().inward.retain(|_, inward| inward.sequence != UNTAKEN);
+        self.state.lock().inward.retain(|_, inward| inward.waits_for != UNTAKEN);
     }
 
     /// Notes a subscription. `None` where the client has as many as it may, else whether it had this one.

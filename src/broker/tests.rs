@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 use super::*;
 
 mod listeners;
+mod pipeline;
 mod pressure;
 mod properties;
 mod restart;
@@ -24,8 +25,9 @@ struct Fake {
     offered: Mutex<Vec<(String, Vec<u8>, String)>>,
     /// The user of the latest publish.
     user: Mutex<Option<String>>,
-    sequence: Mutex<u64>,
-    durable: watch::Sender<u64>,
+    /// The last sequences of two logs. What is below `held/` goes into the second, below `both/` into both.
+    sequences: Mutex<[u64; 2]>,
+    durable: [watch::Sender<u64>; 2],
     room_left: Mutex<usize>,
     room: Notify,
     /// Who came and went, once somebody wants to know.
@@ -48,15 +50,25 @@ impl Ingest for Fake {
         *self.user.lock() = publish.user.map(str::to_owned);
         self.offered.lock().push((publish.topic.into(), publish.payload.to_vec(), publish.client.into()));
         if publish.topic.starts_with("dropped/") {
-            return Offer::Taken(0);
+            return Offer::Taken(Sequences::NONE);
         }
         if publish.topic.starts_with("elsewhere/") {
             let written = Arc::clone(&self.written);
-            return Offer::TakenAfter(Box::pin(async move { written.acquire().await.unwrap().forget() }), 0);
+            return Offer::TakenAfter(
+                Box::pin(async move { written.acquire().await.unwrap().forget() }),
+                Sequences::NONE,
+            );
         }
-        let mut sequence = self.sequence.lock();
-        *sequence += 1;
-        Offer::Taken(*sequence)
+        let logs = match publish.topic.split('/').next() {
+            Some("held") => 1..2,
+            Some("both") => 0..2,
+            _ => 0..1,
+        };
+        let mut sequences = self.sequences.lock();
+        Offer::Taken(logs.fold(Sequences::NONE, |parts, log| {
+            sequences[log] += 1;
+            parts.and(log, sequences[log])
+        }))
     }
 
     fn presence(&self, (): &mut (), presence: &Presence<'_>) -> Option<Offer> {
@@ -66,7 +78,7 @@ impl Ingest for Fake {
             return Some(Offer::Full);
         }
         told.push(format!("{:?} {} {} {}", presence.event, presence.client, presence.address, presence.reason));
-        Some(Offer::Taken(1))
+        Some(Offer::Taken(Sequences::of(0, 1)))
     }
 
     async fn room(&self, (): &()) {
@@ -79,21 +91,22 @@ impl Ingest for Fake {
         }
     }
 
-    type Commits = watch::Receiver<u64>;
+    type Commits = [watch::Receiver<u64>; 2];
 
     fn commits(&self) -> Self::Commits {
-        self.durable.subscribe()
+        self.durable.each_ref().map(watch::Sender::subscribe)
     }
 }
 
-impl Commits for watch::Receiver<u64> {
-    fn covered(&self) -> impl Fn(u64) -> bool + use<> {
-        let durable = *self.borrow();
-        move |sequence| sequence <= durable
+impl Commits for [watch::Receiver<u64>; 2] {
+    fn cover(&mut self, sequences: Sequences) -> bool {
+        self.iter().zip(sequences.each()).all(|(durable, sequence)| sequence <= *durable.borrow())
     }
 
-    async fn reach(&mut self, sequence: u64) {
-        self.wait_for(|durable| *durable >= sequence).await.unwrap();
+    async fn reach(&mut self, sequences: Sequences) {
+        for (durable, sequence) in self.iter_mut().zip(sequences.each()) {
+            durable.wait_for(|durable| *durable >= sequence).await.unwrap();
+        }
     }
 }
 
@@ -121,8 +134,8 @@ impl Bench {
         let ingest = Fake {
             offered: Mutex::default(),
             user: Mutex::default(),
-            sequence: Mutex::new(0),
-            durable: watch::Sender::new(0),
+            sequences: Mutex::default(),
+            durable: [0; 2].map(watch::Sender::new),
             room_left: Mutex::new(usize::MAX),
             room: Notify::new(),
             presences: Mutex::new(None),
@@ -148,7 +161,11 @@ impl Bench {
     }
 
     fn commit(&self, durable: u64) {
-        self.shared.ingest.durable.send_replace(durable);
+        self.commit_log(0, durable);
+    }
+
+    fn commit_log(&self, log: usize, durable: u64) {
+        self.shared.ingest.durable[log].send_replace(durable);
     }
 
     fn received(&self) -> u64 {

@@ -34,9 +34,9 @@ pub(super) struct Args {
 enum Action {
     /// The devices that have named themselves, those that cannot send first.
     List {
-        /// Only those in this state: connected, connecting, idle, refused, held or denied.
+        /// Only those in this state: connected, connecting, registering, idle, refused, held or denied.
         #[arg(long, value_name = "STATE",
-            value_parser = ["connected", "connecting", "idle", "refused", "held", "denied"])]
+            value_parser = ["connected", "connecting", "registering", "idle", "refused", "held", "denied"])]
         state: Option<String>,
         /// Prints them as JSON on stdout.
         #[arg(long)]
@@ -147,6 +147,24 @@ fn show(state: &Path, id: String, as_json: bool) -> Result<bool, String> {
     let _ = writeln!(out, "on shelf   {} messages, {}{since}", device.shelved, bytes(device.shelf_bytes));
     let last = device.last_delivered.map_or_else(String::new, |at| format!(", the last {at}"));
     let _ = writeln!(out, "delivered  {} messages since the start{last}", device.delivered);
+    if let Some(admission) = &device.admission {
+        let _ = writeln!(out, "admission  {}", plain(admission));
+    }
+    if let Some(credentials) = &device.credentials {
+        let _ = writeln!(out, "connects   with {}", plain(credentials));
+    }
+    match (&device.hub, &device.assigned) {
+        (Some(hub), Some(assigned)) => {
+            let _ = writeln!(out, "hub        {}, as the provisioning service said {assigned}", plain(hub));
+        }
+        (Some(hub), None) => {
+            let _ = writeln!(out, "hub        {}", plain(hub));
+        }
+        (None, _) if device.credentials.is_some() => {
+            let _ = writeln!(out, "hub        not known yet: the provisioning service is to tell it");
+        }
+        (None, _) => {}
+    }
     if let Some(trouble) = &device.trouble {
         let _ = writeln!(out, "trouble    {}", plain(trouble));
     }

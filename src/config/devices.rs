@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Kind, Placed};
+use super::{Kind, Placed, Uplink};
 use crate::config::read::Section;
 use crate::secret::Secret;
 
@@ -73,6 +73,26 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>, kind: Kind) -> Option<Devi
             section.check_devices(&devices);
             Some(devices)
         }
+    }
+}
+
+impl Section<'_, '_, '_> {
+    /// Devices need something to connect with.
+    pub(super) fn check_credentials(&mut self, uplink: &Uplink) {
+        let Some(devices) = &uplink.devices else { return };
+        let files = [&devices.table, &devices.group_key_file, &devices.certificates];
+        let of_group = uplink.dps.as_ref().and_then(|dps| dps.group_key.span());
+        if devices.group_key.is_some() || of_group.is_some() || files.iter().any(|file| file.is_some()) {
+            return;
+        }
+        let report = self.report();
+        let found = report.new_error("no-credentials", "what should devices connect with?");
+        let found = found.at(devices.span.clone(), "");
+        report.push(found.help(
+            "in [uplink.devices] one or more of\n  table = \"devices.toml\"           # id and key of each\n  \
+             group_key = \"${GROUP_KEY}\"       # keys are derived from it\n  certificates = \"devices\"         \
+             # a folder with ID.pem and ID.key",
+        ));
     }
 }
 

@@ -4,8 +4,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::read::Section;
-use super::{Kind, Placed, Uplink};
+use super::{Devices, Kind, Placed, Uplink};
 use crate::diag::Span;
+use crate::diag::walk::Report;
 use crate::secret::Secret;
 
 /// How the service is spoken to.
@@ -44,6 +45,15 @@ pub struct Dps {
     pub payload: Option<String>,
     /// How long the assigned hub may refuse until the service is asked again.
     pub ask_again_after: Duration,
+    /// Registrations a minute, of all devices together.
+    pub registrations_per_minute: u32,
+}
+
+impl Uplink {
+    /// The bridge itself is who a connection string says; otherwise who [`Dps`] says.
+    pub fn has_connection_string(&self) -> bool {
+        self.connection_string.is_some() || self.connection_string_file.is_some()
+    }
 }
 
 /// A secret in the configuration, or in a file that it names.
@@ -72,6 +82,9 @@ impl Given {
     }
 }
 
+/// The service takes 1,000 operations a minute; a registration is two of them at least, as a rule three.
+const PER_MINUTE: usize = 300;
+
 /// Reads the section.
 pub(super) fn dps(section: &mut Section<'_, '_, '_>) -> Option<Dps> {
     let id_scope = section.demanded("id_scope", "id_scope = \"0ne00000A0A\"   # portal: DPS > Overview");
@@ -87,6 +100,8 @@ pub(super) fn dps(section: &mut Section<'_, '_, '_>) -> Option<Dps> {
     let payload = section.text("payload");
     let address = section.address("address", port);
     let ask_again_after = section.duration("ask_again_after", Duration::from_secs(1_200));
+    let per_minute = section.count("registrations_per_minute", PER_MINUTE, 1..=60_000);
+    let registrations_per_minute = u32::try_from(per_minute).unwrap_or(u32::MAX);
     let word = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') && !text.is_empty();
     let host_like = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b));
     let mut check = |value: &Placed<String>, sound: bool, what: &str, help: &str| {
@@ -123,6 +138,7 @@ pub(super) fn dps(section: &mut Section<'_, '_, '_>) -> Option<Dps> {
         api_version: api_version.value,
         payload: payload.map(|payload| payload.value),
         ask_again_after,
+        registrations_per_minute,
     })
 }
 
@@ -138,6 +154,22 @@ pub(super) fn bind(section: &mut Section<'_, '_, '_>) -> Option<Placed<IpAddr>> 
     Some(Placed { value, span: text.span })
 }
 
+/// With a connection string the service tells the hubs of the devices only.
+fn check_dps_of_devices(report: &mut Report<'_>, dps: &Dps, (string, devices): (&Span, &Devices)) {
+    let own = [dps.registration_id.as_ref().map(|id| &id.span), dps.symmetric_key.span()];
+    if let Some(span) = own.into_iter().flatten().next() {
+        let title = "a connection string and a registration of the bridge itself: which one is it?";
+        let found = report.new_error("two-identities", title).at(span.clone(), "");
+        report.push(found.context(string.clone(), "this is who the bridge is").help("remove one of them"));
+    }
+    let of_devices = devices.group_key.as_ref().map(|key| &key.span);
+    let of_devices = of_devices.or(devices.group_key_file.as_ref().map(|file| &file.span));
+    if let (Some(first), Some(second)) = (dps.group_key.span(), of_devices) {
+        let found = report.new_error("two-keys", "the group key of the devices is given twice");
+        report.push(found.at(second.clone(), "").context(first.clone(), "here it is too"));
+    }
+}
+
 impl Section<'_, '_, '_> {
     /// What `[uplink.dps]` demands of the rest of `[uplink]`, and of itself.
     pub(super) fn check_dps(&mut self, uplink: &Uplink, dps: &Dps) {
@@ -146,16 +178,15 @@ impl Section<'_, '_, '_> {
             let found = report.new_error("not-for-this-kind", "only an IoT hub can be assigned by [uplink.dps]");
             return report.push(found.at(dps.span.clone(), "").help("remove the section, or set kind = \"iothub\""));
         }
-        if uplink.devices.is_some() {
-            let title = "[uplink.dps] tells the hub of the bridge itself, not yet that of each device";
-            let found = report.new_error("not-with-dps", title).at(dps.span.clone(), "");
-            report.push(found.help("identity = \"gateway\", or a connection string beside [uplink.devices]"));
-        }
         let strings = [
             uplink.connection_string.as_ref().map(|given| &given.span),
             uplink.connection_string_file.as_ref().map(|given| &given.span),
         ];
-        if let Some(span) = strings.into_iter().flatten().next() {
+        let string = strings.into_iter().flatten().next();
+        if let (Some(span), Some(devices)) = (string, &uplink.devices) {
+            return check_dps_of_devices(report, dps, (span, devices));
+        }
+        if let Some(span) = string {
             let found = report.new_error("two-identities", "a connection string and [uplink.dps]: which one is it?");
             let found = found.at(span.clone(), "").context(dps.span.clone(), "the hub is told by this service");
             report.push(found.help("remove one of them"));

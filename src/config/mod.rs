@@ -462,6 +462,7 @@ fn uplink(section: &mut Section<'_, '_, '_>) -> Option<Uplink> {
         kind,
     };
     section.check_uplink(&uplink);
+    section.check_credentials(&uplink);
     if let Some(dps) = &uplink.dps {
         section.check_dps(&uplink, dps);
     }

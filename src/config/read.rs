@@ -145,16 +145,6 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
             let found = self.report.new_error("two-keys", "the group key is given twice").at(file.span.clone(), "");
             self.report.push(found.context(key.span.clone(), "here it is too"));
         }
-        let sources = [&devices.table, &devices.group_key_file, &devices.certificates];
-        if devices.group_key.is_none() && sources.iter().all(|source| source.is_none()) {
-            let found = self.report.new_error("no-credentials", "what should devices connect with?");
-            let found = found.at(devices.span.clone(), "");
-            self.report.push(found.help(
-                "in [uplink.devices] one or more of\n  table = \"devices.toml\"           # id and key of each\n  \
-                 group_key = \"${GROUP_KEY}\"       # keys are derived from it\n  certificates = \"devices\"         \
-                 # a folder with ID.pem and ID.key",
-            ));
-        }
         let mut small = |key: &str, sound: bool, help: &str| {
             if !sound {
                 let found = self.report.new_error("out-of-range", format!("`{key}` is out of range"));

@@ -73,10 +73,17 @@ fn findings() {
         ("[uplink.dps]\nregistration_id = \"r\"\nsymmetric_key = \"k\"", vec!["missing-key"]),
         (&format!("{dps}registration_id = \"r\""), vec!["no-proof"]),
         (
-            &format!(
-                "[uplink]\nidentity = \"per-device\"\ndevices.group_key = \"k\"\n{dps}registration_id = \"r\"\ngroup_key = \"k\""
-            ),
-            vec!["not-with-dps"],
+            &format!("{hub}identity = \"per-device\"\ndevices.group_key = \"k\"\n{dps}registration_id = \"r\""),
+            vec!["two-identities"],
+        ),
+        (
+            &format!("{hub}identity = \"per-device\"\ndevices.group_key = \"k\"\n{dps}group_key = \"k\""),
+            vec!["two-keys"],
+        ),
+        (&format!("{hub}identity = \"per-device\"\n{dps}"), vec!["no-credentials"]),
+        (
+            &format!("[uplink]\nidentity = \"per-device\"\ndevices.group_key = \"k\"\n{dps}registration_id = \"r\""),
+            vec!["no-proof"],
         ),
         (&format!("{dps}symmetric_key = \"k\""), vec!["missing-key"]),
         (&format!("{dps}registration_id = \"r\"\nsymmetric_key = \"k\"\ngroup_key = \"k\""), vec!["two-proofs"]),

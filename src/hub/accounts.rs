@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use super::connection_string::ConnectionString;
 use crate::secret::Secret;
@@ -33,11 +34,25 @@ impl fmt::Debug for Certificate {
 
 /// Why a device has no account, in words. It is asked for again after a pause.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NoAccount(pub String);
+pub struct NoAccount {
+    /// A sentence, with what to do about it.
+    pub text: String,
+    /// When it pays to ask again; `None` leaves that to who asked.
+    pub pause: Option<Duration>,
+    /// It says something about this device. Otherwise whoever knows could not be asked, and others are no better off.
+    pub is_its_own: bool,
+}
+
+impl NoAccount {
+    /// For a reason that lies with the device.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self { text: text.into(), pause: None, is_its_own: true }
+    }
+}
 
 impl fmt::Display for NoAccount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
@@ -46,8 +61,34 @@ impl std::error::Error for NoAccount {}
 /// An answer to come.
 pub type Answer<'a> = Pin<Box<dyn Future<Output = Result<Account, NoAccount>> + Send + 'a>>;
 
+/// What is known of a device's account without asking anybody, for people.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Described {
+    /// What it proves itself with.
+    pub proof: String,
+    /// The host name of its hub, where that is known.
+    pub hub: Option<String>,
+    /// When the provisioning service told that hub.
+    pub assigned: Option<String>,
+}
+
 /// Knows what devices connect with. It is asked before each new connection, so what it says may change.
 pub trait Accounts: Send + Sync + 'static {
-    /// The account of a device.
+    /// The account of a device. May take long, for somebody else may have to be asked: see [`Self::is_at_hand`].
     fn of<'a>(&'a self, device: &'a str) -> Answer<'a>;
+
+    /// [`Self::of`] answers from what is known.
+    fn is_at_hand(&self, device: &str) -> bool;
+
+    /// What is known without asking.
+    fn describe(&self, device: &str) -> Described;
+
+    /// The hub let this device in.
+    fn accepted(&self, device: &str);
+
+    /// The hub refused this device, again and again.
+    fn refused(&self, device: &str);
+
+    /// An operator wants this device tried at once: whoever told its hub is asked again, and no pause is kept.
+    fn ask_anew(&self, device: &str);
 }

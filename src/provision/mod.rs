@@ -21,6 +21,7 @@ use crate::message::Timestamp;
 use crate::outbound::Way;
 use crate::secret::Secret;
 
+pub mod assignments;
 pub mod cache;
 mod mqtt;
 mod rest;

@@ -41,6 +41,18 @@ impl Appender {
         Look { shared: self.shared.clone(), next: 0, place: None, block: None }
     }
 
+    /// The sequence of the record that was taken last.
+    pub fn last(&self) -> u64 {
+        lock(&self.shared.pending).next_seq - 1
+    }
+
+    /// How many records up to this one still wait.
+    pub fn waiting_up_to(&self, last: u64) -> u64 {
+        let track = lock(&self.shared.track);
+        let above = track.resolved().len_above(last);
+        last.saturating_sub(track.cursor()).saturating_sub(track.resolved().len() - above)
+    }
+
     /// Whether more records may be withdrawn one here and one there: a crash brings back what the disk cannot remember.
     pub fn may_scatter(&self) -> bool {
         lock(&self.shared.track).resolved().count() * 2 <= self.shared.geometry.ranges

@@ -1,6 +1,7 @@
 //! Makes a `rumqttc` client and event loop for one connection, and puts its errors into words.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use rumqttc::{
 
 use super::down::{self, Down};
 use super::relay::Relay;
+use super::subscribed::Subscribed;
 use super::target::Login;
 use super::wire::{Broken, Dial, Event, Sender, Wire};
 use super::{Options, Target};
@@ -32,6 +34,7 @@ pub(super) struct Dialled {
     event_loop: EventLoop,
     relay: Option<Relay>,
     down: Option<Down>,
+    subscribed: Option<Arc<Subscribed>>,
 }
 
 impl Dial for Network {
@@ -58,10 +61,20 @@ impl Wire for Dialled {
                 if let Some(down) = &self.down {
                     down.subscribe(&self.client, target);
                 }
+                if let Some(subscribed) = &self.subscribed {
+                    let wanted = self.down.as_ref().map(|down| down.filters(target)).unwrap_or_default();
+                    subscribed.connected(&self.client, target, &wanted);
+                }
                 Ok(Event::Connected)
             }
             Ok(rumqttc::Event::Incoming(Incoming::SubAck(ack))) => {
                 down::look_for_refusals(&ack);
+                Ok(Event::Other)
+            }
+            Ok(rumqttc::Event::Incoming(Incoming::UnsubAck(_))) => {
+                if let Some(subscribed) = &self.subscribed {
+                    subscribed.unsubscribed();
+                }
                 Ok(Event::Other)
             }
             Ok(rumqttc::Event::Incoming(Incoming::Publish(publish))) => {
@@ -123,7 +136,8 @@ fn dial(options: &Options, login: &Login) -> io::Result<Dialled> {
     network.set_connection_timeout(NETWORK_TIMEOUT.as_secs());
     network.set_tcp_nodelay(true);
     event_loop.set_network_options(network);
-    Ok(Dialled { client, event_loop, relay, down: options.down.clone() })
+    let (down, subscribed) = (options.down.clone(), options.subscribed.clone());
+    Ok(Dialled { client, event_loop, relay, down, subscribed })
 }
 
 impl Dialled {

@@ -107,9 +107,9 @@ impl Down {
         }
     }
 
-    /// Asks for the subscriptions; nothing else has been handed to the client yet, so there is room.
-    pub(super) fn subscribe(&self, client: &AsyncClient, target: &Target) {
-        let Target::Hub(hub) = target else { return };
+    /// What is subscribed to on a connection that begins now.
+    pub(super) fn filters(&self, target: &Target) -> Vec<String> {
+        let Target::Hub(hub) = target else { return Vec::new() };
         let Wanted { messages, methods } = *self.wanted.borrow();
         let mut filters = Vec::new();
         if messages {
@@ -118,6 +118,12 @@ impl Down {
         if methods {
             filters.push(back::METHODS.to_owned());
         }
+        filters
+    }
+
+    /// Asks for the subscriptions; nothing else has been handed to the client yet, so there is room.
+    pub(super) fn subscribe(&self, client: &AsyncClient, target: &Target) {
+        let filters = self.filters(target);
         if filters.is_empty() {
             return;
         }

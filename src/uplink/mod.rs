@@ -49,6 +49,7 @@ mod flight;
 mod relay;
 #[cfg(test)]
 pub(crate) mod sim;
+mod subscribed;
 mod suspicion;
 mod target;
 pub mod tls;
@@ -59,6 +60,7 @@ mod wire;
 pub use credentials::{Credentials, Unassigned};
 pub use crowd::Crowd;
 pub use down::{Arrival, Down, Gone, Return, Wanted};
+pub use subscribed::Subscribed;
 pub use target::{HubTarget, MqttTarget, Target};
 pub use transport::Transport;
 pub use window::WindowSize;
@@ -171,6 +173,8 @@ pub struct Options {
     pub suspect_after: u32,
     /// What takes what the hub sends; without it nothing is subscribed to.
     pub down: Option<Down>,
+    /// What the hub was asked to send before, to be taken back where nothing takes it any more.
+    pub subscribed: Option<Arc<Subscribed>>,
     /// Set where this is one of many uplinks to the same hub: it waits for its turn to connect, and tells its comings and
     /// goings quietly.
     pub crowd: Option<Arc<Crowd>>,

@@ -73,6 +73,7 @@ pub(super) fn options(port: u16, window: u16) -> Options {
         ack_timeout: Duration::from_secs(60),
         suspect_after: 3,
         down: None,
+        subscribed: None,
         crowd: None,
     }
 }

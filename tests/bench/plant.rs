@@ -21,6 +21,12 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const RULES: &str = "[[rule]]\nname = \"packaging\"\ntopic = \"plant1/packaging/{machine}/{signal}\"\n\
     device = \"{machine}\"\nadd = { signal = \"{signal}\", site = \"plant1\", time = \"{time}\" }\n";
 
+/// A rule with a window, and one of alarms.
+const WINDOW: &str = "[[rule]]\nname = \"window\"\ntopic = \"plant1/packaging/{machine}/+\"\ndevice = \"{machine}\"\n\
+    batch = { max_messages = 10, max_wait = \"10s\" }\n";
+const ALARM: &str = "[[rule]]\nname = \"alarm\"\ntopic = \"plant1/packaging/{machine}/+\"\ndevice = \"{machine}\"\n\
+    priority = \"high\"\n";
+
 fn payload() -> Vec<u8> {
     let values: Vec<String> = (0..14).map(|n| format!("\"value{n:02}\": {}.5", n * 7)).collect();
     format!("{{{}}}", values.join(", ")).into_bytes()
@@ -98,11 +104,21 @@ fn rate(count: usize, took: Duration) -> f64 {
 }
 
 fn ingest() {
-    println!("\ndurable ingest (hub unreachable)      msg/s   ack p50 ms   p99 ms   CPU s/100k   RSS MB (peak)");
-    for (connections, window) in [(1, 1), (1, 20), (10, 1), (10, 20), (100, 1), (100, 20)] {
+    println!(
+        "\ndurable ingest (hub unreachable)                                   msg/s   ack p50 ms   p99 ms   CPU s/100k   RSS MB (peak)"
+    );
+    let plain = [(1, 1), (1, 20), (10, 1), (10, 20), (100, 1), (100, 20)].map(|load| ("", RULES.to_owned(), load));
+    let more = [
+        ("window alone", WINDOW.to_owned()),
+        ("window beside another rule (continue)", format!("{WINDOW}continue = true\n{RULES}")),
+        ("alarm alone", ALARM.to_owned()),
+        ("alarm beside another rule (continue)", format!("{ALARM}continue = true\n{RULES}")),
+    ];
+    let more = more.iter().flat_map(|(name, rules)| [(1, 20), (10, 20)].map(|load| (*name, rules.clone(), load)));
+    for (name, rules, (connections, window)) in plain.into_iter().chain(more) {
         let dir = folder("bench-ingest");
         let sim = Sim::start(&dir.join("sim"), free_port(), &["--quiet", "--refuse"]);
-        let bridge = Bridge::start(&dir, &sim, RULES, "");
+        let bridge = Bridge::start(&dir, &sim, &rules, "");
         let total = if connections * window == 1 {
             3_000
         } else if connections * window < 50 {
@@ -114,7 +130,8 @@ fn ingest() {
         let (took, latencies) = load(&bridge, connections, window, total);
         let cpu = (bridge.process.cpu() - before).as_secs_f64() * 100_000.0 / total as f64;
         println!(
-            "{connections:4} connections, window {window:3}        {:10.0} {:10.2} {:9.2} {cpu:11.2} {:12.1}",
+            "{:70} {:8.0} {:10.2} {:9.2} {cpu:11.2} {:12.1}",
+            format!("{connections:4} connections, window {window:3}  {name}"),
             rate(total, took),
             percentile(&latencies, 0.5),
             percentile(&latencies, 0.99),

@@ -1,4 +1,4 @@
-//! What a translation costs: nanoseconds per message, at 10 and 1,000 rules, by topic and by regex.
+//! What a translation costs: nanoseconds and allocations per message, at 10, 1,000 and 5,000 rules, by topic and by regex.
 //!
 //! Then what single keys cost, with one rule.
 //!
@@ -100,6 +100,15 @@ fn keys() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     ]
 }
 
+fn translate(rules: &RuleSet, topic: &str, payload: &[u8], out: &mut Output) {
+    let received = Timestamp(1_767_225_600_000);
+    let publish = Publish { topic, payload, client: "plc7", user: None, qos: 1, retain: false, received };
+    let verdict = rules.translate(black_box(&publish), out);
+    assert!(!matches!(verdict, Verdict::Quarantined { .. } | Verdict::Unmatched));
+    black_box(out.records().count());
+}
+
+/// Nanoseconds per message.
 fn measure(rules: &RuleSet, topics: &[String], payload: &[u8]) -> f64 {
     let mut out = Output::new();
     let mut best = f64::MAX;
@@ -109,18 +118,7 @@ fn measure(rules: &RuleSet, topics: &[String], payload: &[u8]) -> f64 {
         let mut messages = 0_u32;
         while start.elapsed() < Duration::from_millis(5) {
             for topic in topics.iter().cycle().take(topics.len().max(1024)) {
-                let publish = Publish {
-                    topic,
-                    payload,
-                    client: "plc7",
-                    user: None,
-                    qos: 1,
-                    retain: false,
-                    received: Timestamp(1_767_225_600_000),
-                };
-                let verdict = rules.translate(black_box(&publish), &mut out);
-                assert!(!matches!(verdict, Verdict::Quarantined { .. } | Verdict::Unmatched));
-                black_box(out.records().count());
+                translate(rules, topic, payload, &mut out);
                 messages += 1;
             }
         }
@@ -129,24 +127,37 @@ fn measure(rules: &RuleSet, topics: &[String], payload: &[u8]) -> f64 {
     best
 }
 
+/// Allocations per message, once the buffers have grown and the routes are cached.
+fn allocations(rules: &RuleSet, topics: &[String], payload: &[u8]) -> f64 {
+    let mut out = Output::new();
+    let mut round = || topics.iter().for_each(|topic| translate(rules, topic, payload, &mut out));
+    round();
+    allocation_counter::measure(round).count_total as f64 / topics.len() as f64
+}
+
 fn main() {
     let passes = "device = \"{line}-{machine}\"";
     let enriches =
         "device = \"{line}-{machine}\"\nadd = { signal = \"{signal}\", site = \"plant1\", time = \"{time}\" }";
-    println!("payload: {} bytes of JSON; ns per message", PAYLOAD.len());
-    println!("{:<14}{:<8}{:<14}{:>10}{:>12}{:>12}", "", "by", "topics", "10 rules", "1,000 rules", "5,000 rules");
+    println!("payload: {} bytes of JSON; ns per message, and allocations per message with 5,000 rules", PAYLOAD.len());
+    let counts = ["10 rules", "1,000 rules", "5,000 rules", "allocations"];
+    println!(
+        "{:<14}{:<8}{:<14}{:>10}{:>12}{:>12}{:>12}",
+        "", "by", "topics", counts[0], counts[1], counts[2], counts[3]
+    );
     for (what, action) in [("pass-through", passes), ("enrichment", enriches)] {
         for (by, regex) in [("topic", false), ("regex", true)] {
             for (how, count) in [("few", 16), ("many", 4096)] {
                 let topics: Vec<String> =
                     (0..count).map(|n| format!("plant{}/line{}/press{}/speed", n % 10, n / 10 % 16, n / 160)).collect();
-                let [few, many, most] =
-                    [10, 1000, 5000].map(|count| measure(&rules(count, regex, action), &topics, PAYLOAD));
-                println!("{what:<14}{by:<8}{how:<14}{few:>10.0}{many:>12.0}{most:>12.0}");
+                let sets = [10, 1000, 5000].map(|count| rules(count, regex, action));
+                let [few, many, most] = sets.each_ref().map(|rules| measure(rules, &topics, PAYLOAD));
+                let allocated = allocations(&sets[2], &topics, PAYLOAD);
+                println!("{what:<14}{by:<8}{how:<14}{few:>10.0}{many:>12.0}{most:>12.0}{allocated:>12.2}");
             }
         }
     }
-    println!("\n{:<36}{:>10}", "one rule, few topics", "ns");
+    println!("\n{:<36}{:>10}{:>12}", "one rule, few topics", "ns", "allocations");
     for (what, keys, payload) in keys() {
         let topics: Vec<String> = (0..16).map(|n| format!("plant/line{n}/press/words")).collect();
         let text = format!("[[rule]]\ntopic = \"plant/{{line}}/{{machine}}/{{signal}}\"\n{keys}\n");
@@ -155,6 +166,8 @@ fn main() {
         } else {
             text.replacen("[rule.decode]", "device = \"d\"\n[rule.decode]", 1)
         };
-        println!("{what:<36}{:>10.0}", measure(&load_rules(text), &topics, &payload));
+        let rules = load_rules(text);
+        let (ns, allocated) = (measure(&rules, &topics, &payload), allocations(&rules, &topics, &payload));
+        println!("{what:<36}{ns:>10.0}{allocated:>12.2}");
     }
 }

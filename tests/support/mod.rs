@@ -18,6 +18,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+pub mod site;
+
 pub const BINARY: &str = env!("CARGO_BIN_EXE_brownbridge");
 
 /// Waits for something another process brings about.

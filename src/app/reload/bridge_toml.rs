@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use super::NotTaken;
 use crate::app::settings::cannot_read;
 use crate::config;
 use crate::diag::{Diagnostic, SourceFile, rendered};
@@ -20,25 +21,24 @@ impl BridgeToml {
         Self { path, text: Secret::new(text) }
     }
 
-    /// Tells the log what is different on disk now.
-    pub(super) fn compare(&self) {
-        let text = match fs::read_to_string(&self.path) {
-            Ok(text) => text,
-            Err(error) => {
-                tracing::error!("{}; brownbridge would not start again", cannot_read(&self.path, &error));
-                return;
-            }
-        };
+    /// The keys that are different on disk now and need a restart, also told to the log; or why the file is not good.
+    pub(super) fn compare(&self) -> Result<Vec<String>, NotTaken> {
+        let text = fs::read_to_string(&self.path).map_err(|error| {
+            let why = format!("{}; brownbridge would not start again", cannot_read(&self.path, &error));
+            tracing::error!("{why}");
+            why
+        })?;
         if text == self.text.expose() {
-            return;
+            return Ok(Vec::new());
         }
         let path = self.path.display().to_string();
         let (_, found) = config::parse(0, &text, &|name| std::env::var(name).ok());
         if found.iter().any(Diagnostic::is_error) {
             let sources = [SourceFile { path: path.clone(), text: config::masked(&text) }];
-            let told = rendered(&found, &sources);
-            tracing::error!("{path} has errors, brownbridge would not start again:\n{told}");
-            return;
+            let findings = rendered(&found, &sources);
+            let why = format!("{path} has errors, brownbridge would not start again");
+            tracing::error!("{why}:\n{findings}");
+            return Err(NotTaken { why, findings });
         }
         let changed = config::changed_keys(self.text.expose(), &text);
         if !changed.is_empty() {
@@ -47,5 +47,6 @@ impl BridgeToml {
                 "{path} has changed and is read at start only: restart for {keys}; no message is lost by that"
             );
         }
+        Ok(changed)
     }
 }

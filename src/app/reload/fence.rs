@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::Watched;
+use super::{NotTaken, Watched};
 use crate::app::gate::{Files, Keeper, Read};
 use crate::diag::rendered;
 
@@ -37,7 +37,7 @@ impl Watched for Fence {
         self.files.read(0)
     }
 
-    fn take(&self, found: Read, _: bool) -> Result<(), String> {
+    fn take(&self, found: Read, _: bool) -> Result<(), NotTaken> {
         let told = rendered(&found.found, &found.sources);
         match found.policy {
             Some(policy) => {
@@ -48,7 +48,8 @@ impl Watched for Fence {
             None => {
                 let why = format!("{} have errors, the old ones stay in use", Self::WHAT);
                 tracing::error!("{why}:\n{told}");
-                Err(why)
+                // The findings show lines of the files, which are for who may read them.
+                Err(why.into())
             }
         }
     }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::Watched;
+use super::{NotTaken, Watched};
 use crate::app::rule_files::{read, rule_paths, table_paths};
 use crate::bridge::InUse;
 use crate::diag::{Diagnostic, SourceFile, rendered};
@@ -109,14 +109,14 @@ impl Watched for RuleFiles {
         Ok(Candidate { sources, loaded, failures })
     }
 
-    fn take(&self, found: Self::Found, asked: bool) -> Result<(), String> {
+    fn take(&self, found: Self::Found, asked: bool) -> Result<(), NotTaken> {
         let mut last = self.last.lock();
         let known_by = match &found {
             Ok(candidate) => &candidate.loaded.hash,
             Err(problem) => problem,
         };
         if let Some((_, why)) = last.refused.as_ref().filter(|(refused, _)| !asked && refused == known_by) {
-            return Err(why.clone());
+            return Err(why.clone().into());
         }
         let known_by = known_by.clone();
         let before = self.in_use.rules();
@@ -140,7 +140,8 @@ impl Watched for RuleFiles {
         };
         tracing::error!("{why}{findings}");
         last.refused = Some((known_by, why.clone()));
-        Err(why)
+        let findings = findings.trim_start_matches([':', '\n']).to_owned();
+        Err(NotTaken { why, findings })
     }
 }
 

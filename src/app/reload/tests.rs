@@ -33,10 +33,10 @@ impl Watched for Note {
         text
     }
 
-    fn take(&self, found: String, _: bool) -> Result<(), String> {
+    fn take(&self, found: String, _: bool) -> Result<(), NotTaken> {
         self.taken.lock().unwrap().push(found.clone());
         self.told.notify_one();
-        if found == "bad" { Err("the note is bad".to_owned()) } else { Ok(()) }
+        if found == "bad" { Err("the note is bad".to_owned().into()) } else { Ok(()) }
     }
 }
 
@@ -73,8 +73,9 @@ async fn files_are_taken_whole_and_once() {
     fs::write(&path, "bad").unwrap();
     sleep(10 * LOOK).await;
     assert_eq!((took(), standing.warning().is_some()), ("bad".to_owned(), true));
-    reloader.reload().await;
+    let reloaded = reloader.reload().await;
     assert_eq!(took(), "bad", "asked for, and done when that returns");
+    assert_eq!(reloaded.refused.last(), Some(&("the notes", "the note is bad".to_owned().into())));
     fs::remove_file(&path).unwrap();
     sleep(10 * LOOK).await;
     assert_eq!((took(), standing.warning()), ("entity not found".to_owned(), None));
@@ -130,7 +131,7 @@ impl Watched for Hanging {
 
     fn read(&self) {}
 
-    fn take(&self, (): (), _: bool) -> Result<(), String> {
+    fn take(&self, (): (), _: bool) -> Result<(), NotTaken> {
         Ok(())
     }
 }

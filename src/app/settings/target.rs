@@ -25,14 +25,14 @@ impl Place {
         match config.uplink.kind.value {
             Kind::Mqtt => self.mqtt(config, way?),
             Kind::IotHub | Kind::Edge => match &config.uplink.dps {
-                Some(dps) => self.provisioned(config, dps, way?),
-                None => self.hub(config, way?),
+                Some(dps) if !config.uplink.has_connection_string() => self.provisioned(config, dps, way?),
+                _ => self.hub(config, way?),
             },
         }
     }
 
     /// How the cloud is reached.
-    pub(super) fn way(&mut self, config: &Config) -> Option<Way> {
+    pub(in crate::app) fn way(&mut self, config: &Config) -> Option<Way> {
         let uplink = &config.uplink;
         let proxy = match &uplink.proxy {
             None => None,
@@ -144,7 +144,7 @@ impl Place {
     }
 
     /// A secret from the configuration or from its file.
-    pub(super) fn given(&mut self, given: &Given) -> Option<Placed<Secret>> {
+    pub(in crate::app) fn given(&mut self, given: &Given) -> Option<Placed<Secret>> {
         if let Some(text) = &given.text {
             return Some(text.clone());
         }

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::queue::{Device, Phase as Doing};
 use super::{Devices, Shared};
+use crate::hub::accounts::Described;
 use crate::message::Timestamp;
 use crate::shelf;
 use crate::uplink::Status;
@@ -22,6 +23,8 @@ pub enum Phase {
     Connected,
     /// It is being opened, or waits for its turn.
     Connecting,
+    /// The provisioning service is asked for its hub, or will be when it is its turn.
+    Registering,
     /// It has nothing to send.
     Idle,
     /// The hub does not let it in, or nobody knows its credentials.
@@ -34,13 +37,15 @@ pub enum Phase {
 
 impl Phase {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Connected, Self::Connecting, Self::Idle, Self::Refused, Self::Held, Self::Denied];
+    pub const ALL: [Self; 7] =
+        [Self::Connected, Self::Connecting, Self::Registering, Self::Idle, Self::Refused, Self::Held, Self::Denied];
 
     /// The word.
     pub fn label(self) -> &'static str {
         match self {
             Self::Connected => "connected",
             Self::Connecting => "connecting",
+            Self::Registering => "registering",
             Self::Idle => "idle",
             Self::Refused => "refused",
             Self::Held => "held",
@@ -53,6 +58,7 @@ impl From<Doing> for Phase {
     fn from(doing: Doing) -> Self {
         match doing {
             Doing::Idle => Self::Idle,
+            Doing::Registering => Self::Registering,
             Doing::InLine | Doing::Connecting => Self::Connecting,
             Doing::Connected(_) => Self::Connected,
             Doing::Refused(_) => Self::Refused,
@@ -81,13 +87,24 @@ pub struct Listed {
     pub trouble: Option<String>,
     /// Seconds until it is tried again.
     pub again_seconds: Option<u64>,
+    /// Where one device was asked for, what is known of it.
+    pub origin: Option<Origin>,
+}
+
+/// Why a device may connect or may not, and what it connects with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// Why it may, or may not.
+    pub admission: String,
+    /// What it connects with, and where.
+    pub account: Described,
 }
 
 /// All devices in numbers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Devices by what they do, in the order of [`Phase::ALL`]; the bridge's own line is none of them.
-    pub phases: [u64; 6],
+    pub phases: [u64; 7],
     /// Devices that may send: connected, on their way, or idle.
     pub able: u64,
     /// Devices that have something to send and cannot: refused or held.
@@ -153,7 +170,10 @@ impl Devices {
     /// One device.
     pub fn show(&self, id: &str) -> Option<Listed> {
         let device = self.0.devices.lock().get(id).cloned();
-        device.map(|device| self.0.listed(&device))
+        let mut listed = device.map(|device| self.0.listed(&device))?;
+        let account = self.0.options.plan.accounts.describe(id);
+        listed.origin = Some(Origin { admission: self.0.register.lock().reason(id), account });
+        Some(listed)
     }
 
     /// Lets a device in, now and after a restart, and tries it at once. Returns when that is on disk.
@@ -163,6 +183,9 @@ impl Devices {
         {
             let mut state = device.state();
             if state.phase.is_parked() {
+                if matches!(state.phase, Doing::Refused(_)) {
+                    self.0.options.plan.accounts.ask_anew(id);
+                }
                 state.phase = Doing::Idle;
                 (state.refusals, state.pause) = (0, Duration::ZERO);
             }
@@ -200,6 +223,7 @@ impl Shared {
             last_delivered: state.last_delivered,
             trouble: state.trouble.clone(),
             again_seconds: again,
+            origin: None,
         }
     }
 

@@ -200,7 +200,7 @@ impl Dispatcher<'_> {
                 self.shared.isolate_denied(&held.waiting);
                 continue;
             }
-            let policy = self.shared.options.plan.when_refused;
+            let policy = self.shared.policy(&device);
             let (gateway, quarantine) = (policy == WhenRefused::Gateway, policy == WhenRefused::Quarantine);
             if gateway && (before_shelf || !device.state().shelving) {
                 // Without a look at the room: there is no way back for it, and there are few.
@@ -279,14 +279,14 @@ impl Dispatcher<'_> {
         let sweeps = self.shared.options.plan.when_refused != WhenRefused::Wait && self.shared.lets_in();
         let mut refused = false;
         for device in self.shared.all() {
-            let (phase, shelving, drained) = {
+            let (phase, shelving, drained, its_own) = {
                 let state = device.state();
-                (state.phase, state.shelving, state.is_drained())
+                (state.phase, state.shelving, state.is_drained(), state.is_its_own)
             };
-            refused |= matches!(phase, Phase::Refused(_));
+            refused |= matches!(phase, Phase::Refused(_)) && its_own;
             match phase {
                 Phase::Denied if shelving => self.shared.sweep(&device),
-                Phase::Refused(_) if shelving && sweeps => self.shared.sweep(&device),
+                Phase::Refused(_) if shelving && sweeps && its_own => self.shared.sweep(&device),
                 Phase::Refused(again) if now >= again && (shelving || !drained) => self.shared.want(&device),
                 Phase::Idle if shelving || !drained => self.shared.want(&device),
                 _ => {}
@@ -316,6 +316,11 @@ impl Shared {
             }
         }
         connected > 0 && idle * 2 >= connected
+    }
+
+    /// What becomes of the messages of a device that is refused.
+    pub(super) fn policy(&self, device: &Device) -> WhenRefused {
+        if device.state().is_its_own { self.options.plan.when_refused } else { WhenRefused::Wait }
     }
 
     fn isolate_refused(self: &Arc<Self>, device: &Device, waiting: &Waiting) {

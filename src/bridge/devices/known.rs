@@ -7,17 +7,15 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::hub::accounts::{Account, Accounts, Answer, Certificate, NoAccount};
-use crate::hub::connection_string::{Auth, ConnectionString};
+use crate::hub::accounts::{Account, Certificate, NoAccount};
+use crate::hub::connection_string::Auth;
 use crate::hub::device_table::Proof;
 use crate::hub::sas::Key;
 use crate::secret::Secret;
 
 /// What is known of devices.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Known {
-    /// The hub of devices whose connection string names no other.
-    pub host: String,
     /// The devices table; paths are whole.
     pub table: HashMap<String, Proof>,
     /// The key that others are derived from.
@@ -26,43 +24,66 @@ pub struct Known {
     pub certificates: Option<PathBuf>,
 }
 
-impl Accounts for Known {
-    fn of<'a>(&'a self, device: &'a str) -> Answer<'a> {
-        Box::pin(async move { self.find(device) })
-    }
+/// What a device proves itself with.
+#[derive(Debug, Clone)]
+pub enum Found {
+    /// Its connection string says all, but for the certificate.
+    Account(Box<Account>),
+    /// Its own key.
+    Key(Key),
+    /// A key derived from this one.
+    Group(Key),
+    /// A certificate.
+    Certificate(Certificate),
 }
 
 impl Known {
-    fn find(&self, device: &str) -> Result<Account, NoAccount> {
-        let account = |auth, certificate| {
-            let (host, device) = (self.host.clone(), device.to_owned());
-            let connection = ConnectionString { host, device, module: None, gateway: None, auth };
-            Ok(Account { connection, certificate })
-        };
+    /// What a device proves itself with.
+    pub fn find(&self, device: &str) -> Result<Found, NoAccount> {
         match self.table.get(device) {
             Some(Proof::Connection(connection)) => {
                 let certificate = match connection.auth {
                     Auth::X509 => self.in_folder(device)?,
                     _ => None,
                 };
-                return Ok(Account { connection: connection.clone(), certificate });
+                return Ok(Found::Account(Box::new(Account { connection: connection.clone(), certificate })));
             }
-            Some(Proof::Key(key)) => return account(Auth::Key(key.clone()), None),
+            Some(Proof::Key(key)) => return Ok(Found::Key(key.clone())),
             Some(Proof::Certificate { certificate, key }) => {
-                let read = read(Path::new(&certificate.0), Path::new(&key.0))?;
-                return account(Auth::X509, Some(read));
+                return read(Path::new(&certificate.0), Path::new(&key.0)).map(Found::Certificate);
             }
             Some(Proof::Elsewhere) | None => {}
         }
         if let Some(certificate) = self.in_folder(device)? {
-            return account(Auth::X509, Some(certificate));
+            return Ok(Found::Certificate(certificate));
         }
         let Some(group) = &self.group_key else {
-            return Err(NoAccount("nobody knows its credentials: it is not in the devices table".to_owned()));
+            return Err(NoAccount::new("nobody knows its credentials: it is not in the devices table"));
         };
-        match Key::parse(group.derive(device).expose()) {
-            Ok(key) => account(Auth::Key(key), None),
-            Err(error) => Err(NoAccount(format!("its derived key cannot be used: {error}"))),
+        Ok(Found::Group(group.clone()))
+    }
+
+    /// The same in words, without reading any file.
+    pub fn describe(&self, device: &str) -> &'static str {
+        match self.table.get(device) {
+            Some(Proof::Connection(_)) => "the connection string in the devices table",
+            Some(Proof::Key(_)) => "its key in the devices table",
+            Some(Proof::Certificate { .. }) => "its certificate in the devices table",
+            Some(Proof::Elsewhere) | None => match (&self.certificates, &self.group_key) {
+                (Some(folder), _) if folder.join(format!("{device}.pem")).is_file() => {
+                    "its certificate in the folder of certificates"
+                }
+                (_, Some(_)) => "a key derived from the group key",
+                (_, None) => "nothing: it has no key and no certificate",
+            },
+        }
+    }
+
+    /// The hub that its connection string names.
+    pub fn hub_of(&self, device: &str) -> Option<&str> {
+        match self.table.get(device) {
+            Some(Proof::Connection(connection)) => Some(&connection.host),
+            _ => None,
         }
     }
 
@@ -78,7 +99,7 @@ impl Known {
 }
 
 fn read(chain: &Path, key: &Path) -> Result<Certificate, NoAccount> {
-    let cannot = |path: &Path, error: io::Error| NoAccount(format!("cannot read {}: {error}", path.display()));
+    let cannot = |path: &Path, error: io::Error| NoAccount::new(format!("cannot read {}: {error}", path.display()));
     Ok(Certificate {
         chain: fs::read(chain).map_err(|error| cannot(chain, error))?,
         key: Secret::new(fs::read_to_string(key).map_err(|error| cannot(key, error))?),
@@ -88,15 +109,15 @@ fn read(chain: &Path, key: &Path) -> Result<Certificate, NoAccount> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::connection_string::ConnectionString;
 
     fn proof(known: &Known, device: &str) -> String {
         match known.find(device) {
-            Err(error) => error.0,
-            Ok(Account { connection, certificate }) => match (connection.auth, certificate) {
-                (Auth::Key(key), None) => format!("{} key {}", connection.host, key.encode().expose()),
-                (Auth::X509, Some(certificate)) => String::from_utf8(certificate.chain).unwrap(),
-                other => format!("{other:?}"),
-            },
+            Err(error) => error.text,
+            Ok(Found::Account(account)) => format!("connection to {}", account.connection.host),
+            Ok(Found::Key(key)) => format!("key {}", key.encode().expose()),
+            Ok(Found::Group(key)) => format!("derived {}", key.derive(device).expose()),
+            Ok(Found::Certificate(certificate)) => String::from_utf8(certificate.chain).unwrap(),
         }
     }
 
@@ -113,17 +134,13 @@ mod tests {
             ("c".into(), Proof::Connection(other)),
             ("d".into(), Proof::Elsewhere),
         ];
-        let mut known = Known {
-            host: "h".into(),
-            table: table.into(),
-            group_key: Some(key.clone()),
-            certificates: Some(dir.path().to_owned()),
-        };
-        let derived = |device| format!("h key {}", key.derive(device).expose());
+        let mut known =
+            Known { table: table.into(), group_key: Some(key.clone()), certificates: Some(dir.path().to_owned()) };
+        let derived = |device| format!("derived {}", key.derive(device).expose());
         for (device, expect) in [
-            ("a", "h key a2V5".to_owned()),
+            ("a", "key a2V5".to_owned()),
             ("b", "chain of b".to_owned()),
-            ("c", "other key YWJj".to_owned()),
+            ("c", "connection to other".to_owned()),
             ("d", derived("d")),
             ("e", derived("e")),
         ] {

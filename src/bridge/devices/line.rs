@@ -8,17 +8,44 @@ use tokio_util::sync::CancellationToken;
 
 use super::ends::{Settle, Source};
 use super::queue::{Device, Phase};
-use super::{LONGEST_PAUSE, Left, Shared, WINDOW};
+use super::{LONGEST_PAUSE, Left, OwnIdentity, Shared, WINDOW};
 use crate::config::WhenRefused;
-use crate::hub::accounts::Account;
+use crate::hub::accounts::{Account, NoAccount};
 use crate::hub::connection_string::{Auth, ConnectionString};
 use crate::outbound::Way;
-use crate::uplink::{self, HubTarget, Status, Target, WindowSize, tls};
+use crate::uplink::{self, HubTarget, Status, Target, Unassigned, WindowSize, tls};
 
 /// Refusals in a row after which a device that was never let in counts as refused. The first may be chance.
 const REFUSALS: u32 = 2;
 /// Tokens live so much shorter at most, so that a thousand of them are not renewed in one moment.
 const SPREAD: f64 = 0.2;
+
+/// Who a line is.
+enum Identity {
+    Own(Arc<dyn OwnIdentity>),
+    Device(Box<Target>),
+}
+
+impl uplink::Credentials for Identity {
+    async fn target(&self) -> Result<Target, Unassigned> {
+        match self {
+            Self::Own(own) => own.target().await,
+            Self::Device(target) => Ok((**target).clone()),
+        }
+    }
+
+    fn accepted(&self) {
+        if let Self::Own(own) = self {
+            own.accepted();
+        }
+    }
+
+    fn refused(&self) {
+        if let Self::Own(own) = self {
+            own.refused();
+        }
+    }
+}
 
 /// Why a line ended.
 enum Why {
@@ -28,8 +55,10 @@ enum Why {
     Resting,
     /// Another device gets the place.
     Asked,
-    /// The hub does not let it in, or nobody knows its credentials.
+    /// The hub does not let it in.
     Refused(String),
+    /// Nobody knows its hub and its credentials.
+    Unknown(NoAccount),
 }
 
 /// Runs the line of a device that has a place.
@@ -37,7 +66,6 @@ pub(super) async fn run(shared: Arc<Shared>, device: Arc<Device>) {
     let leave = device.begin();
     let why = serve(&shared, &device, &leave).await;
     device.end();
-    let now = Instant::now();
     let mut again = false;
     match why {
         Why::Stopped => {}
@@ -46,7 +74,11 @@ pub(super) async fn run(shared: Arc<Shared>, device: Arc<Device>) {
             shared.set_phase(&mut state, Phase::Idle);
             again = !state.is_resting();
         }
-        Why::Refused(text) => refused(&shared, &device, (text, now)),
+        Why::Refused(text) => {
+            shared.options.plan.accounts.refused(&device.id);
+            refused(&shared, &device, NoAccount::new(text));
+        }
+        Why::Unknown(why) => refused(&shared, &device, why),
     }
     if shared.is_denied(&device) {
         again = !shared.deny_now(&device);
@@ -68,7 +100,7 @@ async fn serve(shared: &Arc<Shared>, device: &Arc<Device>, leave: &CancellationT
     };
     let target = match target {
         Ok(target) => target,
-        Err(text) => return Why::Refused(text),
+        Err(why) => return Why::Unknown(why),
     };
     let template = &shared.options.uplink;
     let options = uplink::Options {
@@ -81,13 +113,18 @@ async fn serve(shared: &Arc<Shared>, device: &Arc<Device>, leave: &CancellationT
         hub_rate: None,
         live_first: false,
         crowd: Some(Arc::clone(&shared.crowd)),
+        // The certificate that is watched is the bridge's own.
+        renew: if device.is_own() { Arc::clone(&template.renew) } else { Arc::default() },
         ..template.clone()
     };
     let stop = shared.stop.child_token();
     let (status, seen) = watch::channel(Status::default());
     let settle = Settle { shared: Arc::clone(shared), device: Arc::clone(device) };
     let metrics = shared.metrics.of_one_of_many();
-    let identity = options.target.clone();
+    let identity = match device.is_own() {
+        true => Identity::Own(Arc::clone(&shared.options.identity)),
+        false => Identity::Device(Box::new(options.target.clone())),
+    };
     let run = uplink::run((options, identity), (Source(Arc::clone(device)), settle), metrics, status, stop.clone());
     let mut run = std::pin::pin!(run);
     let why = tokio::select! {
@@ -118,6 +155,9 @@ async fn watch_over(shared: &Shared, device: &Device, mut seen: watch::Receiver<
         }
         let status = seen.borrow_and_update().clone();
         if let Some(since) = status.connected {
+            if !device.is_own() {
+                shared.options.plan.accounts.accepted(&device.id);
+            }
             let mut state = device.state();
             shared.set_phase(&mut state, Phase::Connected(since));
             (state.refusals, state.pause, state.trouble) = (0, Duration::ZERO, None);
@@ -147,12 +187,14 @@ async fn watch_over(shared: &Shared, device: &Device, mut seen: watch::Receiver<
 }
 
 /// The device is not let in: it is left alone for a while, and what waits for it gets another way.
-fn refused(shared: &Shared, device: &Arc<Device>, (text, now): (String, Instant)) {
+pub(super) fn refused(shared: &Shared, device: &Arc<Device>, why: NoAccount) {
+    let NoAccount { text, pause, is_its_own } = why;
+    let now = Instant::now();
     let (shortest, longest) = shared.options.uplink.backoff;
     let mut state = device.state();
     let known = state.pause > Duration::ZERO;
-    let pause = (state.pause * 2).clamp(shortest, longest * LONGEST_PAUSE);
-    state.pause = pause;
+    let pause = pause.unwrap_or_else(|| (state.pause * 2).clamp(shortest, longest * LONGEST_PAUSE));
+    (state.pause, state.is_its_own) = (pause, is_its_own);
     state.refusals = state.refusals.max(REFUSALS);
     shared.set_phase(&mut state, Phase::Refused(now + pause.mul_f64(rand::random_range(0.75..=1.0))));
     if !known {
@@ -165,10 +207,10 @@ fn refused(shared: &Shared, device: &Arc<Device>, (text, now): (String, Instant)
         });
     }
     state.trouble = Some(text);
-    if !shared.lets_in() {
+    if is_its_own && !shared.lets_in() {
         return; // Nobody is let in: this says nothing about the device.
     }
-    let waits = shared.options.plan.when_refused == WhenRefused::Wait;
+    let waits = !is_its_own || shared.options.plan.when_refused == WhenRefused::Wait;
     if waits && state.shelving && !state.has_shelf_in_memory() {
         return; // A few messages that are older than its shelf: they go first when it is let in.
     }
@@ -179,22 +221,21 @@ fn refused(shared: &Shared, device: &Arc<Device>, (text, now): (String, Instant)
 
 impl Shared {
     /// Where the line of a device goes; `Err` says why that is not known.
-    async fn target(&self, device: &Device) -> Result<HubTarget, String> {
+    async fn target(&self, device: &Device) -> Result<HubTarget, NoAccount> {
         let own = &self.options.plan.own;
         if device.is_own() {
             return Ok(own.clone());
         }
-        let Account { connection, certificate } =
-            self.options.plan.accounts.of(&device.id).await.map_err(|error| error.to_string())?;
+        let Account { connection, certificate } = self.options.plan.accounts.of(&device.id).await?;
         let (mut tls, mut certificate_expiry) = (Arc::clone(&self.tls), None);
         if let Some(certificate) = certificate {
-            let pem = |error: tls::TlsError| format!("its certificate cannot be used: {error}");
+            let pem = |error: tls::TlsError| NoAccount::new(format!("its certificate cannot be used: {error}"));
             let chain = tls::certificates(&certificate.chain).map_err(pem)?;
             let key = tls::private_key(certificate.key.expose().as_bytes()).map_err(pem)?;
             certificate_expiry = chain.first().and_then(|leaf| crate::hub::certificate::expiry(leaf));
             tls = tls::client(Arc::clone(&self.options.plan.roots), Some((chain, key))).map_err(pem)?;
         } else if matches!(connection.auth, Auth::X509) {
-            return Err("its connection string says x509=true, but there is no certificate for it".to_owned());
+            return Err(NoAccount::new("its connection string says x509=true, but there is no certificate for it"));
         }
         let same_hub = connection.host == own.connection.host;
         let gateway = connection.gateway.clone().or_else(|| own.connection.gateway.clone().filter(|_| same_hub));
@@ -203,7 +244,10 @@ impl Shared {
             connection: ConnectionString { gateway, ..connection },
             tls,
             transport: own.transport.clone(),
-            way: Way { address: own.way.address.clone().filter(|_| same_hub), ..own.way.clone() },
+            way: Way {
+                address: own.way.address.clone().filter(|_| same_hub || self.options.plan.one_address),
+                ..own.way.clone()
+            },
             certificate_expiry,
             token_lifetime: own.token_lifetime.mul_f64(shorter),
             gateway: false,

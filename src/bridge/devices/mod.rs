@@ -15,17 +15,24 @@
 //! | state of a device | its messages |
 //! |---|---|
 //! | idle, in line, connecting, connected | go into its queue; behind its shelf where that holds something |
-//! | refused: the hub said no twice in a row, or nobody knows its credentials | `when_refused`: wait on the shelf, go over the bridge's own line with the property `device`, or to the quarantine. It is tried again after a pause that doubles to five times `backoff_max` |
+//! | registering: the provisioning service has to be asked for its hub | the same; what its queue has no room for goes onto the shelf |
+//! | refused: the hub or the provisioning service said no, or nobody knows its credentials | `when_refused`: wait on the shelf, go over the bridge's own line with the property `device`, or to the quarantine. It is tried again after a pause that doubles to five times `backoff_max` |
+//! | refused, for a reason that is not its own: the provisioning service cannot be reached, throttles, or has not assigned anybody yet | on the shelf, whatever `when_refused` says |
 //! | held: neither in the table nor allowed by a pattern | on the shelf until an operator approves or denies it |
 //! | denied | to the quarantine |
 //!
 //! A device that is refused is quarantined or sent another way only after the hub has let somebody in: a hub that lets
 //! in nobody says nothing about a device.
 //!
+//! A device whose hub has to be asked for waits for that without taking the place of a connection: a fleet that is new
+//! takes hours at the pace of the service, and those that are known must go on meanwhile. See [`directory`] for what a
+//! device connects with, and `provisioned` for the service.
+//!
 //! Everything here runs on the uplink's one thread. What the disk takes its time for is done beside it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -42,20 +49,23 @@ use crate::fence::Name;
 use crate::hub::accounts::Accounts;
 use crate::metrics::Metrics;
 use crate::shelf::Shelves;
-use crate::uplink::{self, Crowd, HubTarget, Status};
+use crate::uplink::{self, Crowd, HubTarget, Status, Target, Unassigned};
 
 mod census;
+mod courses;
+pub mod directory;
 mod dispatch;
 mod ends;
 pub mod known;
 mod line;
+pub mod provisioned;
 mod queue;
 mod register;
 mod shelving;
 #[cfg(test)]
 mod tests;
 
-pub use census::{Listed, Phase as Condition, Summary};
+pub use census::{Listed, Origin, Phase as Condition, Summary};
 use queue::{Device, Held, Phase};
 use register::{Register, Verdict};
 pub use shelving::give_back;
@@ -72,15 +82,46 @@ const LONGEST_PAUSE: u32 = 5;
 const WINDOW: u16 = 32;
 /// Messages on their way to the quarantine; with so many nothing more is read.
 const ISOLATIONS: usize = 64;
+/// Devices that ask for their hub at one time.
+const REGISTERING: usize = 16;
+
+/// The bridge's own identity, asked before each connection of its own line. See [`uplink::Credentials`], which cannot be
+/// had as an object.
+pub trait OwnIdentity: Send + Sync + 'static {
+    /// Its target.
+    fn target(&self) -> Pin<Box<dyn Future<Output = Result<Target, Unassigned>> + Send + '_>>;
+
+    /// The hub let it in.
+    fn accepted(&self);
+
+    /// The hub refused it.
+    fn refused(&self);
+}
+
+impl<C: uplink::Credentials> OwnIdentity for C {
+    fn target(&self) -> Pin<Box<dyn Future<Output = Result<Target, Unassigned>> + Send + '_>> {
+        Box::pin(uplink::Credentials::target(self))
+    }
+
+    fn accepted(&self) {
+        uplink::Credentials::accepted(self);
+    }
+
+    fn refused(&self) {
+        uplink::Credentials::refused(self);
+    }
+}
 
 /// Who may connect, with what, and what becomes of the others.
 pub struct Plan {
-    /// The bridge's own identity and hub.
+    /// The bridge's own identity and hub, as far as they were known at the start.
     pub own: HubTarget,
     /// Whom to trust.
     pub roots: Arc<RootCertStore>,
     /// What devices connect with.
     pub accounts: Arc<dyn Accounts>,
+    /// The address in [`Self::own`] is where every hub is reached, not only the bridge's own.
+    pub one_address: bool,
     /// Ids that may connect, by pattern.
     pub allow: Vec<Name>,
     /// Ids that may connect, by name.
@@ -103,6 +144,8 @@ pub struct Options {
     pub uplink: uplink::Options,
     /// Who may, and with what.
     pub plan: Plan,
+    /// Who the bridge's own line is.
+    pub identity: Arc<dyn OwnIdentity>,
     /// The shelves.
     pub shelves: Arc<Shelves>,
     /// The folder in which approvals are kept.
@@ -127,6 +170,7 @@ struct Shared {
     /// The bridge's own line.
     own: Arc<Device>,
     slots: Mutex<Slots>,
+    asking: Mutex<Asking>,
     lines: TaskTracker,
     /// Messages on their way to the quarantine.
     isolating: AtomicUsize,
@@ -163,6 +207,13 @@ struct Slots {
     line: VecDeque<Arc<Device>>,
 }
 
+/// Who asks for its hub, and who will.
+#[derive(Default)]
+struct Asking {
+    now: usize,
+    line: VecDeque<Arc<Device>>,
+}
+
 /// Opens the approvals. The devices do nothing before [`run`].
 pub fn open(options: Options, outcome: SpoolOutcome, metrics: Metrics) -> std::io::Result<Devices> {
     let shelves = Arc::clone(&options.shelves);
@@ -180,6 +231,7 @@ pub fn open(options: Options, outcome: SpoolOutcome, metrics: Metrics) -> std::i
         devices: Mutex::default(),
         own,
         slots: Mutex::default(),
+        asking: Mutex::default(),
         lines: TaskTracker::new(),
         isolating: AtomicUsize::new(0),
         left: Mutex::default(),
@@ -213,6 +265,34 @@ pub async fn run(devices: Devices, backlog: SpoolBacklog, status: watch::Sender<
     shared.lines.close();
     shared.lines.wait().await;
     shared.persist().await;
+}
+
+/// Asks for the hub of a device; then it lines up for a connection.
+async fn ask_for_hub(shared: Arc<Shared>, device: Arc<Device>) {
+    // Somebody may have denied it while it waited.
+    let wanted = |device: &Device| device.state().phase == Phase::Registering;
+    let answer = if wanted(&device) {
+        tokio::select! {
+            answer = shared.options.plan.accounts.of(&device.id) => Some(answer),
+            () = shared.stop.cancelled() => None,
+        }
+    } else {
+        None
+    };
+    match answer.filter(|_| wanted(&device)) {
+        None => {}
+        Some(Err(why)) => line::refused(&shared, &device, why),
+        Some(Ok(_)) => {
+            shared.set_phase(&mut device.state(), Phase::InLine);
+            shared.line_up(&device);
+        }
+    }
+    {
+        let mut asking = shared.asking.lock();
+        asking.now -= 1;
+        shared.ask(&mut asking);
+    }
+    shared.wake.notify_one();
 }
 
 impl Shared {
@@ -249,14 +329,37 @@ impl Shared {
 
     /// A device has something to send: it gets a line, or a place in the line for one.
     fn want(self: &Arc<Self>, device: &Arc<Device>) {
-        if device.line_up(Instant::now()) {
-            let mut slots = self.slots.lock();
-            if device.is_own() {
-                slots.line.push_front(Arc::clone(device));
-            } else {
-                slots.line.push_back(Arc::clone(device));
-            }
-            self.admit(&mut slots);
+        if !device.line_up(Instant::now()) {
+            return;
+        }
+        if device.is_own() || self.options.plan.accounts.is_at_hand(&device.id) {
+            return self.line_up(device);
+        }
+        self.set_phase(&mut device.state(), Phase::Registering);
+        let mut asking = self.asking.lock();
+        asking.line.push_back(Arc::clone(device));
+        self.ask(&mut asking);
+    }
+
+    /// The device gets a line, or a place in the line for one.
+    fn line_up(self: &Arc<Self>, device: &Arc<Device>) {
+        let mut slots = self.slots.lock();
+        if device.is_own() {
+            slots.line.push_front(Arc::clone(device));
+        } else {
+            slots.line.push_back(Arc::clone(device));
+        }
+        self.admit(&mut slots);
+    }
+
+    /// Has devices ask for their hub, as many as may at one time.
+    fn ask(self: &Arc<Self>, asking: &mut Asking) {
+        while asking.now < REGISTERING
+            && !self.stop.is_cancelled()
+            && let Some(device) = asking.line.pop_front()
+        {
+            asking.now += 1;
+            self.lines.spawn(ask_for_hub(Arc::clone(self), device));
         }
     }
 

@@ -30,6 +30,8 @@ const LOW: usize = 32;
 pub(super) enum Phase {
     /// It has nothing to send.
     Idle,
+    /// The provisioning service is asked for its hub, or will be.
+    Registering,
     /// It waits for one of the connections there may be.
     InLine,
     Connecting,
@@ -122,6 +124,8 @@ pub(super) struct State {
     pub(super) refusals: u32,
     pub(super) pause: Duration,
     pub(super) trouble: Option<String>,
+    /// That it is refused says something about this device.
+    pub(super) is_its_own: bool,
     pub(super) delivered: u64,
     pub(super) last_delivered: Option<Timestamp>,
     /// Ends the line.
@@ -136,7 +140,7 @@ pub(super) enum Way {
     /// There is no room in the queue now.
     Blocked,
     Shelf,
-    /// The device is refused.
+    /// The device is refused, for a reason of its own.
     Refused,
     Denied,
 }
@@ -156,6 +160,7 @@ impl Device {
             refusals: 0,
             pause: Duration::ZERO,
             trouble: None,
+            is_its_own: true,
             delivered: 0,
             last_delivered: None,
             leave: None,
@@ -187,7 +192,10 @@ impl Device {
             Phase::Denied => Way::Denied,
             Phase::Held => Way::Shelf,
             _ if state.shelving && !(urgent && connected) => Way::Shelf,
+            Phase::Refused(_) if !due && !state.is_its_own => Way::Shelf,
             Phase::Refused(_) if !due => Way::Refused,
+            // Thousands may wait for hours until they are registered; they must not take the room of the others.
+            Phase::Registering if !state.has_room(self.is_own()) || self.is_half_full() => Way::Shelf,
             _ if !state.has_room(self.is_own()) => Way::Blocked,
             _ => Way::Queued,
         };
@@ -196,6 +204,11 @@ impl Device {
         }
         self.push(&mut state, held);
         Ok(())
+    }
+
+    /// Half of the room of all devices is taken.
+    fn is_half_full(&self) -> bool {
+        self.all_bytes.load(Ordering::Relaxed) >= super::MOST_BYTES / 2
     }
 
     /// Takes a message that has to go first of all, room or not: there are few of them.

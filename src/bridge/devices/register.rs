@@ -61,6 +61,21 @@ impl Register {
         if known { Verdict::Allowed } else { Verdict::Unknown }
     }
 
+    /// Why the verdict is what it is, in words.
+    pub(super) fn reason(&self, id: &str) -> String {
+        if self.said.denied.contains(id) {
+            "an operator has denied it".to_owned()
+        } else if self.said.approved.contains(id) {
+            "an operator has approved it".to_owned()
+        } else if self.table.contains(id) {
+            "it is in the devices table".to_owned()
+        } else if let Some(pattern) = self.allow.iter().find(|pattern| pattern.matches(id)) {
+            format!("the pattern \"{pattern}\" of `allow` fits")
+        } else {
+            "it is neither in the devices table nor allowed by a pattern".to_owned()
+        }
+    }
+
     /// Keeps what an operator says of a device. Returns when it is on disk.
     pub(super) fn say(&mut self, id: &str, approved: bool) -> io::Result<()> {
         let mut said = self.said.clone();
@@ -97,19 +112,19 @@ mod tests {
             Register::open(dir.path(), vec![Name::new("press-*")], table).unwrap()
         };
         let mut register = open();
-        for (id, said, expect) in [
-            ("listed", None, Verdict::Allowed),
-            ("press-4", None, Verdict::Allowed),
-            ("other", None, Verdict::Unknown),
-            ("other", Some(true), Verdict::Allowed),
-            ("press-4", Some(false), Verdict::Denied),
-            ("listed", Some(false), Verdict::Denied),
-            ("listed", Some(true), Verdict::Allowed),
+        for (id, said, expect, reason) in [
+            ("listed", None, Verdict::Allowed, "it is in the devices table"),
+            ("press-4", None, Verdict::Allowed, "the pattern \"press-*\" of `allow` fits"),
+            ("other", None, Verdict::Unknown, "it is neither in the devices table nor allowed by a pattern"),
+            ("other", Some(true), Verdict::Allowed, "an operator has approved it"),
+            ("press-4", Some(false), Verdict::Denied, "an operator has denied it"),
+            ("listed", Some(false), Verdict::Denied, "an operator has denied it"),
+            ("listed", Some(true), Verdict::Allowed, "an operator has approved it"),
         ] {
             if let Some(approved) = said {
                 register.say(id, approved).unwrap();
             }
-            assert_eq!(register.verdict(id), expect, "{id} {said:?}");
+            assert_eq!((register.verdict(id), register.reason(id).as_str()), (expect, reason), "{id} {said:?}");
             assert_eq!(open().verdict(id), expect, "after a restart: {id} {said:?}");
         }
         fs::write(dir.path().join(FILE), "{").unwrap();

@@ -1,8 +1,9 @@
-//! Direct methods: those of the rules and those of the bridge itself, and what is answered.
+//! Direct methods: those of the rules, and what is answered.
 
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use super::own::Own;
 use super::{Downlink, Instant, Kind, Order};
 use crate::hub::back;
 use crate::message::Timestamp;
@@ -42,45 +43,13 @@ impl Downlink {
             Commanded::Refused { command, reason, detail } => {
                 self.finish(order(made(command)), "", reason.label(), &detail).await;
             }
-            Commanded::NoRule => match self.own_method(name) {
-                Some(body) => {
-                    let order = order(made(format!("({name})")));
-                    let topic = back::method_answer(200, &order.id);
-                    let sent = order.line.answer(topic, Bytes::from(body.to_string())).await;
-                    self.tell(&order, if sent.is_ok() { "answered" } else { "line_lost" }, "", true);
-                }
+            Commanded::NoRule => match Own::named(name).filter(|_| self.settings.own_methods) {
+                Some(own) => self.own_method(own, &payload, order(made(format!("({name})")))).await,
                 None => {
                     let detail = "no [[command]] has such a method";
                     self.finish(order(made(String::new())), "", "no_rule", detail).await;
                 }
             },
-        }
-    }
-
-    /// What a method of the bridge itself answers.
-    fn own_method(&self, name: &str) -> Option<Value> {
-        if !self.settings.own_methods {
-            return None;
-        }
-        let version = env!("CARGO_PKG_VERSION");
-        match name {
-            "ping" => Some(json!({"version": version, "time": Timestamp::now().to_string()})),
-            "status" => {
-                let stats = self.parts.stores.stats();
-                Some(json!({
-                    "version": version,
-                    "uptime_seconds": self.started.elapsed().as_secs(),
-                    "spool": {"waiting": stats.waiting, "late": stats.late, "bytes": stats.disk_bytes, "full": stats.full},
-                    "commands_waiting": self.desk.len(),
-                    "dry_run": self.settings.dry_run,
-                }))
-            }
-            "get-config" => Some(json!({
-                "version": version,
-                "bridge.toml": self.settings.shown,
-                "rules": self.parts.rules.rules().hash(),
-            })),
-            _ => None,
         }
     }
 }

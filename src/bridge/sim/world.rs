@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::books::Books;
 use super::oracle::{Key, Oracle};
 use super::{Plan, Rng};
 use crate::bridge::{Bridge, Own, Stores, join};
-use crate::broker::{Ingest as _, Offer};
+use crate::broker::{Commits as _, Ingest as _, Offer, Sequences};
 use crate::config::Unmatched;
 use crate::diag::SourceFile;
 use crate::message::{Publish, Timestamp};
@@ -25,34 +25,84 @@ use crate::spool::{self, Stats};
 use crate::uplink::sim::{Cut, Hub};
 use crate::{quarantine, uplink};
 
-const RULES: &str = "[[rule]]\ntopic = \"t/{device}\"\ndevice = \"{device}\"\n\
-    [[rule]]\ntopic = \"alarm/{device}\"\ndevice = \"urgent-{device}\"\npriority = \"high\"\ncontinue = true\n\
-    [[rule]]\ntopic = \"alarm/both\"\ndevice = \"copy\"\n";
+const RULES: &str = r#"
+[[rule]]
+topic  = "t/{device}"
+device = "{device}"
+
+[[rule]]
+topic    = "alarm/{device}"
+device   = "urgent-{device}"
+priority = "high"
+continue = true
+
+[[rule]]
+topic  = "alarm/both"
+device = "copy"
+
+[[rule]]
+topic  = "list/{device}"
+device = "list-{device}"
+batch  = { max_messages = 5, max_wait = "300ms" }
+
+[[rule]]
+topic     = "fold/{device}"
+device    = "fold-{device}"
+aggregate = { every = "1s", fields = { n = ["count", "min", "max", "sum"] } }
+
+[[rule]]
+topic  = "row/{device}/{name}"
+device = "row-{device}"
+pivot  = { name = "{name}", max_wait = "700ms" }
+
+[[rule]]
+topic    = "twice/{device}"
+device   = "list-twice-{device}"
+batch    = { max_messages = 3, max_wait = "2s" }
+priority = "high"
+continue = true
+
+[[rule]]
+topic  = "twice/{device}"
+device = "twice-{device}"
+"#;
 pub(super) const SEGMENT: u64 = 32 * 1024;
 /// What the hub closes the line at.
 const POISON: &str = "poison";
 /// A planned end waits 5 s for acknowledgements.
 const LONGEST_END: Duration = Duration::from_secs(8);
+/// When the simulation begins, in milliseconds since 1970: nothing in it is ever too old by the machine's clock.
+const EPOCH: i64 = 4_102_444_800_000;
+
+/// The time of day: it goes as fast as the runtime's.
+#[derive(Debug, Clone, Copy)]
+struct Clock(tokio::time::Instant);
+
+impl Clock {
+    fn now(self) -> Timestamp {
+        Timestamp(EPOCH + self.0.elapsed().as_millis() as i64)
+    }
+}
 
 /// A publish that its client has not been acknowledged yet.
 struct Owed {
     keys: Vec<Key>,
     written: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    sequence: u64,
+    waits_for: Sequences,
 }
 
 /// The program from its start to its end.
 struct Life {
-    bridge: Bridge,
+    bridge: Arc<Bridge>,
     scratch: Output,
     stores: Stores,
-    /// Of the spool and of the urgent one.
-    steps: [spool::steps::Steps; 2],
-    /// Nothing waits in windows here.
-    _held: spool::steps::Steps,
+    /// Of the spool, of the urgent one and of the holding spool.
+    steps: [spool::steps::Steps; 3],
     quarantine: quarantine::steps::Steps,
     uplink: JoinHandle<()>,
     stop: CancellationToken,
+    windows: JoinHandle<()>,
+    windows_stop: CancellationToken,
     owed: Vec<Owed>,
     /// The counters at its start.
     before: [u64; 3],
@@ -63,7 +113,8 @@ struct Life {
 pub(super) struct World {
     plan: Plan,
     pub(super) rng: Rng,
-    pub(super) disks: [SimDisk; 2],
+    pub(super) disks: [SimDisk; 3],
+    clock: Clock,
     pub(super) hub: Hub,
     books: Books,
     pub(super) oracle: Oracle,
@@ -81,14 +132,15 @@ fn counters(books: &Books) -> [u64; 3] {
 
 impl World {
     pub(super) fn new(seed: u64, plan: Plan, books: Books) -> Self {
-        let disks = [SimDisk::new(seed), SimDisk::new(!seed)];
+        let disks = [SimDisk::new(seed), SimDisk::new(!seed), SimDisk::new(seed.rotate_left(32))];
+        let clock = Clock(tokio::time::Instant::now());
         let hub = Hub::default();
         if plan.poison {
             hub.poisoned_by(POISON.as_bytes());
         }
-        let life = Life::begin(&plan, &disks, &hub, &books);
+        let life = Life::begin(&plan, (&disks, clock), &hub, &books);
         let (oracle, rng) = (Oracle::default(), Rng(seed));
-        Self { plan, rng, disks, hub, books, oracle, life, published: 0, given_up: 0 }
+        Self { plan, rng, disks, clock, hub, books, oracle, life, published: 0, given_up: 0 }
     }
 
     /// Offers one publish as a plant client would.
@@ -96,15 +148,25 @@ impl World {
         self.published += 1;
         let number = self.published;
         let device = self.rng.below(3);
-        let (topic, devices): (_, Vec<String>) = match self.rng.below(16) {
+        let kind = self.rng.below(24);
+        let (topic, devices): (_, Vec<String>) = match kind {
             0 => ("alarm/both".to_owned(), vec!["urgent-both".to_owned(), "copy".to_owned()]),
             1 => (format!("alarm/d{device}"), vec![format!("urgent-d{device}")]),
+            2..4 => (format!("list/d{device}"), vec![format!("list-d{device}")]),
+            4..6 => (format!("fold/d{device}"), vec![format!("fold-d{device}")]),
+            6..8 => (format!("row/d{device}/{number}"), vec![format!("row-d{device}")]),
+            8 => (format!("twice/d{device}"), vec![format!("list-twice-d{device}"), format!("twice-d{device}")]),
             _ => (format!("t/d{device}"), vec![format!("d{device}")]),
         };
-        let old = self.plan.max_age && self.rng.below(20) == 0;
-        let poison = self.plan.poison && self.rng.below(60) == 0;
+        let windows = (2..9).contains(&kind);
+        let old = self.plan.max_age && self.rng.below(20) == 0 && !windows;
+        let poison = self.plan.poison && self.rng.below(60) == 0 && !windows;
         let size = if self.rng.below(8) == 0 { self.rng.below(2_000) } else { self.rng.below(60) };
-        let payload = format!("{number} {}{}", if poison { POISON } else { "" }, "x".repeat(size as usize));
+        let payload = match kind {
+            4..6 => format!("{{\"n\":{number}}}"),
+            2..9 => number.to_string(),
+            _ => format!("{number} {}{}", if poison { POISON } else { "" }, "x".repeat(size as usize)),
+        };
         let publish = Publish {
             topic: &topic,
             payload: payload.as_bytes(),
@@ -112,20 +174,20 @@ impl World {
             user: None,
             qos: 1,
             retain: false,
-            received: if old { Timestamp(0) } else { Timestamp::now() },
+            received: if old { Timestamp(0) } else { self.clock.now() },
         };
         let keys: Vec<Key> = devices.into_iter().map(|device| (device, number)).collect();
         let life = &mut self.life;
-        let (written, sequence) = match life.bridge.offer(&mut life.scratch, &publish) {
-            Offer::Taken(sequence) => (None, sequence),
-            Offer::TakenAfter(written, sequence) => (Some(written), sequence),
+        let (written, waits_for) = match life.bridge.offer(&mut life.scratch, &publish) {
+            Offer::Taken(waits_for) => (None, waits_for),
+            Offer::TakenAfter(written, waits_for) => (Some(written), waits_for),
             Offer::Full => {
                 self.oracle.tally.refused += 1;
                 return;
             }
         };
         keys.iter().for_each(|key| self.oracle.offered(key.clone(), old || poison));
-        life.owed.push(Owed { keys, written, sequence });
+        life.owed.push(Owed { keys, written, waits_for });
     }
 
     /// Commits; where the disk failed for good the program ends, and the power is cut with it.
@@ -180,7 +242,7 @@ impl World {
     pub(super) async fn settle(&mut self, time: Duration) {
         tokio::time::sleep(time).await;
         let life = &mut self.life;
-        let durable = life.steps[0].durable();
+        let mut commits = life.bridge.commits();
         let mut promised = Vec::new();
         life.owed.retain_mut(|owed| {
             let written = owed
@@ -190,7 +252,7 @@ impl World {
             if written {
                 owed.written = None;
             }
-            let done = written && owed.sequence <= durable;
+            let done = written && commits.cover(owed.waits_for);
             if done {
                 promised.append(&mut owed.keys);
             }
@@ -226,10 +288,18 @@ impl World {
         self.life.stores.stats()
     }
 
+    /// What waits in windows.
+    fn held(&self) -> u64 {
+        let stats = self.life.stores.held.spool().stats();
+        assert_eq!((stats.lost, stats.shed, stats.expired), (0, 0, 0), "the holding spool gives nothing up");
+        stats.waiting
+    }
+
     /// kill -9, with the power or without.
     pub(super) fn crash(&mut self, power: bool) {
         self.oracle.tally.crashes += 1;
         self.life.uplink.abort();
+        self.life.windows.abort();
         if power {
             self.disks.iter().for_each(SimDisk::power_cut);
         }
@@ -249,13 +319,23 @@ impl World {
     fn restart(&mut self, orderly: bool) {
         self.disks.iter().for_each(|disk| disk.set_faults(Faults::default()));
         self.hub.arrivals(|arrivals| self.oracle.new_life(orderly, arrivals));
-        self.life = Life::begin(&self.plan, &self.disks, &self.hub, &self.books);
+        self.life = Life::begin(&self.plan, (&self.disks, self.clock), &self.hub, &self.books);
     }
 
-    /// SIGTERM, as `app` does it: nothing is taken any more, what waits may drain for a while, the uplink says
-    /// goodbye.
+    /// SIGTERM, as `app` does it: nothing is taken any more, windows are closed, what waits may drain for a while, the
+    /// uplink says goodbye.
     pub(super) async fn stop(&mut self) {
         self.oracle.tally.stops += 1;
+        self.life.windows_stop.cancel();
+        let began = tokio::time::Instant::now();
+        while !self.life.windows.is_finished() {
+            assert!(began.elapsed() < LONGEST_END, "the windows do not end");
+            self.deliver().await;
+            if !self.life.windows_stop.is_cancelled() {
+                // The disk has failed meanwhile.
+                return;
+            }
+        }
         for _ in 0..self.rng.below(4) {
             self.deliver().await;
         }
@@ -277,13 +357,12 @@ impl World {
         let taken = self.rng.below(3) as usize;
         self.hub.cut(Cut { taken, told: 0, reason: "network" });
         self.judge_the_last();
-        self.restart(sound && closed == [true, true]);
+        self.restart(sound && closed == [true; 3]);
     }
 
     /// A moment in which nothing goes wrong.
     async fn deliver(&mut self) {
-        self.commit(0);
-        self.commit(1);
+        (0..3).for_each(|disk| self.commit(disk));
         self.read_ahead();
         self.settle(Duration::from_millis(2)).await;
         self.hub.take(64);
@@ -305,7 +384,7 @@ impl World {
         self.hub.stall(false);
         for last in [false, true] {
             let mut rounds = 0;
-            while self.stats().waiting > 0 || !self.life.owed.is_empty() {
+            while self.stats().waiting + self.held() > 0 || !self.life.owed.is_empty() {
                 rounds += 1;
                 assert!(rounds < 20_000, "it does not drain: {:?}", self.stats());
                 self.retry();
@@ -328,16 +407,18 @@ fn given_up(stats: &Stats) -> u64 {
 }
 
 impl Life {
-    fn begin(plan: &Plan, disks: &[SimDisk; 2], hub: &Hub, books: &Books) -> Self {
+    fn begin(plan: &Plan, (disks, clock): (&[SimDisk; 3], Clock), hub: &Hub, books: &Books) -> Self {
         let before = counters(books);
         let began = hub.arrivals(<[_]>::len);
         let metrics = Metrics::register();
         let (kept, kept_by_hand) = quarantine::steps::open();
-        let [normal, urgent] = [0, 1].map(|n| spool::steps::open(&disks[n], &plan.spool(n)).expect("opens"));
-        let held = spool::steps::open(&SimDisk::new(0), &plan.spool(1)).expect("opens");
+        let [normal, urgent, held] = [0, 1, 2].map(|n| spool::steps::open(&disks[n], &plan.spool(n)).expect("opens"));
         let (stores, (backlog, outcome), _) = join([normal.0, urgent.0, held.0], (&kept, &metrics));
         let own = Own { hub: "h".into(), device: Some("gw".into()), module: None, mark_late: true, block: None };
-        let bridge = Bridge::new((rules(), Unmatched::Drop), own, stores.clone(), kept, metrics.clone());
+        let bridge = Arc::new(Bridge::new((rules(), Unmatched::Drop), own, stores.clone(), kept, metrics.clone()));
+        bridge.recover();
+        let windows_stop = CancellationToken::new();
+        let windows = Arc::clone(&bridge).run_windows(move || clock.now(), windows_stop.clone());
         let (status, stop) = (watch::Sender::default(), CancellationToken::new());
         let options = plan.uplink();
         let target = options.target.clone();
@@ -347,11 +428,12 @@ impl Life {
             scratch: bridge.scratch(),
             bridge,
             stores,
-            steps: [normal.1, urgent.1],
-            _held: held.1,
+            steps: [normal.1, urgent.1, held.1],
             quarantine: kept_by_hand,
             uplink,
             stop,
+            windows: tokio::spawn(windows),
+            windows_stop,
             owed: Vec::new(),
             before,
             closes: 0,

@@ -159,7 +159,7 @@ impl<'r> Plant<'r> {
                 match what {
                     9 | 10 => drop(place.subscribe(&ByteString::from(topic), to)),
                     11 => drop(place.unsubscribe(topic)),
-                    12 if place.session.receive(id).is_none() => place.session.received(id, 1),
+                    12 if place.session.receive(id).is_none() => place.session.received(id, Sequences::of(0, 1)),
                     12 => place.session.acknowledged(id),
                     13 => drop(place.session.release(id)),
                     14 => drop(place.session.drop_waiting(|topic| topic == "a")),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
-use brownbridge::broker::{self, Offer};
+use brownbridge::broker::{self, Offer, Sequences};
 use brownbridge::message::Publish;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::yield_now;
@@ -107,7 +107,7 @@ impl AsyncWrite for Client<'_> {
 #[derive(Default)]
 pub struct Ingest {
     asked: AtomicU64,
-    durable: Arc<AtomicU64>,
+    durable: Arc<[AtomicU64; 2]>,
 }
 
 impl broker::Ingest for Ingest {
@@ -120,9 +120,10 @@ impl broker::Ingest for Ingest {
         let asked = self.asked.fetch_add(1, Relaxed) + 1;
         match asked % 5 {
             0 => Offer::Full,
-            1 => Offer::Taken(0),
-            2 => Offer::TakenAfter(Box::pin(yield_now()), asked),
-            _ => Offer::Taken(asked),
+            1 => Offer::Taken(Sequences::NONE),
+            2 => Offer::TakenAfter(Box::pin(yield_now()), Sequences::of(0, asked)),
+            3 => Offer::Taken(Sequences::of(0, asked).and(1, asked)),
+            _ => Offer::Taken(Sequences::of(1, asked)),
         }
     }
 
@@ -138,16 +139,17 @@ impl broker::Ingest for Ingest {
 }
 
 /// A disk that has what was asked for one turn later.
-pub struct Commits(Arc<AtomicU64>);
+pub struct Commits(Arc<[AtomicU64; 2]>);
 
 impl broker::Commits for Commits {
-    fn covered(&self) -> impl Fn(u64) -> bool + use<> {
-        let durable = self.0.load(Relaxed);
-        move |sequence| sequence <= durable
+    fn cover(&mut self, sequences: Sequences) -> bool {
+        self.0.iter().zip(sequences.each()).all(|(durable, sequence)| sequence <= durable.load(Relaxed))
     }
 
-    async fn reach(&mut self, sequence: u64) {
-        yield_now().await;
-        self.0.fetch_max(sequence, Relaxed);
+    async fn reach(&mut self, sequences: Sequences) {
+        for (durable, sequence) in self.0.iter().zip(sequences.each()) {
+            yield_now().await;
+            durable.fetch_max(sequence, Relaxed);
+        }
     }
 }

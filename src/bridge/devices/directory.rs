@@ -1,0 +1,118 @@
+//! The accounts of all devices: files say what a device proves itself with, and where there is a provisioning service,
+//! that says at which hub.
+//!
+//! | what the files have of a device | without the service | with it |
+//! |---|---|---|
+//! | a connection string | its hub | the same: the service is not asked |
+//! | a key, a certificate | the bridge's own hub | an individual enrolment, or an X.509 group: registered by its id |
+//! | a group key | the derived key | the symmetric group: the derived key registers, and is the device's key at the hub |
+//!
+//! What the files say may be replaced while it is in use; what the service has told stays.
+
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use super::known::{Found, Known};
+use super::provisioned::{Given, Provisioned};
+use crate::hub::accounts::{Account, Accounts, Answer, Described, NoAccount};
+use crate::hub::connection_string::{Auth, ConnectionString};
+use crate::hub::sas::Key;
+
+/// See the module documentation.
+pub struct Directory {
+    known: RwLock<Arc<Known>>,
+    /// The hub of devices where neither a connection string nor the service names one.
+    host: String,
+    service: Option<Provisioned>,
+}
+
+impl Directory {
+    /// Over what the files say. `host` is the bridge's own hub.
+    pub fn new(known: Known, host: String, service: Option<Provisioned>) -> Self {
+        Self { known: RwLock::new(Arc::new(known)), host, service }
+    }
+
+    /// From now on the files say this.
+    pub fn replace(&self, known: Known) {
+        *self.known.write() = Arc::new(known);
+    }
+
+    fn known(&self) -> Arc<Known> {
+        Arc::clone(&self.known.read())
+    }
+
+    async fn find(&self, device: &str) -> Result<Account, NoAccount> {
+        let found = self.known().find(device)?;
+        let Some(service) = &self.service else { return self.direct(device, found) };
+        let given = match found {
+            Found::Account(account) => return Ok(*account),
+            Found::Key(key) => Given::Key(key),
+            Found::Group(key) => Given::Group(key),
+            Found::Certificate(certificate) => Given::Certificate(certificate),
+        };
+        service.account(device, given).await
+    }
+
+    fn direct(&self, device: &str, found: Found) -> Result<Account, NoAccount> {
+        let (auth, certificate) = match found {
+            Found::Account(account) => return Ok(*account),
+            Found::Key(key) => (Auth::Key(key), None),
+            Found::Group(group) => match Key::parse(group.derive(device).expose()) {
+                Ok(key) => (Auth::Key(key), None),
+                Err(error) => return Err(NoAccount::new(format!("its derived key cannot be used: {error}"))),
+            },
+            Found::Certificate(certificate) => (Auth::X509, Some(certificate)),
+        };
+        let (host, device) = (self.host.clone(), device.to_owned());
+        let connection = ConnectionString { host, device, module: None, gateway: None, auth };
+        Ok(Account { connection, certificate })
+    }
+
+    /// The service, where it is to be asked for this device.
+    fn asked_for(&self, device: &str) -> Option<&Provisioned> {
+        self.service.as_ref().filter(|_| self.known().hub_of(device).is_none())
+    }
+}
+
+impl Accounts for Directory {
+    fn of<'a>(&'a self, device: &'a str) -> Answer<'a> {
+        Box::pin(self.find(device))
+    }
+
+    fn is_at_hand(&self, device: &str) -> bool {
+        self.asked_for(device).is_none_or(|service| service.is_at_hand(device))
+    }
+
+    fn describe(&self, device: &str) -> Described {
+        let known = self.known();
+        let proof = known.describe(device).to_owned();
+        let (hub, assigned) = match (known.hub_of(device), &self.service) {
+            (Some(hub), _) => (Some(hub.to_owned()), None),
+            (None, None) => (Some(self.host.clone()), None),
+            (None, Some(service)) => match service.assigned(device) {
+                Some(assigned) => (Some(assigned.hub.clone()), Some(assigned.at.clone())),
+                None => (None, None),
+            },
+        };
+        Described { proof, hub, assigned }
+    }
+
+    fn accepted(&self, device: &str) {
+        if let Some(service) = self.asked_for(device) {
+            service.accepted(device);
+        }
+    }
+
+    fn refused(&self, device: &str) {
+        if let Some(service) = self.asked_for(device) {
+            service.refused(device);
+        }
+    }
+
+    fn ask_anew(&self, device: &str) {
+        if let Some(service) = self.asked_for(device) {
+            service.ask_anew(device);
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The hubs of devices as the Device Provisioning Service tells them, and what it told before.
+//!
+//! [`Courses`] knows who is to ask when; here it is done: at most [`AT_ONCE`] dialogues at one time, each paced, and what
+//! they told is written down in [`Assignments`] before it is used.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::sync::Semaphore;
+
+use super::courses::{Courses, Next};
+use crate::hub::accounts::{Account, Certificate, NoAccount};
+use crate::hub::certificate::common_name;
+use crate::hub::connection_string::{Auth, ConnectionString};
+use crate::hub::dps::{Assignment, Registration, RegistrationId};
+use crate::hub::sas::Key;
+use crate::message::Timestamp;
+use crate::metrics;
+use crate::outbound::Way;
+use crate::provision::assignments::{Assigned, Assignments};
+use crate::provision::{self, Proof, Transport};
+use crate::uplink::tls;
+
+/// Registrations under way at one time.
+const AT_ONCE: usize = 8;
+
+/// The service as the devices reach it.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// Its host name.
+    pub host: String,
+    /// How it is reached.
+    pub way: Way,
+    /// The protocol.
+    pub transport: Transport,
+    /// The ID scope.
+    pub scope: String,
+    /// The version of its interface.
+    pub api_version: String,
+    /// What each registration brings along, JSON.
+    pub payload: Option<String>,
+    /// TLS of devices without a certificate.
+    pub tls: Arc<ClientConfig>,
+    /// Whom devices with a certificate trust.
+    pub roots: Arc<RootCertStore>,
+    /// How long a hub may refuse a device until the service is asked again.
+    pub ask_again_after: Duration,
+    /// Registrations a minute, all devices together.
+    pub per_minute: u32,
+}
+
+/// What a device registers with.
+pub(super) enum Given {
+    /// The key of its own enrolment.
+    Key(Key),
+    /// The key of its group.
+    Group(Key),
+    /// A certificate.
+    Certificate(Certificate),
+}
+
+/// See the module documentation.
+pub struct Provisioned {
+    service: Service,
+    courses: Mutex<Courses>,
+    /// Locked while it is written.
+    file: Arc<Mutex<Assignments>>,
+    places: Semaphore,
+}
+
+impl Provisioned {
+    /// Over what was told before.
+    pub fn new(service: Service, file: Assignments) -> Self {
+        let courses = Courses::new(file.known(), service.ask_again_after, service.per_minute);
+        let (courses, file) = (Mutex::new(courses), Arc::new(Mutex::new(file)));
+        Self { service, courses, file, places: Semaphore::new(AT_ONCE) }
+    }
+
+    /// The account of a device that proves itself so.
+    pub(super) async fn account(&self, device: &str, given: Given) -> Result<Account, NoAccount> {
+        let id = registration_id(device)?;
+        let (proof, certificate) = match given {
+            Given::Key(key) => (Proof::Key(key), None),
+            Given::Group(group) => match Key::parse(id.key_of(&group).expose()) {
+                Ok(key) => (Proof::Key(key), None),
+                Err(error) => return Err(NoAccount::new(format!("its derived key cannot be used: {error}"))),
+            },
+            Given::Certificate(certificate) => (Proof::Certificate, Some(certificate)),
+        };
+        let auth = match &proof {
+            Proof::Key(key) => Auth::Key(key.clone()),
+            Proof::Certificate => Auth::X509,
+        };
+        let next = self.courses.lock().next(id.as_str(), device, Instant::now());
+        let assigned = match next {
+            Next::Use(assigned) => assigned,
+            Next::Wait(why) => return Err(why),
+            Next::Ask => self.register(id, proof, certificate.as_ref()).await?,
+        };
+        let (host, device) = (assigned.hub.clone(), assigned.device.clone());
+        Ok(Account { connection: ConnectionString { host, device, module: None, gateway: None, auth }, certificate })
+    }
+
+    async fn register(
+        &self,
+        id: RegistrationId,
+        proof: Proof,
+        certificate: Option<&Certificate>,
+    ) -> Result<Arc<Assigned>, NoAccount> {
+        let tls = match certificate {
+            None => Arc::clone(&self.service.tls),
+            Some(certificate) => self.tls(&id, certificate)?,
+        };
+        let _place = self.places.acquire().await;
+        self.turn().await;
+        let options = self.service.options(id, (proof, tls));
+        let id = &options.registration.id;
+        tracing::debug!("provisioning: asking {} which hub {id} belongs to", options.host);
+        match provision::register(&options, |seen| tracing::trace!("provisioning: {id}: {seen}")).await {
+            Ok(assignment) => {
+                metrics::registration("assigned");
+                Ok(self.settle(id, &assignment).await)
+            }
+            Err(trouble) => {
+                metrics::registration(trouble.kind.label());
+                let next = self.courses.lock().failed(id.as_str(), &trouble, (Instant::now(), rand::random()));
+                match next {
+                    Next::Use(known) => {
+                        tracing::warn!("provisioning: {id}: {trouble}; {} is tried further", known.hub);
+                        Ok(known)
+                    }
+                    Next::Wait(why) => Err(why),
+                    Next::Ask => Err(NoAccount::new(trouble.text)),
+                }
+            }
+        }
+    }
+
+    /// TLS settings with the certificate of a device, which must be its own.
+    fn tls(&self, id: &RegistrationId, certificate: &Certificate) -> Result<Arc<ClientConfig>, NoAccount> {
+        let pem = |error: tls::TlsError| NoAccount::new(format!("its certificate cannot be used: {error}"));
+        let chain = tls::certificates(&certificate.chain).map_err(pem)?;
+        let key = tls::private_key(certificate.key.expose().as_bytes()).map_err(pem)?;
+        let named = chain.first().and_then(|leaf| common_name(leaf)).unwrap_or_default();
+        if !named.eq_ignore_ascii_case(id.as_str()) {
+            let text = format!(
+                "its certificate is for {named:?}: with the provisioning service the common name must be the device's id"
+            );
+            return Err(NoAccount::new(text));
+        }
+        tls::client(Arc::clone(&self.service.roots), Some((chain, key))).map_err(pem)
+    }
+
+    /// Returns when the next registration may begin.
+    async fn turn(&self) {
+        loop {
+            let at = self.courses.lock().turn(Instant::now());
+            tokio::time::sleep_until(at.into()).await;
+            if !self.courses.lock().is_paused(Instant::now()) {
+                return;
+            }
+        }
+    }
+
+    /// Writes an assignment down.
+    async fn settle(&self, id: &RegistrationId, assignment: &Assignment) -> Arc<Assigned> {
+        let assigned = Arc::new(Assigned::new(assignment, Timestamp::now()));
+        let (file, for_disk, registration) = (Arc::clone(&self.file), Arc::clone(&assigned), id.clone());
+        let stored = tokio::task::spawn_blocking(move || file.lock().store(&registration, for_disk)).await;
+        if let Ok(Err(error)) = stored {
+            tracing::warn!("provisioning: the hub of {id} is not written down, the next start asks again: {error}");
+        }
+        let before = self.courses.lock().assigned(id.as_str(), &assigned);
+        let Assigned { hub, device, .. } = &*assigned;
+        match before {
+            Some(before) if (&before.hub, &before.device) != (hub, device) => {
+                tracing::warn!(
+                    "provisioning: {id} moves from {} to device {device} at {hub} ({})",
+                    before.hub,
+                    assignment.how()
+                );
+            }
+            _ => tracing::info!("provisioning: {id} is device {device} at {hub} ({})", assignment.how()),
+        }
+        assigned
+    }
+
+    /// What is known of a device is enough to connect, or to say why not.
+    pub(super) fn is_at_hand(&self, device: &str) -> bool {
+        let Ok(id) = registration_id(device) else { return true };
+        self.courses.lock().next(id.as_str(), device, Instant::now()) != Next::Ask
+    }
+
+    /// The hub it was told last.
+    pub(super) fn assigned(&self, device: &str) -> Option<Arc<Assigned>> {
+        self.courses.lock().known(&device.to_ascii_lowercase())
+    }
+
+    pub(super) fn accepted(&self, device: &str) {
+        self.courses.lock().accepted(&device.to_ascii_lowercase());
+    }
+
+    pub(super) fn refused(&self, device: &str) {
+        self.courses.lock().refused(&device.to_ascii_lowercase(), Instant::now());
+    }
+
+    pub(super) fn ask_anew(&self, device: &str) {
+        self.courses.lock().ask_anew(&device.to_ascii_lowercase(), Instant::now());
+    }
+}
+
+impl Service {
+    fn options(&self, id: RegistrationId, (proof, tls): (Proof, Arc<ClientConfig>)) -> provision::Options {
+        provision::Options {
+            host: self.host.clone(),
+            way: self.way.clone(),
+            transport: self.transport,
+            tls,
+            registration: Registration {
+                scope: self.scope.clone(),
+                id,
+                api_version: self.api_version.clone(),
+                payload: self.payload.clone(),
+            },
+            proof,
+        }
+    }
+}
+
+fn registration_id(device: &str) -> Result<RegistrationId, NoAccount> {
+    RegistrationId::parse(device).map_err(|error| {
+        NoAccount::new(format!("it cannot be registered with the provisioning service under its id: {error}"))
+    })
+}

@@ -1,0 +1,244 @@
+//! The real program finds the hub of each device through the Device Provisioning Service.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code")]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use support::site::{HUBS, SCOPE, Site, chain};
+use support::{BINARY, Bridge, PATIENCE, assert_conserved, folder, free_port, publish_all, until};
+
+const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+const OTHER: &str = "YW5vdGhlciBrZXkgb2YgYW4gaW5kaXZpZHVhbCBvbmU=";
+
+/// `[uplink]` of a bridge with devices; the bridge itself is `gw` of the group.
+fn devices(more: &str) -> String {
+    format!("identity = \"per-device\"\n[uplink.devices]\n{more}")
+}
+
+fn own() -> String {
+    format!("registration_id = \"gw\"\ngroup_key = \"{KEY}\"\nask_again_after = \"300ms\"")
+}
+
+fn plan(enrolments: &str) -> String {
+    format!("{HUBS}[[enrolment]]\ngroup = \"line-1\"\nkey_file = \"group.key\"\nhub = \"hub-b.example\"\n{enrolments}")
+}
+
+/// A site whose folder has the keys.
+fn site(dir: &Path, port: u16, enrolments: &str) -> Site {
+    fs::create_dir_all(dir).unwrap();
+    fs::write(dir.join("group.key"), KEY).unwrap();
+    fs::write(dir.join("single.key"), OTHER).unwrap();
+    Site::start(dir, port, &plan(enrolments))
+}
+
+/// Where the messages of each device arrived, and which, each once.
+fn arrived(site: &Site) -> BTreeMap<(String, String), Vec<u32>> {
+    let (mut arrived, mut seen) = (BTreeMap::<_, Vec<u32>>::new(), BTreeSet::new());
+    for message in site.received() {
+        if seen.insert(message["system"]["message-id"].as_str().unwrap().to_owned()) {
+            let text = |name: &str| message[name].as_str().unwrap().to_owned();
+            let number = text("body").parse().unwrap();
+            arrived.entry((text("hub"), text("device"))).or_default().push(number);
+        }
+    }
+    arrived
+}
+
+fn until_arrived(site: &Site, hub: &str, device: &str, numbers: std::ops::Range<u32>) {
+    let (at, mut last) = ((hub.to_owned(), device.to_owned()), Vec::new());
+    until(&format!("{numbers:?} of {device} at {hub}"), PATIENCE, || {
+        last = arrived(site).remove(&at).unwrap_or_default();
+        (last.len() >= numbers.len()).then_some(())
+    });
+    assert!(last.iter().copied().eq(numbers), "{device}: {last:?}");
+}
+
+fn publish(bridge: &Bridge, device: &str, numbers: std::ops::Range<u32>) {
+    let payloads: Vec<String> = numbers.map(|n| n.to_string()).collect();
+    publish_all(bridge.mqtt, &format!("t/{device}"), payloads.iter().map(String::as_str));
+}
+
+fn show(dir: &Path, device: &str) -> String {
+    let out = Command::new(BINARY).args(["devices", "show", device, "--config"]).arg(dir.join("bridge.toml")).output();
+    String::from_utf8(out.unwrap().stdout).unwrap()
+}
+
+fn registrations(bridge: &Bridge) -> f64 {
+    bridge.metric("brownbridge_dps_registrations_total")
+}
+
+/// Three devices at two hubs, the program killed in between: what the service has told is not asked
+/// for again, and nothing is lost.
+#[test]
+fn devices_find_their_hubs_and_keep_them_over_a_crash() {
+    let dir = folder();
+    let single = "[[enrolment]]\nid = \"press-3\"\nkey_file = \"single.key\"\ndevice = \"Press3\"\n";
+    let site = site(&dir.path().join("site"), free_port(), single);
+    let state = dir.path().join("bridge");
+    fs::create_dir_all(&state).unwrap();
+    fs::write(state.join("devices.csv"), format!("id,key\npress-3,{OTHER}\npress-1,\n")).unwrap();
+    let uplink = devices("table = \"devices.csv\"\nallow = [\"Press-2\"]");
+    let mut bridge = site.bridge(&state, &uplink, &own());
+    let places = [
+        ("press-1", "hub-b.example", "press-1"),
+        ("Press-2", "hub-b.example", "press-2"),
+        ("press-3", "hub-a.example", "Press3"),
+    ];
+    for round in 0..3 {
+        for (device, hub, there) in places {
+            publish(&bridge, device, round * 20..(round + 1) * 20);
+            until_arrived(&site, hub, there, 0..(round + 1) * 20);
+        }
+        assert_eq!(registrations(&bridge), if round == 0 { 3.0 } else { 0.0 }, "round {round}: each device once");
+        bridge.process.kill();
+        bridge = site.bridge(&state, &uplink, &own());
+    }
+    let kept = fs::read_to_string(state.join("state/assignments/devices.jsonl")).unwrap();
+    assert_eq!(kept.lines().count(), 3, "{kept}");
+    assert!(!kept.contains(KEY) && !kept.contains(OTHER), "{kept}");
+    publish(&bridge, "press-3", 60..61);
+    until_arrived(&site, "hub-a.example", "Press3", 0..61);
+    let told = show(&state, "press-3");
+    for expect in [
+        "press-3: connected",
+        "it is in the devices table",
+        "its key in the devices table",
+        "hub-a.example, as the provisioning",
+    ] {
+        assert!(told.contains(expect), "{told}");
+    }
+    until("the books at rest", PATIENCE, || (bridge.metric("brownbridge_spool_messages") == 0.0).then_some(()));
+    assert_conserved(&bridge);
+    assert_eq!(bridge.process.terminate(), Some(0));
+    let log = fs::read_to_string(&bridge.log).unwrap();
+    assert!(!log.contains("MDEyMz") && !log.contains("SharedAccessSignature"), "{log}");
+}
+
+#[test]
+fn a_device_that_moves_is_followed_alone() {
+    let dir = folder();
+    let (port, folder) = (free_port(), dir.path().join("site"));
+    let at = |hub: &str| format!("[[enrolment]]\nid = \"press-3\"\nkey_file = \"single.key\"\nhub = \"{hub}\"\n");
+    let mut first = site(&folder, port, &at("hub-a.example"));
+    let state = dir.path().join("bridge");
+    fs::create_dir_all(&state).unwrap();
+    fs::write(state.join("devices.csv"), format!("id,key\npress-3,{OTHER}\n")).unwrap();
+    let bridge = first.bridge(&state, &devices("table = \"devices.csv\"\nallow = [\"press-1\"]"), &own());
+    for (device, hub) in [("press-3", "hub-a.example"), ("press-1", "hub-b.example")] {
+        publish(&bridge, device, 0..10);
+        until_arrived(&first, hub, device, 0..10);
+    }
+    assert_eq!(first.process.terminate(), Some(0));
+    let second = site(&folder, port, &at("hub-b.example"));
+    publish(&bridge, "press-3", 10..200);
+    // The simulator has forgotten all it has assigned: who comes back registers again, wherever it is sent.
+    until_arrived(&second, "hub-b.example", "press-3", 10..200);
+    let log = || fs::read_to_string(&bridge.log).unwrap();
+    assert!(log().contains("press-3 moves from hub-a.example to device press-3 at hub-b.example"), "{}", log());
+    publish(&bridge, "press-1", 10..20);
+    until_arrived(&second, "hub-b.example", "press-1", 0..20);
+    assert!(!log().contains("press-1 moves"), "{}", log());
+}
+
+#[test]
+fn a_device_without_a_hub_waits_alone_and_is_told_why() {
+    let dir = folder();
+    let [root, leaf, key] = chain(&dir.path().join("chain"), "x-1");
+    let enrolments = format!(
+        "[[enrolment]]\nid = \"off\"\nkey_file = \"single.key\"\ndisabled = true\n\
+         [[enrolment]]\nid = \"sad\"\nkey_file = \"single.key\"\nfails = true\n\
+         [[enrolment]]\ngroup = \"line-2\"\nx509 = true\nca = {root:?}\n"
+    );
+    let site = site(&dir.path().join("site"), free_port(), &enrolments);
+    let state = dir.path().join("bridge");
+    let certificates = state.join("certificates");
+    fs::create_dir_all(&certificates).unwrap();
+    for device in ["x-1", "x-2"] {
+        fs::copy(&leaf, certificates.join(format!("{device}.pem"))).unwrap();
+        fs::copy(&key, certificates.join(format!("{device}.key"))).unwrap();
+    }
+    let table = format!("id,key\noff,{OTHER}\nsad,{OTHER}\nwrong,{OTHER}\nx-1,\nx-2,\n");
+    fs::write(state.join("devices.csv"), table).unwrap();
+    let uplink = devices(
+        "table = \"devices.csv\"\ncertificates = \"certificates\"\nallow = [\"good\", \"a$b\"]\nwhen_refused = \"quarantine\"",
+    );
+    let bridge = site.bridge(&state, &uplink, &own());
+    publish(&bridge, "good", 0..3);
+    publish(&bridge, "x-1", 0..3);
+    until_arrived(&site, "hub-b.example", "good", 0..3);
+    until_arrived(&site, "hub-a.example", "x-1", 0..3);
+    let rows = [
+        ("off", "the enrolment of this device is disabled"),
+        ("sad", "no hub to assign"),
+        ("wrong", "the proof of identity is wrong"),
+        ("x-2", "its certificate is for \"x-1\""),
+        ("a$b", "cannot be registered with the provisioning service under its id"),
+    ];
+    for (device, words) in rows {
+        publish(&bridge, device, 0..2);
+        until(words, PATIENCE, || {
+            let told = show(&state, device);
+            (told.contains(": refused") && told.contains(words) && told.contains("next try")).then_some(())
+        });
+    }
+    let quarantine = || support::quarantined(&state);
+    until("all in the quarantine", PATIENCE, || (quarantine().len() == 2 * rows.len()).then_some(()));
+    assert!(quarantine().iter().all(|entry| entry["reason"] == "device_refused"));
+    publish(&bridge, "good", 3..6);
+    until_arrived(&site, "hub-b.example", "good", 0..6);
+    assert_conserved(&bridge);
+}
+
+/// The service is away: that says nothing about any device. Those that are known go on, the others wait for it.
+#[test]
+fn without_the_service_known_devices_go_on_and_new_ones_wait() {
+    let dir = folder();
+    let site = site(&dir.path().join("site"), free_port(), "");
+    let state = dir.path().join("bridge");
+    let uplink = devices("allow = [\"*\"]\nwhen_refused = \"quarantine\"");
+    let mut bridge = site.bridge(&state, &uplink, &own());
+    publish(&bridge, "known", 0..10);
+    until_arrived(&site, "hub-b.example", "known", 0..10);
+    assert_eq!(bridge.process.terminate(), Some(0));
+    let text = fs::read_to_string(state.join("bridge.toml")).unwrap();
+    let away = text.replace(
+        &format!("id_scope = \"{SCOPE}\"\naddress = \"127.0.0.1:{}\"", site.port),
+        &format!("id_scope = \"{SCOPE}\"\naddress = \"127.0.0.1:{}\"", free_port()),
+    );
+    assert_ne!(text, away);
+    let mut bridge = Bridge::with_config(&state, &away, (bridge.mqtt.port(), bridge.admin.port()));
+    publish(&bridge, "new", 0..10);
+    publish(&bridge, "known", 10..20);
+    until_arrived(&site, "hub-b.example", "known", 0..20);
+    until("all on its shelf", PATIENCE, || (bridge.metric("brownbridge_shelf_messages") == 10.0).then_some(()));
+    let told = show(&state, "new");
+    assert!(told.contains("cannot be reached") && told.contains("not known yet"), "{told}");
+    assert!(support::quarantined(&state).is_empty());
+    assert_eq!(bridge.process.terminate(), Some(0));
+    let bridge = Bridge::with_config(&state, &text, (bridge.mqtt.port(), bridge.admin.port()));
+    until_arrived(&site, "hub-b.example", "new", 0..10);
+    until("the books at rest", PATIENCE, || (bridge.metric("brownbridge_shelf_messages") == 0.0).then_some(()));
+    assert_conserved(&bridge);
+}
+
+/// The bridge itself has a connection string, and the devices have the service.
+#[test]
+fn a_connection_string_beside_the_service_is_the_bridge_itself() {
+    let dir = folder();
+    let site = site(&dir.path().join("site"), free_port(), "");
+    let state = dir.path().join("bridge");
+    let string = format!("HostName=hub-a.example;DeviceId=gw;SharedAccessKey={OTHER}");
+    let uplink = format!("connection_string = \"{string}\"\n{}", devices("allow = [\"*\"]"));
+    let bridge = site.bridge(&state, &uplink, &format!("group_key = \"{KEY}\"\nregistrations_per_minute = 6000"));
+    for device in 0..20 {
+        publish(&bridge, &format!("d-{device}"), 0..2);
+    }
+    for device in 0..20 {
+        until_arrived(&site, "hub-b.example", &format!("d-{device}"), 0..2);
+    }
+    assert_eq!(registrations(&bridge), 20.0, "each once");
+}
