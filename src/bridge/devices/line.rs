@@ -45,6 +45,12 @@ impl uplink::Credentials for Identity {
             own.refused();
         }
     }
+
+    fn unreachable(&self) {
+        if let Self::Own(own) = self {
+            own.unreachable();
+        }
+    }
 }
 
 /// Why a line ended.
