@@ -46,6 +46,12 @@ impl uplink::Credentials for Identity {
             own.refused();
         }
     }
+
+    fn unreachable(&self) {
+        if let Self::Own(own) = self {
+            own.unreachable();
+        }
+    }
 }
 
 /// Why a line ended.

@@ -105,6 +105,9 @@ pub trait OwnIdentity: Send + Sync + 'static {
 
     /// The hub refused it.
     fn refused(&self);
+
+    /// The network did not lead to the hub.
+    fn unreachable(&self);
 }
 
 impl<C: uplink::Credentials> OwnIdentity for C {
@@ -118,6 +121,10 @@ impl<C: uplink::Credentials> OwnIdentity for C {
 
     fn refused(&self) {
         uplink::Credentials::refused(self);
+    }
+
+    fn unreachable(&self) {
+        uplink::Credentials::unreachable(self);
     }
 }
 
