@@ -29,7 +29,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Recorder};
-use crate::bridge::{self, Bridge, Holding, Stores};
+use crate::bridge::{self, Bridge, Holding, InUse, Stores};
 use crate::broker::{Broker, Listener, Transport};
 use crate::control as control_socket;
 use crate::journal;
@@ -227,6 +227,10 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
 
     let rules = (settings.rules, settings.unmatched);
     let bridge = Bridge::new(rules, settings.own, stores.clone(), quarantine.clone(), metrics.clone());
+    let bridge = match &devices {
+        Some(devices) => bridge.behind(devices.door()),
+        None => bridge,
+    };
     let bridge = match &down {
         Some(down) => bridge.reporting(down.twins.clone()),
         None => bridge,
@@ -433,6 +437,11 @@ impl Running {
     /// Whether the parts make progress; there is one.
     pub fn pulse(&mut self) -> Option<Pulse> {
         self.pulse.take()
+    }
+
+    /// The rules in use.
+    pub fn rules(&self) -> Arc<InUse> {
+        Arc::clone(self.bridge.rules())
     }
 
     /// Asks for a look at all files that may change.
