@@ -16,7 +16,7 @@ use super::restraint::{HeldBack, Judged, Noted};
 use super::rule::Message;
 use super::script::Script;
 use super::shape;
-use super::template::{Facts, Gap, Place, Template};
+use super::template::{Facts, Gap, Place};
 use super::window::{self, Combine, Held, Window};
 use super::{QuarantineReason, RuleIndex, place};
 use crate::message::{Content, Publish, RecordWriter, TooLong};

@@ -64,6 +64,7 @@ pub(super) fn read<'a>(
             message,
             topic,
             answer_topic: None,
+            encode: None,
             qos,
             retain,
             answer: None,
