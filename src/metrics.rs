@@ -431,6 +431,11 @@ pub fn describe_labelled() {
         ("brownbridge_shelf_bytes", Unit::Bytes, "Disk space they take"),
         ("brownbridge_shelf_devices", Unit::Count, "Devices that have messages on their shelf"),
         ("brownbridge_devices", Unit::Count, "Devices with a connection of their own, by state"),
+        (
+            "brownbridge_devices_not_read",
+            Unit::Count,
+            "Devices whose shelf is full: publishes for them are not acknowledged until there is room",
+        ),
         ("brownbridge_uplink_connections", Unit::Count, "Open connections to the hub, one a device"),
         ("brownbridge_spool_full", Unit::Count, "1 while the spool refuses messages for lack of room"),
         (

@@ -227,6 +227,10 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
 
     let rules = (settings.rules, settings.unmatched);
     let bridge = Bridge::new(rules, settings.own, stores.clone(), quarantine.clone(), metrics.clone());
+    let bridge = match &devices {
+        Some(devices) => bridge.behind(devices.door()),
+        None => bridge,
+    };
     let bridge = match &down {
         Some(down) => bridge.reporting(down.twins.clone()),
         None => bridge,

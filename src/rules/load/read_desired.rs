@@ -62,6 +62,7 @@ pub(super) fn read<'a>(
             device,
             props: Vec::new(),
             message,
+            encode: None,
             topic,
             answer_topic: None,
             encode: None,
