@@ -65,7 +65,6 @@ pub(super) fn read<'a>(
             encode: None,
             topic,
             answer_topic: None,
-            encode: None,
             qos,
             retain,
             answer: None,
