@@ -28,11 +28,14 @@ mod command;
 )]
 pub(super) struct Args {
     /// The topic of a publish.
-    #[arg(required_unless_present_any = ["on", "command"], conflicts_with_all = ["on", "command"])]
+    #[arg(required_unless_present_any = ["on", "command", "desired"], conflicts_with_all = ["on", "command", "desired"])]
     topic: Option<String>,
     /// Instead of a publish: a message of the hub for this device, or a method with --method.
     #[arg(long, value_name = "DEVICE", conflicts_with = "on")]
     command: Option<String>,
+    /// Instead of a publish: what is desired of this device, as JSON in --payload.
+    #[arg(long, value_name = "DEVICE", conflicts_with_all = ["on", "command"])]
+    desired: Option<String>,
     /// The direct method that is called.
     #[arg(long, requires = "command")]
     method: Option<String>,
@@ -94,7 +97,8 @@ enum On {
 
 pub(super) fn run(args: Args) -> ExitCode {
     let topic = args.topic.as_deref().unwrap_or_default();
-    if let (None, None, Err(error)) = (args.on, &args.command, topic::check_name(topic)) {
+    let down = args.command.is_some() || args.desired.is_some();
+    if let (None, false, Err(error)) = (args.on, down, topic::check_name(topic)) {
         return could_not_run(&error.to_string());
     }
     let payload = match (args.payload, &args.payload_file) {
@@ -118,6 +122,9 @@ pub(super) fn run(args: Args) -> ExitCode {
         print_findings(&loaded.diagnostics, &sources);
         return ExitCode::from(1);
     };
+    if let Some(device) = &args.desired {
+        return command::desired((device, payload.as_deref().unwrap_or(b"{}")), set, args.json);
+    }
     if let Some(device) = &args.command {
         let payload = payload.as_deref().unwrap_or_default();
         let down = command::Down { device, method: args.method.as_deref(), id: &args.id, props: &args.prop, payload };
@@ -258,7 +265,8 @@ impl Told<'_> {
         let (set, output) = (self.set, &self.explanation.output);
         for (rule, record) in output.records() {
             let first = if set.is_urgent(rule) { ", to go before others (priority high)" } else { "" };
-            writeln!(out, "\nmessage from rule `{}`{first}", set.name(rule))?;
+            let what = if set.reported(rule).is_some() { "change of the twin" } else { "message" };
+            writeln!(out, "\n{what} from rule `{}`{first}", set.name(rule))?;
             self.write_message(out, record)?;
             set.habits(rule).iter().try_for_each(|habit| writeln!(out, "  and then    {habit}"))?;
         }
@@ -358,6 +366,7 @@ impl Told<'_> {
             Some(json!({
                 "rule": set.name(rule), "waits_in_window": waits, "device": message.device, "properties": message.properties().collect::<Vec<_>>(),
                 "content_type": message.content.content_type(), "content_encoding": message.content.encoding(),
+                "to": if set.reported(rule).is_some() { "reported" } else { "telemetry" },
                 "priority": if set.is_urgent(rule) { "high" } else { "normal" },
                 "hub_topic": self.hub_topic(&message), "time": message.created.to_string(),
                 "body": std::str::from_utf8(message.body).ok(), "body_hex": body_hex(message.body),

@@ -344,11 +344,8 @@ impl Maker<'_> {
             push_body(message, facts, (body, value, reshaped), plain);
             content = gzip::said_to_be(content);
         }
-        let mut depth = 0;
-        if let Some(reported) = &message.reported {
-            depth = reported.at.len();
-            place::open(&reported.at, facts, value, plain)?;
-        }
+        let reported = message.reported.as_ref();
+        let depth = reported.map_or(Ok(0), |reported| place::open(&reported.at, facts, value, plain))?;
         let writer = begin(message, facts, (device, value), (content, &mut records.bytes));
         let written = writer.finish(|out| match message.gzip {
             true => gzip.push(plain, out),
