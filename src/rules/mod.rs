@@ -119,6 +119,7 @@ mod shape;
 mod template;
 pub mod testing;
 mod translate;
+mod tuning;
 mod window;
 
 pub use clock::Doubt;
@@ -130,6 +131,7 @@ pub use memory::Memory;
 pub use restraint::HeldBack;
 pub use schema::schema;
 pub use translate::{Output, forward};
+pub use tuning::{Tune, twin_name};
 pub use window::{Closed, Closing, held_record};
 
 use crate::message::{Event, NotARecord, Presence, Publish, Timestamp};
