@@ -206,7 +206,7 @@ impl fmt::Display for PassedBy {
     }
 }
 
-type Asked = Result<Result<Made, PassedBy>, (QuarantineReason, String)>;
+pub(super) type Asked = Result<Result<Made, PassedBy>, (QuarantineReason, String)>;
 
 /// The commands that let it go by, in order, and why.
 pub(super) fn passed_by(commands: &[Command], incoming: &Incoming<'_>) -> Vec<(String, PassedBy)> {
@@ -233,10 +233,9 @@ impl Command {
         if self.method.as_deref() != incoming.method {
             return Ok(Err(PassedBy::Method));
         }
-        let mut names = vec![incoming.device, incoming.id];
-        if self.device.as_ref().is_some_and(|pattern| !pattern.captures(incoming.device, &mut names)) {
+        let Some(mut names) = self.names_of_device(incoming.device, &[incoming.device, incoming.id]) else {
             return Ok(Err(PassedBy::Device));
-        }
+        };
         for (name, pattern) in &self.props {
             // Of a property that is there twice the last one counts.
             let value = incoming.props.iter().rev().find(|(known, _)| **known == **name);
@@ -245,18 +244,21 @@ impl Command {
                 return Ok(Err(PassedBy::Property(name.to_string())));
             }
         }
-        let publish = Publish {
-            topic: "",
-            payload: incoming.payload,
-            client: "",
-            user: None,
-            qos: 1,
-            retain: false,
-            received: incoming.received,
-        };
+        self.made((&names, incoming.payload), incoming.received)
+    }
+
+    /// The names with those of the pattern for devices; none where that does not match.
+    pub(super) fn names_of_device<'a>(&self, device: &'a str, names: &[&'a str]) -> Option<Vec<&'a str>> {
+        let mut names = names.to_vec();
+        let matches = self.device.as_ref().is_none_or(|pattern| pattern.captures(device, &mut names));
+        matches.then_some(names)
+    }
+
+    /// What it makes of a body.
+    pub(super) fn made(&self, (names, payload): (&[&str], &[u8]), received: Timestamp) -> Asked {
+        let publish = Publish { topic: "", payload, client: "", user: None, qos: 1, retain: false, received };
         let births = Births::default();
-        let source =
-            Source { publish: &publish, captures: &[], event: &names, births: &births, state: "", marks: None };
+        let source = Source { publish: &publish, captures: &[], event: names, births: &births, state: "", marks: None };
         let (mut work, mut records) = (Work::default(), Records::default());
         match make::make(&self.message, 0, &source, &mut work, &mut records) {
             Ok(Taken::No) => Ok(Err(PassedBy::When)),

@@ -97,6 +97,7 @@ use std::time::Duration;
 mod clock;
 mod command;
 mod decode;
+mod desired;
 mod encode;
 mod explain;
 mod expr;
@@ -108,8 +109,10 @@ mod load;
 mod lookup;
 mod make;
 mod memory;
+mod near;
 mod number;
 mod pattern;
+mod place;
 mod refusal;
 mod restraint;
 mod rule;
@@ -124,15 +127,17 @@ mod window;
 
 pub use clock::Doubt;
 pub use command::{Answer, Commanded, Incoming, LocalPublish, Made, PassedBy};
+pub use desired::Wish;
 pub use explain::{Explanation, Step, Tried, new_rule, new_rule_for_siblings};
 pub use gzip::plain_body;
 pub use load::{CODES, FIRM_LINTS, FileSummary, LINTS, Loaded, is_table_file, load};
 pub use memory::Memory;
+pub use near::Near;
 pub use restraint::HeldBack;
 pub use schema::schema;
 pub use translate::{Output, forward};
 pub use tuning::{Tune, twin_name};
-pub use window::{Closed, Closing, held_record};
+pub use window::{Again, Closed, Closing, Sequences, held_record};
 
 use crate::message::{Event, NotARecord, Presence, Publish, Timestamp};
 
@@ -153,6 +158,7 @@ struct Rules {
     on_connect: index::Index,
     on_disconnect: index::Index,
     commands: Vec<command::Command>,
+    desired: Vec<desired::Desired>,
     /// The rules with windows, by what their memory is filed under.
     windows: HashMap<Box<str>, RuleIndex>,
 }
@@ -274,7 +280,11 @@ impl fmt::Display for QuarantineReason {
 }
 
 impl RuleSet {
-    fn new(rules: Vec<rule::Rule>, commands: Vec<command::Command>, hash: String) -> Result<Self, regex::Error> {
+    fn new(
+        rules: Vec<rule::Rule>,
+        (commands, desired): (Vec<command::Command>, Vec<desired::Desired>),
+        hash: String,
+    ) -> Result<Self, regex::Error> {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
         let index = index::Index::new(&rules, None)?;
         let on_connect = index::Index::new(&rules, Some(Event::Connect))?;
@@ -282,7 +292,7 @@ impl RuleSet {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let windows = rules.iter().enumerate().filter(|(_, rule)| rule.window().is_some());
         let windows = windows.map(|(index, rule)| (rule.state.clone(), index)).collect();
-        Ok(Self(Arc::new(Rules { number, hash, rules, index, on_connect, on_disconnect, commands, windows })))
+        Ok(Self(Arc::new(Rules { number, hash, rules, index, on_connect, on_disconnect, commands, desired, windows })))
     }
 
     /// Translates a publish. Total: any publish, an outcome. The records are in `out` until its next use, and what
@@ -319,7 +329,12 @@ impl RuleSet {
 
     /// Puts a contribution of [`Output::held`] into its window. `sequence` is where the caller keeps it.
     pub fn hold(&self, held: &[u8], sequence: u64, memory: &Memory) -> Result<(), NotARecord> {
-        translate::hold(&self.0, held, sequence, memory)
+        translate::hold(&self.0, held, (sequence, None), memory)
+    }
+
+    /// Puts a contribution into a window that is made again as it was before a crash.
+    pub fn hold_again(&self, held: &[u8], sequence: u64, again: Again, memory: &Memory) -> Result<(), NotARecord> {
+        translate::hold(&self.0, held, (sequence, Some(again)), memory)
     }
 
     fn settle_all(&self, out: &mut Output) {
@@ -373,6 +388,16 @@ impl RuleSet {
     /// The commands that let it go by before one takes it, and why.
     pub fn passed_by(&self, incoming: &Incoming<'_>) -> Vec<(String, PassedBy)> {
         command::passed_by(&self.0.commands, incoming)
+    }
+
+    /// What every `[[desired]]` makes of the desired properties of a device, which came at this time. Total, as [`command`](Self::command).
+    pub fn desired(&self, of: (&str, Timestamp), properties: &serde_json::Map<String, serde_json::Value>) -> Vec<Wish> {
+        desired::wishes(&self.0.desired, of, properties)
+    }
+
+    /// True where there is a `[[desired]]`.
+    pub fn takes_desired(&self) -> bool {
+        !self.0.desired.is_empty()
     }
 
     /// True where a command takes cloud-to-device messages.

@@ -277,7 +277,9 @@ pub(crate) async fn run_over<D: Dial, C: Credentials, B: Backlog, O: Outcome>(
         if connected.is_some() {
             credentials.accepted();
         }
-        learn(&options.target, &end, connected.is_some());
+        if learn(&options.target, &end, connected.is_some()) {
+            credentials.unreachable();
+        }
         let renewing = matches!(end, End::Renew(_));
         status.send_modify(|status| (status.connected, status.renewing) = (None, renewing));
         if progressed {
@@ -322,12 +324,13 @@ pub(crate) async fn run_over<D: Dial, C: Credentials, B: Backlog, O: Outcome>(
     }
 }
 
-/// What an end says about the way that was taken.
-fn learn(target: &Target, end: &End, connected: bool) {
+/// What an end says about the way that was taken; true where it did not lead to the hub.
+fn learn(target: &Target, end: &End, connected: bool) -> bool {
     let blocked = matches!(end, End::Failed { reason, .. } if transport::is_blocked(reason, connected));
     if let Some(news) = target.transport().and_then(|transport| transport.tried(!blocked)) {
         tracing::warn!("uplink: {news}");
     }
+    blocked
 }
 
 /// An end of a connection, understood.

@@ -46,6 +46,12 @@ impl uplink::Credentials for Identity {
             own.refused();
         }
     }
+
+    fn unreachable(&self) {
+        if let Self::Own(own) = self {
+            own.unreachable();
+        }
+    }
 }
 
 /// Why a line ended.
@@ -74,6 +80,7 @@ pub(super) async fn run(shared: Arc<Shared>, device: Arc<Device>) {
             let mut state = device.state();
             shared.set_phase(&mut state, Phase::Idle);
             again = !state.is_resting();
+            state.release();
         }
         Why::Refused(text) => {
             shared.options.plan.accounts.refused(&device.id);

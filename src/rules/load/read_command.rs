@@ -28,11 +28,11 @@ const WITHIN_MAX: Duration = Duration::from_secs(300);
 pub(super) const COMPLETE: [(&str, bool); 2] = [("on-publish", false), ("on-ack", true)];
 
 /// A command as read, with what the checks across commands need.
-pub(super) struct Draft {
+pub(super) struct Draft<C = Command> {
     pub(super) file: usize,
     pub(super) name: String,
     pub(super) name_span: Span,
-    pub(super) command: Option<Command>,
+    pub(super) command: Option<C>,
 }
 
 pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, report: &mut Report<'_>) -> Draft {
@@ -64,13 +64,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
     let answer = read_answer(&mut keys, method.is_some(), &mut names, report);
     let message = read_message(&mut keys, (&mut names, Makes::Command, false), tables, report);
     let encode = read_encode(&mut keys, report);
-    let qos = keys.integer("qos", report).map_or(1, |(qos, place)| {
-        u8::try_from(qos).ok().filter(|qos| *qos <= 2).unwrap_or_else(|| {
-            report.error("wrong-type", "`qos` is 0, 1 or 2", place, "");
-            1
-        })
-    });
-    let retain = keys.boolean("retain", report).is_some_and(|(retain, _)| retain);
+    let (qos, retain) = how(&mut keys, false, report);
     let mistyped = keys.finish(report);
     let missing = |key: &str| table.get(key).is_none() && !mistyped.contains(&key);
     if missing("topic") {
@@ -122,6 +116,17 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
     Draft { file: report.file, name: shown, name_span, command }
 }
 
+/// Reads `qos` and `retain`; `retained` is meant where nothing is said.
+pub(super) fn how(keys: &mut Reader<'_>, retained: bool, report: &mut Report<'_>) -> (u8, bool) {
+    let qos = keys.integer("qos", report).map_or(1, |(qos, place)| {
+        u8::try_from(qos).ok().filter(|qos| *qos <= 2).unwrap_or_else(|| {
+            report.error("wrong-type", "`qos` is 0, 1 or 2", place, "");
+            1
+        })
+    });
+    (qos, keys.boolean("retain", report).map_or(retained, |(retain, _)| retain))
+}
+
 /// Reads `encode`: the words of `decode`, the other way round.
 fn read_encode(keys: &mut Reader<'_>, report: &mut Report<'_>) -> Option<Encode> {
     let entry = keys.any("encode")?;
@@ -146,7 +151,7 @@ fn read_encode(keys: &mut Reader<'_>, report: &mut Report<'_>) -> Option<Encode>
 }
 
 /// A text in which `{name}` and `*` stand for any text, with its names.
-fn pattern(entry: &Entry<'_>, names: &mut Names, report: &mut Report<'_>) -> Option<TextPattern> {
+pub(super) fn pattern(entry: &Entry<'_>, names: &mut Names, report: &mut Report<'_>) -> Option<TextPattern> {
     let text = text(entry, report)?;
     let taken: Vec<String> = names.names.clone();
     let taken: Vec<&str> = taken.iter().map(String::as_str).collect();

@@ -2,7 +2,7 @@
 
 use super::{TEST_TIME, Want, differences};
 use crate::diag::Span;
-use crate::rules::{Commanded, Incoming, QuarantineReason, RuleSet};
+use crate::rules::{Commanded, Incoming, Made, QuarantineReason, RuleSet};
 
 /// A test of a command.
 #[derive(Debug, Clone)]
@@ -14,6 +14,8 @@ pub(in crate::rules) struct CommandTest {
     pub(in crate::rules) id: String,
     pub(in crate::rules) props: Vec<(String, Option<String>)>,
     pub(in crate::rules) payload: Vec<u8>,
+    /// The payload is what is desired of the device.
+    pub(in crate::rules) desired: bool,
     pub(in crate::rules) want: WantCommand,
 }
 
@@ -51,7 +53,7 @@ pub(super) fn run(rules: &RuleSet, test: &CommandTest) -> Vec<(Span, String)> {
         payload: &test.payload,
         received: TEST_TIME,
     };
-    let got = rules.command(&incoming);
+    let got = if test.desired { desired(rules, test) } else { rules.command(&incoming) };
     let mut wrong = Vec::new();
     match (&test.want, got) {
         (WantCommand::Nothing(_), Commanded::NoRule) => {}
@@ -91,6 +93,24 @@ pub(super) fn run(rules: &RuleSet, test: &CommandTest) -> Vec<(Span, String)> {
         (WantCommand::Publishes(_), got) => wrong.push((test.span.clone(), said(&got))),
     }
     wrong
+}
+
+/// What becomes of desired properties, as if one command made all of it.
+fn desired(rules: &RuleSet, test: &CommandTest) -> Commanded {
+    let properties = serde_json::from_slice(&test.payload).unwrap_or_default();
+    let mut made = Made { command: String::new(), publishes: Vec::new(), answer: None };
+    let wishes = rules.desired((&test.device, TEST_TIME), &properties);
+    if wishes.is_empty() {
+        return Commanded::NoRule;
+    }
+    for wish in wishes {
+        match wish.made {
+            Ok(publishes) => made.publishes.extend(publishes),
+            Err((reason, detail)) => return Commanded::Refused { command: wish.rule, reason, detail },
+        }
+        made.command = wish.rule;
+    }
+    Commanded::Made(made)
 }
 
 fn hex(bytes: &[u8]) -> String {
