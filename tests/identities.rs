@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 mod support;
 use support::*;
@@ -22,6 +23,8 @@ fn rounds(address: &Mutex<SocketAddr>, stop: &AtomicBool) -> Vec<String> {
         let to = *address.lock().unwrap();
         let Ok(mut publisher) = Publisher::connect(to, "plant") else { continue };
         while !stop.load(Ordering::Relaxed) {
+            // A plant of some speed: what is in the way is to be the faults, not a backlog of minutes.
+            std::thread::sleep(Duration::from_millis(25));
             let ids: Vec<String> = (0..DEVICES).map(|device| format!("d-{device}-{round}")).collect();
             round += 1;
             let mut out = Vec::new();
