@@ -12,6 +12,9 @@
 //! A publish whose message waits in a window (`held_messages`) counts as translated once it is kept on disk for that; the
 //! message that the window becomes counts when it is stored.
 //!
+//! What goes into a twin counts as translated, and is no hub message: `reported_changes` + `reported_recovered` = sum of
+//! `reported_ended` + `reported_waiting`.
+//!
 //! Where devices have connections of their own, `shelf_recovered` is added to the left of the second, and `shelf_lost`
 //! and `shelf_messages` to its right. A message that the spool gave up to make room while it came to a shelf is there
 //! after all: it counts as shed, and as translated once more, by the rule `(saved on a shelf)`.
@@ -183,6 +186,32 @@ impl Metrics {
         ::metrics::gauge!("brownbridge_commands_waiting").set(waiting as f64);
     }
 
+    /// Counts a change of reported properties that was taken to be made; the rule that made it.
+    pub fn reported(&self, rule: &str) {
+        ::metrics::counter!("brownbridge_reported_changes_total", "rule" => rule.to_owned()).increment(1);
+    }
+
+    /// Counts changes of reported properties that are over.
+    pub fn reported_ended(&self, outcome: &'static str, changes: u64) {
+        ::metrics::counter!("brownbridge_reported_ended_total", "outcome" => outcome).increment(changes);
+    }
+
+    /// Counts changes of reported properties that were found to wait at the start.
+    pub fn reported_recovered(&self, changes: u64) {
+        ::metrics::counter!("brownbridge_reported_recovered_total").increment(changes);
+    }
+
+    /// Says how many changes of reported properties wait for the hub.
+    #[expect(clippy::cast_precision_loss)]
+    pub fn reported_waiting(&self, changes: u64) {
+        ::metrics::gauge!("brownbridge_reported_waiting").set(changes as f64);
+    }
+
+    /// Counts what the hub answered to twin operations.
+    pub fn twin_answer(&self, outcome: &'static str) {
+        ::metrics::counter!("brownbridge_twin_answers_total", "outcome" => outcome).increment(1);
+    }
+
     /// Counts publishes that went to the quarantine for a reason.
     pub fn quarantined(&self, reason: &str) -> Counter {
         ::metrics::counter!("brownbridge_messages_quarantined_total", "reason" => reason.to_owned())
@@ -291,6 +320,11 @@ pub fn window_closed(reason: &'static str) {
     ::metrics::counter!("brownbridge_windows_closed_total", "reason" => reason).increment(1);
 }
 
+/// Counts windows that were stored while the holding spool had no room to write that down.
+pub fn windows_unmarked(count: u64) {
+    ::metrics::counter!("brownbridge_windows_unmarked_total").increment(count);
+}
+
 /// Counts a registration with the provisioning service: `assigned`, or why not.
 pub fn registration(result: &'static str) {
     ::metrics::counter!("brownbridge_dps_registrations_total", "result" => result).increment(1);
@@ -331,6 +365,11 @@ pub fn describe_labelled() {
             "brownbridge_rule_marks_forgotten_total",
             "What rules sent last of something, forgotten because there was too much",
         ),
+        ("brownbridge_windows_closed_total", "Windows that became a message, by why they closed"),
+        (
+            "brownbridge_windows_unmarked_total",
+            "Windows stored while the holding spool was too full to note it: a crash then may repeat a part of one",
+        ),
         ("brownbridge_messages_dropped_total", "Publishes that make no hub message on purpose, by reason"),
         ("brownbridge_messages_quarantined_total", "Publishes put into the quarantine, by reason"),
         ("brownbridge_hub_messages_quarantined_total", "Stored hub messages put into the quarantine, by reason"),
@@ -340,6 +379,10 @@ pub fn describe_labelled() {
             "Messages whose payload's time was not taken for theirs, by rule and reason",
         ),
         ("brownbridge_commands_total", "Commands and methods from the hub, by command and by what became of them"),
+        ("brownbridge_reported_changes_total", "Changes of reported properties taken, by rule"),
+        ("brownbridge_reported_recovered_total", "Changes of reported properties found waiting at start"),
+        ("brownbridge_reported_ended_total", "Changes of reported properties that are over, by what became of them"),
+        ("brownbridge_twin_answers_total", "What the hub said about twins, by outcome"),
         ("brownbridge_quarantine_evicted_total", "Quarantined entries given up because the quarantine was full"),
         ("brownbridge_messages_shed_total", "Stored hub messages given up to make room, by reason"),
         ("brownbridge_ledger_publishes_total", "Publishes over all restarts, by what became of them"),
@@ -390,6 +433,7 @@ pub fn describe_labelled() {
             "1 while sessions and retained messages would survive a restart, 0 while the disk does not take them",
         ),
         ("brownbridge_commands_waiting", Unit::Count, "Commands that wait for their device, its answer or their turn"),
+        ("brownbridge_reported_waiting", Unit::Count, "Changes of reported properties that wait for the hub"),
         ("brownbridge_spool_messages", Unit::Count, "Hub messages waiting for the hub's acknowledgement"),
         (
             "brownbridge_spool_late_messages",
@@ -409,12 +453,17 @@ pub fn describe_labelled() {
         ("brownbridge_shelf_bytes", Unit::Bytes, "Disk space they take"),
         ("brownbridge_shelf_devices", Unit::Count, "Devices that have messages on their shelf"),
         ("brownbridge_devices", Unit::Count, "Devices with a connection of their own, by state"),
+        (
+            "brownbridge_devices_not_read",
+            Unit::Count,
+            "Devices whose shelf is full: publishes for them are not acknowledged until there is room",
+        ),
         ("brownbridge_uplink_connections", Unit::Count, "Open connections to the hub, one a device"),
         ("brownbridge_spool_full", Unit::Count, "1 while the spool refuses messages for lack of room"),
         (
             "brownbridge_config_last_reload_successful",
             Unit::Count,
-            "1 while rules, users and access files and certificates on disk are those in use, 0 while some are refused",
+            "1 while rules, users and access files, devices and certificates on disk are those in use, 0 while some are refused",
         ),
         (
             "brownbridge_config_last_reload_success_timestamp_seconds",

@@ -263,10 +263,11 @@ fn who_is_unknown_is_held_until_an_operator_speaks() {
 
 /// All shelves together are full: one that is only begun gets its room from the longest, and nobody else waits for that.
 #[test]
-fn full_shelves_make_room_and_stop_nobody() {
+fn full_shelves_make_room_where_that_is_wanted_and_stop_nobody() {
     let dir = folder();
     let sim = Sim::start(&dir.path().join("hub"), free_port(), &[]);
-    let more = "shelf_max_size = \"1MiB\"\nshelf_max_device_size = \"1MiB\"\nallow = [\"good\"]";
+    let more = "shelf_max_size = \"1MiB\"\nshelf_max_device_size = \"1MiB\"\nshelf_when_full = \"drop-oldest\"\n\
+                allow = [\"good\"]";
     let mut bridge = start(dir.path(), &sim, "", more);
     let publish_long = |device: &str, count: u32| {
         let payloads: Vec<String> = (0..count).map(|n| format!("{n:08000}")).collect();
@@ -286,6 +287,57 @@ fn full_shelves_make_room_and_stop_nobody() {
     until("the books at rest", PATIENCE, || (bridge.metric("brownbridge_spool_messages") == 0.0).then_some(()));
     assert_conserved(&bridge);
     assert_eq!(bridge.process.terminate(), Some(0));
+}
+
+/// A full shelf refuses: who publishes for its device is not acknowledged, everybody else is, and nothing is given up. Once
+/// for one shelf that is full, once for all together.
+#[test]
+fn full_shelves_refuse_before_they_lose_anything() {
+    for (all, held) in [("64MiB", vec!["bad"]), ("1MiB", vec!["bad", "worse"])] {
+        let dir = folder();
+        let sim = Sim::start(&dir.path().join("hub"), free_port(), &[]);
+        let more = format!("shelf_max_size = \"{all}\"\nshelf_max_device_size = \"1MiB\"\nallow = [\"good\"]");
+        let bridge = start(dir.path(), &sim, "", &more);
+        let flood = |device: &str, numbers: std::ops::Range<u32>| {
+            let (topic, name) = (format!("t/{device}"), format!("{device}-{}", numbers.start));
+            let mut publisher = Publisher::connect(bridge.mqtt, &name).unwrap();
+            std::thread::spawn(move || {
+                let mut out = Vec::new();
+                for number in numbers {
+                    publisher.publish(&mut out, &topic, format!("{number:08000}").as_bytes());
+                }
+                publisher.flush(&mut out).unwrap();
+                while publisher.inflight() > 0 {
+                    publisher.acknowledged().unwrap();
+                }
+            })
+        };
+        // Two megabytes each: what is acknowledged before the door is shut finds its place.
+        let first: Vec<_> = held.iter().map(|device| flood(device, 0..250)).collect();
+        until("they are refused", PATIENCE, || {
+            (bridge.metric("brownbridge_devices_not_read") == held.len() as f64).then_some(())
+        });
+        let told = listed(dir.path()).remove("bad").unwrap();
+        assert!(told["trouble"].as_str().unwrap().starts_with("its shelf is full"), "{told}");
+        assert!(bridge.get("/readyz").contains("not read"), "{}", bridge.get("/readyz"));
+        let floods: Vec<_> = held.iter().map(|device| flood(device, 250..260)).collect();
+        for round in 0..3 {
+            publish(&bridge, "good", round..round + 1);
+        }
+        until_arrived(&sim, "good", &[0, 1, 2]);
+        assert!(floods.iter().all(|flood| !flood.is_finished()), "what finds no place is not acknowledged");
+        assert_eq!(devices(dir.path(), &[&["approve"], &held[..]].concat()).0, 0);
+        for flood in first.into_iter().chain(floods) {
+            flood.join().unwrap();
+        }
+        for device in held {
+            until_arrived(&sim, device, &(0..260).collect::<Vec<_>>());
+        }
+        until("all are read again", PATIENCE, || (bridge.metric("brownbridge_devices_not_read") == 0.0).then_some(()));
+        assert_eq!(bridge.metric("brownbridge_messages_shed_total"), 0.0);
+        until("the books at rest", PATIENCE, || (bridge.metric("brownbridge_spool_messages") == 0.0).then_some(()));
+        assert_conserved(&bridge);
+    }
 }
 
 #[test]
@@ -435,6 +487,105 @@ fn what_is_on_shelves_goes_up_when_devices_have_no_lines_any_more() {
     until("the books at rest", PATIENCE, || (bridge.metric("brownbridge_spool_messages") == 0.0).then_some(()));
     assert_conserved(&bridge);
     assert_ledger(&bridge, 0, 20);
+}
+
+/// The simulator's key of a device.
+fn key_of(sim: &Sim, device: &str) -> String {
+    let master = fs::read_to_string(sim.dir.join("master.key")).unwrap();
+    let master = brownbridge::hub::sas::Key::parse(master.trim()).unwrap();
+    master.derive(device).expose().to_owned()
+}
+
+fn successful(bridge: &Bridge, value: f64) {
+    until("the files are looked at", PATIENCE, || {
+        (bridge.metric("brownbridge_config_last_reload_successful") == value).then_some(())
+    });
+}
+
+#[test]
+fn the_table_and_the_patterns_are_taken_up_when_they_change() {
+    let dir = folder();
+    let sim = Sim::start(&dir.path().join("hub"), free_port(), &[]);
+    let table = |rows: &[(&str, &str)]| {
+        let rows: String = rows.iter().map(|(id, key)| format!("{id},{key}\n")).collect();
+        fs::write(dir.path().join("devices.csv"), format!("id,key\n{rows}")).unwrap();
+    };
+    let keys: HashMap<&str, String> = ["a", "b", "c"].map(|id| (id, key_of(&sim, id))).into();
+    table(&[("a", &keys["a"]), ("b", &keys["b"])]);
+    let bridge = start(dir.path(), &sim, "", "table = \"devices.csv\"\nallow = [\"press-*\"]");
+    for device in ["a", "b"] {
+        publish(&bridge, device, 0..3);
+        until_arrived(&sim, device, &[0, 1, 2]);
+    }
+    for device in ["c", "line-1"] {
+        publish(&bridge, device, 0..3);
+        until_state(dir.path(), device, "held");
+    }
+    // One comes, one goes.
+    table(&[("a", &keys["a"]), ("c", &keys["c"])]);
+    until_arrived(&sim, "c", &[0, 1, 2]);
+    let gone = until_state(dir.path(), "b", "held");
+    assert!(gone["trouble"].as_str().unwrap().contains("taken out of the devices table"), "{gone}");
+    publish(&bridge, "b", 3..5);
+    until("it waits for a word", PATIENCE, || (listed(dir.path())["b"]["shelved"] == 2).then_some(()));
+    // A table with a mistake changes nothing, and neither does an empty one.
+    for text in ["id,kye\na,b\n", "id,key\n"] {
+        fs::write(dir.path().join("devices.csv"), text).unwrap();
+        successful(&bridge, 0.0);
+        publish(&bridge, "a", 3..4);
+        table(&[("a", &keys["a"]), ("c", &keys["c"])]);
+        successful(&bridge, 1.0);
+    }
+    until_arrived(&sim, "a", &[0, 1, 2, 3, 3]);
+    // Another key connects anew: the wrong one is refused, the right one let in.
+    table(&[("a", &keys["b"]), ("c", &keys["c"])]);
+    until_state(dir.path(), "a", "idle");
+    publish(&bridge, "a", 4..6);
+    until_state(dir.path(), "a", "refused");
+    table(&[("a", &keys["a"]), ("c", &keys["c"])]);
+    until_arrived(&sim, "a", &[0, 1, 2, 3, 3, 4, 5]);
+    // A pattern in bridge.toml, and it is no reason for a restart.
+    let config = fs::read_to_string(dir.path().join("bridge.toml")).unwrap();
+    fs::write(dir.path().join("bridge.toml"), config.replace("\"press-*\"", "\"press-*\", \"line-*\"")).unwrap();
+    signal(&bridge.process, rustix::process::Signal::HUP);
+    until_arrived(&sim, "line-1", &[0, 1, 2]);
+    let log = fs::read_to_string(&bridge.log).unwrap();
+    assert!(!log.contains("read at start only"), "{log}");
+    assert!(!keys.values().any(|key| log.contains(key)), "a key is in the log: {log}");
+    assert_conserved(&bridge);
+}
+
+/// What a device leaves that is taken out of the table goes where the messages of refused ones go.
+#[test]
+fn what_a_removed_device_leaves_goes_as_configured() {
+    for policy in ["wait", "gateway", "quarantine"] {
+        let dir = folder();
+        // What is sent is not acknowledged before the device is gone.
+        let sim = Sim::start(&dir.path().join("hub"), free_port(), &["--puback-delay", "20000"]);
+        fs::write(dir.path().join("devices.csv"), "id\na\nb\n").unwrap();
+        let more = format!("table = \"devices.csv\"\nwhen_refused = \"{policy}\"");
+        let bridge = start(dir.path(), &sim, "drain_timeout = \"1s\"", &more);
+        for device in ["a", "b"] {
+            publish(&bridge, device, 0..20);
+            until_arrived(&sim, device, &(0..20).collect::<Vec<_>>());
+        }
+        fs::write(dir.path().join("devices.csv"), "id\na\n").unwrap();
+        signal(&bridge.process, rustix::process::Signal::HUP);
+        until_state(dir.path(), "b", "held");
+        let of_b = |message: &Value| message["properties"]["device"] == "b";
+        until(policy, PATIENCE, || {
+            let there = match policy {
+                "wait" => listed(dir.path())["b"]["shelved"] == 20,
+                "gateway" => sim.received().iter().filter(|message| of_b(message)).count() == 20,
+                _ => quarantined(dir.path()).iter().filter(|entry| entry["reason"] == "device_refused").count() == 20,
+            };
+            there.then_some(())
+        });
+        // From then on it is a stranger.
+        publish(&bridge, "b", 20..25);
+        let waiting = if policy == "wait" { 25 } else { 5 };
+        until("held", PATIENCE, || (listed(dir.path())["b"]["shelved"] == waiting).then_some(()));
+    }
 }
 
 #[test]

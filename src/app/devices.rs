@@ -1,18 +1,19 @@
 //! What `[uplink.devices]` names, read and checked: who may connect, and with what.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use rustls::RootCertStore;
+use zeroize::Zeroizing;
 
 use super::settings::Place;
 use crate::bridge::devices::Plan;
 use crate::bridge::devices::directory::Directory;
-use crate::bridge::devices::known::Known;
+use crate::bridge::devices::known::{Known, mark};
 use crate::bridge::devices::provisioned::{Provisioned, Service};
-use crate::config::{self, Config, Devices, Given, Placed};
+use crate::config::{self, Config, Devices, Given, Placed, WhenFull};
 use crate::diag::{Diagnostic, SourceFile};
 use crate::fence::Name;
 use crate::hub::accounts::Accounts;
@@ -23,6 +24,9 @@ use crate::outbound::Way;
 use crate::provision::assignments::Assignments;
 use crate::uplink::HubTarget;
 use crate::uplink::tls::{self, TlsError};
+
+/// What tells the certificates of devices from others.
+type Marks = HashMap<String, u64>;
 
 /// What the files of the devices say.
 pub(super) struct DeviceFiles {
@@ -40,6 +44,8 @@ pub struct Planned {
     pub plan: Plan,
     /// What they connect with; new files are taken up here.
     pub directory: Arc<Directory>,
+    /// The configuration at the start: it says which files those are.
+    pub(super) config: Config,
 }
 
 impl Place {
@@ -68,12 +74,17 @@ impl Place {
             table,
             accounts: Arc::clone(&directory) as Arc<dyn Accounts>,
             when_refused: devices.when_refused,
+            keep_own: config.commands.enabled && config.commands.own_line,
             idle_timeout: devices.idle_timeout,
             max_connections: devices.max_connections,
             connect_rate: devices.connect_rate.or(tier).unwrap_or(limits::CONNECTS_PER_SECOND_MIN),
             shelf_max_age: devices.shelf_max_age,
+            refuse_above: match devices.shelf_when_full {
+                WhenFull::Refuse => Some((devices.shelf_max_device_size, devices.shelf_max_size)),
+                WhenFull::DropOldest => None,
+            },
         };
-        Some(Planned { plan, directory })
+        Some(Planned { plan, directory, config: config.clone() })
     }
 
     /// Reads the files of the devices; `None` with errors.
@@ -84,7 +95,7 @@ impl Place {
     ) -> Option<DeviceFiles> {
         let listed = match &devices.table {
             Some(file) => self.device_table(file, sources),
-            None => Some(Vec::new()),
+            None => Some((Vec::new(), Marks::new())),
         };
         let of_dps = config.uplink.dps.as_ref().map(|dps| dps.group_key.clone());
         let of_devices = Given { text: devices.group_key.clone(), file: devices.group_key_file.clone() };
@@ -96,16 +107,18 @@ impl Place {
                 text.and_then(|text| self.group_key(text.value.expose(), text.span)).map(Some)
             }
         };
+        let mut marks = Marks::new();
         let certificates = devices.certificates.as_ref().map(|folder| {
             let path = self.base.join(&folder.value);
             if !path.is_dir() {
                 let title = format!("{} is no folder", path.display());
                 self.error("no-such-file", title, &folder.span, Some("a folder with ID.pem and ID.key of each device"));
             }
-            self.folder_of_certificates(&path, folder);
+            marks = self.folder_of_certificates(&path, folder);
             path
         });
-        let (listed, group_key) = (listed?, group_key?);
+        let ((listed, of_table), group_key) = (listed?, group_key?);
+        marks.extend(of_table);
         self.warn_of_strangers(devices, &listed);
         Some(DeviceFiles {
             allow: devices.allow.iter().map(|pattern| Name::new(&pattern.value)).collect(),
@@ -114,6 +127,7 @@ impl Place {
                 table: listed.into_iter().map(|device| (device.id, device.proof)).collect(),
                 group_key,
                 certificates,
+                marks,
             },
         })
     }
@@ -156,8 +170,8 @@ impl Place {
         Key::parse(text.trim()).inspect_err(|error| self.error("bad-key", error.to_string(), &span, Some(help))).ok()
     }
 
-    /// Reads the table; the files of certificates that it names are tried.
-    fn device_table(&mut self, file: &Placed<String>, sources: &mut Vec<SourceFile>) -> Option<Vec<Listed>> {
+    /// Reads the table; the files of certificates that it names are tried, and marked.
+    fn device_table(&mut self, file: &Placed<String>, sources: &mut Vec<SourceFile>) -> Option<(Vec<Listed>, Marks)> {
         let text = self.read(file, Some("table = \"devices.toml\"   # [[device]] with id and key"))?;
         let Ok(text) = String::from_utf8(text) else {
             self.error("not-utf8", format!("{} is not UTF-8 text", file.value), &file.span, None);
@@ -170,6 +184,7 @@ impl Place {
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         sources.push(SourceFile { path: path.display().to_string(), text: device_table::masked(&text) });
         let mut sound = !found.iter().any(Diagnostic::is_error);
+        let mut marks = Marks::new();
         self.found.extend(found);
         for device in &mut listed {
             let Proof::Certificate { certificate, key } = &mut device.proof else { continue };
@@ -179,33 +194,46 @@ impl Place {
             let wrong = [&*certificate, &*key].into_iter().find(|(name, _)| !Path::new(name).is_file());
             let wrong = match wrong {
                 Some((name, span)) => Some(("no-such-file", format!("there is no {name}"), span)),
-                None => usable(&certificate.0, &key.0).err().map(|error| ("tls", error.to_string(), &certificate.1)),
+                None => match usable(&certificate.0, &key.0) {
+                    Ok(mark) => {
+                        marks.insert(device.id.clone(), mark);
+                        None
+                    }
+                    Err(error) => Some(("tls", error.to_string(), &certificate.1)),
+                },
             };
             if let Some((code, title, span)) = wrong {
                 self.found.push(Diagnostic::error(code, title, number).at(span.clone(), ""));
                 sound = false;
             }
         }
-        sound.then_some(listed)
+        sound.then_some((listed, marks))
     }
 
-    /// Tries the certificates of a folder.
-    fn folder_of_certificates(&mut self, folder: &Path, named: &Placed<String>) {
+    /// Tries the certificates of a folder, and marks them.
+    fn folder_of_certificates(&mut self, folder: &Path, named: &Placed<String>) -> Marks {
+        let mut marks = Marks::new();
         let files = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
         for chain in files.filter(|path| path.extension().is_some_and(|ending| ending == "pem")) {
             let key = chain.with_extension("key");
             let name = chain.display().to_string();
-            if let Err(error) = usable(&name, &key.display().to_string()) {
-                self.error("tls", format!("{name} and its key: {error}"), &named.span, None);
+            match usable(&name, &key.display().to_string()) {
+                Ok(mark) => {
+                    let id = chain.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                    marks.insert(id, mark);
+                }
+                Err(error) => self.error("tls", format!("{name} and its key: {error}"), &named.span, None),
             }
         }
+        marks
     }
 
     /// Without a table and a pattern nobody may connect before an operator says so.
     fn warn_of_strangers(&mut self, devices: &Devices, listed: &[Listed]) {
         if listed.is_empty() && devices.allow.is_empty() {
             let title = "every device will be held until somebody approves it";
-            let found = Diagnostic::warning("nobody-allowed", title, self.file).at(devices.span.clone(), "");
+            let found = Diagnostic::warning("nobody-allowed", title, self.file);
+            let found = if devices.span.is_empty() { found } else { found.at(devices.span.clone(), "") };
             let help =
                 "name them in `table`, or by pattern: allow = [\"press-*\"]; or `brownbridge devices approve ID`";
             self.found.push(found.help(help));
@@ -213,9 +241,10 @@ impl Place {
     }
 }
 
-/// Whether a certificate and a key can be used together.
-fn usable(chain: &str, key: &str) -> Result<(), TlsError> {
-    let (chain, key) = (fs::read(chain).unwrap_or_default(), fs::read(key).unwrap_or_default());
+/// Whether a certificate and a key can be used together; what tells them from others.
+fn usable(chain: &str, key: &str) -> Result<u64, TlsError> {
+    let (chain, key) = (fs::read(chain).unwrap_or_default(), Zeroizing::new(fs::read(key).unwrap_or_default()));
     let identity = (tls::certificates(&chain)?, tls::private_key(&key)?);
-    tls::client(RootCertStore::empty(), Some(identity)).map(|_| ())
+    tls::client(RootCertStore::empty(), Some(identity))?;
+    Ok(mark(&[&chain, &key]))
 }

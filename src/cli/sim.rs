@@ -106,6 +106,9 @@ struct Faults {
     /// Let N clients connect a second: more wait for their CONNACK, and are closed where that takes too long
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     connect_rate: Option<u32>,
+    /// Take N twin operations a second; answer more with 429
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    twin_rate: Option<u32>,
     /// Close every connection this long after its CONNECT, as if its token were over
     #[arg(long, value_name = "SECONDS")]
     expire: Option<u64>,
@@ -122,6 +125,8 @@ impl Faults {
             refuse: self.refuse,
             expire_after: self.expire.map(Duration::from_secs),
             connect_rate: self.connect_rate,
+            twin_rate: self.twin_rate,
+            twin_status: None,
         }
     }
 }

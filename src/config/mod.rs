@@ -72,6 +72,8 @@ pub struct Commands {
     pub rate: u32,
     /// The methods of the bridge itself are answered.
     pub own_methods: bool,
+    /// Where each device has a connection, the bridge's own stays open for what the hub sends on it.
+    pub own_line: bool,
     /// Largest size of the audit log.
     pub audit_max_size: u64,
     /// Devices, in which `*` stands for any text, and the topic filters their commands may go to; none is no limit.

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::num::NonZeroU16;
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -308,7 +309,11 @@ impl Connection {
     fn twin_or_method(&mut self, topic: &str, payload: &Bytes) -> ControlFlow<Closed> {
         let upward = Upward::parse(topic);
         let rid = upward.and_then(|upward| back::field(upward.query(), "$rid")).unwrap_or("");
+        let refused = self.twin_refused(upward.as_ref());
         let (topic, body) = match upward {
+            Some(Upward::GetTwin { .. } | Upward::PatchReported { .. }) if !rid.is_empty() && refused.is_some() => {
+                (back::twin_answer(refused.unwrap_or(500), rid, None), String::new())
+            }
             Some(Upward::GetTwin { .. }) if !rid.is_empty() => {
                 (back::twin_answer(200, rid, None), self.shared.cloud.twin_for_device(&self.identity).to_string())
             }
@@ -330,6 +335,23 @@ impl Connection {
         };
         self.say(topic, body.into(), None);
         Continue(())
+    }
+
+    /// The status of a twin operation that fails on purpose.
+    fn twin_refused(&self, upward: Option<&Upward<'_>>) -> Option<u16> {
+        let (misbehave, cloud) = (&self.shared.options.misbehave, &self.shared.cloud);
+        match upward? {
+            Upward::MethodAnswer { .. } => return None,
+            Upward::PatchReported { .. } => {
+                if let Some((status, times)) = misbehave.twin_status
+                    && cloud.failed_on_purpose.fetch_add(1, Ordering::Relaxed) < times
+                {
+                    return Some(status);
+                }
+            }
+            Upward::GetTwin { .. } => {}
+        }
+        misbehave.twin_rate.is_some_and(|rate| cloud.is_over(rate)).then_some(429)
     }
 
     /// A topic under `$iothub/` that nobody knows.

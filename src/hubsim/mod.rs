@@ -107,6 +107,10 @@ pub struct Misbehave {
     pub expire_after: Option<Duration>,
     /// CONNECTs a second: more wait for their CONNACK, and after some seconds of that they are closed without one.
     pub connect_rate: Option<u32>,
+    /// Twin operations a second; more are answered with 429.
+    pub twin_rate: Option<u32>,
+    /// The first so many changes of reported properties are answered with this status, and not made.
+    pub twin_status: Option<(u16, u32)>,
 }
 
 /// What to simulate.

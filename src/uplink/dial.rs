@@ -10,7 +10,7 @@ use rumqttc::{
     StateError, TlsConfiguration, TlsError, Transport, mqttbytes,
 };
 
-use super::down::{self, Down};
+use super::down::Down;
 use super::relay::Relay;
 use super::subscribed::Subscribed;
 use super::target::Login;
@@ -68,7 +68,9 @@ impl Wire for Dialled {
                 Ok(Event::Connected)
             }
             Ok(rumqttc::Event::Incoming(Incoming::SubAck(ack))) => {
-                down::look_for_refusals(&ack);
+                if let Some(down) = &self.down {
+                    down.subscribed(&self.client, target, &ack);
+                }
                 Ok(Event::Other)
             }
             Ok(rumqttc::Event::Incoming(Incoming::UnsubAck(_))) => {

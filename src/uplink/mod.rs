@@ -59,7 +59,7 @@ mod wire;
 
 pub use credentials::{Credentials, Unassigned};
 pub use crowd::Crowd;
-pub use down::{Arrival, Down, Gone, Return, Wanted};
+pub use down::{Arrival, Arrivals, Down, Gone, Return, TwinLine, TwinNews, Twins, Wanted};
 pub use subscribed::Subscribed;
 pub use target::{HubTarget, MqttTarget, Target};
 pub use transport::Transport;

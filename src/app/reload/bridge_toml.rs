@@ -1,13 +1,17 @@
-//! `bridge.toml` is read at start only. Who asks for a reload hears what of it would need a restart.
+//! `bridge.toml` is read at start only, but for the patterns of devices that may connect ([`super::devices`]). Who asks for
+//! a reload hears what of it would need a restart.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::NotTaken;
 use crate::app::settings::cannot_read;
 use crate::config;
 use crate::diag::{Diagnostic, SourceFile, rendered};
 use crate::secret::Secret;
+
+/// The key that needs no restart.
+const TAKEN_UP: &str = "uplink.devices.allow";
 
 /// The configuration as it was at start.
 pub struct BridgeToml {
@@ -19,6 +23,16 @@ impl BridgeToml {
     /// As it was read.
     pub fn new(path: PathBuf, text: String) -> Self {
         Self { path, text: Secret::new(text) }
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// It was this text at the start.
+    pub(super) fn is(&self, text: &str) -> bool {
+        self.text.expose() == text
     }
 
     /// The keys that are different on disk now and need a restart, also told to the log; or why the file is not good.
@@ -40,7 +54,8 @@ impl BridgeToml {
             tracing::error!("{why}:\n{findings}");
             return Err(NotTaken { why, findings });
         }
-        let changed = config::changed_keys(self.text.expose(), &text);
+        let mut changed = config::changed_keys(self.text.expose(), &text);
+        changed.retain(|key| key != TAKEN_UP);
         if !changed.is_empty() {
             let keys = changed.join(", ");
             tracing::warn!(

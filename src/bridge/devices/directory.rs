@@ -34,11 +34,12 @@ impl Directory {
     }
 
     /// From now on the files say this.
-    pub fn replace(&self, known: Known) {
-        *self.known.write() = Arc::new(known);
+    pub fn replace(&self, known: Arc<Known>) {
+        *self.known.write() = known;
     }
 
-    fn known(&self) -> Arc<Known> {
+    /// What the files say.
+    pub fn known(&self) -> Arc<Known> {
         Arc::clone(&self.known.read())
     }
 

@@ -28,6 +28,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 const LOOK: Duration = Duration::from_millis(50);
 /// How often what time brings about is looked at.
 const TICK: Duration = Duration::from_millis(250);
+/// Devices that are looked at in a tick. The others wait for the next: 100,000 are done in less than three seconds.
+const AT_A_TICK: usize = 10_000;
 /// Ticks between two looks at what is slow.
 const SECOND: u32 = 4;
 const MINUTE: u32 = 240;
@@ -35,6 +37,9 @@ const MINUTE: u32 = 240;
 const PROBE: u32 = 8;
 /// Messages of "a second of sending", where no tier says it.
 const UNMEASURED: u64 = 1_000;
+
+/// Why a device that was allowed is held.
+const REMOVED: &str = "it was taken out of the devices table, and no pattern allows it";
 
 /// A message for which there is no room.
 struct InHand {
@@ -53,8 +58,12 @@ struct Dispatcher<'a> {
     was_up: bool,
     ended: bool,
     ticks: u32,
-    /// When it was last found that it is not one device that is slow.
-    looked: Option<Instant>,
+    /// Where the looking at all devices goes on.
+    place: usize,
+    /// Some device was found refused since the hub was last tried.
+    any_refused: bool,
+    /// It is not one device that is slow; when that is looked at again.
+    look_again: Option<Instant>,
 }
 
 /// Reads until the program ends.
@@ -68,7 +77,9 @@ pub(super) async fn run(shared: &Arc<Shared>, mut backlog: SpoolBacklog, status:
         was_up: false,
         ended: false,
         ticks: 0,
-        looked: None,
+        place: 0,
+        any_refused: false,
+        look_again: None,
     };
     let mut tick = tokio::time::interval(TICK);
     loop {
@@ -236,13 +247,16 @@ impl Dispatcher<'_> {
         }
     }
 
-    /// It is this device that is slow, not the hub. That is looked at now and then.
+    /// It is this device that is slow, not the hub. That is looked at now and then; where the look takes long because the
+    /// devices are many, more seldom.
     fn is_slow(&mut self, device: &Arc<Device>) -> bool {
-        if self.looked.is_some_and(|at| at.elapsed() < LOOK) {
+        let began = Instant::now();
+        if self.look_again.is_some_and(|at| began < at) {
             return false;
         }
         let slow = self.shared.others_are_idle(device);
-        self.looked = (!slow).then(Instant::now);
+        let now = Instant::now();
+        self.look_again = (!slow).then(|| now + LOOK.max((now - began) * 20));
         slow
     }
 
@@ -261,6 +275,7 @@ impl Dispatcher<'_> {
                     }
                     device.news.notify_waiters();
                     self.shared.want(&device);
+                    self.shared.look_at_the_shelf_of(&device);
                 }
                 Err(error) => {
                     self.shelving.again(&device, messages);
@@ -279,26 +294,35 @@ impl Dispatcher<'_> {
         self.shelving.retry();
         let now = Instant::now();
         let sweeps = self.shared.options.plan.when_refused != WhenRefused::Wait && self.shared.lets_in();
-        let mut refused = false;
-        for device in self.shared.all() {
-            let (phase, shelving, drained, its_own) = {
+        let (some, next) = self.shared.some(self.place, AT_A_TICK);
+        self.place = next;
+        for device in std::iter::once(Arc::clone(&self.shared.own)).chain(some) {
+            let (phase, shelving, drained, (its_own, is_removed)) = {
                 let state = device.state();
-                (state.phase, state.shelving, state.is_drained(), state.is_its_own)
+                (state.phase, state.shelving, state.is_drained() && !state.errand, (state.is_its_own, state.is_removed))
             };
-            refused |= matches!(phase, Phase::Refused(_)) && its_own;
+            self.any_refused |= matches!(phase, Phase::Refused(_)) && its_own;
             match phase {
                 Phase::Denied if shelving => self.shared.sweep(&device),
+                Phase::Held if shelving && sweeps && is_removed => self.shared.sweep(&device),
                 Phase::Refused(_) if shelving && sweeps && its_own => self.shared.sweep(&device),
                 Phase::Refused(again) if now >= again && (shelving || !drained) => self.shared.want(&device),
                 Phase::Idle if shelving || !drained => self.shared.want(&device),
                 _ => {}
             }
         }
-        if refused && !self.shared.lets_in() && self.ticks.is_multiple_of(PROBE) {
+        if self.shared.options.plan.keep_own {
+            // It lines up where it has no line.
+            self.shared.want(&self.shared.own);
+        }
+        if self.ticks.is_multiple_of(PROBE) && std::mem::take(&mut self.any_refused) && !self.shared.lets_in() {
             // Does the hub let in nobody? The bridge's own line tells.
             self.shared.want(&self.shared.own);
         }
         self.shared.make_places();
+        if self.shared.door.count() > 0 || self.ticks.is_multiple_of(SECOND) {
+            self.shared.mind_the_door();
+        }
         if self.ticks.is_multiple_of(SECOND) {
             self.shared.publish(status);
             self.shared.look_after_shelves(self.ticks.is_multiple_of(MINUTE));
@@ -341,18 +365,25 @@ impl Shared {
         self.isolate(waiting, Isolation { reason: "device_denied", detail });
     }
 
-    /// An operator has denied it.
-    pub(super) fn is_denied(&self, device: &Device) -> bool {
-        !device.is_own() && self.register.lock().verdict(&device.id) == Verdict::Denied
+    /// Whether a device may connect.
+    pub(super) fn verdict(&self, device: &Device) -> Verdict {
+        if device.is_own() { Verdict::Allowed } else { self.register.lock().verdict(&device.id) }
     }
 
-    /// Makes a device that an operator has denied one that is; false while its line has to end first.
-    pub(super) fn deny_now(&self, device: &Arc<Device>) -> bool {
+    /// Keeps a device out that an operator has denied, or that nothing allows any more; false while its line has to end
+    /// first.
+    pub(super) fn keep_out(&self, device: &Arc<Device>, verdict: Verdict) -> bool {
         let mut state = device.state();
         if matches!(state.phase, Phase::InLine | Phase::Connecting | Phase::Connected(_)) {
             return false;
         }
-        self.set_phase(&mut state, Phase::Denied);
+        if verdict == Verdict::Denied {
+            self.set_phase(&mut state, Phase::Denied);
+        } else {
+            self.set_phase(&mut state, Phase::Held);
+            (state.is_removed, state.is_its_own) = (true, true);
+            state.trouble = Some(REMOVED.to_owned());
+        }
         let (left, before_shelf) = device.clear(&mut state);
         drop(state);
         for held in left {

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +23,15 @@ pub struct Known {
     pub group_key: Option<Key>,
     /// The folder of certificates.
     pub certificates: Option<PathBuf>,
+    /// What tells one state of the certificates from the next, by device: [`mark`] of chain and key.
+    pub marks: HashMap<String, u64>,
+}
+
+/// What tells a certificate, or another text, from others.
+pub fn mark(texts: &[&[u8]]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    texts.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// What a device proves itself with.
@@ -87,6 +97,33 @@ impl Known {
         }
     }
 
+    /// What a device connects with is the same as before.
+    pub fn is_same(&self, before: &Self, device: &str) -> bool {
+        self.mark_of(device) == before.mark_of(device)
+    }
+
+    fn mark_of(&self, device: &str) -> u64 {
+        let of_certificate = || self.marks.get(device).copied();
+        match self.table.get(device) {
+            Some(Proof::Connection(connection)) => {
+                let proof = match &connection.auth {
+                    Auth::Key(key) => key.encode(),
+                    Auth::Token(token) => token.clone(),
+                    Auth::X509 => Secret::new(String::new()),
+                };
+                let gateway = connection.gateway.as_deref().unwrap_or_default();
+                let texts = [connection.host.as_bytes(), gateway.as_bytes(), proof.expose().as_bytes()];
+                mark(&texts) ^ of_certificate().unwrap_or_default()
+            }
+            Some(Proof::Key(key)) => mark(&[key.encode().expose().as_bytes()]),
+            Some(Proof::Certificate { .. }) => of_certificate().unwrap_or_default(),
+            Some(Proof::Elsewhere) | None => {
+                let group = || self.group_key.as_ref().map(|key| mark(&[b"group", key.encode().expose().as_bytes()]));
+                of_certificate().or_else(group).unwrap_or_default()
+            }
+        }
+    }
+
     /// A device's certificate in the folder, where there is one.
     fn in_folder(&self, device: &str) -> Result<Option<Certificate>, NoAccount> {
         let Some(folder) = &self.certificates else { return Ok(None) };
@@ -134,8 +171,12 @@ mod tests {
             ("c".into(), Proof::Connection(other)),
             ("d".into(), Proof::Elsewhere),
         ];
-        let mut known =
-            Known { table: table.into(), group_key: Some(key.clone()), certificates: Some(dir.path().to_owned()) };
+        let mut known = Known {
+            table: table.into(),
+            group_key: Some(key.clone()),
+            certificates: Some(dir.path().to_owned()),
+            ..Known::default()
+        };
         let derived = |device| format!("derived {}", key.derive(device).expose());
         for (device, expect) in [
             ("a", "key a2V5".to_owned()),
@@ -149,5 +190,36 @@ mod tests {
         assert!(proof(&known, "lone").contains("lone.key"), "a certificate without its key is told");
         known.group_key = None;
         assert!(proof(&known, "e").contains("nobody knows"));
+    }
+
+    #[test]
+    fn what_a_device_connects_with_is_told_from_before() {
+        let key = |text: &str| Proof::Key(Key::parse(text).unwrap());
+        let string = |text: &str| Proof::Connection(ConnectionString::parse(text).unwrap());
+        let known = |proof: Option<Proof>, group: Option<&str>, certificate: Option<u64>| Known {
+            table: proof.map(|proof| ("d".to_owned(), proof)).into_iter().collect(),
+            group_key: group.map(|text| Key::parse(text).unwrap()),
+            certificates: None,
+            marks: certificate.map(|mark| ("d".to_owned(), mark)).into_iter().collect(),
+        };
+        let (first, (a, b)) = ("HostName=h;DeviceId=d;SharedAccessKey=a2V5", ("a2V5", "YWJj"));
+        for (name, before, after, same) in [
+            ("nothing", known(None, None, None), known(None, None, None), true),
+            ("its key", known(Some(key(a)), None, None), known(Some(key(b)), None, None), false),
+            ("not the group key", known(Some(key(a)), None, None), known(Some(key(a)), Some(a), None), true),
+            ("the group key", known(None, Some(a), None), known(Some(Proof::Elsewhere), Some(b), None), false),
+            ("listed now", known(None, Some(a), None), known(Some(Proof::Elsewhere), Some(a), None), true),
+            ("a certificate", known(None, Some(a), None), known(None, Some(a), Some(1)), false),
+            ("a renewed one", known(None, None, Some(2)), known(None, None, Some(1)), false),
+            (
+                "another hub",
+                known(Some(string(first)), None, None),
+                known(Some(string(&first.replace("=h", "=i"))), None, None),
+                false,
+            ),
+            ("the same string", known(Some(string(first)), None, None), known(Some(string(first)), None, None), true),
+        ] {
+            assert_eq!(after.is_same(&before, "d"), same, "{name}");
+        }
     }
 }

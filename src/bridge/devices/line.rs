@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ends::{Settle, Source};
 use super::queue::{Device, Phase};
+use super::register::Verdict;
 use super::{LONGEST_PAUSE, Left, OwnIdentity, Shared, WINDOW};
 use crate::config::WhenRefused;
 use crate::hub::accounts::{Account, NoAccount};
@@ -80,6 +81,7 @@ pub(super) async fn run(shared: Arc<Shared>, device: Arc<Device>) {
             let mut state = device.state();
             shared.set_phase(&mut state, Phase::Idle);
             again = !state.is_resting();
+            state.release();
         }
         Why::Refused(text) => {
             shared.options.plan.accounts.refused(&device.id);
@@ -87,8 +89,9 @@ pub(super) async fn run(shared: Arc<Shared>, device: Arc<Device>) {
         }
         Why::Unknown(why) => refused(&shared, &device, why),
     }
-    if shared.is_denied(&device) {
-        again = !shared.deny_now(&device);
+    let verdict = shared.verdict(&device);
+    if verdict != Verdict::Allowed {
+        again = !shared.keep_out(&device, verdict);
     }
     shared.leave(leave.is_cancelled());
     if again {
@@ -98,7 +101,7 @@ pub(super) async fn run(shared: Arc<Shared>, device: Arc<Device>) {
 }
 
 async fn serve(shared: &Arc<Shared>, device: &Arc<Device>, leave: &CancellationToken) -> Why {
-    if shared.is_denied(device) {
+    if shared.verdict(device) != Verdict::Allowed {
         return Why::Asked;
     }
     let target = tokio::select! {
@@ -148,6 +151,7 @@ async fn serve(shared: &Arc<Shared>, device: &Arc<Device>, leave: &CancellationT
 /// Watches a line; returns when it is to end.
 async fn watch_over(shared: &Shared, device: &Device, mut seen: watch::Receiver<Status>) -> Why {
     let patience = shared.options.plan.idle_timeout;
+    let kept = device.is_own() && shared.options.plan.keep_own;
     let mut failures = 0;
     loop {
         let idle_at = device.rests_since().unwrap_or_else(Instant::now) + patience;
@@ -155,7 +159,7 @@ async fn watch_over(shared: &Shared, device: &Device, mut seen: watch::Receiver<
             changed = seen.changed() => if changed.is_err() {
                 return std::future::pending().await;
             },
-            () = tokio::time::sleep_until(idle_at.into()) => match device.rests_since() {
+            () = tokio::time::sleep_until(idle_at.into()), if !kept => match device.rests_since() {
                 Some(since) if since.elapsed() >= patience => return Why::Resting,
                 _ => continue,
             },
@@ -173,7 +177,7 @@ async fn watch_over(shared: &Shared, device: &Device, mut seen: watch::Receiver<
         }
         let mut state = device.state();
         shared.set_phase(&mut state, Phase::Connecting);
-        if status.renewing && state.is_resting() {
+        if status.renewing && !kept && state.is_resting() {
             return Why::Resting;
         }
         if status.failures == failures {
@@ -188,7 +192,7 @@ async fn watch_over(shared: &Shared, device: &Device, mut seen: watch::Receiver<
                 return Why::Refused(status.trouble.unwrap_or_default());
             }
         }
-        if state.is_resting() {
+        if !kept && state.is_resting() {
             return Why::Resting;
         }
     }

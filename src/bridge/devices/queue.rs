@@ -116,6 +116,8 @@ pub(super) struct State {
     pub(super) to_shelf: usize,
     /// How far the shelf was read.
     pub(super) read_to: Option<Mark>,
+    /// Something else than messages is to be said over its line.
+    pub(super) errand: bool,
     /// Somebody drains the shelf another way.
     pub(super) sweeping: bool,
     /// When a message came or went last.
@@ -126,6 +128,8 @@ pub(super) struct State {
     pub(super) trouble: Option<String>,
     /// That it is refused says something about this device.
     pub(super) is_its_own: bool,
+    /// It is held because nothing allows it any more, and what it left is to go where that of refused ones goes.
+    pub(super) is_removed: bool,
     pub(super) delivered: u64,
     pub(super) last_delivered: Option<Timestamp>,
     /// When what it connects with ends, as far as it was seen.
@@ -157,12 +161,14 @@ impl Device {
             shelving: false,
             to_shelf: 0,
             read_to: None,
+            errand: false,
             sweeping: false,
             active: Instant::now(),
             refusals: 0,
             pause: Duration::ZERO,
             trouble: None,
             is_its_own: true,
+            is_removed: false,
             delivered: 0,
             last_delivered: None,
             expiry: Expiry::default(),
@@ -370,6 +376,13 @@ impl Device {
 }
 
 impl State {
+    /// It is parked no longer, and is tried at once.
+    pub(super) fn let_in(&mut self) {
+        self.phase = Phase::Idle;
+        (self.refusals, self.pause, self.trouble) = (0, Duration::ZERO, None);
+        (self.is_its_own, self.is_removed) = (true, false);
+    }
+
     fn has_room(&self, own: bool) -> bool {
         let (messages, bytes) = if own { (MOST_OWN, MOST_BYTES_OWN) } else { (MOST, MOST_BYTES) };
         self.in_memory() < messages && self.bytes < bytes
@@ -394,9 +407,21 @@ impl State {
         self.queue.iter().any(|held| held.shelf.is_some())
     }
 
-    /// Nothing waits, nothing is in flight, nothing is on the shelf.
+    /// Gives back the memory that its messages took.
+    pub(super) fn release(&mut self) {
+        self.queue.shrink_to_fit();
+        self.given.shrink_to_fit();
+    }
+
+    /// What messages take besides themselves.
+    #[cfg(test)]
+    pub(super) fn room(&self) -> usize {
+        self.queue.capacity() + self.given.capacity()
+    }
+
+    /// Nothing waits, nothing is in flight, nothing is on the shelf, nothing else is to be said.
     pub(super) fn is_resting(&self) -> bool {
-        self.queue.is_empty() && self.given.is_empty() && !self.shelving
+        self.queue.is_empty() && self.given.is_empty() && !self.shelving && !self.errand
     }
 }
 

@@ -51,6 +51,11 @@ impl Register {
         Ok(Self { path, allow, table, said })
     }
 
+    /// From now on these may connect; what an operator has said stays.
+    pub(super) fn replace(&mut self, allow: Vec<Name>, table: HashSet<String>) {
+        (self.allow, self.table) = (allow, table);
+    }
+
     pub(super) fn verdict(&self, id: &str) -> Verdict {
         if self.said.denied.contains(id) {
             return Verdict::Denied;
