@@ -462,6 +462,9 @@ fn idle_connections_are_closed_and_certificates_open_them_again() {
         until("it is closed", PATIENCE, || (bridge.metric("brownbridge_uplink_connections") == 0.0).then_some(()));
         until_state(dir.path(), "x-1", "idle");
     }
+    let soonest = "brownbridge_certificate_expiry_timestamp_seconds";
+    until("the first end is told", PATIENCE, || (bridge.metric(soonest) > 1e9).then_some(()));
+    assert_eq!(bridge.metric("brownbridge_credentials_expiring"), 0.0);
     let method = sim.received()[0]["system"]["iothub-connection-auth-method"].to_string();
     assert!(method.contains("x509Certificate"), "{method}");
     // Without a certificate it is told, and waits.

@@ -199,6 +199,26 @@ pub struct Status {
     pub failures: u64,
     /// What carries MQTT, where it is not the usual way.
     pub via: Option<&'static str>,
+    /// When the proof of the last connection ends.
+    pub expiry: Expiry,
+}
+
+/// When what a connection proves itself with ends, in seconds since 1970.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Expiry {
+    /// The token, which is renewed before.
+    pub minted: Option<i64>,
+    /// A token of the connection string, which nobody renews.
+    pub given: Option<i64>,
+    /// The client certificate.
+    pub certificate: Option<i64>,
+}
+
+impl Expiry {
+    /// Whichever token it is.
+    pub fn token(&self) -> Option<i64> {
+        self.minted.or(self.given)
+    }
 }
 
 /// The clock of the runtime, which a test may move.

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::A_TURN;
 use crate::message::Timestamp;
 use crate::shelf::{Chunk, Mark, Place, Placed, Shelved, Shelves};
-use crate::uplink::{Lane, MessageId, Waiting};
+use crate::uplink::{Expiry, Lane, MessageId, Waiting};
 
 /// Messages in memory of a device, those in flight among them.
 const MOST: usize = 128;
@@ -132,6 +132,8 @@ pub(super) struct State {
     pub(super) is_removed: bool,
     pub(super) delivered: u64,
     pub(super) last_delivered: Option<Timestamp>,
+    /// When what it connects with ends, as far as it was seen.
+    pub(super) expiry: Expiry,
     /// Ends the line.
     leave: Option<CancellationToken>,
 }
@@ -169,6 +171,7 @@ impl Device {
             is_removed: false,
             delivered: 0,
             last_delivered: None,
+            expiry: Expiry::default(),
             leave: None,
         };
         Arc::new(Self { id: id.into(), state: Mutex::new(state), news: Notify::new(), all_bytes })
@@ -351,6 +354,12 @@ impl Device {
         let waiting = held.waiting.clone();
         state.given.push_back(held);
         Some(waiting)
+    }
+
+    /// A line that is not there has no token in use; its certificate is there all the same.
+    pub(super) fn forget_tokens(&self) {
+        let mut state = self.state();
+        state.expiry = Expiry { certificate: state.expiry.certificate, ..Expiry::default() };
     }
 
     /// Takes a message out for good.
