@@ -69,6 +69,7 @@ mod renewal;
 mod shelving;
 #[cfg(test)]
 mod tests;
+mod withdraw;
 
 pub use census::{Listed, Origin, Phase as Condition, Summary};
 pub use door::Door;
@@ -76,6 +77,7 @@ use queue::{Device, Held, Phase};
 use register::{Register, Verdict};
 pub use renewal::Renewed;
 pub use shelving::give_back;
+pub use withdraw::Withdrawn;
 
 /// Devices known at one time; what names more goes to the quarantine.
 const MOST_DEVICES: usize = device_table::MOST;
