@@ -71,7 +71,7 @@ mod shelving;
 mod tests;
 mod withdraw;
 
-pub use census::{Listed, Origin, Phase as Condition, Summary};
+pub use census::{Listed, Origin, Phase as Condition, Summary, origin};
 pub use door::Door;
 use queue::{Device, Held, Phase};
 use register::{Register, Verdict};
