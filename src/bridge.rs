@@ -13,9 +13,7 @@ use ::metrics::Counter;
 
 use crate::broker::{Ingest, Offer, Sequences};
 use crate::config::Unmatched;
-use crate::hub::connect::Identity;
-use crate::hub::{bag, d2c, limits};
-use crate::message::{Content, HubMessage, Presence, Publish, RecordWriter, excerpt};
+use crate::message::{Presence, Publish, excerpt};
 use crate::metrics::Metrics;
 use crate::quarantine::{Quarantine, Reason};
 use crate::rules::{self, Doubt, Output, RuleIndex, RuleSet, Verdict};
@@ -30,8 +28,11 @@ mod judge;
 mod lanes;
 mod meters;
 mod numbering;
+mod own;
+mod reported;
 #[cfg(test)]
 mod sim;
+pub mod twins;
 mod urgent;
 mod watchers;
 
@@ -42,11 +43,12 @@ pub use watchers::{View, Watchers};
 use commits::STORED;
 pub use commits::SpoolCommits;
 use devices::Door;
-pub use holding::Holding;
+pub use holding::{CLOSE_GRACE, Holding};
 use in_use::Current;
 pub use in_use::InUse;
 pub use lanes::{SpoolBacklog, SpoolOutcome, Stores, join};
 use meters::Meter;
+pub use own::Own;
 
 /// What takes the broker's publishes.
 pub struct Bridge {
@@ -60,30 +62,10 @@ pub struct Bridge {
     retried: Meter,
     closed: AtomicBool,
     answers: Option<Arc<down::Watch>>,
+    twins: Option<twins::Twins>,
     door: Option<Arc<Door>>,
     watchers: Arc<Watchers>,
 }
-
-/// The identity of the uplink: what is addressed to it goes up as it is.
-#[derive(Debug, Clone)]
-pub struct Own {
-    /// The hub's host name.
-    pub hub: String,
-    /// The device id; `None` where the uplink is no hub.
-    pub device: Option<String>,
-    /// The module id.
-    pub module: Option<String>,
-    /// Late messages get a property that says so.
-    pub mark_late: bool,
-    /// The bytes that the hub bills as one message; `None` where nothing is billed.
-    pub block: Option<usize>,
-}
-
-/// Characters of a `$.mid` at most, and what a topic has beside names and values.
-const TOPIC_OVERHEAD: usize = 512;
-
-/// A `$.mid` as long as one can be.
-const LONGEST_ID: &str = "0123456789abcdef-18446744073709551615";
 
 /// Why a publish is isolated that no commit can hold.
 const TOO_LARGE_FOR_SPOOL: Reason<'static> = Reason {
@@ -106,6 +88,7 @@ impl Bridge {
             retried: Meter::new("(retried)", (false, false), own.block),
             closed: AtomicBool::new(false),
             answers: None,
+            twins: None,
             door: None,
             watchers: Arc::default(),
             rules: Arc::new(InUse::new(rules, own.block)),
@@ -120,6 +103,12 @@ impl Bridge {
     /// Tells of answers to commands among what plant clients publish.
     pub fn watched_by(mut self, watch: Arc<down::Watch>) -> Self {
         self.answers = Some(watch);
+        self
+    }
+
+    /// Puts what rules report into twins.
+    pub fn reporting(mut self, twins: twins::Twins) -> Self {
+        self.twins = Some(twins);
         self
     }
 
@@ -188,10 +177,16 @@ impl Bridge {
             return self.isolate(publish, Reason { rule: "", reason: "too_large", detail: &detail });
         }
         if let Some(door) = &self.door
-            && door.refuses(out.records().filter(|(rule, _)| !now.set.is_urgent(*rule)).map(|(_, record)| record))
+            && door.refuses(messages(now, out).filter(|(rule, _)| !now.set.is_urgent(*rule)).map(|(_, record)| record))
         {
             return Offer::Full;
         }
+        let reported = match self.reported(now, out) {
+            Ok(reported) => reported,
+            Err((rule, (reason, detail))) => {
+                return self.isolate(publish, Reason { rule: now.set.name(rule), reason, detail: &detail });
+            }
+        };
         let taken = if out.held().next().is_some() {
             self.store_held(now, publish, out, failed)
         } else if now.has_urgent
@@ -199,15 +194,18 @@ impl Bridge {
             && let Some(taken) = self.store_urgent(now, publish, out, failed)
         {
             taken
+        } else if !reported.is_empty() && messages(now, out).next().is_none() {
+            self.taken(publish, Sequences::NONE, failed)
         } else {
-            match self.stores.append(&self.stores.normal, out.records().map(|(_, record)| record)) {
+            match self.stores.append(&self.stores.normal, messages(now, out).map(|(_, record)| record)) {
                 Ok(ticket) => {
-                    self.made(now, out.records());
+                    self.made(now, messages(now, out));
                     self.taken(publish, Sequences::of(STORED, ticket.0), failed)
                 }
                 Err(error) => return self.not_appended(publish, error),
             }
         };
+        let taken = self.report(now, reported, taken);
         if !matches!(taken, Offer::Full) {
             now.set.settle(out);
             count_held_back(now, out);
@@ -338,55 +336,6 @@ impl Bridge {
     }
 }
 
-impl Own {
-    fn identity(&self) -> Identity<'_> {
-        let device = self.device.as_deref().unwrap_or_default();
-        Identity { hub: &self.hub, device, module: self.module.as_deref() }
-    }
-
-    /// The property bag of a topic that is addressed to this identity.
-    fn addressed<'t>(&self, topic: &'t str) -> Option<&'t str> {
-        self.device.as_deref().and_then(|own| d2c::addressed(topic, own))
-    }
-
-    /// Writes the record of a publish that goes up as it is, or says why the hub would not take it.
-    fn addressed_record(
-        &self,
-        publish: &Publish<'_>,
-        given: &str,
-        record: &mut Vec<u8>,
-    ) -> Result<(), (&'static str, String)> {
-        if let Err(error) = bag::check(given) {
-            let detail = format!("the hub would close the connection at this property bag: {error}");
-            return Err(("bad_property_bag", detail));
-        }
-        let mut writer = RecordWriter::begin(record, publish.received, Content::BagAsGiven, |_| ());
-        writer.property("", |out| out.extend_from_slice(given.as_bytes()));
-        let written = writer.finish(|out| out.extend_from_slice(publish.payload));
-        match written.is_ok().then(|| self.too_large(record)).flatten() {
-            Some(detail) => Err(("too_large", detail)),
-            None => Ok(()),
-        }
-    }
-
-    /// In words why the hub would not take a record; `None` where it will.
-    fn too_large(&self, record: &[u8]) -> Option<String> {
-        // Percent-encoding triples at most, so this decides all but the few that come near a limit.
-        if TOPIC_OVERHEAD + 3 * record.len() <= limits::TOPIC_MAX_BYTES {
-            return None;
-        }
-        let message = HubMessage::parse(record).ok()?;
-        let longest_topic = TOPIC_OVERHEAD + 3 * (record.len() - message.body.len());
-        if longest_topic <= limits::TOPIC_MAX_BYTES && longest_topic + message.body.len() <= limits::D2C_MAX_BYTES {
-            return None;
-        }
-        let sender = d2c::Sender { identity: self.identity(), gateway: true, replayed: self.mark_late };
-        let mut topic = String::new();
-        d2c::push_topic(&mut topic, &sender, &message, LONGEST_ID);
-        d2c::check_size(&sender, &message, LONGEST_ID, &topic).err().map(|error| error.to_string())
-    }
-}
-
 /// A publish on its way into the quarantine, or with messages that wait for room: counted when they are there, or when
 /// its client is gone before that and they are nowhere, or nobody learns whether they are. Until then it is in progress.
 struct Unsettled {
@@ -469,6 +418,11 @@ impl Ingest for Bridge {
 fn any_too_large(own: &Own, out: &Output) -> Option<String> {
     let held = out.held().map(|(_, held)| rules::held_record(held));
     out.records().map(|(_, record)| record).chain(held).find_map(|record| own.too_large(record))
+}
+
+/// The records that are messages.
+fn messages<'o>(now: &'o Current, out: &'o Output) -> impl Iterator<Item = (RuleIndex, &'o [u8])> + Clone {
+    out.records().filter(|(rule, _)| !(now.has_reported && now.set.reported(*rule).is_some()))
 }
 
 /// Counts the messages that were not made.

@@ -3,7 +3,8 @@
 //! A Unix socket `control.sock` in the state folder, for its owner (mode 0600) and root: whoever may write the spool's
 //! files may do this too, and nobody else, no browser and no other machine. A client writes one line of JSON, a
 //! [`Request`], and reads one line of JSON, an [`Answer`]; then the connection ends. After [`Request::Watch`] the
-//! answer is [`Answer::Watching`], and lines follow until either side closes.
+//! answer is [`Answer::Watching`], and lines follow until either side closes. A client that closes only its own
+//! direction still gets the lines of what came before that, as everybody does at the end of the bridge.
 //!
 //! It owns the socket and the lines. What is done comes in through [`Control`].
 
@@ -36,6 +37,8 @@ const MAX_CONNECTIONS: usize = 8;
 const MAX_LINE: u64 = 16 << 20;
 /// Time to write a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the last lines may take at the end of the bridge.
+const LAST_LINES: Duration = Duration::from_secs(3);
 /// Time a client waits for its answer: longer than a request waits for room in the spool.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// The name of the socket in the state folder.
@@ -280,6 +283,9 @@ pub trait Control: Send + Sync + 'static {
 pub trait Feed: Send {
     /// Appends the next lines, or none after a while; false says that there will be no more.
     fn next(&mut self, lines: &mut Vec<u8>) -> impl Future<Output = bool> + Send;
+
+    /// Lets nothing more in; what is there still comes.
+    fn close(&mut self);
 }
 
 /// A socket that is listened on; its file goes with it.
@@ -322,13 +328,8 @@ pub async fn serve<C: Control>(listener: Listener, control: Arc<C>, stop: Cancel
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
         let (control, stop) = (Arc::clone(&control), stop.clone());
         tasks.spawn(async move {
-            tokio::select! {
-                served = one(stream, &*control) => {
-                    if let Err(error) = served {
-                        tracing::debug!("control: {error}");
-                    }
-                }
-                () = stop.cancelled() => {}
+            if let Err(error) = one(stream, &*control, &stop).await {
+                tracing::debug!("control: {error}");
             }
             drop(place);
         });
@@ -337,20 +338,35 @@ pub async fn serve<C: Control>(listener: Listener, control: Arc<C>, stop: Cancel
     tasks.wait().await;
 }
 
-async fn one<C: Control>(stream: UnixStream, control: &C) -> io::Result<()> {
+async fn one<C: Control>(stream: UnixStream, control: &C, stop: &CancellationToken) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     let mut read = tokio::io::BufReader::new(read.take(MAX_LINE));
-    tokio::time::timeout(REQUEST_TIMEOUT, read.read_line(&mut line)).await??;
-    let answer = match serde_json::from_str(&line) {
-        Ok(Request::Watch(watch)) => match control.watch(watch) {
-            Ok(feed) => return show(feed, read, write).await,
-            Err(why) => Answer::Failed(why),
-        },
-        Ok(request) => control.answer(request).await,
-        Err(error) => Answer::Failed(format!("this is no request of this version: {error}")),
+    let answered = async {
+        tokio::time::timeout(REQUEST_TIMEOUT, read.read_line(&mut line)).await??;
+        let answer = match serde_json::from_str(&line) {
+            Ok(Request::Watch(watch)) => match control.watch(watch) {
+                Ok(feed) => return Ok(Some(feed)),
+                Err(why) => Answer::Failed(why),
+            },
+            Ok(request) => control.answer(request).await,
+            Err(error) => Answer::Failed(format!("this is no request of this version: {error}")),
+        };
+        write.write_all(&line_of(&answer)?).await.map(|()| None)
     };
-    write.write_all(&line_of(&answer)?).await
+    let feed = tokio::select! {
+        feed = answered => feed?,
+        () = stop.cancelled() => None,
+    };
+    let Some(feed) = feed else { return Ok(()) };
+    let too_late = async {
+        stop.cancelled().await;
+        tokio::time::sleep(LAST_LINES).await;
+    };
+    tokio::select! {
+        shown = show(feed, (read, write), stop) => shown,
+        () = too_late => Ok(()),
+    }
 }
 
 fn line_of(message: &impl Serialize) -> io::Result<Vec<u8>> {
@@ -359,16 +375,30 @@ fn line_of(message: &impl Serialize) -> io::Result<Vec<u8>> {
     Ok(line)
 }
 
-/// Shows lines until either side ends. Whoever does not read them is waited for: the feed is bounded.
-async fn show<F: Feed>(mut feed: F, mut read: impl AsyncRead + Unpin, mut write: OwnedWriteHalf) -> io::Result<()> {
+/// Shows lines until either side ends, and then those of what came before. Whoever does not read them is waited for:
+/// the feed is bounded.
+async fn show<F: Feed>(
+    mut feed: F,
+    (mut read, mut write): (impl AsyncRead + Unpin, OwnedWriteHalf),
+    stop: &CancellationToken,
+) -> io::Result<()> {
     write.write_all(&line_of(&Answer::Watching)?).await?;
-    let (mut lines, mut end) = (Vec::new(), [0]);
+    let (mut lines, mut end, mut is_open) = (Vec::new(), [0], true);
     loop {
         lines.clear();
         let more = tokio::select! {
             more = feed.next(&mut lines) => more,
             // There is nothing more to ask for: this is the end of whoever looked.
-            _ = read.read(&mut end) => return Ok(()),
+            _ = read.read(&mut end), if is_open => {
+                is_open = false;
+                feed.close();
+                continue;
+            }
+            () = stop.cancelled(), if is_open => {
+                is_open = false;
+                feed.close();
+                continue;
+            }
         };
         write.write_all(&lines).await?;
         if !more {

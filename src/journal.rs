@@ -5,7 +5,9 @@
 //! waits for the disk: one thread writes. What it has written survives the end of the program in any way; only a
 //! whole rewriting is synced, so a power cut may cost what the system had not written yet, some 30 seconds.
 //!
-//! It is not the spool: what must survive a power cut belongs there.
+//! One that is opened with [`open_synced`] syncs whatever has gathered, once for all of it, and tells how far it is:
+//! [`append`](Journal::append) gives each record a number, and [`durable`](Journal::durable) returns when the disk has
+//! it. It is not the spool: what is appended has its place in a state that fits into memory.
 //!
 //! # The folder
 //!
@@ -24,6 +26,7 @@
 //! disk than may; who writes everything anew waits for [`room`](Journal::room).
 
 use std::fs;
+use std::future::Future;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -32,7 +35,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 mod disk;
 
@@ -73,10 +76,18 @@ struct Shared {
     room: Notify,
     /// The disk did not take the last that was written.
     failing: AtomicBool,
+    /// What is kept, in words.
+    what: &'static str,
+    /// The number of the last record that the disk has; `None` where nothing is synced.
+    durable: Option<watch::Sender<u64>>,
 }
 
 #[derive(Debug, Default)]
 struct Pending {
+    /// The number of the last record.
+    last: u64,
+    /// Records were given up since the thread looked last.
+    gap: bool,
     orders: Vec<Order>,
     bytes: usize,
     /// Records are given up until everything is written anew.
@@ -86,13 +97,27 @@ struct Pending {
 
 /// Opens the journal of a folder, which is made where needed, and gives every record to `read`, in order. Up to
 /// `max_pending` bytes may wait for the disk.
-pub fn open(dir: &Path, max_pending: usize, mut read: impl FnMut(&[u8])) -> io::Result<(Journal, Writer, Found)> {
+pub fn open(dir: &Path, max_pending: usize, read: impl FnMut(&[u8])) -> io::Result<(Journal, Writer, Found)> {
+    open_shared(dir, Shared::new(max_pending), read)
+}
+
+/// The same for a journal that syncs what it writes. `what` says in the log what it keeps.
+pub fn open_synced(
+    dir: &Path,
+    (what, max_pending): (&'static str, usize),
+    read: impl FnMut(&[u8]),
+) -> io::Result<(Journal, Writer, Found)> {
+    let durable = Some(watch::Sender::default());
+    open_shared(dir, Shared { what, durable, ..Shared::new(max_pending) }, read)
+}
+
+fn open_shared(dir: &Path, shared: Shared, mut read: impl FnMut(&[u8])) -> io::Result<(Journal, Writer, Found)> {
     fs::create_dir_all(dir)?;
     let mut found = Found::default();
     let disk = Disk::read(dir, &mut read, &mut found)?;
     // Nothing can be appended to a file that was read: the first rewriting begins a new one.
-    let shared = Arc::new(Shared::new(max_pending));
-    shared.pending.lock().broken = true;
+    let shared = Arc::new(shared);
+    shared.pending.lock().give_up();
     let thread = {
         let shared = Arc::clone(&shared);
         std::thread::Builder::new().name("journal".to_owned()).spawn(move || run(&shared, disk))?
@@ -104,24 +129,43 @@ impl Shared {
     fn new(max_pending: usize) -> Self {
         let (outgrown, room) = (Notify::new(), Notify::new());
         let failing = AtomicBool::new(false);
-        Self { pending: Mutex::default(), max_pending, work: Condvar::new(), outgrown, room, failing }
+        let what = "sessions and retained messages";
+        Self {
+            pending: Mutex::default(),
+            max_pending,
+            work: Condvar::new(),
+            outgrown,
+            room,
+            failing,
+            what,
+            durable: None,
+        }
+    }
+}
+
+impl Pending {
+    /// Until everything is written anew nothing is written.
+    fn give_up(&mut self) {
+        self.orders.clear();
+        self.bytes = 0;
+        (self.broken, self.gap) = (true, true);
     }
 }
 
 impl Journal {
-    /// Adds a record.
-    pub fn append(&self, record: &[u8]) {
-        let Ok(len) = u32::try_from(record.len()) else { return };
+    /// Adds a record and returns its number.
+    pub fn append(&self, record: &[u8]) -> u64 {
         let mut pending = self.0.pending.lock();
+        pending.last += 1;
+        let number = pending.last;
+        let Ok(len) = u32::try_from(record.len()) else { return number };
         if pending.broken || pending.closed {
-            return;
+            return number;
         }
         if pending.bytes + record.len() > self.0.max_pending {
-            pending.orders.clear();
-            pending.bytes = 0;
-            pending.broken = true;
+            pending.give_up();
             self.0.work.notify_one();
-            return;
+            return number;
         }
         if !matches!(pending.orders.last(), Some(Order::Write(_))) {
             pending.orders.push(Order::Write(Vec::new()));
@@ -135,6 +179,22 @@ impl Journal {
             pending.bytes += grown;
         }
         self.0.work.notify_one();
+        number
+    }
+
+    /// Returns when the disk has the record of this number, or everything was written anew since. Never where nothing
+    /// is synced, or the journal has ended before.
+    pub fn durable(&self, number: u64) -> impl Future<Output = ()> + Send + 'static {
+        let durable = self.0.durable.as_ref().map(watch::Sender::subscribe);
+        async move {
+            let reached = match durable {
+                Some(mut durable) => durable.wait_for(|durable| *durable >= number).await.is_ok(),
+                None => false,
+            };
+            if !reached {
+                std::future::pending().await
+            }
+        }
     }
 
     /// From here on everything is written anew.
@@ -200,8 +260,9 @@ impl Drop for Writer {
 fn run(shared: &Shared, mut disk: Disk) {
     // Whoever opened it writes everything anew without being asked.
     let mut retry_at = Some(Instant::now() + RETRY);
+    let mut whole = false;
     loop {
-        let (orders, broken, closed) = {
+        let (orders, broken, closed, last) = {
             let mut pending = shared.pending.lock();
             while pending.orders.is_empty() && !pending.closed && !(pending.broken && retry_at.is_none()) {
                 match retry_at {
@@ -215,37 +276,32 @@ fn run(shared: &Shared, mut disk: Disk) {
             }
             pending.bytes = 0;
             shared.room.notify_waiters();
-            (std::mem::take(&mut pending.orders), pending.broken, pending.closed)
+            whole &= !std::mem::take(&mut pending.gap);
+            (std::mem::take(&mut pending.orders), pending.broken, pending.closed, pending.last)
         };
         let now = Instant::now();
         if broken && retry_at.is_none_or(|at| at <= now) {
             shared.outgrown.notify_one();
             retry_at = Some(now + RETRY);
         }
-        for order in orders {
-            match disk.carry_out(order) {
-                Ok(done) => {
-                    if done {
-                        retry_at = None;
-                        if shared.failing.swap(false, Ordering::Relaxed) {
-                            tracing::info!("sessions and retained messages are kept over a restart again");
-                        }
-                    }
+        match carry_out(shared, &mut disk, orders) {
+            Ok(complete) => {
+                whole |= complete;
+                if complete {
+                    retry_at = None;
                 }
-                Err(error) => {
-                    if !shared.failing.swap(true, Ordering::Relaxed) {
-                        tracing::error!(
-                            "sessions and retained messages would not survive a restart now: {error}; trying again \
-                             every {RETRY:?}"
-                        );
-                    }
-                    disk.give_up();
-                    let mut pending = shared.pending.lock();
-                    pending.orders.clear();
-                    pending.broken = true;
-                    retry_at = Some(now + RETRY);
-                    break;
+                if let Some(durable) = shared.durable.as_ref().filter(|_| whole && disk.is_complete()) {
+                    durable.send_replace(last);
                 }
+            }
+            Err(error) => {
+                if !shared.failing.swap(true, Ordering::Relaxed) {
+                    let what = shared.what;
+                    tracing::error!("{what} would not survive a restart now: {error}; trying again every {RETRY:?}");
+                }
+                disk.give_up();
+                shared.pending.lock().give_up();
+                retry_at = Some(now + RETRY);
             }
         }
         if disk.is_outgrown() {
@@ -256,6 +312,26 @@ fn run(shared: &Shared, mut disk: Disk) {
             return;
         }
     }
+}
+
+/// Writes what is to be written, and syncs it where that is wanted. True where with it everything was written anew.
+fn carry_out(shared: &Shared, disk: &mut Disk, orders: Vec<Order>) -> io::Result<bool> {
+    let (mut complete, something) = (false, !orders.is_empty());
+    for order in orders {
+        if matches!(order, Order::Begin) && shared.durable.is_some() {
+            disk.sync()?;
+        }
+        if disk.carry_out(order)? {
+            complete = true;
+            if shared.failing.swap(false, Ordering::Relaxed) {
+                tracing::info!("{} are kept over a restart again", shared.what);
+            }
+        }
+    }
+    if something && shared.durable.is_some() {
+        disk.sync()?;
+    }
+    Ok(complete)
 }
 
 #[cfg(test)]
@@ -329,6 +405,44 @@ mod tests {
         writer.join();
         assert!(journal.is_sound());
         assert_eq!(all(dir.path()).0, [b"whole"]);
+    }
+
+    /// Nothing is called durable that a read of the folder would not give.
+    #[tokio::test]
+    async fn a_synced_journal_tells_what_the_disk_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |records: &mut Vec<Vec<u8>>| {
+            open_synced(dir.path(), ("things", 8 << 20), |record| records.push(record.to_vec())).unwrap()
+        };
+        let (journal, writer, _) = open(&mut Vec::new());
+        let early = journal.append(b"early");
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut waits = Box::pin(journal.durable(early));
+        assert!(waits.as_mut().poll(&mut context).is_pending());
+        journal.begin_anew();
+        journal.append(b"early, written anew");
+        journal.written_anew();
+        waits.await;
+        journal.durable(journal.append(b"next")).await;
+        let mut records = Vec::new();
+        drop(
+            Disk::read(dir.path(), &mut |record: &[u8]| records.push(record.to_vec()), &mut Found::default()).unwrap(),
+        );
+        assert_eq!(records, [&b"early, written anew"[..], b"next"]);
+
+        // What is given up counts only when everything was written anew.
+        let lost = journal.append(&vec![b'x'; 9 << 20]);
+        let mut waits = Box::pin(journal.durable(lost));
+        journal.outgrown().await;
+        assert!(waits.as_mut().poll(&mut context).is_pending());
+        journal.begin_anew();
+        journal.append(b"all");
+        journal.written_anew();
+        waits.await;
+        writer.join();
+        let mut records = Vec::new();
+        drop(open(&mut records));
+        assert_eq!(records, [b"all"]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! public API. ARCHITECTURE.md has the code map. Modules stand on floors and name only lower ones:
 //! words (`topic`, `message`, `diag`, `secret`, `metrics`) < cores (`config`, `rules`, `hub`, `fence`, `ledger`, `watch`,
 //! `downlink`) < engines
-//! (`broker`, `spool`, `quarantine`, `shelf`, `recording`, `uplink`, `provision`, `outbound`, `admin`, `control`, `hubsim`) < wiring
+//! (`broker`, `spool`, `quarantine`, `shelf`, `recording`, `uplink`, `provision`, `outbound`, `admin`, `control`, `hubsim`; below them `websocket`) < wiring
 //! (`bridge`, `app`) < shell (`cli`).
 
 pub mod admin;
@@ -34,3 +34,4 @@ pub mod spool;
 pub mod topic;
 pub mod uplink;
 pub mod watch;
+pub mod websocket;

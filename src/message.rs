@@ -66,6 +66,42 @@ pub fn excerpt(text: &str) -> &str {
     text.get(..text.floor_char_boundary(200)).unwrap_or(text)
 }
 
+/// Appends a text as a name that a twin takes: what it takes in none is written as `%` and two hex digits.
+pub fn push_twin_name(text: &str, name: &mut String) {
+    const HEX: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
+    for c in text.chars() {
+        if !(c.is_control() || matches!(c, '.' | '$' | ' ' | '%')) {
+            name.push(c);
+            continue;
+        }
+        for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+            let digits = [byte >> 4, byte & 15].map(|digit| HEX.get(usize::from(digit)).copied().unwrap_or('0'));
+            name.extend(['%'].into_iter().chain(digits));
+        }
+    }
+}
+
+/// The text that a name of a twin stands for.
+pub fn from_twin_name(name: &str) -> String {
+    let mut bytes = Vec::with_capacity(name.len());
+    let mut rest = name.as_bytes();
+    while let Some((first, behind)) = rest.split_first() {
+        let digit =
+            |at: usize| behind.get(at).and_then(|c| char::from(*c).to_digit(16)).and_then(|d| u8::try_from(d).ok());
+        match (first, digit(0), digit(1)) {
+            (b'%', Some(high), Some(low)) => {
+                bytes.push(high << 4 | low);
+                rest = behind.get(2..).unwrap_or(&[]);
+            }
+            _ => {
+                bytes.push(*first);
+                rest = behind;
+            }
+        }
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| name.to_owned())
+}
+
 /// One publish as a plant client sent it.
 #[derive(Debug, Clone, Copy)]
 pub struct Publish<'a> {

@@ -12,6 +12,9 @@
 //! A publish whose message waits in a window (`held_messages`) counts as translated once it is kept on disk for that; the
 //! message that the window becomes counts when it is stored.
 //!
+//! What goes into a twin counts as translated, and is no hub message: `reported_changes` + `reported_recovered` = sum of
+//! `reported_ended` + `reported_waiting`.
+//!
 //! Where devices have connections of their own, `shelf_recovered` is added to the left of the second, and `shelf_lost`
 //! and `shelf_messages` to its right.
 //!
@@ -182,6 +185,32 @@ impl Metrics {
         ::metrics::gauge!("brownbridge_commands_waiting").set(waiting as f64);
     }
 
+    /// Counts a change of reported properties that was taken to be made; the rule that made it.
+    pub fn reported(&self, rule: &str) {
+        ::metrics::counter!("brownbridge_reported_changes_total", "rule" => rule.to_owned()).increment(1);
+    }
+
+    /// Counts changes of reported properties that are over.
+    pub fn reported_ended(&self, outcome: &'static str, changes: u64) {
+        ::metrics::counter!("brownbridge_reported_ended_total", "outcome" => outcome).increment(changes);
+    }
+
+    /// Counts changes of reported properties that were found to wait at the start.
+    pub fn reported_recovered(&self, changes: u64) {
+        ::metrics::counter!("brownbridge_reported_recovered_total").increment(changes);
+    }
+
+    /// Says how many changes of reported properties wait for the hub.
+    #[expect(clippy::cast_precision_loss)]
+    pub fn reported_waiting(&self, changes: u64) {
+        ::metrics::gauge!("brownbridge_reported_waiting").set(changes as f64);
+    }
+
+    /// Counts what the hub answered to twin operations.
+    pub fn twin_answer(&self, outcome: &'static str) {
+        ::metrics::counter!("brownbridge_twin_answers_total", "outcome" => outcome).increment(1);
+    }
+
     /// Counts publishes that went to the quarantine for a reason.
     pub fn quarantined(&self, reason: &str) -> Counter {
         ::metrics::counter!("brownbridge_messages_quarantined_total", "reason" => reason.to_owned())
@@ -278,6 +307,11 @@ pub fn window_closed(reason: &'static str) {
     ::metrics::counter!("brownbridge_windows_closed_total", "reason" => reason).increment(1);
 }
 
+/// Counts windows that were stored while the holding spool had no room to write that down.
+pub fn windows_unmarked(count: u64) {
+    ::metrics::counter!("brownbridge_windows_unmarked_total").increment(count);
+}
+
 /// Counts a registration with the provisioning service: `assigned`, or why not.
 pub fn registration(result: &'static str) {
     ::metrics::counter!("brownbridge_dps_registrations_total", "result" => result).increment(1);
@@ -318,6 +352,11 @@ pub fn describe_labelled() {
             "brownbridge_rule_marks_forgotten_total",
             "What rules sent last of something, forgotten because there was too much",
         ),
+        ("brownbridge_windows_closed_total", "Windows that became a message, by why they closed"),
+        (
+            "brownbridge_windows_unmarked_total",
+            "Windows stored while the holding spool was too full to note it: a crash then may repeat a part of one",
+        ),
         ("brownbridge_messages_dropped_total", "Publishes that make no hub message on purpose, by reason"),
         ("brownbridge_messages_quarantined_total", "Publishes put into the quarantine, by reason"),
         ("brownbridge_hub_messages_quarantined_total", "Stored hub messages put into the quarantine, by reason"),
@@ -327,6 +366,10 @@ pub fn describe_labelled() {
             "Messages whose payload's time was not taken for theirs, by rule and reason",
         ),
         ("brownbridge_commands_total", "Commands and methods from the hub, by command and by what became of them"),
+        ("brownbridge_reported_changes_total", "Changes of reported properties taken, by rule"),
+        ("brownbridge_reported_recovered_total", "Changes of reported properties found waiting at start"),
+        ("brownbridge_reported_ended_total", "Changes of reported properties that are over, by what became of them"),
+        ("brownbridge_twin_answers_total", "What the hub said about twins, by outcome"),
         ("brownbridge_quarantine_evicted_total", "Quarantined entries given up because the quarantine was full"),
         ("brownbridge_messages_shed_total", "Stored hub messages given up to make room, by reason"),
         ("brownbridge_ledger_publishes_total", "Publishes over all restarts, by what became of them"),
@@ -368,6 +411,7 @@ pub fn describe_labelled() {
             "1 while sessions and retained messages would survive a restart, 0 while the disk does not take them",
         ),
         ("brownbridge_commands_waiting", Unit::Count, "Commands that wait for their device, its answer or their turn"),
+        ("brownbridge_reported_waiting", Unit::Count, "Changes of reported properties that wait for the hub"),
         ("brownbridge_spool_messages", Unit::Count, "Hub messages waiting for the hub's acknowledgement"),
         (
             "brownbridge_spool_late_messages",

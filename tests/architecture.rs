@@ -19,6 +19,7 @@ const FLOORS: [&[&str]; 5] = [
         "uplink",
         "provision",
         "outbound",
+        "websocket",
         "admin",
         "control",
         "hubsim",
@@ -27,9 +28,18 @@ const FLOORS: [&[&str]; 5] = [
     &["cli"],
 ];
 
-/// `app` builds `bridge`; `metrics` stamps its log pace with `message::Timestamp`; who goes to the cloud goes `outbound`.
-const SIDEWAYS: [(&str, &str); 4] =
-    [("app", "bridge"), ("metrics", "message"), ("uplink", "outbound"), ("provision", "outbound")];
+/// `app` builds `bridge`; `metrics` stamps its log pace with `message::Timestamp`; who goes to the cloud goes `outbound`;
+/// `websocket` is a byte stream for who has a connection.
+const SIDEWAYS: [(&str, &str); 8] = [
+    ("app", "bridge"),
+    ("metrics", "message"),
+    ("uplink", "outbound"),
+    ("provision", "outbound"),
+    ("broker", "websocket"),
+    ("uplink", "websocket"),
+    ("provision", "websocket"),
+    ("hubsim", "websocket"),
+];
 
 /// Pure modules: bytes, text and `now` in, values out.
 const PURE: [&str; 10] = ["topic", "message", "diag", "config", "rules", "hub", "fence", "ledger", "watch", "downlink"];

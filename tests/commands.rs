@@ -4,6 +4,8 @@
 
 #[path = "commands/own.rs"]
 mod own;
+#[path = "support/plant.rs"]
+mod plant;
 #[path = "support/relay.rs"]
 mod relay;
 mod sim_client;
@@ -12,17 +14,16 @@ mod subscriptions;
 mod support;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::Path;
 
 use brownbridge::hubsim::Running;
+use plant::{Plant, launched, pair};
 use relay::{Line, Relay};
-use rumqttc::{AsyncClient, Event, Incoming, MqttOptions, QoS};
+use rumqttc::{MqttOptions, QoS};
 use serde_json::{Value, json};
 use sim_client::service::*;
-use sim_client::{LONG, Messages, sim};
+use sim_client::{Messages, sim};
 use support::*;
-use tokio::sync::mpsc;
 
 const RULES: &str = r##"
 [[command]]
@@ -86,20 +87,6 @@ fn bridge(dir: &Path, sim: &Running, port: u16, what: (&str, &str)) -> Bridge {
     bridge
 }
 
-fn launched(dir: &Path, sim: &Running, port: u16, (rules, sections): (&str, &str)) -> Bridge {
-    let (mqtt, admin) = (free_port(), free_port());
-    let config = format!(
-        "state = \"state\"\n[broker]\nlisten = \"127.0.0.1:{mqtt}\"\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n\
-         [uplink]\nconnection_string = \"{}\"\nca_file = \"{}\"\naddress = \"127.0.0.1:{port}\"\nbackoff_min = \"10ms\"\n\
-         drain_timeout = \"10ms\"\n{sections}",
-        sim.connection_string("gw").expose(),
-        sim.ca_file().display(),
-    );
-    std::fs::create_dir_all(dir.join("rules")).unwrap();
-    std::fs::write(dir.join("rules/1.toml"), rules).unwrap();
-    Bridge::with_config(dir, &config, (mqtt, admin))
-}
-
 async fn world(dir: &Path, sections: &str) -> World {
     let (sim, messages) = sim(|_| ()).await;
     let bridge = bridge(dir, &sim, sim.local_addr().port(), (RULES, sections));
@@ -159,53 +146,6 @@ fn audit(dir: &Path) -> Vec<(String, String, bool)> {
         (text(&line["command"]), text(&line["outcome"]), line["complete"].as_bool().unwrap())
     };
     std::fs::read_to_string(dir.join("state/commands.jsonl")).unwrap().lines().map(read).collect()
-}
-
-/// A plant client that knows nothing of a cloud.
-struct Plant {
-    client: AsyncClient,
-    heard: mpsc::Receiver<rumqttc::Publish>,
-}
-
-impl Plant {
-    async fn subscribed(at: SocketAddr, name: &str, filter: &str) -> Self {
-        Self::with(MqttOptions::new(name, at.ip().to_string(), at.port()), filter, QoS::AtLeastOnce).await
-    }
-
-    async fn with(mut options: MqttOptions, filter: &str, qos: QoS) -> Self {
-        options.set_max_packet_size(1 << 20, 1 << 20);
-        let (client, mut events) = AsyncClient::new(options, 16);
-        let (sender, heard) = mpsc::channel(64);
-        let (ready, mut is_ready) = mpsc::channel(1);
-        tokio::spawn(async move {
-            while let Ok(event) = events.poll().await {
-                let gone = match event {
-                    Event::Incoming(Incoming::Publish(publish)) => sender.send(publish).await.is_err(),
-                    Event::Incoming(Incoming::SubAck(_)) => ready.send(()).await.is_err(),
-                    _ => false,
-                };
-                if gone {
-                    break;
-                }
-            }
-        });
-        client.subscribe(filter, qos).await.unwrap();
-        is_ready.recv().await.unwrap();
-        Self { client, heard }
-    }
-
-    async fn hears(&mut self) -> (String, String) {
-        let publish = tokio::time::timeout(LONG, self.heard.recv()).await.expect("a publish").unwrap();
-        (publish.topic, String::from_utf8(publish.payload.to_vec()).unwrap())
-    }
-
-    async fn says(&self, topic: &str, payload: &str) {
-        self.client.publish(topic, QoS::AtLeastOnce, false, payload).await.unwrap();
-    }
-}
-
-fn pair(topic: &str, payload: &str) -> (String, String) {
-    (topic.to_owned(), payload.to_owned())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::string_slice)]
 
 use brownbridge::hub::back::{Command, Downward, Upward};
-use brownbridge::hub::connect::{Identity, password, server_name};
+use brownbridge::hub::connect::{Identity, password, server_name, websocket_path};
 use brownbridge::hub::connection_string::{Auth, ConnectionString, ConnectionStringError};
 use brownbridge::hub::dps::{Dialogue, REPLIES, Registration, RegistrationId, Reply, ReplyTopic, Request, Step};
 use brownbridge::hub::sas::{Key, Token, TokenError, mint};
@@ -202,6 +202,9 @@ fn connects_look_like_those_of_the_sdks() {
         if id != "node_connect_x509_gateway" {
             assert_eq!(server_name(&connection), text(&row["transport"]["sni"]), "{id}");
         }
+        if let Some(request) = row["transport"]["ws_request_line"].as_str() {
+            assert_eq!(request, format!("GET {} HTTP/1.1", websocket_path(true)), "{id}");
+        }
         if let Some(sr) = row["password_shape"]["sr_as_sent"].as_str()
             && id.starts_with("py_")
         {
@@ -224,6 +227,10 @@ fn the_c_sdk_agrees() {
     ];
     let mut seen = 0;
     for row in rows(&file, "vectors") {
+        if row["fn"] == "websocket_paths" {
+            assert_eq!(row["out"], serde_json::json!([true, false].map(websocket_path)));
+            seen += 1;
+        }
         let Some((_, device, module)) = ids.iter().find(|(id, ..)| row["id"] == *id) else { continue };
         let identity = Identity { hub: "contoso-hub.azure-devices.net", device, module: *module };
         let ours = match text(&row["fn"]) {
@@ -244,7 +251,7 @@ fn the_c_sdk_agrees() {
         assert_eq!(ours, text(&row["out"]), "{row}");
         seen += 1;
     }
-    assert!(seen >= 12, "{seen}");
+    assert!(seen >= 13, "{seen}");
 }
 
 fn record(content: Content<'_>, properties: &[(&str, &str)], body: &[u8]) -> Vec<u8> {

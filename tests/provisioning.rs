@@ -2,14 +2,14 @@
 //! it, or is not there.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code")]
 
+#[path = "support/proxy.rs"]
+mod proxy;
 mod support;
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
 
 use support::site::{HUBS, RULES, Site, chain};
 use support::{
@@ -54,7 +54,7 @@ fn a_bridge_finds_its_hub_by_key_and_by_certificate() {
     ];
     let mut messages = 0;
     for (name, uplink, dps, (hub, device)) in &rows {
-        for transport in ["rest", "mqtt"] {
+        for transport in ["rest", "mqtt", "websocket"] {
             let dir = dir.path().join(format!("{}-{transport}", name.replace(' ', "-")));
             let mut bridge = site.bridge(&dir, uplink, &format!("{dps}\ntransport = \"{transport}\""));
             publish_all(bridge.mqtt, "t/d", ["{\"id\":\"x\"}"]);
@@ -164,6 +164,42 @@ fn a_device_without_a_hub_is_told_why_and_the_plant_goes_on() {
         }
     }
     assert!(site.received().is_empty());
+}
+
+#[test]
+fn a_hub_whose_name_is_gone_is_asked_for_again_and_an_outage_of_names_is_no_reason() {
+    let dir = folder();
+    let site = Site::start(&dir.path().join("site"), free_port(), &format!("{HUBS}[[enrolment]]\nid = \"p\"\n"));
+    let master = fs::read_to_string(site.dir.join("master.key")).unwrap();
+    let key = brownbridge::hub::sas::Key::parse(master.trim()).unwrap().derive("p");
+    let dps = format!("registration_id = \"p\"\nsymmetric_key = \"{}\"\nask_again_after = \"500ms\"", key.expose());
+    for (name, service, asked) in [("gone", None, true), ("outage", Some("no-such-service.invalid:443"), false)] {
+        let dir = dir.path().join(name);
+        fs::create_dir_all(dir.join("rules")).unwrap();
+        fs::create_dir_all(dir.join("state/assignments")).unwrap();
+        fs::write(dir.join("rules/1.toml"), RULES).unwrap();
+        let known =
+            r#"{"hub":"deleted.invalid","device":"p","id_scope":"0ne00000A0A","registration_id":"p","assigned":"x"}"#;
+        fs::write(dir.join("state/assignments/p.json"), known).unwrap();
+        let ports = (free_port(), free_port());
+        let place = format!("address = \"127.0.0.1:{}\"\n", site.port);
+        // The hub has no address of its own here: it is its name that leads to it.
+        let config = site.config("", &dps, ports).replacen(&place, "", 1);
+        let config =
+            service.map_or(config.clone(), |service| config.replace(&place, &format!("address = \"{service}\"\n")));
+        let bridge = Bridge::with_config(&dir, &config, ports);
+        let log = || fs::read_to_string(&bridge.log).unwrap();
+        let told = "p moves from deleted.invalid to device p at hub-a.example";
+        if asked {
+            until("it moves", PATIENCE, || log().contains(told).then_some(()));
+            assert!(log().contains("the name deleted.invalid is not there any more"));
+        } else {
+            // Long past `ask_again_after`: each attempt is 50 ms and more after the one before.
+            let failures = "brownbridge_uplink_reconnects_total{reason=\"network\"}";
+            until("twenty attempts", PATIENCE, || (bridge.metric(failures) >= 20.0).then_some(()));
+            assert!(!log().contains("provisioning: asking"), "{}", log());
+        }
+    }
 }
 
 #[test]
@@ -426,37 +462,6 @@ fn mistakes_with_certificates_are_told_before_a_start() {
     }
 }
 
-/// An HTTP proxy that wants `me:pass word`; what it was asked for.
-fn proxy() -> (u16, Arc<Mutex<Vec<String>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (port, asked) = (listener.local_addr().unwrap().port(), Arc::new(Mutex::new(Vec::new())));
-    let seen = Arc::clone(&asked);
-    std::thread::spawn(move || {
-        for near in listener.incoming().map_while(Result::ok) {
-            let seen = Arc::clone(&seen);
-            std::thread::spawn(move || tunnel(near, &seen));
-        }
-    });
-    (port, asked)
-}
-
-fn tunnel(mut near: TcpStream, seen: &Mutex<Vec<String>>) {
-    let mut lines = BufReader::new(near.try_clone().unwrap()).lines().map_while(Result::ok);
-    let request = lines.next().unwrap_or_default();
-    let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
-    if !head.iter().any(|line| line == "Proxy-Authorization: Basic bWU6cGFzcyB3b3Jk") {
-        let _ = near.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n");
-        return;
-    }
-    let place = request.split(' ').nth(1).unwrap().to_owned();
-    let mut far = TcpStream::connect(&place).unwrap();
-    seen.lock().unwrap().push(place);
-    near.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").unwrap();
-    let (mut back_far, mut back_near) = (far.try_clone().unwrap(), near.try_clone().unwrap());
-    std::thread::spawn(move || std::io::copy(&mut back_far, &mut back_near));
-    let _ = std::io::copy(&mut near, &mut far);
-}
-
 #[test]
 fn service_and_hub_are_reached_through_a_proxy() {
     let dir = folder();
@@ -464,7 +469,7 @@ fn service_and_hub_are_reached_through_a_proxy() {
     let master = fs::read_to_string(site.dir.join("master.key")).unwrap();
     let key = brownbridge::hub::sas::Key::parse(master.trim()).unwrap().derive("p");
     let dps = format!("registration_id = \"p\"\nsymmetric_key = \"{}\"", key.expose());
-    let (port, asked) = proxy();
+    let (port, asked) = proxy::start();
     let through = |user: &str| format!("bind = \"127.0.0.1\"\nproxy = \"http://{user}127.0.0.1:{port}\"");
     let bridge = site.bridge(&dir.path().join("good"), &through("me:pass%20word@"), &dps);
     publish_all(bridge.mqtt, "t/d", ["{}"]);

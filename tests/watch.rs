@@ -60,8 +60,11 @@ impl Looking {
     }
 
     fn interrupt(&self) {
-        let pid = rustix::process::Pid::from_child(&self.0);
-        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        self.signal(rustix::process::Signal::INT);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.0), signal).unwrap();
     }
 }
 
@@ -196,8 +199,7 @@ fn a_tap_that_nobody_reads_costs_a_bounded_queue() {
     );
     let out = dir.path().join("out.jsonl");
     let record = Looking::on(dir.path(), &bridge, &["record", out.to_str().unwrap(), "--topic", "raw/#"]);
-    let stop = |signal| rustix::process::kill_process(rustix::process::Pid::from_child(&record.0), signal).unwrap();
-    stop(rustix::process::Signal::STOP);
+    record.signal(rustix::process::Signal::STOP);
     let payload = "x".repeat(2_000);
     let mut publisher = Publisher::connect(bridge.mqtt, "test").unwrap();
     let mut bytes = Vec::new();
@@ -223,21 +225,69 @@ fn a_tap_that_nobody_reads_costs_a_bounded_queue() {
     }
     assert_eq!(shown + missed, PUBLISHES as u64);
     assert!(missed > 0 && shown > 100, "{shown} shown, {missed} missed");
-    stop(rustix::process::Signal::CONT);
-    let (mut kept, mut gaps) = (0, 0);
-    until("the recording is whole", PATIENCE, || {
-        (kept, gaps) = (0, 0);
-        recording::read(&out, |entry| match entry {
-            Entry::Publish(_) => kept += 1,
-            Entry::Gap(missing) => gaps += missing,
-            _ => {}
-        })
-        .unwrap();
-        (kept + gaps == PUBLISHES as u64).then_some(())
+    record.signal(rustix::process::Signal::CONT);
+    let (kept, gaps) = until("the recording is whole", PATIENCE, || {
+        let (kept, gaps) = recorded(&out);
+        (kept + gaps == PUBLISHES as u64).then_some((kept, gaps))
     });
     assert!(kept > 100 && gaps > 0, "{kept} kept, {gaps} missed");
     assert_eq!(bridge.metric("brownbridge_watch_missed_total"), (missed + gaps) as f64);
     at_rest(&bridge);
+}
+
+/// How many publishes a recording has, and how many it says are missing.
+fn recorded(out: &Path) -> (u64, u64) {
+    let (mut kept, mut gaps) = (0, 0);
+    recording::read(out, |entry| match entry {
+        Entry::Publish(_) => kept += 1,
+        Entry::Gap(missing) => gaps += missing,
+        _ => {}
+    })
+    .unwrap();
+    (kept, gaps)
+}
+
+/// However a recording ends, what came before that is in it, or the gap says how much is not.
+#[test]
+fn a_recording_ends_with_what_came_before_its_end() {
+    use rustix::process::Signal;
+    let dir = folder();
+    let sim = Sim::start(&dir.path().join("sim"), free_port(), &["--quiet"]);
+    let mut bridge = Bridge::start(dir.path(), &sim, RULES, QUICK);
+    let payload = "x".repeat(1_000);
+    for (name, publishes, by_bridge) in [("crowded", 6_000, false), ("stopped", 1_000, false), ("ended", 1_000, true)] {
+        let out = dir.path().join(name);
+        let record = Looking::on(dir.path(), &bridge, &["record", out.to_str().unwrap(), "--topic", "raw/#"]);
+        record.signal(Signal::STOP);
+        let mut publisher = Publisher::connect(bridge.mqtt, "test").unwrap();
+        let mut bytes = Vec::new();
+        for _ in 0..publishes {
+            publisher.publish(&mut bytes, "raw/m7", payload.as_bytes());
+            if publisher.inflight() == 500 {
+                publisher.flush(&mut bytes).unwrap();
+                while publisher.inflight() > 0 {
+                    publisher.acknowledged().unwrap();
+                }
+            }
+        }
+        assert_eq!(publisher.inflight(), 0);
+        if by_bridge {
+            let pid = rustix::process::Pid::from_raw(bridge.process.id().cast_signed()).unwrap();
+            rustix::process::kill_process(pid, Signal::TERM).unwrap();
+        } else {
+            record.interrupt();
+        }
+        record.signal(Signal::CONT);
+        let (code, told) = record.end();
+        let (kept, gaps) = recorded(&out);
+        assert_eq!(
+            (code, kept + gaps),
+            (i32::from(by_bridge), publishes),
+            "{name}: {kept} kept, {gaps} missed; {told}"
+        );
+        assert_eq!(gaps > 0, name == "crowded", "{name}: {gaps}");
+    }
+    assert_eq!(bridge.process.terminate(), Some(0));
 }
 
 #[test]
@@ -291,6 +341,32 @@ fn topics_without_a_rule_are_counted_grouped_and_get_a_rule() {
         assert_eq!(bridge.metric("brownbridge_messages_dropped_total") > 1.0, !forwarded);
         at_rest(&bridge);
     }
+}
+
+/// A new line of presses is told from no rule at all.
+#[test]
+fn the_rule_that_comes_near_is_named_with_a_topic_for_both() {
+    let dir = folder();
+    let sim = Sim::start(&dir.path().join("sim"), free_port(), &[]);
+    let rules = "[[rule]]\nname = \"temps\"\ntopic = \"plant/line1/+/temp\"\ndevice = \"d\"\n";
+    let bridge = Bridge::start(dir.path(), &sim, rules, QUICK);
+    publish_all(bridge.mqtt, "plant/line7/press3/temp", ["{}"]);
+    publish_all(bridge.mqtt, "else/where", ["{}"]);
+    let (_, text, _) = ran(command(dir.path(), &["unmatched"]));
+    let near = "# near: rule temps (rules/10-test.toml:2) takes plant/line1/+/temp, but level 2 is `line7`, the rule wants `line1`\n\
+        # it would take both with  topic = \"plant/+/+/temp\"\n[[rule]]\n";
+    assert!(text.contains(near) && text.matches("# near").count() == 1, "{text}");
+    let (_, json, _) = ran(command(dir.path(), &["unmatched", "--json"]));
+    let told: Value = serde_json::from_str(&json).unwrap();
+    let row =
+        |topic: &str| told["topics"].as_array().unwrap().iter().find(|row| row["topic"] == topic).unwrap().clone();
+    assert_eq!(row("plant/line7/press3/temp")["near"]["topic_for_both"], "plant/+/+/temp");
+    assert!(row("else/where")["near"].is_null());
+    // Pasted, it is what the running bridge takes up.
+    fs::write(dir.path().join("rules/10-test.toml"), rules.replace("line1", "+")).unwrap();
+    until("both are taken", PATIENCE, || {
+        ran(command(dir.path(), &["unmatched"])).1.contains("1 publish on 1 topic found no rule").then_some(())
+    });
 }
 
 #[test]

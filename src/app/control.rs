@@ -71,9 +71,10 @@ impl Control for Operator {
                 self.look(move |stores| queue::withdraw((stores, lines.as_ref()), &which)).await
             }
             Request::Unmatched { reset } => {
-                // A rule that was added since then has settled the matter.
+                // A rule or command that was added since then has settled the matter.
                 let rules = self.bridge.rules().rules();
-                Answer::Unmatched(self.bridge.watchers().unmatched(reset).without(|topic| rules.takes(topic)))
+                let settled = |topic: &str| rules.takes(topic) || rules.is_answer(topic);
+                Answer::Unmatched(self.bridge.watchers().unmatched(reset).without(settled))
             }
             Request::Watch(_) => Answer::Failed("this is answered line by line".to_owned()),
         }

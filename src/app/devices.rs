@@ -13,7 +13,7 @@ use crate::bridge::devices::Plan;
 use crate::bridge::devices::directory::Directory;
 use crate::bridge::devices::known::{Known, mark};
 use crate::bridge::devices::provisioned::{Provisioned, Service};
-use crate::config::{self, Config, Devices, DpsTransport, Given, Placed, WhenFull};
+use crate::config::{self, Config, Devices, Given, Placed, WhenFull};
 use crate::diag::{Diagnostic, SourceFile};
 use crate::fence::Name;
 use crate::hub::accounts::Accounts;
@@ -21,7 +21,6 @@ use crate::hub::device_table::{self, Listed, Proof};
 use crate::hub::limits;
 use crate::hub::sas::Key;
 use crate::outbound::Way;
-use crate::provision::Transport;
 use crate::provision::assignments::Assignments;
 use crate::uplink::HubTarget;
 use crate::uplink::tls::{self, TlsError};
@@ -75,6 +74,7 @@ impl Place {
             table,
             accounts: Arc::clone(&directory) as Arc<dyn Accounts>,
             when_refused: devices.when_refused,
+            keep_own: config.commands.enabled && config.commands.own_line,
             idle_timeout: devices.idle_timeout,
             max_connections: devices.max_connections,
             connect_rate: devices.connect_rate.or(tier).unwrap_or(limits::CONNECTS_PER_SECOND_MIN),
@@ -153,10 +153,7 @@ impl Place {
         let service = Service {
             host: dps.host.value.clone(),
             way: Way { address: dps.address.as_ref().map(|address| address.value.clone()), ..way },
-            transport: match dps.transport {
-                DpsTransport::Rest => Transport::Rest,
-                DpsTransport::Mqtt => Transport::Mqtt,
-            },
+            transport: dps.transport.into(),
             scope: dps.id_scope.value.clone(),
             api_version: dps.api_version.clone(),
             payload: dps.payload.clone(),

@@ -1,4 +1,5 @@
-//! Builds the way down, where `[commands]` is enabled and the uplink is a hub.
+//! Builds what the uplink's connections carry beside messages: the way down, where `[commands]` is enabled, and twins.
+//! Both only where the uplink is a hub.
 
 use std::future::Future;
 use std::io;
@@ -12,86 +13,123 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{BROKER_GRACE, NotTaken, Reloaded, Reloader, Settings, on_its_own_thread};
-use crate::bridge::down::{self, Answered, Audit, Downlink, Parts, Reload, Watch};
+use crate::bridge::devices::Devices;
+use crate::bridge::down::{self, Answered, Audit, Downlink, Reload, Watch};
+use crate::bridge::twins::{self, Plant, Twins, Whose};
 use crate::bridge::{Bridge, InUse};
 use crate::broker::Inside;
 use crate::downlink::Fence;
+use crate::journal;
 use crate::metrics::Metrics;
 use crate::shelf::Shelves;
-use crate::uplink::{Arrival, Down, Subscribed, Wanted};
+use crate::uplink::{Arrivals, Down, Subscribed, Wanted};
+
+/// Both before their parts are there.
+pub(super) struct Prepared {
+    commands: Option<Commands>,
+    pub(super) twins: Twins,
+    kept: journal::Writer,
+    arrivals: Arrivals,
+    wanted: watch::Sender<Wanted>,
+}
 
 /// The way down before its parts are there.
-pub(super) struct Prepared {
-    pub(super) watch: Arc<Watch>,
+struct Commands {
+    watch: Arc<Watch>,
     answers: mpsc::Receiver<Answered>,
-    arrivals: mpsc::Receiver<Arrival>,
-    wanted: watch::Sender<Wanted>,
     settings: down::Settings,
     state: PathBuf,
     audit_max_size: u64,
 }
 
-/// The way down at work.
+/// Both at work.
 pub(super) struct Running {
-    task: JoinHandle<()>,
+    tasks: Vec<JoinHandle<()>>,
     stop: CancellationToken,
+    kept: journal::Writer,
 }
 
-/// Tells the uplink what to subscribe to.
-pub(super) fn prepare(settings: &mut Settings, metrics: &Metrics) -> Option<Prepared> {
-    let commands = &settings.config.commands;
-    settings.own.device.as_ref()?;
+/// Tells the uplink what to subscribe to; `None` where it is no hub.
+pub(super) fn prepare(settings: &mut Settings, metrics: &Metrics) -> io::Result<Option<Prepared>> {
+    let Some(own) = settings.own.device.clone() else { return Ok(None) };
     settings.uplink.subscribed = Some(Arc::new(Subscribed::open(&settings.state, settings.devices.is_none())));
-    if !commands.enabled {
-        return None;
-    }
-    let own_methods = commands.own_methods;
-    let (wanted, to_come) = watch::channel(down::wanted(&settings.rules, own_methods));
+    let enabled = settings.config.commands.enabled;
+    let own_methods = settings.config.commands.own_methods;
+    let wanted = if enabled { down::wanted(&settings.rules, own_methods) } else { Wanted::default() };
+    let whose = Whose { own, per_device: settings.devices.is_some(), comes_down: enabled, own_twin: false };
+    let (twins, kept) = twins::open(&settings.state, whose, metrics.clone())?;
+    let wanted = twins.wanted(&settings.rules, wanted);
+    let (wanted, to_come) = watch::channel(wanted);
     let (down, arrivals) = Down::new(to_come, metrics.clone());
     settings.uplink.down = Some(down);
+    let commands = enabled.then(|| commands(settings));
+    Ok(Some(Prepared { commands, twins, kept, arrivals, wanted }))
+}
+
+fn commands(settings: &mut Settings) -> Commands {
+    let commands = &settings.config.commands;
     let (watch, answers) = Watch::new();
-    Some(Prepared {
+    Commands {
         watch: Arc::new(watch),
         answers,
-        arrivals,
-        wanted,
         settings: down::Settings {
             fence: Fence { allow: commands.allow.clone() },
             rate: commands.rate,
             dry_run: commands.dry_run,
-            own_methods,
+            own_methods: commands.own_methods,
             shown: std::mem::take(&mut settings.shown),
         },
         state: settings.state.clone(),
         audit_max_size: commands.audit_max_size,
-    })
+    }
 }
 
 impl Prepared {
+    /// Tells of answers to commands.
+    pub(super) fn watch(&self) -> Option<Arc<Watch>> {
+        self.commands.as_ref().map(|commands| Arc::clone(&commands.watch))
+    }
+
     /// Begins to serve.
     pub(super) fn start(
         self,
         (inside, bridge): (Inside, &Bridge),
         reloader: Reloader,
-        shelves: Option<Arc<Shelves>>,
+        (shelves, devices): (Option<Arc<Shelves>>, Option<Devices>),
         metrics: Metrics,
     ) -> io::Result<Running> {
-        let audit = Audit::new(&self.state, self.audit_max_size);
-        let parts = Parts {
-            rules: Arc::clone(bridge.rules()),
-            wanted: self.wanted,
-            inside,
-            watch: self.watch,
-            audit,
-            stores: bridge.stores().clone(),
-            shelves,
-            reload: Box::new(Files { reloader, rules: Arc::clone(bridge.rules()) }),
-            metrics,
-        };
-        let downlink = Downlink::new(self.settings, parts);
         let stop = CancellationToken::new();
-        let task = on_its_own_thread("commands", downlink.run(self.arrivals, self.answers, stop.clone()))?;
-        Ok(Running { task, stop })
+        let mut tasks = Vec::new();
+        let rules = bridge.rules();
+        let mut plant = None;
+        if let Some(commands) = self.commands {
+            let audit = Audit::new(&commands.state, commands.audit_max_size);
+            plant = Some(Plant {
+                inside: inside.clone(),
+                fence: commands.settings.fence.clone(),
+                rate: commands.settings.rate,
+                dry_run: commands.settings.dry_run,
+                audit: audit.clone(),
+            });
+            let parts = down::Parts {
+                rules: Arc::clone(rules),
+                wanted: self.wanted.clone(),
+                inside,
+                watch: commands.watch,
+                audit,
+                stores: bridge.stores().clone(),
+                shelves,
+                reload: Box::new(Files { reloader, rules: Arc::clone(rules) }),
+                metrics,
+            };
+            let run =
+                Downlink::new(commands.settings, parts).run(self.arrivals.commands, commands.answers, stop.clone());
+            tasks.push(on_its_own_thread("commands", run)?);
+        }
+        let parts = twins::Parts { rules: Arc::clone(rules), wanted: self.wanted, devices, plant };
+        let run = twins::run(self.twins, parts, self.arrivals.twins, stop.clone());
+        tasks.push(on_its_own_thread("twins", run)?);
+        Ok(Running { tasks, stop, kept: self.kept })
     }
 }
 
@@ -122,9 +160,13 @@ fn refusal(what: &str, trouble: &NotTaken) -> Value {
 }
 
 impl Running {
-    /// Ends; what waits is left to the hub.
+    /// Ends; what waits is left to the hub, and to the next start.
     pub(super) async fn stop(self) {
         self.stop.cancel();
-        let _ = tokio::time::timeout(BROKER_GRACE, self.task).await;
+        for task in self.tasks {
+            let _ = tokio::time::timeout(BROKER_GRACE, task).await;
+        }
+        let kept = tokio::task::spawn_blocking(move || self.kept.join());
+        let _ = tokio::time::timeout(BROKER_GRACE, kept).await;
     }
 }

@@ -29,7 +29,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Recorder};
-use crate::bridge::{self, Bridge, Stores};
+use crate::bridge::{self, Bridge, Holding, InUse, Stores};
 use crate::broker::{Broker, Listener, Transport};
 use crate::control as control_socket;
 use crate::journal;
@@ -96,6 +96,8 @@ pub enum StartError {
     Quarantine(PathBuf, io::Error),
     /// The folder of sessions and retained messages cannot be used.
     Sessions(PathBuf, io::Error),
+    /// What waits for twins cannot be kept.
+    Twins(PathBuf, io::Error),
     /// What the sequence property goes on with cannot be read.
     Sequences(PathBuf, io::Error),
     /// What devices have left, or what was said of them, cannot be used.
@@ -124,6 +126,7 @@ impl fmt::Display for StartError {
             Self::Sessions(dir, error) => {
                 write!(f, "sessions and retained messages cannot be kept in {}: {error}", dir.display())
             }
+            Self::Twins(dir, error) => write!(f, "{} cannot be used: {error}", dir.join("twins").display()),
             Self::Sequences(dir, error) => write!(f, "sequences.json in {} cannot be used: {error}", dir.display()),
             Self::Devices(dir, error) => write!(f, "the devices' files in {} cannot be used: {error}", dir.display()),
             Self::Runtime(error) => write!(f, "the uplink cannot start: {error}"),
@@ -173,21 +176,21 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     describe_labelled();
     let metrics = Metrics::register();
 
-    let down = down::prepare(&mut settings, &metrics);
+    let down =
+        down::prepare(&mut settings, &metrics).map_err(|error| StartError::Twins(settings.state.clone(), error))?;
     let opened = open_spool("spool", settings.spool)?;
     let urgent = open_spool("urgent spool", settings.urgent)?;
-    let held = open_spool("holding spool", settings.held)?;
+    let (held, held_spool) = Holding::over(open_spool("holding spool", settings.held)?);
     // Before anything moves: it starts from what the spools were found to hold.
     let found = vec![opened.appender.clone(), urgent.appender.clone()];
     let shelves = open_shelves(settings.shelf, settings.devices.is_some())?;
-    let ledger =
-        Ledger::open(&settings.state, recorder.clone(), (found.clone(), shelves.clone(), held.appender.clone()));
-    let progress = found.iter().chain([&held.appender]).map(pulse::Progress::of).collect();
+    let ledger = Ledger::open(&settings.state, recorder.clone(), (found.clone(), shelves.clone(), held.clone()));
+    let progress = found.iter().chain([held.spool()]).map(pulse::Progress::of).collect();
     let (quarantine_dir, max_size) = settings.quarantine;
     let (quarantine, quarantine_writer) = open_quarantine(&quarantine_dir, max_size)
         .await
         .map_err(|error| StartError::Quarantine(quarantine_dir.clone(), error))?;
-    let (mut stores, backlog, spools) = bridge::join([opened, urgent, held], (&quarantine, &metrics));
+    let (mut stores, backlog, spools) = bridge::join([opened, urgent], (held, held_spool), (&quarantine, &metrics));
     if let Some(property) = settings.config.uplink.sequence_property.take() {
         let state = &settings.state;
         stores.number(state, property.value).map_err(|error| StartError::Sequences(state.clone(), error))?;
@@ -228,8 +231,12 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         Some(devices) => bridge.behind(devices.door()),
         None => bridge,
     };
-    let bridge = Arc::new(match &down {
-        Some(down) => bridge.watched_by(Arc::clone(&down.watch)),
+    let bridge = match &down {
+        Some(down) => bridge.reporting(down.twins.clone()),
+        None => bridge,
+    };
+    let bridge = Arc::new(match down.as_ref().and_then(down::Prepared::watch) {
+        Some(watch) => bridge.watched_by(watch),
         None => bridge,
     });
     bridge.recover();
@@ -267,8 +274,8 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let broker = Broker::start(listeners, (settings.broker, restored), Arc::clone(&bridge), metrics.clone())
         .map_err(StartError::Broker)?;
     let reloader = || files.reloader(Arc::clone(&bridge_toml));
-    let down =
-        down.map(|down| down.start((broker.inside(), &bridge), reloader(), shelves.clone(), metrics)).transpose();
+    let lines = (shelves.clone(), devices.clone());
+    let down = down.map(|down| down.start((broker.inside(), &bridge), reloader(), lines, metrics)).transpose();
     let down = down.map_err(StartError::Runtime)?;
 
     let admin_stop = CancellationToken::new();
@@ -432,6 +439,11 @@ impl Running {
         self.pulse.take()
     }
 
+    /// The rules in use.
+    pub fn rules(&self) -> Arc<InUse> {
+        Arc::clone(self.bridge.rules())
+    }
+
     /// Asks for a look at all files that may change.
     pub fn reloader(&self) -> Reloader {
         self.files.reloader(Arc::clone(&self.bridge_toml))
@@ -439,7 +451,7 @@ impl Running {
 
     /// How long [`stop`](Self::stop) takes at most.
     pub fn longest_stop(&self) -> Duration {
-        5 * BROKER_GRACE + self.drain_timeout + CLOSE_GRACE
+        5 * BROKER_GRACE + bridge::CLOSE_GRACE + self.drain_timeout + CLOSE_GRACE
     }
 
     /// Returns, with the reason, only if the spool failed for good.
@@ -471,7 +483,7 @@ impl Running {
         let waiting = tokio::task::spawn_blocking(move || self.quarantine.join());
         let _ = tokio::time::timeout(BROKER_GRACE, waiting).await;
         let left = self.stores.stats().waiting;
-        let held = self.stores.held.spool().stats().waiting;
+        let held = self.stores.held.waiting();
         if held > 0 {
             tracing::info!("{held} messages for windows stay in the holding spool for the next start");
         }

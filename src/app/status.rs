@@ -67,6 +67,9 @@ pub struct Uplink {
     pub connected: bool,
     /// Why the last connection ended or could not be made.
     pub trouble: Option<String>,
+    /// What carries MQTT, where it is not the usual way.
+    #[serde(default)]
+    pub via: Option<String>,
     /// How long ago the hub acknowledged a message.
     pub last_acknowledged_seconds_ago: Option<u64>,
 }
@@ -288,6 +291,7 @@ impl Uplink {
         Self {
             connected: status.connected.is_some(),
             trouble: status.trouble.clone().or_else(|| status.warning.clone()),
+            via: status.via.map(str::to_owned),
             last_acknowledged_seconds_ago: status.last_puback.map(|at| at.elapsed().as_secs()),
         }
     }

@@ -104,9 +104,10 @@ pub struct Parts {
     pub metrics: Metrics,
 }
 
-/// What the hub is to send.
+/// What the hub is to send of messages and calls.
 pub fn wanted(rules: &RuleSet, own_methods: bool) -> Wanted {
-    Wanted { messages: rules.takes_messages(), methods: own_methods || rules.takes_methods() }
+    let methods = own_methods || rules.takes_methods();
+    Wanted { messages: rules.takes_messages(), methods, ..Wanted::default() }
 }
 
 /// A command that a rule takes, until it is done.
@@ -146,7 +147,7 @@ pub struct Downlink {
 
 impl Downlink {
     /// With nothing on the desk; what the audit log says was done is known.
-    pub fn new(settings: Settings, mut parts: Parts) -> Self {
+    pub fn new(settings: Settings, parts: Parts) -> Self {
         let mut done = Done::new(REMEMBERED);
         for key in parts.audit.done() {
             done.add(&key);
@@ -196,11 +197,10 @@ impl Downlink {
 
     /// Rules that were taken up may need other subscriptions.
     fn subscribe(&self) {
-        let wanted = wanted(&self.parts.rules.rules(), self.settings.own_methods);
+        let Wanted { messages, methods, .. } = wanted(&self.parts.rules.rules(), self.settings.own_methods);
         self.parts.wanted.send_if_modified(|known| {
-            let changed = *known != wanted;
-            *known = wanted;
-            changed
+            let new = Wanted { messages, methods, ..*known };
+            std::mem::replace(known, new) != new
         });
     }
 

@@ -41,6 +41,8 @@ pub(super) struct Current {
     pub(super) set: RuleSet,
     /// Some rule has `priority = "high"`.
     pub(super) has_urgent: bool,
+    /// Some rule has `to = "reported"`.
+    pub(super) has_reported: bool,
     pub(super) meters: Meters,
     since: Timestamp,
 }
@@ -106,6 +108,7 @@ impl Current {
         Self {
             meters: Meters::new(&set, block, is_counted),
             has_urgent: set.has_urgent(),
+            has_reported: set.has_reported(),
             since: Timestamp::now(),
             set,
         }

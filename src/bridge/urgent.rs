@@ -7,7 +7,7 @@
 
 use super::commits::{STORED, URGENT};
 use super::meters::Meter;
-use super::{Bridge, Current, Own, Reason, Stores};
+use super::{Bridge, Current, Own, Reason, Stores, messages};
 use crate::broker::{Offer, Sequences};
 use crate::message::Publish;
 use crate::rules::Output;
@@ -48,7 +48,7 @@ impl Bridge {
         if let Some(ticket) = urgent {
             parts = parts.and(URGENT, ticket.0);
         }
-        let rest = || out.records().filter(|(rule, _)| !(urgent.is_some() && now.set.is_urgent(*rule)));
+        let rest = || messages(now, out).filter(|(rule, _)| !(urgent.is_some() && now.set.is_urgent(*rule)));
         if rest().next().is_some() {
             match self.stores.append(&self.stores.normal, rest().map(|(_, record)| record)) {
                 Ok(ticket) => {

@@ -2,7 +2,8 @@
 //!
 //! Where nobody looks, a publish costs one relaxed load. Where somebody does, the publish is shown after it is
 //! settled, and nothing waits: an eye has a queue that is bounded by entries and bytes, and an eye for people also a
-//! pace. What does not fit is counted; the count stands before the next entry that does.
+//! pace. What does not fit is counted; the count stands before the next entry that does, or at the end. An eye that is
+//! closed still shows what is in its queue.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -19,9 +20,9 @@ use crate::control::{Feed, Watch};
 use crate::message::{Publish, Timestamp};
 use crate::metrics::watch_missed;
 use crate::rules::Verdict;
-use crate::watch::Sight;
 use crate::watch::busiest::{Busiest, Counted};
 use crate::watch::traffic::{self, Passage, Recorded};
+use crate::watch::{Filter, Sight};
 
 /// Most eyes at one time.
 const MOST_EYES: usize = 4;
@@ -65,6 +66,16 @@ struct Eye {
 struct Pace {
     since: Instant,
     shown: u32,
+}
+
+/// A tap that may want to see a publish.
+struct Look<'e> {
+    eye: &'e Eye,
+    filter: &'e Filter,
+    /// Bytes of each payload.
+    excerpt: usize,
+    /// Its pace, where that is asked once it is known what became of the publish.
+    rate: Option<u32>,
 }
 
 struct Entry {
@@ -126,6 +137,13 @@ impl Watchers {
         Ok(View { eye, queue, watchers: Arc::clone(self) })
     }
 
+    /// Shows an eye nothing more: whoever shows something to all of them is waited for.
+    fn close(&self, closing: &Arc<Eye>) {
+        let mut eyes = self.eyes.write();
+        eyes.retain(|eye| !Arc::ptr_eq(eye, closing));
+        self.open.store(eyes.len(), Ordering::Relaxed);
+    }
+
     /// The busiest topics that no rule takes.
     pub fn unmatched(&self, reset: bool) -> Counted {
         self.unmatched.iter().fold(Counted::default(), |all, part| {
@@ -137,6 +155,26 @@ impl Watchers {
             drop(part);
             all.with(counted)
         })
+    }
+
+    /// How a tap looks at a publish on a topic and of a client that it wants. Where that settles what it wants and its
+    /// pace is used up, it does not: what nobody will see need not be told.
+    fn look<'e>(&self, eye: &'e Eye) -> Option<Look<'e>> {
+        let Watch::Tap { filter, excerpt, rate } = &eye.watch else { return None };
+        let excerpt = (*excerpt).min(MOST_EXCERPT);
+        if !filter.is_settled_early() {
+            return Some(Look { eye, filter, excerpt, rate: Some(*rate) });
+        }
+        self.is_in_pace(eye, *rate).then_some(Look { eye, filter, excerpt, rate: None })
+    }
+
+    /// Asks the pace of a tap; what is too fast for it is counted.
+    fn is_in_pace(&self, eye: &Eye, rate: u32) -> bool {
+        let is_in_pace = eye.in_pace(rate);
+        if !is_in_pace {
+            eye.miss(&self.too_fast);
+        }
+        is_in_pace
     }
 
     /// Counts a publish that no rule takes.
@@ -157,8 +195,10 @@ impl Bridge {
         if !unmatched && !self.watchers.any() || matches!(offer, Offer::Full) {
             return;
         }
-        // What brokers say about themselves ($SYS) is not waiting for a rule.
-        if unmatched && settled.presence.is_none() && !settled.publish.topic.starts_with('$') {
+        // What brokers say about themselves ($SYS) is not waiting for a rule, and an answer to a command has its use.
+        let topic = settled.publish.topic;
+        let waits_for_a_rule = || !topic.starts_with('$') && !settled.rules.is_some_and(|rules| rules.is_answer(topic));
+        if unmatched && settled.presence.is_none() && waits_for_a_rule() {
             self.watchers.count(settled.publish);
         }
         if self.watchers.any() {
@@ -178,14 +218,12 @@ impl Bridge {
                 Some(presence) => What::Passage(Box::new(Passage::of(presence))),
             });
         }
-        let taps = || {
-            wanting().filter_map(|eye| match &eye.watch {
-                Watch::Tap { filter, excerpt, rate } => Some((eye, filter, (*excerpt).min(MOST_EXCERPT), *rate)),
-                Watch::Record { .. } => None,
-            })
-        };
         let of_no_rule = settled.presence.is_some() && settled.verdict == Some(Verdict::Unmatched);
-        if of_no_rule || taps().next().is_none() {
+        if of_no_rule {
+            return;
+        }
+        let taps: Vec<Look<'_>> = wanting().filter_map(|eye| self.watchers.look(eye)).collect();
+        if taps.is_empty() {
             return;
         }
         let now = self.rules.load();
@@ -196,12 +234,10 @@ impl Bridge {
         if matches!(offer, Offer::TakenAfter(_, parts) if parts.is_none()) {
             does_not_fit(&mut treated);
         }
-        for (eye, _, excerpt, rate) in taps().filter(|(_, filter, ..)| filter.wants(&treated)) {
-            if eye.in_pace(rate) {
+        for Look { eye, excerpt, rate, .. } in taps.into_iter().filter(|look| look.filter.wants(&treated)) {
+            if rate.is_none_or(|rate| self.watchers.is_in_pace(eye, rate)) {
                 let sight = Box::new(Sight::new(&treated, excerpt));
                 eye.send(sight.weight(), slow_reader, || What::Sight(sight));
-            } else {
-                eye.miss(&self.watchers.too_fast);
             }
         }
     }
@@ -266,7 +302,10 @@ impl View {
 impl Feed for View {
     async fn next(&mut self, lines: &mut Vec<u8>) -> bool {
         match tokio::time::timeout(TELL_MISSING, self.queue.recv()).await {
-            Ok(None) => return false,
+            Ok(None) => {
+                self.eye.push_missed(self.eye.missed.swap(0, Ordering::Relaxed), lines);
+                return false;
+            }
             Err(_) => self.eye.push_missed(self.eye.missed.swap(0, Ordering::Relaxed), lines),
             Ok(Some(entry)) => {
                 self.push(entry, lines);
@@ -279,12 +318,86 @@ impl Feed for View {
         }
         true
     }
+
+    fn close(&mut self) {
+        self.watchers.close(&self.eye);
+        self.queue.close();
+    }
 }
 
 impl Drop for View {
     fn drop(&mut self) {
-        let mut eyes = self.watchers.eyes.write();
-        eyes.retain(|eye| !Arc::ptr_eq(eye, &self.eye));
-        self.watchers.open.store(eyes.len(), Ordering::Relaxed);
+        self.watchers.close(&self.eye);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bridge::tests::bridge;
+    use crate::broker::Ingest as _;
+
+    const RULES: &str = "[[rule]]\nname = \"r\"\ntopic = \"t/#\"\ndevice = \"d\"\n\
+        [[command]]\nmethod = \"start\"\ntopic = \"cmd/start\"\nresponse = { topic = \"answers/{id}\" }\n";
+
+    fn publish(topic: &str) -> Publish<'_> {
+        Publish { topic, payload: b"1", client: "c", user: None, qos: 0, retain: false, received: Timestamp(0) }
+    }
+
+    fn tap(filter: Filter) -> Watch {
+        Watch::Tap { filter, excerpt: 100, rate: 1 }
+    }
+
+    /// Over its pace a tap costs no judging, unless only that tells whether the publish is one that it misses.
+    #[test]
+    fn the_pace_is_asked_before_what_became_of_a_publish_is_told() {
+        let of_rule = Filter { rule: Some("r".to_owned()), ..Filter::default() };
+        let of_client = Filter { client: Some("c".to_owned()), ..Filter::default() };
+        for (filter, looks, missed) in
+            [(Filter::default(), [true, false], 1), (of_client, [true, false], 1), (of_rule, [true, true], 0)]
+        {
+            let watchers = Arc::new(Watchers::default());
+            let view = watchers.open(tap(filter.clone())).unwrap();
+            let looked = [(); 2].map(|()| watchers.look(&view.eye).is_some());
+            assert_eq!((looked, view.eye.missed.load(Ordering::Relaxed)), (looks, missed), "{filter:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_view_that_is_closed_shows_what_came_and_what_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (bridge, writer, _spools) = bridge(dir.path(), None, RULES);
+        let mut tap = bridge.watchers().open(tap(Filter::default())).unwrap();
+        let mut record = bridge.watchers().open(Watch::Record { topic: None }).unwrap();
+        let mut scratch = bridge.scratch();
+        (0..3).for_each(|_| drop(bridge.offer(&mut scratch, &publish("t/1"))));
+        tap.close();
+        record.close();
+        bridge.offer(&mut scratch, &publish("t/late"));
+        assert!(!bridge.watchers().any());
+        for (view, expect) in [(&mut tap, ["t/1", "\"missed\":2"].as_slice()), (&mut record, &["t/1"; 3])] {
+            let mut lines = Vec::new();
+            while view.next(&mut lines).await {}
+            let lines = String::from_utf8(lines).unwrap();
+            assert_eq!(lines.lines().count(), expect.len(), "{lines}");
+            assert!(lines.lines().zip(expect).all(|(line, expect)| line.contains(expect)), "{lines}");
+        }
+        drop(bridge);
+        writer.join();
+    }
+
+    #[tokio::test]
+    async fn answers_to_commands_wait_for_no_rule() {
+        let dir = tempfile::tempdir().unwrap();
+        let (bridge, writer, _spools) = bridge(dir.path(), None, RULES);
+        let mut scratch = bridge.scratch();
+        for topic in ["answers/press7", "t/1", "other", "$SYS/x"] {
+            bridge.offer(&mut scratch, &publish(topic));
+        }
+        let counted = bridge.watchers().unmatched(false);
+        let topics: Vec<&str> = counted.topics.iter().map(|seen| seen.topic.as_str()).collect();
+        assert_eq!((counted.total, topics), (1, vec!["other"]));
+        drop(bridge);
+        writer.join();
     }
 }

@@ -20,7 +20,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
-use super::{Ingest, Shared, handshake, serve, websocket};
+use super::{Ingest, Shared, handshake, serve};
+use crate::websocket::server;
 
 /// Silence after which the system probes whether a peer is still there.
 const PROBE_AFTER: Duration = Duration::from_secs(120);
@@ -161,7 +162,13 @@ async fn serve_tls<I: Ingest>(stream: TcpStream, peer: Peer, config: Arc<ServerC
 
 async fn serve_websocket<I: Ingest>(stream: TcpStream, peer: Peer, shared: &Shared<I>) {
     let max_packet_size = usize::try_from(shared.options.max_packet_size).unwrap_or(usize::MAX);
-    if let Some(stream) = begun(Box::pin(websocket::upgrade(stream, max_packet_size)), peer, shared).await {
+    let upgrade = async {
+        server::upgrade(stream, max_packet_size).await.map_err(|refusal| match refusal {
+            server::Refusal::Silence => Refusal::PROBED,
+            server::Refusal::Request(detail) => Refusal { reason: "websocket_handshake", detail },
+        })
+    };
+    if let Some(stream) = begun(Box::pin(upgrade), peer, shared).await {
         serve::serve(stream, peer, shared).await;
     }
 }

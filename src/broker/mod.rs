@@ -60,7 +60,6 @@ mod store;
 mod strict;
 mod system;
 mod upkeep;
-mod websocket;
 mod wire;
 
 pub use census::{Census, Client, Totals, Traffic};

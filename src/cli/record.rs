@@ -11,6 +11,7 @@ use super::text::{bytes, count, duration, filter, of};
 use super::watching::{End, Watching};
 use crate::config::units;
 use crate::control::Watch;
+use crate::message::Timestamp;
 use crate::recording::{MIN_SIZE, Ring, older};
 use crate::watch::traffic::{self, Entry};
 
@@ -114,6 +115,13 @@ fn follow(watching: &mut Watching, ring: &mut Ring) -> std::io::Result<Kept> {
             false => kept.lines += 1,
         }
         ring.push(&line)?;
+    }
+    if watching.is_cut() {
+        // At least that one; how many more the bridge had, nobody knows any more.
+        line.clear();
+        traffic::push_gap(&mut line, 1, Timestamp::now());
+        ring.push(&line)?;
+        kept.missed += 1;
     }
     ring.flush()?;
     Ok(kept)

@@ -47,6 +47,10 @@ pub(super) struct Args {
     /// Address and port to listen on; port 0 takes a free one
     #[arg(long, value_name = "ADDR:PORT", default_value_t = SocketAddr::from(([127, 0, 0, 1], MQTT_PORT)))]
     listen: SocketAddr,
+    /// Listen here too, as a hub does on port 443: HTTPS and MQTT over WebSocket, no bare MQTT. (WebSocket is taken on
+    /// the other port as well)
+    #[arg(long, value_name = "ADDR:PORT")]
+    websocket: Option<SocketAddr>,
     /// Host name of the simulated hub, as in HostName=.. [default: localhost; with --edge, hub.example]
     #[arg(long, value_name = "NAME")]
     host_name: Option<String>,
@@ -102,6 +106,9 @@ struct Faults {
     /// Let N clients connect a second: more wait for their CONNACK, and are closed where that takes too long
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     connect_rate: Option<u32>,
+    /// Take N twin operations a second; answer more with 429
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    twin_rate: Option<u32>,
     /// Close every connection this long after its CONNECT, as if its token were over
     #[arg(long, value_name = "SECONDS")]
     expire: Option<u64>,
@@ -118,6 +125,8 @@ impl Faults {
             refuse: self.refuse,
             expire_after: self.expire.map(Duration::from_secs),
             connect_rate: self.connect_rate,
+            twin_rate: self.twin_rate,
+            twin_status: None,
         }
     }
 }
@@ -303,6 +312,7 @@ fn options(args: Args, output: Option<mpsc::Sender<Vec<Received>>>) -> anyhow::R
     let default_host = if args.edge { "hub.example" } else { "localhost" };
     Ok(Options {
         listen: args.listen,
+        websocket: args.websocket,
         host: args.host_name.unwrap_or_else(|| default_host.to_owned()),
         dir: args.dir,
         devices,
@@ -332,7 +342,11 @@ fn introduce(sim: &Running, device: &str, x509: &[String]) -> anyhow::Result<()>
         let _ = writeln!(text, "{prefix}connection_string = {:?}", sim.x509_connection_string(id));
         let _ = writeln!(text, "{prefix}certificate = {certificate:?}\n{prefix}key = {key:?}");
     }
-    let _ = writeln!(text, "ca_file = {:?}\naddress = \"{address}\"\n", sim.ca_file());
+    let _ = writeln!(text, "ca_file = {:?}\naddress = \"{address}\"", sim.ca_file());
+    if let Some(address) = sim.websocket_addr() {
+        let _ = writeln!(text, "# transport = \"websocket\"   address = \"{address}\"");
+    }
+    text.push('\n');
     let _ = writeln!(
         text,
         "For services (methods, twins, messages to devices; HTTPS on the same port):\n\n# service: {:?}\n",

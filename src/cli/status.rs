@@ -66,7 +66,8 @@ fn shown(report: &Report) -> String {
         (Some(trouble), false) => format!("not connected: {}", plain(trouble)),
         (None, false) => "not connected yet".to_owned(),
     };
-    let _ = writeln!(out, "uplink     {uplink}; {acknowledged}");
+    let via = report.uplink.via.as_ref().map_or(String::new(), |via| format!(" by {}", plain(via)));
+    let _ = writeln!(out, "uplink     {uplink}{via}; {acknowledged}");
     let spool = &report.spool;
     let waiting = match spool.waiting {
         0 => "nothing waits".to_owned(),
@@ -93,7 +94,13 @@ fn shown(report: &Report) -> String {
     let word = if rules.count == 1 { "rule" } else { "rules" };
     let _ = writeln!(out, "rules      {} {word}, {}, in use since {}", rules.count, rules.hash, rules.since);
     for refused in &report.refused {
-        let _ = writeln!(out, "REFUSED    since {}: {}", plain(&refused.since), plain(&refused.why));
+        let _ = writeln!(out, "NOT IN USE a change of {}: {}", plain(&refused.since), plain(&refused.why));
+    }
+    if !report.refused.is_empty() {
+        let _ = writeln!(
+            out,
+            "           `brownbridge check` shows what is wrong; what is mended is taken up without a restart"
+        );
     }
     if report.windows.messages > 0 {
         let (messages, open) = (report.windows.messages, report.windows.open);

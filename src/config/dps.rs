@@ -16,6 +16,8 @@ pub enum DpsTransport {
     Rest,
     /// MQTT over TLS.
     Mqtt,
+    /// MQTT over WebSocket over TLS.
+    WebSocket,
 }
 
 /// `[uplink.dps]`
@@ -86,9 +88,10 @@ const PER_MINUTE: usize = 300;
 /// Reads the section.
 pub(super) fn dps(section: &mut Section<'_, '_, '_>) -> Option<Dps> {
     let id_scope = section.demanded("id_scope", "id_scope = \"0ne00000A0A\"   # portal: DPS > Overview");
-    let transports = [("rest", DpsTransport::Rest), ("mqtt", DpsTransport::Mqtt)];
+    let transports =
+        [("rest", DpsTransport::Rest), ("mqtt", DpsTransport::Mqtt), ("websocket", DpsTransport::WebSocket)];
     let transport = section.choice("transport", &transports).map_or(DpsTransport::Rest, |choice| choice.value);
-    let port = if transport == DpsTransport::Rest { 443 } else { 8883 };
+    let port = if transport == DpsTransport::Mqtt { 8883 } else { 443 };
     let symmetric_key = Given::read(section, "symmetric_key", "symmetric_key_file");
     let group_key = Given::read(section, "group_key", "group_key_file");
     let host = section.text_or("host", "global.azure-devices-provisioning.net");

@@ -72,6 +72,8 @@ pub struct Commands {
     pub rate: u32,
     /// The methods of the bridge itself are answered.
     pub own_methods: bool,
+    /// Where each device has a connection, the bridge's own stays open for what the hub sends on it.
+    pub own_line: bool,
     /// Largest size of the audit log.
     pub audit_max_size: u64,
     /// Devices, in which `*` stands for any text, and the topic filters their commands may go to; none is no limit.
@@ -194,6 +196,17 @@ pub enum Kind {
     Mqtt,
 }
 
+/// What carries MQTT to the cloud.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// MQTT, over TLS where there is TLS.
+    Mqtt,
+    /// The same inside a WebSocket.
+    WebSocket,
+    /// Whichever gets through.
+    Auto,
+}
+
 /// `[uplink]`: the cloud's side.
 #[derive(Debug, Clone)]
 pub struct Uplink {
@@ -211,6 +224,8 @@ pub struct Uplink {
     pub key: Option<Placed<String>>,
     /// PEM file of the roots to trust instead of the system's.
     pub ca_file: Option<Placed<String>>,
+    /// What carries MQTT.
+    pub transport: Transport,
     /// Host and port to connect to where they differ from what the name says.
     pub address: Option<Placed<(String, u16)>>,
     /// The HTTP proxy, `http://[user:password@]host:port`.
@@ -254,6 +269,8 @@ pub struct Mqtt {
     pub topic: Placed<String>,
     /// True to speak TLS.
     pub tls: bool,
+    /// The path of its WebSocket.
+    pub websocket_path: Placed<String>,
     /// User name.
     pub username: Option<Placed<Secret>>,
     /// Password.
@@ -415,6 +432,7 @@ fn plant_tls(section: &mut Section<'_, '_, '_>) -> Option<PlantTls> {
 fn uplink(section: &mut Section<'_, '_, '_>) -> Option<Uplink> {
     let kinds = [("iothub", Kind::IotHub), ("edge", Kind::Edge), ("mqtt", Kind::Mqtt)];
     let kind = section.choice("kind", &kinds).unwrap_or(Placed { value: Kind::IotHub, span: section.span() });
+    let transport = transport(section, kind.value);
     let uplink = Uplink {
         connection_string: section.secret("connection_string"),
         connection_string_file: section.text("connection_string_file"),
@@ -422,7 +440,8 @@ fn uplink(section: &mut Section<'_, '_, '_>) -> Option<Uplink> {
         certificate: section.text("certificate"),
         key: section.text("key"),
         ca_file: section.text("ca_file"),
-        address: section.address("address", 8883),
+        address: section.address("address", if transport == Transport::WebSocket { 443 } else { 8883 }),
+        transport,
         proxy: section.secret("proxy"),
         bind: dps::bind(section),
         window: section.count_or_auto("window", 1..=16_384).map(|window| u16::try_from(window).unwrap_or(16)),
@@ -452,14 +471,25 @@ fn uplink(section: &mut Section<'_, '_, '_>) -> Option<Uplink> {
     Some(uplink)
 }
 
+/// What carries MQTT. To try both, each port must be the usual one.
+fn transport(section: &mut Section<'_, '_, '_>, kind: Kind) -> Transport {
+    let words = [("mqtt", Transport::Mqtt), ("websocket", Transport::WebSocket), ("auto", Transport::Auto)];
+    let Some(Placed { value, span }) = section.choice("transport", &words) else { return Transport::Mqtt };
+    if value == Transport::Auto {
+        section.check_auto(kind, span);
+    }
+    value
+}
+
 fn mqtt(section: &mut Section<'_, '_, '_>, kind: Kind) -> Mqtt {
     let default_id = || "brownbridge".to_owned();
     if kind != Kind::Mqtt {
-        section.only_for_mqtt(&["topic", "tls", "username", "password", "client_id"]);
+        section.only_for_mqtt(&["topic", "tls", "username", "password", "client_id", "websocket_path"]);
         let nowhere = |value| Placed { value, span: 0..0 };
         return Mqtt {
             topic: nowhere(String::new()),
             tls: true,
+            websocket_path: nowhere(String::new()),
             username: None,
             password: None,
             client_id: nowhere(String::new()),
@@ -468,6 +498,7 @@ fn mqtt(section: &mut Section<'_, '_, '_>, kind: Kind) -> Mqtt {
     Mqtt {
         topic: section.topic_template("topic", "brownbridge/{device}", &["device", "topic", "properties"]),
         tls: section.flag("tls", true),
+        websocket_path: section.url_path("websocket_path", "/mqtt"),
         username: section.secret("username"),
         password: section.secret("password"),
         client_id: section.text("client_id").unwrap_or(Placed { value: default_id(), span: 0..0 }),

@@ -297,6 +297,31 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
         Some(Placed { value: value?, span: text.span })
     }
 
+    /// The path of a URL.
+    pub(super) fn url_path(&mut self, key: &'static str, default: &str) -> Placed<String> {
+        let path = self.text_or(key, default);
+        // Anything else would end the line of the request, or be no path.
+        if !path.value.starts_with('/') || !path.value.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+            let found = self.report.new_error("not-a-path", format!("`{key}` is not the path of a URL"));
+            self.report
+                .push(found.at(path.span.clone(), "").help(format!("it begins with a slash: {key} = \"/mqtt\"")));
+        }
+        path
+    }
+
+    /// Tells where `transport = "auto"` has nothing to choose from.
+    pub(super) fn check_auto(&mut self, kind: Kind, span: Span) {
+        let why = if kind == Kind::Mqtt {
+            "is for a hub or an edge, whose two ports are known"
+        } else if self.has("address") {
+            "goes to port 8883 or 443, and `address` names one port"
+        } else {
+            return;
+        };
+        let found = self.report.new_error("not-for-this-kind", format!("`transport = \"auto\"` {why}")).at(span, "");
+        self.report.push(found.help("transport = \"mqtt\" or transport = \"websocket\""));
+    }
+
     /// A topic with `{names}`, each one of `known`.
     pub(super) fn topic_template(&mut self, key: &'static str, default: &str, known: &[&str]) -> Placed<String> {
         let text = self.text_or(key, default);

@@ -18,6 +18,8 @@ use std::fmt::Write as _;
 use super::bag::{self, BagError, Encoder};
 use super::connect::Identity;
 
+/// How every topic about twins begins.
+pub const TWIN_PREFIX: &str = "$iothub/twin/";
 /// What to subscribe to for answers about the twin.
 pub const TWIN_ANSWERS: &str = "$iothub/twin/res/#";
 /// What to subscribe to for changes of desired properties.

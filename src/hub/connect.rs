@@ -57,6 +57,15 @@ pub fn server_name(connection: &ConnectionString) -> &str {
     connection.gateway.as_deref().unwrap_or(&connection.host)
 }
 
+/// Where a hub, an edgeHub and the provisioning service take MQTT over WebSocket.
+pub const WEBSOCKET_PATH: &str = "/$iothub/websocket";
+
+/// The path of a WebSocket request. Without a client certificate the hub is told not to ask for one: it would ask by a
+/// new handshake in the middle of the connection, which TLS libraries of today do not do.
+pub fn websocket_path(has_certificate: bool) -> &'static str {
+    if has_certificate { WEBSOCKET_PATH } else { "/$iothub/websocket?iothub-no-client-cert=true" }
+}
+
 /// The password of a CONNECT: a token good until `expiry` (seconds since 1970) where there is a key, the
 /// given token as it is, and none with a certificate.
 pub fn password(connection: &ConnectionString, expiry: i64) -> Option<Secret> {

@@ -35,6 +35,9 @@ pub const SUBSCRIPTIONS_MAX: usize = 5;
 /// The port of MQTT over TLS.
 pub const MQTT_PORT: u16 = 8883;
 
+/// The port of MQTT over WebSocket over TLS.
+pub const WEBSOCKET_PORT: u16 = 443;
+
 /// The version of the protocol this bridge speaks.
 pub const API_VERSION: &str = "2021-04-12";
 

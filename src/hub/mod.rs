@@ -19,17 +19,21 @@
 //! | [`limits`] | numbers, with their source |
 //! | [`pace`] | how fast a backlog may follow |
 //! | [`refused`] | what a refused CONNECT probably means |
+//! | [`change`] | changes of reported properties that wait |
+//! | [`exchange`] | the dialogue about one twin |
 //! | [`twin`] | merging and limits of twin properties |
 
 pub mod accounts;
 pub mod back;
 pub mod bag;
 pub mod certificate;
+pub mod change;
 pub mod connect;
 pub mod connection_string;
 pub mod d2c;
 pub mod device_table;
 pub mod dps;
+pub mod exchange;
 pub mod limits;
 pub mod pace;
 pub mod refused;

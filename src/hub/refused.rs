@@ -25,6 +25,13 @@ pub fn refused(code: u8) -> &'static str {
     }
 }
 
+/// The same for an identity that shows its certificate below a WebSocket.
+pub const REFUSED_CERTIFICATE: &str = "\
+    not authorised. Over WebSocket a hub may not ask for the client certificate, or take one that is known by its CA \
+    only: try `transport = \"mqtt\"` (port 8883), or give the device a key. Otherwise look whether the certificate or \
+    its CA is registered for this device and not expired, at the device id, upper and lower case included, and whether \
+    the device is disabled or deleted in the hub";
+
 /// True where the server rejects the identity itself, so that an early retry cannot help
 /// (Microsoft's client libraries sort 2, 4 and 5 so).
 pub fn is_identity(code: u8) -> bool {
@@ -33,12 +40,14 @@ pub fn is_identity(code: u8) -> bool {
 
 /// What to do about an error of a TLS handshake, by its text; begins with a full stop where there is something.
 pub fn tls_hint(error: &str) -> &'static str {
-    if error.contains("UnknownIssuer") {
+    let says = |words: [&str; 2]| words.iter().any(|word| error.contains(word));
+    if says(["UnknownIssuer", "BadSignature"]) {
         ". Its certificate is signed by nobody this machine trusts: for an edge or the simulator name its root in \
-         `ca_file`; for Azure install the package ca-certificates"
-    } else if error.contains("NotValidYet") || error.contains("Expired") {
+         `ca_file`; for Azure install the package ca-certificates. A proxy or portal that looks into TLS answers with a \
+         certificate of its own: have this name exempted there"
+    } else if says(["NotValidYet", "not valid yet"]) || says(["Expired", "expired"]) {
         ". Look at the clock of this machine first, then at the certificate"
-    } else if error.contains("NotValidForName") {
+    } else if says(["NotValidForName", "not valid for name"]) {
         ". The certificate is for another name: HostName (or GatewayHostName) must be the name in it"
     } else {
         ""

@@ -176,6 +176,17 @@ pub fn difference(known: &Properties, change: &Properties) -> Properties {
     rest
 }
 
+/// Small objects of few names, for the tests of all who change them.
+#[cfg(test)]
+pub(super) fn arbitrary() -> impl proptest::strategy::Strategy<Value = Properties> {
+    use proptest::prelude::*;
+    let leaf = prop_oneof![Just(Value::Null), any::<bool>().prop_map(Value::from), (0..3u8).prop_map(Value::from)];
+    let value = leaf.prop_recursive(3, 20, 3, |inner| {
+        prop::collection::btree_map("[ab]", inner, 0..3).prop_map(|map| Value::Object(map.into_iter().collect()))
+    });
+    prop::collection::btree_map("[abc]", value, 0..4).prop_map(|map| map.into_iter().collect())
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -235,17 +246,9 @@ mod tests {
         }
     }
 
-    fn properties() -> impl Strategy<Value = Properties> {
-        let leaf = prop_oneof![Just(Value::Null), any::<bool>().prop_map(Value::from), (0..3u8).prop_map(Value::from)];
-        let value = leaf.prop_recursive(3, 20, 3, |inner| {
-            prop::collection::btree_map("[ab]", inner, 0..3).prop_map(|map| Value::Object(map.into_iter().collect()))
-        });
-        prop::collection::btree_map("[abc]", value, 0..4).prop_map(|map| map.into_iter().collect())
-    }
-
     proptest! {
         #[test]
-        fn a_difference_changes_as_much_as_the_change(known in properties(), change in properties()) {
+        fn a_difference_changes_as_much_as_the_change(known in arbitrary(), change in arbitrary()) {
             let mut start = Map::new();
             merge(&mut start, &known);
             let (mut whole, mut part) = (start.clone(), start.clone());

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use rmqtt_codec::error::DecodeError;
 use rmqtt_codec::v3::{Codec, Connect, Packet};
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -52,8 +53,17 @@ impl House {
     }
 }
 
+/// What a listening port takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Door {
+    /// Everything: MQTT, HTTPS and WebSocket.
+    Any,
+    /// What a hub takes on port 443: no bare MQTT.
+    Web,
+}
+
 /// Accepts until the simulator stops, then waits for the connections.
-pub(super) async fn run(listener: TcpListener, tls: TlsAcceptor, house: Arc<House>) {
+pub(super) async fn run(listener: TcpListener, door: Door, tls: TlsAcceptor, house: Arc<House>) {
     let mut connections = JoinSet::new();
     let first = &house.first;
     loop {
@@ -64,7 +74,7 @@ pub(super) async fn run(listener: TcpListener, tls: TlsAcceptor, house: Arc<Hous
             taken = listener.accept(), if room => match taken {
                 Ok((stream, peer)) => {
                     first.counters.accept();
-                    connections.spawn(one(stream, peer, tls.clone(), Arc::clone(&house)));
+                    connections.spawn(one(stream, (peer, door), tls.clone(), Arc::clone(&house)));
                 }
                 // Out of descriptors, or the client gave up: neither gets better by spinning.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -74,7 +84,7 @@ pub(super) async fn run(listener: TcpListener, tls: TlsAcceptor, house: Arc<Hous
     while connections.join_next().await.is_some() {}
 }
 
-async fn one(stream: TcpStream, peer: SocketAddr, tls: TlsAcceptor, house: Arc<House>) {
+async fn one(stream: TcpStream, (peer, door): (SocketAddr, Door), tls: TlsAcceptor, house: Arc<House>) {
     let _ = stream.set_nodelay(true);
     let first = &house.first;
     let handshake = tokio::time::timeout(first.options.handshake_timeout, tls.accept(stream));
@@ -83,9 +93,11 @@ async fn one(stream: TcpStream, peer: SocketAddr, tls: TlsAcceptor, house: Arc<H
         done = handshake => match done {
             Ok(Ok(stream)) => {
                 let name = stream.get_ref().1.server_name().map(str::to_owned);
+                let certificates = stream.get_ref().1.peer_certificates().map(owned);
+                let guest = Guest { peer, door, certificates: certificates.as_deref() };
                 match house.dps(name.as_deref()) {
-                    Some(service) => dps::serve(stream, service, &first.stop).await,
-                    None => serve(stream, peer, house.hub(name.as_deref())).await,
+                    Some(service) => dps::serve(Box::new(stream), service, guest, &first.stop).await,
+                    None => serve(Box::new(stream), guest, house.hub(name.as_deref())).await,
                 }
             }
             Ok(Err(e)) => {
@@ -99,25 +111,43 @@ async fn one(stream: TcpStream, peer: SocketAddr, tls: TlsAcceptor, house: Arc<H
     first.counters.close(closed);
 }
 
-/// Serves a client from its CONNECT to its end.
-async fn serve(mut stream: Stream, peer: SocketAddr, shared: &Arc<Shared>) -> Closed {
+/// Who comes, and where.
+#[derive(Clone, Copy)]
+pub(super) struct Guest<'c> {
+    peer: SocketAddr,
+    pub(super) door: Door,
+    /// What it has shown in its TLS handshake, leaf first.
+    pub(super) certificates: Option<&'c [CertificateDer<'static>]>,
+}
+
+fn owned(chain: &[CertificateDer<'_>]) -> Vec<CertificateDer<'static>> {
+    chain.iter().map(|der| der.clone().into_owned()).collect()
+}
+
+/// Serves a client from its CONNECT, or its HTTP request, to its end.
+async fn serve(mut stream: Stream, guest: Guest<'_>, shared: &Arc<Shared>) -> Closed {
+    let Guest { peer, door, certificates } = guest;
     let mut codec = Codec::new(PACKET_MAX);
     let mut input = BytesMut::with_capacity(READ);
-    let first = timeout(shared.options.connect_timeout, first_packet(&mut stream, &mut codec, &mut input));
-    let first = tokio::select! {
-        () = shared.stop.cancelled() => return Closed::Stopped,
-        first = first => first,
-    };
+    let mut first = await_first(&mut stream, &mut codec, &mut input, shared).await;
+    if let Ok(First::Http) = first {
+        match service::serve(stream, std::mem::take(&mut input), shared).await {
+            Ok(websocket) => stream = websocket,
+            Err(closed) => return closed,
+        }
+        first = await_first(&mut stream, &mut codec, &mut input, shared).await;
+    } else if door == Door::Web {
+        return Closed::Protocol;
+    }
     let verdict = match first {
-        Err(_) => return Closed::NoConnect,
-        Ok(Err(closed)) => return closed,
-        Ok(Ok(First::Http)) => return service::serve(stream, input, shared).await,
-        Ok(Ok(First::OtherProtocol)) => Err(Refusal::Protocol),
-        Ok(Ok(First::Connect(connect))) => {
+        Err(closed) => return closed,
+        Ok(First::Http) => return Closed::Protocol,
+        Ok(First::OtherProtocol) => Err(Refusal::Protocol),
+        Ok(First::Connect(connect)) => {
             if !shared.turn_to_connect().await {
                 return Closed::Throttled;
             }
-            admit(&stream, *connect, shared)
+            admit(certificates, *connect, shared)
         }
     };
     let (admitted, connect, hold) = match verdict {
@@ -171,6 +201,19 @@ impl Shared {
     }
 }
 
+async fn await_first(
+    stream: &mut Stream,
+    codec: &mut Codec,
+    input: &mut BytesMut,
+    shared: &Shared,
+) -> Result<First, Closed> {
+    let first = timeout(shared.options.connect_timeout, first_packet(stream, codec, input));
+    tokio::select! {
+        () = shared.stop.cancelled() => Err(Closed::Stopped),
+        first = first => first.unwrap_or(Err(Closed::NoConnect)),
+    }
+}
+
 enum First {
     Connect(Box<Connect>),
     Http,
@@ -196,11 +239,14 @@ async fn first_packet(stream: &mut Stream, codec: &mut Codec, input: &mut BytesM
     }
 }
 
-fn admit(stream: &Stream, connect: Connect, shared: &Shared) -> Result<(Admitted, Connect, Hold), Refusal> {
+fn admit(
+    certificates: Option<&[CertificateDer<'_>]>,
+    connect: Connect,
+    shared: &Shared,
+) -> Result<(Admitted, Connect, Hold), Refusal> {
     if shared.options.misbehave.refuse {
         return Err(Refusal::Switch);
     }
-    let certificates = stream.get_ref().1.peer_certificates();
     let admitted = shared.register.admit(&connect, certificates, Timestamp::now().as_secs())?;
     let hold = shared.sessions.take(&admitted.identity, connect.clean_session).ok_or(Refusal::TooMany)?;
     Ok((admitted, connect, hold))

@@ -6,7 +6,7 @@
 //! with a hub.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -76,6 +76,10 @@ pub(super) struct Cloud {
     devices: Mutex<HashMap<String, Device>>,
     calls: Mutex<HashMap<String, Call>>,
     next: AtomicU64,
+    /// Twin operations in this second, and which second it is.
+    operations: Mutex<(u64, u32)>,
+    /// Changes of reported properties that were answered with a status on purpose.
+    pub(super) failed_on_purpose: AtomicU32,
     /// Somebody connected or subscribed.
     changed: Notify,
 }
@@ -276,6 +280,17 @@ impl Cloud {
         }
     }
 
+    /// True where another twin operation in this second is more than a hub takes.
+    pub(super) fn is_over(&self, rate: u32) -> bool {
+        let second = u64::try_from(Timestamp::now().as_secs()).unwrap_or(0);
+        let mut operations = self.operations.lock();
+        if operations.0 != second {
+            *operations = (second, 0);
+        }
+        operations.1 = operations.1.saturating_add(1);
+        operations.1 > rate
+    }
+
     /// The twin as a device gets it.
     pub(super) fn twin_for_device(&self, identity: &str) -> Value {
         let twin = |device: &mut Device| {
@@ -313,6 +328,10 @@ impl Cloud {
             }
             twin::check(&desired)?;
             twin::check(&tags)?;
+            let size = twin::size(&tags);
+            if size > twin::TAGS_MAX_BYTES {
+                return Err(TwinError::TooLarge(size));
+            }
             (device.desired, device.tags) = (desired, tags);
             device.changes.all += 1;
             let Some(told) = told else { return Ok(None) };

@@ -7,16 +7,15 @@ use std::collections::VecDeque;
 use std::num::NonZeroU16;
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use rmqtt_codec::error::DecodeError;
 use rmqtt_codec::types::{Publish, QoS};
 use rmqtt_codec::v3::{Codec, Connect, ConnectAck, ConnectAckReason, LastWill, Packet, SubscribeReturnCode};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_rustls::server::TlsStream;
 use tokio_util::codec::{Decoder as _, Encoder as _};
 
 use super::Shared;
@@ -43,7 +42,12 @@ pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Delayed acknowledgements of one connection; at this many it is not read any more.
 const DELAYED_MAX: usize = 1024;
 
-pub(super) type Stream = TlsStream<TcpStream>;
+/// TLS, or a WebSocket over that.
+pub(super) type Stream = Box<dyn Duplex>;
+
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Duplex for S {}
 
 /// One client that was let in.
 pub(super) struct Connection {
@@ -305,7 +309,11 @@ impl Connection {
     fn twin_or_method(&mut self, topic: &str, payload: &Bytes) -> ControlFlow<Closed> {
         let upward = Upward::parse(topic);
         let rid = upward.and_then(|upward| back::field(upward.query(), "$rid")).unwrap_or("");
+        let refused = self.twin_refused(upward.as_ref());
         let (topic, body) = match upward {
+            Some(Upward::GetTwin { .. } | Upward::PatchReported { .. }) if !rid.is_empty() && refused.is_some() => {
+                (back::twin_answer(refused.unwrap_or(500), rid, None), String::new())
+            }
             Some(Upward::GetTwin { .. }) if !rid.is_empty() => {
                 (back::twin_answer(200, rid, None), self.shared.cloud.twin_for_device(&self.identity).to_string())
             }
@@ -327,6 +335,23 @@ impl Connection {
         };
         self.say(topic, body.into(), None);
         Continue(())
+    }
+
+    /// The status of a twin operation that fails on purpose.
+    fn twin_refused(&self, upward: Option<&Upward<'_>>) -> Option<u16> {
+        let (misbehave, cloud) = (&self.shared.options.misbehave, &self.shared.cloud);
+        match upward? {
+            Upward::MethodAnswer { .. } => return None,
+            Upward::PatchReported { .. } => {
+                if let Some((status, times)) = misbehave.twin_status
+                    && cloud.failed_on_purpose.fetch_add(1, Ordering::Relaxed) < times
+                {
+                    return Some(status);
+                }
+            }
+            Upward::GetTwin { .. } => {}
+        }
+        misbehave.twin_rate.is_some_and(|rate| cloud.is_over(rate)).then_some(429)
     }
 
     /// A topic under `$iothub/` that nobody knows.

@@ -22,7 +22,7 @@
 //! | its token is over | closed 300 s later | same |
 //!
 //! Each device has a twin, a queue of cloud-to-device messages and direct methods; what a service does with them comes
-//! over HTTPS on the same port (`service`). A message that a device has not acknowledged when its connection ends
+//! over HTTPS on the same port (`service`). There is MQTT over WebSocket, too (`websocket`). A message that a device has not acknowledged when its connection ends
 //! is sent again, ten times at most.
 //!
 //! One simulator can be several hubs and a provisioning service ([`site`]).
@@ -63,12 +63,13 @@ mod received;
 mod service;
 mod sessions;
 pub mod site;
+mod websocket;
 
 pub use authority::AuthorityError;
 pub use counters::{ByIdentity, Closed, Counts};
 pub use received::{Received, Source};
 
-use accept::House;
+use accept::{Door, House};
 use admission::Register;
 use authority::Authority;
 use cloud::Cloud;
@@ -106,6 +107,10 @@ pub struct Misbehave {
     pub expire_after: Option<Duration>,
     /// CONNECTs a second: more wait for their CONNACK, and after some seconds of that they are closed without one.
     pub connect_rate: Option<u32>,
+    /// Twin operations a second; more are answered with 429.
+    pub twin_rate: Option<u32>,
+    /// The first so many changes of reported properties are answered with this status, and not made.
+    pub twin_status: Option<(u16, u32)>,
 }
 
 /// What to simulate.
@@ -113,6 +118,9 @@ pub struct Misbehave {
 pub struct Options {
     /// Where to listen; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Where to listen as a hub does on port 443: HTTPS and MQTT over WebSocket, which the other port takes too, but no
+    /// bare MQTT.
+    pub websocket: Option<SocketAddr>,
     /// The host name of the hub, as connection strings name it.
     pub host: String,
     /// Keep certificates and keys here; without it they last as long as the simulator.
@@ -145,6 +153,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            websocket: None,
             host: "localhost".to_owned(),
             dir: None,
             devices: HashMap::new(),
@@ -199,9 +208,10 @@ struct Shared {
 /// A simulator at work. Dropping it stops it; [`stop`](Self::stop) also waits.
 pub struct Running {
     local_addr: SocketAddr,
+    websocket_addr: Option<SocketAddr>,
     authority: Authority,
     shared: Arc<Shared>,
-    accept: Option<JoinHandle<()>>,
+    accept: Vec<JoinHandle<()>>,
 }
 
 /// Starts to listen.
@@ -209,12 +219,22 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let authority = Authority::open(options.dir.as_deref()).map_err(StartError::Authority)?;
     let hosts = [options.host.clone()];
     let tls = authority.server_config(&hosts, options.edge).map_err(StartError::Authority)?;
+    let tls = TlsAcceptor::from(Arc::new(tls));
     let (listener, local_addr) = bind(options.listen).await?;
+    let web = match options.websocket {
+        None => None,
+        Some(listen) => Some(bind(listen).await?),
+    };
+    let websocket_addr = web.as_ref().map(|(_, address)| *address);
     let open = options.devices.is_empty();
     let shared = Shared::new(options, (open, false), &authority, CancellationToken::new())?;
     let house = Arc::new(House::of(Arc::clone(&shared)));
-    let accept = tokio::spawn(accept::run(listener, TlsAcceptor::from(Arc::new(tls)), house));
-    Ok(Running { local_addr, authority, shared, accept: Some(accept) })
+    let doors = [Some((listener, Door::Any)), web.map(|(listener, _)| (listener, Door::Web))];
+    let accept = doors.into_iter().flatten();
+    let accept = accept
+        .map(|(listener, door)| tokio::spawn(accept::run(listener, door, tls.clone(), Arc::clone(&house))))
+        .collect();
+    Ok(Running { local_addr, websocket_addr, authority, shared, accept })
 }
 
 async fn bind(listen: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
@@ -251,6 +271,11 @@ impl Running {
     /// Where it listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// Where it listens without bare MQTT.
+    pub fn websocket_addr(&self) -> Option<SocketAddr> {
+        self.websocket_addr
     }
 
     /// The host name of the hub.
@@ -351,7 +376,7 @@ impl Running {
     /// Closes all connections and waits for them.
     pub async fn stop(mut self) {
         self.shared.stop.cancel();
-        if let Some(accept) = self.accept.take() {
+        for accept in std::mem::take(&mut self.accept) {
             // The task ends by itself; an error would be a panic in it, which its own log line told.
             let _ = accept.await;
         }

@@ -34,8 +34,9 @@ use tokio::io::AsyncReadExt as _;
 
 use super::Shared;
 use super::cloud::{CallError, Change, NEVER, QUEUE_MAX};
-use super::connection::Stream;
+use super::connection::{PACKET_MAX, Stream};
 use super::counters::Closed;
+use super::websocket::Next;
 use crate::hub::back::Command;
 use crate::hub::bag;
 use crate::hub::sas::{Key, Token};
@@ -67,22 +68,30 @@ pub(super) fn is_http(input: &[u8]) -> Option<bool> {
     if METHODS.iter().any(|method| method.starts_with(input)) { None } else { Some(false) }
 }
 
-/// Answers requests until the client has no more of them.
-pub(super) async fn serve(stream: Stream, read: BytesMut, shared: &Arc<Shared>) -> Closed {
+/// Answers requests until the client has no more of them, or asked for a WebSocket: the stream that follows then.
+pub(super) async fn serve(stream: Stream, read: BytesMut, shared: &Arc<Shared>) -> Result<Stream, Closed> {
+    let next = Next::default();
     let (reader, writer) = tokio::io::split(stream);
     let stream = tokio::io::join(Cursor::new(read.freeze()).chain(reader), writer);
-    let answer = service_fn(|request| {
-        let shared = Arc::clone(shared);
-        async move { Ok::<_, Infallible>(answer(request, &shared).await) }
+    let answer = service_fn(|mut request| {
+        let (shared, upgrade) = (Arc::clone(shared), next.answer(&mut request));
+        async move {
+            Ok::<_, Infallible>(match upgrade {
+                Some(answer) => answer,
+                None => answer(request, &shared).await,
+            })
+        }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), answer);
-    tokio::select! {
+        .serve_connection(TokioIo::new(stream), answer)
+        .with_upgrades();
+    let ended = tokio::select! {
         () = shared.stop.cancelled() => Closed::Stopped,
         served = served => if served.is_ok() { Closed::Goodbye } else { Closed::Lost },
-    }
+    };
+    next.stream(ended, PACKET_MAX).await
 }
 
 /// An answer that is no success, in the hub's form.

@@ -4,7 +4,8 @@
 //!
 //! ```toml
 //! scope = "0ne00000A0A"                     # the ID scope
-//! # listen = ["127.0.0.1:8883"]             # REST and MQTT, hubs and service
+//! # listen = ["127.0.0.1:8883"]             # REST, MQTT and WebSocket, hubs and service
+//! # websocket = ["127.0.0.1:443"]           # the same without bare MQTT, as port 443 is in Azure
 //! # host = "global.azure-devices-provisioning.net"
 //! # assigning = 1                           # questions answered "assigning" before the hub is told
 //! # retry_after = 1                         # seconds, in Retry-After
@@ -36,7 +37,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::accept::{self, House};
+use super::accept::{self, Door, House};
 use super::authority::Authority;
 use super::dps::{self, Attestation, Enrolment, Service};
 use super::{AuthorityError, Counts, Misbehave, Options, Received, Shared, StartError, bind};
@@ -55,6 +56,9 @@ pub struct Plan {
     /// Where everything listens.
     #[serde(default)]
     pub listen: Vec<SocketAddr>,
+    /// Where it listens without bare MQTT.
+    #[serde(default)]
+    pub websocket: Vec<SocketAddr>,
     /// The host name of the provisioning service.
     #[serde(default = "default_host")]
     pub host: String,
@@ -310,10 +314,12 @@ pub async fn start(plan: &Plan, common: Common) -> Result<Site, SiteError> {
     };
     let house = Arc::new(House::of_many(Arc::clone(first), others.to_vec(), service));
     let default = [Options::default().listen];
-    for listen in if plan.listen.is_empty() { default.as_slice() } else { &plan.listen } {
+    let listen = if plan.listen.is_empty() { default.as_slice() } else { &plan.listen };
+    let doors = listen.iter().map(|listen| (listen, Door::Any));
+    for (listen, door) in doors.chain(plan.websocket.iter().map(|listen| (listen, Door::Web))) {
         let (listener, address) = bind(*listen).await?;
         addresses.push(address);
-        accept.push(tokio::spawn(accept::run(listener, tls.clone(), Arc::clone(&house))));
+        accept.push(tokio::spawn(accept::run(listener, door, tls.clone(), Arc::clone(&house))));
     }
     Ok(Site { addresses, authority, hubs, stop, accept, enrolments })
 }

@@ -60,6 +60,17 @@ impl Disk {
         })
     }
 
+    /// True where what is appended now follows a complete rewriting.
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete && self.file.is_some()
+    }
+
+    /// The disk has what was written. After a failure the file is not written to again.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        file.sync_data().map_err(|error| at(&path(&self.dir, self.current), &error))
+    }
+
     /// True where a rewriting is complete by this.
     pub(super) fn carry_out(&mut self, order: Order) -> io::Result<bool> {
         match order {

@@ -1,4 +1,4 @@
-//! Asks the Device Provisioning Service for a device's hub, over REST or MQTT, both over TLS.
+//! Asks the Device Provisioning Service for a device's hub, over REST, MQTT or MQTT in a WebSocket, all over TLS.
 //!
 //! The dialogue itself is [`crate::hub::dps`]; here are its sockets, its pauses, and the file in which an assignment
 //! outlives the program ([`cache`]). One call of [`register`] is one registration from the first request to the result;
@@ -14,6 +14,7 @@ use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::hub::dps::{Assignment, Dialogue, Kind, Registration, Reply, Request, Step, Trouble};
+use crate::hub::limits::{MQTT_PORT, WEBSOCKET_PORT};
 use crate::hub::refused::tls_hint;
 use crate::hub::sas::Key;
 use crate::message::Timestamp;
@@ -41,13 +42,15 @@ pub enum Transport {
     Rest,
     /// MQTT over TLS, port 8883.
     Mqtt,
+    /// MQTT over WebSocket over TLS, port 443.
+    WebSocket,
 }
 
 impl Transport {
     fn port(self) -> u16 {
         match self {
-            Self::Rest => 443,
-            Self::Mqtt => 8883,
+            Self::Rest | Self::WebSocket => WEBSOCKET_PORT,
+            Self::Mqtt => MQTT_PORT,
         }
     }
 }
@@ -136,7 +139,7 @@ pub async fn register(options: &Options, mut tell: impl FnMut(Seen) + Send) -> R
     };
     let mut line = match options.transport {
         Transport::Rest => Line::Rest(rest::Line::new(options, token)),
-        Transport::Mqtt => Line::Mqtt(Box::new(mqtt::Line::new(options, token))),
+        Transport::Mqtt | Transport::WebSocket => Line::Mqtt(Box::new(mqtt::Line::new(options, token))),
     };
     let mut dialogue = Dialogue::begin(began.elapsed());
     let mut request = Request::Register;

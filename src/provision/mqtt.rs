@@ -1,4 +1,5 @@
-//! The dialogue over MQTT 3.1.1: CONNECT, SUBSCRIBE, then a publish and its answer for each request.
+//! The dialogue over MQTT 3.1.1: CONNECT, SUBSCRIBE, then a publish and its answer for each request. The bytes go over
+//! TLS, or a WebSocket over that.
 
 use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
@@ -6,14 +7,16 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use rmqtt_codec::types::{Publish, QoS};
 use rmqtt_codec::v3::{Codec, Connect, ConnectAckReason, Packet};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_util::codec::{Decoder as _, Encoder as _};
 
-use super::{Answer, BODY_MAX, CLIENT, Options, Seen, Tell, exposed, named};
+use super::{Answer, BODY_MAX, CLIENT, Options, Proof, Seen, Tell, Transport, exposed, named};
+use crate::hub::connect::websocket_path;
 use crate::hub::dps::{Kind, REPLIES, ReplyTopic, Request, Trouble};
 use crate::secret::Secret;
+use crate::websocket::{WebSocket, client};
 
 /// Keep-alive asked for; pauses are shorter, or the line is made anew.
 const KEEP_ALIVE: u16 = 60;
@@ -26,8 +29,13 @@ pub(super) struct Line<'o> {
     requests: u16,
 }
 
+enum Bytes {
+    Tls(Box<TlsStream<TcpStream>>),
+    WebSocket(Box<WebSocket<TlsStream<TcpStream>>>),
+}
+
 struct Open {
-    stream: TlsStream<TcpStream>,
+    stream: Bytes,
     codec: Codec,
     input: BytesMut,
     /// When something was sent last.
@@ -77,6 +85,10 @@ impl<'o> Line<'o> {
     async fn connect(&mut self, tell: Tell<'_>) -> Result<Open, Trouble> {
         let options = self.options;
         let stream = options.dial(tell).await?;
+        let stream = match options.transport {
+            Transport::WebSocket => Bytes::WebSocket(Box::new(upgrade(options, stream).await?)),
+            Transport::Rest | Transport::Mqtt => Bytes::Tls(Box::new(stream)),
+        };
         let codec = Codec::new(u32::try_from(BODY_MAX).unwrap_or(u32::MAX));
         let mut open = Open { stream, codec, input: BytesMut::new(), used: Instant::now() };
         let registration = &options.registration;
@@ -108,8 +120,10 @@ impl Open {
         let encoded = self.codec.encode(packet, &mut output);
         encoded.map_err(|_| options.unreachable("the request does not fit a packet"))?;
         let written = async {
-            self.stream.write_all(&output).await?;
-            self.stream.flush().await
+            match &mut self.stream {
+                Bytes::Tls(stream) => write(stream, &output).await,
+                Bytes::WebSocket(stream) => write(stream, &output).await,
+            }
         };
         written.await.map_err(|error: std::io::Error| options.unreachable(&error.to_string()))?;
         self.used = Instant::now();
@@ -123,13 +137,28 @@ impl Open {
                 Ok(None) => {}
                 Err(_) => return Err(options.unreachable("it does not speak MQTT 3.1.1")),
             }
-            match self.stream.read_buf(&mut self.input).await {
+            let read = match &mut self.stream {
+                Bytes::Tls(stream) => stream.read_buf(&mut self.input).await,
+                Bytes::WebSocket(stream) => stream.read_buf(&mut self.input).await,
+            };
+            match read {
                 Ok(0) => return Err(options.unreachable("it closed the connection")),
                 Ok(_) => {}
                 Err(error) => return Err(options.unreachable(&error.to_string())),
             }
         }
     }
+}
+
+async fn write(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> std::io::Result<()> {
+    stream.write_all(bytes).await?;
+    stream.flush().await
+}
+
+async fn upgrade(options: &Options, stream: TlsStream<TcpStream>) -> Result<WebSocket<TlsStream<TcpStream>>, Trouble> {
+    let path = websocket_path(matches!(options.proof, Proof::Certificate));
+    let asked = client::ask(stream, (&options.host, path), BODY_MAX).await;
+    asked.map_err(|why| options.unreachable(&format!("no WebSocket: {why}")))
 }
 
 /// A refused CONNECT. The service says no more than the code.

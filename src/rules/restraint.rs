@@ -22,6 +22,11 @@ use super::RuleIndex;
 use super::memory::{self, Mark, Marks};
 use super::template::{Facts, Place, Template};
 
+mod noted;
+
+use noted::Note;
+pub(super) use noted::Noted;
+
 /// What a rule holds back.
 #[derive(Debug)]
 pub(super) struct Restraint {
@@ -111,15 +116,7 @@ impl fmt::Display for HeldBack {
     }
 }
 
-/// What is to be written down once the messages of a publish are stored.
-#[derive(Debug)]
-pub(super) struct Pending {
-    pub(super) rule: RuleIndex,
-    key: u128,
-    mark: Mark,
-}
-
-impl Pending {
+impl Note {
     /// Writes it down.
     pub(super) fn settle(&self, marks: &Mutex<Marks>) {
         marks.lock().put(self.key, self.mark);
@@ -182,7 +179,7 @@ impl Restraint {
         &self,
         judged: &Judged<'_>,
         marks: &Mutex<Marks>,
-        (pending, buffer): (&mut Vec<Pending>, &mut Vec<u8>),
+        (pending, buffer): (&mut Noted, &mut Vec<u8>),
     ) -> Option<HeldBack> {
         let first = pending.len();
         let thing = judged.thing(self.per.as_ref(), buffer);
@@ -305,13 +302,12 @@ struct Seen<'a> {
     rule: RuleIndex,
     now: i64,
     marks: &'a mut Marks,
-    pending: &'a mut Vec<Pending>,
+    pending: &'a mut Noted,
 }
 
 impl Seen<'_> {
     fn last(&mut self, key: u128) -> Option<Mark> {
-        let own = self.pending.iter().rev().find(|own| own.rule == self.rule && own.key == key);
-        own.map(|own| own.mark).or_else(|| self.marks.get(key))
+        self.pending.last(self.rule, key).or_else(|| self.marks.get(key))
     }
 
     /// Milliseconds since then.
@@ -322,7 +318,7 @@ impl Seen<'_> {
     /// Is to be written down, and says something for so long. Nothing is held back for it.
     fn note(&mut self, key: u128, Value { number, text }: Value, says_for: i64) -> Option<HeldBack> {
         let mark = Mark { at: self.now, until: self.now.saturating_add(says_for), number, text };
-        self.pending.push(Pending { rule: self.rule, key, mark });
+        self.pending.push(self.rule, key, mark);
         None
     }
 }

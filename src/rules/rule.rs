@@ -79,12 +79,23 @@ pub(super) struct Message {
     pub(super) window: Option<Arc<Window>>,
     /// The body goes up compressed.
     pub(super) gzip: bool,
+    /// It is no message but a change of reported properties.
+    pub(super) reported: Option<Reported>,
     /// Nothing is made: the rule is there to drop what its `when` takes.
     pub(super) drops: bool,
     /// Something behind the script needs fields, so the payload must be an object.
     pub(super) reads_fields: bool,
     /// `when` or `lookup` looks at fields.
     pub(super) reads_early: bool,
+}
+
+/// Where a change of reported properties goes.
+#[derive(Debug)]
+pub(super) struct Reported {
+    /// The objects it lies in, outermost first.
+    pub(super) at: Vec<Template>,
+    /// The twin is not changed more often than that, in milliseconds.
+    pub(super) every: i64,
 }
 
 impl Message {
@@ -111,6 +122,7 @@ impl Message {
             || self.time.is_some()
             || self.restraint.as_ref().is_some_and(|restraint| restraint.needs_object())
             || self.window.as_ref().is_some_and(|window| window.needs_object())
+            || self.reported.is_some()
             || self.device.has_field()
             || self.props.iter().any(|(_, template)| template.has_field())
     }
@@ -131,6 +143,7 @@ impl Message {
                 "`pivot`"
             }
             () if !self.reads_fields && self.window.is_some() => "`batch`",
+            () if self.reported.is_some() => "`to = \"reported\"`",
             () => "`{.field}`",
         }
     }

@@ -10,6 +10,7 @@
 //! | `name` | how the test is called; its number and topic where there is none |
 //! | `want.device`, `want.payload`, `want.time`, `want.props.x` | one message is made, and this is in it |
 //! | `want.priority` | `"high"` or `"normal"`: the message is made by a rule with this `priority` |
+//! | `want.to` | `"reported"` or `"telemetry"`: it goes into the twin, or is a message; `want.payload` is then the whole change |
 //! | `want = [ {..}, .. ]` | these messages are made, in this order |
 //! | `want.count = 3` | so many messages are made, of all publishes together |
 //! | `want.nothing = true` | no message is made, and nothing is quarantined |
@@ -19,6 +20,8 @@
 //! `command.id`, `command.props.x`, `command.payload` or `command.payload_hex`. It wants `want.topic`, `want.payload`,
 //! `want.qos`, `want.retain` and `want.answer` (the topic on which an answer is awaited), several publishes as a list,
 //! `want.nothing = true` where no command takes it, or `want.refused = "reason"`.
+//! A test of desired properties has `desired.device` and `desired.properties`, a JSON object as text, and wants the same; the
+//! publishes are in the order of the names of the properties.
 //! Windows close at the time of the publishes, and all that are open at the end of the test.
 //!
 //! The clock of a test stands at 2026-01-01T00:00:00.000Z, and each test begins with no memory of the others. Payloads are compared as JSON where both sides
@@ -107,6 +110,7 @@ pub(super) struct WantMessage {
     pub(super) payload: Option<(String, Span)>,
     pub(super) time: Option<(String, Span)>,
     pub(super) urgent: Option<(bool, Span)>,
+    pub(super) reported: Option<(bool, Span)>,
     pub(super) props: Vec<(String, String, Span)>,
 }
 
@@ -114,7 +118,7 @@ impl WantMessage {
     /// The place of the first thing that is wanted of the message.
     pub(super) fn first_place(&self) -> Option<Span> {
         let texts = self.device.iter().chain(&self.payload).chain(&self.time).map(|(_, span)| span);
-        let urgent = self.urgent.iter().map(|(_, span)| span);
+        let urgent = self.urgent.iter().chain(&self.reported).map(|(_, span)| span);
         texts.chain(urgent).chain(self.props.iter().map(|(_, _, span)| span)).next().cloned()
     }
 }
@@ -143,8 +147,16 @@ pub fn run(rules: &RuleSet, tests: &[Test]) -> Vec<TestResult> {
     tests.iter().map(run).collect()
 }
 
-/// Whether a message is urgent, and what it is.
-type Made<'a> = (bool, HubMessage<'a>);
+/// How a message goes up, and what it is.
+type Made<'a> = (How, HubMessage<'a>);
+
+/// What the rule of a message says about its way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct How {
+    pub(super) urgent: bool,
+    /// It goes into the twin.
+    pub(super) reported: bool,
+}
 
 fn run_one(rules: &RuleSet, test: &Test) -> Vec<Diagnostic> {
     if let Some(command) = &test.command {
@@ -155,7 +167,7 @@ fn run_one(rules: &RuleSet, test: &Test) -> Vec<Diagnostic> {
     let mut out = Output::new();
     let Course { records, verdict, last, why, doubts, steps } = Course::play(rules, test, &mut out);
     let Some(last) = last else { return Vec::new() };
-    let parsed = records.iter().map(|(urgent, record)| Some((*urgent, HubMessage::parse(record).ok()?)));
+    let parsed = records.iter().map(|(how, record)| Some((*how, HubMessage::parse(record).ok()?)));
     let made: Vec<Made<'_>> = parsed.flatten().collect();
     let came = || outcome(rules, verdict, (made.len(), test.on.is_some()), (&out, why));
     let mut wrong: Vec<(Span, String)> = Vec::new();
@@ -242,7 +254,7 @@ fn compare(wants: &[WantMessage], made: &[Made<'_>], topic: &Span, wrong: &mut V
         let label = format!("want {} messages, got {}", wants.len(), made.len());
         wrong.push((wants.first().map_or(topic.clone(), |want| want.span.clone()), label));
     }
-    for (want, (urgent, got)) in wants.iter().zip(made) {
+    for (want, (How { urgent, reported }, got)) in wants.iter().zip(made) {
         if let Some((device, span)) = &want.device
             && device != got.device
         {
@@ -263,6 +275,11 @@ fn compare(wants: &[WantMessage], made: &[Made<'_>], topic: &Span, wrong: &mut V
             && want != urgent
         {
             wrong.push((span.clone(), format!("got \"{}\"", if *urgent { "high" } else { "normal" })));
+        }
+        if let Some((want, span)) = &want.reported
+            && want != reported
+        {
+            wrong.push((span.clone(), format!("got \"{}\"", if *reported { "reported" } else { "telemetry" })));
         }
         for (name, value, span) in &want.props {
             match got.properties().find(|(got, _)| got == name) {

@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rumqttc::{
-    AsyncClient, ConnectReturnCode, ConnectionError, EventLoop, Incoming, MqttOptions, NetworkOptions, Outgoing, Proxy,
-    ProxyAuth, ProxyType, QoS, StateError, TlsConfiguration, TlsError, Transport, mqttbytes,
+    AsyncClient, ConnectReturnCode, ConnectionError, EventLoop, Incoming, MqttOptions, NetworkOptions, Outgoing, QoS,
+    StateError, TlsConfiguration, TlsError, Transport, mqttbytes,
 };
 
-use super::down::{self, Down};
+use super::down::Down;
 use super::relay::Relay;
 use super::subscribed::Subscribed;
 use super::target::Login;
 use super::wire::{Broken, Dial, Event, Sender, Wire};
 use super::{Options, Target};
 use crate::hub::limits::D2C_MAX_BYTES;
-use crate::hub::refused::{refused, tls_hint};
+use crate::hub::refused::{REFUSED_CERTIFICATE, is_identity, refused, tls_hint};
 
 /// Time to connect, and also (it is the same setting in `rumqttc`) to flush a publish into the socket.
 const NETWORK_TIMEOUT: Duration = Duration::from_secs(30);
@@ -68,7 +68,9 @@ impl Wire for Dialled {
                 Ok(Event::Connected)
             }
             Ok(rumqttc::Event::Incoming(Incoming::SubAck(ack))) => {
-                down::look_for_refusals(&ack);
+                if let Some(down) = &self.down {
+                    down.subscribed(&self.client, target, &ack);
+                }
                 Ok(Event::Other)
             }
             Ok(rumqttc::Event::Incoming(Incoming::UnsubAck(_))) => {
@@ -119,18 +121,18 @@ fn dial(options: &Options, login: &Login) -> io::Result<Dialled> {
         let password = login.password.as_ref().map_or("", |password| password.expose());
         mqtt.set_credentials(username, password);
     }
-    if let Some(tls) = target.tls() {
-        mqtt.set_transport(Transport::Tls(TlsConfiguration::Rustls(tls.clone())));
-    }
-    let relay = match target.detour() {
+    let relay = match target.route(MAX_PACKET) {
         None => None,
-        Some(way) => {
-            let relay = Relay::start((way.clone(), host.to_owned(), port), options.relays.as_ref())?;
-            let (addr, port) = relay.local();
-            mqtt.set_proxy(Proxy { ty: ProxyType::Http, auth: ProxyAuth::None, addr, port });
+        Some(route) => {
+            let relay = Relay::start(route, options.relays.as_ref())?;
+            mqtt.set_proxy(relay.proxy());
             Some(relay)
         }
     };
+    // Around a WebSocket the relay speaks TLS.
+    if let Some(tls) = target.tls().filter(|_| target.websocket().is_none()) {
+        mqtt.set_transport(Transport::Tls(TlsConfiguration::Rustls(tls.clone())));
+    }
     let (client, mut event_loop) = AsyncClient::new(mqtt, usize::from(options.window.most()));
     let mut network = NetworkOptions::new();
     network.set_connection_timeout(NETWORK_TIMEOUT.as_secs());
@@ -145,8 +147,13 @@ impl Dialled {
     fn explain(&self, error: &ConnectionError, target: &Target) -> (&'static str, String) {
         let (host, port) = target.server();
         let dialled = target.way().describe(host, port);
-        if let Some(error) = self.relay.as_ref().and_then(Relay::error) {
-            return ("network", format!("cannot reach {dialled}: {error}"));
+        if let Some(Broken { reason, text }) = self.relay.as_ref().and_then(Relay::failed) {
+            let hint = if reason == "network" { blocked_hint(target) } else { "" };
+            return (reason, format!("{text}{hint}"));
+        }
+        let refused_first = matches!(error, ConnectionError::ConnectionRefused(_));
+        if let Some(goodbye) = self.relay.as_ref().and_then(Relay::goodbye).filter(|_| !refused_first) {
+            return ("closed", format!("{host} closed the WebSocket, {goodbye}"));
         }
         match error {
             ConnectionError::Io(error) | ConnectionError::Tls(TlsError::Io(error))
@@ -155,15 +162,24 @@ impl Dialled {
                 ("tls", format!("no TLS connection to {host} ({dialled}): {error}{}", tls_hint(&error.to_string())))
             }
             ConnectionError::Io(error) | ConnectionError::Tls(TlsError::Io(error)) => {
-                ("network", format!("cannot reach {dialled}: {error}{}", port_hint(error, target)))
+                let hint = match target {
+                    Target::Hub(_) if looks_blocked(error) => blocked_hint(target),
+                    _ => port_hint(error, target),
+                };
+                ("network", format!("cannot reach {dialled}: {error}{hint}"))
             }
             ConnectionError::Tls(error) => ("tls", format!("no TLS connection to {host} ({dialled}): {error}")),
-            ConnectionError::NetworkTimeout | ConnectionError::FlushTimeout => {
-                ("timeout", format!("{dialled} did not answer within {} s", NETWORK_TIMEOUT.as_secs()))
+            ConnectionError::NetworkTimeout => {
+                let (seconds, hint) = (NETWORK_TIMEOUT.as_secs(), blocked_hint(target));
+                ("timeout", format!("{dialled} did not answer within {seconds} s{hint}"))
+            }
+            ConnectionError::FlushTimeout => {
+                ("timeout", format!("{dialled} took nothing within {} s", NETWORK_TIMEOUT.as_secs()))
             }
             ConnectionError::ConnectionRefused(code) => {
                 let code = return_code(*code);
                 let why = match target {
+                    Target::Hub(hub) if is_identity(code) && hub.certificate_by_websocket() => REFUSED_CERTIFICATE,
                     Target::Hub(_) => refused(code),
                     Target::Mqtt(_) => refused_by_broker(code),
                 };
@@ -189,6 +205,22 @@ impl Dialled {
 fn is_broken(error: &io::Error) -> bool {
     use io::ErrorKind::{HostUnreachable, NetworkDown, NetworkUnreachable, TimedOut};
     matches!(error.kind(), HostUnreachable | NetworkDown | NetworkUnreachable | TimedOut)
+}
+
+/// The network did not let a first packet through, or answered in the hub's place.
+fn looks_blocked(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, ConnectionReset, UnexpectedEof};
+    is_broken(error) || matches!(error.kind(), ConnectionRefused | ConnectionReset | UnexpectedEof)
+}
+
+/// Many plants let nothing out but web traffic.
+fn blocked_hint(target: &Target) -> &'static str {
+    match target {
+        Target::Hub(hub) if hub.way.address.is_none() && hub.transport.is_fixed_to_mqtt() => {
+            ". Where a firewall or proxy lets only port 443 out, set `transport = \"websocket\"` in [uplink]"
+        }
+        _ => "",
+    }
 }
 
 /// A port for plain MQTT hangs up when it is greeted with TLS, which is the default.

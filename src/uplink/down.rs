@@ -4,19 +4,24 @@
 //! message, arrivals go into a bounded queue, and answers are QoS 0, which has no packet identifier. What finds no room
 //! in the queue is not acknowledged, so the hub sends it again; of what has QoS 0 nothing remains but its count.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rumqttc::{AsyncClient, ClientError, QoS, SubscribeFilter};
-use tokio::sync::{mpsc, watch};
+use parking_lot::Mutex;
+use rumqttc::{AsyncClient, ClientError, QoS, SubscribeFilter, SubscribeReasonCode};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::Target;
 use crate::hub::back;
 use crate::hub::connect::Identity;
 use crate::metrics::Metrics;
 
+/// What is said about twins that may wait, of all connections together.
+const ROOM_FOR_TWINS: usize = 1024;
 /// Arrivals that may wait. A hub has 50 messages on their way to a device at most.
 const ROOM: usize = 256;
 /// How long a line that is stuck may keep others from being served.
@@ -27,7 +32,93 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub struct Down {
     wanted: watch::Receiver<Wanted>,
     arrivals: mpsc::Sender<Arrival>,
+    twins: mpsc::Sender<Arrival>,
+    opened: Arc<Opened>,
     metrics: Metrics,
+}
+
+/// What comes out of the connections.
+#[derive(Debug)]
+pub struct Arrivals {
+    /// Commands and calls of methods.
+    pub commands: mpsc::Receiver<Arrival>,
+    /// All about twins.
+    pub twins: Twins,
+}
+
+/// What comes about twins.
+#[derive(Debug)]
+pub struct Twins {
+    arrivals: mpsc::Receiver<Arrival>,
+    opened: Arc<Opened>,
+}
+
+/// What happened to a twin.
+#[derive(Debug)]
+pub enum TwinNews {
+    /// There is a connection of this device, with its subscriptions: twins can be asked for, and answers come.
+    Opened(String, TwinLine),
+    /// Something the hub said about the twin of this device was lost, for there was no room.
+    Missed(String),
+    /// The hub says something.
+    Arrived(Arrival),
+}
+
+/// Where to say something about a twin, while the connection lasts. Cheap to clone.
+#[derive(Clone)]
+pub struct TwinLine(AsyncClient);
+
+impl fmt::Debug for TwinLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TwinLine")
+    }
+}
+
+impl TwinLine {
+    /// Publishes at QoS 0.
+    pub async fn say(&self, topic: String, payload: Bytes) -> Result<(), Gone> {
+        said(self.0.publish_bytes(topic, QoS::AtMostOnce, false, payload)).await
+    }
+}
+
+/// Connections that are new, and twins of which something was lost: at most one entry a device.
+#[derive(Debug, Default)]
+struct Opened {
+    news: Mutex<VecDeque<(String, Option<TwinLine>)>>,
+    told: Notify,
+}
+
+impl Opened {
+    fn add(&self, device: &str, line: Option<TwinLine>) {
+        let mut news = self.news.lock();
+        match news.iter_mut().find(|(known, _)| known == device) {
+            // A new connection asks for everything anyway.
+            Some((_, known)) => *known = line.or(known.take()),
+            None => news.push_back((device.to_owned(), line)),
+        }
+        self.told.notify_one();
+    }
+}
+
+impl Twins {
+    /// What happened next; `None` when nothing more can. Cancel-safe.
+    pub async fn next(&mut self) -> Option<TwinNews> {
+        loop {
+            let told = self.opened.told.notified();
+            let opened = self.opened.news.lock().pop_front();
+            if let Some((device, line)) = opened {
+                return Some(match line {
+                    Some(line) => TwinNews::Opened(device, line),
+                    None => TwinNews::Missed(device),
+                });
+            }
+            tokio::select! {
+                biased;
+                () = told => {}
+                arrival = self.arrivals.recv() => return arrival.map(TwinNews::Arrived),
+            }
+        }
+    }
 }
 
 impl fmt::Debug for Down {
@@ -37,12 +128,26 @@ impl fmt::Debug for Down {
 }
 
 /// What the hub is to send.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// Cloud-to-device messages.
     pub messages: bool,
     /// Direct methods.
     pub methods: bool,
+    /// Answers about twins: somebody reports, or wants to know what is desired.
+    pub twins: bool,
+    /// Changes of desired properties.
+    pub desired: bool,
+}
+
+impl Wanted {
+    /// What to subscribe to: at most four of the five subscriptions a connection may have.
+    fn filters(self, identity: &Identity<'_>) -> Vec<String> {
+        let Self { messages, methods, twins, desired } = self;
+        let fixed = [(methods, back::METHODS), (twins || desired, back::TWIN_ANSWERS), (desired, back::DESIRED)];
+        let fixed = fixed.into_iter().filter(|(wanted, _)| *wanted).map(|(_, filter)| filter.to_owned());
+        messages.then(|| back::commands(identity)).into_iter().chain(fixed).collect()
+    }
 }
 
 /// A publish of the hub.
@@ -92,10 +197,13 @@ async fn said(what: impl Future<Output = Result<(), ClientError>>) -> Result<(),
 
 impl Down {
     /// Subscribes to what is wanted, and with a new connection to something else when that changes; what comes waits in
-    /// the receiver.
-    pub fn new(wanted: watch::Receiver<Wanted>, metrics: Metrics) -> (Self, mpsc::Receiver<Arrival>) {
-        let (arrivals, receiver) = mpsc::channel(ROOM);
-        (Self { wanted, arrivals, metrics }, receiver)
+    /// the arrivals.
+    pub fn new(wanted: watch::Receiver<Wanted>, metrics: Metrics) -> (Self, Arrivals) {
+        let (arrivals, commands) = mpsc::channel(ROOM);
+        let (twins, of_twins) = mpsc::channel(ROOM_FOR_TWINS);
+        let opened = Arc::<Opened>::default();
+        let twin_news = Twins { arrivals: of_twins, opened: Arc::clone(&opened) };
+        (Self { wanted, arrivals, twins, opened, metrics }, Arrivals { commands, twins: twin_news })
     }
 
     /// Returns when something else is wanted than now.
@@ -110,15 +218,7 @@ impl Down {
     /// What is subscribed to on a connection that begins now.
     pub(super) fn filters(&self, target: &Target) -> Vec<String> {
         let Target::Hub(hub) = target else { return Vec::new() };
-        let Wanted { messages, methods } = *self.wanted.borrow();
-        let mut filters = Vec::new();
-        if messages {
-            filters.push(back::commands(&Identity::of(&hub.connection)));
-        }
-        if methods {
-            filters.push(back::METHODS.to_owned());
-        }
-        filters
+        self.wanted.borrow().filters(&Identity::of(&hub.connection))
     }
 
     /// Asks for the subscriptions; nothing else has been handed to the client yet, so there is room.
@@ -133,6 +233,18 @@ impl Down {
         }
     }
 
+    /// The hub has answered the subscriptions; told where it does not grant one.
+    pub(super) fn subscribed(&self, client: &AsyncClient, target: &Target, ack: &rumqttc::SubAck) {
+        let Target::Hub(hub) = target else { return };
+        if ack.return_codes.iter().any(|code| matches!(code, SubscribeReasonCode::Failure)) {
+            tracing::warn!(
+                "uplink: the hub refuses a subscription: commands, methods or twins will not come (is it a Basic tier?)"
+            );
+        } else if self.wanted.borrow().twins || self.wanted.borrow().desired {
+            self.opened.add(&hub.connection.device, Some(TwinLine(client.clone())));
+        }
+    }
+
     /// Takes a publish of the hub.
     pub(super) fn arrived(&self, client: &AsyncClient, target: &Target, mut publish: rumqttc::Publish) {
         let Target::Hub(hub) = target else { return };
@@ -140,17 +252,59 @@ impl Down {
         let payload = std::mem::take(&mut publish.payload);
         let topic = publish.topic.clone();
         let line = Return { client: client.clone(), publish };
-        if self.arrivals.try_send(Arrival { device, topic, payload, line }).is_err() {
-            self.metrics.commanded("", "no_room");
+        let arrival = Arrival { device, topic, payload, line };
+        if !arrival.topic.starts_with(back::TWIN_PREFIX) {
+            if self.arrivals.try_send(arrival).is_err() {
+                self.metrics.commanded("", "no_room");
+            }
+        } else if let Err(error) = self.twins.try_send(arrival) {
+            // The twin is asked for as a whole instead.
+            self.opened.add(&error.into_inner().device, None);
         }
     }
 }
 
-/// Tells where the hub does not grant a subscription.
-pub(super) fn look_for_refusals(ack: &rumqttc::SubAck) {
-    if ack.return_codes.iter().any(|code| matches!(code, rumqttc::SubscribeReasonCode::Failure)) {
-        tracing::warn!(
-            "uplink: the hub refuses a subscription: commands or methods will not come (is it a Basic tier?)"
-        );
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_subscriptions_than_a_hub_takes() {
+        let identity = Identity { hub: "h", device: "d", module: None };
+        let (messages, methods) = ("devices/d/messages/devicebound/#", back::METHODS);
+        for (wanted, expect) in [
+            ((false, false, false, false), vec![]),
+            ((true, false, false, false), vec![messages]),
+            ((false, true, true, false), vec![methods, back::TWIN_ANSWERS]),
+            ((false, false, false, true), vec![back::TWIN_ANSWERS, back::DESIRED]),
+            ((true, true, true, true), vec![messages, methods, back::TWIN_ANSWERS, back::DESIRED]),
+        ] {
+            let (messages, methods, twins, desired) = wanted;
+            assert_eq!(Wanted { messages, methods, twins, desired }.filters(&identity), expect, "{wanted:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_device_is_told_of_once_and_before_what_came_for_it() {
+        let (_wanted, receiver) = watch::channel(Wanted::default());
+        let (down, mut arrivals) = Down::new(receiver, Metrics::register());
+        let (client, _events) = AsyncClient::new(rumqttc::MqttOptions::new("c", "localhost", 1), 4);
+        let line = || TwinLine(client.clone());
+        down.opened.add("a", None);
+        down.opened.add("b", Some(line()));
+        down.opened.add("b", None);
+        down.opened.add("a", Some(line()));
+        down.opened.add("c", None);
+        let mut news = Vec::new();
+        for _ in 0..3 {
+            news.push(match arrivals.twins.next().await.unwrap() {
+                TwinNews::Opened(device, _) => format!("{device} opened"),
+                TwinNews::Missed(device) => format!("{device} missed"),
+                TwinNews::Arrived(arrival) => arrival.topic,
+            });
+        }
+        assert_eq!(news, ["a opened", "b opened", "c missed"]);
+        drop(down);
+        assert!(arrivals.twins.next().await.is_none());
     }
 }

@@ -21,7 +21,7 @@
 //! A connection ends for these reasons, each counted in `uplink_reconnects` and, while it lasts, the state in
 //! `uplink_state`: `token_renewal` and `subscriptions` (planned, after what is in flight was acknowledged), `refused`, `clock` (refused, and
 //! the hub's clock tells why; or it cannot be, see `credentials`), `token_expired` (a token of the connection string, which nobody renews), `tls`, `network`,
-//! `timeout`, `closed`, `unassigned` (nobody says which hub it is to be, see [`Credentials`]), `ack_timeout` (the hub takes messages but acknowledges none) and `protocol`; and for closes
+//! `timeout`, `websocket` (an HTTP answer that is no WebSocket), `closed`, `unassigned` (nobody says which hub it is to be, see [`Credentials`]), `ack_timeout` (the hub takes messages but acknowledges none) and `protocol`; and for closes
 //! again and again (`diagnosis`) `taken_over`, `nothing_taken` or `throttled`. All but the first two are followed by a
 //! pause that doubles from `backoff` to its cap, with jitter.
 
@@ -53,14 +53,16 @@ mod subscribed;
 mod suspicion;
 mod target;
 pub mod tls;
+mod transport;
 mod window;
 mod wire;
 
 pub use credentials::{Credentials, Unassigned};
 pub use crowd::Crowd;
-pub use down::{Arrival, Down, Gone, Return, Wanted};
+pub use down::{Arrival, Arrivals, Down, Gone, Return, TwinLine, TwinNews, Twins, Wanted};
 pub use subscribed::Subscribed;
 pub use target::{HubTarget, MqttTarget, Target};
+pub use transport::Transport;
 pub use window::WindowSize;
 
 use clock::{Clock, Finding};
@@ -195,6 +197,8 @@ pub struct Status {
     pub reason: Option<&'static str>,
     /// How many connections have ended so, or could not be made.
     pub failures: u64,
+    /// What carries MQTT, where it is not the usual way.
+    pub via: Option<&'static str>,
 }
 
 /// The clock of the runtime, which a test may move.
@@ -244,7 +248,7 @@ pub(crate) async fn run_over<D: Dial, C: Credentials, B: Backlog, O: Outcome>(
             assigned = credentials::ask(&credentials) => assigned,
         };
         match assigned {
-            Ok(target) => options.target = target,
+            Ok(target) => options.target = target.decide(),
             Err(Unassigned { reason, text, pause }) => {
                 let ended = Ended { reason, text, again_and_again: false };
                 tell(ended, (pause, options.crowd.is_some()), &metrics, &status);
@@ -255,6 +259,7 @@ pub(crate) async fn run_over<D: Dial, C: Credentials, B: Backlog, O: Outcome>(
                 }
             }
         }
+        status.send_modify(|status| status.via = options.target.transport().and_then(Transport::told));
         let started = now();
         let end = connection::serve(
             (&dial, &options),
@@ -271,6 +276,9 @@ pub(crate) async fn run_over<D: Dial, C: Credentials, B: Backlog, O: Outcome>(
         };
         if connected.is_some() {
             credentials.accepted();
+        }
+        if learn(&options.target, &end, connected.is_some()) {
+            credentials.unreachable();
         }
         let renewing = matches!(end, End::Renew(_));
         status.send_modify(|status| (status.connected, status.renewing) = (None, renewing));
@@ -314,6 +322,15 @@ pub(crate) async fn run_over<D: Dial, C: Credentials, B: Backlog, O: Outcome>(
         }
         pause = (pause * 2).min(options.backoff.1);
     }
+}
+
+/// What an end says about the way that was taken; true where it did not lead to the hub.
+fn learn(target: &Target, end: &End, connected: bool) -> bool {
+    let blocked = matches!(end, End::Failed { reason, .. } if transport::is_blocked(reason, connected));
+    if let Some(news) = target.transport().and_then(|transport| transport.tried(!blocked)) {
+        tracing::warn!("uplink: {news}");
+    }
+    blocked
 }
 
 /// An end of a connection, understood.

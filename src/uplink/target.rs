@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::MessageId;
+use super::relay::{Carrier, Route};
+use super::transport::Transport;
 use rumqttc::tokio_rustls::rustls::ClientConfig;
 
 use crate::hub::connect::{self, Identity};
 use crate::hub::connection_string::{Auth, ConnectionString};
-use crate::hub::limits::{D2C_MAX_BYTES, MQTT_PORT, TOPIC_MAX_BYTES};
+use crate::hub::limits::{D2C_MAX_BYTES, TOPIC_MAX_BYTES};
 use crate::hub::{d2c, sas};
 use crate::message::{HubMessage, Timestamp};
 use crate::outbound::Way;
@@ -31,7 +33,9 @@ pub struct HubTarget {
     pub connection: ConnectionString,
     /// Roots, and the client certificate with X.509.
     pub tls: Arc<ClientConfig>,
-    /// How its port 8883 is reached.
+    /// What carries MQTT there.
+    pub transport: Transport,
+    /// How its port is reached.
     pub way: Way,
     /// When the client certificate ends, seconds since 1970.
     pub certificate_expiry: Option<i64>,
@@ -51,6 +55,8 @@ pub struct MqttTarget {
     pub way: Way,
     /// TLS, or plain TCP.
     pub tls: Option<Arc<ClientConfig>>,
+    /// The path of its WebSocket; without it MQTT is spoken at once.
+    pub websocket: Option<String>,
     /// Topic with `{device}`, `{topic}` and `{properties}`.
     pub topic: String,
     /// User name and password.
@@ -80,7 +86,7 @@ impl Target {
     pub(super) fn server(&self) -> (&str, u16) {
         match self {
             Self::Hub(hub) => {
-                let port = hub.way.address.as_ref().map_or(MQTT_PORT, |(_, port)| *port);
+                let port = hub.way.address.as_ref().map_or(hub.transport.port(), |(_, port)| *port);
                 (connect::server_name(&hub.connection), port)
             }
             Self::Mqtt(mqtt) => (&mqtt.address.0, mqtt.address.1),
@@ -122,11 +128,43 @@ impl Target {
         }
     }
 
-    /// How the TCP connection is opened where `rumqttc` cannot do it itself: it only dials the name it verifies.
-    pub(super) fn detour(&self) -> Option<&Way> {
-        let way = self.way();
-        let elsewhere = way.address.as_ref().is_some_and(|(host, _)| host != self.server().0);
-        (elsewhere || way.proxy.is_some() || way.bind.is_some()).then_some(way)
+    /// How the connection is opened where `rumqttc` cannot do it itself: it only dials the name it verifies.
+    pub(super) fn route(&self, max_packet_size: usize) -> Option<Route> {
+        let (way, (host, port)) = (self.way(), self.server());
+        let elsewhere = way.address.as_ref().is_some_and(|(other, _)| other != host);
+        let path = self.websocket();
+        let needed = path.is_some() || elsewhere || way.proxy.is_some() || way.bind.is_some();
+        let carrier = match path {
+            None => Carrier::Bytes,
+            Some(path) => Carrier::WebSocket { tls: self.tls().cloned(), path: path.to_owned(), max_packet_size },
+        };
+        needed.then(|| Route { way: way.clone(), host: host.to_owned(), port, carrier })
+    }
+
+    /// The path of the WebSocket, where there is to be one.
+    pub(super) fn websocket(&self) -> Option<&str> {
+        match self {
+            Self::Hub(hub) => {
+                hub.transport.is_websocket().then(|| connect::websocket_path(hub.certificate_by_websocket()))
+            }
+            Self::Mqtt(mqtt) => mqtt.websocket.as_deref(),
+        }
+    }
+
+    /// What carries MQTT to a hub.
+    pub(super) fn transport(&self) -> Option<&Transport> {
+        match self {
+            Self::Hub(hub) => Some(&hub.transport),
+            Self::Mqtt(_) => None,
+        }
+    }
+
+    /// Decides what is still open, for one connection.
+    pub(super) fn decide(mut self) -> Self {
+        if let Self::Hub(hub) = &mut self {
+            hub.transport.decide();
+        }
+        self
     }
 
     pub(super) fn way(&self) -> &Way {
@@ -196,6 +234,11 @@ impl HubTarget {
     fn given_token_expiry(&self) -> Option<i64> {
         let Auth::Token(token) = &self.connection.auth else { return None };
         sas::Token::parse(token.expose()).ok().map(|token| token.expiry)
+    }
+
+    /// True where a client certificate is to be shown below a WebSocket.
+    pub(super) fn certificate_by_websocket(&self) -> bool {
+        self.transport.is_websocket() && matches!(self.connection.auth, Auth::X509)
     }
 
     fn login(&self, now: Timestamp) -> Login {

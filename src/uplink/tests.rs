@@ -54,6 +54,7 @@ pub(super) fn options(port: u16, window: u16) -> Options {
         address: ("127.0.0.1".into(), port),
         way: Way::default(),
         tls: None,
+        websocket: None,
         topic: "t".into(),
         credentials: None,
         client_id: "c".into(),

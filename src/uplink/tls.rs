@@ -107,3 +107,34 @@ pub fn client(
     };
     Ok(Arc::new(config))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rustls::CertificateError;
+    use rustls::pki_types::{ServerName, UnixTime};
+
+    use super::*;
+    use crate::hub::refused::tls_hint;
+
+    #[test]
+    fn what_rustls_says_is_understood() {
+        let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let expected = ServerName::try_from("hub.example").unwrap();
+        for (error, expect) in [
+            (CertificateError::UnknownIssuer, "signed by nobody"),
+            (CertificateError::BadSignature, "signed by nobody"),
+            (CertificateError::Expired, "clock of this machine"),
+            (CertificateError::ExpiredContext { time: at(2), not_after: at(1) }, "clock of this machine"),
+            (CertificateError::NotValidYet, "clock of this machine"),
+            (CertificateError::NotValidYetContext { time: at(1), not_before: at(2) }, "clock of this machine"),
+            (CertificateError::NotValidForName, "for another name"),
+            (CertificateError::NotValidForNameContext { expected, presented: vec!["x".into()] }, "for another name"),
+        ] {
+            let text = rustls::Error::InvalidCertificate(error).to_string();
+            assert!(tls_hint(&text).contains(expect), "{text}");
+        }
+        assert_eq!(tls_hint(&rustls::Error::HandshakeNotComplete.to_string()), "");
+    }
+}

@@ -169,6 +169,12 @@ impl Filter {
         self.topic.as_ref().is_none_or(on_topic) && self.client.as_ref().is_none_or(|client| client == publish.client)
     }
 
+    /// True where [`may_want`](Self::may_want) says already what is wanted.
+    pub fn is_settled_early(&self) -> bool {
+        let any_fate = !(self.unmatched || self.dropped || self.quarantined);
+        any_fate && self.rule.is_none() && self.device.is_none()
+    }
+
     /// Whether a publish is wanted.
     pub fn wants(&self, treated: &Treated<'_>) -> bool {
         let fate = &treated.fate;

@@ -78,3 +78,26 @@ async fn a_flush_that_the_hub_does_not_take_ends_in_time() {
     assert_eq!((&flushed["status"], &told["empty"]), (&json!(200), &json!(false)), "{flushed}");
     assert_eq!((&told["waited"], &told["waiting"]), (&json!(1), &json!(1)), "{flushed}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_own_line_stays_open_where_each_device_has_its_own() {
+    let dir = folder();
+    let (sim, mut messages) = sim(|_| ()).await;
+    let sections = format!(
+        "identity = \"per-device\"\n[uplink.devices]\nallow = [\"*\"]\nidle_timeout = \"1s\"\ngroup_key_file = {:?}\n{COMMANDS}",
+        sim.ca_file().with_file_name("master.key")
+    );
+    let rules = format!("{RULES}\n[[rule]]\nname = \"t\"\ntopic = \"t/{{d}}\"\ndevice = \"{{d}}\"\n");
+    let bridge = bridge(dir.path(), &sim, sim.local_addr().port(), (&rules, &sections));
+    let plant = Plant::subscribed(bridge.mqtt, "plc", "plant/#").await;
+    plant.says("t/press7", "1").await;
+    sim_client::take(&mut messages, 1).await;
+    let idle = "brownbridge_devices{state=\"idle\"} 1\n";
+    until("the device's line is closed", PATIENCE, || bridge.get("/metrics").contains(idle).then_some(()));
+    let called = ask(&sim, ("POST", &format!("/twins/gw/methods?{API}")), "", r#"{"methodName":"flush"}"#).await;
+    assert_eq!(
+        (called.0, &called.1["status"], &called.1["payload"]["shelved"]),
+        (200, &json!(200), &json!(0)),
+        "{called:?}"
+    );
+}

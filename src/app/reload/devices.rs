@@ -146,7 +146,7 @@ impl Watched for DeviceTables {
         let Some(DeviceFiles { allow, table, known }) = found.files else {
             let why = format!("{} have errors, what they said before stays in use", Self::WHAT);
             tracing::error!("{why}:\n{told}");
-            return Err(why.into());
+            return Err(NotTaken { why, findings: told });
         };
         let (before, known) = (self.directory.known(), Arc::new(known));
         self.directory.replace(Arc::clone(&known));

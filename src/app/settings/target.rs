@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use super::{Place, Uplinked};
 use crate::app::credentials::{Credentials, DAY, EXPIRES_SOON, Files};
 use crate::bridge::Own;
-use crate::config::{Config, Given, Kind, Placed};
+use crate::config::{self, Config, Given, Kind, Placed};
 use crate::hub::certificate;
 use crate::hub::connection_string::{Auth, ConnectionString};
 use crate::hub::limits;
@@ -16,7 +16,7 @@ use crate::message::Timestamp;
 use crate::outbound::{Proxy, Way};
 use crate::secret::Secret;
 use crate::uplink::tls;
-use crate::uplink::{HubTarget, MqttTarget, Target};
+use crate::uplink::{HubTarget, MqttTarget, Target, Transport};
 
 impl Place {
     /// Where the uplink goes, and what follows from it.
@@ -65,10 +65,12 @@ impl Place {
         let username = uplink.mqtt.username.as_ref().map(|name| name.value.clone());
         let password = uplink.mqtt.password.as_ref().map(|password| password.value.clone());
         let credentials = username.map(|name| (name, password.unwrap_or_else(|| Secret::new(String::new()))));
+        let is_websocket = uplink.transport == config::Transport::WebSocket;
         let target = MqttTarget {
             address: uplink.address.as_ref()?.value.clone(),
             way: Way { address: None, ..way },
             tls,
+            websocket: is_websocket.then(|| uplink.mqtt.websocket_path.value.clone()),
             topic: uplink.mqtt.topic.value.clone(),
             credentials,
             client_id: uplink.mqtt.client_id.value.clone(),
@@ -127,7 +129,12 @@ impl Place {
             certificate::expiry(chain.first()?)
         });
         let token_lifetime = config.uplink.token_lifetime;
-        Some(HubTarget { connection, tls, way, certificate_expiry, token_lifetime, gateway: true })
+        let transport = match config.uplink.transport {
+            config::Transport::Mqtt => Transport::MQTT,
+            config::Transport::WebSocket => Transport::WEBSOCKET,
+            config::Transport::Auto => Transport::auto(),
+        };
+        Some(HubTarget { connection, tls, transport, way, certificate_expiry, token_lifetime, gateway: true })
     }
 
     fn connection_string(&mut self, config: &Config) -> Option<Placed<Secret>> {

@@ -297,7 +297,7 @@ impl Dispatcher<'_> {
         for device in std::iter::once(Arc::clone(&self.shared.own)).chain(some) {
             let (phase, shelving, drained, (its_own, is_removed)) = {
                 let state = device.state();
-                (state.phase, state.shelving, state.is_drained(), (state.is_its_own, state.is_removed))
+                (state.phase, state.shelving, state.is_drained() && !state.errand, (state.is_its_own, state.is_removed))
             };
             self.any_refused |= matches!(phase, Phase::Refused(_)) && its_own;
             match phase {
@@ -308,6 +308,10 @@ impl Dispatcher<'_> {
                 Phase::Idle if shelving || !drained => self.shared.want(&device),
                 _ => {}
             }
+        }
+        if self.shared.options.plan.keep_own {
+            // It lines up where it has no line.
+            self.shared.want(&self.shared.own);
         }
         if self.ticks.is_multiple_of(PROBE) && std::mem::take(&mut self.any_refused) && !self.shared.lets_in() {
             // Does the hub let in nobody? The bridge's own line tells.

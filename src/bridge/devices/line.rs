@@ -46,6 +46,12 @@ impl uplink::Credentials for Identity {
             own.refused();
         }
     }
+
+    fn unreachable(&self) {
+        if let Self::Own(own) = self {
+            own.unreachable();
+        }
+    }
 }
 
 /// Why a line ended.
@@ -144,6 +150,7 @@ async fn serve(shared: &Arc<Shared>, device: &Arc<Device>, leave: &CancellationT
 /// Watches a line; returns when it is to end.
 async fn watch_over(shared: &Shared, device: &Device, mut seen: watch::Receiver<Status>) -> Why {
     let patience = shared.options.plan.idle_timeout;
+    let kept = device.is_own() && shared.options.plan.keep_own;
     let mut failures = 0;
     loop {
         let idle_at = device.rests_since().unwrap_or_else(Instant::now) + patience;
@@ -151,7 +158,7 @@ async fn watch_over(shared: &Shared, device: &Device, mut seen: watch::Receiver<
             changed = seen.changed() => if changed.is_err() {
                 return std::future::pending().await;
             },
-            () = tokio::time::sleep_until(idle_at.into()) => match device.rests_since() {
+            () = tokio::time::sleep_until(idle_at.into()), if !kept => match device.rests_since() {
                 Some(since) if since.elapsed() >= patience => return Why::Resting,
                 _ => continue,
             },
@@ -168,7 +175,7 @@ async fn watch_over(shared: &Shared, device: &Device, mut seen: watch::Receiver<
         }
         let mut state = device.state();
         shared.set_phase(&mut state, Phase::Connecting);
-        if status.renewing && state.is_resting() {
+        if status.renewing && !kept && state.is_resting() {
             return Why::Resting;
         }
         if status.failures == failures {
@@ -183,7 +190,7 @@ async fn watch_over(shared: &Shared, device: &Device, mut seen: watch::Receiver<
                 return Why::Refused(status.trouble.unwrap_or_default());
             }
         }
-        if state.is_resting() {
+        if !kept && state.is_resting() {
             return Why::Resting;
         }
     }
@@ -246,6 +253,7 @@ impl Shared {
         Ok(HubTarget {
             connection: ConnectionString { gateway, ..connection },
             tls,
+            transport: own.transport.clone(),
             way: Way {
                 address: own.way.address.clone().filter(|_| same_hub || self.options.plan.one_address),
                 ..own.way.clone()

@@ -107,6 +107,9 @@ pub trait OwnIdentity: Send + Sync + 'static {
 
     /// The hub refused it.
     fn refused(&self);
+
+    /// The network did not lead to the hub.
+    fn unreachable(&self);
 }
 
 impl<C: uplink::Credentials> OwnIdentity for C {
@@ -120,6 +123,10 @@ impl<C: uplink::Credentials> OwnIdentity for C {
 
     fn refused(&self) {
         uplink::Credentials::refused(self);
+    }
+
+    fn unreachable(&self) {
+        uplink::Credentials::unreachable(self);
     }
 }
 
@@ -139,6 +146,8 @@ pub struct Plan {
     pub table: HashSet<String>,
     /// What becomes of the messages of a refused device.
     pub when_refused: WhenRefused,
+    /// The bridge's own line stays open though nothing waits: the hub sends something on it.
+    pub keep_own: bool,
     /// A connection without a message for so long is closed.
     pub idle_timeout: Duration,
     /// Most connections.
@@ -292,7 +301,6 @@ pub async fn run(devices: Devices, backlog: SpoolBacklog, status: watch::Sender<
     shared.persist().await;
 }
 
-/// Asks for the hub of a device; then it lines up for a connection.
 async fn ask_for_hub(shared: Arc<Shared>, device: Arc<Device>) {
     // Somebody may have denied it while it waited.
     let wanted = |device: &Device| device.state().phase == Phase::Registering;
@@ -318,6 +326,25 @@ async fn ask_for_hub(shared: Arc<Shared>, device: Arc<Device>) {
         shared.ask(&mut asking);
     }
     shared.wake.notify_one();
+}
+
+impl Devices {
+    /// Something else than messages is to be said over the line of a device, which is opened for it and stays open; or
+    /// nothing more. An empty name is the bridge's own line.
+    pub(super) fn errand(&self, id: &str, is: bool) {
+        let shared = &self.0;
+        let device = if id.is_empty() { Some(Arc::clone(&shared.own)) } else { shared.device(id) };
+        let Some(device) = device else { return };
+        {
+            let mut state = device.state();
+            state.errand = is;
+            state.active = Instant::now();
+        }
+        device.news.notify_waiters();
+        if is {
+            shared.want(&device);
+        }
+    }
 }
 
 impl Shared {

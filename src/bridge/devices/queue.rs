@@ -116,6 +116,8 @@ pub(super) struct State {
     pub(super) to_shelf: usize,
     /// How far the shelf was read.
     pub(super) read_to: Option<Mark>,
+    /// Something else than messages is to be said over its line.
+    pub(super) errand: bool,
     /// Somebody drains the shelf another way.
     pub(super) sweeping: bool,
     /// When a message came or went last.
@@ -168,6 +170,7 @@ impl Device {
             shelving: false,
             to_shelf: 0,
             read_to: None,
+            errand: false,
             sweeping: false,
             active: Instant::now(),
             refusals: 0,
@@ -434,9 +437,9 @@ impl State {
         self.queue.capacity() + self.given.capacity()
     }
 
-    /// Nothing waits, nothing is in flight, nothing is on the shelf.
+    /// Nothing waits, nothing is in flight, nothing is on the shelf, nothing else is to be said.
     pub(super) fn is_resting(&self) -> bool {
-        self.queue.is_empty() && self.given.is_empty() && !self.shelving
+        self.queue.is_empty() && self.given.is_empty() && !self.shelving && !self.errand
     }
 }
 

@@ -6,7 +6,9 @@
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::key;
@@ -16,9 +18,12 @@ const OLD: &str = "commands.1.jsonl";
 /// What is read of it at start.
 const TAIL: u64 = 1 << 20;
 
-/// The open log.
+/// The log. A clone writes into the same.
+#[derive(Debug, Clone)]
+pub struct Audit(Arc<Mutex<Log>>);
+
 #[derive(Debug)]
-pub struct Audit {
+struct Log {
     path: PathBuf,
     old: PathBuf,
     most: u64,
@@ -30,11 +35,26 @@ pub struct Audit {
 impl Audit {
     /// In the folder `state`, both files together no larger than `max_size`.
     pub fn new(state: &Path, max_size: u64) -> Self {
-        Self { path: state.join(NAME), old: state.join(OLD), most: max_size / 2, open: None, told: false }
+        let (path, old) = (state.join(NAME), state.join(OLD));
+        Self(Arc::new(Mutex::new(Log { path, old, most: max_size / 2, open: None, told: false })))
     }
 
     /// Adds a line.
-    pub(super) fn write(&mut self, line: &Value) {
+    pub(in crate::bridge) fn write(&self, line: &Value) {
+        self.0.lock().write(line);
+    }
+
+    /// The messages that the end of the log says were done, oldest first.
+    pub(super) fn done(&self) -> Vec<String> {
+        let log = self.0.lock();
+        let texts = [&log.old, &log.path].map(|path| tail(path).unwrap_or_default());
+        let lines = texts.iter().flat_map(|text| text.split(|byte| *byte == b'\n'));
+        lines.filter_map(|line| done(&serde_json::from_slice(line).ok()?)).collect()
+    }
+}
+
+impl Log {
+    fn write(&mut self, line: &Value) {
         match self.try_write(&format!("{line}\n")) {
             Ok(()) => self.told = false,
             Err(error) => {
@@ -78,13 +98,6 @@ impl Audit {
         }
         Ok((file, size))
     }
-
-    /// The messages that the end of the log says were done, oldest first.
-    pub(super) fn done(&mut self) -> Vec<String> {
-        let texts = [&self.old, &self.path].map(|path| tail(path).unwrap_or_default());
-        let lines = texts.iter().flat_map(|text| text.split(|byte| *byte == b'\n'));
-        lines.filter_map(|line| done(&serde_json::from_slice(line).ok()?)).collect()
-    }
 }
 
 /// What a line says was done.
@@ -118,7 +131,7 @@ mod tests {
     #[test]
     fn what_was_done_is_known_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
-        let mut audit = Audit::new(dir.path(), 1 << 20);
+        let audit = Audit::new(dir.path(), 1 << 20);
         assert!(audit.done().is_empty());
         for (id, outcome, complete) in
             [(1, "published", true), (2, "published", false), (3, "no_rule", true), (4, "acknowledged", true)]
@@ -128,7 +141,7 @@ mod tests {
         drop(audit);
         let mut torn = File::options().append(true).open(dir.path().join(NAME)).unwrap();
         torn.write_all(b"{\"kind\":\"mess").unwrap();
-        let mut audit = Audit::new(dir.path(), 1 << 20);
+        let audit = Audit::new(dir.path(), 1 << 20);
         audit.write(&line(5, "acknowledged_late", true));
         assert_eq!(audit.done(), ["1 d 1", "1 d 4", "1 d 5"]);
     }
@@ -136,7 +149,7 @@ mod tests {
     #[test]
     fn it_does_not_outgrow_its_size() {
         let dir = tempfile::tempdir().unwrap();
-        let mut audit = Audit::new(dir.path(), 4_000);
+        let audit = Audit::new(dir.path(), 4_000);
         for id in 0..1_000 {
             audit.write(&line(id, "published", true));
         }
@@ -149,7 +162,7 @@ mod tests {
     fn a_folder_that_is_not_there_stops_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let gone = dir.path().join("gone");
-        let mut audit = Audit::new(&gone, 4_000);
+        let audit = Audit::new(&gone, 4_000);
         audit.write(&line(1, "published", true));
         fs::create_dir(&gone).unwrap();
         audit.write(&line(2, "published", true));

@@ -6,7 +6,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::*;
-use crate::broker::websocket::WebSocket;
+use crate::websocket::WebSocket;
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_buffers_is_flushed_to_its_last_byte() {
@@ -15,7 +15,7 @@ async fn a_stream_that_buffers_is_flushed_to_its_last_byte() {
     let (near, far) = tokio::io::duplex(16);
     let shared = Arc::clone(&bench.shared);
     tokio::spawn(async move {
-        let stream = WebSocket::new(far, 1024).await;
+        let stream = WebSocket::server(far, 1024).await;
         serve::serve(stream, SocketAddr::from(([127, 0, 0, 1], 9)), &shared).await;
     });
     let mut client = WebSocketStream::from_raw_socket(near, Role::Client, None).await;

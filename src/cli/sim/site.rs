@@ -23,6 +23,7 @@ pub(super) async fn start(
     if plan.listen.is_empty() {
         plan.listen.push(args.listen);
     }
+    plan.websocket.extend(args.websocket);
     let base = path.parent().map(Path::to_owned).unwrap_or_default();
     let common = Common { dir: args.dir, base, output, misbehave: args.faults.misbehave() };
     let site = site::start(&plan, common).await.with_context(|| path.display().to_string())?;

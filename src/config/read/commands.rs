@@ -13,6 +13,7 @@ pub(in crate::config) fn commands(section: &mut Section<'_, '_, '_>) -> Commands
         dry_run: section.flag("dry_run", false),
         rate: u32::try_from(section.count("rate", 10, 0..=100_000)).unwrap_or(10),
         own_methods: section.flag("own_methods", true),
+        own_line: section.flag("own_line", true),
         audit_max_size: section.size("audit_max_size", 16 << 20, 64 << 10..=1 << 40),
         allow: section.allow(),
     }

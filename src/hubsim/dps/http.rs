@@ -15,34 +15,47 @@ use rustls::pki_types::CertificateDer;
 use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
 
+use super::mqtt::PACKET_MAX;
 use super::{Answer, Proof, Service};
 use crate::hub::bag;
 use crate::hubsim::connection::Stream;
 use crate::hubsim::counters::Closed;
+use crate::hubsim::websocket::Next;
 
 /// The service's own limit of a message.
 const BODY_MAX: usize = 96 * 1024;
 /// How long a connection may last.
 const MAX_LIFE: Duration = Duration::from_secs(300);
 
-/// Serves one connection, of which one byte is read already.
+/// Serves one connection, of which one byte is read already; the stream that follows where it asked for a WebSocket.
 pub(super) async fn serve(
     stream: Stream,
     first: u8,
     service: &Arc<Service>,
     certificates: Option<&[CertificateDer<'static>]>,
-) -> Closed {
+) -> Result<Stream, Closed> {
+    let next = Next::default();
     let (reader, writer) = tokio::io::split(stream);
     let whole = tokio::io::join(Cursor::new([first]).chain(reader), writer);
-    let answer = service_fn(|request| answer(service, certificates, request));
+    let answer = service_fn(|mut request| {
+        let upgrade = next.answer(&mut request);
+        async move {
+            match upgrade {
+                Some(answer) => Ok(answer),
+                None => answer(service, certificates, request).await,
+            }
+        }
+    });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .serve_connection(TokioIo::new(whole), answer);
-    match timeout(MAX_LIFE, connection).await {
+        .serve_connection(TokioIo::new(whole), answer)
+        .with_upgrades();
+    let ended = match timeout(MAX_LIFE, connection).await {
         Ok(Ok(())) => Closed::Goodbye,
         Ok(Err(_)) => Closed::Lost,
         Err(_) => Closed::Silent,
-    }
+    };
+    next.stream(ended, PACKET_MAX).await
 }
 
 async fn answer(

@@ -22,6 +22,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::accept::{Door, Guest};
 use super::connection::Stream;
 use super::counters::Closed;
 use super::{Credential, Shared};
@@ -334,7 +335,12 @@ fn assigned(id: &str, device: &str, known: &Registered, enrolment: &Enrolment) -
 }
 
 /// Serves one client, in the protocol of its first byte.
-pub(super) async fn serve(mut stream: Stream, service: &Arc<Service>, stop: &CancellationToken) -> Closed {
+pub(super) async fn serve(
+    mut stream: Stream,
+    service: &Arc<Service>,
+    guest: Guest<'_>,
+    stop: &CancellationToken,
+) -> Closed {
     let mut first = [0];
     let patience = std::time::Duration::from_secs(60);
     let read = tokio::select! {
@@ -346,16 +352,17 @@ pub(super) async fn serve(mut stream: Stream, service: &Arc<Service>, stop: &Can
         Ok(Err(_)) => return Closed::Lost,
         Ok(Ok(_)) => {}
     }
-    let certificates = stream.get_ref().1.peer_certificates();
-    let certificates: Option<Vec<_>> =
-        certificates.map(|chain| chain.iter().map(|der| der.clone().into_owned()).collect());
-    let [first] = first;
+    let ([first], Guest { door, certificates, .. }) = (first, guest);
     tokio::select! {
         () = stop.cancelled() => Closed::Stopped,
         closed = async {
             match first {
-                0x10 => mqtt::serve(stream, first, service, certificates.as_deref()).await,
-                _ => http::serve(stream, first, service, certificates.as_deref()).await,
+                0x10 if door == Door::Web => Closed::Protocol,
+                0x10 => mqtt::serve(stream, &[first], service, certificates).await,
+                _ => match http::serve(stream, first, service, certificates).await {
+                    Ok(upgraded) => mqtt::serve(upgraded, &[], service, certificates).await,
+                    Err(closed) => closed,
+                },
             }
         } => closed,
     }

@@ -18,19 +18,19 @@ use crate::hubsim::connection::{Stream, write_out};
 use crate::hubsim::counters::Closed;
 
 /// The largest message and its topic.
-const PACKET_MAX: u32 = 128 * 1024;
+pub(super) const PACKET_MAX: u32 = 128 * 1024;
 /// Silence after which a client is closed that asks for no keep-alive.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Serves one connection, of which one byte is read already.
+/// Serves one connection, of which something is read already.
 pub(super) async fn serve(
     stream: Stream,
-    first: u8,
+    read: &[u8],
     service: &Arc<Service>,
     certificates: Option<&[CertificateDer<'static>]>,
 ) -> Closed {
     let mut input = BytesMut::with_capacity(8 * 1024);
-    input.extend_from_slice(&[first]);
+    input.extend_from_slice(read);
     let codec = Codec::new(PACKET_MAX);
     let mut line = Line { stream, codec, input, output: BytesMut::new(), patience: PATIENCE };
     let connect = match line.next().await {

@@ -8,7 +8,8 @@ use toml::de::DeTable;
 use super::read_table::{self, Tables};
 use super::texts::Names;
 use super::{
-    Draft, line, lint, read_command, read_decode, read_on, read_restraint, read_shape, read_time, read_window,
+    Draft, line, lint, read_command, read_decode, read_on, read_reported, read_restraint, read_shape, read_time,
+    read_window,
 };
 use crate::diag::walk::{Reader, Report, Text, text};
 use crate::diag::{Diagnostic, SourceFile, Span};
@@ -23,7 +24,10 @@ use crate::rules::window::{Combine, Window};
 pub(super) const PRIORITIES: [(&str, bool); 2] = [("high", true), ("normal", false)];
 
 /// Keys that say something about the messages of a rule.
-const OF_MESSAGES: [&str; 19] = [
+const OF_MESSAGES: [&str; 22] = [
+    "to",
+    "at",
+    "every",
     "device",
     "add",
     "props",
@@ -364,6 +368,7 @@ pub(super) fn read_message(
         restraint: None,
         window: None,
         gzip: false,
+        reported: None,
         drops,
         reads_fields: false,
     };
@@ -387,6 +392,7 @@ pub(super) fn read_message(
     if makes == Makes::Command {
         read_command::templates(keys, names, &mut message, report);
     } else {
+        message.reported = read_reported::read(keys, names, report);
         message.props = read_props(keys, names, report);
         message.time = read_time::read(keys, report);
         read_cost(keys, names, &mut message, urgent, report);

@@ -3,6 +3,7 @@
 use toml::de::DeTable;
 
 use super::durations;
+use super::read_reported::TO;
 use super::read_rule::PRIORITIES;
 use super::{read_command_test, read_on};
 use crate::diag::walk::{Reader, Report, Text};
@@ -13,7 +14,7 @@ use crate::rules::testing::{On, Sent, Test, Want, WantMessage};
 
 /// Reads a test; none where it has a mistake.
 pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, number: usize, report: &mut Report<'_>) -> Option<Test> {
-    if table.contains_key("command") {
+    if table.contains_key("command") || table.contains_key("desired") {
         return read_command_test::read(table, span, number, report);
     }
     let before = report.found.len();
@@ -226,6 +227,8 @@ fn read_message(keys: &mut Reader<'_>, span: &Span, report: &mut Report<'_>) -> 
     let time = keys.string("time", report).map(owned);
     let place = keys.any("priority").map(|entry| entry.value.span());
     let urgent = keys.word("priority", &PRIORITIES, "unknown-word", report).zip(place);
+    let place = keys.any("to").map(|entry| entry.value.span());
+    let reported = keys.word("to", &TO, "unknown-word", report).zip(place);
     let mut props = Vec::new();
     if let Some((table, _)) = keys.table("props", report) {
         for (name, value) in table {
@@ -235,7 +238,7 @@ fn read_message(keys: &mut Reader<'_>, span: &Span, report: &mut Report<'_>) -> 
             }
         }
     }
-    WantMessage { span: span.clone(), device, payload, time, urgent, props }
+    WantMessage { span: span.clone(), device, payload, time, urgent, reported, props }
 }
 
 pub(super) fn read_hex(text: &Text<'_>, report: &mut Report<'_>) -> Vec<u8> {

@@ -1,6 +1,6 @@
 //! Plays what a test sends, one publish after the other, and keeps what became of each.
 
-use super::{On, Sent, Test};
+use super::{How, On, Sent, Test};
 use crate::message::{Presence, excerpt};
 use crate::rules::{HeldBack, Output, RuleSet, Verdict};
 
@@ -9,8 +9,8 @@ const LISTED: usize = 20;
 
 /// What became of all that a test sends.
 pub(super) struct Course<'t> {
-    /// The messages, and whether they are urgent.
-    pub(super) records: Vec<(bool, Vec<u8>)>,
+    /// The messages, and how they go up.
+    pub(super) records: Vec<(How, Vec<u8>)>,
     /// Of the last publish; that messages are made, where any are.
     pub(super) verdict: Verdict,
     /// The last one that was sent: what is quarantined ends the test.
@@ -68,7 +68,8 @@ impl<'t> Course<'t> {
     }
 
     fn keep(&mut self, rules: &RuleSet, out: &Output) {
-        self.records.extend(out.records().map(|(rule, record)| (rules.is_urgent(rule), record.to_vec())));
+        let how = |rule| How { urgent: rules.is_urgent(rule), reported: rules.reported(rule).is_some() };
+        self.records.extend(out.records().map(|(rule, record)| (how(rule), record.to_vec())));
     }
 
     /// Keeps the messages of windows that have closed.

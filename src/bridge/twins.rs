@@ -1,0 +1,253 @@
+//! Twins: what the plant reports on its way up, what is desired on its way down, one [`Exchange`] a hub identity.
+//!
+//! What is reported is a last value, no message: it does not go through the spool. A publish that a rule with
+//! `to = "reported"` takes is merged into what waits for its twin, written to a journal in `<state>/twins` and
+//! acknowledged when the disk has it. The hub gets what waits as one change, no oftener than the rule says, as a difference
+//! to what it has; when it has confirmed that, the journal says so. So no last value that was acknowledged is lost, by
+//! a restart, a power cut or an outage of any length; values that were followed by others may never be seen by the hub.
+//!
+//! With one connection for all, the properties of a device are in the gateway's twin, under `devices` and the id of the
+//! device, in which what a twin takes in no name is written as `%` and two hex digits. With a connection each they are
+//! in the device's own twin, and something that waits opens its line.
+//!
+//! All changes are counted: those taken and those found in the journal are the sum of those `confirmed`, `unchanged`
+//! (the hub had them already), `refused` and waiting.
+//!
+//! The bridge's own identity has a twin, too: what the bridge says about itself goes through
+//! [`report_own`](Twins::report_own), what is desired of it comes through [`own_desired`](Twins::own_desired).
+
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use crate::hub::exchange::Desired;
+use crate::hub::twin::{self, PROPERTIES_MAX_BYTES, Properties};
+use crate::journal::{self, Journal};
+use crate::message::push_twin_name;
+use crate::metrics::Metrics;
+use crate::rules::RuleSet;
+use crate::uplink::Wanted;
+
+mod book;
+mod desired;
+mod records;
+mod talk;
+
+use book::Book;
+pub use desired::Plant;
+pub use talk::{Parts, run};
+
+/// The folder below the state.
+const FOLDER: &str = "twins";
+/// Records that may wait for the disk.
+const MAX_PENDING: usize = 8 << 20;
+/// Where devices are in the twin of a gateway.
+const DEVICES: &str = "devices";
+/// Where in the bridge's own twin it is about the bridge, and no matter of the plant.
+pub const OF_BRIDGE: &str = "bridge";
+/// The rule under which the bridge's own properties are counted.
+const OWN: &str = "(bridge)";
+
+/// Whose twins they are.
+#[derive(Debug, Clone)]
+pub struct Whose {
+    /// The device id of the bridge's own connection.
+    pub own: String,
+    /// Every device has a connection, and so a twin, of its own.
+    pub per_device: bool,
+    /// What is desired of the plant may come down.
+    pub comes_down: bool,
+    /// The bridge wants to know what is desired of itself, whatever rules say.
+    pub own_twin: bool,
+}
+
+/// All twins. Cheap to clone.
+#[derive(Clone)]
+pub struct Twins(Arc<Shared>);
+
+struct Shared {
+    whose: Whose,
+    book: Mutex<Book>,
+    journal: Journal,
+    /// Something waits in `Book::touched`.
+    touched: Notify,
+    own_desired: watch::Sender<Option<Arc<Desired>>>,
+    metrics: Metrics,
+}
+
+/// A change that fits its twin.
+pub(super) struct Ready {
+    /// The hub's device.
+    device: String,
+    change: Properties,
+    every: Duration,
+}
+
+/// Why a change is not taken: the label, and a sentence.
+pub(super) type Refused = (&'static str, String);
+
+/// Opens what was kept.
+pub fn open(state: &Path, whose: Whose, metrics: Metrics) -> io::Result<(Twins, journal::Writer)> {
+    let now = Instant::now();
+    let mut book = Book::default();
+    let what = ("reported and desired properties", MAX_PENDING);
+    let (journal, writer, _) = journal::open_synced(&state.join(FOLDER), what, |record| {
+        if !records::read(record, &mut book, now) {
+            tracing::warn!("{}: a record that says nothing was passed over", FOLDER);
+        }
+    })?;
+    let waiting = book.waiting();
+    metrics.reported_recovered(waiting);
+    metrics.reported_waiting(waiting);
+    let own = book.desired(&whose.own).filter(|desired| desired.version.is_some());
+    let own_desired = watch::Sender::new(own.cloned().map(Arc::new));
+    let shared = Shared { whose, book: Mutex::new(book), journal, touched: Notify::new(), own_desired, metrics };
+    Ok((Twins(Arc::new(shared)), writer))
+}
+
+impl Twins {
+    /// To be reported in the bridge's own twin. Kept in memory only: who reports says it again after a start.
+    pub fn report_own(&self, change: &Properties, every: Duration) -> Result<(), twin::TwinError> {
+        twin::check(change)?;
+        let own = self.0.whose.own.clone();
+        self.0.metrics.reported(OWN);
+        self.0.book.lock().report(&own, (change, every), Instant::now());
+        self.0.touched.notify_one();
+        Ok(())
+    }
+
+    /// What is desired in the bridge's own twin; what was known when the program ended, until the hub says more.
+    pub fn own_desired(&self) -> watch::Receiver<Option<Arc<Desired>>> {
+        self.0.own_desired.subscribe()
+    }
+
+    /// Whether a change of a device's properties can be taken.
+    pub(super) fn ready(&self, device: &str, json: &[u8], every: Duration) -> Result<Ready, Refused> {
+        let Ok(serde_json::Value::Object(properties)) = serde_json::from_slice(json) else {
+            return Err(("not_an_object", "what is to be reported is no JSON object".to_owned()));
+        };
+        let (device, path) = self.place(device);
+        let within = |inner: Properties, name| Properties::from_iter([(name, inner.into())]);
+        let change = path.into_iter().rev().fold(properties, within);
+        twin::check(&change).map_err(|error| ("bad_twin", error.to_string()))?;
+        let book = self.0.book.lock();
+        if !book.has_room(&device) {
+            return Err(("twin_full", "more waits to be reported than there is room for".to_owned()));
+        }
+        let size = book.size_with(&device, &change);
+        if size > PROPERTIES_MAX_BYTES {
+            let detail =
+                format!("the twin of {device} would have {size} bytes reported; it holds {PROPERTIES_MAX_BYTES}");
+            return Err(("twin_full", detail));
+        }
+        Ok(Ready { device, change, every })
+    }
+
+    /// Takes changes of one publish. What is returned waits until the disk has them.
+    pub(super) fn take<'r>(
+        &self,
+        changes: impl Iterator<Item = (&'r str, Ready)>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let now = Instant::now();
+        let mut last = 0;
+        {
+            let mut book = self.0.book.lock();
+            for (rule, Ready { device, change, every }) in changes {
+                last = self.0.journal.append(&records::changed(&device, &change));
+                book.report(&device, (&change, every), now);
+                self.0.metrics.reported(rule);
+            }
+            self.0.metrics.reported_waiting(book.waiting());
+        }
+        self.0.touched.notify_one();
+        self.0.journal.durable(last)
+    }
+
+    /// With what twins want of the hub.
+    pub fn wanted(&self, rules: &RuleSet, others: Wanted) -> Wanted {
+        let Whose { comes_down, own_twin, .. } = self.0.whose;
+        let desired = own_twin || comes_down && rules.takes_desired();
+        let twins = desired || rules.has_reported() || self.0.book.lock().waiting() > 0;
+        Wanted { twins, desired, ..others }
+    }
+
+    /// The hub's device in whose twin a device is, and where.
+    fn place(&self, device: &str) -> (String, Vec<String>) {
+        let Whose { own, per_device, .. } = &self.0.whose;
+        if device.is_empty() || device == own {
+            (own.clone(), Vec::new())
+        } else if *per_device {
+            (device.to_owned(), Vec::new())
+        } else {
+            let mut name = String::with_capacity(device.len());
+            push_twin_name(device, &mut name);
+            (own.clone(), vec![DEVICES.to_owned(), name])
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn twins(dir: &Path, per_device: bool) -> (Twins, journal::Writer) {
+        let whose = Whose { own: "gw".into(), per_device, comes_down: false, own_twin: false };
+        open(dir, whose, Metrics::register()).unwrap()
+    }
+
+    fn ready(twins: &Twins, device: &str, json: &str) -> Result<(String, Value), &'static str> {
+        let ready = twins.ready(device, json.as_bytes(), Duration::ZERO);
+        ready.map(|ready| (ready.device, ready.change.into())).map_err(|(reason, _)| reason)
+    }
+
+    #[test]
+    fn where_properties_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = |change| Ok(("gw".to_owned(), change));
+        let (gateway, _writer) = twins(dir.path(), false);
+        let long = "x".repeat(4097);
+        let many: Vec<_> = (0..9).map(|n| format!("\"{n}\":\"{}\"", "x".repeat(4000))).collect();
+        let deep = format!("{}1{}", "{\"a\":".repeat(10), "}".repeat(10));
+        for (device, json, expect) in [
+            ("", r#"{"a":1}"#, own(json!({"a": 1}))),
+            ("gw", r#"{"a":1}"#, own(json!({"a": 1}))),
+            ("press.7", r#"{"x":null}"#, own(json!({"devices": {"press%2E7": {"x": null}}}))),
+            ("d", "12", Err("not_an_object")),
+            ("d", "{", Err("not_an_object")),
+            ("d", r#"{"a.b":1}"#, Err("bad_twin")),
+            ("d", &format!("{{\"a\":\"{long}\"}}"), Err("bad_twin")),
+            ("d", &deep, Err("bad_twin")),
+            ("d", &format!("{{{}}}", many.join(",")), Err("bad_twin")),
+        ] {
+            assert_eq!(ready(&gateway, device, json), expect, "{device} {json:.40}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (each, _writer) = twins(dir.path(), true);
+        assert_eq!(ready(&each, "press.7", r#"{"a":1}"#), Ok(("press.7".into(), json!({"a": 1}))));
+    }
+
+    #[tokio::test]
+    async fn a_twin_that_is_full_takes_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let (twins, _writer) = twins(dir.path(), true);
+        let text = "x".repeat(4000);
+        let mut taken = 0;
+        let refused = loop {
+            let json = format!("{{\"v{taken}\":\"{text}\"}}");
+            match twins.ready("d", json.as_bytes(), Duration::ZERO) {
+                Ok(ready) => drop(twins.take([("r", ready)].into_iter())),
+                Err((reason, _)) => break reason,
+            }
+            taken += 1;
+        };
+        assert_eq!((taken, refused), (8, "twin_full"));
+        assert!(twins.ready("d", br#"{"v0":"short"}"#, Duration::ZERO).is_ok(), "what is there may change");
+    }
+}
