@@ -1,5 +1,7 @@
 //! How the devices are: counted for metrics, status and readiness, and one by one for an operator.
 
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -7,8 +9,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::queue::{Device, Phase as Doing};
-use super::register::Verdict;
-use super::{Devices, Door, Shared};
+use super::register::{Register, Verdict};
+use super::{Devices, Door, Plan, Shared};
 use crate::hub::accounts::Described;
 use crate::message::Timestamp;
 use crate::shelf;
@@ -101,6 +103,8 @@ pub struct Listed {
 /// Why a device may connect or may not, and what it connects with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
+    /// `allowed`, `held` or `denied`.
+    pub verdict: &'static str,
     /// Why it may, or may not.
     pub admission: String,
     /// What it connects with, and where.
@@ -128,6 +132,23 @@ impl Next {
             }
         })
     }
+}
+
+impl Origin {
+    fn of(register: &Register, plan: &Plan, device: &str) -> Self {
+        let verdict = match register.verdict(device) {
+            Verdict::Allowed => "allowed",
+            Verdict::Unknown => "held",
+            Verdict::Denied => "denied",
+        };
+        Self { verdict, admission: register.reason(device), account: plan.accounts.describe(device) }
+    }
+}
+
+/// Why a device may connect, or may not, as files and the state folder say now.
+pub fn origin(plan: &Plan, state: &Path, device: &str) -> io::Result<Origin> {
+    let register = Register::open(state, plan.allow.clone(), plan.table.clone())?;
+    Ok(Origin::of(&register, plan, device))
 }
 
 /// All devices in numbers.
@@ -224,8 +245,7 @@ impl Devices {
     pub fn show(&self, id: &str) -> Option<Listed> {
         let device = self.0.devices.lock().by_id.get(id).cloned();
         let mut listed = device.map(|device| self.0.listed(&device))?;
-        let account = self.0.options.plan.accounts.describe(id);
-        listed.origin = Some(Origin { admission: self.0.register.lock().reason(id), account });
+        listed.origin = Some(Origin::of(&self.0.register.lock(), &self.0.options.plan, id));
         Some(listed)
     }
 

@@ -151,6 +151,17 @@ pub(super) enum Way {
     Denied,
 }
 
+/// Where a message of a shelf is besides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// Nowhere.
+    OnShelf,
+    /// It was in the queue.
+    Queued,
+    /// It is on its way to the hub.
+    Given,
+}
+
 impl Device {
     pub(super) fn new(id: &str, phase: Phase, all_bytes: Arc<AtomicUsize>) -> Arc<Self> {
         let state = State {
@@ -360,6 +371,22 @@ impl Device {
     pub(super) fn forget_tokens(&self) {
         let mut state = self.state();
         state.expiry = Expiry { certificate: state.expiry.certificate, ..Expiry::default() };
+    }
+
+    /// Takes a message that was read from its shelf out of the queue again; one that was given to the line stays.
+    pub(super) fn take_back(&self, place: Place) -> Kept {
+        let mut state = self.state();
+        let is = |held: &Held| held.shelf.as_ref().is_some_and(|(home, at)| home.id == self.id && *at == place);
+        if state.given.iter().any(is) {
+            return Kept::Given;
+        }
+        let Some(at) = state.queue.iter().position(is) else { return Kept::OnShelf };
+        if let Some(held) = state.queue.remove(at) {
+            state.bytes -= held.len();
+            self.all_bytes.fetch_sub(held.len(), Ordering::Relaxed);
+        }
+        self.news.notify_waiters();
+        Kept::Queued
     }
 
     /// Takes a message out for good.
