@@ -39,7 +39,7 @@ pub use lint::{FIRM_LINTS, LINTS};
 use read_table::Tables;
 
 /// Every code a rule file can be answered with.
-pub const CODES: [&str; 49] = [
+pub const CODES: [&str; 50] = [
     "bad-decode",
     "bad-duration",
     "bad-hex",
@@ -68,6 +68,7 @@ pub const CODES: [&str; 49] = [
     "raw-with-fields",
     "renamed-field",
     "reserved-property",
+    "same-name",
     "script-syntax",
     "template-syntax",
     "toml-syntax",
