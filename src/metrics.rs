@@ -307,6 +307,11 @@ pub fn window_closed(reason: &'static str) {
     ::metrics::counter!("brownbridge_windows_closed_total", "reason" => reason).increment(1);
 }
 
+/// Counts windows that were stored while the holding spool had no room to write that down.
+pub fn windows_unmarked(count: u64) {
+    ::metrics::counter!("brownbridge_windows_unmarked_total").increment(count);
+}
+
 /// Counts a registration with the provisioning service: `assigned`, or why not.
 pub fn registration(result: &'static str) {
     ::metrics::counter!("brownbridge_dps_registrations_total", "result" => result).increment(1);
@@ -346,6 +351,11 @@ pub fn describe_labelled() {
         (
             "brownbridge_rule_marks_forgotten_total",
             "What rules sent last of something, forgotten because there was too much",
+        ),
+        ("brownbridge_windows_closed_total", "Windows that became a message, by why they closed"),
+        (
+            "brownbridge_windows_unmarked_total",
+            "Windows stored while the holding spool was too full to note it: a crash then may repeat a part of one",
         ),
         ("brownbridge_messages_dropped_total", "Publishes that make no hub message on purpose, by reason"),
         ("brownbridge_messages_quarantined_total", "Publishes put into the quarantine, by reason"),
@@ -421,6 +431,11 @@ pub fn describe_labelled() {
         ("brownbridge_shelf_bytes", Unit::Bytes, "Disk space they take"),
         ("brownbridge_shelf_devices", Unit::Count, "Devices that have messages on their shelf"),
         ("brownbridge_devices", Unit::Count, "Devices with a connection of their own, by state"),
+        (
+            "brownbridge_devices_not_read",
+            Unit::Count,
+            "Devices whose shelf is full: publishes for them are not acknowledged until there is room",
+        ),
         ("brownbridge_uplink_connections", Unit::Count, "Open connections to the hub, one a device"),
         ("brownbridge_spool_full", Unit::Count, "1 while the spool refuses messages for lack of room"),
         (

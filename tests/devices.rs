@@ -263,10 +263,11 @@ fn who_is_unknown_is_held_until_an_operator_speaks() {
 
 /// All shelves together are full: one that is only begun gets its room from the longest, and nobody else waits for that.
 #[test]
-fn full_shelves_make_room_and_stop_nobody() {
+fn full_shelves_make_room_where_that_is_wanted_and_stop_nobody() {
     let dir = folder();
     let sim = Sim::start(&dir.path().join("hub"), free_port(), &[]);
-    let more = "shelf_max_size = \"1MiB\"\nshelf_max_device_size = \"1MiB\"\nallow = [\"good\"]";
+    let more = "shelf_max_size = \"1MiB\"\nshelf_max_device_size = \"1MiB\"\nshelf_when_full = \"drop-oldest\"\n\
+                allow = [\"good\"]";
     let mut bridge = start(dir.path(), &sim, "", more);
     let publish_long = |device: &str, count: u32| {
         let payloads: Vec<String> = (0..count).map(|n| format!("{n:08000}")).collect();
@@ -286,6 +287,57 @@ fn full_shelves_make_room_and_stop_nobody() {
     until("the books at rest", PATIENCE, || (bridge.metric("brownbridge_spool_messages") == 0.0).then_some(()));
     assert_conserved(&bridge);
     assert_eq!(bridge.process.terminate(), Some(0));
+}
+
+/// A full shelf refuses: who publishes for its device is not acknowledged, everybody else is, and nothing is given up. Once
+/// for one shelf that is full, once for all together.
+#[test]
+fn full_shelves_refuse_before_they_lose_anything() {
+    for (all, held) in [("64MiB", vec!["bad"]), ("1MiB", vec!["bad", "worse"])] {
+        let dir = folder();
+        let sim = Sim::start(&dir.path().join("hub"), free_port(), &[]);
+        let more = format!("shelf_max_size = \"{all}\"\nshelf_max_device_size = \"1MiB\"\nallow = [\"good\"]");
+        let bridge = start(dir.path(), &sim, "", &more);
+        let flood = |device: &str, numbers: std::ops::Range<u32>| {
+            let (topic, name) = (format!("t/{device}"), format!("{device}-{}", numbers.start));
+            let mut publisher = Publisher::connect(bridge.mqtt, &name).unwrap();
+            std::thread::spawn(move || {
+                let mut out = Vec::new();
+                for number in numbers {
+                    publisher.publish(&mut out, &topic, format!("{number:08000}").as_bytes());
+                }
+                publisher.flush(&mut out).unwrap();
+                while publisher.inflight() > 0 {
+                    publisher.acknowledged().unwrap();
+                }
+            })
+        };
+        // Two megabytes each: what is acknowledged before the door is shut finds its place.
+        let first: Vec<_> = held.iter().map(|device| flood(device, 0..250)).collect();
+        until("they are refused", PATIENCE, || {
+            (bridge.metric("brownbridge_devices_not_read") == held.len() as f64).then_some(())
+        });
+        let told = listed(dir.path()).remove("bad").unwrap();
+        assert!(told["trouble"].as_str().unwrap().starts_with("its shelf is full"), "{told}");
+        assert!(bridge.get("/readyz").contains("not read"), "{}", bridge.get("/readyz"));
+        let floods: Vec<_> = held.iter().map(|device| flood(device, 250..260)).collect();
+        for round in 0..3 {
+            publish(&bridge, "good", round..round + 1);
+        }
+        until_arrived(&sim, "good", &[0, 1, 2]);
+        assert!(floods.iter().all(|flood| !flood.is_finished()), "what finds no place is not acknowledged");
+        assert_eq!(devices(dir.path(), &[&["approve"], &held[..]].concat()).0, 0);
+        for flood in first.into_iter().chain(floods) {
+            flood.join().unwrap();
+        }
+        for device in held {
+            until_arrived(&sim, device, &(0..260).collect::<Vec<_>>());
+        }
+        until("all are read again", PATIENCE, || (bridge.metric("brownbridge_devices_not_read") == 0.0).then_some(()));
+        assert_eq!(bridge.metric("brownbridge_messages_shed_total"), 0.0);
+        until("the books at rest", PATIENCE, || (bridge.metric("brownbridge_spool_messages") == 0.0).then_some(()));
+        assert_conserved(&bridge);
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::bridge::devices::Plan;
 use crate::bridge::devices::directory::Directory;
 use crate::bridge::devices::known::{Known, mark};
 use crate::bridge::devices::provisioned::{Provisioned, Service};
-use crate::config::{self, Config, Devices, DpsTransport, Given, Placed};
+use crate::config::{self, Config, Devices, DpsTransport, Given, Placed, WhenFull};
 use crate::diag::{Diagnostic, SourceFile};
 use crate::fence::Name;
 use crate::hub::accounts::Accounts;
@@ -80,6 +80,10 @@ impl Place {
             max_connections: devices.max_connections,
             connect_rate: devices.connect_rate.or(tier).unwrap_or(limits::CONNECTS_PER_SECOND_MIN),
             shelf_max_age: devices.shelf_max_age,
+            refuse_above: match devices.shelf_when_full {
+                WhenFull::Refuse => Some((devices.shelf_max_device_size, devices.shelf_max_size)),
+                WhenFull::DropOldest => None,
+            },
         };
         Some(Planned { plan, directory, config: config.clone() })
     }

@@ -29,7 +29,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Recorder};
-use crate::bridge::{self, Bridge, Stores};
+use crate::bridge::{self, Bridge, Holding, InUse, Stores};
 use crate::broker::{Broker, Listener, Transport};
 use crate::control as control_socket;
 use crate::journal;
@@ -180,18 +180,17 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         down::prepare(&mut settings, &metrics).map_err(|error| StartError::Twins(settings.state.clone(), error))?;
     let opened = open_spool("spool", settings.spool)?;
     let urgent = open_spool("urgent spool", settings.urgent)?;
-    let held = open_spool("holding spool", settings.held)?;
+    let (held, held_spool) = Holding::over(open_spool("holding spool", settings.held)?);
     // Before anything moves: it starts from what the spools were found to hold.
     let found = vec![opened.appender.clone(), urgent.appender.clone()];
     let shelves = open_shelves(settings.shelf, settings.devices.is_some())?;
-    let ledger =
-        Ledger::open(&settings.state, recorder.clone(), (found.clone(), shelves.clone(), held.appender.clone()));
-    let progress = found.iter().chain([&held.appender]).map(pulse::Progress::of).collect();
+    let ledger = Ledger::open(&settings.state, recorder.clone(), (found.clone(), shelves.clone(), held.clone()));
+    let progress = found.iter().chain([held.spool()]).map(pulse::Progress::of).collect();
     let (quarantine_dir, max_size) = settings.quarantine;
     let (quarantine, quarantine_writer) = open_quarantine(&quarantine_dir, max_size)
         .await
         .map_err(|error| StartError::Quarantine(quarantine_dir.clone(), error))?;
-    let (mut stores, backlog, spools) = bridge::join([opened, urgent, held], (&quarantine, &metrics));
+    let (mut stores, backlog, spools) = bridge::join([opened, urgent], (held, held_spool), (&quarantine, &metrics));
     if let Some(property) = settings.config.uplink.sequence_property.take() {
         let state = &settings.state;
         stores.number(state, property.value).map_err(|error| StartError::Sequences(state.clone(), error))?;
@@ -228,6 +227,10 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
 
     let rules = (settings.rules, settings.unmatched);
     let bridge = Bridge::new(rules, settings.own, stores.clone(), quarantine.clone(), metrics.clone());
+    let bridge = match &devices {
+        Some(devices) => bridge.behind(devices.door()),
+        None => bridge,
+    };
     let bridge = match &down {
         Some(down) => bridge.reporting(down.twins.clone()),
         None => bridge,
@@ -436,6 +439,11 @@ impl Running {
         self.pulse.take()
     }
 
+    /// The rules in use.
+    pub fn rules(&self) -> Arc<InUse> {
+        Arc::clone(self.bridge.rules())
+    }
+
     /// Asks for a look at all files that may change.
     pub fn reloader(&self) -> Reloader {
         self.files.reloader(Arc::clone(&self.bridge_toml))
@@ -443,7 +451,7 @@ impl Running {
 
     /// How long [`stop`](Self::stop) takes at most.
     pub fn longest_stop(&self) -> Duration {
-        5 * BROKER_GRACE + self.drain_timeout + CLOSE_GRACE
+        5 * BROKER_GRACE + bridge::CLOSE_GRACE + self.drain_timeout + CLOSE_GRACE
     }
 
     /// Returns, with the reason, only if the spool failed for good.
@@ -475,7 +483,7 @@ impl Running {
         let waiting = tokio::task::spawn_blocking(move || self.quarantine.join());
         let _ = tokio::time::timeout(BROKER_GRACE, waiting).await;
         let left = self.stores.stats().waiting;
-        let held = self.stores.held.spool().stats().waiting;
+        let held = self.stores.held.waiting();
         if held > 0 {
             tracing::info!("{held} messages for windows stay in the holding spool for the next start");
         }

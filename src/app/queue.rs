@@ -59,13 +59,13 @@ pub(super) fn stat(stores: &Stores, lines: Option<&Devices>) -> Answer {
         looked_at < MOST_LOOKED_AT
     });
     let mut shelved = 0;
-    for one in lines.map(Devices::list).unwrap_or_default().into_iter().filter(|one| one.shelf.messages > 0) {
-        shelved += one.shelf.messages;
-        let known = devices.len() < MOST_DEVICES || devices.contains_key(&one.id);
-        let share = devices.entry(if known { one.id } else { "(others)".to_owned() }).or_default();
-        let age = u64::try_from(now.0.saturating_sub(one.shelf.oldest) / 1_000).unwrap_or(0);
-        share.messages += one.shelf.messages;
-        share.bytes += one.shelf.bytes;
+    for (id, shelf) in lines.map(Devices::shares).unwrap_or_default() {
+        shelved += shelf.messages;
+        let known = devices.len() < MOST_DEVICES || devices.contains_key(&id);
+        let share = devices.entry(if known { id } else { "(others)".to_owned() }).or_default();
+        let age = u64::try_from(now.0.saturating_sub(shelf.oldest) / 1_000).unwrap_or(0);
+        share.messages += shelf.messages;
+        share.bytes += shelf.bytes;
         share.oldest_seconds = share.oldest_seconds.max(age);
     }
     Answer::Queue(QueueStat {

@@ -245,7 +245,11 @@ fn settled(
     let shelf = shelf::Options {
         dir: state.join("shelf"),
         max_size: devices.map_or(u64::MAX, |devices| devices.shelf_max_size),
-        max_device_size: devices.map_or(u64::MAX, |devices| devices.shelf_max_device_size),
+        // One that refuses does so before anything is acknowledged: what is has its place.
+        max_device_size: match devices {
+            Some(devices) if devices.shelf_when_full == WhenFull::DropOldest => devices.shelf_max_device_size,
+            _ => u64::MAX,
+        },
     };
     Settings {
         rules,

@@ -39,6 +39,7 @@ mod records;
 mod talk;
 
 use book::Book;
+pub use desired::Plant;
 pub use talk::{Parts, run};
 
 /// The folder below the state.
@@ -47,6 +48,8 @@ const FOLDER: &str = "twins";
 const MAX_PENDING: usize = 8 << 20;
 /// Where devices are in the twin of a gateway.
 const DEVICES: &str = "devices";
+/// Where in the bridge's own twin it is about the bridge, and no matter of the plant.
+pub const OF_BRIDGE: &str = "bridge";
 /// The rule under which the bridge's own properties are counted.
 const OWN: &str = "(bridge)";
 
@@ -57,6 +60,8 @@ pub struct Whose {
     pub own: String,
     /// Every device has a connection, and so a twin, of its own.
     pub per_device: bool,
+    /// What is desired of the plant may come down.
+    pub comes_down: bool,
     /// The bridge wants to know what is desired of itself, whatever rules say.
     pub own_twin: bool,
 }
@@ -165,7 +170,8 @@ impl Twins {
 
     /// With what twins want of the hub.
     pub fn wanted(&self, rules: &RuleSet, others: Wanted) -> Wanted {
-        let desired = self.0.whose.own_twin;
+        let Whose { comes_down, own_twin, .. } = self.0.whose;
+        let desired = own_twin || comes_down && rules.takes_desired();
         let twins = desired || rules.has_reported() || self.0.book.lock().waiting() > 0;
         Wanted { twins, desired, ..others }
     }
@@ -192,7 +198,7 @@ mod tests {
     use super::*;
 
     fn twins(dir: &Path, per_device: bool) -> (Twins, journal::Writer) {
-        let whose = Whose { own: "gw".into(), per_device, own_twin: false };
+        let whose = Whose { own: "gw".into(), per_device, comes_down: false, own_twin: false };
         open(dir, whose, Metrics::register()).unwrap()
     }
 

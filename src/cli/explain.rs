@@ -301,6 +301,9 @@ impl Told<'_> {
         writeln!(out, "\nno rule takes this topic")?;
         if let Some(near) = explanation.nearest.and_then(|nearest| explanation.tried.get(nearest)) {
             writeln!(out, "nearest: {} ({}:{}), but {}", near.name, near.path, near.line, near.step.in_words())?;
+            if let Some(both) = self.set.with_both(near.rule, self.publish.topic) {
+                writeln!(out, "         with topic = {both:?} it would take this one, too")?;
+            }
         }
         if let Some(id) = addressee(self.publish.topic) {
             writeln!(
@@ -374,6 +377,7 @@ impl Told<'_> {
             "advice": explanation.output.advice().filter(|_| self.payload_missing().is_none()),
             "tried": tried.collect::<Vec<_>>(), "messages": messages.collect::<Vec<_>>(),
             "nearest": nearest.map(|tried| tried.name.as_str()),
+            "nearest_for_both": nearest.and_then(|tried| set.with_both(tried.rule, self.publish.topic)),
             "new_rule": (verdict == "unmatched" && self.presence.is_none()).then(|| rules::new_rule(self.publish.topic, self.publish.payload)),
         });
         format!("{told}\n")

@@ -179,6 +179,11 @@ impl Memory {
         self.windows().close_oldest(most)
     }
 
+    /// Closes a window that is made again as it was, where what was the last in it could not be read.
+    pub fn close_again(&self, window: u64) {
+        self.windows().close_again(window);
+    }
+
     /// When the next window is due.
     pub fn next_due(&self) -> Option<Timestamp> {
         self.windows().next_due().map(Timestamp)
@@ -187,6 +192,11 @@ impl Memory {
     /// The window that closed first and was not fetched yet.
     pub fn fetch_closed(&self) -> Option<Closed> {
         self.windows().fetch()
+    }
+
+    /// Whether there is room for more closed windows: contributions may come.
+    pub fn has_room(&self) -> bool {
+        self.windows().has_room()
     }
 
     /// How many windows are open, and how many are closed and not fetched yet.

@@ -49,6 +49,40 @@ pub(super) struct Field {
     pub(super) inner: Reshape,
 }
 
+impl Reshape {
+    /// What becomes of a field the rule knows by this name, in words; none where it is sent as it is.
+    pub(super) fn outcome(&self, path: &[Box<str>]) -> Option<String> {
+        let (mut inner, mut names, mut is_renamed) = (Some(self), Vec::new(), false);
+        for step in path {
+            let field = inner.and_then(|inner| inner.fields.iter().find(|(name, _)| name == step));
+            let field = field.map(|(_, field)| field);
+            if field.is_some_and(|field| field.remove) {
+                return Some("not sent".to_owned());
+            }
+            let new = field.and_then(|field| field.rename.as_deref());
+            is_renamed |= new.is_some();
+            names.push(new.unwrap_or(step));
+            inner = field.map(|field| &field.inner);
+        }
+        is_renamed.then(|| format!("sent as `{}`", names.join(".")))
+    }
+
+    /// The name of the field that `rename` gives this one.
+    pub(super) fn old_name(&self, path: &[Box<str>]) -> Option<String> {
+        let (mut inner, mut names, mut is_renamed) = (Some(self), Vec::new(), false);
+        for step in path {
+            let made = |(_, field): &&(Box<str>, Field)| field.rename.as_ref() == Some(step);
+            let fields = || inner.into_iter().flat_map(|inner| &inner.fields);
+            let renamed = fields().find(made);
+            is_renamed |= renamed.is_some();
+            let field = renamed.or_else(|| fields().find(|(name, _)| name == step));
+            names.push(field.map_or(&**step, |(name, _)| name));
+            inner = field.map(|(_, field)| &field.inner);
+        }
+        is_renamed.then(|| names.join("."))
+    }
+}
+
 impl Scale {
     fn apply(&self, value: f64) -> f64 {
         let mut scaled = value * self.factor + self.offset;
@@ -222,6 +256,31 @@ mod tests {
             let mut out = Vec::new();
             put(text, &members(text), &path(at), b"7", &mut out);
             assert_eq!(String::from_utf8(out).unwrap(), expect, "{text} {at}");
+        }
+    }
+
+    #[test]
+    fn the_names_before_and_after() {
+        let mut reshape = Reshape::default();
+        for (old, new) in [("T", "temperature"), ("motor.rpm", "speed"), ("box", "crate")] {
+            reshape.entry(&path(old)).unwrap().rename = Some(new.into());
+        }
+        reshape.entry(&path("box.lid")).unwrap().rename = Some("cover".into());
+        reshape.entry(&path("secret")).unwrap().remove = true;
+        for (name, outcome, old) in [
+            ("T", Some("sent as `temperature`"), None),
+            ("temperature", None, Some("T")),
+            ("motor.rpm", Some("sent as `motor.speed`"), None),
+            ("motor.speed", None, Some("motor.rpm")),
+            ("speed", None, None),
+            ("box.lid", Some("sent as `crate.cover`"), None),
+            ("crate.cover", None, Some("box.lid")),
+            ("box.rest", Some("sent as `crate.rest`"), None),
+            ("secret.inner", Some("not sent"), None),
+            ("other", None, None),
+        ] {
+            let told = (reshape.outcome(&path(name)), reshape.old_name(&path(name)));
+            assert_eq!((told.0.as_deref(), told.1.as_deref()), (outcome, old), "{name}");
         }
     }
 

@@ -20,6 +20,8 @@
 //! `command.id`, `command.props.x`, `command.payload` or `command.payload_hex`. It wants `want.topic`, `want.payload`,
 //! `want.qos`, `want.retain` and `want.answer` (the topic on which an answer is awaited), several publishes as a list,
 //! `want.nothing = true` where no command takes it, or `want.refused = "reason"`.
+//! A test of desired properties has `desired.device` and `desired.properties`, a JSON object as text, and wants the same; the
+//! publishes are in the order of the names of the properties.
 //! Windows close at the time of the publishes, and all that are open at the end of the test.
 //!
 //! The clock of a test stands at 2026-01-01T00:00:00.000Z, or where its `clock` says, and each test begins with no memory of the others. Payloads are compared as JSON where both sides

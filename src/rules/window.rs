@@ -29,7 +29,8 @@
 //! # Bounds
 //!
 //! Open windows take [`MAX_BYTES`] at most; what is beyond closes those that are due first, early. A window of `pivot`
-//! closes before it is larger than a message may be; of `batch` so does each.
+//! closes before it is larger than a message may be; of `batch` so does each. What a window remembers of where its
+//! contributions are kept takes [`MAX_SEQUENCES`] at most.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -42,15 +43,23 @@ use crate::message::{Content, HubMessage, NotARecord, RecordWriter, Timestamp};
 mod aggregate;
 mod batch;
 mod pivot;
+mod sequences;
 #[cfg(test)]
 mod tests;
 
 pub(super) use aggregate::{Aggregate, Function, Picked};
 pub(super) use batch::Batch;
 pub(super) use pivot::Pivot;
+pub use sequences::Sequences;
 
 /// Bytes of all open windows.
 const MAX_BYTES: usize = 32 << 20;
+
+/// Windows that are closed and were not fetched yet.
+const MAX_CLOSED: usize = 10_000;
+
+/// Bytes of the sequences of one window: a record that names them has to fit a spool's commit.
+const MAX_SEQUENCES: usize = 512 << 10;
 
 /// What an open window costs beside its messages.
 const PER_WINDOW: usize = 512;
@@ -204,6 +213,8 @@ pub enum Closing {
     Early,
     /// Its rule is gone or changed.
     Rules,
+    /// It was made before a crash, and again after it.
+    Repeated,
 }
 
 impl Closing {
@@ -217,6 +228,7 @@ impl Closing {
             Self::Trigger => "trigger",
             Self::Early => "early",
             Self::Rules => "rules_changed",
+            Self::Repeated => "repeated",
         }
     }
 }
@@ -230,13 +242,21 @@ pub struct Closed {
     pub urgent: bool,
     /// The message, as a record.
     pub record: Vec<u8>,
-    /// First and last sequence of what it was made of.
-    pub sequences: Vec<(u64, u64)>,
+    /// The sequences of what it was made of.
+    pub sequences: Sequences,
     /// How many messages it was made of.
     pub messages: u64,
     /// Why it closed.
     pub why: Closing,
     pub(super) state: Box<str>,
+}
+
+impl Closed {
+    /// A message of a window as a test wants it.
+    #[cfg(test)]
+    pub(crate) fn new(rule: &str, record: Vec<u8>, sequences: Sequences, why: Closing) -> Self {
+        Self { rule: rule.into(), urgent: false, record, sequences, messages: 1, why, state: rule.into() }
+    }
 }
 
 #[derive(Debug)]
@@ -259,7 +279,7 @@ struct Open {
     head: Vec<u8>,
     created: Timestamp,
     fold: Fold,
-    sequences: Vec<(u64, u64)>,
+    sequences: Sequences,
     messages: u64,
     bytes: usize,
 }
@@ -268,12 +288,23 @@ struct Open {
 #[derive(Debug, Default)]
 pub(super) struct Windows {
     open: HashMap<u128, Open>,
+    /// Those that are made again as they were before a crash.
+    again: HashMap<u64, Open>,
     /// When they are due, and their keys.
     due: BTreeMap<(i64, u64), u128>,
     bytes: usize,
     begun: u64,
     closed: VecDeque<Closed>,
     gzip: Gzip,
+}
+
+/// The place of a contribution that is in a window as it was before a crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Again {
+    /// Which window.
+    pub window: u64,
+    /// The window has no more.
+    pub last: bool,
 }
 
 /// The rule of a contribution.
@@ -303,7 +334,11 @@ impl Windows {
             self.close(key, why);
         }
         if !self.open.contains_key(&key) {
-            self.begin(key, &held, &rule);
+            self.begun += 1;
+            let open = Open::begin(self.begun, &held, &rule);
+            self.bytes += open.bytes;
+            self.due.insert((open.due, open.id), key);
+            self.open.insert(key, open);
         }
         let Some(open) = self.open.get_mut(&key) else { return };
         let before = open.bytes;
@@ -319,26 +354,23 @@ impl Windows {
         }
     }
 
-    fn begin(&mut self, key: u128, held: &Held<'_>, rule: &OfRule<'_>) {
-        let (due, longest) = rule.window.combine.due(held.received);
-        self.begun += 1;
-        let open = Open {
-            id: self.begun,
-            settings: Arc::clone(rule.window),
-            rule: rule.name.into(),
-            state: held.state.into(),
-            due,
-            longest,
-            head: Vec::new(),
-            created: Timestamp(i64::MIN),
-            fold: rule.window.combine.fold(),
-            sequences: Vec::new(),
-            messages: 0,
-            bytes: PER_WINDOW,
+    /// Puts a contribution into a window that is made again as it was: what is in it is known, and with the `last` it
+    /// closes.
+    pub(super) fn add_again(&mut self, held: Held<'_>, rule: Option<OfRule<'_>>, (sequence, again): (u64, Again)) {
+        let (Some(rule), Ok(message)) = (rule, HubMessage::parse(held.record)) else {
+            return self.alone(held, sequence);
         };
-        self.bytes += open.bytes;
-        self.due.insert((due, open.id), key);
-        self.open.insert(key, open);
+        let open = self.again.entry(again.window).or_insert_with(|| Open::begin(0, &held, &rule));
+        let _ = open.add(&held, &message, sequence);
+        if again.last {
+            self.close_again(again.window);
+        }
+    }
+
+    /// Closes a window that is made again.
+    pub(super) fn close_again(&mut self, window: u64) {
+        let Some(open) = self.again.remove(&window) else { return };
+        self.closed.push_back(open.close(Closing::Repeated, &mut self.gzip));
     }
 
     /// A message that has no window to wait in.
@@ -347,7 +379,7 @@ impl Windows {
             rule: held.state.into(),
             urgent: false,
             record: held.record.to_vec(),
-            sequences: vec![(sequence, sequence)],
+            sequences: std::iter::once((sequence, sequence)).collect(),
             messages: 1,
             why: Closing::Rules,
             state: held.state.into(),
@@ -407,6 +439,11 @@ impl Windows {
         self.closed.pop_front()
     }
 
+    /// More windows may close.
+    pub(super) fn has_room(&self) -> bool {
+        self.closed.len() < MAX_CLOSED
+    }
+
     /// Open windows, and closed ones that wait to be fetched.
     pub(super) fn counts(&self) -> (usize, usize) {
         (self.open.len(), self.closed.len())
@@ -414,6 +451,24 @@ impl Windows {
 }
 
 impl Open {
+    fn begin(id: u64, held: &Held<'_>, rule: &OfRule<'_>) -> Self {
+        let (due, longest) = rule.window.combine.due(held.received);
+        Self {
+            id,
+            settings: Arc::clone(rule.window),
+            rule: rule.name.into(),
+            state: held.state.into(),
+            due,
+            longest,
+            head: Vec::new(),
+            created: Timestamp(i64::MIN),
+            fold: rule.window.combine.fold(),
+            sequences: Sequences::default(),
+            messages: 0,
+            bytes: PER_WINDOW,
+        }
+    }
+
     /// The contribution is to begin a window of its own.
     fn has_no_room(&self, message: &HubMessage<'_>) -> bool {
         match (&self.settings.combine, &self.fold) {
@@ -425,10 +480,7 @@ impl Open {
 
     /// Takes a contribution; says why the window closes, if it does.
     fn add(&mut self, held: &Held<'_>, message: &HubMessage<'_>, sequence: u64) -> Option<Closing> {
-        match self.sequences.last_mut() {
-            Some((_, last)) if *last == sequence || last.checked_add(1) == Some(sequence) => *last = sequence,
-            _ => self.sequences.push((sequence, sequence)),
-        }
+        self.sequences.push(sequence);
         self.messages += 1;
         if message.created >= self.created {
             self.created = message.created;
@@ -460,8 +512,8 @@ impl Open {
             }
             _ => (None, 0),
         };
-        self.bytes = PER_WINDOW + self.head.len() + bytes + self.sequences.len() * size_of::<(u64, u64)>();
-        ends
+        self.bytes = PER_WINDOW + self.head.len() + bytes + self.sequences.len();
+        ends.or_else(|| (self.sequences.len() > MAX_SEQUENCES).then_some(Closing::Early))
     }
 
     fn close(self, why: Closing, gzip: &mut Gzip) -> Closed {

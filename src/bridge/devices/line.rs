@@ -74,6 +74,7 @@ pub(super) async fn run(shared: Arc<Shared>, device: Arc<Device>) {
             let mut state = device.state();
             shared.set_phase(&mut state, Phase::Idle);
             again = !state.is_resting();
+            state.release();
         }
         Why::Refused(text) => {
             shared.options.plan.accounts.refused(&device.id);

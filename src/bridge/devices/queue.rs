@@ -398,6 +398,18 @@ impl State {
         self.queue.iter().any(|held| held.shelf.is_some())
     }
 
+    /// Gives back the memory that its messages took.
+    pub(super) fn release(&mut self) {
+        self.queue.shrink_to_fit();
+        self.given.shrink_to_fit();
+    }
+
+    /// What messages take besides themselves.
+    #[cfg(test)]
+    pub(super) fn room(&self) -> usize {
+        self.queue.capacity() + self.given.capacity()
+    }
+
     /// Nothing waits, nothing is in flight, nothing is on the shelf, nothing else is to be said.
     pub(super) fn is_resting(&self) -> bool {
         self.queue.is_empty() && self.given.is_empty() && !self.shelving && !self.errand

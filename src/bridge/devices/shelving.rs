@@ -159,13 +159,16 @@ impl Shared {
         written
     }
 
-    /// Appends. Where the shelf is full its oldest messages are given up for that; where all together are, the oldest of
+    /// Appends. Where a full shelf refuses, the door is shut and there is nothing to be done here. Otherwise, where the shelf is full its oldest messages are given up for that; where all together are, the oldest of
     /// the longest shelf whose device sends nothing now, and where there is none, of the longest.
     fn append(&self, device: &Device, messages: &[Waiting]) -> Result<(), ShelfError> {
         let now = Timestamp::now().0;
         let messages: Vec<Shelved> = messages.iter().map(shelved).collect();
         let needed = messages.iter().map(|message| (message.record.len() + OVERHEAD) as u64).sum();
         let mut result = self.shelves.append(&device.id, &messages, now);
+        if self.options.plan.refuse_above.is_some() {
+            return result;
+        }
         for parked in [true, false] {
             if !matches!(result, Err(ShelfError::Full)) {
                 break;

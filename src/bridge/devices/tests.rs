@@ -50,6 +50,25 @@ fn the_way_of_a_message() {
     }
 }
 
+/// 100,000 devices are 50 MB while they rest.
+#[test]
+fn a_device_that_rests_costs_half_a_kilobyte() {
+    let device = device(Phase::Idle);
+    for sequence in 0..100 {
+        device.offer(Held::from_spool(waiting(sequence, Lane::Live)), Instant::now()).unwrap();
+    }
+    while let Some(waiting) = device.next() {
+        device.settle(waiting.id).unwrap();
+    }
+    let mut state = device.state();
+    assert!(state.is_resting() && state.room() > 0);
+    state.release();
+    let heap = state.room() * size_of::<Held>();
+    // Its id, and its places in the map and the list.
+    let all = size_of::<Device>() + heap + 32 + 2 * size_of::<Arc<str>>() + 2 * size_of::<Arc<Device>>();
+    assert!(heap == 0 && all <= 512, "{all}");
+}
+
 #[test]
 fn a_queue_is_bounded() {
     let device = device(Phase::Idle);

@@ -96,8 +96,11 @@ fn in_json(asked: &Commanded) -> serde_json::Value {
                 .publishes
                 .iter()
                 .map(|publish| {
-                    let payload = String::from_utf8_lossy(&publish.payload);
-                    json!({"topic": publish.topic, "qos": publish.qos, "retain": publish.retain, "payload": payload})
+                    let text = std::str::from_utf8(&publish.payload).ok();
+                    let bytes = publish.payload.iter().map(|byte| format!("{byte:02x}"));
+                    let hex = text.is_none().then(|| bytes.collect::<String>());
+                    let (topic, qos, retain) = (&publish.topic, publish.qos, publish.retain);
+                    json!({"topic": topic, "qos": qos, "retain": retain, "payload": text, "payload_hex": hex})
                 })
                 .collect();
             let answer = made.answer.as_ref().map(|(topic, _)| topic);

@@ -14,7 +14,7 @@ use crate::rules::testing::{On, Sent, TEST_TIME, Test, Want, WantMessage};
 
 /// Reads a test; none where it has a mistake.
 pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, number: usize, report: &mut Report<'_>) -> Option<Test> {
-    if table.contains_key("command") {
+    if table.contains_key("command") || table.contains_key("desired") {
         return read_command_test::read(table, span, number, report);
     }
     let before = report.found.len();

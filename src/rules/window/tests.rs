@@ -171,7 +171,7 @@ proptest! {
         let mut fetch = |memory: &Memory, kept: &mut BTreeMap<u64, Vec<u8>>| {
             while let Some(closed) = memory.fetch_closed() {
                 let list: Vec<f64> = serde_json::from_slice(HubMessage::parse(&closed.record).unwrap().body).unwrap();
-                let done: BTreeSet<u64> = closed.sequences.iter().flat_map(|(first, last)| *first..=*last).collect();
+                let done: BTreeSet<u64> = closed.sequences.iter().flat_map(|(first, last)| first..=last).collect();
                 assert_eq!((list.len(), done.len() as u64), (done.len(), closed.messages));
                 done.iter().for_each(|sequence| assert!(kept.remove(sequence).is_some()));
                 arrived.extend(list);
