@@ -19,6 +19,8 @@ use crate::secret::Secret;
 
 /// Time until the connection is there, the proxy's answer included.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Time to look up a name.
+const LOOKUP: Duration = Duration::from_secs(10);
 /// Most bytes of a proxy's answer.
 const MAX_HEAD: usize = 16 * 1024;
 
@@ -91,6 +93,17 @@ impl Way {
         let stream = timeout(PATIENCE, open).await.map_err(|_| io::ErrorKind::TimedOut)??;
         stream.set_nodelay(true)?;
         Ok(stream)
+    }
+
+    /// Whether the name this way dials for `host` leads anywhere; `None` where that cannot be said here: a proxy looks it
+    /// up, or nobody answers.
+    pub async fn resolves(&self, host: &str) -> Option<bool> {
+        if self.proxy.is_some() {
+            return None;
+        }
+        let host = self.address.as_ref().map_or(host, |(host, _)| host);
+        let found = timeout(LOOKUP, lookup_host((host, 0))).await.ok()?;
+        Some(found.is_ok_and(|mut addresses| addresses.next().is_some()))
     }
 
     /// Where a connection to `host` goes, for people.
@@ -237,6 +250,22 @@ mod tests {
             let head = played.await.unwrap();
             assert!(head.starts_with("CONNECT hub.example:8883 HTTP/1.1\r\nHost: hub.example:8883\r\n"), "{head}");
             assert_eq!(head.contains("Proxy-Authorization: Basic bWU6c2VjcmV0\r\n"), authorised, "{head}");
+        }
+    }
+
+    #[tokio::test]
+    async fn names_that_lead_somewhere() {
+        let address = |host: &str| Way { address: Some((host.into(), 1)), ..Way::default() };
+        let proxy = Proxy { host: "127.0.0.1".into(), port: 1, credentials: None };
+        for (way, host, expect) in [
+            (Way::default(), "127.0.0.1", Some(true)),
+            (Way::default(), "localhost", Some(true)),
+            (Way::default(), "no such name", Some(false)),
+            (address("127.0.0.1"), "no such name", Some(true)),
+            (address("no such name"), "localhost", Some(false)),
+            (Way { proxy: Some(proxy), ..Way::default() }, "no such name", None),
+        ] {
+            assert_eq!(way.resolves(host).await, expect, "{way:?} {host}");
         }
     }
 

@@ -69,9 +69,14 @@ pub struct Settings {
     pub fence: Option<Fence>,
     /// `bridge.toml` without its secrets.
     pub shown: String,
+    /// Changes what the log says, where that can be done; without a level it is what it was at start.
+    pub log_level: Option<LogLevel>,
     /// Where scrapers connect, and how long the end may drain.
     pub config: Config,
 }
+
+/// Changes what the log says.
+pub type LogLevel = Arc<dyn Fn(Option<&str>) -> Result<(), String> + Send + Sync>;
 
 /// The files of the TLS listener, and where what they say goes.
 pub type PlantTls = (plant_tls::Files, watch::Sender<Arc<rustls::ServerConfig>>);
@@ -253,7 +258,11 @@ fn settled(
     let shelf = shelf::Options {
         dir: state.join("shelf"),
         max_size: devices.map_or(u64::MAX, |devices| devices.shelf_max_size),
-        max_device_size: devices.map_or(u64::MAX, |devices| devices.shelf_max_device_size),
+        // One that refuses does so before anything is acknowledged: what is has its place.
+        max_device_size: match devices {
+            Some(devices) if devices.shelf_when_full == WhenFull::DropOldest => devices.shelf_max_device_size,
+            _ => u64::MAX,
+        },
     };
     Settings {
         rules,
@@ -277,6 +286,7 @@ fn settled(
         devices: None,
         fence,
         shown: String::new(),
+        log_level: None,
         config,
     }
 }

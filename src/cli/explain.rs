@@ -17,6 +17,9 @@ use crate::rules::{self, Explanation, Output, QuarantineReason, RuleSet, Step, V
 use crate::topic;
 
 mod command;
+mod identity;
+
+use identity::Identities;
 
 /// Says which rule takes a topic, or the coming or going of a client, and what the hub would receive.
 #[derive(clap::Args)]
@@ -75,6 +78,9 @@ pub(super) struct Args {
     /// A rule file, or a folder of rule files; may be given several times.
     #[arg(long, default_value = "rules")]
     rules: Vec<PathBuf>,
+    /// Takes the rules of this configuration instead, and says under which identity a message goes up
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["rules", "gateway"])]
+    config: Option<PathBuf>,
     /// Shows every rule that was tried, not only the nearest.
     #[arg(long)]
     all: bool,
@@ -113,15 +119,11 @@ pub(super) fn run(args: Args) -> ExitCode {
         let addressed = Addressed { topic, bag, payload: payload.as_deref().unwrap_or_default() };
         return addressed.tell(args.json);
     }
-    let sources = match read_rule_files(&args.rules, "brownbridge explain TOPIC --rules PATH") {
-        Ok(sources) => sources,
-        Err(problem) => return could_not_run(&problem),
+    let (set, identities) = match load(&args.config, &args.rules) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
     };
-    let loaded = rules::load(&sources);
-    let Some(set) = &loaded.rules else {
-        print_findings(&loaded.diagnostics, &sources);
-        return ExitCode::from(1);
-    };
+    let set = &set;
     if let Some(device) = &args.desired {
         return command::desired((device, payload.as_deref().unwrap_or(b"{}")), set, args.json);
     }
@@ -161,6 +163,7 @@ pub(super) fn run(args: Args) -> ExitCode {
         presence,
         explanation: &explanation,
         gateway: &args.gateway,
+        identities: identities.as_ref(),
         has_payload: payload.is_some(),
         all: args.all,
     };
@@ -172,12 +175,28 @@ pub(super) fn run(args: Args) -> ExitCode {
     }
 }
 
+/// The rules, and the devices where a configuration is named.
+fn load(config: &Option<PathBuf>, rules: &[PathBuf]) -> Result<(RuleSet, Option<Identities>), ExitCode> {
+    if let Some(config) = config {
+        return identity::load(config);
+    }
+    let sources =
+        read_rule_files(rules, "brownbridge explain TOPIC --rules PATH").map_err(|problem| could_not_run(&problem))?;
+    let loaded = rules::load(&sources);
+    loaded.rules.map(|set| (set, None)).ok_or_else(|| {
+        print_findings(&loaded.diagnostics, &sources);
+        ExitCode::from(1)
+    })
+}
+
 struct Told<'a> {
     set: &'a RuleSet,
     publish: &'a Publish<'a>,
     presence: Option<Presence<'a>>,
     explanation: &'a Explanation,
     gateway: &'a str,
+    /// Where a configuration says that devices have identities of their own.
+    identities: Option<&'a Identities>,
     has_payload: bool,
     all: bool,
 }
@@ -188,9 +207,10 @@ const SHOWN: usize = 5;
 impl Told<'_> {
     /// The topic a message goes up on. Its id is made when it is stored.
     fn hub_topic(&self, message: &HubMessage<'_>) -> String {
-        let identity = Identity { hub: "", device: self.gateway, module: None };
+        let own = self.identities.is_some_and(|identities| identities.has(message.device));
+        let identity = Identity { hub: "", device: if own { message.device } else { self.gateway }, module: None };
         let mut topic = String::new();
-        d2c::push_topic(&mut topic, &d2c::Sender { identity, gateway: true, replayed: false }, message, "MESSAGE-ID");
+        d2c::push_topic(&mut topic, &d2c::Sender { identity, gateway: !own, replayed: false }, message, "MESSAGE-ID");
         topic
     }
 
@@ -334,6 +354,9 @@ impl Told<'_> {
         if !message.device.is_empty() {
             writeln!(out, "  device      {}", message.device)?;
         }
+        if let Some(identities) = self.identities.filter(|identities| identities.has(message.device)) {
+            identities.write(out, message.device)?;
+        }
         for (name, value) in message.properties() {
             writeln!(out, "  property    {name} = {value}")?;
         }
@@ -363,7 +386,10 @@ impl Told<'_> {
         let records = explanation.output.records().map(|(rule, record)| (rule, record, false));
         let messages = records.chain(held).filter_map(|(rule, record, waits)| {
             let message = HubMessage::parse(record).ok()?;
+            let identity = self.identities.filter(|identities| identities.has(message.device));
+            let identity = identity.map(|identities| identities.as_json(message.device));
             Some(json!({
+                "identity": identity,
                 "rule": set.name(rule), "waits_in_window": waits, "device": message.device, "properties": message.properties().collect::<Vec<_>>(),
                 "content_type": message.content.content_type(), "content_encoding": message.content.encoding(),
                 "to": if set.reported(rule).is_some() { "reported" } else { "telemetry" },

@@ -241,6 +241,7 @@ const CSV_TABLE: &[Key] = &[
 const TEST: &[Key] = &[
     key("name", Text, "how the test is called"),
     key("on", Words(words::events), "instead of a publish: a client comes or goes"),
+    key("clock", Text, "when the test begins: 2026-11-21T06:00:00Z; else at 2026-01-01T00:00:00Z"),
     key("address", Text, "with `on`: where the client comes from"),
     key("reason", Text, "with `on`: why its connection ended"),
     key("send", List(&Table("send")), "several publishes; what one does not say is as in the test itself"),
