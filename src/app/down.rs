@@ -56,8 +56,9 @@ pub(super) fn prepare(settings: &mut Settings, metrics: &Metrics) -> io::Result<
     let enabled = settings.config.commands.enabled;
     let own_methods = settings.config.commands.own_methods;
     let wanted = if enabled { down::wanted(&settings.rules, own_methods) } else { Wanted::default() };
-    let (per_device, own_twin) = (settings.devices.is_some(), own_twin::is_wanted(settings));
-    let whose = Whose { own, per_device, comes_down: enabled, own_twin };
+    let (per_device, block) = (settings.devices.is_some(), settings.own.block);
+    let own_twin = own_twin::is_wanted(settings);
+    let whose = Whose { own, per_device, block, comes_down: enabled, own_twin };
     let (twins, kept) = twins::open(&settings.state, whose, metrics.clone())?;
     let wanted = twins.wanted(&settings.rules, wanted);
     let (wanted, to_come) = watch::channel(wanted);

@@ -43,7 +43,7 @@ use crate::uplink::{self, Status};
 
 mod control;
 pub mod credentials;
-mod devices;
+pub mod devices;
 mod down;
 pub mod gate;
 pub mod inherited;

@@ -169,6 +169,14 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> io::Result<Loa
 fn commands_without_effect(config: &Config, own: &Own, rules: &RuleSet, file: usize) -> Option<Diagnostic> {
     let wanted = rules.takes_messages() || rules.takes_methods();
     match (config.commands.enabled, &own.device) {
+        (_, None) if rules.has_reported() => {
+            let title = "the rules have `to = \"reported\"`, and the uplink is a broker: there is no twin";
+            Some(Diagnostic::warning("no-twin", title, file).help("what they take goes to the quarantine as no_twin"))
+        }
+        (false, _) if rules.takes_desired() => {
+            let title = "the rules have [[desired]], and the hub may command nothing";
+            Some(Diagnostic::warning("commands-off", title, file).help("[commands]\nenabled = true"))
+        }
         (false, _) if wanted => {
             let title = "the rules have [[command]]s, and the hub may command nothing";
             Some(Diagnostic::warning("commands-off", title, file).help("[commands]\nenabled = true"))

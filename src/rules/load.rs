@@ -41,7 +41,7 @@ pub use lint::{FIRM_LINTS, LINTS};
 use read_table::Tables;
 
 /// Every code a rule file can be answered with.
-pub const CODES: [&str; 50] = [
+pub const CODES: [&str; 51] = [
     "bad-decode",
     "bad-encode",
     "bad-duration",
@@ -71,6 +71,7 @@ pub const CODES: [&str; 50] = [
     "raw-with-fields",
     "renamed-field",
     "reserved-property",
+    "same-name",
     "script-syntax",
     "template-syntax",
     "toml-syntax",

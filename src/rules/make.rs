@@ -148,11 +148,16 @@ struct Maker<'m> {
 impl Maker<'_> {
     fn all(&mut self, decoded: &mut Decoded) -> Result<Taken, Refusal> {
         let publish = self.source.publish;
-        let Some(format) = &self.message.decode else { return self.one(&[], publish.payload, None) };
+        let message = self.message;
+        let Some(format) = &message.decode else {
+            let is_read = message.reads_fields || message.reads_early || message.script.is_some();
+            let body = if is_read { decode::without_mark(publish.payload) } else { publish.payload };
+            return self.one(&[], body, None);
+        };
         decoded.clear(usize::MAX);
         let looked_at = self.message.reads_fields && self.message.script.is_none();
         match decode::decode(format, (publish, looked_at), self.source.births, decoded)? {
-            Body::Payload(content) => self.one(&[], publish.payload, content),
+            Body::Payload(content) => self.one(&[], format.part(publish.payload), content),
             Body::Items(content) => {
                 let mut taken = if decoded.items.is_empty() { Taken::Yes } else { Taken::No };
                 for item in &decoded.items {
@@ -310,8 +315,8 @@ impl Maker<'_> {
         }
         device.clear();
         message.device.render(&facts, Place::Device, device).map_err(|gap| no_device(gap, message))?;
-        if device.is_empty() {
-            return Err(Refusal::new(QuarantineReason::EmptyDevice, "the name of the device is empty"));
+        if device.is_empty() || message.device.is_nothing_but_signs(device) {
+            return Err(empty_device(device));
         }
         let judged = Judged { rule: *rule, facts: &facts, device, decoded, body };
         if let Some((restraint, marks)) = message.restraint.as_ref().zip(source.marks)
@@ -344,11 +349,8 @@ impl Maker<'_> {
             push_body(message, facts, (body, value, reshaped), plain);
             content = gzip::said_to_be(content);
         }
-        let mut depth = 0;
-        if let Some(reported) = &message.reported {
-            depth = reported.at.len();
-            place::open(&reported.at, facts, value, plain)?;
-        }
+        let reported = message.reported.as_ref();
+        let depth = reported.map_or(Ok(0), |reported| place::open(&reported.at, facts, value, plain))?;
         let writer = begin(message, facts, (device, value), (content, &mut records.bytes));
         let written = writer.finish(|out| match message.gzip {
             true => gzip.push(plain, out),
@@ -379,7 +381,7 @@ impl Maker<'_> {
             Combine::Aggregate(aggregate) => aggregate.push_picked(facts, plain)?,
             Combine::Pivot(pivot) => pivot.push_named(facts, (body, content), value, plain)?,
         }
-        let start = Held::begin(&mut records.held, source.publish.received, source.state);
+        let start = Held::begin(&mut records.held, source.publish.received, (source.state, window.made));
         let record = records.held.len();
         let writer = begin(message, facts, (device, value), (Content::Json, &mut records.held));
         let mut at = record;
@@ -463,4 +465,12 @@ fn no_device(gap: Gap<'_>, message: &Message) -> Refusal {
             Refusal::new(QuarantineReason::DeviceNotText, detail)
         }
     }
+}
+
+fn empty_device(name: &[u8]) -> Refusal {
+    let detail = match name {
+        [] => "the name of the device is empty".to_owned(),
+        signs => format!("the name of the device is {}: there is nothing in its placeholders", shown(signs)),
+    };
+    Refusal::new(QuarantineReason::EmptyDevice, detail)
 }

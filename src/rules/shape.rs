@@ -2,7 +2,7 @@
 //!
 //! Fields are named by their path, `temp` or `motor.temp`. `scale` and `set` leave everything else as it is; `rename` and
 //! `remove` write the objects they reach into anew, without the white space between their members. A field that is to
-//! be renamed and meets one of that name takes its place.
+//! be renamed and meets one of that name takes its place. Where two are renamed to the same, the last one in the payload is kept.
 
 use super::QuarantineReason;
 use super::decode::push_key;
@@ -190,11 +190,18 @@ impl Reshape {
         };
         let taken: Vec<Box<str>> = self.fields.iter().filter_map(renamed).collect();
         let replaced = |member: &Member| taken.iter().any(|new| member.is(text, new));
+        let renamed_to = |member: &Member| of(member).filter(|field| !field.remove)?.rename.as_deref();
+        let comes_again =
+            |at: usize, new: &str| members.iter().skip(at + 1).any(|later| renamed_to(later) == Some(new));
         out.push(b'{');
         let mut first = true;
-        for member in members {
+        for (at, member) in members.iter().enumerate() {
             let field = of(member);
-            if field.is_some_and(|field| field.remove) || (field.is_none() && replaced(member)) {
+            let stays = field.is_none_or(|field| field.rename.is_none());
+            if field.is_some_and(|field| field.remove) || (stays && replaced(member)) {
+                continue;
+            }
+            if renamed_to(member).is_some_and(|new| comes_again(at, new)) {
                 continue;
             }
             match field.and_then(|field| field.rename.as_deref()) {
@@ -286,6 +293,11 @@ mod tests {
             ("{\"a\":1,\"b\":2}", &[], &[("a", "b")], "{\"b\":1}"),
             ("{\"a\":1,\"b\":2}", &[], &[("a", "b"), ("b", "a")], "{\"b\":1,\"a\":2}"),
             ("{\"b\":2}", &[], &[("a", "b")], "{\"b\":2}"),
+            ("{\"a\":1,\"x\":0,\"c\":3}", &[], &[("a", "b"), ("c", "b")], "{\"x\":0,\"b\":3}"),
+            ("{\"c\":3,\"b\":2,\"a\":1}", &[], &[("a", "b"), ("c", "b")], "{\"b\":1}"),
+            ("{\"c\":3}", &[], &[("a", "b"), ("c", "b")], "{\"b\":3}"),
+            ("{\"a\":1,\"a\":2}", &[], &[("a", "b")], "{\"b\":2}"),
+            ("{\"a\":1,\"b\":{\"x\":2}}", &["b.x"], &[("a", "b")], "{\"b\":1}"),
             ("{\"m\":{\"a\":1,\"b\":[ 2]}}", &["m.a"], &[("m.b", "x")], "{\"m\":{\"x\":[ 2]}}"),
             ("{\"m\":1}", &["m.a"], &[], "{\"m\":1}"),
             ("{\"\\u0061\":1,\"a\":2}", &["a"], &[], "{}"),

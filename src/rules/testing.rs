@@ -24,7 +24,7 @@
 //! publishes are in the order of the names of the properties.
 //! Windows close at the time of the publishes, and all that are open at the end of the test.
 //!
-//! The clock of a test stands at 2026-01-01T00:00:00.000Z, and each test begins with no memory of the others. Payloads are compared as JSON where both sides
+//! The clock of a test stands at 2026-01-01T00:00:00.000Z, or where its `clock` says, and each test begins with no memory of the others. Payloads are compared as JSON where both sides
 //! are JSON (the order of members and white space do not count), otherwise as text; compressed ones as they were before.
 
 use serde_json::Value;
@@ -68,7 +68,9 @@ pub(super) struct Sent {
     pub(super) payload: Vec<u8>,
     pub(super) qos: u8,
     pub(super) retained: bool,
-    /// Milliseconds after [`TEST_TIME`].
+    /// When the test begins.
+    pub(super) clock: Timestamp,
+    /// Milliseconds after that.
     pub(super) at: i64,
 }
 
@@ -81,7 +83,7 @@ impl Sent {
             user: self.user.as_deref(),
             qos: self.qos,
             retain: self.retained,
-            received: Timestamp(TEST_TIME.0.saturating_add(self.at)),
+            received: Timestamp(self.clock.0.saturating_add(self.at)),
         }
     }
 }

@@ -69,13 +69,15 @@ mod renewal;
 mod shelving;
 #[cfg(test)]
 mod tests;
+mod withdraw;
 
-pub use census::{Listed, Origin, Phase as Condition, Summary};
+pub use census::{Listed, Origin, Phase as Condition, Summary, origin};
 pub use door::Door;
 use queue::{Device, Held, Phase};
 use register::{Register, Verdict};
 pub use renewal::Renewed;
 pub use shelving::give_back;
+pub use withdraw::Withdrawn;
 
 /// Devices known at one time; what names more goes to the quarantine.
 const MOST_DEVICES: usize = device_table::MOST;

@@ -143,6 +143,11 @@ const DESIRED: &[Key] = &[
     key("split", Words(words::parts), "leaf: each value makes a publish; whole: the object makes one"),
     key("topic", Text, "where it is published: {device}, {path}, {name}, {.field}"),
     key("payload", Text, "what is published: {.value}; without it the value, or the object"),
+    key(
+        "encode",
+        DECODED,
+        "how the payload is written, in the words of `decode`: as PLC words, hexadecimal digits, csv",
+    ),
     key("qos", Whole(0, 2), "the QoS of the publish, 1 where nothing is said"),
     key("retain", Flag, "the publish stays with the broker; true where nothing is said"),
     key("acknowledge", Flag, "the value is reported with code, version and description when it is with the plant"),
@@ -236,6 +241,7 @@ const CSV_TABLE: &[Key] = &[
 const TEST: &[Key] = &[
     key("name", Text, "how the test is called"),
     key("on", Words(words::events), "instead of a publish: a client comes or goes"),
+    key("clock", Text, "when the test begins: 2026-11-21T06:00:00Z; else at 2026-01-01T00:00:00Z"),
     key("address", Text, "with `on`: where the client comes from"),
     key("reason", Text, "with `on`: why its connection ended"),
     key("send", List(&Table("send")), "several publishes; what one does not say is as in the test itself"),
