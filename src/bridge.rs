@@ -173,8 +173,8 @@ impl Bridge {
 
     /// Spools what the rules made, and puts the publish into the quarantine beside it where a rule failed.
     fn store(&self, now: &Current, publish: &Publish<'_>, out: &mut Output, failed: Option<Reason<'_>>) -> Offer {
-        if let Some(detail) = any_too_large(&self.own, out) {
-            return self.isolate(publish, Reason { rule: "", reason: "too_large", detail: &detail });
+        if let Some((rule, detail)) = any_too_large(&self.own, out) {
+            return self.isolate(publish, Reason { rule: now.set.name(rule), reason: "too_large", detail: &detail });
         }
         if let Some(door) = &self.door
             && door.refuses(messages(now, out).filter(|(rule, _)| !now.set.is_urgent(*rule)).map(|(_, record)| record))
@@ -415,9 +415,9 @@ impl Ingest for Bridge {
 }
 
 /// In words why the hub would not take one of the messages.
-fn any_too_large(own: &Own, out: &Output) -> Option<String> {
-    let held = out.held().map(|(_, held)| rules::held_record(held));
-    out.records().map(|(_, record)| record).chain(held).find_map(|record| own.too_large(record))
+fn any_too_large(own: &Own, out: &Output) -> Option<(RuleIndex, String)> {
+    let held = out.held().map(|(rule, held)| (rule, rules::held_record(held)));
+    out.records().chain(held).find_map(|(rule, record)| Some((rule, own.too_large(record)?)))
 }
 
 /// The records that are messages.

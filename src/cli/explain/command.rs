@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::write_body;
 use crate::cli::check::print;
-use crate::rules::testing::TEST_TIME;
+use crate::message::Timestamp;
 use crate::rules::{Commanded, Incoming, RuleSet};
 
 /// What is asked about.
@@ -18,6 +18,7 @@ pub(super) struct Down<'a> {
     /// `name=value`
     pub(super) props: &'a [String],
     pub(super) payload: &'a [u8],
+    pub(super) received: Timestamp,
 }
 
 impl Down<'_> {
@@ -33,7 +34,7 @@ impl Down<'_> {
             id: self.id,
             props: &props,
             payload: self.payload,
-            received: TEST_TIME,
+            received: self.received,
         };
         let passed_by = set.passed_by(&incoming);
         let asked = set.command(&incoming);
