@@ -16,7 +16,8 @@
 //! `reported_ended` + `reported_waiting`.
 //!
 //! Where devices have connections of their own, `shelf_recovered` is added to the left of the second, and `shelf_lost`
-//! and `shelf_messages` to its right.
+//! and `shelf_messages` to its right. A message that the spool gave up to make room while it came to a shelf is there
+//! after all: it counts as shed, and as translated once more, by the rule `(saved on a shelf)`.
 //!
 //! A retried entry of the quarantine counts as received anew, a retried hub message as translated by the rule
 //! `(retried)`: the counters of the quarantine count what went in, not what lies there.
@@ -282,6 +283,18 @@ impl Metrics {
     }
 }
 
+/// Says what ends first of all that devices connect with, and of how many it ends soon without being renewed. Where
+/// nothing has an end any more the gauge is no number: no alarm compares with that.
+#[expect(clippy::cast_precision_loss)]
+pub fn credentials_end(token: Option<i64>, certificate: Option<i64>, soon: u64) {
+    let ends = |name: &'static str, at: Option<i64>| {
+        ::metrics::gauge!(name).set(at.map_or(f64::NAN, |seconds| seconds as f64));
+    };
+    ends("brownbridge_sas_expiry_timestamp_seconds", token);
+    ends("brownbridge_certificate_expiry_timestamp_seconds", certificate);
+    ::metrics::gauge!("brownbridge_credentials_expiring").set(soon as f64);
+}
+
 /// A counter per rule, looked up once when the rules are loaded.
 pub fn translated_by_rule(rule: &str) -> Counter {
     ::metrics::counter!("brownbridge_messages_translated_total", "rule" => rule.to_owned())
@@ -393,11 +406,20 @@ pub fn describe_labelled() {
         ::metrics::describe_counter!(name, help);
     }
     for (name, unit, help) in [
-        ("brownbridge_sas_expiry_timestamp_seconds", Unit::Seconds, "When the SAS token in use expires"),
+        (
+            "brownbridge_sas_expiry_timestamp_seconds",
+            Unit::Seconds,
+            "When the SAS token in use expires; of many devices the first one",
+        ),
+        (
+            "brownbridge_credentials_expiring",
+            Unit::Count,
+            "Devices whose certificate, or token that nobody renews, expires within 7 days",
+        ),
         (
             "brownbridge_certificate_expiry_timestamp_seconds",
             Unit::Seconds,
-            "When the client certificate in use expires",
+            "When the client certificate in use expires; of many devices the first one",
         ),
         ("brownbridge_uplink_state", Unit::Count, "1 for what the uplink does, or why it does not, in one word"),
         (

@@ -2,9 +2,9 @@
 //!
 //! Directly, or to another address than the name says, from one of this machine's addresses, or through an HTTP proxy
 //! with CONNECT. Where there is a proxy it also resolves the name. TLS is spoken over what comes back, so a proxy sees
-//! nothing but the name and the port.
+//! nothing but the name and the port. What a proxy says instead of making a tunnel is a [`ProxyError`].
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -12,15 +12,19 @@ use std::time::Duration;
 use base64::Engine as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::message::excerpt;
 use crate::secret::Secret;
 
-/// Time until the connection is there, the proxy's answer included.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Most bytes of a proxy's answer.
+/// Time until the connection is there, the proxy's answer included. Less than whoever waits for it has: what is told of a
+/// proxy is not to be overtaken by somebody else's "no answer".
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Time to look up a name.
+const LOOKUP: Duration = Duration::from_secs(10);
+/// Most bytes of the head of a proxy's answer.
 const MAX_HEAD: usize = 16 * 1024;
+const NO_PROXY: &str = "it does not answer as an HTTP proxy does: is that its port?";
 
 /// How a host is reached.
 #[derive(Debug, Clone, Default)]
@@ -43,6 +47,33 @@ pub struct Proxy {
     /// `user:password`, for basic authentication.
     pub credentials: Option<Secret>,
 }
+
+/// Why there is no tunnel, in a sentence with what helps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProxyError {
+    text: String,
+    is_for_place: bool,
+}
+
+impl ProxyError {
+    /// The one in `error`, if it came from a proxy.
+    pub fn within(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+
+    /// The proxy works and takes this program, but does not lead where it was asked to; another port may do.
+    pub fn is_for_place(&self) -> bool {
+        self.is_for_place
+    }
+}
+
+impl fmt::Display for ProxyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for ProxyError {}
 
 impl Proxy {
     /// Reads `http://[user:password@]host:port`; the error says what is wrong, without the text.
@@ -74,23 +105,40 @@ impl Way {
     /// Opens a connection to `host`.
     pub async fn open(&self, host: &str, port: u16) -> io::Result<TcpStream> {
         let (host, port) = self.address.as_ref().map_or((host, port), |(host, port)| (host.as_str(), *port));
-        let open = async {
-            match &self.proxy {
-                None => self.dial(host, port).await,
-                Some(proxy) => {
-                    let dialled = self.dial(&proxy.host, proxy.port).await;
-                    let mut stream = dialled.map_err(|error| {
-                        let text = format!("no connection to the proxy {}:{}: {error}", proxy.host, proxy.port);
-                        io::Error::new(error.kind(), text)
-                    })?;
-                    proxy.ask(&mut stream, host, port).await?;
-                    Ok(stream)
-                }
+        let late = || io::Error::from(io::ErrorKind::TimedOut);
+        let by = Instant::now() + PATIENCE;
+        let stream = match &self.proxy {
+            None => timeout_at(by, self.dial(host, port)).await.map_err(|_| late())??,
+            Some(proxy) => {
+                let dialled = timeout_at(by, self.dial(&proxy.host, proxy.port)).await.unwrap_or_else(|_| Err(late()));
+                let mut stream = dialled.map_err(|error| {
+                    let text = format!("no connection to the proxy {}:{}: {error}", proxy.host, proxy.port);
+                    io::Error::new(error.kind(), ProxyError { text, is_for_place: false })
+                })?;
+                let asked = timeout_at(by, proxy.ask(&mut stream, host, port)).await;
+                asked.unwrap_or_else(|_| {
+                    let why = format!(
+                        "it does not answer within {} s; perhaps it waits in vain for {host}:{port} itself",
+                        PATIENCE.as_secs()
+                    );
+                    Err(proxy.error(&why, true))
+                })?;
+                stream
             }
         };
-        let stream = timeout(PATIENCE, open).await.map_err(|_| io::ErrorKind::TimedOut)??;
         stream.set_nodelay(true)?;
         Ok(stream)
+    }
+
+    /// Whether the name this way dials for `host` leads anywhere; `None` where that cannot be said here: a proxy looks it
+    /// up, or nobody answers.
+    pub async fn resolves(&self, host: &str) -> Option<bool> {
+        if self.proxy.is_some() {
+            return None;
+        }
+        let host = self.address.as_ref().map_or(host, |(host, _)| host);
+        let found = timeout(LOOKUP, lookup_host((host, 0))).await.ok()?;
+        Some(found.is_ok_and(|mut addresses| addresses.next().is_some()))
     }
 
     /// Where a connection to `host` goes, for people.
@@ -133,30 +181,94 @@ impl Proxy {
         }
         request.push_str("\r\n");
         stream.write_all(request.as_bytes()).await?;
-        // The other side of the tunnel is silent until it is greeted, so nothing follows the head.
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            if head.len() >= MAX_HEAD || stream.read_buf(&mut head).await? == 0 {
-                return Err(self.error("it does not answer as an HTTP proxy does"));
-            }
-        }
-        let head = String::from_utf8_lossy(&head);
-        let mut words = head.lines().next().unwrap_or_default().splitn(3, ' ');
-        match (words.next(), words.next(), words.next().unwrap_or_default()) {
-            (Some(version), Some("200"), _) if version.starts_with("HTTP/1.") => Ok(()),
-            (_, Some("407"), _) => {
-                Err(self.error("it wants a user name and a password: http://user:password@host:port"))
-            }
-            (_, Some(status), why) => {
-                let why = format!("it does not let {host}:{port} through: {} {}", excerpt(status), excerpt(why));
-                Err(self.error(&why))
-            }
-            _ => Err(self.error("it does not answer as an HTTP proxy does")),
+        let head = self.head(stream).await?;
+        match self.understand(&head, (&host, port)) {
+            None => Ok(()),
+            Some(error) => Err(error),
         }
     }
 
-    fn error(&self, why: &str) -> io::Error {
-        io::Error::other(format!("the proxy {}:{}: {why}", self.host, self.port))
+    /// The head of its answer. What follows an error, a page for people, is nobody's business.
+    async fn head(&self, stream: &mut TcpStream) -> io::Result<String> {
+        let mut head = Vec::new();
+        loop {
+            let got = stream.read_buf(&mut head).await.map_err(|error| self.error(&error.to_string(), false))?;
+            let begins = head.iter().zip(b"HTTP/1.").all(|(got, expect)| got == expect);
+            if got == 0 && head.is_empty() {
+                return Err(self.error("it closes the connection without an answer", false));
+            }
+            if got == 0 || !begins || head.len() > MAX_HEAD {
+                return Err(self.error(NO_PROXY, false));
+            }
+            let Some(end) = memchr::memmem::find(&head, b"\r\n\r\n") else { continue };
+            // The other side of a tunnel is silent until it is greeted: who says more is a web server.
+            let made = head.get(9) == Some(&b'2');
+            if made && head.len() > end + 4 {
+                return Err(self.error(NO_PROXY, false));
+            }
+            head.truncate(end);
+            return Ok(String::from_utf8_lossy(&head).into_owned());
+        }
+    }
+
+    /// What an answer means; `None` where there is a tunnel.
+    fn understand(&self, head: &str, (host, port): (&str, u16)) -> Option<io::Error> {
+        let mut lines = head.lines();
+        let mut words = lines.next().unwrap_or_default().splitn(3, ' ').skip(1);
+        let Some(status) = words.next().and_then(|word| word.parse::<u16>().ok()) else {
+            return Some(self.error(NO_PROXY, false));
+        };
+        let said = format!("{status} {}", excerpt(words.next().unwrap_or_default()));
+        let said = said.trim_end();
+        let place = format!("{host}:{port}");
+        let (why, is_for_place) = match status {
+            200..300 => return None,
+            407 => (self.wants(lines), false),
+            400 | 405 | 501 => {
+                let why = format!(
+                    "it makes no tunnel to {place}: {said}. Is that the port of an HTTP proxy, and may CONNECT go to that port?"
+                );
+                (why, true)
+            }
+            502..=504 => {
+                let why = format!(
+                    "it cannot reach {place} itself: {said}. Look whether it finds the name, and whether its own firewall \
+                     lets it out there"
+                );
+                (why, true)
+            }
+            300..400 | 511 => (format!("it wants somebody to log in first: {said}. Have this machine exempted"), false),
+            _ => (format!("it does not let {place} through: {said}. Have it allowed there for this machine"), true),
+        };
+        Some(self.error(&why, is_for_place))
+    }
+
+    /// What helps against a 407.
+    fn wants<'h>(&self, fields: impl Iterator<Item = &'h str>) -> String {
+        let asked = fields.filter_map(|line| line.split_once(':'));
+        let asked = asked.filter(|(name, _)| name.eq_ignore_ascii_case("proxy-authenticate"));
+        let schemes: Vec<&str> =
+            asked.filter_map(|(_, value)| value.split([' ', ',']).find(|word| !word.is_empty())).collect();
+        let takes_basic = schemes.is_empty() || schemes.iter().any(|scheme| scheme.eq_ignore_ascii_case("basic"));
+        match (&self.credentials, takes_basic) {
+            (_, false) => format!(
+                "407, it wants to know who asks, by {}; brownbridge knows Basic only: have Basic allowed there, or this \
+                 machine let through without",
+                excerpt(&schemes.join(", "))
+            ),
+            (None, true) => {
+                "407, it wants a user name and a password: `proxy` = http://user:password@host:port".to_owned()
+            }
+            (Some(_), true) => {
+                "407, it does not take the user name and password of `proxy`: look at both (in them @ is \
+                                %40, : is %3A and % is %25), and whether that account is locked"
+                    .to_owned()
+            }
+        }
+    }
+
+    fn error(&self, why: &str, is_for_place: bool) -> io::Error {
+        io::Error::other(ProxyError { text: format!("the proxy {}:{}: {why}", self.host, self.port), is_for_place })
     }
 }
 
@@ -211,13 +323,36 @@ mod tests {
 
     #[tokio::test]
     async fn a_tunnel_through_a_proxy() {
+        const SQUID: &str = "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=\"x\"\r\n\
+                             Content-Length: 6\r\nConnection: keep-alive\r\n\r\n<html>";
+        const WINDOWS: &str = "HTTP/1.1 407 Who?\r\nProxy-Authenticate: Negotiate\r\nproxy-authenticate: NTLM\r\n\r\n";
+        let endless: &'static str = Box::leak(format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(MAX_HEAD)).into());
+        let me = Some("me:secret");
         for (credentials, answer, expect) in [
             (None, "HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\n", Ok(())),
-            (Some("me:secret"), "HTTP/1.0 200 OK\r\n\r\n", Ok(())),
-            (None, "HTTP/1.1 407 Who?\r\n\r\n", Err("user name and a password")),
-            (None, "HTTP/1.1 403 Forbidden\r\n\r\n", Err("does not let hub.example:8883 through: 403 Forbidden")),
-            (None, "220 mail\r\n\r\n", Err("does not let")),
-            (None, "\r\n\r\n", Err("as an HTTP proxy does")),
+            (me, "HTTP/1.0 200 OK\r\n\r\n", Ok(())),
+            (None, "HTTP/1.1 204\r\n\r\n", Ok(())),
+            (None, "HTTP/1.1 407 Who?\r\n\r\n", Err((false, "wants a user name and a password"))),
+            (None, SQUID, Err((false, "wants a user name and a password"))),
+            (me, SQUID, Err((false, "does not take the user name and password"))),
+            (me, WINDOWS, Err((false, "by Negotiate, NTLM; brownbridge knows Basic only"))),
+            (
+                None,
+                "HTTP/1.1 403 Forbidden\r\n\r\n",
+                Err((true, "does not let hub.example:8883 through: 403 Forbidden.")),
+            ),
+            (
+                None,
+                "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 5\r\n\r\nhello",
+                Err((true, "cannot reach hub.example:8883 itself: 502 Bad Gateway.")),
+            ),
+            (None, "HTTP/1.1 501\r\n\r\n", Err((true, "makes no tunnel to hub.example:8883: 501."))),
+            (None, "HTTP/1.1 302 Found\r\n\r\n", Err((false, "wants somebody to log in"))),
+            (None, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", Err((false, "as an HTTP proxy does"))),
+            (None, "220 mail\r\n", Err((false, "as an HTTP proxy does"))),
+            (None, "HTTP/1.1 x\r\n\r\n", Err((false, "as an HTTP proxy does"))),
+            (None, "\r\n\r\n", Err((false, "as an HTTP proxy does"))),
+            (None, endless, Err((false, "as an HTTP proxy does"))),
         ] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let port = listener.local_addr().unwrap().port();
@@ -231,12 +366,48 @@ mod tests {
                     stream.write_u8(7).await.unwrap();
                     assert_eq!(stream.read_u8().await.unwrap(), 7);
                 }
-                (Err(error), Err(expect)) => assert!(error.to_string().contains(expect), "{answer}: {error}"),
+                (Err(error), Err((is_for_place, expect))) => {
+                    assert!(error.to_string().contains(expect), "{answer}: {error}");
+                    assert_eq!(
+                        ProxyError::within(&error).map(ProxyError::is_for_place),
+                        Some(is_for_place),
+                        "{answer}"
+                    );
+                }
                 (got, _) => panic!("{answer}: {got:?}"),
             }
             let head = played.await.unwrap();
             assert!(head.starts_with("CONNECT hub.example:8883 HTTP/1.1\r\nHost: hub.example:8883\r\n"), "{head}");
             assert_eq!(head.contains("Proxy-Authorization: Basic bWU6c2VjcmV0\r\n"), authorised, "{head}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_proxy_that_says_nothing() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = Proxy { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port(), credentials: None };
+        let way = Way { proxy: Some(proxy), ..Way::default() };
+        let error = way.open("hub.example", 8883).await.unwrap_err();
+        assert!(error.to_string().contains("does not answer within 20 s; perhaps it waits in vain"), "{error}");
+        drop(listener);
+        let error = way.open("hub.example", 8883).await.unwrap_err();
+        assert!(error.to_string().starts_with("no connection to the proxy 127.0.0.1:"), "{error}");
+        assert_eq!(ProxyError::within(&error).map(ProxyError::is_for_place), Some(false));
+    }
+
+    #[tokio::test]
+    async fn names_that_lead_somewhere() {
+        let address = |host: &str| Way { address: Some((host.into(), 1)), ..Way::default() };
+        let proxy = Proxy { host: "127.0.0.1".into(), port: 1, credentials: None };
+        for (way, host, expect) in [
+            (Way::default(), "127.0.0.1", Some(true)),
+            (Way::default(), "localhost", Some(true)),
+            (Way::default(), "no such name", Some(false)),
+            (address("127.0.0.1"), "no such name", Some(true)),
+            (address("no such name"), "localhost", Some(false)),
+            (Way { proxy: Some(proxy), ..Way::default() }, "no such name", None),
+        ] {
+            assert_eq!(way.resolves(host).await, expect, "{way:?} {host}");
         }
     }
 

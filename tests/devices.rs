@@ -462,6 +462,9 @@ fn idle_connections_are_closed_and_certificates_open_them_again() {
         until("it is closed", PATIENCE, || (bridge.metric("brownbridge_uplink_connections") == 0.0).then_some(()));
         until_state(dir.path(), "x-1", "idle");
     }
+    let soonest = "brownbridge_certificate_expiry_timestamp_seconds";
+    until("the first end is told", PATIENCE, || (bridge.metric(soonest) > 1e9).then_some(()));
+    assert_eq!(bridge.metric("brownbridge_credentials_expiring"), 0.0);
     let method = sim.received()[0]["system"]["iothub-connection-auth-method"].to_string();
     assert!(method.contains("x509Certificate"), "{method}");
     // Without a certificate it is told, and waits.
@@ -484,6 +487,77 @@ fn what_is_on_shelves_goes_up_when_devices_have_no_lines_any_more() {
     until("the books at rest", PATIENCE, || (bridge.metric("brownbridge_spool_messages") == 0.0).then_some(()));
     assert_conserved(&bridge);
     assert_ledger(&bridge, 0, 20);
+}
+
+fn queue(dir: &Path, args: &[&str]) -> String {
+    let out =
+        Command::new(BINARY).arg("queue").args(args).arg("--config").arg(dir.join("bridge.toml")).output().unwrap();
+    String::from_utf8(out.stdout).unwrap()
+}
+
+#[test]
+fn an_operator_sees_and_drops_what_is_on_shelves() {
+    let dir = folder();
+    let sim = Sim::start(&dir.path().join("hub"), free_port(), &[]);
+    let bridge = start(dir.path(), &sim, "", "allow = [\"nobody\"]");
+    for device in ["a", "b"] {
+        publish(&bridge, device, 0..100);
+    }
+    until("on shelves", PATIENCE, || (bridge.metric("brownbridge_shelf_messages") == 200.0).then_some(()));
+    let shown: Vec<Value> =
+        serde_json::from_str(&queue(dir.path(), &["peek", "--device", "a", "--first", "3", "--json"])).unwrap();
+    let bodies: Vec<_> =
+        shown.iter().map(|one| (one["device"].as_str().unwrap(), one["payload"].as_str().unwrap())).collect();
+    assert_eq!(bodies, [("a", "0"), ("a", "1"), ("a", "2")]);
+    for (args, dropped, left) in [
+        (vec!["drop", "--device", "a", "--first", "30", "--yes"], 30, 170.0),
+        (vec!["drop", "--device", "a", "--older-than", "1h", "--yes"], 0, 170.0),
+        (vec!["drop", "--device", "a", "--yes"], 70, 100.0),
+        (vec!["drop", "--device", "a", "--yes"], 0, 100.0),
+    ] {
+        assert_eq!(queue(dir.path(), &args), format!("{dropped} messages dropped\n"), "{args:?}");
+        assert_eq!(bridge.metric("brownbridge_shelf_messages"), left, "{args:?}");
+    }
+    assert!(bridge.get("/metrics").contains("messages_shed_total{reason=\"operator\"} 100"));
+    assert_conserved(&bridge);
+    assert_ledger(&bridge, 0, 200);
+    assert_eq!(devices(dir.path(), &["approve", "a", "b"]).0, 0);
+    until_arrived(&sim, "b", &(0..100).collect::<Vec<_>>());
+    publish(&bridge, "a", 100..101);
+    until_arrived(&sim, "a", &[100]);
+    publish(&bridge, "c", 0..5);
+    until("on its shelf", PATIENCE, || (bridge.metric("brownbridge_shelf_messages") == 5.0).then_some(()));
+    assert_eq!(queue(dir.path(), &["drop", "--all", "--yes"]), "5 messages dropped\n");
+    assert_conserved(&bridge);
+}
+
+/// A denied device is swept into the quarantine; who approves it meanwhile stops that, and the rest goes up in order.
+#[test]
+fn an_approval_stops_a_sweep() {
+    let dir = folder();
+    let file = dir.path().join("ids");
+    fs::write(&file, "!bad\n").unwrap();
+    // The sweep goes over the bridge's own line, which has room for 2,048 messages and gets no acknowledgement meanwhile.
+    let sim = Sim::start(
+        &dir.path().join("hub"),
+        free_port(),
+        &["--puback-delay", "20000", "--device-file", file.to_str().unwrap()],
+    );
+    let more = "allow = [\"good\"]\nwhen_refused = \"gateway\"";
+    let bridge = start(dir.path(), &sim, "drain_timeout = \"1s\"", more);
+    // Held, it fills its shelf; allowed and refused, it is swept.
+    publish(&bridge, "bad", 0..3_000);
+    until("on its shelf", PATIENCE, || (bridge.metric("brownbridge_shelf_messages") == 3_000.0).then_some(()));
+    assert_eq!(devices(dir.path(), &["approve", "bad"]).0, 0);
+    publish(&bridge, "good", 0..1);
+    until_arrived(&sim, "good", &[0]);
+    let by_gateway = || sim.received().iter().filter(|message| message["properties"]["device"] == "bad").count();
+    until("the sweep has begun", PATIENCE, || (by_gateway() > 0).then_some(()));
+    register(&sim, &file, "");
+    assert_eq!(devices(dir.path(), &["approve", "bad"]).0, 0);
+    let own_line = until("its own line", PATIENCE, || arrived(&sim, "bad").first().copied());
+    assert!((1..=2_048).contains(&own_line), "the sweep took {own_line} messages and no more");
+    assert!(arrived(&sim, "bad").is_sorted());
 }
 
 /// The simulator's key of a device.

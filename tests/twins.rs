@@ -273,7 +273,7 @@ async fn what_is_desired_is_retained_and_nothing_is_published_twice() {
 
     // While the line is cut, and over a restart: the last value counts.
     relay.set(Line { tear_after: Some(1), ..Line::default() });
-    publish_all(bridge.mqtt, "plant/line/is/used", ["1"]);
+    plant.says("plant/line/is/used", "1").await;
     plant.hears().await;
     desire(&sim, "press-7", json!({"motor": {"ramp": 4}})).await;
     desire(&sim, "press-7", json!({"motor": {"ramp": 5}})).await;

@@ -208,6 +208,33 @@ fn who_answers_instead_of_the_server_is_told() {
 }
 
 #[test]
+fn what_a_proxy_says_is_told() {
+    let dir = folder();
+    const WHO: &str = "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=\"x\"\r\n\
+                       Content-Length: 6\r\n\r\n<html>";
+    const AWAY: &str = "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 5\r\n\r\nhello";
+    // What keeps its line open reads on before it says more.
+    for (name, answer, held, user, expect) in [
+        ("nobody", WHO, &b" "[..], "", "it wants a user name and a password"),
+        ("nobody, closed", "HTTP/1.1 407 Who?\r\n\r\n", b"", "", "it wants a user name and a password"),
+        ("somebody else", WHO, b" ", "me:wrong@", "it does not take the user name and password of `proxy`"),
+        ("no way", AWAY, b" ", "", "it cannot reach hub.example:8883 itself: 502 Bad Gateway."),
+    ] {
+        let port = answering(answer, held);
+        let uplink = format!(
+            "connection_string = \"HostName=hub.example;DeviceId=d;SharedAccessKey=c2VjcmV0\"\n\
+             proxy = \"http://{user}127.0.0.1:{port}\"\n"
+        );
+        let bridge = bridge(&dir.path().join(name.replace([' ', ','], "-")), &uplink);
+        publish_all(bridge.mqtt, "t/d", ["{}"]);
+        told(&bridge, expect);
+        let failures = |reason| bridge.metric(&format!("brownbridge_uplink_reconnects_total{{reason=\"{reason}\"}}"));
+        until(name, PATIENCE, || (failures("proxy") >= 3.0).then_some(()));
+        assert_eq!((failures("protocol"), failures("timeout"), failures("network")), (0.0, 0.0, 0.0), "{name}");
+    }
+}
+
+#[test]
 fn a_broker_takes_messages_by_websocket() {
     let dir = folder();
     let web = free_port();

@@ -63,9 +63,13 @@ impl Control for Operator {
             }
             Request::DevicesSay { ids, approve } => self.say(ids, approve).await,
             Request::QueuePeek { first, device } => {
-                self.look(move |stores| queue::peek(stores, first, device.as_deref())).await
+                let lines = self.devices.clone();
+                self.look(move |stores| queue::peek((stores, lines.as_ref()), first, device.as_deref())).await
             }
-            Request::QueueDrop(which) => self.look(move |stores| queue::withdraw(stores, &which)).await,
+            Request::QueueDrop(which) => {
+                let lines = self.devices.clone();
+                self.look(move |stores| queue::withdraw((stores, lines.as_ref()), &which)).await
+            }
             Request::Unmatched { reset } => {
                 // A rule or command that was added since then has settled the matter.
                 let rules = self.bridge.rules().rules();

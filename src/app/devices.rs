@@ -13,7 +13,7 @@ use crate::bridge::devices::Plan;
 use crate::bridge::devices::directory::Directory;
 use crate::bridge::devices::known::{Known, mark};
 use crate::bridge::devices::provisioned::{Provisioned, Service};
-use crate::config::{self, Config, Devices, DpsTransport, Given, Placed, WhenFull};
+use crate::config::{self, Config, Devices, Given, Placed, WhenFull};
 use crate::diag::{Diagnostic, SourceFile};
 use crate::fence::Name;
 use crate::hub::accounts::Accounts;
@@ -21,7 +21,6 @@ use crate::hub::device_table::{self, Listed, Proof};
 use crate::hub::limits;
 use crate::hub::sas::Key;
 use crate::outbound::Way;
-use crate::provision::Transport;
 use crate::provision::assignments::Assignments;
 use crate::uplink::HubTarget;
 use crate::uplink::tls::{self, TlsError};
@@ -154,11 +153,7 @@ impl Place {
         let service = Service {
             host: dps.host.value.clone(),
             way: Way { address: dps.address.as_ref().map(|address| address.value.clone()), ..way },
-            transport: match dps.transport {
-                DpsTransport::Rest => Transport::Rest,
-                DpsTransport::Mqtt => Transport::Mqtt,
-                DpsTransport::WebSocket => Transport::WebSocket,
-            },
+            transport: dps.transport.into(),
             scope: dps.id_scope.value.clone(),
             api_version: dps.api_version.clone(),
             payload: dps.payload.clone(),

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{BROKER_GRACE, NotTaken, Reloaded, Reloader, Settings, on_its_own_thread};
+use super::{BROKER_GRACE, NotTaken, Reloaded, Reloader, Settings, on_its_own_thread, own_twin};
 use crate::bridge::devices::Devices;
 use crate::bridge::down::{self, Answered, Audit, Downlink, Reload, Watch};
 use crate::bridge::twins::{self, Plant, Twins, Whose};
@@ -56,7 +56,9 @@ pub(super) fn prepare(settings: &mut Settings, metrics: &Metrics) -> io::Result<
     let enabled = settings.config.commands.enabled;
     let own_methods = settings.config.commands.own_methods;
     let wanted = if enabled { down::wanted(&settings.rules, own_methods) } else { Wanted::default() };
-    let whose = Whose { own, per_device: settings.devices.is_some(), comes_down: enabled, own_twin: false };
+    let (per_device, block) = (settings.devices.is_some(), settings.own.block);
+    let own_twin = own_twin::is_wanted(settings);
+    let whose = Whose { own, per_device, block, comes_down: enabled, own_twin };
     let (twins, kept) = twins::open(&settings.state, whose, metrics.clone())?;
     let wanted = twins.wanted(&settings.rules, wanted);
     let (wanted, to_come) = watch::channel(wanted);

@@ -11,6 +11,7 @@
 //! | dispatcher and a line a device, on that thread, instead of the one uplink | [`start`] | the same | 128 messages or 1 MB a device, 64 MB in all; 4,096 messages or 8 MB for the shelves |
 //! | watches of the files of the rules, the fence, the devices, the TLS listener and the uplink's TLS | [`start`] | after the broker | 1 request each; passwords wait for one of 2 places |
 //! | way down: commands and methods, on a thread of its own | [`start`], where `[commands]` is enabled | after the broker | 256 arrivals, 64 answers, 1,000 commands that wait |
+//! | own twin: tells about the bridge and takes what is desired of it | [`start`], where `own_twin` is on | with the watches | none |
 //! | ledger: writes the books | [`start`] | after the uplink | none |
 //! | control socket | [`start`] | after the broker | 8 connections; 4,096 entries and 8 MiB for each of 4 taps and recordings |
 //! | admin | [`start`] | last | 64 connections |
@@ -42,12 +43,13 @@ use crate::uplink::{self, Status};
 
 mod control;
 pub mod credentials;
-mod devices;
+pub mod devices;
 mod down;
 pub mod gate;
 pub mod inherited;
 mod keep;
 pub mod ledger;
+mod own_twin;
 mod page;
 pub mod plant_tls;
 mod pulse;
@@ -176,6 +178,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     describe_labelled();
     let metrics = Metrics::register();
 
+    let (tuned, own_twin) = own_twin::prepare(&mut settings);
     let down =
         down::prepare(&mut settings, &metrics).map_err(|error| StartError::Twins(settings.state.clone(), error))?;
     let opened = open_spool("spool", settings.spool)?;
@@ -254,7 +257,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let control = open_control(&settings.state, operator, &control_stop);
     let standing = Arc::new(Standing::new(Timestamp::now()));
     let mut files = Watches::new(Arc::clone(&standing));
-    files.add_unseen(RuleFiles::new(settings.rule_path, Arc::clone(bridge.rules())));
+    files.add_unseen(RuleFiles::new(settings.rule_path, Arc::clone(bridge.rules()), Arc::clone(&tuned)));
     if let Some(fence) = settings.fence {
         let keeper = Keeper::new(fence.policy, fence.notebook);
         settings.broker.gate = Some(Arc::new(keeper.clone()));
@@ -275,6 +278,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         .map_err(StartError::Broker)?;
     let reloader = || files.reloader(Arc::clone(&bridge_toml));
     let lines = (shelves.clone(), devices.clone());
+    let twins = down.as_ref().map(|down| down.twins.clone());
     let down = down.map(|down| down.start((broker.inside(), &bridge), reloader(), lines, metrics)).transpose();
     let down = down.map_err(StartError::Runtime)?;
 
@@ -295,6 +299,12 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         devices,
     });
     let pulse = Pulse::new(progress, Arc::clone(&source), uplink.abort_handle());
+    if let (Some(own), Some(twins)) = (own_twin, twins) {
+        let (gauges, rules) = (Arc::clone(&source), Arc::clone(bridge.rules()));
+        let parts = own_twin::Parts { twins, gauges, recorder: recorder.clone(), reloader: reloader(), rules, tuned };
+        // It ends by itself, with the watches of the files.
+        tokio::spawn(own.run(parts, files.ended()));
+    }
     let admin = tokio::spawn(admin::serve(page, recorder, source, admin_stop.clone()));
     let plant: Vec<String> = broker.addresses().iter().map(|(name, address)| format!("{name}://{address}")).collect();
     let rules = bridge.rules().rules();

@@ -154,7 +154,7 @@ impl From<devices::Listed> for Device {
     fn from(listed: devices::Listed) -> Self {
         let shelf = listed.shelf;
         let (admission, account) = match listed.origin {
-            Some(devices::Origin { admission, account }) => (Some(admission), Some(account)),
+            Some(devices::Origin { admission, account, .. }) => (Some(admission), Some(account)),
             None => (None, None),
         };
         let (credentials, hub, assigned) = match account {

@@ -253,6 +253,7 @@ mod tests {
     use std::task::{Context, Waker};
 
     use super::super::tests::{bridge, fill};
+    use super::super::urgent::durable;
     use super::*;
     use crate::broker::Ingest as _;
 
@@ -261,6 +262,54 @@ mod tests {
 
     /// A failing test ends.
     const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// More windows close at a start than may wait: the rest is read when there is room for it, and until then nobody
+    /// adds to windows.
+    #[tokio::test]
+    async fn a_start_that_closes_many_windows_goes_step_by_step() {
+        let dir = tempfile::tempdir().unwrap();
+        let (before, _writer, (_spools, _held)) = bridge(dir.path(), Some("own"), RULES);
+        let publish = Publish {
+            topic: "window/a",
+            payload: b"1",
+            client: "c",
+            user: None,
+            qos: 1,
+            retain: false,
+            received: Timestamp(0),
+        };
+        let mut scratch = before.scratch();
+        before.rules.load().set.attempt(&publish, &mut scratch);
+        let contribution = scratch.held().next().unwrap().1.to_vec();
+        let count = 25_000;
+        let held = before.stores.held.spool.clone();
+        for _ in 0..count {
+            while held.try_append(std::iter::once(contribution.as_slice())).is_err() {
+                held.room().await;
+            }
+        }
+        durable(held, count).await;
+        drop(before);
+        drop((_spools, _held));
+
+        // The rule has no window any more, so each is a message of its own.
+        let rules = RULES.replace("batch = { max_wait = \"1d\" }", "");
+        let rules = format!("{rules}[[rule]]\ntopic = \"other/#\"\ndevice = \"d\"\nbatch = {{ max_wait = \"1d\" }}\n");
+        let (bridge, _writer, (spools, _held)) = bridge(dir.path(), Some("own"), &rules);
+        bridge.recover();
+        assert_eq!(bridge.rules.memory().count_windows(), (0, 10_000));
+        let other = Publish { topic: "other/a", ..publish };
+        let mut scratch = bridge.scratch();
+        assert!(matches!(bridge.offer(&mut scratch, &other), Offer::Full), "they would come before older ones");
+        let (bridge, stop) = (Arc::new(bridge), CancellationToken::new());
+        let windows = tokio::spawn(Arc::clone(&bridge).run_windows(|| Timestamp(0), stop.clone()));
+        tokio::time::timeout(PATIENCE, bridge.room(&scratch)).await.unwrap();
+        assert!(matches!(bridge.offer(&mut scratch, &other), Offer::Taken(_)));
+        stop.cancel();
+        windows.await.unwrap();
+        assert_eq!(bridge.stores.held.waiting(), 0);
+        assert_eq!(spools[0].appender.stats().appended, count + 1);
+    }
 
     /// Who waits for one spool does not wait for the other, whatever was offered before.
     #[tokio::test]

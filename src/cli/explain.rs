@@ -16,6 +16,9 @@ use crate::rules::{self, Explanation, Output, QuarantineReason, RuleSet, Step, V
 use crate::topic;
 
 mod command;
+mod identity;
+
+use identity::Identities;
 
 /// Says which rule takes a topic, or the coming or going of a client, and what the hub would receive.
 #[derive(clap::Args)]
@@ -27,11 +30,14 @@ mod command;
 )]
 pub(super) struct Args {
     /// The topic of a publish.
-    #[arg(required_unless_present_any = ["on", "command"], conflicts_with_all = ["on", "command"])]
+    #[arg(required_unless_present_any = ["on", "command", "desired"], conflicts_with_all = ["on", "command", "desired"])]
     topic: Option<String>,
     /// Instead of a publish: a message of the hub for this device, or a method with --method.
     #[arg(long, value_name = "DEVICE", conflicts_with = "on")]
     command: Option<String>,
+    /// Instead of a publish: what is desired of this device, as JSON in --payload.
+    #[arg(long, value_name = "DEVICE", conflicts_with_all = ["on", "command"])]
+    desired: Option<String>,
     /// The direct method that is called.
     #[arg(long, requires = "command")]
     method: Option<String>,
@@ -74,6 +80,9 @@ pub(super) struct Args {
     /// When it comes: 2026-11-21T06:00:00Z; now, where nothing is said.
     #[arg(long, value_name = "TIME", value_parser = moment)]
     at: Option<Timestamp>,
+    /// Takes the rules of this configuration instead, and says under which identity a message goes up
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["rules", "gateway"])]
+    config: Option<PathBuf>,
     /// Shows every rule that was tried, not only the nearest.
     #[arg(long)]
     all: bool,
@@ -96,7 +105,8 @@ enum On {
 
 pub(super) fn run(args: Args) -> ExitCode {
     let topic = args.topic.as_deref().unwrap_or_default();
-    if let (None, None, Err(error)) = (args.on, &args.command, topic::check_name(topic)) {
+    let down = args.command.is_some() || args.desired.is_some();
+    if let (None, false, Err(error)) = (args.on, down, topic::check_name(topic)) {
         return could_not_run(&error.to_string());
     }
     let payload = match (args.payload, &args.payload_file) {
@@ -111,16 +121,15 @@ pub(super) fn run(args: Args) -> ExitCode {
         let addressed = Addressed { topic, bag, payload: payload.as_deref().unwrap_or_default() };
         return addressed.tell(args.json);
     }
-    let sources = match read_rule_files(&args.rules, "brownbridge explain TOPIC --rules PATH") {
-        Ok(sources) => sources,
-        Err(problem) => return could_not_run(&problem),
-    };
-    let loaded = rules::load(&sources);
-    let Some(set) = &loaded.rules else {
-        print_findings(&loaded.diagnostics, &sources);
-        return ExitCode::from(1);
+    let (set, identities) = match load(&args.config, &args.rules) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
     };
     let received = args.at.unwrap_or_else(Timestamp::now);
+    let set = &set;
+    if let Some(device) = &args.desired {
+        return command::desired((device, received), payload.as_deref().unwrap_or(b"{}"), set, args.json);
+    }
     if let Some(device) = &args.command {
         let (payload, method) = (payload.as_deref().unwrap_or_default(), args.method.as_deref());
         let down = command::Down { device, method, id: &args.id, props: &args.prop, payload, received };
@@ -155,6 +164,7 @@ pub(super) fn run(args: Args) -> ExitCode {
         presence,
         explanation: &explanation,
         gateway: &args.gateway,
+        identities: identities.as_ref(),
         has_payload: payload.is_some(),
         all: args.all,
     };
@@ -172,12 +182,28 @@ fn moment(text: &str) -> Result<Timestamp, String> {
     Ok(Timestamp(time.as_millisecond()))
 }
 
+/// The rules, and the devices where a configuration is named.
+fn load(config: &Option<PathBuf>, rules: &[PathBuf]) -> Result<(RuleSet, Option<Identities>), ExitCode> {
+    if let Some(config) = config {
+        return identity::load(config);
+    }
+    let sources =
+        read_rule_files(rules, "brownbridge explain TOPIC --rules PATH").map_err(|problem| could_not_run(&problem))?;
+    let loaded = rules::load(&sources);
+    loaded.rules.map(|set| (set, None)).ok_or_else(|| {
+        print_findings(&loaded.diagnostics, &sources);
+        ExitCode::from(1)
+    })
+}
+
 struct Told<'a> {
     set: &'a RuleSet,
     publish: &'a Publish<'a>,
     presence: Option<Presence<'a>>,
     explanation: &'a Explanation,
     gateway: &'a str,
+    /// Where a configuration says that devices have identities of their own.
+    identities: Option<&'a Identities>,
     has_payload: bool,
     all: bool,
 }
@@ -188,9 +214,10 @@ const SHOWN: usize = 5;
 impl Told<'_> {
     /// The topic a message goes up on. Its id is made when it is stored.
     fn hub_topic(&self, message: &HubMessage<'_>) -> String {
-        let identity = Identity { hub: "", device: self.gateway, module: None };
+        let own = self.identities.is_some_and(|identities| identities.has(message.device));
+        let identity = Identity { hub: "", device: if own { message.device } else { self.gateway }, module: None };
         let mut topic = String::new();
-        d2c::push_topic(&mut topic, &d2c::Sender { identity, gateway: true, replayed: false }, message, "MESSAGE-ID");
+        d2c::push_topic(&mut topic, &d2c::Sender { identity, gateway: !own, replayed: false }, message, "MESSAGE-ID");
         topic
     }
 
@@ -265,7 +292,8 @@ impl Told<'_> {
         let (set, output) = (self.set, &self.explanation.output);
         for (rule, record) in output.records() {
             let first = if set.is_urgent(rule) { ", to go before others (priority high)" } else { "" };
-            writeln!(out, "\nmessage from rule `{}`{first}", set.name(rule))?;
+            let what = if set.reported(rule).is_some() { "change of the twin" } else { "message" };
+            writeln!(out, "\n{what} from rule `{}`{first}", set.name(rule))?;
             self.write_message(out, record)?;
             set.habits(rule).iter().try_for_each(|habit| writeln!(out, "  and then    {habit}"))?;
         }
@@ -333,6 +361,9 @@ impl Told<'_> {
         if !message.device.is_empty() {
             writeln!(out, "  device      {}", message.device)?;
         }
+        if let Some(identities) = self.identities.filter(|identities| identities.has(message.device)) {
+            identities.write(out, message.device)?;
+        }
         for (name, value) in message.properties() {
             writeln!(out, "  property    {name} = {value}")?;
         }
@@ -366,9 +397,13 @@ impl Told<'_> {
         let records = explanation.output.records().map(|(rule, record)| (rule, record, false));
         let messages = records.chain(held).filter_map(|(rule, record, waits)| {
             let message = HubMessage::parse(record).ok()?;
+            let identity = self.identities.filter(|identities| identities.has(message.device));
+            let identity = identity.map(|identities| identities.as_json(message.device));
             Some(json!({
+                "identity": identity,
                 "rule": set.name(rule), "waits_in_window": waits, "device": message.device, "properties": message.properties().collect::<Vec<_>>(),
                 "content_type": message.content.content_type(), "content_encoding": message.content.encoding(),
+                "to": if set.reported(rule).is_some() { "reported" } else { "telemetry" },
                 "priority": if set.is_urgent(rule) { "high" } else { "normal" },
                 "hub_topic": self.hub_topic(&message), "time": message.created.to_string(), "body_bytes": message.body.len(),
                 "body": std::str::from_utf8(message.body).ok(), "body_hex": body_hex(message.body),

@@ -349,11 +349,8 @@ impl Maker<'_> {
             push_body(message, facts, (body, value, reshaped), plain);
             content = gzip::said_to_be(content);
         }
-        let mut depth = 0;
-        if let Some(reported) = &message.reported {
-            depth = reported.at.len();
-            place::open(&reported.at, facts, value, plain)?;
-        }
+        let reported = message.reported.as_ref();
+        let depth = reported.map_or(Ok(0), |reported| place::open(&reported.at, facts, value, plain))?;
         let writer = begin(message, facts, (device, value), (content, &mut records.bytes));
         let written = writer.finish(|out| match message.gzip {
             true => gzip.push(plain, out),
@@ -384,7 +381,7 @@ impl Maker<'_> {
             Combine::Aggregate(aggregate) => aggregate.push_picked(facts, plain)?,
             Combine::Pivot(pivot) => pivot.push_named(facts, (body, content), value, plain)?,
         }
-        let start = Held::begin(&mut records.held, source.publish.received, source.state);
+        let start = Held::begin(&mut records.held, source.publish.received, (source.state, window.made));
         let record = records.held.len();
         let writer = begin(message, facts, (device, value), (Content::Json, &mut records.held));
         let mut at = record;

@@ -122,6 +122,7 @@ mod shape;
 mod template;
 pub mod testing;
 mod translate;
+mod tuning;
 mod window;
 
 pub use clock::Doubt;
@@ -135,6 +136,7 @@ pub use near::Near;
 pub use restraint::HeldBack;
 pub use schema::schema;
 pub use translate::{Output, forward};
+pub use tuning::{Tune, twin_name};
 pub use window::{Again, Closed, Closing, Sequences, held_record};
 
 use crate::message::{Event, NotARecord, Presence, Publish, Timestamp};

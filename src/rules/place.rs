@@ -5,8 +5,13 @@ use super::template::{Facts, Place, Template};
 use super::{QuarantineReason, json};
 use crate::message::push_twin_name;
 
-/// Opens the objects in which a change of reported properties lies.
-pub(super) fn open(at: &[Template], facts: &Facts<'_>, value: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+/// Opens the objects in which a change of reported properties lies, and says how many are to be closed.
+pub(super) fn open(
+    at: &[Template],
+    facts: &Facts<'_>,
+    value: &mut Vec<u8>,
+    out: &mut Vec<u8>,
+) -> Result<usize, Refusal> {
     for template in at {
         value.clear();
         let rendered = template.render(facts, Place::Property, value).is_ok();
@@ -21,5 +26,5 @@ pub(super) fn open(at: &[Template], facts: &Facts<'_>, value: &mut Vec<u8>, out:
         json::push_escaped(out, &name);
         out.extend_from_slice(b"\":");
     }
-    Ok(())
+    Ok(at.len())
 }

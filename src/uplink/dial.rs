@@ -11,7 +11,7 @@ use rumqttc::{
 };
 
 use super::down::Down;
-use super::relay::Relay;
+use super::relay::{Failed, Relay};
 use super::subscribed::Subscribed;
 use super::target::Login;
 use super::wire::{Broken, Dial, Event, Sender, Wire};
@@ -147,9 +147,9 @@ impl Dialled {
     fn explain(&self, error: &ConnectionError, target: &Target) -> (&'static str, String) {
         let (host, port) = target.server();
         let dialled = target.way().describe(host, port);
-        if let Some(Broken { reason, text }) = self.relay.as_ref().and_then(Relay::failed) {
-            let hint = if reason == "network" { blocked_hint(target) } else { "" };
-            return (reason, format!("{text}{hint}"));
+        if let Some(Failed { broken, may_be_the_port }) = self.relay.as_ref().and_then(Relay::failed) {
+            let hint = if may_be_the_port { blocked_hint(target) } else { "" };
+            return (broken.reason, format!("{}{hint}", broken.text));
         }
         let refused_first = matches!(error, ConnectionError::ConnectionRefused(_));
         if let Some(goodbye) = self.relay.as_ref().and_then(Relay::goodbye).filter(|_| !refused_first) {

@@ -23,21 +23,21 @@ use rumqttc::{Proxy, ProxyAuth, ProxyType};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::wire::Broken;
 use crate::hub::limits::WEBSOCKET_PORT;
 use crate::hub::refused::tls_hint;
-use crate::outbound::Way;
+use crate::outbound::{ProxyError, Way};
 use crate::websocket::Goodbye;
 use crate::websocket::client;
 
 const MAX_REQUEST: usize = 4096;
 /// Time for the request of who connects here.
 const REQUEST: Duration = Duration::from_secs(2);
-/// Time for TLS and WebSocket, once the TCP connection is there.
-const HANDSHAKES: Duration = Duration::from_secs(25);
+/// Time until MQTT may begin: TCP, proxy, TLS and WebSocket. Less than `rumqttc` waits, which knows no reason.
+const OPEN: Duration = Duration::from_secs(27);
 /// How long the last bytes may take after the end: DISCONNECT is among them.
 const LINGER: Duration = Duration::from_secs(1);
 const NAME: &str = "relay";
@@ -71,8 +71,16 @@ pub(super) struct Relay {
 /// What the relay has to say about the connection.
 #[derive(Default)]
 struct Told {
-    failed: Mutex<Option<Broken>>,
+    failed: Mutex<Option<Failed>>,
     goodbye: OnceLock<Arc<OnceLock<Goodbye>>>,
+}
+
+/// Why there is no connection.
+#[derive(Debug, Clone)]
+pub(super) struct Failed {
+    pub(super) broken: Broken,
+    /// The network may let another port through.
+    pub(super) may_be_the_port: bool,
 }
 
 impl Relay {
@@ -99,7 +107,7 @@ impl Relay {
     }
 
     /// Why there is no connection.
-    pub(super) fn failed(&self) -> Option<Broken> {
+    pub(super) fn failed(&self) -> Option<Failed> {
         self.told.failed.lock().clone()
     }
 
@@ -132,9 +140,9 @@ impl Line {
             let near = accept(listener, &authorization).await?;
             match self.open().await {
                 Ok(far) => Some((near, far)),
-                Err(broken) => {
+                Err(failed) => {
                     // Before `near` ends: `rumqttc` sees that, and the reason has to be there then.
-                    *self.told.failed.lock() = Some(broken);
+                    *self.told.failed.lock() = Some(failed);
                     None
                 }
             }
@@ -160,12 +168,18 @@ impl Line {
     }
 
     /// Opens the connection, up to where MQTT begins.
-    async fn open(&self) -> Result<Box<dyn Stream>, Broken> {
+    async fn open(&self) -> Result<Box<dyn Stream>, Failed> {
+        let by = Instant::now() + OPEN;
         let Route { way, host, port, carrier } = &self.route;
         let place = way.describe(host, *port);
-        let broken = |reason, text| Broken { reason, text };
-        let far =
-            way.open(host, *port).await.map_err(|error| broken("network", format!("cannot reach {place}: {error}")))?;
+        let broken = |reason, text| Failed { broken: Broken { reason, text }, may_be_the_port: false };
+        let far = way.open(host, *port).await.map_err(|error| {
+            let (reason, may_be_the_port) = match ProxyError::within(&error) {
+                Some(proxy) => ("proxy", proxy.is_for_place()),
+                None => ("network", true),
+            };
+            Failed { broken: Broken { reason, text: format!("cannot reach {place}: {error}") }, may_be_the_port }
+        })?;
         let Carrier::WebSocket { tls, path, max_packet_size } = carrier else { return Ok(Box::new(far)) };
         let upgraded = async {
             let far: Box<dyn Stream> = match tls {
@@ -188,9 +202,8 @@ impl Line {
             let _ = self.told.goodbye.set(socket.goodbye());
             Ok(Box::new(socket) as Box<dyn Stream>)
         };
-        timeout(HANDSHAKES, upgraded).await.unwrap_or_else(|_| {
-            let text =
-                format!("{place} takes the connection, but makes no WebSocket within {} s", HANDSHAKES.as_secs());
+        timeout_at(by, upgraded).await.unwrap_or_else(|_| {
+            let text = format!("{place} takes the connection, but makes no WebSocket within {} s", OPEN.as_secs());
             Err(broken("timeout", text))
         })
     }

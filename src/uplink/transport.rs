@@ -88,7 +88,7 @@ impl Transport {
 
 /// True where an end of a connection says that the network did not let it through. `connected`: the hub let us in.
 pub(super) fn is_blocked(reason: &str, connected: bool) -> bool {
-    !connected && matches!(reason, "network" | "timeout" | "websocket")
+    !connected && matches!(reason, "network" | "proxy" | "timeout" | "websocket")
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! How the devices are: counted for metrics, status and readiness, and one by one for an operator.
 
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -7,18 +9,21 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::queue::{Device, Phase as Doing};
-use super::register::Verdict;
-use super::{Devices, Door, Shared};
+use super::register::{Register, Verdict};
+use super::{Devices, Door, Plan, Shared};
 use crate::hub::accounts::Described;
 use crate::message::Timestamp;
 use crate::shelf;
-use crate::uplink::Status;
+use crate::uplink::{Expiry, Status};
 
 /// What is told of a device for which the door is shut.
 const FULL: &str = "its shelf is full: what is published for it is not acknowledged until there is room";
 
 /// For so long the hub counts as one that lets somebody in.
 const ADMITTED: Duration = Duration::from_secs(60);
+
+/// In seconds: so near an end wants somebody to act.
+const SOON: i64 = 7 * 24 * 3_600;
 
 /// What a device does, in a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -98,10 +103,52 @@ pub struct Listed {
 /// Why a device may connect or may not, and what it connects with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
+    /// `allowed`, `held` or `denied`.
+    pub verdict: &'static str,
     /// Why it may, or may not.
     pub admission: String,
     /// What it connects with, and where.
     pub account: Described,
+}
+
+/// What ends next of all that devices connect with, seconds since 1970.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Next {
+    token: Option<i64>,
+    certificate: Option<i64>,
+    /// Devices that will be refused within [`SOON`] if nobody does anything.
+    soon: u64,
+}
+
+impl Next {
+    fn of(all: impl Iterator<Item = Expiry>, now: i64) -> Self {
+        let first = |a: Option<i64>, b: Option<i64>| a.into_iter().chain(b).min();
+        all.fold(Self::default(), |next, expiry| {
+            let ends = first(expiry.given, expiry.certificate);
+            Self {
+                token: first(next.token, expiry.token()),
+                certificate: first(next.certificate, expiry.certificate),
+                soon: next.soon + u64::from(ends.is_some_and(|ends| ends - now < SOON)),
+            }
+        })
+    }
+}
+
+impl Origin {
+    fn of(register: &Register, plan: &Plan, device: &str) -> Self {
+        let verdict = match register.verdict(device) {
+            Verdict::Allowed => "allowed",
+            Verdict::Unknown => "held",
+            Verdict::Denied => "denied",
+        };
+        Self { verdict, admission: register.reason(device), account: plan.accounts.describe(device) }
+    }
+}
+
+/// Why a device may connect, or may not, as files and the state folder say now.
+pub fn origin(plan: &Plan, state: &Path, device: &str) -> io::Result<Origin> {
+    let register = Register::open(state, plan.allow.clone(), plan.table.clone())?;
+    Ok(Origin::of(&register, plan, device))
 }
 
 /// All devices in numbers.
@@ -198,8 +245,7 @@ impl Devices {
     pub fn show(&self, id: &str) -> Option<Listed> {
         let device = self.0.devices.lock().by_id.get(id).cloned();
         let mut listed = device.map(|device| self.0.listed(&device))?;
-        let account = self.0.options.plan.accounts.describe(id);
-        listed.origin = Some(Origin { admission: self.0.register.lock().reason(id), account });
+        listed.origin = Some(Origin::of(&self.0.register.lock(), &self.0.options.plan, id));
         Some(listed)
     }
 
@@ -291,6 +337,9 @@ impl Shared {
         let connected = self.connected.load(Ordering::Relaxed);
         ::metrics::gauge!("brownbridge_uplink_connections").set(connected as f64);
         self.metrics.uplink_connected.set(f64::from(u8::from(connected > 0)));
+        let expiries = self.all();
+        let next = Next::of(expiries.iter().map(|device| device.state().expiry), Timestamp::now().as_secs());
+        crate::metrics::credentials_end(next.token, next.certificate, next.soon);
         let (last_puback, trouble) = (*self.last_puback.lock(), self.trouble.lock().clone());
         let state = match (connected > 0, &trouble) {
             (true, _) => "connected",
@@ -310,6 +359,25 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_ends_next() {
+        let renewed = |at| Expiry { minted: Some(at), ..Expiry::default() };
+        let given = |at| Expiry { given: Some(at), ..Expiry::default() };
+        let certificate = |at| Expiry { certificate: Some(at), ..Expiry::default() };
+        let far = 100 + SOON;
+        for (all, token, own, soon) in [
+            (vec![], None, None, 0),
+            (vec![Expiry::default()], None, None, 0),
+            (vec![renewed(110), renewed(105), renewed(3_700)], Some(105), None, 0),
+            (vec![given(far), given(far - 1), renewed(far + 9)], Some(far - 1), None, 1),
+            (vec![certificate(far + 5), certificate(50), renewed(200)], Some(200), Some(50), 1),
+            (vec![certificate(101), certificate(102), given(103)], Some(103), Some(101), 3),
+        ] {
+            let next = Next::of(all.iter().copied(), 100);
+            assert_eq!(next, Next { token, certificate: own, soon }, "{all:?}");
+        }
+    }
 
     #[test]
     fn who_cannot_send_is_counted_in_words() {

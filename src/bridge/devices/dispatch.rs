@@ -19,7 +19,8 @@ use crate::hub::connection_string::is_id;
 use crate::hub::limits::D2C_MAX_BYTES;
 use crate::hub::pace::Pace;
 use crate::message::{HubMessage, excerpt};
-use crate::uplink::{Backlog as _, Isolation, Lane, Outcome as _, Waiting};
+use crate::metrics::translated_by_rule;
+use crate::uplink::{Backlog as _, Isolation, Lane, Outcome, Waiting};
 
 /// How long a message for which there is no room is kept in hand at least.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -264,8 +265,9 @@ impl Dispatcher<'_> {
         for (device, messages, result) in written {
             match result {
                 Ok(()) => {
-                    for waiting in &messages {
-                        self.shared.outcome.delivered(waiting.id);
+                    let saved = leave_spool(&self.shared.outcome, &messages);
+                    if saved > 0 {
+                        translated_by_rule("(saved on a shelf)").increment(saved);
                     }
                     {
                         let mut state = device.state();
@@ -326,6 +328,12 @@ impl Dispatcher<'_> {
             self.shared.look_after_shelves(self.ticks.is_multiple_of(MINUTE));
         }
     }
+}
+
+/// Takes out of the spool what has come to a shelf. Says how many of them the spool had given up meanwhile: those count as
+/// lost there, and would count as delivered, too, when they leave the shelf.
+pub(super) fn leave_spool(outcome: &impl Outcome, messages: &[Waiting]) -> u64 {
+    messages.iter().filter(|waiting| !outcome.delivered(waiting.id)).count() as u64
 }
 
 impl Shared {

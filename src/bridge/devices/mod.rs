@@ -69,13 +69,15 @@ mod renewal;
 mod shelving;
 #[cfg(test)]
 mod tests;
+mod withdraw;
 
-pub use census::{Listed, Origin, Phase as Condition, Summary};
+pub use census::{Listed, Origin, Phase as Condition, Summary, origin};
 pub use door::Door;
 use queue::{Device, Held, Phase};
 use register::{Register, Verdict};
 pub use renewal::Renewed;
 pub use shelving::give_back;
+pub use withdraw::Withdrawn;
 
 /// Devices known at one time; what names more goes to the quarantine.
 const MOST_DEVICES: usize = device_table::MOST;
@@ -105,6 +107,9 @@ pub trait OwnIdentity: Send + Sync + 'static {
 
     /// The hub refused it.
     fn refused(&self);
+
+    /// The network did not lead to the hub.
+    fn unreachable(&self);
 }
 
 impl<C: uplink::Credentials> OwnIdentity for C {
@@ -118,6 +123,10 @@ impl<C: uplink::Credentials> OwnIdentity for C {
 
     fn refused(&self) {
         uplink::Credentials::refused(self);
+    }
+
+    fn unreachable(&self) {
+        uplink::Credentials::unreachable(self);
     }
 }
 

@@ -209,3 +209,25 @@ fn pieces_are_small_and_in_order() {
         assert!(order.eq(0..messages), "{length}");
     }
 }
+
+#[test]
+fn what_the_spool_gave_up_while_it_came_to_a_shelf_is_counted() {
+    struct Spool(u64);
+    impl crate::uplink::Outcome for Spool {
+        fn delivered(&self, id: MessageId) -> bool {
+            id.sequence >= self.0
+        }
+
+        fn abandon(&self, _: MessageId, _: &'static str) {
+            unreachable!("it is on the shelf");
+        }
+
+        async fn isolate(&self, _: &Waiting, _: &crate::uplink::Isolation) {
+            unreachable!("it is on the shelf");
+        }
+    }
+    for (given_up, expect) in [(0, 0), (3, 3), (9, 5)] {
+        let messages: Vec<_> = (0..5).map(|sequence| waiting(sequence, Lane::Live)).collect();
+        assert_eq!(dispatch::leave_spool(&Spool(given_up), &messages), expect);
+    }
+}

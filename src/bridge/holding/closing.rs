@@ -27,6 +27,8 @@ use crate::spool::{AppendError, Ranges};
 const AT_ONCE: usize = 1_000;
 const BYTES_AT_ONCE: usize = 4 << 20;
 const SEQUENCES_AT_ONCE: usize = 128 << 10;
+/// Windows that become messages without a pause.
+const FOLDED: usize = 64;
 /// Stretches that are done with under one lock.
 const STRETCHES: usize = 1_000;
 /// Room for a mark is waited for that long.
@@ -137,7 +139,7 @@ impl Bridge {
     /// of. Who drops this leaves the rest to the next start.
     pub(super) async fn store_closed(&self) {
         loop {
-            let group = self.next_group();
+            let group = self.next_group().await;
             if group.is_empty() {
                 break;
             }
@@ -151,7 +153,7 @@ impl Bridge {
     }
 
     /// The windows that closed first.
-    fn next_group(&self) -> Vec<Closed> {
+    async fn next_group(&self) -> Vec<Closed> {
         let memory = self.rules.memory();
         let (mut group, mut bytes, mut sequences) = (Vec::new(), 0, 0);
         while group.len() < AT_ONCE
@@ -162,6 +164,9 @@ impl Bridge {
             bytes += closed.record.len();
             sequences += closed.sequences.len();
             group.push(closed);
+            if group.len().is_multiple_of(FOLDED) {
+                tokio::task::yield_now().await;
+            }
         }
         group
     }

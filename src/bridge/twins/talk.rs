@@ -183,6 +183,9 @@ impl Talk {
             (Told::Again(_), _) => "failed",
             _ => "refused",
         });
+        if let Told::Whole(_) = told {
+            Twins(Arc::clone(&self.shared)).billed(payload.len());
+        }
         match told {
             Told::Stray | Told::Whole(false) => {}
             Told::Whole(true) => self.desired(device),
@@ -309,6 +312,10 @@ impl Talk {
                 }
                 Some((Step::Unchanged(changes), _)) => self.ended(device, "unchanged", changes),
                 Some((Step::Say(ask), line)) => {
+                    // A question has a blank as its body; what it costs is told by its answer.
+                    if ask.body.len() > 1 {
+                        Twins(Arc::clone(&self.shared)).billed(ask.body.len());
+                    }
                     let said = match line {
                         Some(line) => line.say(ask.topic, ask.body.into()).await,
                         None => Err(Gone),

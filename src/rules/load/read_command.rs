@@ -128,7 +128,7 @@ pub(super) fn how(keys: &mut Reader<'_>, retained: bool, report: &mut Report<'_>
 }
 
 /// Reads `encode`: the words of `decode`, the other way round.
-fn read_encode(keys: &mut Reader<'_>, report: &mut Report<'_>) -> Option<Encode> {
+pub(super) fn read_encode(keys: &mut Reader<'_>, report: &mut Report<'_>) -> Option<Encode> {
     let entry = keys.any("encode")?;
     let place = entry.value.span();
     let encode = match Encode::of(read_decode::read(&entry, report)?) {

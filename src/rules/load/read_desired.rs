@@ -41,6 +41,7 @@ pub(super) fn read<'a>(
     let device = keys.any("device").and_then(|entry| read_command::pattern(&entry, &mut names, report));
     let acknowledge = keys.boolean("acknowledge", report).is_some_and(|(yes, _)| yes);
     let message = read_message(&mut keys, (&mut names, Makes::Command, false), tables, report);
+    let encode = read_command::read_encode(&mut keys, report);
     let (qos, retain) = read_command::how(&mut keys, true, report);
     let mistyped = keys.finish(report);
     if table.get("topic").is_none() && !mistyped.contains(&"topic") {
@@ -54,7 +55,7 @@ pub(super) fn read<'a>(
     let command = message.filter(|_| sound).map(|message| {
         let template =
             |what: &str| message.props.iter().find(|(name, _)| **name == *what).map(|(_, template)| template);
-        let has_payload = template(PAYLOAD).is_some();
+        let has_payload = template(PAYLOAD).is_some() || encode.is_some();
         let topic = template(TOPIC).map(Levels::of).unwrap_or_else(|| Levels::of(&Default::default()));
         let command = Command {
             name: shown.clone(),
@@ -62,7 +63,7 @@ pub(super) fn read<'a>(
             device,
             props: Vec::new(),
             message,
-            encode: None,
+            encode,
             topic,
             answer_topic: None,
             qos,

@@ -11,8 +11,7 @@ use crate::rules::template::{BUILT_IN, Mistake, Part, Template};
 const KNOWN_IN_COMMANDS: &str =
     "known are {device}, {id}, {time} and the names in `device` and `props`; a field of the body is written {.field}";
 
-const KNOWN_IN_DESIRED: &str =
-    "known are {device}, {path}, {name}, {time} and the names in `device`; a field of the body is written {.field}";
+const KNOWN_IN_DESIRED: &str = "known are {device}, with `split = \"leaf\"` {path} and {name}, {time} and the names in `device`; a field of the body is written {.field}";
 
 /// The names a rule's templates may use.
 pub(super) struct Names {

@@ -143,6 +143,11 @@ const DESIRED: &[Key] = &[
     key("split", Words(words::parts), "leaf: each value makes a publish; whole: the object makes one"),
     key("topic", Text, "where it is published: {device}, {path}, {name}, {.field}"),
     key("payload", Text, "what is published: {.value}; without it the value, or the object"),
+    key(
+        "encode",
+        DECODED,
+        "how the payload is written, in the words of `decode`: as PLC words, hexadecimal digits, csv",
+    ),
     key("qos", Whole(0, 2), "the QoS of the publish, 1 where nothing is said"),
     key("retain", Flag, "the publish stays with the broker; true where nothing is said"),
     key("acknowledge", Flag, "the value is reported with code, version and description when it is with the plant"),

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    Closed, Closing, Combine, Held, LARGEST_BODY, MAX_SEQUENCES, OfRule, PER_WINDOW, Sequences, Window, aggregate, pivot,
+    Closed, Closing, Combine, Held, LARGEST_BODY, MAX_SEQUENCES, OfRule, PER_WINDOW, Sequences, Window, aggregate,
+    pivot,
 };
 use crate::message::{Content, HubMessage, RecordWriter, Timestamp};
 use crate::rules::gzip::{self, Gzip};
