@@ -17,7 +17,7 @@ use crate::message::{Presence, Publish, excerpt};
 use crate::metrics::Metrics;
 use crate::quarantine::{Quarantine, Reason};
 use crate::rules::{self, Doubt, Output, RuleIndex, RuleSet, Verdict};
-use crate::spool::AppendError;
+use crate::spool::{AppendError, Ticket};
 
 mod commits;
 pub mod devices;
@@ -199,7 +199,7 @@ impl Bridge {
         } else {
             match self.stores.append(&self.stores.normal, messages(now, out).map(|(_, record)| record)) {
                 Ok(ticket) => {
-                    self.made(now, messages(now, out));
+                    self.made(now, messages(now, out), ticket);
                     self.taken(publish, Sequences::of(STORED, ticket.0), failed)
                 }
                 Err(error) => return self.not_appended(publish, error),
@@ -215,9 +215,9 @@ impl Bridge {
     }
 
     /// Counts messages that are stored.
-    fn made<'r>(&self, now: &Current, records: impl Iterator<Item = (RuleIndex, &'r [u8])>) {
+    fn made<'r>(&self, now: &Current, records: impl Iterator<Item = (RuleIndex, &'r [u8])>, last: Ticket) {
         for (rule, record) in records {
-            now.meters.of(rule).made(&self.own, record);
+            now.meters.of(rule).made(&self.own, record, last);
         }
     }
 
@@ -256,7 +256,7 @@ impl Bridge {
         }
         match self.stores.normal.try_append(std::iter::once(record.as_slice())) {
             Ok(ticket) => {
-                self.addressed.made(&self.own, &record);
+                self.addressed.made(&self.own, &record, ticket);
                 self.metrics.publishes_translated.increment(1);
                 Offer::Taken(Sequences::of(STORED, ticket.0))
             }
@@ -268,7 +268,7 @@ impl Bridge {
     pub fn send_again(&self, record: &[u8]) -> Offer {
         match self.stores.normal.try_append(std::iter::once(record)) {
             Ok(ticket) => {
-                self.retried.made(&self.own, record);
+                self.retried.made(&self.own, record, ticket);
                 Offer::Taken(Sequences::of(STORED, ticket.0))
             }
             Err(AppendError::Closed) => {

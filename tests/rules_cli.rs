@@ -305,7 +305,7 @@ fn an_offered_rule_works_as_it_is() {
         (&[b"hello", b"hello", b"2"], "# no decode"),
         (&[b"2", b"hello"], "# no decode"),
         (&[b"2", b"", b"3.5"], "decode = \"number\""),
-        (&[b"{}", b"[1]"], "'{}'"),
+        (&[b"{}", b"[1]"], "payload     = \"{}\""),
     ];
     let kinds = kinds.map(|(payloads, holds)| ("a/b/c", new_rule_for_siblings("a/b/c", payloads, 2), holds));
     let siblings = topics.iter().flat_map(|topic| (0..4).map(move |level| (*topic, level)));
