@@ -83,7 +83,13 @@ impl Shared {
         let Some(bounds) = self.options.plan.refuse_above else { return };
         let own = &*self.options.plan.own.connection.device;
         let before = self.door.shut.load_full();
-        let mut shut = which_to_shut(&self.shelves.shares(), bounds, |id| before.contains(id));
+        let shares = self.shelves.shares();
+        let mut shut = which_to_shut(&shares, bounds, |id| before.contains(id));
+        if is_tight(&shares, bounds.1) {
+            // Also for those whose messages have found no room on a shelf yet.
+            let devices = self.all().into_iter().filter(|device| device.state().shelving);
+            shut.extend(devices.map(|device| device.id.to_string()));
+        }
         if shut.contains("") {
             shut.insert(own.to_owned());
         }
@@ -110,12 +116,20 @@ fn which_to_shut(
     (one, all): (u64, u64),
     shut: impl Fn(&str) -> bool,
 ) -> HashSet<String> {
-    let nearly = |bytes: u64| bytes / NEARLY.1 * NEARLY.0;
-    let is_tight = shares.iter().map(|(_, share)| share.bytes).sum::<u64>() >= nearly(all);
+    let is_tight = is_tight(shares, all);
     let full = shares.iter().filter(|(id, share)| {
         share.messages > 0 && (is_tight || share.bytes >= if shut(id) { nearly(one) } else { one })
     });
     full.map(|(id, _)| id.clone()).collect()
+}
+
+/// Nearly all the room of the shelves is taken.
+fn is_tight(shares: &[(String, crate::shelf::Share)], all: u64) -> bool {
+    shares.iter().map(|(_, share)| share.bytes).sum::<u64>() >= nearly(all)
+}
+
+fn nearly(bytes: u64) -> u64 {
+    bytes / NEARLY.1 * NEARLY.0
 }
 
 #[cfg(test)]
