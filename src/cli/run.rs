@@ -10,7 +10,7 @@ use super::running::default_config;
 use super::service;
 use crate::admin::Recorder;
 use crate::app::inherited::Inherited;
-use crate::app::{self, Reloader, Running, settings};
+use crate::app::{self, Reloader, Running, private, settings};
 
 /// `EX_CONFIG` of sysexits.h: systemd need not try again.
 const BAD_CONFIGURATION: u8 = 78;
@@ -42,6 +42,7 @@ pub(super) enum LogFormat {
 }
 
 pub(super) fn run(args: Args) -> ExitCode {
+    private::keep();
     start_log(args.log, "info");
     let loaded = match settings::load(&args.config, &|name| std::env::var(name).ok()) {
         Ok(loaded) => loaded,
