@@ -75,7 +75,7 @@ pub(super) struct Args {
     /// Shows every rule that was tried, not only the nearest.
     #[arg(long)]
     all: bool,
-    /// The device id of the bridge itself, for the hub topic.
+    /// The device id of the bridge itself, or DEVICE/MODULE, for the hub topic.
     #[arg(long, value_name = "ID", default_value = "GATEWAY")]
     gateway: String,
     /// Prints the explanation as JSON on stdout.
@@ -105,7 +105,7 @@ pub(super) fn run(args: Args) -> ExitCode {
             Err(error) => return could_not_run(&format!("cannot read {}: {error}", path.display())),
         },
     };
-    if let Some(bag) = d2c::addressed(topic, &args.gateway) {
+    if let Some(bag) = d2c::addressed(topic, own(&args.gateway)) {
         let addressed = Addressed { topic, bag, payload: payload.as_deref().unwrap_or_default() };
         return addressed.tell(args.json);
     }
@@ -181,7 +181,8 @@ const SHOWN: usize = 5;
 impl Told<'_> {
     /// The topic a message goes up on. Its id is made when it is stored.
     fn hub_topic(&self, message: &HubMessage<'_>) -> String {
-        let identity = Identity { hub: "", device: self.gateway, module: None };
+        let (device, module) = own(self.gateway);
+        let identity = Identity { hub: "", device, module };
         let mut topic = String::new();
         d2c::push_topic(&mut topic, &d2c::Sender { identity, gateway: true, replayed: false }, message, "MESSAGE-ID");
         topic
@@ -305,7 +306,7 @@ impl Told<'_> {
         if let Some(id) = addressee(self.publish.topic) {
             writeln!(
                 out,
-                "if `{id}` is the device id of the bridge itself, it goes up as it is: --gateway {id} shows how"
+                "if `{id}` is the identity of the bridge itself, it goes up as it is: --gateway {id} shows how"
             )?;
         }
         let mut forwarded = Output::new();
@@ -380,10 +381,18 @@ impl Told<'_> {
     }
 }
 
-/// The device id in a topic of the hub's own form.
-fn addressee(topic: &str) -> Option<&str> {
-    let id = topic.strip_prefix("devices/")?.split('/').next()?;
-    d2c::addressed(topic, id).map(|_| id)
+/// Device and module of the bridge itself.
+fn own(gateway: &str) -> (&str, Option<&str>) {
+    gateway.split_once('/').map_or((gateway, None), |(device, module)| (device, Some(module)))
+}
+
+/// The identity in a topic of the hub's own form, as `--gateway` takes it.
+fn addressee(topic: &str) -> Option<String> {
+    let mut levels = topic.strip_prefix("devices/")?.split('/');
+    let device = levels.next()?;
+    let module = levels.next().filter(|level| *level == "modules").and_then(|_| levels.next());
+    d2c::addressed(topic, (device, module))?;
+    Some(module.map_or_else(|| device.to_owned(), |module| format!("{device}/{module}")))
 }
 
 /// A publish that is addressed to the hub already: `run` asks no rule about it.
