@@ -277,6 +277,9 @@ impl Told<'_> {
             Verdict::Dropped { rule } if output.let_by().contains(&rule) => {
                 writeln!(out, "\nnothing is sent: rule `{}` lets it go by, and no other takes it", set.name(rule))
             }
+            Verdict::Dropped { .. } if output.clears_retained() => {
+                writeln!(out, "\nnothing is sent: an empty retained publish only takes the retained message away")
+            }
             Verdict::Dropped { rule } => writeln!(out, "\nnothing is sent: rule `{}` drops it", set.name(rule)),
             Verdict::Quarantined { rule, reason } => {
                 let name = set.name(rule);
