@@ -208,7 +208,7 @@ fn lines_that_end_again_and_again_lose_nothing() {
     const WINDOW: usize = 32;
     let rows = [
         (&["--cut-every", "7"][..], 10.0),
-        (&["--expire", "1", "--puback-delay", "400"], 10.0),
+        (&["--expire", "1", "--puback-delay", "700"], 10.0),
         // It shapes first, and may close.
         (&["--message-rate", "150"], 0.0),
     ];

@@ -187,6 +187,10 @@ fn a_new_certificate_is_taken_up_by_a_planned_reconnect() {
     let log = || fs::read_to_string(&bridge.log).unwrap();
     until("told", PATIENCE, || log().contains("the certificate of the uplink stays the old one").then_some(()));
     copy();
+    until("put right", PATIENCE, || log().contains("the certificate of the uplink on disk is the one in use").then_some(()));
+    assert!(!log().contains("planned reconnect"), "the same costs no reconnect");
+    let renewed = fs::read_to_string(&files[0]).unwrap() + "\n";
+    fs::write(&copies[0], renewed).unwrap();
     until("taken up", PATIENCE, || log().contains("the certificate of the uplink is taken up").then_some(()));
     until("made anew", PATIENCE, || {
         bridge.get("/metrics").contains("uplink_reconnects_total{reason=\"token_renewal\"} 1").then_some(())

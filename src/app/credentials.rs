@@ -195,6 +195,7 @@ impl Watched for UplinkTls {
             why
         })?;
         if self.in_use.lock().replace(mark) == Some(mark) {
+            tracing::info!("{} on disk is the one in use", Self::WHAT);
             return Ok(());
         }
         match &mut *self.credentials.target.lock() {
