@@ -13,9 +13,7 @@ use ::metrics::Counter;
 
 use crate::broker::{Ingest, Offer, Sequences};
 use crate::config::Unmatched;
-use crate::hub::connect::Identity;
-use crate::hub::{bag, d2c, limits};
-use crate::message::{Content, HubMessage, Presence, Publish, RecordWriter, excerpt};
+use crate::message::{Presence, Publish, excerpt};
 use crate::metrics::Metrics;
 use crate::quarantine::{Quarantine, Reason};
 use crate::rules::{self, Doubt, Output, RuleIndex, RuleSet, Verdict};
@@ -30,6 +28,7 @@ mod judge;
 mod lanes;
 mod meters;
 mod numbering;
+mod own;
 mod reported;
 #[cfg(test)]
 mod sim;
@@ -43,11 +42,13 @@ pub use watchers::{View, Watchers};
 
 use commits::STORED;
 pub use commits::SpoolCommits;
-pub use holding::Holding;
+use devices::Door;
+pub use holding::{CLOSE_GRACE, Holding};
 use in_use::Current;
 pub use in_use::InUse;
 pub use lanes::{SpoolBacklog, SpoolOutcome, Stores, join};
 use meters::Meter;
+pub use own::Own;
 
 /// What takes the broker's publishes.
 pub struct Bridge {
@@ -62,29 +63,9 @@ pub struct Bridge {
     closed: AtomicBool,
     answers: Option<Arc<down::Watch>>,
     twins: Option<twins::Twins>,
+    door: Option<Arc<Door>>,
     watchers: Arc<Watchers>,
 }
-
-/// The identity of the uplink: what is addressed to it goes up as it is.
-#[derive(Debug, Clone)]
-pub struct Own {
-    /// The hub's host name.
-    pub hub: String,
-    /// The device id; `None` where the uplink is no hub.
-    pub device: Option<String>,
-    /// The module id.
-    pub module: Option<String>,
-    /// Late messages get a property that says so.
-    pub mark_late: bool,
-    /// The bytes that the hub bills as one message; `None` where nothing is billed.
-    pub block: Option<usize>,
-}
-
-/// Characters of a `$.mid` at most, and what a topic has beside names and values.
-const TOPIC_OVERHEAD: usize = 512;
-
-/// A `$.mid` as long as one can be.
-const LONGEST_ID: &str = "0123456789abcdef-18446744073709551615";
 
 /// Why a publish is isolated that no commit can hold.
 const TOO_LARGE_FOR_SPOOL: Reason<'static> = Reason {
@@ -108,6 +89,7 @@ impl Bridge {
             closed: AtomicBool::new(false),
             answers: None,
             twins: None,
+            door: None,
             watchers: Arc::default(),
             rules: Arc::new(InUse::new(rules, own.block)),
             unmatched,
@@ -127,6 +109,12 @@ impl Bridge {
     /// Puts what rules report into twins.
     pub fn reporting(mut self, twins: twins::Twins) -> Self {
         self.twins = Some(twins);
+        self
+    }
+
+    /// Takes nothing for a device while this is shut for it.
+    pub fn behind(mut self, door: Arc<Door>) -> Self {
+        self.door = Some(door);
         self
     }
 
@@ -188,6 +176,11 @@ impl Bridge {
     fn store(&self, now: &Current, publish: &Publish<'_>, out: &mut Output, failed: Option<Reason<'_>>) -> Offer {
         if let Some(detail) = any_too_large(&self.own, out) {
             return self.isolate(publish, Reason { rule: "", reason: "too_large", detail: &detail });
+        }
+        if let Some(door) = &self.door
+            && door.refuses(messages(now, out).filter(|(rule, _)| !now.set.is_urgent(*rule)).map(|(_, record)| record))
+        {
+            return Offer::Full;
         }
         let reported = match self.reported(now, out) {
             Ok(reported) => reported,
@@ -344,55 +337,6 @@ impl Bridge {
     }
 }
 
-impl Own {
-    fn identity(&self) -> Identity<'_> {
-        let device = self.device.as_deref().unwrap_or_default();
-        Identity { hub: &self.hub, device, module: self.module.as_deref() }
-    }
-
-    /// The property bag of a topic that is addressed to this identity.
-    fn addressed<'t>(&self, topic: &'t str) -> Option<&'t str> {
-        self.device.as_deref().and_then(|own| d2c::addressed(topic, (own, self.module.as_deref())))
-    }
-
-    /// Writes the record of a publish that goes up as it is, or says why the hub would not take it.
-    fn addressed_record(
-        &self,
-        publish: &Publish<'_>,
-        given: &str,
-        record: &mut Vec<u8>,
-    ) -> Result<(), (&'static str, String)> {
-        if let Err(error) = bag::check(given) {
-            let detail = format!("the hub would close the connection at this property bag: {error}");
-            return Err(("bad_property_bag", detail));
-        }
-        let mut writer = RecordWriter::begin(record, publish.received, Content::BagAsGiven, |_| ());
-        writer.property("", |out| out.extend_from_slice(given.as_bytes()));
-        let written = writer.finish(|out| out.extend_from_slice(publish.payload));
-        match written.is_ok().then(|| self.too_large(record)).flatten() {
-            Some(detail) => Err(("too_large", detail)),
-            None => Ok(()),
-        }
-    }
-
-    /// In words why the hub would not take a record; `None` where it will.
-    fn too_large(&self, record: &[u8]) -> Option<String> {
-        // Percent-encoding triples at most, so this decides all but the few that come near a limit.
-        if TOPIC_OVERHEAD + 3 * record.len() <= limits::TOPIC_MAX_BYTES {
-            return None;
-        }
-        let message = HubMessage::parse(record).ok()?;
-        let longest_topic = TOPIC_OVERHEAD + 3 * (record.len() - message.body.len());
-        if longest_topic <= limits::TOPIC_MAX_BYTES && longest_topic + message.body.len() <= limits::D2C_MAX_BYTES {
-            return None;
-        }
-        let sender = d2c::Sender { identity: self.identity(), gateway: true, replayed: self.mark_late };
-        let mut topic = String::new();
-        d2c::push_topic(&mut topic, &sender, &message, LONGEST_ID);
-        d2c::check_size(&sender, &message, LONGEST_ID, &topic).err().map(|error| error.to_string())
-    }
-}
-
 /// A publish on its way into the quarantine, or with messages that wait for room: counted when they are there, or when
 /// its client is gone before that and they are nowhere, or nobody learns whether they are. Until then it is in progress.
 struct Unsettled {
@@ -455,6 +399,9 @@ impl Ingest for Bridge {
     async fn room(&self, refused: &Output) {
         if self.closed.load(Ordering::Relaxed) {
             return std::future::pending().await;
+        }
+        if let Some(door) = &self.door {
+            door.opens(|| refused.records().map(|(_, record)| record)).await;
         }
         // What gives to a window is refused by the holding spool only, all else by the spool only: see `store_rest`.
         match refused.held().next() {

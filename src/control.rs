@@ -73,6 +73,9 @@ pub enum Request {
     Devices {
         /// Only this one.
         id: Option<String>,
+        /// Those that follow this id in the order of ids: at most [`DEVICES_AT_ONCE`].
+        #[serde(default)]
+        after: Option<String>,
     },
     /// Let devices in, or keep them out.
     DevicesSay {
@@ -194,6 +197,9 @@ pub struct Peeked {
     /// The beginning of the payload.
     pub payload: String,
 }
+
+/// Devices of one answer; there may be more where it has so many.
+pub const DEVICES_AT_ONCE: usize = 5_000;
 
 /// Most devices of one request.
 pub const MAX_DEVICES: usize = 1_000;

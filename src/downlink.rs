@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use crate::topic;
 
 mod desk;
+mod wishes;
 
 pub use desk::{Case, Desk, Stage};
+pub use wishes::{COMPONENT, Parameter, Tune, Wishes, acknowledged, desired};
 
 /// Which topics the commands for a device may go to.
 #[derive(Debug, Clone, Default)]

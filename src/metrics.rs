@@ -16,7 +16,8 @@
 //! `reported_ended` + `reported_waiting`.
 //!
 //! Where devices have connections of their own, `shelf_recovered` is added to the left of the second, and `shelf_lost`
-//! and `shelf_messages` to its right.
+//! and `shelf_messages` to its right. A message that the spool gave up to make room while it came to a shelf is there
+//! after all: it counts as shed, and as translated once more, by the rule `(saved on a shelf)`.
 //!
 //! A retried entry of the quarantine counts as received anew, a retried hub message as translated by the rule
 //! `(retried)`: the counters of the quarantine count what went in, not what lies there.
@@ -296,6 +297,18 @@ impl Metrics {
     }
 }
 
+/// Says what ends first of all that devices connect with, and of how many it ends soon without being renewed. Where
+/// nothing has an end any more the gauge is no number: no alarm compares with that.
+#[expect(clippy::cast_precision_loss)]
+pub fn credentials_end(token: Option<i64>, certificate: Option<i64>, soon: u64) {
+    let ends = |name: &'static str, at: Option<i64>| {
+        ::metrics::gauge!(name).set(at.map_or(f64::NAN, |seconds| seconds as f64));
+    };
+    ends("brownbridge_sas_expiry_timestamp_seconds", token);
+    ends("brownbridge_certificate_expiry_timestamp_seconds", certificate);
+    ::metrics::gauge!("brownbridge_credentials_expiring").set(soon as f64);
+}
+
 /// A counter per rule, looked up once when the rules are loaded.
 pub fn translated_by_rule(rule: &str) -> Counter {
     ::metrics::counter!("brownbridge_messages_translated_total", "rule" => rule.to_owned())
@@ -319,6 +332,11 @@ pub fn combined_by_rule(rule: &str) -> Counter {
 /// Counts a window that became a message.
 pub fn window_closed(reason: &'static str) {
     ::metrics::counter!("brownbridge_windows_closed_total", "reason" => reason).increment(1);
+}
+
+/// Counts windows that were stored while the holding spool had no room to write that down.
+pub fn windows_unmarked(count: u64) {
+    ::metrics::counter!("brownbridge_windows_unmarked_total").increment(count);
 }
 
 /// Counts a registration with the provisioning service: `assigned`, or why not.
@@ -361,6 +379,11 @@ pub fn describe_labelled() {
             "brownbridge_rule_marks_forgotten_total",
             "What rules sent last of something, forgotten because there was too much",
         ),
+        ("brownbridge_windows_closed_total", "Windows that became a message, by why they closed"),
+        (
+            "brownbridge_windows_unmarked_total",
+            "Windows stored while the holding spool was too full to note it: a crash then may repeat a part of one",
+        ),
         ("brownbridge_messages_dropped_total", "Publishes that make no hub message on purpose, by reason"),
         ("brownbridge_messages_quarantined_total", "Publishes put into the quarantine, by reason"),
         ("brownbridge_hub_messages_quarantined_total", "Stored hub messages put into the quarantine, by reason"),
@@ -397,11 +420,20 @@ pub fn describe_labelled() {
         ::metrics::describe_counter!(name, help);
     }
     for (name, unit, help) in [
-        ("brownbridge_sas_expiry_timestamp_seconds", Unit::Seconds, "When the SAS token in use expires"),
+        (
+            "brownbridge_sas_expiry_timestamp_seconds",
+            Unit::Seconds,
+            "When the SAS token in use expires; of many devices the first one",
+        ),
+        (
+            "brownbridge_credentials_expiring",
+            Unit::Count,
+            "Devices whose certificate, or token that nobody renews, expires within 7 days",
+        ),
         (
             "brownbridge_certificate_expiry_timestamp_seconds",
             Unit::Seconds,
-            "When the client certificate in use expires",
+            "When the client certificate in use expires; of many devices the first one",
         ),
         ("brownbridge_uplink_state", Unit::Count, "1 for what the uplink does, or why it does not, in one word"),
         (
@@ -435,6 +467,11 @@ pub fn describe_labelled() {
         ("brownbridge_shelf_bytes", Unit::Bytes, "Disk space they take"),
         ("brownbridge_shelf_devices", Unit::Count, "Devices that have messages on their shelf"),
         ("brownbridge_devices", Unit::Count, "Devices with a connection of their own, by state"),
+        (
+            "brownbridge_devices_not_read",
+            Unit::Count,
+            "Devices whose shelf is full: publishes for them are not acknowledged until there is room",
+        ),
         ("brownbridge_uplink_connections", Unit::Count, "Open connections to the hub, one a device"),
         ("brownbridge_spool_full", Unit::Count, "1 while the spool refuses messages for lack of room"),
         (

@@ -12,7 +12,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::proxy::{self, Parts};
 use crate::message::excerpt;
@@ -21,6 +21,8 @@ use crate::secret::Secret;
 /// Time until the connection is there, the proxy's answer included. Less than whoever waits for it has: what is told of a
 /// proxy is not to be overtaken by somebody else's "no answer".
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Time to look up a name.
+const LOOKUP: Duration = Duration::from_secs(10);
 /// Most bytes of the head of a proxy's answer.
 const MAX_HEAD: usize = 16 * 1024;
 const NO_PROXY: &str = "it does not answer as an HTTP proxy does: is that its port?";
@@ -110,6 +112,17 @@ impl Way {
         };
         stream.set_nodelay(true)?;
         Ok(stream)
+    }
+
+    /// Whether the name this way dials for `host` leads anywhere; `None` where that cannot be said here: a proxy looks it
+    /// up, or nobody answers.
+    pub async fn resolves(&self, host: &str) -> Option<bool> {
+        if self.proxy.is_some() {
+            return None;
+        }
+        let host = self.address.as_ref().map_or(host, |(host, _)| host);
+        let found = timeout(LOOKUP, lookup_host((host, 0))).await.ok()?;
+        Some(found.is_ok_and(|mut addresses| addresses.next().is_some()))
     }
 
     /// Where a connection to `host` goes, for people.
@@ -364,6 +377,22 @@ mod tests {
         let error = way.open("hub.example", 8883).await.unwrap_err();
         assert!(error.to_string().starts_with("no connection to the proxy 127.0.0.1:"), "{error}");
         assert_eq!(ProxyError::within(&error).map(ProxyError::is_for_place), Some(false));
+    }
+
+    #[tokio::test]
+    async fn names_that_lead_somewhere() {
+        let address = |host: &str| Way { address: Some((host.into(), 1)), ..Way::default() };
+        let proxy = Proxy { host: "127.0.0.1".into(), port: 1, credentials: None };
+        for (way, host, expect) in [
+            (Way::default(), "127.0.0.1", Some(true)),
+            (Way::default(), "localhost", Some(true)),
+            (Way::default(), "no such name", Some(false)),
+            (address("127.0.0.1"), "no such name", Some(true)),
+            (address("no such name"), "localhost", Some(false)),
+            (Way { proxy: Some(proxy), ..Way::default() }, "no such name", None),
+        ] {
+            assert_eq!(way.resolves(host).await, expect, "{way:?} {host}");
+        }
     }
 
     #[tokio::test]

@@ -4,6 +4,8 @@
 
 #[path = "commands/own.rs"]
 mod own;
+#[path = "commands/own_twin.rs"]
+mod own_twin;
 #[path = "support/plant.rs"]
 mod plant;
 #[path = "support/relay.rs"]

@@ -67,6 +67,12 @@ fn show(dir: &Path, device: &str) -> String {
     String::from_utf8(out.unwrap().stdout).unwrap()
 }
 
+fn explain(dir: &Path, device: &str) -> String {
+    let mut out = Command::new(BINARY);
+    out.arg("explain").arg(format!("t/{device}")).arg("--config").arg(dir.join("bridge.toml"));
+    String::from_utf8(out.output().unwrap().stdout).unwrap()
+}
+
 fn registrations(bridge: &Bridge) -> f64 {
     bridge.metric("brownbridge_dps_registrations_total")
 }
@@ -110,6 +116,17 @@ fn devices_find_their_hubs_and_keep_them_over_a_crash() {
         "hub-a.example, as the provisioning",
     ] {
         assert!(told.contains(expect), "{told}");
+    }
+    for (device, expects) in [
+        (
+            "press-3",
+            ["devices/press-3/messages/events/", "its own, allowed: it is in the devices table", "hub-a.example, as"],
+        ),
+        ("press-1", ["devices/press-1/messages/events/", "a key derived from the group key", "hub-b.example, as"]),
+        ("press-9", ["its own, held: it is neither", "a key derived from the group key", "not known yet"]),
+    ] {
+        let told = explain(&state, device);
+        assert!(expects.into_iter().all(|expect| told.contains(expect)), "{told}");
     }
     until("the books at rest", PATIENCE, || (bridge.metric("brownbridge_spool_messages") == 0.0).then_some(()));
     assert_conserved(&bridge);

@@ -321,10 +321,11 @@ fn who_is_unknown_is_held_until_an_operator_speaks() {
 
 /// All shelves together are full: one that is only begun gets its room from the longest, and nobody else waits for that.
 #[test]
-fn full_shelves_make_room_and_stop_nobody() {
+fn full_shelves_make_room_where_that_is_wanted_and_stop_nobody() {
     let dir = folder();
     let sim = Sim::start(&dir.path().join("hub"), free_port(), &[]);
-    let more = "shelf_max_size = \"1MiB\"\nshelf_max_device_size = \"1MiB\"\nallow = [\"good\"]";
+    let more = "shelf_max_size = \"1MiB\"\nshelf_max_device_size = \"1MiB\"\nshelf_when_full = \"drop-oldest\"\n\
+                allow = [\"good\"]";
     let mut bridge = start(dir.path(), &sim, "", more);
     let publish_long = |device: &str, count: u32| {
         let payloads: Vec<String> = (0..count).map(|n| format!("{n:08000}")).collect();
@@ -344,6 +345,57 @@ fn full_shelves_make_room_and_stop_nobody() {
     until("the books at rest", PATIENCE, || (bridge.metric("brownbridge_spool_messages") == 0.0).then_some(()));
     assert_conserved(&bridge);
     assert_eq!(bridge.process.terminate(), Some(0));
+}
+
+/// A full shelf refuses: who publishes for its device is not acknowledged, everybody else is, and nothing is given up. Once
+/// for one shelf that is full, once for all together.
+#[test]
+fn full_shelves_refuse_before_they_lose_anything() {
+    for (all, held) in [("64MiB", vec!["bad"]), ("1MiB", vec!["bad", "worse"])] {
+        let dir = folder();
+        let sim = Sim::start(&dir.path().join("hub"), free_port(), &[]);
+        let more = format!("shelf_max_size = \"{all}\"\nshelf_max_device_size = \"1MiB\"\nallow = [\"good\"]");
+        let bridge = start(dir.path(), &sim, "", &more);
+        let flood = |device: &str, numbers: std::ops::Range<u32>| {
+            let (topic, name) = (format!("t/{device}"), format!("{device}-{}", numbers.start));
+            let mut publisher = Publisher::connect(bridge.mqtt, &name).unwrap();
+            std::thread::spawn(move || {
+                let mut out = Vec::new();
+                for number in numbers {
+                    publisher.publish(&mut out, &topic, format!("{number:08000}").as_bytes());
+                }
+                publisher.flush(&mut out).unwrap();
+                while publisher.inflight() > 0 {
+                    publisher.acknowledged().unwrap();
+                }
+            })
+        };
+        // Two megabytes each: what is acknowledged before the door is shut finds its place.
+        let first: Vec<_> = held.iter().map(|device| flood(device, 0..250)).collect();
+        until("they are refused", PATIENCE, || {
+            (bridge.metric("brownbridge_devices_not_read") == held.len() as f64).then_some(())
+        });
+        let told = listed(dir.path()).remove("bad").unwrap();
+        assert!(told["trouble"].as_str().unwrap().starts_with("its shelf is full"), "{told}");
+        assert!(bridge.get("/readyz").contains("not read"), "{}", bridge.get("/readyz"));
+        let floods: Vec<_> = held.iter().map(|device| flood(device, 250..260)).collect();
+        for round in 0..3 {
+            publish(&bridge, "good", round..round + 1);
+        }
+        until_arrived(&sim, "good", &[0, 1, 2]);
+        assert!(floods.iter().all(|flood| !flood.is_finished()), "what finds no place is not acknowledged");
+        assert_eq!(devices(dir.path(), &[&["approve"], &held[..]].concat()).0, 0);
+        for flood in first.into_iter().chain(floods) {
+            flood.join().unwrap();
+        }
+        for device in held {
+            until_arrived(&sim, device, &(0..260).collect::<Vec<_>>());
+        }
+        until("all are read again", PATIENCE, || (bridge.metric("brownbridge_devices_not_read") == 0.0).then_some(()));
+        assert_eq!(bridge.metric("brownbridge_messages_shed_total"), 0.0);
+        until("the books at rest", PATIENCE, || (bridge.metric("brownbridge_spool_messages") == 0.0).then_some(()));
+        assert_conserved(&bridge);
+    }
 }
 
 #[test]
@@ -468,6 +520,9 @@ fn idle_connections_are_closed_and_certificates_open_them_again() {
         until("it is closed", PATIENCE, || (bridge.metric("brownbridge_uplink_connections") == 0.0).then_some(()));
         until_state(dir.path(), "x-1", "idle");
     }
+    let soonest = "brownbridge_certificate_expiry_timestamp_seconds";
+    until("the first end is told", PATIENCE, || (bridge.metric(soonest) > 1e9).then_some(()));
+    assert_eq!(bridge.metric("brownbridge_credentials_expiring"), 0.0);
     let method = sim.received()[0]["system"]["iothub-connection-auth-method"].to_string();
     assert!(method.contains("x509Certificate"), "{method}");
     // Without a certificate it is told, and waits.
@@ -490,6 +545,77 @@ fn what_is_on_shelves_goes_up_when_devices_have_no_lines_any_more() {
     until("the books at rest", PATIENCE, || (bridge.metric("brownbridge_spool_messages") == 0.0).then_some(()));
     assert_conserved(&bridge);
     assert_ledger(&bridge, 0, 20);
+}
+
+fn queue(dir: &Path, args: &[&str]) -> String {
+    let out =
+        Command::new(BINARY).arg("queue").args(args).arg("--config").arg(dir.join("bridge.toml")).output().unwrap();
+    String::from_utf8(out.stdout).unwrap()
+}
+
+#[test]
+fn an_operator_sees_and_drops_what_is_on_shelves() {
+    let dir = folder();
+    let sim = Sim::start(&dir.path().join("hub"), free_port(), &[]);
+    let bridge = start(dir.path(), &sim, "", "allow = [\"nobody\"]");
+    for device in ["a", "b"] {
+        publish(&bridge, device, 0..100);
+    }
+    until("on shelves", PATIENCE, || (bridge.metric("brownbridge_shelf_messages") == 200.0).then_some(()));
+    let shown: Vec<Value> =
+        serde_json::from_str(&queue(dir.path(), &["peek", "--device", "a", "--first", "3", "--json"])).unwrap();
+    let bodies: Vec<_> =
+        shown.iter().map(|one| (one["device"].as_str().unwrap(), one["payload"].as_str().unwrap())).collect();
+    assert_eq!(bodies, [("a", "0"), ("a", "1"), ("a", "2")]);
+    for (args, dropped, left) in [
+        (vec!["drop", "--device", "a", "--first", "30", "--yes"], 30, 170.0),
+        (vec!["drop", "--device", "a", "--older-than", "1h", "--yes"], 0, 170.0),
+        (vec!["drop", "--device", "a", "--yes"], 70, 100.0),
+        (vec!["drop", "--device", "a", "--yes"], 0, 100.0),
+    ] {
+        assert_eq!(queue(dir.path(), &args), format!("{dropped} messages dropped\n"), "{args:?}");
+        assert_eq!(bridge.metric("brownbridge_shelf_messages"), left, "{args:?}");
+    }
+    assert!(bridge.get("/metrics").contains("messages_shed_total{reason=\"operator\"} 100"));
+    assert_conserved(&bridge);
+    assert_ledger(&bridge, 0, 200);
+    assert_eq!(devices(dir.path(), &["approve", "a", "b"]).0, 0);
+    until_arrived(&sim, "b", &(0..100).collect::<Vec<_>>());
+    publish(&bridge, "a", 100..101);
+    until_arrived(&sim, "a", &[100]);
+    publish(&bridge, "c", 0..5);
+    until("on its shelf", PATIENCE, || (bridge.metric("brownbridge_shelf_messages") == 5.0).then_some(()));
+    assert_eq!(queue(dir.path(), &["drop", "--all", "--yes"]), "5 messages dropped\n");
+    assert_conserved(&bridge);
+}
+
+/// A denied device is swept into the quarantine; who approves it meanwhile stops that, and the rest goes up in order.
+#[test]
+fn an_approval_stops_a_sweep() {
+    let dir = folder();
+    let file = dir.path().join("ids");
+    fs::write(&file, "!bad\n").unwrap();
+    // The sweep goes over the bridge's own line, which has room for 2,048 messages and gets no acknowledgement meanwhile.
+    let sim = Sim::start(
+        &dir.path().join("hub"),
+        free_port(),
+        &["--puback-delay", "20000", "--device-file", file.to_str().unwrap()],
+    );
+    let more = "allow = [\"good\"]\nwhen_refused = \"gateway\"";
+    let bridge = start(dir.path(), &sim, "drain_timeout = \"1s\"", more);
+    // Held, it fills its shelf; allowed and refused, it is swept.
+    publish(&bridge, "bad", 0..3_000);
+    until("on its shelf", PATIENCE, || (bridge.metric("brownbridge_shelf_messages") == 3_000.0).then_some(()));
+    assert_eq!(devices(dir.path(), &["approve", "bad"]).0, 0);
+    publish(&bridge, "good", 0..1);
+    until_arrived(&sim, "good", &[0]);
+    let by_gateway = || sim.received().iter().filter(|message| message["properties"]["device"] == "bad").count();
+    until("the sweep has begun", PATIENCE, || (by_gateway() > 0).then_some(()));
+    register(&sim, &file, "");
+    assert_eq!(devices(dir.path(), &["approve", "bad"]).0, 0);
+    let own_line = until("its own line", PATIENCE, || arrived(&sim, "bad").first().copied());
+    assert!((1..=2_048).contains(&own_line), "the sweep took {own_line} messages and no more");
+    assert!(arrived(&sim, "bad").is_sorted());
 }
 
 /// The simulator's key of a device.

@@ -167,6 +167,42 @@ fn a_device_without_a_hub_is_told_why_and_the_plant_goes_on() {
 }
 
 #[test]
+fn a_hub_whose_name_is_gone_is_asked_for_again_and_an_outage_of_names_is_no_reason() {
+    let dir = folder();
+    let site = Site::start(&dir.path().join("site"), free_port(), &format!("{HUBS}[[enrolment]]\nid = \"p\"\n"));
+    let master = fs::read_to_string(site.dir.join("master.key")).unwrap();
+    let key = brownbridge::hub::sas::Key::parse(master.trim()).unwrap().derive("p");
+    let dps = format!("registration_id = \"p\"\nsymmetric_key = \"{}\"\nask_again_after = \"500ms\"", key.expose());
+    for (name, service, asked) in [("gone", None, true), ("outage", Some("no-such-service.invalid:443"), false)] {
+        let dir = dir.path().join(name);
+        fs::create_dir_all(dir.join("rules")).unwrap();
+        fs::create_dir_all(dir.join("state/assignments")).unwrap();
+        fs::write(dir.join("rules/1.toml"), RULES).unwrap();
+        let known =
+            r#"{"hub":"deleted.invalid","device":"p","id_scope":"0ne00000A0A","registration_id":"p","assigned":"x"}"#;
+        fs::write(dir.join("state/assignments/p.json"), known).unwrap();
+        let ports = (free_port(), free_port());
+        let place = format!("address = \"127.0.0.1:{}\"\n", site.port);
+        // The hub has no address of its own here: it is its name that leads to it.
+        let config = site.config("", &dps, ports).replacen(&place, "", 1);
+        let config =
+            service.map_or(config.clone(), |service| config.replace(&place, &format!("address = \"{service}\"\n")));
+        let bridge = Bridge::with_config(&dir, &config, ports);
+        let log = || fs::read_to_string(&bridge.log).unwrap();
+        let told = "p moves from deleted.invalid to device p at hub-a.example";
+        if asked {
+            until("it moves", PATIENCE, || log().contains(told).then_some(()));
+            assert!(log().contains("the name deleted.invalid is not there any more"));
+        } else {
+            // Long past `ask_again_after`: each attempt is 50 ms and more after the one before.
+            let failures = "brownbridge_uplink_reconnects_total{reason=\"network\"}";
+            until("twenty attempts", PATIENCE, || (bridge.metric(failures) >= 20.0).then_some(()));
+            assert!(!log().contains("provisioning: asking"), "{}", log());
+        }
+    }
+}
+
+#[test]
 fn a_new_certificate_is_taken_up_by_a_planned_reconnect() {
     let dir = folder();
     let site =
@@ -187,7 +223,9 @@ fn a_new_certificate_is_taken_up_by_a_planned_reconnect() {
     let log = || fs::read_to_string(&bridge.log).unwrap();
     until("told", PATIENCE, || log().contains("the certificate of the uplink stays the old one").then_some(()));
     copy();
-    until("put right", PATIENCE, || log().contains("the certificate of the uplink on disk is the one in use").then_some(()));
+    until("put right", PATIENCE, || {
+        log().contains("the certificate of the uplink on disk is the one in use").then_some(())
+    });
     assert!(!log().contains("planned reconnect"), "the same costs no reconnect");
     let renewed = fs::read_to_string(&files[0]).unwrap() + "\n";
     fs::write(&copies[0], renewed).unwrap();

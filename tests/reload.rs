@@ -5,8 +5,9 @@ mod support;
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::{BufRead as _, BufReader, Lines};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -204,7 +205,7 @@ fn what_is_wrong_with_new_rules_is_told_and_the_old_ones_stay() {
         assert_eq!(ready.contains("ready, but: the rules on disk"), !taken, "{name}: {ready}");
         let shown = Command::new(BINARY).args(["status", "--admin", &bridge.admin.to_string()]).output().unwrap();
         let shown = String::from_utf8(shown.stdout).unwrap();
-        assert_eq!(shown.contains("REFUSED    since 20"), !taken, "{name}: {shown}");
+        assert_eq!(shown.contains("NOT IN USE a change of 20"), !taken, "{name}: {shown}");
         assert!(shown.contains("rules      1 rule, ") && shown.contains(&hash(&bridge)), "{name}: {shown}");
     }
     let refused = log(&bridge).matches("older ones stay in use").count();
@@ -340,4 +341,48 @@ fn rules_that_fail_their_tests_at_the_start_run_and_are_told() {
     hang_up(&bridge);
     told(&bridge, "new rules are in use", 1);
     until("nothing to say", PATIENCE, || bridge.get("/readyz").ends_with("\r\n\r\nready\n").then_some(()));
+}
+
+/// Whoever tries rules in the demo need not start it again.
+#[test]
+fn the_demo_takes_up_rules_while_it_runs() {
+    let dir = folder();
+    let file = dir.path().join("10-test.toml");
+    let rule = |device: &str| format!("[[rule]]\nname = \"r\"\ntopic = \"plant1/#\"\ndevice = \"{device}\"\n");
+    fs::write(&file, rule("before")).unwrap();
+    let mut demo = Command::new(BINARY);
+    demo.args(["demo", "--for", "60s", "--rules"]).arg(dir.path()).stdout(Stdio::piped());
+    let mut demo = Shown::of(demo.spawn().unwrap());
+    demo.until("device=before");
+    fs::write(&file, rule("after")).unwrap();
+    demo.until("rules >  the files have changed: 1 rule in use");
+    demo.until("device=after");
+    kill_process(Pid::from_child(&demo.child), Signal::INT).unwrap();
+    demo.until("Nothing is left behind");
+    assert!(demo.child.wait().unwrap().success());
+}
+
+/// A program whose output is read line by line.
+struct Shown {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Shown {
+    fn of(mut child: Child) -> Self {
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    /// Reads on until a line has this text.
+    fn until(&mut self, text: &str) {
+        assert!(self.lines.any(|line| line.unwrap().contains(text)), "it ended without {text:?}");
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }

@@ -163,6 +163,8 @@ fn explanations() {
         "--on disconnect --client plc-line4-7 --reason keep_alive_timeout --rules tests/golden/rules/presence.toml",
         "--on connect --client plc-line4-7 --rules tests/golden/rules/presence.toml",
         "all/l1 --payload {\"kind\":\"y\"} --rules tests/golden/rules/shape.toml",
+        "compared/m7 --payload {\"T\":21.5} --rules tests/golden/rules/renamed.toml",
+        "late --payload {\"M\":\"m7\"} --rules tests/golden/rules/renamed.toml",
         "ms --payload {\"ts\":2008000} --rules tests/golden/rules/time.toml",
         "ms --payload {\"ts\":1767225600} --rules tests/golden/rules/time.toml",
         "plant/hall2/oven/temp --payload 1 --rules tests/golden/rules/many.toml --all",

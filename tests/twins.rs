@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use brownbridge::hubsim::{Misbehave, Running};
-use plant::{Plant, launched};
+use plant::{Plant, launched, pair};
 use relay::{Line, Relay};
 use serde_json::{Value, json};
 use sim_client::service::*;
@@ -195,6 +195,136 @@ async fn refusals_are_followed_by_another_try_or_told() {
         }
         assert_balanced(&world.bridge, 0.0);
     }
+}
+
+const DESIRED: &str = r#"
+[[desired]]
+name        = "motor"
+device      = "press-{nr}"
+at          = "motor"
+topic       = "plant/press{nr}/set/{path}"
+when        = ".value <= 80"
+acknowledge = true
+
+[[desired]]
+name   = "mode"
+device = "press-*"
+when   = '.path == "mode"'
+topic  = "plant/{device}/{name}"
+payload = "mode={.value}"
+
+[[desired]]
+name        = "forbidden"
+device      = "oven"
+topic       = "secret/{name}"
+acknowledge = true
+
+[[desired]]
+name   = "recipe"
+device = "oven"
+at     = "recipe"
+split  = "whole"
+topic  = "plant/{device}/recipe"
+retain = false
+"#;
+
+const COMMANDS: &str = "[commands]\nenabled = true\nallow = { \"*\" = [\"plant/#\"] }\nown_methods = false\nrate = 0\n";
+
+/// A service patches what is desired of a device behind the gateway.
+async fn desire(sim: &Running, device: &str, properties: Value) {
+    let desired = if device.is_empty() { properties } else { json!({"devices": {device: properties}}) };
+    let body = json!({"properties": {"desired": desired}}).to_string();
+    assert_eq!(ask(sim, ("PATCH", &format!("/twins/gw?{API}")), "", &body).await.0, 200);
+}
+
+/// Waits until commands or desired properties came to this end so often.
+fn came_to(bridge: &Bridge, rule: &str, outcome: &str, count: f64) {
+    let wanted = format!("brownbridge_commands_total{{command=\"{rule}\",outcome=\"{outcome}\"}} ");
+    until(&format!("{rule} {outcome} {count}"), PATIENCE, || {
+        let page = bridge.get("/metrics");
+        let found = page.lines().find_map(|line| line.strip_prefix(&wanted)?.parse().ok()).unwrap_or(0.0);
+        assert!(found <= count, "{rule} {outcome}: {found}");
+        (found == count).then_some(())
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_desired_is_retained_and_nothing_is_published_twice() {
+    let dir = folder();
+    let (sim, _messages) = sim(|_| ()).await;
+    let relay = Relay::start(sim.local_addr());
+    desire(&sim, "press-7", json!({"motor": {"speed": 12.5}, "mode": "auto"})).await;
+    let mut bridge = launched(dir.path(), &sim, relay.port, (DESIRED, COMMANDS));
+    came_to(&bridge, "mode", "published", 1.0);
+    let mut plant = Plant::subscribed(bridge.mqtt, "plc", "plant/#").await;
+    let mut heard = [plant.hears().await, plant.hears().await];
+    heard.sort();
+    assert_eq!(heard, [pair("plant/press-7/mode", "mode=auto"), pair("plant/press7/set/speed", "12.5")], "retained");
+    let subscriptions = ["$iothub/twin/res/#", "$iothub/twin/PATCH/properties/desired/#"];
+    assert_eq!(sim.subscriptions("gw"), subscriptions);
+    let answer = |value: Value, code: u16, version: u64, detail: &str| json!({"value": value, "ac": code, "av": version, "ad": detail});
+    reported(&sim, "gw", "/devices/press-7/motor/speed", answer(json!(12.5), 200, 2, "published")).await;
+
+    // Only what changes is published, and what goes away is cleared.
+    desire(&sim, "press-7", json!({"motor": {"speed": 12.5, "ramp": 3}, "mode": null})).await;
+    let mut heard = [plant.hears().await, plant.hears().await];
+    heard.sort();
+    assert_eq!(heard, [pair("plant/press-7/mode", ""), pair("plant/press7/set/ramp", "3")]);
+
+    // While the line is cut, and over a restart: the last value counts.
+    relay.set(Line { tear_after: Some(1), ..Line::default() });
+    plant.says("plant/line/is/used", "1").await;
+    plant.hears().await;
+    desire(&sim, "press-7", json!({"motor": {"ramp": 4}})).await;
+    desire(&sim, "press-7", json!({"motor": {"ramp": 5}})).await;
+    relay.set(Line::default());
+    assert_eq!(plant.hears().await, pair("plant/press7/set/ramp", "5"));
+    reported(&sim, "gw", "/devices/press-7/motor/ramp", answer(json!(5), 200, 5, "published")).await;
+    bridge.process.kill();
+    desire(&sim, "press-7", json!({"motor": {"speed": null, "ramp": 6}})).await;
+    bridge = launched(dir.path(), &sim, sim.local_addr().port(), (DESIRED, COMMANDS));
+    came_to(&bridge, "motor", "published", 1.0);
+    came_to(&bridge, "(removed)", "cleared", 1.0);
+    let mut plant = Plant::subscribed(bridge.mqtt, "plc", "plant/#").await;
+    assert_eq!(plant.hears().await, pair("plant/press7/set/ramp", "6"), "and nothing else is retained");
+    assert_balanced(&bridge, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_fence_bounds_what_is_desired() {
+    let dir = folder();
+    let world = world(dir.path(), DESIRED, Misbehave::default(), COMMANDS).await;
+    let mut plant = Plant::subscribed(world.bridge.mqtt, "plc", "#").await;
+    desire(&world.sim, "press-7", json!({"motor": {"speed": 81}})).await;
+    desire(&world.sim, "oven", json!({"door": "open", "a/b": 1})).await;
+    came_to(&world.bridge, "forbidden", "not_allowed", 1.0);
+    came_to(&world.bridge, "forbidden", "bad_topic", 1.0);
+    reported(&world.sim, "gw", "/devices/oven/door/ac", json!(403)).await;
+    reported(&world.sim, "gw", "/devices/oven/a~1b/ac", json!(400)).await;
+    desire(&world.sim, "unheard-of", json!({"x": 1})).await;
+    desire(&world.sim, "press-7", json!({"motor": {"speed": 80}})).await;
+    assert_eq!(plant.hears().await, pair("plant/press7/set/speed", "80"), "nothing of the others is published");
+    let audit = std::fs::read_to_string(dir.path().join("state/commands.jsonl")).unwrap();
+    let outcomes: Vec<Value> =
+        audit.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["outcome"].clone()).collect();
+    for outcome in ["published", "not_allowed", "bad_topic"] {
+        assert!(outcomes.contains(&json!(outcome)), "{outcomes:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_retained_waits_for_somebody() {
+    let dir = folder();
+    let world = world(dir.path(), DESIRED, Misbehave::default(), COMMANDS).await;
+    desire(&world.sim, "oven", json!({"recipe": {"name": "bread", "minutes": 40}})).await;
+    let twins = || metric(&world.bridge.get("/metrics"), "brownbridge_twin_answers_total");
+    until("the twin is there", PATIENCE, || (twins() > 0.0).then_some(()));
+    desire(&world.sim, "oven", json!({"recipe": {"minutes": 42}})).await;
+    let mut plant = Plant::subscribed(world.bridge.mqtt, "plc", "plant/#").await;
+    let (topic, body) = plant.hears().await;
+    let body: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((topic.as_str(), body), ("plant/oven/recipe", json!({"name": "bread", "minutes": 42})), "the last");
+    came_to(&world.bridge, "recipe", "published", 1.0);
 }
 
 const EACH: &str =

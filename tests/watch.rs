@@ -343,6 +343,32 @@ fn topics_without_a_rule_are_counted_grouped_and_get_a_rule() {
     }
 }
 
+/// A new line of presses is told from no rule at all.
+#[test]
+fn the_rule_that_comes_near_is_named_with_a_topic_for_both() {
+    let dir = folder();
+    let sim = Sim::start(&dir.path().join("sim"), free_port(), &[]);
+    let rules = "[[rule]]\nname = \"temps\"\ntopic = \"plant/line1/+/temp\"\ndevice = \"d\"\n";
+    let bridge = Bridge::start(dir.path(), &sim, rules, QUICK);
+    publish_all(bridge.mqtt, "plant/line7/press3/temp", ["{}"]);
+    publish_all(bridge.mqtt, "else/where", ["{}"]);
+    let (_, text, _) = ran(command(dir.path(), &["unmatched"]));
+    let near = "# near: rule temps (rules/10-test.toml:2) takes plant/line1/+/temp, but level 2 is `line7`, the rule wants `line1`\n\
+        # it would take both with  topic = \"plant/+/+/temp\"\n[[rule]]\n";
+    assert!(text.contains(near) && text.matches("# near").count() == 1, "{text}");
+    let (_, json, _) = ran(command(dir.path(), &["unmatched", "--json"]));
+    let told: Value = serde_json::from_str(&json).unwrap();
+    let row =
+        |topic: &str| told["topics"].as_array().unwrap().iter().find(|row| row["topic"] == topic).unwrap().clone();
+    assert_eq!(row("plant/line7/press3/temp")["near"]["topic_for_both"], "plant/+/+/temp");
+    assert!(row("else/where")["near"].is_null());
+    // Pasted, it is what the running bridge takes up.
+    fs::write(dir.path().join("rules/10-test.toml"), rules.replace("line1", "+")).unwrap();
+    until("both are taken", PATIENCE, || {
+        ran(command(dir.path(), &["unmatched"])).1.contains("1 publish on 1 topic found no rule").then_some(())
+    });
+}
+
 #[test]
 fn a_recording_has_every_byte_and_replays_as_the_bridge_did() {
     let dir = folder();

@@ -10,7 +10,7 @@ use super::status::Device;
 use crate::bridge::devices::Devices;
 use crate::bridge::{Bridge, Stores, View};
 use crate::broker::{Commits as _, Ingest as _, Offer};
-use crate::control::{Answer, Control, MAX_DEVICES, MAX_IDS, Outcome, Request, Retried, Watch};
+use crate::control::{Answer, Control, DEVICES_AT_ONCE, MAX_DEVICES, MAX_IDS, Outcome, Request, Retried, Watch};
 use crate::hub::connection_string::is_id;
 use crate::message::Publish;
 use crate::metrics::Metrics;
@@ -57,15 +57,19 @@ impl Control for Operator {
                 let devices = self.devices.clone();
                 self.look(move |stores| queue::stat(stores, devices.as_ref())).await
             }
-            Request::Devices { id } => self.devices(id.as_deref()),
+            Request::Devices { id, after } => self.devices(id.as_deref(), after.as_deref()),
             Request::DevicesSay { ids, .. } if ids.len() > MAX_DEVICES => {
                 Answer::Failed(format!("{} devices at once; {MAX_DEVICES} are the most", ids.len()))
             }
             Request::DevicesSay { ids, approve } => self.say(ids, approve).await,
             Request::QueuePeek { first, device } => {
-                self.look(move |stores| queue::peek(stores, first, device.as_deref())).await
+                let lines = self.devices.clone();
+                self.look(move |stores| queue::peek((stores, lines.as_ref()), first, device.as_deref())).await
             }
-            Request::QueueDrop(which) => self.look(move |stores| queue::withdraw(stores, &which)).await,
+            Request::QueueDrop(which) => {
+                let lines = self.devices.clone();
+                self.look(move |stores| queue::withdraw((stores, lines.as_ref()), &which)).await
+            }
             Request::Unmatched { reset } => {
                 // A rule or command that was added since then has settled the matter.
                 let rules = self.bridge.rules().rules();
@@ -85,10 +89,10 @@ impl Operator {
         looked.unwrap_or_else(|_| Answer::Failed("the look into the queue was cut off".to_owned()))
     }
 
-    fn devices(&self, id: Option<&str>) -> Answer {
+    fn devices(&self, id: Option<&str>, after: Option<&str>) -> Answer {
         let Some(devices) = &self.devices else { return Answer::Failed(NO_DEVICES.to_owned()) };
         let listed = match id {
-            None => devices.list(),
+            None => devices.page(after, DEVICES_AT_ONCE),
             Some(id) => devices.show(id).into_iter().collect(),
         };
         let listed = listed.into_iter().map(|one| serde_json::to_value(Device::from(one)).unwrap_or_default());

@@ -2,9 +2,10 @@
 //!
 //! When the files of the client certificate and the roots change and make sense, the connection is made anew with them,
 //! as with a new token. With `[uplink.dps]` the hub
-//! is the one the provisioning service told last. It is asked when nothing is known, and when the hub has refused the
-//! device for `ask_again_after`; not at every start, as Microsoft asks of devices. While it cannot be asked, what was
-//! known stays good.
+//! is the one the provisioning service told last. It is asked when nothing is known, when the hub has refused the
+//! device for `ask_again_after`, and when the network has not led to the hub for so long and its name is gone while the
+//! service's own is there, as with a hub that was deleted; not at every start, as Microsoft asks of devices. While it
+//! cannot be asked, what was known stays good.
 
 use std::fs;
 use std::future::Future;
@@ -126,10 +127,19 @@ struct Course {
     known: Option<Known>,
     /// Since when it refuses.
     refused: Option<Instant>,
+    /// Since when the network does not lead to it.
+    unreachable: Option<Instant>,
     /// Registrations that failed in a row.
     failures: u32,
     /// The service is not asked before this.
     not_before: Option<Instant>,
+}
+
+impl Course {
+    /// All is well with what is known.
+    fn new(known: Option<Known>) -> Self {
+        Self { known, refused: None, unreachable: None, failures: 0, not_before: None }
+    }
 }
 
 /// The credentials of one connection, for [`crate::uplink::run`].
@@ -237,8 +247,7 @@ impl Identity {
                 known.assigned
             );
         }
-        let course = Mutex::new(Course { known, refused: None, failures: 0, not_before: None });
-        Self { credentials, course }
+        Self { credentials, course: Mutex::new(Course::new(known)) }
     }
 
     /// What is known, if that is enough.
@@ -247,6 +256,25 @@ impl Identity {
         let gone = course.refused.is_some_and(|since| since.elapsed() >= dps.ask_again_after);
         let may_ask = course.not_before.is_none_or(|at| Instant::now() >= at);
         course.known.clone().filter(|_| !gone || !may_ask)
+    }
+
+    /// Takes a hub that was out of reach for long for one that refuses, where its name is gone. An outage of the names
+    /// is none of the hub: then the service has no address either.
+    async fn look_for_its_name(&self, dps: &Dps, hub: &HubTarget) {
+        let known = {
+            let mut course = self.course.lock();
+            let Some(since) = course.unreachable.filter(|since| since.elapsed() >= dps.ask_again_after) else { return };
+            course.unreachable = Some(Instant::now()); // It is looked up as seldom as the service is asked.
+            course.known.clone().map(|known| (known.hub, since))
+        };
+        let Some((name, since)) = known else { return };
+        let is_gone = hub.way.address.is_none()
+            && hub.way.resolves(&name).await == Some(false)
+            && dps.options.way.resolves(&dps.options.host).await == Some(true);
+        if is_gone {
+            tracing::warn!("provisioning: the name {name} is not there any more: was the hub deleted?");
+            self.course.lock().refused.get_or_insert(since);
+        }
     }
 
     /// Registers, and remembers what came of it.
@@ -278,7 +306,7 @@ impl Identity {
             }
             _ => tracing::info!("provisioning: {id} is device {device} at {hub} ({how})"),
         }
-        *course = Course { known: Some(new.clone()), refused: None, failures: 0, not_before: None };
+        *course = Course::new(Some(new.clone()));
         new
     }
 
@@ -300,6 +328,7 @@ impl Identity {
     async fn find(&self) -> Result<Target, Unassigned> {
         let target = self.credentials.target();
         let (Some(dps), Target::Hub(hub)) = (&self.credentials.dps, &target) else { return Ok(target) };
+        self.look_for_its_name(dps, hub).await;
         let known = match self.known(dps) {
             Some(known) => known,
             None => self.register(dps, Arc::clone(&hub.tls)).await?,
@@ -314,11 +343,18 @@ impl crate::uplink::Credentials for Identity {
     }
 
     fn accepted(&self) {
-        self.course.lock().refused = None;
+        let mut course = self.course.lock();
+        (course.refused, course.unreachable) = (None, None);
     }
 
     fn refused(&self) {
-        self.course.lock().refused.get_or_insert_with(Instant::now);
+        let mut course = self.course.lock();
+        course.refused.get_or_insert_with(Instant::now);
+        course.unreachable = None;
+    }
+
+    fn unreachable(&self) {
+        self.course.lock().unreachable.get_or_insert_with(Instant::now);
     }
 }
 

@@ -13,7 +13,7 @@ use crate::bridge::devices::Plan;
 use crate::bridge::devices::directory::Directory;
 use crate::bridge::devices::known::{Known, mark};
 use crate::bridge::devices::provisioned::{Provisioned, Service};
-use crate::config::{self, Config, Devices, DpsTransport, Given, Placed};
+use crate::config::{self, Config, Devices, Given, Placed, WhenFull};
 use crate::diag::{Diagnostic, SourceFile};
 use crate::fence::Name;
 use crate::hub::accounts::Accounts;
@@ -21,7 +21,6 @@ use crate::hub::device_table::{self, Listed, Proof};
 use crate::hub::limits;
 use crate::hub::sas::Key;
 use crate::outbound::Way;
-use crate::provision::Transport;
 use crate::provision::assignments::Assignments;
 use crate::uplink::HubTarget;
 use crate::uplink::tls::{self, TlsError};
@@ -80,6 +79,10 @@ impl Place {
             max_connections: devices.max_connections,
             connect_rate: devices.connect_rate.or(tier).unwrap_or(limits::CONNECTS_PER_SECOND_MIN),
             shelf_max_age: devices.shelf_max_age,
+            refuse_above: match devices.shelf_when_full {
+                WhenFull::Refuse => Some((devices.shelf_max_device_size, devices.shelf_max_size)),
+                WhenFull::DropOldest => None,
+            },
         };
         Some(Planned { plan, directory, config: config.clone() })
     }
@@ -150,11 +153,7 @@ impl Place {
         let service = Service {
             host: dps.host.value.clone(),
             way: Way { address: dps.address.as_ref().map(|address| address.value.clone()), ..way },
-            transport: match dps.transport {
-                DpsTransport::Rest => Transport::Rest,
-                DpsTransport::Mqtt => Transport::Mqtt,
-                DpsTransport::WebSocket => Transport::WebSocket,
-            },
+            transport: dps.transport.into(),
             scope: dps.id_scope.value.clone(),
             api_version: dps.api_version.clone(),
             payload: dps.payload.clone(),

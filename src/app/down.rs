@@ -12,10 +12,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{BROKER_GRACE, NotTaken, Reloaded, Reloader, Settings, on_its_own_thread};
+use super::{BROKER_GRACE, NotTaken, Reloaded, Reloader, Settings, on_its_own_thread, own_twin};
 use crate::bridge::devices::Devices;
 use crate::bridge::down::{self, Answered, Audit, Downlink, Reload, Watch};
-use crate::bridge::twins::{self, Twins, Whose};
+use crate::bridge::twins::{self, Plant, Twins, Whose};
 use crate::bridge::{Bridge, InUse};
 use crate::broker::Inside;
 use crate::downlink::Fence;
@@ -56,7 +56,9 @@ pub(super) fn prepare(settings: &mut Settings, metrics: &Metrics) -> io::Result<
     let enabled = settings.config.commands.enabled;
     let own_methods = settings.config.commands.own_methods;
     let wanted = if enabled { down::wanted(&settings.rules, own_methods) } else { Wanted::default() };
-    let whose = Whose { own, per_device: settings.devices.is_some(), own_twin: false };
+    let (per_device, block) = (settings.devices.is_some(), settings.own.block);
+    let own_twin = own_twin::is_wanted(settings);
+    let whose = Whose { own, per_device, block, comes_down: enabled, own_twin };
     let (twins, kept) = twins::open(&settings.state, whose, metrics.clone())?;
     let wanted = twins.wanted(&settings.rules, wanted);
     let (wanted, to_come) = watch::channel(wanted);
@@ -101,13 +103,22 @@ impl Prepared {
         let stop = CancellationToken::new();
         let mut tasks = Vec::new();
         let rules = bridge.rules();
+        let mut plant = None;
         if let Some(commands) = self.commands {
+            let audit = Audit::new(&commands.state, commands.audit_max_size);
+            plant = Some(Plant {
+                inside: inside.clone(),
+                fence: commands.settings.fence.clone(),
+                rate: commands.settings.rate,
+                dry_run: commands.settings.dry_run,
+                audit: audit.clone(),
+            });
             let parts = down::Parts {
                 rules: Arc::clone(rules),
                 wanted: self.wanted.clone(),
                 inside,
                 watch: commands.watch,
-                audit: Audit::new(&commands.state, commands.audit_max_size),
+                audit,
                 stores: bridge.stores().clone(),
                 shelves,
                 reload: Box::new(Files { reloader, rules: Arc::clone(rules) }),
@@ -117,7 +128,7 @@ impl Prepared {
                 Downlink::new(commands.settings, parts).run(self.arrivals.commands, commands.answers, stop.clone());
             tasks.push(on_its_own_thread("commands", run)?);
         }
-        let parts = twins::Parts { rules: Arc::clone(rules), wanted: self.wanted, devices };
+        let parts = twins::Parts { rules: Arc::clone(rules), wanted: self.wanted, devices, plant };
         let run = twins::run(self.twins, parts, self.arrivals.twins, stop.clone());
         tasks.push(on_its_own_thread("twins", run)?);
         Ok(Running { tasks, stop, kept: self.kept })

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::Recorder;
+use crate::bridge::Holding;
 use crate::ledger::{Account, Books, ByReason, Counts, Position, Publishes};
 use crate::message::Timestamp;
 use crate::shelf::{self, Shelves};
@@ -32,14 +33,14 @@ pub(super) const TOO_OLD_ON_SHELF: &str = "too_old_on_shelf";
 const DAY_MS: i64 = 86_400_000;
 
 /// Where messages were found at the start, and what waits in windows.
-type Found = (Vec<Appender>, Option<Arc<Shelves>>, Appender);
+type Found = (Vec<Appender>, Option<Arc<Shelves>>, Holding);
 
 /// The books of a running bridge.
 pub(super) struct Ledger {
     path: PathBuf,
     opened: Books,
     spools: Vec<(Appender, Position)>,
-    held: Appender,
+    held: Holding,
     shelves: Option<Arc<Shelves>>,
     recorder: Recorder,
     /// What the file says.
@@ -128,7 +129,7 @@ impl Ledger {
             },
             shed,
             quarantined: labelled(&page, "brownbridge_hub_messages_quarantined_total"),
-            held: self.held.stats().waiting,
+            held: self.held.waiting(),
             spools,
         };
         self.opened.with(&counts, Timestamp::now())

@@ -11,6 +11,7 @@
 //! | dispatcher and a line a device, on that thread, instead of the one uplink | [`start`] | the same | 128 messages or 1 MB a device, 64 MB in all; 4,096 messages or 8 MB for the shelves |
 //! | watches of the files of the rules, the fence, the devices, the TLS listener and the uplink's TLS | [`start`] | after the broker | 1 request each; passwords wait for one of 2 places |
 //! | way down: commands and methods, on a thread of its own | [`start`], where `[commands]` is enabled | after the broker | 256 arrivals, 64 answers, 1,000 commands that wait |
+//! | own twin: tells about the bridge and takes what is desired of it | [`start`], where `own_twin` is on | with the watches | none |
 //! | ledger: writes the books | [`start`] | after the uplink | none |
 //! | control socket | [`start`] | after the broker | 8 connections; 4,096 entries and 8 MiB for each of 4 taps and recordings |
 //! | admin | [`start`] | last | 64 connections |
@@ -29,7 +30,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Recorder};
-use crate::bridge::{self, Bridge, Stores};
+use crate::bridge::{self, Bridge, Holding, InUse, Stores};
 use crate::broker::{Broker, Listener, Transport};
 use crate::control as control_socket;
 use crate::journal;
@@ -42,12 +43,13 @@ use crate::uplink::{self, Status};
 
 mod control;
 pub mod credentials;
-mod devices;
+pub mod devices;
 mod down;
 pub mod gate;
 pub mod inherited;
 mod keep;
 pub mod ledger;
+mod own_twin;
 mod page;
 pub mod plant_tls;
 pub mod private;
@@ -180,22 +182,22 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     describe_labelled();
     let metrics = Metrics::register();
 
+    let (tuned, own_twin) = own_twin::prepare(&mut settings);
     let down =
         down::prepare(&mut settings, &metrics).map_err(|error| StartError::Twins(settings.state.clone(), error))?;
     let opened = open_spool("spool", settings.spool)?;
     let urgent = open_spool("urgent spool", settings.urgent)?;
-    let held = open_spool("holding spool", settings.held)?;
+    let (held, held_spool) = Holding::over(open_spool("holding spool", settings.held)?);
     // Before anything moves: it starts from what the spools were found to hold.
     let found = vec![opened.appender.clone(), urgent.appender.clone()];
     let shelves = open_shelves(settings.shelf, settings.devices.is_some())?;
-    let ledger =
-        Ledger::open(&settings.state, recorder.clone(), (found.clone(), shelves.clone(), held.appender.clone()));
-    let progress = found.iter().chain([&held.appender]).map(pulse::Progress::of).collect();
+    let ledger = Ledger::open(&settings.state, recorder.clone(), (found.clone(), shelves.clone(), held.clone()));
+    let progress = found.iter().chain([held.spool()]).map(pulse::Progress::of).collect();
     let (quarantine_dir, max_size) = settings.quarantine;
     let (quarantine, quarantine_writer) = open_quarantine(&quarantine_dir, max_size)
         .await
         .map_err(|error| StartError::Quarantine(quarantine_dir.clone(), error))?;
-    let (mut stores, backlog, spools) = bridge::join([opened, urgent, held], (&quarantine, &metrics));
+    let (mut stores, backlog, spools) = bridge::join([opened, urgent], (held, held_spool), (&quarantine, &metrics));
     if let Some(property) = settings.config.uplink.sequence_property.take() {
         let state = &settings.state;
         stores.number(state, property.value).map_err(|error| StartError::Sequences(state.clone(), error))?;
@@ -232,6 +234,10 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
 
     let rules = (settings.rules, settings.unmatched);
     let bridge = Bridge::new(rules, settings.own, stores.clone(), quarantine.clone(), metrics.clone());
+    let bridge = match &devices {
+        Some(devices) => bridge.behind(devices.door()),
+        None => bridge,
+    };
     let bridge = match &down {
         Some(down) => bridge.reporting(down.twins.clone()),
         None => bridge,
@@ -255,7 +261,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let control = open_control(&settings.state, operator, &control_stop);
     let standing = Arc::new(Standing::new(Timestamp::now()));
     let mut files = Watches::new(Arc::clone(&standing));
-    files.add_unseen(RuleFiles::new(settings.rule_path, Arc::clone(bridge.rules())));
+    files.add_unseen(RuleFiles::new(settings.rule_path, Arc::clone(bridge.rules()), Arc::clone(&tuned)));
     if let Some(fence) = settings.fence {
         let keeper = Keeper::new(fence.policy, fence.notebook);
         settings.broker.gate = Some(Arc::new(keeper.clone()));
@@ -276,6 +282,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         .map_err(StartError::Broker)?;
     let reloader = || files.reloader(Arc::clone(&bridge_toml));
     let lines = (shelves.clone(), devices.clone());
+    let twins = down.as_ref().map(|down| down.twins.clone());
     let down = down.map(|down| down.start((broker.inside(), &bridge), reloader(), lines, metrics)).transpose();
     let down = down.map_err(StartError::Runtime)?;
 
@@ -296,6 +303,12 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         devices,
     });
     let pulse = Pulse::new(progress, Arc::clone(&source), uplink.abort_handle());
+    if let (Some(own), Some(twins)) = (own_twin, twins) {
+        let (gauges, rules) = (Arc::clone(&source), Arc::clone(bridge.rules()));
+        let parts = own_twin::Parts { twins, gauges, recorder: recorder.clone(), reloader: reloader(), rules, tuned };
+        // It ends by itself, with the watches of the files.
+        tokio::spawn(own.run(parts, files.ended()));
+    }
     let admin = tokio::spawn(admin::serve(page, recorder, source, admin_stop.clone()));
     let plant: Vec<String> = broker.addresses().iter().map(|(name, address)| format!("{name}://{address}")).collect();
     let rules = bridge.rules().rules();
@@ -440,6 +453,11 @@ impl Running {
         self.pulse.take()
     }
 
+    /// The rules in use.
+    pub fn rules(&self) -> Arc<InUse> {
+        Arc::clone(self.bridge.rules())
+    }
+
     /// Asks for a look at all files that may change.
     pub fn reloader(&self) -> Reloader {
         self.files.reloader(Arc::clone(&self.bridge_toml))
@@ -447,7 +465,7 @@ impl Running {
 
     /// How long [`stop`](Self::stop) takes at most.
     pub fn longest_stop(&self) -> Duration {
-        5 * BROKER_GRACE + self.drain_timeout + CLOSE_GRACE
+        5 * BROKER_GRACE + bridge::CLOSE_GRACE + self.drain_timeout + CLOSE_GRACE
     }
 
     /// Returns, with the reason, only if the spool failed for good.
@@ -479,7 +497,7 @@ impl Running {
         let waiting = tokio::task::spawn_blocking(move || self.quarantine.join());
         let _ = tokio::time::timeout(BROKER_GRACE, waiting).await;
         let left = self.stores.stats().waiting;
-        let held = self.stores.held.spool().stats().waiting;
+        let held = self.stores.held.waiting();
         if held > 0 {
             tracing::info!("{held} messages for windows stay in the holding spool for the next start");
         }

@@ -130,7 +130,7 @@ impl admin::Source for Gauges {
         gauge("brownbridge_config_last_reload_success_timestamp_seconds", last_success);
         ::metrics::gauge!("brownbridge_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         let held = self.stores.held.spool().stats();
-        gauge("brownbridge_held_messages", held.waiting as f64);
+        gauge("brownbridge_held_messages", self.stores.held.waiting() as f64);
         gauge("brownbridge_held_bytes", held.disk_bytes as f64);
         gauge("brownbridge_open_windows", self.rules.memory().count_windows().0 as f64);
         if let Some((tier, units, quota)) = self.quota {
@@ -181,7 +181,7 @@ impl admin::Source for Gauges {
             refused: self.standing.refused().iter().map(status::Refused::of).collect(),
             windows: status::Windows {
                 open: self.rules.memory().count_windows().0,
-                messages: self.stores.held.spool().stats().waiting,
+                messages: self.stores.held.waiting(),
             },
             counters: status::Counters::of(metrics),
             clients,

@@ -59,13 +59,13 @@ pub(super) fn stat(stores: &Stores, lines: Option<&Devices>) -> Answer {
         looked_at < MOST_LOOKED_AT
     });
     let mut shelved = 0;
-    for one in lines.map(Devices::list).unwrap_or_default().into_iter().filter(|one| one.shelf.messages > 0) {
-        shelved += one.shelf.messages;
-        let known = devices.len() < MOST_DEVICES || devices.contains_key(&one.id);
-        let share = devices.entry(if known { one.id } else { "(others)".to_owned() }).or_default();
-        let age = u64::try_from(now.0.saturating_sub(one.shelf.oldest) / 1_000).unwrap_or(0);
-        share.messages += one.shelf.messages;
-        share.bytes += one.shelf.bytes;
+    for (id, shelf) in lines.map(Devices::shares).unwrap_or_default() {
+        shelved += shelf.messages;
+        let known = devices.len() < MOST_DEVICES || devices.contains_key(&id);
+        let share = devices.entry(if known { id } else { "(others)".to_owned() }).or_default();
+        let age = u64::try_from(now.0.saturating_sub(shelf.oldest) / 1_000).unwrap_or(0);
+        share.messages += shelf.messages;
+        share.bytes += shelf.bytes;
         share.oldest_seconds = share.oldest_seconds.max(age);
     }
     Answer::Queue(QueueStat {
@@ -80,35 +80,72 @@ pub(super) fn stat(stores: &Stores, lines: Option<&Devices>) -> Answer {
     })
 }
 
-pub(super) fn peek(stores: &Stores, first: usize, device: Option<&str>) -> Answer {
+/// A message as it is shown; its id is that of a spool and the number there.
+fn peeked((spool, seq): (u64, u64), message: &HubMessage<'_>, now: Timestamp) -> Peeked {
+    let text = String::from_utf8_lossy(message.body);
+    let end = text.floor_char_boundary(EXCERPT);
+    Peeked {
+        message_id: format!("{spool:016x}-{seq}"),
+        device: message.device.to_owned(),
+        created: message.created.to_string(),
+        age_seconds: age(Some(message), now),
+        size: message.body.len() as u64,
+        properties: message.properties().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+        payload: text.get(..end).unwrap_or_default().to_owned(),
+    }
+}
+
+/// Shows the messages that wait first: those of the spools, and those on shelves behind them. Of one device those on its
+/// shelf are the older ones, as a rule, and come first.
+pub(super) fn peek((stores, lines): (&Stores, Option<&Devices>), first: usize, device: Option<&str>) -> Answer {
     let (now, first) = (Timestamp::now(), first.min(MOST_SHOWN));
     let (mut shown, mut looked_at) = (Vec::new(), 0);
+    let of_shelves = |shown: &mut Vec<Peeked>, looked_at: &mut usize| {
+        let Some(lines) = lines else { return };
+        let read = lines.each_shelved(device, |shelved| {
+            *looked_at += 1;
+            if let Ok(message) = HubMessage::parse(&shelved.record)
+                && shown.len() < first
+            {
+                shown.push(peeked((shelved.spool, shelved.sequence), &message, now));
+            }
+            shown.len() < first && *looked_at < MOST_LOOKED_AT
+        });
+        if let Err(error) = read {
+            tracing::warn!("a shelf cannot be read: {error}");
+        }
+    };
+    if device.is_some() {
+        of_shelves(&mut shown, &mut looked_at);
+    }
     each(stores, |spool, seq, message| {
         looked_at += 1;
         let Some(message) = message else { return looked_at < MOST_LOOKED_AT };
         if shown.len() < first && device.is_none_or(|device| device == message.device) {
-            let text = String::from_utf8_lossy(message.body);
-            let end = text.floor_char_boundary(EXCERPT);
-            shown.push(Peeked {
-                message_id: format!("{:016x}-{seq}", spool.id()),
-                device: message.device.to_owned(),
-                created: message.created.to_string(),
-                age_seconds: age(Some(&message), now),
-                size: message.body.len() as u64,
-                properties: message.properties().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
-                payload: text.get(..end).unwrap_or_default().to_owned(),
-            });
+            shown.push(peeked((spool.id(), seq), &message, now));
         }
         shown.len() < first && looked_at < MOST_LOOKED_AT
     });
+    if device.is_none() && shown.len() < first && looked_at < MOST_LOOKED_AT {
+        of_shelves(&mut shown, &mut looked_at);
+    }
     Answer::Peeked(shown)
 }
 
-/// Gives messages up; returns how many, and whether there may be more.
-pub(super) fn withdraw(stores: &Stores, which: &Which) -> Answer {
+/// Gives messages up, those on shelves first; returns how many, and whether there may be more.
+pub(super) fn withdraw((stores, lines): (&Stores, Option<&Devices>), which: &Which) -> Answer {
     let now = Timestamp::now();
     let most = which.first.unwrap_or(u64::MAX).min(MOST_WITHDRAWN);
-    let (mut messages, mut looked_at, mut more, mut scattered) = (0, 0_usize, false, false);
+    let is_old =
+        |message: Option<&HubMessage<'_>>| which.older_than_seconds.is_none_or(|seconds| age(message, now) > seconds);
+    let of_shelves = lines
+        .map(|lines| lines.withdraw(which.device.as_deref(), (most, MOST_LOOKED_AT), |message| is_old(Some(message))));
+    let (mut messages, mut more) = match of_shelves {
+        None => (0, false),
+        Some(Ok(withdrawn)) => (withdrawn.messages, withdrawn.more),
+        Some(Err(error)) => return Answer::Failed(format!("a shelf cannot be read: {error}")),
+    };
+    let (mut looked_at, mut scattered) = (0_usize, false);
     each(stores, |spool, seq, message| {
         if messages >= most || looked_at >= MOST_LOOKED_AT {
             more = true;
@@ -123,8 +160,7 @@ pub(super) fn withdraw(stores: &Stores, which: &Which) -> Answer {
             .device
             .as_ref()
             .is_none_or(|device| message.as_ref().is_some_and(|message| message.device == *device));
-        let old = which.older_than_seconds.is_none_or(|seconds| age(message.as_ref(), now) > seconds);
-        if of_device && old && spool.withdraw(seq) {
+        if of_device && is_old(message.as_ref()) && spool.withdraw(seq) {
             messages += 1;
         }
         true

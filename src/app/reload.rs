@@ -109,14 +109,17 @@ pub(super) struct Watches {
     standing: Arc<Standing>,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
-    asked: Vec<mpsc::Sender<Done>>,
+    asked: Vec<Asked>,
 }
+
+/// A watch, by what it watches.
+type Asked = (&'static str, mpsc::Sender<Done>);
 
 /// Asks for a look at all files.
 #[derive(Clone)]
 pub struct Reloader {
     bridge_toml: Arc<BridgeToml>,
-    asked: Vec<mpsc::Sender<Done>>,
+    asked: Vec<Asked>,
 }
 
 impl Watches {
@@ -139,7 +142,12 @@ impl Watches {
         let (sender, asked) = mpsc::channel(1);
         let watch = Watch { watched: Arc::new(watched), standing: Arc::clone(&self.standing), known, refused: false };
         self.tasks.push(tokio::spawn(watch.run(asked, self.stop.clone())));
-        self.asked.push(sender);
+        self.asked.push((W::WHAT, sender));
+    }
+
+    /// Is cancelled when files are looked at no more.
+    pub(super) fn ended(&self) -> CancellationToken {
+        self.stop.clone()
     }
 
     pub(super) fn reloader(&self, bridge_toml: Arc<BridgeToml>) -> Reloader {
@@ -164,8 +172,20 @@ impl Reloader {
             Ok(Err(trouble)) => reloaded.refused.push(("bridge.toml", trouble)),
             Err(_) => {}
         }
+        self.ask(&mut reloaded, |_| true).await;
+        reloaded
+    }
+
+    /// Has one kind of files looked at.
+    pub(super) async fn reload_only<W: Watched>(&self) -> Result<(), NotTaken> {
+        let mut reloaded = Reloaded::default();
+        self.ask(&mut reloaded, |what| what == W::WHAT).await;
+        reloaded.refused.pop().map_or(Ok(()), |(_, why)| Err(why))
+    }
+
+    async fn ask(&self, reloaded: &mut Reloaded, wanted: impl Fn(&str) -> bool) {
         let mut waiting = Vec::new();
-        for watch in &self.asked {
+        for (_, watch) in self.asked.iter().filter(|(what, _)| wanted(what)) {
             let (done, wait) = oneshot::channel();
             if watch.send(done).await.is_ok() {
                 waiting.push(wait);
@@ -178,7 +198,6 @@ impl Reloader {
                 Err(_) => {}
             }
         }
-        reloaded
     }
 }
 

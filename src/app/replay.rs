@@ -10,10 +10,10 @@ use crate::config::Unmatched;
 use crate::message::Timestamp;
 use crate::rules::{Output, RuleSet};
 use crate::topic;
-use crate::watch::Treated;
 use crate::watch::changes::Changes;
 use crate::watch::tally::Tally;
 use crate::watch::traffic::Entry;
+use crate::watch::{Made, Treated};
 
 /// A rule set and what it makes of the recording.
 pub struct Side {
@@ -81,10 +81,11 @@ impl Replay {
 
     /// Nothing more comes: what waits in windows becomes messages.
     pub fn finish(&mut self) {
-        for side in std::iter::once(&mut self.new).chain(&mut self.old) {
+        let Self { setting, new, old, changes, recorded } = self;
+        for side in std::iter::once(&mut *new).chain(&mut *old) {
             side.engine.rules.finish(&mut side.engine.out);
-            side.count_windows(&self.setting.own);
         }
+        count_windows(setting, (new, old.as_mut()), recorded.last.unwrap_or(Timestamp(0)), changes);
     }
 
     /// The next line.
@@ -108,10 +109,10 @@ impl Replay {
             }
             _ => recorded.passages += 1,
         }
-        new.close_windows(time, &setting.own);
-        if let Some(old) = old {
-            old.close_windows(time, &setting.own);
+        for side in std::iter::once(&mut *new).chain(&mut *old) {
+            side.engine.rules.due(time, &mut side.engine.out);
         }
+        count_windows(setting, (new, old.as_mut()), time, changes);
         let Some(now) = new.engine.treat(setting, entry) else { return };
         new.tally.count(&now);
         if let Some(old) = old
@@ -124,23 +125,18 @@ impl Replay {
     }
 }
 
+/// Counts and compares the messages of windows that have just closed.
+fn count_windows(setting: &Setting, (new, old): (&mut Side, Option<&mut Side>), at: Timestamp, changes: &mut Changes) {
+    let now = new.engine.closed(setting);
+    now.iter().for_each(|made| new.tally.made(made.rule, made.size));
+    let Some(old) = old else { return };
+    let before = old.engine.closed(setting);
+    before.iter().for_each(|made| old.tally.made(made.rule, made.size));
+    let pattern = |rule: &str| old.patterns.get(rule).or_else(|| new.patterns.get(rule)).map(String::as_str);
+    changes.compare_windows(at, (&before, &now), pattern);
+}
+
 impl Side {
-    /// Counts the messages of windows that are due by `now`.
-    fn close_windows(&mut self, now: Timestamp, own: &Own) {
-        let Engine { rules, out, .. } = &mut self.engine;
-        rules.due(now, out);
-        self.count_windows(own);
-    }
-
-    fn count_windows(&mut self, own: &Own) {
-        let Engine { rules, out, .. } = &self.engine;
-        for (rule, record) in out.records() {
-            if let Some(size) = own.size(record) {
-                self.tally.made(rules.name(rule), size);
-            }
-        }
-    }
-
     fn new(rules: RuleSet) -> Self {
         let patterns = rules.patterns().map(|(name, pattern)| (name.to_owned(), pattern.to_owned())).collect();
         let engine = Engine { rules, out: Output::new(), given: Vec::new() };
@@ -155,6 +151,11 @@ fn pattern<'p>(patterns: &'p HashMap<String, String>, treated: &Treated<'_>) -> 
 }
 
 impl Engine {
+    /// The messages of windows that have just closed.
+    fn closed<'a>(&'a self, setting: &'a Setting) -> Vec<Made<'a>> {
+        Judge { rules: &self.rules, unmatched: setting.unmatched, own: &setting.own }.closed(&self.out)
+    }
+
     fn treat<'a>(&'a mut self, setting: &'a Setting, entry: &'a Entry) -> Option<Treated<'a>> {
         let Self { rules, out, given } = self;
         given.clear();

@@ -69,9 +69,14 @@ pub struct Settings {
     pub fence: Option<Fence>,
     /// `bridge.toml` without its secrets.
     pub shown: String,
+    /// Changes what the log says, where that can be done; without a level it is what it was at start.
+    pub log_level: Option<LogLevel>,
     /// Where scrapers connect, and how long the end may drain.
     pub config: Config,
 }
+
+/// Changes what the log says.
+pub type LogLevel = Arc<dyn Fn(Option<&str>) -> Result<(), String> + Send + Sync>;
 
 /// The files of the TLS listener, and where what they say goes.
 pub type PlantTls = (plant_tls::Files, watch::Sender<Arc<rustls::ServerConfig>>);
@@ -164,6 +169,14 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> io::Result<Loa
 fn commands_without_effect(config: &Config, own: &Own, rules: &RuleSet, file: usize) -> Option<Diagnostic> {
     let wanted = rules.takes_messages() || rules.takes_methods();
     match (config.commands.enabled, &own.device) {
+        (_, None) if rules.has_reported() => {
+            let title = "the rules have `to = \"reported\"`, and the uplink is a broker: there is no twin";
+            Some(Diagnostic::warning("no-twin", title, file).help("what they take goes to the quarantine as no_twin"))
+        }
+        (false, _) if rules.takes_desired() => {
+            let title = "the rules have [[desired]], and the hub may command nothing";
+            Some(Diagnostic::warning("commands-off", title, file).help("[commands]\nenabled = true"))
+        }
         (false, _) if wanted => {
             let title = "the rules have [[command]]s, and the hub may command nothing";
             Some(Diagnostic::warning("commands-off", title, file).help("[commands]\nenabled = true"))
@@ -245,7 +258,11 @@ fn settled(
     let shelf = shelf::Options {
         dir: state.join("shelf"),
         max_size: devices.map_or(u64::MAX, |devices| devices.shelf_max_size),
-        max_device_size: devices.map_or(u64::MAX, |devices| devices.shelf_max_device_size),
+        // One that refuses does so before anything is acknowledged: what is has its place.
+        max_device_size: match devices {
+            Some(devices) if devices.shelf_when_full == WhenFull::DropOldest => devices.shelf_max_device_size,
+            _ => u64::MAX,
+        },
     };
     Settings {
         rules,
@@ -269,6 +286,7 @@ fn settled(
         devices: None,
         fence,
         shown: String::new(),
+        log_level: None,
         config,
     }
 }

@@ -141,12 +141,11 @@ impl Devices {
     pub(super) fn of(devices: &devices::Devices) -> Self {
         let (summary, shelves) = (devices.summary(), devices.shelves());
         let states = Condition::ALL.iter().zip(summary.phases);
-        let worst = devices.list().into_iter().filter(|one| one.trouble.is_some() || one.phase == Condition::Held);
         Self {
             states: states.map(|(phase, count)| (phase.label().to_owned(), count)).collect(),
             shelved: shelves.waiting,
             shelf_bytes: shelves.bytes,
-            worst: worst.take(WORST).map(Device::from).collect(),
+            worst: devices.worst(WORST).into_iter().map(Device::from).collect(),
         }
     }
 }
@@ -155,7 +154,7 @@ impl From<devices::Listed> for Device {
     fn from(listed: devices::Listed) -> Self {
         let shelf = listed.shelf;
         let (admission, account) = match listed.origin {
-            Some(devices::Origin { admission, account }) => (Some(admission), Some(account)),
+            Some(devices::Origin { admission, account, .. }) => (Some(admission), Some(account)),
             None => (None, None),
         };
         let (credentials, hub, assigned) = match account {

@@ -3,8 +3,10 @@
 //! A publisher with one publish in flight must not wait for a window of ten seconds. So what a message gives to its
 //! window (a *contribution*) goes at once into a spool of its own, the *holding spool*, and the acknowledgement follows
 //! its commit. When the window closes, its message goes into the spool of all messages, and once it is on disk
-//! there, its contributions are done with here. A crash between the two makes the same message again, with another
-//! `$.mid`; a crash anywhere loses nothing. A start reads the contributions back into their windows before clients come.
+//! there, its contributions are done with here ([`closing`] has the steps). What becomes of contributions is written down
+//! among them ([`marks`]), so that a window is after any crash either done with or there as it was, however many there
+//! are: a crash loses nothing, and repeats a message only between two commits, with the same body and another `$.mid`. A
+//! start reads the contributions back into their windows before clients come ([`recover`]).
 //!
 //! | what is full | what happens |
 //! |---|---|
@@ -14,33 +16,37 @@
 //! At an end that is no crash, all windows are closed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::commits::HELD;
-use super::meters::Meter;
-use super::urgent::durable;
 use super::{Bridge, Current, Offer, Reason, messages};
 use crate::broker::Sequences;
 use crate::message::{Publish, Timestamp};
-use crate::metrics::window_closed;
-use crate::rules::{self, Closed, Output};
+use crate::rules::{self, Output};
 use crate::spool::{Acker, AppendError, Appender, Opened, Reader, Spool};
 
-/// Windows that are closed and wait for the spool; when there are more, nothing more is held.
-const MOST_CLOSED: usize = 10_000;
-/// Windows that are stored with one wait for the disk.
-const AT_ONCE: usize = 1_000;
+mod closing;
+mod marks;
+mod recover;
+
+use marks::Marks;
+use recover::Recovery;
+
 /// A holding spool that is full closes its windows in so many steps.
 const SHARES: usize = 16;
 /// A holding spool is full when it is for that long.
 const FULL_FOR: Duration = Duration::from_millis(50);
 /// The clock is looked at that often, however far the next window is.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+/// What could not be written down for lack of room is tried again after this time.
+const RETRY: Duration = Duration::from_secs(1);
 /// How long an end may wait for room for the last windows.
-const CLOSE_GRACE: Duration = Duration::from_secs(5);
+pub const CLOSE_GRACE: Duration = Duration::from_secs(5);
 
 /// The holding spool.
 #[derive(Debug, Clone)]
@@ -51,6 +57,10 @@ pub struct Holding {
     changed: Arc<Notify>,
     /// There is room for closed windows again.
     drained: Arc<Notify>,
+    marks: Arc<Mutex<Marks>>,
+    /// Where the start has got to, and that it is not over yet.
+    recovery: Arc<Mutex<Option<Recovery>>>,
+    recovering: Arc<AtomicBool>,
 }
 
 impl Holding {
@@ -60,10 +70,41 @@ impl Holding {
         if recovered.waiting > 0 {
             tokio::spawn(read_over(reader, appender.durable().borrow().seq));
         }
-        (Self { spool: appender, acker, changed: Arc::default(), drained: Arc::default() }, spool)
+        let holding = Self {
+            spool: appender,
+            acker,
+            changed: Arc::default(),
+            drained: Arc::default(),
+            marks: Arc::default(),
+            recovery: Arc::default(),
+            recovering: Arc::default(),
+        };
+        (holding, spool)
     }
 
-    /// What is held, and the spool it is in.
+    /// A list takes the place of marks as soon as there are more than `most`.
+    #[cfg(test)]
+    pub(super) fn bound_marks(&self, most: usize) {
+        self.marks.lock().bound(most);
+    }
+
+    /// How many contributions wait.
+    pub fn waiting(&self) -> u64 {
+        let marks = self.marks.lock();
+        self.spool.stats().waiting.saturating_sub(marks.count())
+    }
+
+    /// Contributions may come: closed windows have room, and those of the time before the start are in theirs.
+    fn is_open(&self, memory: &rules::Memory) -> bool {
+        memory.has_room() && !self.recovering.load(Ordering::Acquire)
+    }
+
+    /// What is done with is to be written down as soon as there is room.
+    fn has_unwritten(&self) -> bool {
+        self.marks.lock().unwritten.count() > 0
+    }
+
+    /// The spool of what is held.
     pub fn spool(&self) -> &Appender {
         &self.spool
     }
@@ -79,7 +120,7 @@ impl Holding {
     pub(super) async fn room(&self, memory: &rules::Memory) {
         loop {
             let drained = self.drained.notified();
-            if memory.count_windows().1 < MOST_CLOSED {
+            if self.is_open(memory) {
                 break;
             }
             drained.await;
@@ -98,23 +139,6 @@ async fn read_over(mut reader: Reader, last: u64) {
 }
 
 impl Bridge {
-    /// Puts what was held when the program ended back into its windows.
-    pub fn recover(&self) {
-        let (now, memory) = (self.rules.load(), self.rules.memory());
-        let mut look = self.stores.held.spool.look();
-        let mut held = 0_u64;
-        while let Some(stored) = look.next_waiting() {
-            held += 1;
-            if now.set.hold(&stored.record, stored.seq, memory).is_err() {
-                let sequence = stored.seq;
-                tracing::error!(sequence, "what was held for a window cannot be read; it stays in the holding spool");
-            }
-        }
-        if held > 0 {
-            tracing::info!("{held} messages wait in windows");
-        }
-    }
-
     /// Keeps what a publish gives to windows, and stores what else the rules made of it.
     #[cold]
     pub(super) fn store_held(
@@ -125,10 +149,10 @@ impl Bridge {
         failed: Option<Reason<'_>>,
     ) -> Offer {
         let (holding, memory) = (&self.stores.held, self.rules.memory());
-        if memory.count_windows().1 >= MOST_CLOSED {
+        if !holding.is_open(memory) {
             return Offer::Full;
         }
-        let ticket = match holding.spool.try_append(out.held().map(|(_, held)| held)) {
+        let ticket = match holding.spool.try_append_leaving(out.held().map(|(_, held)| held)) {
             Ok(ticket) => ticket.0,
             Err(error) => {
                 if error == AppendError::Full {
@@ -155,37 +179,46 @@ impl Bridge {
         self.store_rest(now, publish, out, (failed, held, self.store_first(now, out)))
     }
 
-    /// Closes windows when they are due and stores their messages, until `stop`; then closes all. `clock` tells the
-    /// time of day.
+    /// Closes windows when they are due and stores their messages, until `stop`; then closes all, for which it takes
+    /// [`CLOSE_GRACE`] at most. `clock` tells the time of day.
     pub async fn run_windows(self: Arc<Self>, clock: impl Fn() -> Timestamp, stop: CancellationToken) {
-        let (holding, memory) = (&self.stores.held, self.rules.memory());
-        loop {
-            let now = clock();
-            memory.close_due(now);
-            self.store_closed(&stop).await;
-            self.make_room(&stop).await;
-            let wait = memory.next_due().map_or(LONGEST_SLEEP, |due| {
-                Duration::from_millis(u64::try_from(due.0.saturating_sub(now.0)).unwrap_or(0)).min(LONGEST_SLEEP)
-            });
-            tokio::select! {
-                biased;
-                () = holding.changed.notified() => {}
-                () = self.rules.replaced() => {}
-                () = tokio::time::sleep(wait) => {}
-                () = stop.cancelled() => break,
-            }
-        }
-        while memory.close_first() {}
-        let late = CancellationToken::new();
+        let all = async {
+            self.close_when_due(clock, &stop).await;
+            while self.rules.memory().close_first() {}
+            self.store_closed().await;
+        };
         let patience = async {
+            stop.cancelled().await;
             tokio::time::sleep(CLOSE_GRACE).await;
-            late.cancel();
-            std::future::pending::<()>().await;
         };
         tokio::select! {
             biased;
-            () = self.store_closed(&late) => {}
+            () = all => {}
             () = patience => {}
+        }
+    }
+
+    async fn close_when_due(&self, clock: impl Fn() -> Timestamp, stop: &CancellationToken) {
+        let (holding, memory) = (&self.stores.held, self.rules.memory());
+        while !self.read_back() {
+            self.store_closed().await;
+        }
+        loop {
+            let now = clock();
+            memory.close_due(now);
+            self.store_closed().await;
+            self.make_room(stop).await;
+            let longest = if holding.has_unwritten() { RETRY } else { LONGEST_SLEEP };
+            let wait = memory.next_due().map_or(longest, |due| {
+                Duration::from_millis(u64::try_from(due.0.saturating_sub(now.0)).unwrap_or(0)).min(longest)
+            });
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = holding.changed.notified() => {}
+                () = self.rules.replaced() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
         }
     }
 
@@ -210,60 +243,7 @@ impl Bridge {
             if memory.close_oldest(share) == 0 {
                 return;
             }
-            self.store_closed(stop).await;
-        }
-    }
-
-    /// Stores the messages of closed windows, and is done with what they were made of. Until `stop` it waits for room;
-    /// what is left then stays in the holding spool for the next start.
-    async fn store_closed(&self, stop: &CancellationToken) {
-        let (holding, memory) = (&self.stores.held, self.rules.memory());
-        let mut stored: Vec<(Appender, u64, Closed)> = Vec::new();
-        loop {
-            let closed = if stored.len() < AT_ONCE { memory.fetch_closed() } else { None };
-            if let Some(closed) = closed {
-                let last = closed.sequences.iter().map(|(_, last)| *last).max();
-                durable(holding.spool.clone(), last.unwrap_or(0)).await;
-                if let Some((spool, sequence)) = self.store_window(&closed, stop).await {
-                    Meter::new(&closed.rule, (false, false), self.own.block).made(&self.own, &closed.record);
-                    window_closed(closed.why.label());
-                    stored.push((spool, sequence, closed));
-                    continue;
-                }
-            }
-            if stored.is_empty() {
-                return;
-            }
-            for (spool, sequence, closed) in stored.drain(..) {
-                durable(spool, sequence).await;
-                for sequence in closed.sequences.into_iter().flat_map(|(first, last)| first..=last) {
-                    holding.acker.ack(sequence);
-                }
-            }
-            holding.drained.notify_waiters();
-        }
-    }
-
-    /// Stores the message of a window as soon as there is room; none where there is none until `stop`.
-    async fn store_window(&self, closed: &Closed, stop: &CancellationToken) -> Option<(Appender, u64)> {
-        let record = || std::iter::once(closed.record.as_slice());
-        let urgent = &self.stores.urgent;
-        if closed.urgent
-            && let Ok(ticket) = self.stores.append(urgent, record())
-        {
-            return Some((urgent.clone(), ticket.0));
-        }
-        loop {
-            match self.stores.append(&self.stores.normal, record()) {
-                Ok(ticket) => return Some((self.stores.normal.clone(), ticket.0)),
-                Err(AppendError::Full) => tokio::select! {
-                    biased;
-                    () = self.stores.normal.room() => {}
-                    () = stop.cancelled() => return None,
-                },
-                // The program is about to end; what the window was made of is on disk.
-                Err(AppendError::Closed | AppendError::TooLarge) => return std::future::pending().await,
-            }
+            self.store_closed().await;
         }
     }
 }
@@ -273,6 +253,7 @@ mod tests {
     use std::task::{Context, Waker};
 
     use super::super::tests::{bridge, fill};
+    use super::super::urgent::durable;
     use super::*;
     use crate::broker::Ingest as _;
 
@@ -281,6 +262,54 @@ mod tests {
 
     /// A failing test ends.
     const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// More windows close at a start than may wait: the rest is read when there is room for it, and until then nobody
+    /// adds to windows.
+    #[tokio::test]
+    async fn a_start_that_closes_many_windows_goes_step_by_step() {
+        let dir = tempfile::tempdir().unwrap();
+        let (before, _writer, (_spools, _held)) = bridge(dir.path(), Some("own"), RULES);
+        let publish = Publish {
+            topic: "window/a",
+            payload: b"1",
+            client: "c",
+            user: None,
+            qos: 1,
+            retain: false,
+            received: Timestamp(0),
+        };
+        let mut scratch = before.scratch();
+        before.rules.load().set.attempt(&publish, &mut scratch);
+        let contribution = scratch.held().next().unwrap().1.to_vec();
+        let count = 25_000;
+        let held = before.stores.held.spool.clone();
+        for _ in 0..count {
+            while held.try_append(std::iter::once(contribution.as_slice())).is_err() {
+                held.room().await;
+            }
+        }
+        durable(held, count).await;
+        drop(before);
+        drop((_spools, _held));
+
+        // The rule has no window any more, so each is a message of its own.
+        let rules = RULES.replace("batch = { max_wait = \"1d\" }", "");
+        let rules = format!("{rules}[[rule]]\ntopic = \"other/#\"\ndevice = \"d\"\nbatch = {{ max_wait = \"1d\" }}\n");
+        let (bridge, _writer, (spools, _held)) = bridge(dir.path(), Some("own"), &rules);
+        bridge.recover();
+        assert_eq!(bridge.rules.memory().count_windows(), (0, 10_000));
+        let other = Publish { topic: "other/a", ..publish };
+        let mut scratch = bridge.scratch();
+        assert!(matches!(bridge.offer(&mut scratch, &other), Offer::Full), "they would come before older ones");
+        let (bridge, stop) = (Arc::new(bridge), CancellationToken::new());
+        let windows = tokio::spawn(Arc::clone(&bridge).run_windows(|| Timestamp(0), stop.clone()));
+        tokio::time::timeout(PATIENCE, bridge.room(&scratch)).await.unwrap();
+        assert!(matches!(bridge.offer(&mut scratch, &other), Offer::Taken(_)));
+        stop.cancel();
+        windows.await.unwrap();
+        assert_eq!(bridge.stores.held.waiting(), 0);
+        assert_eq!(spools[0].appender.stats().appended, count + 1);
+    }
 
     /// Who waits for one spool does not wait for the other, whatever was offered before.
     #[tokio::test]

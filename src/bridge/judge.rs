@@ -58,6 +58,15 @@ impl<'j> Judge<'j> {
         self.treated(&Settled { rules: None, publish, presence: Some(presence), out, verdict }, given)
     }
 
+    /// The messages of windows that have just closed.
+    pub fn closed<'a>(&self, out: &'a Output) -> Vec<Made<'a>>
+    where
+        'j: 'a,
+    {
+        let made = |(rule, record)| self.made(self.rules.name(rule), self.rules.is_urgent(rule), record);
+        out.records().filter_map(made).collect()
+    }
+
     fn forwards(&self, publish: &Publish<'_>) -> bool {
         self.unmatched == Unmatched::Forward && !publish.topic.starts_with('$')
     }

@@ -178,7 +178,8 @@ impl Outcome for SpoolOutcome {
 
 /// Takes open spools (of all messages, of urgent ones, of what waits in windows) apart into what stores messages and what sends them.
 pub fn join(
-    [normal, urgent, held]: [Opened; 3],
+    [normal, urgent]: [Opened; 2],
+    (held, held_spool): (Holding, crate::spool::Spool),
     (quarantine, metrics): (&Quarantine, &Metrics),
 ) -> (Stores, (SpoolBacklog, SpoolOutcome), Vec<crate::spool::Spool>) {
     let source = |appender: &Appender, reader| Source { id: appender.id(), reader };
@@ -192,7 +193,6 @@ pub fn join(
         quarantine: quarantine.clone(),
         metrics: metrics.clone(),
     };
-    let (held, held_spool) = Holding::over(held);
     let stores = Stores { normal: normal.appender, urgent: urgent.appender, held, numbering: None };
     (stores, (backlog, outcome), vec![normal.spool, urgent.spool, held_spool])
 }

@@ -95,7 +95,7 @@ fn units(own: &Own, record: &[u8], block: usize) -> u64 {
     }
     let Ok(message) = HubMessage::parse(record) else { return 1 };
     let sender = d2c::Sender { identity: own.identity(), gateway: true, replayed: false };
-    limits::billable_units(d2c::size(&sender, &message, super::LONGEST_ID), block)
+    limits::billable_units(d2c::size(&sender, &message, super::own::LONGEST_ID), block)
 }
 
 #[cfg(test)]

@@ -25,11 +25,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
+use crate::hub::connection_string::is_id;
 use crate::hub::exchange::Desired;
 use crate::hub::twin::{self, PROPERTIES_MAX_BYTES, Properties};
 use crate::journal::{self, Journal};
-use crate::message::push_twin_name;
-use crate::metrics::Metrics;
+use crate::message::{excerpt, push_twin_name};
+use crate::metrics::{Metrics, billable_by_rule};
 use crate::rules::RuleSet;
 use crate::uplink::Wanted;
 
@@ -39,6 +40,7 @@ mod records;
 mod talk;
 
 use book::Book;
+pub use desired::Plant;
 pub use talk::{Parts, run};
 
 /// The folder below the state.
@@ -47,6 +49,10 @@ const FOLDER: &str = "twins";
 const MAX_PENDING: usize = 8 << 20;
 /// Where devices are in the twin of a gateway.
 const DEVICES: &str = "devices";
+/// Where in the bridge's own twin it is about the bridge, and no matter of the plant.
+pub const OF_BRIDGE: &str = "bridge";
+/// The rule under which what a hub bills for twins is counted.
+const BILLED: &str = "(twins)";
 /// The rule under which the bridge's own properties are counted.
 const OWN: &str = "(bridge)";
 
@@ -57,6 +63,10 @@ pub struct Whose {
     pub own: String,
     /// Every device has a connection, and so a twin, of its own.
     pub per_device: bool,
+    /// The bytes that the hub bills as one message; `None` where nothing is billed.
+    pub block: Option<usize>,
+    /// What is desired of the plant may come down.
+    pub comes_down: bool,
     /// The bridge wants to know what is desired of itself, whatever rules say.
     pub own_twin: bool,
 }
@@ -126,6 +136,10 @@ impl Twins {
         let Ok(serde_json::Value::Object(properties)) = serde_json::from_slice(json) else {
             return Err(("not_an_object", "what is to be reported is no JSON object".to_owned()));
         };
+        if self.0.whose.per_device && !device.is_empty() && !is_id(device) {
+            let detail = format!("{:?} is no device id: letters, digits and -.%_*?!(),:=@$'", excerpt(device));
+            return Err(("bad_device_id", detail));
+        }
         let (device, path) = self.place(device);
         let within = |inner: Properties, name| Properties::from_iter([(name, inner.into())]);
         let change = path.into_iter().rev().fold(properties, within);
@@ -165,9 +179,18 @@ impl Twins {
 
     /// With what twins want of the hub.
     pub fn wanted(&self, rules: &RuleSet, others: Wanted) -> Wanted {
-        let desired = self.0.whose.own_twin;
+        let Whose { comes_down, own_twin, .. } = self.0.whose;
+        let desired = own_twin || comes_down && rules.takes_desired();
         let twins = desired || rules.has_reported() || self.0.book.lock().waiting() > 0;
         Wanted { twins, desired, ..others }
+    }
+
+    /// A twin operation with so many bytes of properties was done.
+    fn billed(&self, bytes: usize) {
+        if let Some(block) = self.0.whose.block {
+            let units = bytes.div_ceil(block.max(1)).max(1);
+            billable_by_rule(BILLED).increment(u64::try_from(units).unwrap_or(1));
+        }
     }
 
     /// The hub's device in whose twin a device is, and where.
@@ -192,7 +215,7 @@ mod tests {
     use super::*;
 
     fn twins(dir: &Path, per_device: bool) -> (Twins, journal::Writer) {
-        let whose = Whose { own: "gw".into(), per_device, own_twin: false };
+        let whose = Whose { own: "gw".into(), per_device, block: None, comes_down: false, own_twin: false };
         open(dir, whose, Metrics::register()).unwrap()
     }
 
@@ -225,6 +248,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (each, _writer) = twins(dir.path(), true);
         assert_eq!(ready(&each, "press.7", r#"{"a":1}"#), Ok(("press.7".into(), json!({"a": 1}))));
+        assert_eq!(ready(&each, "press 7", r#"{"a":1}"#), Err("bad_device_id"));
     }
 
     #[tokio::test]

@@ -231,7 +231,9 @@ impl Bridge {
         let judge = Judge { rules, unmatched: self.unmatched, own: &self.own };
         let mut given = Vec::new();
         let mut treated = judge.treated(settled, &mut given);
-        if matches!(offer, Offer::TakenAfter(_, parts) if parts.is_none()) {
+        // What goes into a twin only is in no spool either.
+        let is_reported = || settled.out.records().any(|(rule, _)| rules.reported(rule).is_some());
+        if matches!(offer, Offer::TakenAfter(_, parts) if parts.is_none()) && !is_reported() {
             does_not_fit(&mut treated);
         }
         for Look { eye, excerpt, rate, .. } in taps.into_iter().filter(|look| look.filter.wants(&treated)) {
@@ -335,7 +337,9 @@ impl Drop for View {
 mod tests {
     use super::*;
     use crate::bridge::tests::bridge;
+    use crate::bridge::twins::{self, Whose};
     use crate::broker::Ingest as _;
+    use crate::metrics::Metrics;
 
     const RULES: &str = "[[rule]]\nname = \"r\"\ntopic = \"t/#\"\ndevice = \"d\"\n\
         [[command]]\nmethod = \"start\"\ntopic = \"cmd/start\"\nresponse = { topic = \"answers/{id}\" }\n";
@@ -382,6 +386,27 @@ mod tests {
             assert_eq!(lines.lines().count(), expect.len(), "{lines}");
             assert!(lines.lines().zip(expect).all(|(line, expect)| line.contains(expect)), "{lines}");
         }
+        drop(bridge);
+        writer.join();
+    }
+
+    /// What a rule reports is in no spool, and fits all the same.
+    #[tokio::test]
+    async fn what_is_reported_is_told_as_translated() {
+        let dir = tempfile::tempdir().unwrap();
+        let rules = "[[rule]]\nname = \"r\"\ntopic = \"t/#\"\ndevice = \"d\"\nto = \"reported\"\n";
+        let (bridge, writer, _spools) = bridge(dir.path(), Some("own"), rules);
+        let whose = Whose { own: "own".to_owned(), per_device: false, block: None, comes_down: false, own_twin: false };
+        let (twins, _journal) = twins::open(dir.path(), whose, Metrics::register()).unwrap();
+        let bridge = bridge.reporting(twins);
+        let mut tap = bridge.watchers().open(tap(Filter::default())).unwrap();
+        let reported = Publish { payload: b"{\"v\":1}", ..publish("t/1") };
+        assert!(matches!(bridge.offer(&mut bridge.scratch(), &reported), Offer::TakenAfter(..)));
+        tap.close();
+        let mut lines = Vec::new();
+        while tap.next(&mut lines).await {}
+        let sight: Sight = serde_json::from_slice(&lines).unwrap();
+        assert_eq!((sight.verdict.as_str(), sight.messages.len()), ("translated", 1));
         drop(bridge);
         writer.join();
     }

@@ -162,7 +162,15 @@ fn summary_line(file: usize, summary: Option<&FileSummary>, found: &[Diagnostic]
                 0 => String::new(),
                 commands => format!(", {}", counted(commands, "command")),
             };
-            format!("ok, {}{commands}, {}{warned}", counted(summary.rules, "rule"), counted(summary.tests, "test"))
+            let desired = match summary.desired {
+                0 => String::new(),
+                desired => format!(", {desired} desired"),
+            };
+            format!(
+                "ok, {}{commands}{desired}, {}{warned}",
+                counted(summary.rules, "rule"),
+                counted(summary.tests, "test")
+            )
         }
         (errors, _) => format!("{}{warned}", counted(errors, "error")),
     }

@@ -17,18 +17,20 @@ use tokio::sync::{Notify, mpsc};
 
 use super::check::{could_not_run, print, print_findings};
 use super::run::{LogFormat, start_log, told_to_stop};
+use super::text::of;
 use crate::admin::Recorder;
 use crate::app::{self, settings};
+use crate::bridge::InUse;
 use crate::config::units;
 use crate::hubsim::{self, Received};
 use crate::message::{Publish, Timestamp};
-use crate::rules::{Output, RuleSet, Verdict};
+use crate::rules::{Output, Verdict};
 
 /// Shows it all on this machine: a small plant, the bridge, a simulated hub behind real TLS.
 #[derive(clap::Args)]
 #[command(
     after_help = "Example:\n  brownbridge demo            until Ctrl-C\n  brownbridge demo --for 10s  ends by itself\n\n\
-    While it runs, change a rule in rules/, start it again, and see what the hub gets."
+    While it runs, change a rule in rules/ and see what the hub gets a few seconds later."
 )]
 pub(super) struct Args {
     /// Ends by itself after this time: 10s, 2m.
@@ -62,6 +64,8 @@ const RULES: [(&str, &str); 13] = [
 
 /// Batches of received messages that wait to be printed.
 const BATCHES: usize = 64;
+/// How often the demo asks which rules are in use.
+const LOOK_AT_RULES: Duration = Duration::from_millis(500);
 /// Where ports are looked for: the usual one, then the next.
 const TRIES: u16 = 100;
 
@@ -109,10 +113,10 @@ async fn show(args: &Args, dir: &Path, rules: &Path, recorder: Recorder) -> anyh
     let loaded = settings::load(&config, &|_| None)?;
     print_findings(&loaded.diagnostics, &loaded.sources);
     let Some(settings) = loaded.settings else { return Ok(ExitCode::from(1)) };
-    let set = settings.rules.clone();
     let running = app::start(settings, recorder).await?;
     introduce(&hub, rules, &running);
 
+    let in_use = running.rules();
     let failure = running.spool_failure();
     let watched = Notify::new();
     let lasts = async {
@@ -124,7 +128,8 @@ async fn show(args: &Args, dir: &Path, rules: &Path, recorder: Recorder) -> anyh
     let why = tokio::select! {
         signal = told_to_stop() => signal.to_owned(),
         () = lasts => "the time is over".to_owned(),
-        () = show_what_comes_in(mqtt, &set, &watched) => "the broker closed the demo's own client".to_owned(),
+        () = show_new_rules(&in_use) => "the rules ended".to_owned(),
+        () = show_what_comes_in(mqtt, &in_use, &watched) => "the broker closed the demo's own client".to_owned(),
         () = show_what_arrives(received) => "the hub ended".to_owned(),
         () = plant(mqtt, &watched) => "the plant ended".to_owned(),
         reason = failure => format!("the spool failed: {reason}"),
@@ -162,7 +167,7 @@ fn introduce(hub: &hubsim::Running, rules: &Path, running: &app::Running) {
     let taken = if mqtt.port() == 1883 { "" } else { "   (1883 is taken)" };
     print(&format!(
         "broker   mqtt://{mqtt}   plaintext MQTT 3.1, 3.1.1 and 5{taken}\n\
-         rules    {}\n\
+         rules    {}   changes are taken up while it runs\n\
          hub      simulated, TLS on {}, a certificate authority of its own\n\
          metrics  http://{admin}/metrics   also /healthz and /readyz\n\n\
          Try it from another terminal:\n  \
@@ -180,8 +185,22 @@ fn client(id: &str, port: u16) -> (AsyncClient, rumqttc::EventLoop) {
     AsyncClient::new(options, 16)
 }
 
+/// Says when changed rule files are in use. Files with mistakes are told by the log.
+async fn show_new_rules(in_use: &InUse) {
+    let mut known = in_use.rules().hash().to_owned();
+    let mut look = tokio::time::interval(LOOK_AT_RULES);
+    loop {
+        look.tick().await;
+        let rules = in_use.rules();
+        if rules.hash() != known {
+            rules.hash().clone_into(&mut known);
+            print(&format!("rules >  the files have changed: {} in use\n", of(rules.len() as u64, "rule", "rules")));
+        }
+    }
+}
+
 /// Prints every publish that the broker takes, also the user's own, and what becomes of it if not a hub message.
-async fn show_what_comes_in(port: u16, rules: &RuleSet, watched: &Notify) {
+async fn show_what_comes_in(port: u16, in_use: &InUse, watched: &Notify) {
     let mut out = Output::new();
     let (client, mut events) = client("demo-watcher", port);
     if client.subscribe("#", QoS::AtMostOnce).await.is_err() {
@@ -202,6 +221,7 @@ async fn show_what_comes_in(port: u16, rules: &RuleSet, watched: &Notify) {
                     retain: publish.retain,
                     received: Timestamp::now(),
                 };
+                let rules = in_use.rules();
                 match rules.translate(&publish, &mut out) {
                     Verdict::Dropped { rule } => print(&format!("  > dropped by rule `{}`\n", rules.name(rule))),
                     Verdict::Quarantined { reason, .. } => {

@@ -9,7 +9,7 @@ use super::check::{could_not_run, print, print_error};
 use super::running::{self, default_config};
 use super::text::{bytes, columns, plain, span};
 use crate::app::status::Device;
-use crate::control::{Answer, Request};
+use crate::control::{Answer, DEVICES_AT_ONCE, Request};
 use crate::message::excerpt;
 
 /// Shows the devices of a running bridge with identity = "per-device", lets them in and keeps them out.
@@ -86,16 +86,32 @@ fn ask(state: &Path, request: &Request) -> Result<Answer, String> {
     running::ask(state, request)?.ok_or_else(|| "no bridge runs here: only a running one can be asked".to_owned())
 }
 
-fn devices(state: &Path, id: Option<String>) -> Result<Vec<Device>, String> {
-    let Answer::Devices(listed) = ask(state, &Request::Devices { id })? else {
+fn devices(state: &Path, id: Option<String>, after: Option<String>) -> Result<Vec<Device>, String> {
+    let Answer::Devices(listed) = ask(state, &Request::Devices { id, after })? else {
         return Err("the bridge gave another answer".to_owned());
     };
     let read = |one| serde_json::from_value(one).map_err(|error| format!("the answer cannot be read: {error}"));
     listed.into_iter().map(read).collect()
 }
 
+/// All devices, those that cannot send first, then those on whose shelves most waits.
+fn all(state: &Path) -> Result<Vec<Device>, String> {
+    let mut all: Vec<Device> = Vec::new();
+    loop {
+        let more = devices(state, None, all.last().map(|device| device.id.clone()))?;
+        let last = more.len() < DEVICES_AT_ONCE;
+        all.extend(more);
+        if last {
+            break;
+        }
+    }
+    let cannot = |device: &Device| matches!(device.state.as_str(), "refused" | "held");
+    all.sort_by_key(|device| (!cannot(device), std::cmp::Reverse(device.shelved)));
+    Ok(all)
+}
+
 fn list(state: &Path, wanted: Option<&str>, as_json: bool) -> Result<bool, String> {
-    let mut listed = devices(state, None)?;
+    let mut listed = all(state)?;
     listed.retain(|device| wanted.is_none_or(|wanted| device.state == wanted));
     if as_json {
         print(&format!("{}\n", serde_json::to_string(&listed).map_err(|error| error.to_string())?));
@@ -133,7 +149,7 @@ fn own_or(id: &str) -> String {
 }
 
 fn show(state: &Path, id: String, as_json: bool) -> Result<bool, String> {
-    let Some(device) = devices(state, Some(id.clone()))?.into_iter().next() else {
+    let Some(device) = devices(state, Some(id.clone()), None)?.into_iter().next() else {
         print_error(&format!("no message has named the device {} since the bridge started\n", plain(&id)));
         return Ok(false);
     };

@@ -17,6 +17,9 @@ use crate::rules::{self, Explanation, Output, QuarantineReason, RuleSet, Step, V
 use crate::topic;
 
 mod command;
+mod identity;
+
+use identity::Identities;
 
 /// Says which rule takes a topic, or the coming or going of a client, and what the hub would receive.
 #[derive(clap::Args)]
@@ -28,11 +31,14 @@ mod command;
 )]
 pub(super) struct Args {
     /// The topic of a publish.
-    #[arg(required_unless_present_any = ["on", "command"], conflicts_with_all = ["on", "command"])]
+    #[arg(required_unless_present_any = ["on", "command", "desired"], conflicts_with_all = ["on", "command", "desired"])]
     topic: Option<String>,
     /// Instead of a publish: a message of the hub for this device, or a method with --method.
     #[arg(long, value_name = "DEVICE", conflicts_with = "on")]
     command: Option<String>,
+    /// Instead of a publish: what is desired of this device, as JSON in --payload.
+    #[arg(long, value_name = "DEVICE", conflicts_with_all = ["on", "command"])]
+    desired: Option<String>,
     /// The direct method that is called.
     #[arg(long, requires = "command")]
     method: Option<String>,
@@ -72,6 +78,9 @@ pub(super) struct Args {
     /// A rule file, or a folder of rule files; may be given several times.
     #[arg(long, default_value = "rules")]
     rules: Vec<PathBuf>,
+    /// Takes the rules of this configuration instead, and says under which identity a message goes up
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["rules", "gateway"])]
+    config: Option<PathBuf>,
     /// Shows every rule that was tried, not only the nearest.
     #[arg(long)]
     all: bool,
@@ -94,7 +103,8 @@ enum On {
 
 pub(super) fn run(args: Args) -> ExitCode {
     let topic = args.topic.as_deref().unwrap_or_default();
-    if let (None, None, Err(error)) = (args.on, &args.command, topic::check_name(topic)) {
+    let down = args.command.is_some() || args.desired.is_some();
+    if let (None, false, Err(error)) = (args.on, down, topic::check_name(topic)) {
         return could_not_run(&error.to_string());
     }
     let payload = match (args.payload, &args.payload_file) {
@@ -109,15 +119,14 @@ pub(super) fn run(args: Args) -> ExitCode {
         let addressed = Addressed { topic, bag, payload: payload.as_deref().unwrap_or_default() };
         return addressed.tell(args.json);
     }
-    let sources = match read_rule_files(&args.rules, "brownbridge explain TOPIC --rules PATH") {
-        Ok(sources) => sources,
-        Err(problem) => return could_not_run(&problem),
+    let (set, identities) = match load(&args.config, &args.rules) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
     };
-    let loaded = rules::load(&sources);
-    let Some(set) = &loaded.rules else {
-        print_findings(&loaded.diagnostics, &sources);
-        return ExitCode::from(1);
-    };
+    let set = &set;
+    if let Some(device) = &args.desired {
+        return command::desired((device, payload.as_deref().unwrap_or(b"{}")), set, args.json);
+    }
     if let Some(device) = &args.command {
         let payload = payload.as_deref().unwrap_or_default();
         let down = command::Down { device, method: args.method.as_deref(), id: &args.id, props: &args.prop, payload };
@@ -154,6 +163,7 @@ pub(super) fn run(args: Args) -> ExitCode {
         presence,
         explanation: &explanation,
         gateway: &args.gateway,
+        identities: identities.as_ref(),
         has_payload: payload.is_some(),
         all: args.all,
     };
@@ -165,12 +175,28 @@ pub(super) fn run(args: Args) -> ExitCode {
     }
 }
 
+/// The rules, and the devices where a configuration is named.
+fn load(config: &Option<PathBuf>, rules: &[PathBuf]) -> Result<(RuleSet, Option<Identities>), ExitCode> {
+    if let Some(config) = config {
+        return identity::load(config);
+    }
+    let sources =
+        read_rule_files(rules, "brownbridge explain TOPIC --rules PATH").map_err(|problem| could_not_run(&problem))?;
+    let loaded = rules::load(&sources);
+    loaded.rules.map(|set| (set, None)).ok_or_else(|| {
+        print_findings(&loaded.diagnostics, &sources);
+        ExitCode::from(1)
+    })
+}
+
 struct Told<'a> {
     set: &'a RuleSet,
     publish: &'a Publish<'a>,
     presence: Option<Presence<'a>>,
     explanation: &'a Explanation,
     gateway: &'a str,
+    /// Where a configuration says that devices have identities of their own.
+    identities: Option<&'a Identities>,
     has_payload: bool,
     all: bool,
 }
@@ -181,10 +207,16 @@ const SHOWN: usize = 5;
 impl Told<'_> {
     /// The topic a message goes up on. Its id is made when it is stored.
     fn hub_topic(&self, message: &HubMessage<'_>) -> String {
-        let (device, module) = own(self.gateway);
+        let has_own = self.identities.is_some_and(|identities| identities.has(message.device));
+        let (device, module) = if has_own { (message.device, None) } else { own(self.gateway) };
         let identity = Identity { hub: "", device, module };
         let mut topic = String::new();
-        d2c::push_topic(&mut topic, &d2c::Sender { identity, gateway: true, replayed: false }, message, "MESSAGE-ID");
+        d2c::push_topic(
+            &mut topic,
+            &d2c::Sender { identity, gateway: !has_own, replayed: false },
+            message,
+            "MESSAGE-ID",
+        );
         topic
     }
 
@@ -259,7 +291,8 @@ impl Told<'_> {
         let (set, output) = (self.set, &self.explanation.output);
         for (rule, record) in output.records() {
             let first = if set.is_urgent(rule) { ", to go before others (priority high)" } else { "" };
-            writeln!(out, "\nmessage from rule `{}`{first}", set.name(rule))?;
+            let what = if set.reported(rule).is_some() { "change of the twin" } else { "message" };
+            writeln!(out, "\n{what} from rule `{}`{first}", set.name(rule))?;
             self.write_message(out, record)?;
             set.habits(rule).iter().try_for_each(|habit| writeln!(out, "  and then    {habit}"))?;
         }
@@ -305,6 +338,9 @@ impl Told<'_> {
         writeln!(out, "\nno rule takes this topic")?;
         if let Some(near) = explanation.nearest.and_then(|nearest| explanation.tried.get(nearest)) {
             writeln!(out, "nearest: {} ({}:{}), but {}", near.name, near.path, near.line, near.step.in_words())?;
+            if let Some(both) = self.set.with_both(near.rule, self.publish.topic) {
+                writeln!(out, "         with topic = {both:?} it would take this one, too")?;
+            }
         }
         if let Some(id) = addressee(self.publish.topic) {
             writeln!(
@@ -326,6 +362,9 @@ impl Told<'_> {
         writeln!(out, "  hub topic   {}", self.hub_topic(&message))?;
         if !message.device.is_empty() {
             writeln!(out, "  device      {}", message.device)?;
+        }
+        if let Some(identities) = self.identities.filter(|identities| identities.has(message.device)) {
+            identities.write(out, message.device)?;
         }
         for (name, value) in message.properties() {
             writeln!(out, "  property    {name} = {value}")?;
@@ -356,9 +395,13 @@ impl Told<'_> {
         let records = explanation.output.records().map(|(rule, record)| (rule, record, false));
         let messages = records.chain(held).filter_map(|(rule, record, waits)| {
             let message = HubMessage::parse(record).ok()?;
+            let identity = self.identities.filter(|identities| identities.has(message.device));
+            let identity = identity.map(|identities| identities.as_json(message.device));
             Some(json!({
+                "identity": identity,
                 "rule": set.name(rule), "waits_in_window": waits, "device": message.device, "properties": message.properties().collect::<Vec<_>>(),
                 "content_type": message.content.content_type(), "content_encoding": message.content.encoding(),
+                "to": if set.reported(rule).is_some() { "reported" } else { "telemetry" },
                 "priority": if set.is_urgent(rule) { "high" } else { "normal" },
                 "hub_topic": self.hub_topic(&message), "time": message.created.to_string(),
                 "body": std::str::from_utf8(message.body).ok(), "body_hex": body_hex(message.body),
@@ -378,6 +421,7 @@ impl Told<'_> {
             "advice": explanation.output.advice().filter(|_| self.payload_missing().is_none()),
             "tried": tried.collect::<Vec<_>>(), "messages": messages.collect::<Vec<_>>(),
             "nearest": nearest.map(|tried| tried.name.as_str()),
+            "nearest_for_both": nearest.and_then(|tried| set.with_both(tried.rule, self.publish.topic)),
             "new_rule": (verdict == "unmatched" && self.presence.is_none()).then(|| rules::new_rule(self.publish.topic, self.publish.payload)),
         });
         format!("{told}\n")

@@ -181,13 +181,14 @@ fn peek(state: &Path, first: usize, device: Option<String>, as_json: bool) -> Re
 fn drop_messages(state: &Path, selection: &Selection, yes: bool) -> Result<bool, String> {
     let Answer::Queue(stat) = ask(state, &Request::QueueStat)? else { return other() };
     let which = if selection.all { "all" } else { "those you named" };
-    let question = format!("{} messages wait; {which} will be given up for good.", stat.waiting);
+    let waiting = stat.waiting + stat.shelved;
+    let question = format!("{waiting} messages wait; {which} will be given up for good.");
     if !yes && !confirmed(&question)? {
         print_error("nothing was dropped\n");
         return Ok(false);
     }
     // What comes from now on is not meant by --all.
-    let mut first = selection.first.unwrap_or(stat.waiting);
+    let mut first = selection.first.unwrap_or(waiting);
     let (mut dropped, mut complete) = (0, true);
     while first > 0 {
         let which = Which {

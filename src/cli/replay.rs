@@ -84,7 +84,7 @@ pub(super) fn run(args: Args) -> ExitCode {
     }
     replay.finish();
     print(&if args.json { as_json(&replay, &args.file) } else { in_words(&replay, args.first) });
-    ExitCode::from(u8::from(replay.changes.changed > 0))
+    ExitCode::from(u8::from(replay.changes.changed + replay.changes.window_messages_changed > 0))
 }
 
 fn load(paths: &[PathBuf]) -> Result<RuleSet, ExitCode> {
@@ -111,6 +111,8 @@ fn as_json(replay: &Replay, file: &Path) -> String {
     if let (Some(old), Some(told)) = (old, told.as_object_mut()) {
         told.insert("old".to_owned(), json!(old.tally));
         told.insert("changed".to_owned(), json!(changes.changed));
+        told.insert("window_messages".to_owned(), json!(changes.window_messages));
+        told.insert("window_messages_changed".to_owned(), json!(changes.window_messages_changed));
         told.insert("changes".to_owned(), json!(changes.groups()));
     }
     format!("{told}\n")
@@ -197,9 +199,16 @@ fn write_changes(out: &mut String, (new, old): (&Side, &Side), replay: &Replay, 
     }
     let groups = replay.changes.groups();
     if groups.is_empty() {
-        return writeln!(out, "\nno publish changes");
+        return match replay.changes.window_messages {
+            0 => writeln!(out, "\nno publish changes"),
+            windows => writeln!(out, "\nno publish changes, nor does one of {} messages of windows", count(windows)),
+        };
     }
     writeln!(out, "\n{} of {} change", count(replay.changes.changed), count(replay.changes.publishes))?;
+    if replay.changes.window_messages > 0 {
+        let (changed, all) = (replay.changes.window_messages_changed, replay.changes.window_messages);
+        writeln!(out, "{} of {} messages of windows change", count(changed), count(all))?;
+    }
     for group in groups.iter().take(first) {
         write_group(out, group)?;
     }
@@ -211,10 +220,14 @@ fn write_changes(out: &mut String, (new, old): (&Side, &Side), replay: &Replay, 
 
 fn write_group(out: &mut String, group: &Group<'_>) -> std::fmt::Result {
     let (old, new) = (&group.example.old, &group.example.new);
-    let publishes = of(group.publishes, "publish", "publishes");
+    let publishes = match group.of_windows {
+        true => of(group.publishes, "message of a window", "messages of windows"),
+        false => of(group.publishes, "publish", "publishes"),
+    };
     writeln!(out, "\n{}  {publishes}: {}", plain(group.pattern), group.kinds)?;
     let about = match &old.topic {
         Some(topic) => format!("{}  {}", plain(topic), shortened(&payload(&old.payload))),
+        None if group.of_windows => "a window closes".to_owned(),
         None => format!("client {}: {}", plain(&old.client), old.on.as_deref().unwrap_or_default()),
     };
     writeln!(out, "  e.g. {}  {about}", old.time)?;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -10,6 +11,7 @@ use super::running::default_config;
 use super::service;
 use crate::admin::Recorder;
 use crate::app::inherited::Inherited;
+use crate::app::settings::LogLevel;
 use crate::app::{self, Reloader, Running, private, settings};
 
 /// `EX_CONFIG` of sysexits.h: systemd need not try again.
@@ -43,7 +45,7 @@ pub(super) enum LogFormat {
 
 pub(super) fn run(args: Args) -> ExitCode {
     private::keep();
-    start_log(args.log, "info");
+    let log_level = start_log(args.log, "info");
     let loaded = match settings::load(&args.config, &|name| std::env::var(name).ok()) {
         Ok(loaded) => loaded,
         Err(error) => {
@@ -55,6 +57,7 @@ pub(super) fn run(args: Args) -> ExitCode {
     let Some(mut settings) = loaded.settings else { return ExitCode::from(BAD_CONFIGURATION) };
     // Before there are threads: it takes variables out of the environment.
     settings.inherited = Inherited::from_environment();
+    settings.log_level = Some(log_level);
     let recorder = match Recorder::install() {
         Ok(recorder) => recorder,
         Err(error) => return could_not_run(&format!("the metrics cannot be set up: {error}")),
@@ -134,14 +137,25 @@ async fn told_to_reload(hangup: Option<Signal>, reloader: Reloader) {
     std::future::pending().await
 }
 
-/// Sends log lines to stderr, with times in RFC 3339.
-pub(super) fn start_log(format: LogFormat, default_level: &str) {
+/// Sends log lines to stderr, with times in RFC 3339. What is returned changes the level.
+pub(super) fn start_log(format: LogFormat, default_level: &'static str) -> LogLevel {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("BROWNBRIDGE_LOG").unwrap_or_else(|_| EnvFilter::new(default_level));
+    let filter = move || EnvFilter::try_from_env("BROWNBRIDGE_LOG").unwrap_or_else(|_| EnvFilter::new(default_level));
+    let wanted = move |level: Option<&str>| level.map_or_else(filter, EnvFilter::new);
     let color = super::text::colored(&std::io::stderr());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(color);
-    let _ = match format {
-        LogFormat::Text => log.with_target(false).try_init(),
-        LogFormat::Json => log.json().flatten_event(true).with_target(false).try_init(),
-    };
+    let log = tracing_subscriber::fmt().with_env_filter(filter()).with_writer(std::io::stderr).with_ansi(color);
+    match format {
+        LogFormat::Text => {
+            let log = log.with_target(false).with_filter_reloading();
+            let handle = log.reload_handle();
+            let _ = log.try_init();
+            Arc::new(move |level| handle.reload(wanted(level)).map_err(|error| error.to_string()))
+        }
+        LogFormat::Json => {
+            let log = log.json().flatten_event(true).with_target(false).with_filter_reloading();
+            let handle = log.reload_handle();
+            let _ = log.try_init();
+            Arc::new(move |level| handle.reload(wanted(level)).map_err(|error| error.to_string()))
+        }
+    }
 }

@@ -7,10 +7,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::check::{could_not_run, print_findings};
-use crate::app::settings::cannot_read;
+use crate::app::settings::{self, cannot_read};
 use crate::config::{self, Config};
 use crate::control::{self, Answer, Request};
 use crate::diag::SourceFile;
+use crate::rules::{self, RuleSet};
 
 /// Time to connect and for each read.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -60,6 +61,13 @@ fn configured(path: &Path) -> Result<SocketAddr, ExitCode> {
 pub(super) fn state_folder(path: &Path) -> Result<PathBuf, ExitCode> {
     let config = configuration(path)?;
     Ok(path.parent().unwrap_or(Path::new("")).join(&config.state.value))
+}
+
+/// The rules the configuration names, as they are on disk; none where they cannot be read.
+pub(super) fn rules(config: &Path) -> Option<RuleSet> {
+    let rules = &configuration(config).ok()?.rules.value;
+    let sources = settings::read_rule_files(&config.parent().unwrap_or(Path::new("")).join(rules)).ok()?;
+    rules::load(&sources).rules
 }
 
 fn configuration(path: &Path) -> Result<Config, ExitCode> {

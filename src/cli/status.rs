@@ -94,7 +94,13 @@ fn shown(report: &Report) -> String {
     let word = if rules.count == 1 { "rule" } else { "rules" };
     let _ = writeln!(out, "rules      {} {word}, {}, in use since {}", rules.count, rules.hash, rules.since);
     for refused in &report.refused {
-        let _ = writeln!(out, "REFUSED    since {}: {}", plain(&refused.since), plain(&refused.why));
+        let _ = writeln!(out, "NOT IN USE a change of {}: {}", plain(&refused.since), plain(&refused.why));
+    }
+    if !report.refused.is_empty() {
+        let _ = writeln!(
+            out,
+            "           `brownbridge check` shows what is wrong; what is mended is taken up without a restart"
+        );
     }
     if report.windows.messages > 0 {
         let (messages, open) = (report.windows.messages, report.windows.open);

@@ -13,7 +13,7 @@ use super::tap::payload;
 use super::text::{columns, count, of, plain, span};
 use crate::control::{Answer, Request};
 use crate::message::{Timestamp, excerpt};
-use crate::rules;
+use crate::rules::{self, Near, RuleSet};
 use crate::watch::busiest::{Counted, Seen};
 use crate::watch::siblings::{Family, families};
 use crate::watch::sight::Excerpt;
@@ -21,7 +21,8 @@ use crate::watch::sight::Excerpt;
 /// Shows the busiest topics that no rule of the running bridge takes, and a rule for each, ready to paste.
 ///
 /// Topics that differ in one level only are one row. Counted since the start of the bridge. Left out are topics that
-/// begin with $, and those that a rule takes by now.
+/// begin with $, answers to commands, and what a rule takes by now. Where a rule comes near, it is named, with the level
+/// that differs and a topic for both.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  brownbridge unmatched                          the ten busiest\n  \
     brownbridge unmatched --rules --first 3 >> rules/90-new.toml\n  \
@@ -65,7 +66,8 @@ pub(super) fn run(args: Args) -> ExitCode {
         false => families(&counted.topics),
         true => counted.topics.iter().enumerate().map(|(place, seen)| Family::alone(place, seen)).collect(),
     };
-    let told = Told { counted: &counted, rows: &rows, first: args.first, now: Timestamp::now() };
+    let set = running::rules(&args.config);
+    let told = Told { counted: &counted, rows: &rows, first: args.first, now: Timestamp::now(), set: set.as_ref() };
     if args.json {
         print(&format!("{}\n", told.as_json()));
     } else if args.rules {
@@ -85,6 +87,8 @@ struct Told<'t> {
     rows: &'t [Family],
     first: usize,
     now: Timestamp,
+    /// The rules on disk, where they can be read.
+    set: Option<&'t RuleSet>,
 }
 
 impl Told<'_> {
@@ -130,19 +134,41 @@ impl Told<'_> {
         let mut out = String::new();
         for (row, seen) in self.shown() {
             let _ = writeln!(out, "# {}, e.g. {}", of(row.count, "publish", "publishes"), plain(&seen.topic));
+            if let Some(near) = self.near(row, seen) {
+                let place = format!("{} ({}:{})", near.name, near.path, near.line);
+                let _ = writeln!(
+                    out,
+                    "# near: rule {} takes {}, but {}",
+                    plain(&place),
+                    plain(&near.pattern),
+                    plain(&near.why)
+                );
+                if let Some(both) = &near.both {
+                    let _ = writeln!(out, "# it would take both with  topic = {}", toml::Value::from(both.as_str()));
+                }
+            }
             out.push_str(&rule(row, seen));
             out.push('\n');
         }
         out
     }
 
+    /// The rule that comes near to the topics of a row.
+    fn near(&self, row: &Family, seen: &Seen) -> Option<Near> {
+        self.set?.near(&seen.topic, row.level)
+    }
+
     fn as_json(&self) -> serde_json::Value {
         let topics = self.shown().map(|(row, seen)| {
+            let near = self.near(row, seen).map(|near| {
+                let Near { name, path, line, pattern, why, both } = near;
+                json!({ "rule": name, "path": path, "line": line, "takes": pattern, "why": why, "topic_for_both": both })
+            });
             json!({
                 "topic": row.pattern, "topics": row.members.len(), "publishes": row.count,
                 "may_be_less_by": seen.error, "per_second": self.rate(row),
                 "last_seen": Timestamp(row.last).to_string(), "example": seen.topic, "client": seen.client,
-                "payload": sample(seen, usize::MAX), "rule": rule(row, seen),
+                "payload": sample(seen, usize::MAX), "rule": rule(row, seen), "near": near,
             })
         });
         json!({

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Kind, Placed, Uplink};
+use super::{Kind, Placed, Uplink, WhenFull};
 use crate::config::read::Section;
 use crate::secret::Secret;
 
@@ -51,6 +51,8 @@ pub struct Devices {
     pub shelf_max_size: u64,
     /// Most disk space of one device's shelf, in bytes.
     pub shelf_max_device_size: u64,
+    /// What full shelves do.
+    pub shelf_when_full: WhenFull,
     /// Messages on a shelf for longer than this are given up; `None` keeps them.
     pub shelf_max_age: Option<Duration>,
     /// Where the section's name stands.
@@ -116,6 +118,7 @@ impl Section<'_, '_, '_> {
 fn devices(section: &mut Section<'_, '_, '_>) -> Devices {
     let refused =
         [("wait", WhenRefused::Wait), ("gateway", WhenRefused::Gateway), ("quarantine", WhenRefused::Quarantine)];
+    let full = [("refuse", WhenFull::Refuse), ("drop-oldest", WhenFull::DropOldest)];
     Devices {
         allow: section.texts("allow"),
         table: section.text("table"),
@@ -128,6 +131,7 @@ fn devices(section: &mut Section<'_, '_, '_>) -> Devices {
         connect_rate: section.count_or_auto("connect_rate", 1..=10_000).and_then(|rate| u32::try_from(rate).ok()),
         shelf_max_size: section.size("shelf_max_size", 1 << 30, 1 << 20..=1 << 50),
         shelf_max_device_size: section.size("shelf_max_device_size", 64 << 20, 1 << 20..=1 << 50),
+        shelf_when_full: section.choice("shelf_when_full", &full).map_or(WhenFull::Refuse, |choice| choice.value),
         shelf_max_age: section.age("shelf_max_age"),
         span: section.span(),
     }

@@ -75,6 +75,12 @@ pub struct Commands {
     pub own_methods: bool,
     /// Where each device has a connection, the bridge's own stays open for what the hub sends on it.
     pub own_line: bool,
+    /// The bridge tells about itself in its twin.
+    pub own_twin: bool,
+    /// How often its counters are told.
+    pub own_twin_every: Duration,
+    /// What is desired of the bridge in its twin is done.
+    pub desired: bool,
     /// Largest size of the audit log.
     pub audit_max_size: u64,
     /// Devices, in which `*` stands for any text, and the topic filters their commands may go to; none is no limit.

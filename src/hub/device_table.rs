@@ -26,8 +26,8 @@ use super::sas::Key;
 use crate::diag::walk::{Reader, Report};
 use crate::diag::{Diagnostic, Span, nearest};
 
-/// Most devices of a table.
-const MOST: usize = 100_000;
+/// Most devices of a table, and of a bridge.
+pub const MOST: usize = 100_000;
 const COLUMNS: [&str; 5] = ["id", "key", "certificate", "certificate_key", "connection_string"];
 
 /// One device.
@@ -331,6 +331,14 @@ mod tests {
             ("id,connection_string\na,HostName=h;DeviceId=b;SharedAccessKey=a2V5", true, "connection-string"),
         ] {
             assert_eq!(kinds(text, csv).1, [expect], "{text}");
+        }
+    }
+
+    #[test]
+    fn a_table_has_a_bound() {
+        for (devices, expect) in [(MOST, vec![]), (MOST + 1, vec!["too-many-devices"])] {
+            let rows: String = (0..devices).map(|number| format!("d{number}\n")).collect();
+            assert_eq!(kinds(&format!("id\n{rows}"), true).1, expect, "{devices}");
         }
     }
 

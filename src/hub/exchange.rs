@@ -87,6 +87,7 @@ struct Waits {
 /// What is under way.
 #[derive(Debug)]
 struct Sent {
+    at: Instant,
     waits: Waits,
     change: Change,
     body: Properties,
@@ -179,7 +180,8 @@ impl Exchange {
         if let Some(sent) = self.sent.take() {
             let later = std::mem::replace(&mut self.waiting, sent.change);
             self.waiting.follow(&later);
-            self.due = Some(self.due.unwrap_or(sent.waits.until).min(sent.waits.until));
+            // It was due when it was sent.
+            self.due = Some(self.due.map_or(sent.at, |due| due.min(sent.at)));
         }
     }
 
@@ -263,7 +265,7 @@ impl Exchange {
         let waits = self.waits_until(now);
         let text = Value::Object(body.clone()).to_string();
         self.last_sent = Some(now);
-        self.sent = Some(Sent { waits, change, body });
+        self.sent = Some(Sent { at: now, waits, change, body });
         Some(Step::Say(Ask { topic: back::patch_reported(&waits.rid.to_string()), body: text.into_bytes() }))
     }
 
@@ -323,7 +325,6 @@ impl Exchange {
         if passes(status) {
             self.sent = Some(sent);
             self.take_back();
-            self.due = Some(now);
             self.pause(now, dice);
             return Told::Again(status);
         }

@@ -5,9 +5,11 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, fchown};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{self as rfs, AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::hub::connection_string::{is_host, is_id};
@@ -66,24 +68,40 @@ pub fn load(state: &Path, registration: &Registration) -> Result<Option<Known>, 
 }
 
 /// Writes down what is known. A crash leaves the old file or the new one.
+///
+/// Root may do so by hand, in a folder that belongs to the service's own user. So nothing here follows a symbolic link
+/// below the state folder or writes into a file that is there already: whoever may write that folder must not be able to
+/// lead root to another one.
 pub fn store(state: &Path, registration: &Registration, known: &Known) -> io::Result<()> {
-    let path = path(state, registration);
-    let folder = state.join(FOLDER);
-    fs::create_dir_all(&folder)?;
-    let mut new = path.clone().into_os_string();
-    new.push(".new");
-    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    fs::create_dir_all(state)?;
+    let state = File::open(state)?;
+    match rfs::mkdirat(&state, FOLDER, Mode::from_raw_mode(0o755)) {
+        Err(error) if error != Errno::EXIST => return Err(error.into()),
+        _ => {}
+    }
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = rfs::openat(&state, FOLDER, flags, Mode::empty())
+        .map_err(|error| io::Error::new(io::Error::from(error).kind(), format!("{FOLDER} is no folder: {error}")))?;
+    let name = format!("{}.json", registration.id);
+    let new = format!("{name}.new");
+    match rfs::unlinkat(&folder, new.as_str(), AtFlags::empty()) {
+        Err(error) if error != Errno::NOENT => return Err(error.into()),
+        _ => {}
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut file = File::from(rfs::openat(&folder, new.as_str(), flags, Mode::from_raw_mode(0o600))?);
     let mut text = serde_json::to_vec(known)?;
     text.push(b'\n');
     file.write_all(&text)?;
     file.sync_all()?;
-    // Root may write it by hand, and the service's own user must be able to read it.
-    if let Ok(owner) = fs::metadata(state) {
+    // The service's own user must be able to read and replace it.
+    if let Ok(owner) = state.metadata() {
         let (uid, gid) = (Some(owner.uid()), Some(owner.gid()));
-        let _ = std::os::unix::fs::fchown(&file, uid, gid).and_then(|()| std::os::unix::fs::chown(&folder, uid, gid));
+        let _ = fchown(&file, uid, gid).and_then(|()| fchown(&folder, uid, gid));
     }
-    fs::rename(&new, &path)?;
-    File::open(&folder)?.sync_all()
+    rfs::renameat(&folder, new.as_str(), &folder, name.as_str())?;
+    rfs::fsync(&folder)?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -121,6 +139,44 @@ mod tests {
             fs::write(&file, broken).unwrap();
             assert_eq!(load(folder.path(), &ours).is_ok(), sound, "{broken}");
             assert_eq!(load(folder.path(), &ours).ok().flatten(), None, "{broken}");
+        }
+    }
+
+    #[test]
+    fn a_link_leads_nobody_elsewhere() {
+        use std::os::unix::fs::symlink;
+        let registration = Registration {
+            scope: "0ne1".into(),
+            id: RegistrationId::parse("p").unwrap(),
+            api_version: API_VERSION.into(),
+            payload: None,
+        };
+        let assignment =
+            Assignment { hub: "h.example".into(), device: "d".into(), substatus: None, group: None, payload: None };
+        let known = Known::new(&registration, &assignment, Timestamp(0));
+        for (name, is_hard, at, stores) in [
+            ("a link in place of the new file", false, "assignments/p.json.new", true),
+            ("a link in place of the file", false, "assignments/p.json", true),
+            ("another name of a file in place of the new one", true, "assignments/p.json.new", true),
+            ("a link in place of the folder", false, "assignments", false),
+        ] {
+            let (state, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let (victim, at) = (elsewhere.path().join("p.json"), state.path().join(at));
+            fs::write(&victim, "precious").unwrap();
+            if stores {
+                fs::create_dir(state.path().join(FOLDER)).unwrap();
+            }
+            match (is_hard, stores) {
+                (true, _) => fs::hard_link(&victim, &at).unwrap(),
+                (false, true) => symlink(&victim, &at).unwrap(),
+                (false, false) => symlink(elsewhere.path(), &at).unwrap(),
+            }
+            assert_eq!(store(state.path(), &registration, &known).is_ok(), stores, "{name}");
+            assert_eq!(fs::read_to_string(&victim).unwrap(), "precious", "{name}");
+            assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 1, "{name}");
+            if stores {
+                assert_eq!(load(state.path(), &registration), Ok(Some(known.clone())), "{name}");
+            }
         }
     }
 }

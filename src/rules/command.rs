@@ -3,7 +3,8 @@
 //! The first `[[command]]` in file order that matches takes what came: its `device`, its `props`, its `method`, and
 //! then its `when`. Without `method` a command is for cloud-to-device messages, with it for direct methods of that name.
 //! `decode`, `lookup`, `when`, `script`, `scale`, `set`, `rename`, `remove` and `add` work on the body as they do in a
-//! rule; from what is then there `topic`, `payload` and the topic of the answer are made.
+//! rule; from what is then there `topic`, `payload` and the topic of the answer are made, and `encode` writes the payload
+//! as the equipment reads it.
 //!
 //! | written | stands for |
 //! |---|---|
@@ -22,6 +23,7 @@ use regex::Regex;
 
 use super::QuarantineReason;
 use super::decode::Births;
+use super::encode::{self, Encode, Source as Payload};
 use super::make::{self, Records, Source, Taken, Work};
 use super::rule::Message;
 use super::template::{Part, Template};
@@ -49,6 +51,8 @@ pub(super) struct Command {
     pub(super) answer_topic: Option<Levels>,
     pub(super) qos: u8,
     pub(super) retain: bool,
+    /// How the payload is written.
+    pub(super) encode: Option<Encode>,
     pub(super) answer: Option<Answer>,
 }
 
@@ -202,7 +206,7 @@ impl fmt::Display for PassedBy {
     }
 }
 
-type Asked = Result<Result<Made, PassedBy>, (QuarantineReason, String)>;
+pub(super) type Asked = Result<Result<Made, PassedBy>, (QuarantineReason, String)>;
 
 /// The commands that let it go by, in order, and why.
 pub(super) fn passed_by(commands: &[Command], incoming: &Incoming<'_>) -> Vec<(String, PassedBy)> {
@@ -229,10 +233,9 @@ impl Command {
         if self.method.as_deref() != incoming.method {
             return Ok(Err(PassedBy::Method));
         }
-        let mut names = vec![incoming.device, incoming.id];
-        if self.device.as_ref().is_some_and(|pattern| !pattern.captures(incoming.device, &mut names)) {
+        let Some(mut names) = self.names_of_device(incoming.device, &[incoming.device, incoming.id]) else {
             return Ok(Err(PassedBy::Device));
-        }
+        };
         for (name, pattern) in &self.props {
             // Of a property that is there twice the last one counts.
             let value = incoming.props.iter().rev().find(|(known, _)| **known == **name);
@@ -241,18 +244,21 @@ impl Command {
                 return Ok(Err(PassedBy::Property(name.to_string())));
             }
         }
-        let publish = Publish {
-            topic: "",
-            payload: incoming.payload,
-            client: "",
-            user: None,
-            qos: 1,
-            retain: false,
-            received: incoming.received,
-        };
+        self.made((&names, incoming.payload), incoming.received)
+    }
+
+    /// The names with those of the pattern for devices; none where that does not match.
+    pub(super) fn names_of_device<'a>(&self, device: &'a str, names: &[&'a str]) -> Option<Vec<&'a str>> {
+        let mut names = names.to_vec();
+        let matches = self.device.as_ref().is_none_or(|pattern| pattern.captures(device, &mut names));
+        matches.then_some(names)
+    }
+
+    /// What it makes of a body.
+    pub(super) fn made(&self, (names, payload): (&[&str], &[u8]), received: Timestamp) -> Asked {
+        let publish = Publish { topic: "", payload, client: "", user: None, qos: 1, retain: false, received };
         let births = Births::default();
-        let source =
-            Source { publish: &publish, captures: &[], event: &names, births: &births, state: "", marks: None };
+        let source = Source { publish: &publish, captures: &[], event: names, births: &births, state: "", marks: None };
         let (mut work, mut records) = (Work::default(), Records::default());
         match make::make(&self.message, 0, &source, &mut work, &mut records) {
             Ok(Taken::No) => Ok(Err(PassedBy::When)),
@@ -271,11 +277,13 @@ impl Command {
             let text = |wanted: &str| message.properties().find(|(name, _)| *name == wanted).map(|(_, value)| value);
             let topic = self.topic(TOPIC, text(TOPIC), &self.topic)?;
             let payload = match text(PAYLOAD) {
-                Some(payload) => payload.as_bytes(),
+                Some(payload) => Payload::Text(payload),
                 None if self.has(PAYLOAD) => return Err(missing(PAYLOAD)),
-                None => message.body,
+                None => Payload::Body(message.body),
             };
-            made.publishes.push(LocalPublish { topic, payload: payload.to_vec(), qos: self.qos, retain: self.retain });
+            let encode = self.encode.as_ref().unwrap_or(&Encode::Asis);
+            let payload = encode::encode(encode, payload).map_err(|refusal| (refusal.reason, refusal.detail))?;
+            made.publishes.push(LocalPublish { topic, payload, qos: self.qos, retain: self.retain });
             if made.answer.is_none()
                 && let (Some(answer), Some(levels)) = (&self.answer, &self.answer_topic)
             {

@@ -3,6 +3,8 @@
 //!
 //! A decoder appends its objects to [`Decoded::json`] and names each in [`Decoded::items`]: most make one, `csv` one a
 //! row, `kepware` one a device or tag, and what makes several may give each its own [names](Item::names).
+//!
+//! A byte order mark at the beginning of text (U+FEFF) is no part of it ([`Decode::part`]).
 
 use std::ops::Range;
 
@@ -60,6 +62,17 @@ pub(super) enum Body {
     Items(Option<Content<'static>>),
 }
 
+impl Decode {
+    /// The part of a payload that the format is about: text is without its byte order mark.
+    pub(super) fn part<'p>(&self, payload: &'p [u8]) -> &'p [u8] {
+        match self {
+            Self::Raw | Self::RawBase64 | Self::RawHex | Self::Binary(_) | Self::Sparkplug => payload,
+            Self::Json | Self::Text | Self::Number { .. } | Self::KeyValue(_) | Self::Csv(_) => without_mark(payload),
+            Self::Kepware(_) | Self::Xml | Self::Coded(..) => without_mark(payload),
+        }
+    }
+}
+
 impl Decoded {
     pub(super) fn clear(&mut self, kept: usize) {
         for buffer in [&mut self.json, &mut self.bytes] {
@@ -105,7 +118,7 @@ pub(super) fn decode(
     births: &Births,
     out: &mut Decoded,
 ) -> Result<Body, Refusal> {
-    let payload = publish.payload;
+    let payload = decode.part(publish.payload);
     match decode {
         Decode::Raw => return Ok(Body::Payload(Some(Content::Binary))),
         Decode::Json => {
@@ -135,7 +148,9 @@ pub(super) fn decode(
                 None => Ok(Body::Payload(None)),
             });
             let decoded = match decoded {
-                Ok(Body::Payload(content)) => own(&bytes, content, out),
+                Ok(Body::Payload(content)) => {
+                    own(inner.as_ref().map_or(&bytes, |inner| inner.part(&bytes)), content, out)
+                }
                 decoded => decoded,
             };
             out.bytes = bytes;
@@ -218,10 +233,18 @@ pub(super) fn push_key(out: &mut Vec<u8>, first: &mut bool, key: &str) {
     out.push(b':');
 }
 
-/// Appends what a field of text most likely is: a number, a truth value, or text.
+/// Text without the byte order mark that some programs put before it.
+pub(super) fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text)
+}
+
+/// Appends what a field of text most likely is: a number, a truth value, or text. Digits behind a zero, as in `007`, are an
+/// identifier: a number would lose the zero.
 fn push_guessed(out: &mut Vec<u8>, text: &str, comma: bool) {
+    let zeros = text.strip_prefix(['+', '-']).unwrap_or(text).strip_prefix('0');
     match text {
         "true" | "false" => out.extend_from_slice(text.as_bytes()),
+        text if zeros.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit())) => push_string(out, text),
         text if number::push_with_decimal(text, comma, out) => {}
         text => push_string(out, text),
     }

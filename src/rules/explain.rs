@@ -156,7 +156,7 @@ fn ends_here(rule: &Rule, index: RuleIndex, verdict: Verdict) -> bool {
     !rule.goes_on || failed || drops
 }
 
-fn attempt(rule: &Rule, topic: &str) -> Step {
+pub(super) fn attempt(rule: &Rule, topic: &str) -> Step {
     let mut places = Vec::new();
     if rule.pattern.captures(topic, &mut places) {
         let text = |place: std::ops::Range<usize>| topic.get(place).unwrap_or("").to_owned();
@@ -193,7 +193,7 @@ fn nearest(tried: &[Tried]) -> Option<usize> {
 
 /// How much a topic looks like a pattern: a literal counts most, a mistyped one almost as much, a wildcard little;
 /// a level too many or too few counts against.
-fn likeness(levels: &[Level], topic: &str) -> i32 {
+pub(super) fn likeness(levels: &[Level], topic: &str) -> i32 {
     let mut words = topic.split('/');
     let mut likeness = 0;
     let mut literals = 0;

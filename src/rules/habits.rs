@@ -2,11 +2,13 @@
 
 use super::restraint::{Change, Restraint};
 use super::rule::Message;
+use super::shape::Reshape;
 use super::window::{Combine, Window};
 
 /// A line for each key that remembers.
 pub(super) fn of(message: &Message) -> Vec<String> {
-    let mut lines = message.restraint.as_ref().map(|restraint| of_restraint(restraint)).unwrap_or_default();
+    let mut lines =
+        message.restraint.as_ref().map(|restraint| of_restraint(restraint, &message.reshape)).unwrap_or_default();
     if let Some(reported) = &message.reported {
         let every = span(reported.every);
         lines.push(format!("it is merged into the reported properties of the twin, every {every} at most (to)"));
@@ -15,14 +17,19 @@ pub(super) fn of(message: &Message) -> Vec<String> {
     lines
 }
 
-fn of_restraint(restraint: &Restraint) -> Vec<String> {
+fn of_restraint(restraint: &Restraint, reshape: &Reshape) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(dedupe) = &restraint.dedupe {
         let what = if dedupe.key.is_some() { "one with the same key" } else { "the same payload" };
         lines.push(format!("{what} within {} is held back (dedupe)", span(dedupe.within)));
     }
     if let Some(report) = &restraint.report {
-        let names: Vec<String> = report.fields.iter().map(|path| format!("`{}`", path.join("."))).collect();
+        // The rule looks at a field before it is renamed; whoever reads this sees it afterwards.
+        let names = report.fields.iter().map(|path| match reshape.outcome(path) {
+            Some(outcome) => format!("`{}` ({outcome})", path.join(".")),
+            None => format!("`{}`", path.join(".")),
+        });
+        let names: Vec<String> = names.collect();
         let what = if names.is_empty() { "the payload".to_owned() } else { names.join(" or ") };
         let how = match report.change {
             Change::Any => "has changed".to_owned(),

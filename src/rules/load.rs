@@ -13,6 +13,7 @@ use crate::diag::{Diagnostic, SourceFile, Span, syntax};
 use crate::message::Event;
 
 use super::RuleSet;
+use super::desired::Desired;
 use super::rule::Rule;
 use super::testing::Test;
 
@@ -22,6 +23,7 @@ mod read_binary;
 mod read_command;
 mod read_command_test;
 mod read_decode;
+mod read_desired;
 mod read_on;
 mod read_reported;
 mod read_restraint;
@@ -39,8 +41,9 @@ pub use lint::{FIRM_LINTS, LINTS};
 use read_table::Tables;
 
 /// Every code a rule file can be answered with.
-pub const CODES: [&str; 49] = [
+pub const CODES: [&str; 51] = [
     "bad-decode",
+    "bad-encode",
     "bad-duration",
     "bad-hex",
     "bad-name",
@@ -68,6 +71,7 @@ pub const CODES: [&str; 49] = [
     "raw-with-fields",
     "renamed-field",
     "reserved-property",
+    "same-name",
     "script-syntax",
     "template-syntax",
     "toml-syntax",
@@ -118,6 +122,8 @@ pub struct FileSummary {
     pub rules: usize,
     /// How many `[[command]]`s.
     pub commands: usize,
+    /// How many `[[desired]]`s.
+    pub desired: usize,
     /// How many `[[test]]`s.
     pub tests: usize,
 }
@@ -145,6 +151,7 @@ pub fn load(files: &[SourceFile]) -> Loaded {
     let mut diagnostics = Vec::new();
     let mut drafts = Vec::new();
     let mut commands = Vec::new();
+    let mut desired = Vec::new();
     let mut tests = Vec::new();
     let mut summaries = Vec::new();
     let mut reports: Vec<Report<'_>> =
@@ -162,7 +169,10 @@ pub fn load(files: &[SourceFile]) -> Loaded {
     }
     for ((document, report), source) in documents.iter().zip(&mut reports).zip(files) {
         summaries.push(match document {
-            Some(document) => load_file((document, source), &tables, report, (&mut drafts, &mut commands, &mut tests)),
+            Some(document) => {
+                let down = (&mut commands, &mut desired);
+                load_file((document, source), &tables, report, (&mut drafts, down, &mut tests))
+            }
             None => FileSummary::default(),
         });
     }
@@ -170,7 +180,8 @@ pub fn load(files: &[SourceFile]) -> Loaded {
     whole::never_runs(&drafts, &mut diagnostics);
     whole::overlaps(&drafts, &mut diagnostics);
     whole::duplicate_names(&drafts, &mut diagnostics);
-    whole::duplicate_commands(&commands, &mut diagnostics);
+    whole::duplicate_commands(&commands, ("commands", "command"), &mut diagnostics);
+    whole::duplicate_commands(&desired, ("[[desired]]", "[[desired]]"), &mut diagnostics);
     if !diagnostics.iter().any(Diagnostic::is_error) {
         tables.unused(&mut diagnostics);
     }
@@ -179,7 +190,9 @@ pub fn load(files: &[SourceFile]) -> Loaded {
     name_states(&mut drafts);
     if !diagnostics.iter().any(Diagnostic::is_error) {
         let commands = commands.into_iter().filter_map(|draft| draft.command).collect();
-        match RuleSet::new(drafts.into_iter().filter_map(|draft| draft.rule).collect(), commands, hash.clone()) {
+        let desired = desired.into_iter().filter_map(|draft| draft.command).collect();
+        let sound = drafts.into_iter().filter_map(|draft| draft.rule).collect();
+        match RuleSet::new(sound, (commands, desired), hash.clone()) {
             Ok(set) => rules = Some(set),
             Err(error) => diagnostics.push(
                 Diagnostic::error("bad-regex", "the regexes of all rules are too large together", 0)
@@ -232,11 +245,14 @@ fn is_table(source: &SourceFile) -> bool {
     source.path.ends_with(".csv")
 }
 
+/// What comes down: commands and desired properties.
+type Down<'d> = (&'d mut Vec<read_command::Draft>, &'d mut Vec<read_command::Draft<Desired>>);
+
 fn load_file(
     (document, source): (&Spanned<DeTable<'_>>, &SourceFile),
     tables: &Tables,
     report: &mut Report<'_>,
-    (drafts, commands, tests): (&mut Vec<Draft>, &mut Vec<read_command::Draft>, &mut Vec<Test>),
+    (drafts, (commands, desired), tests): (&mut Vec<Draft>, Down<'_>, &mut Vec<Test>),
 ) -> FileSummary {
     let mut file = Reader::new(document.get_ref(), "the file");
     let rules = file.tables("rule", report);
@@ -246,6 +262,10 @@ fn load_file(
     let down = file.tables("command", report);
     for (table, span) in &down {
         commands.push(read_command::read(table, span, tables, report));
+    }
+    let wanted = file.tables("desired", report);
+    for (table, span) in &wanted {
+        desired.push(read_desired::read(table, span, tables, report));
     }
     let cases = file.tables("test", report);
     for (index, (table, span)) in cases.iter().enumerate() {
@@ -258,7 +278,7 @@ fn load_file(
         let found = Diagnostic::warning("no-rules", "there is no [[rule]] in this file", report.file);
         report.push(found.help("brownbridge explain TOPIC writes a first one"));
     }
-    FileSummary { rules: rules.len(), commands: down.len(), tests: cases.len() }
+    FileSummary { rules: rules.len(), commands: down.len(), desired: wanted.len(), tests: cases.len() }
 }
 
 /// The path of a field: `.ts`, `.a.b`, and `ts` too. A `"` or space in it is kept.

@@ -8,18 +8,22 @@ use super::clock::Doubt;
 use super::decode::{self, Births, Body, Decoded};
 use super::expr::Scope;
 use super::gzip::{self, Gzip};
-use super::json::{self, Kind, Member, NotJson};
+use super::json::{self, Member};
 use super::lookup::{Lookup, Miss};
 use super::memory::{self, Marks};
-use super::refusal::{BASE64, Refusal, not_json, shown};
+use super::refusal::{BASE64, Refusal, shown};
 use super::restraint::{HeldBack, Judged, Noted};
-use super::rule::{Decode, Message, Value};
+use super::rule::Message;
 use super::script::Script;
 use super::shape;
-use super::template::{Facts, Gap, Place, Template};
+use super::template::{Facts, Gap, Place};
 use super::window::{self, Combine, Held, Window};
-use super::{QuarantineReason, RuleIndex};
-use crate::message::{Content, Publish, RecordWriter, TooLong, push_twin_name};
+use super::{QuarantineReason, RuleIndex, place};
+use crate::message::{Content, Publish, RecordWriter, TooLong};
+
+mod body;
+
+use body::{enrich, object, push_body, rescan};
 
 /// What making a message needs, kept from one to the next so that nothing is allocated.
 #[derive(Debug, Default)]
@@ -144,11 +148,16 @@ struct Maker<'m> {
 impl Maker<'_> {
     fn all(&mut self, decoded: &mut Decoded) -> Result<Taken, Refusal> {
         let publish = self.source.publish;
-        let Some(format) = &self.message.decode else { return self.one(&[], publish.payload, None) };
+        let message = self.message;
+        let Some(format) = &message.decode else {
+            let is_read = message.reads_fields || message.reads_early || message.script.is_some();
+            let body = if is_read { decode::without_mark(publish.payload) } else { publish.payload };
+            return self.one(&[], body, None);
+        };
         decoded.clear(usize::MAX);
         let looked_at = self.message.reads_fields && self.message.script.is_none();
         match decode::decode(format, (publish, looked_at), self.source.births, decoded)? {
-            Body::Payload(content) => self.one(&[], publish.payload, content),
+            Body::Payload(content) => self.one(&[], format.part(publish.payload), content),
             Body::Items(content) => {
                 let mut taken = if decoded.items.is_empty() { Taken::Yes } else { Taken::No };
                 for item in &decoded.items {
@@ -305,9 +314,9 @@ impl Maker<'_> {
             }
         }
         device.clear();
-        message.device.render(&facts, Place::Device, device).map_err(no_device)?;
-        if device.is_empty() {
-            return Err(Refusal::new(QuarantineReason::EmptyDevice, "the name of the device is empty"));
+        message.device.render(&facts, Place::Device, device).map_err(|gap| no_device(gap, message))?;
+        if device.is_empty() || message.device.is_nothing_but_signs(device) {
+            return Err(empty_device(device));
         }
         let judged = Judged { rule: *rule, facts: &facts, device, decoded, body };
         if let Some((restraint, marks)) = message.restraint.as_ref().zip(source.marks)
@@ -340,11 +349,8 @@ impl Maker<'_> {
             push_body(message, facts, (body, value, reshaped), plain);
             content = gzip::said_to_be(content);
         }
-        let mut depth = 0;
-        if let Some(reported) = &message.reported {
-            depth = reported.at.len();
-            push_path(&reported.at, facts, value, plain)?;
-        }
+        let reported = message.reported.as_ref();
+        let depth = reported.map_or(Ok(0), |reported| place::open(&reported.at, facts, value, plain))?;
         let writer = begin(message, facts, (device, value), (content, &mut records.bytes));
         let written = writer.finish(|out| match message.gzip {
             true => gzip.push(plain, out),
@@ -375,7 +381,7 @@ impl Maker<'_> {
             Combine::Aggregate(aggregate) => aggregate.push_picked(facts, plain)?,
             Combine::Pivot(pivot) => pivot.push_named(facts, (body, content), value, plain)?,
         }
-        let start = Held::begin(&mut records.held, source.publish.received, source.state);
+        let start = Held::begin(&mut records.held, source.publish.received, (source.state, window.made));
         let record = records.held.len();
         let writer = begin(message, facts, (device, value), (Content::Json, &mut records.held));
         let mut at = record;
@@ -420,25 +426,6 @@ fn begin<'o>(
     writer
 }
 
-/// Opens the objects in which a change of reported properties lies.
-fn push_path(at: &[Template], facts: &Facts<'_>, value: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<(), Refusal> {
-    for template in at {
-        value.clear();
-        let rendered = template.render(facts, Place::Property, value).is_ok();
-        let text = std::str::from_utf8(value).unwrap_or("");
-        if !rendered || text.is_empty() {
-            let detail = "`at` needs something the payload does not have, or that is empty";
-            return Err(Refusal::new(QuarantineReason::MissingField, detail));
-        }
-        let mut name = String::with_capacity(text.len());
-        push_twin_name(text, &mut name);
-        out.extend_from_slice(b"{\"");
-        json::push_escaped(out, &name);
-        out.extend_from_slice(b"\":");
-    }
-    Ok(())
-}
-
 fn too_long(_: TooLong) -> Refusal {
     Refusal::new(QuarantineReason::TooLong, "the device or a property is longer than 65535 bytes")
 }
@@ -448,33 +435,6 @@ fn no_list(body: &[u8]) -> Refusal {
     let detail = format!("`batch` makes a JSON list, the payload is {}", shown(body));
     let advice = if std::str::from_utf8(body).is_ok() { "decode = \"text\"" } else { BASE64 };
     Refusal::new(QuarantineReason::NotJson, detail).advise(Some(advice))
-}
-
-/// Appends a body with what `rename`, `remove` and `add` make of it.
-fn push_body(
-    message: &Message,
-    facts: &Facts<'_>,
-    (body, value, reshaped): (&[u8], &mut Vec<u8>, &mut Shaped),
-    out: &mut Vec<u8>,
-) {
-    match (message.reshape.is_empty(), message.add.is_empty()) {
-        (true, true) => out.extend_from_slice(body),
-        (true, false) => enrich(&message.add, facts, (facts.text, facts.members), value, out),
-        (false, true) => message.reshape.apply(facts.text, facts.members, out),
-        (false, false) => {
-            reshaped.text.clear();
-            message.reshape.apply(facts.text, facts.members, &mut reshaped.text);
-            rescan(&reshaped.text, &mut reshaped.members);
-            let text = std::str::from_utf8(&reshaped.text).unwrap_or("");
-            enrich(&message.add, facts, (text, &reshaped.members), value, out);
-        }
-    }
-}
-
-/// Lists the members of an object that a rule has written.
-fn rescan(text: &[u8], members: &mut Vec<Member>) {
-    members.clear();
-    let _ = json::scan(std::str::from_utf8(text).unwrap_or(""), Some(members));
 }
 
 /// What a payload is, by its looks.
@@ -487,14 +447,17 @@ pub(super) fn look(payload: &[u8]) -> Content<'static> {
     }
 }
 
-fn no_device(gap: Gap<'_>) -> Refusal {
+fn no_device(gap: Gap<'_>, message: &Message) -> Refusal {
     match gap {
         Gap::Missing([]) => {
             let detail = "`device` needs a column of the table, the row has nothing in it";
             Refusal::new(QuarantineReason::MissingField, detail)
         }
         Gap::Missing(path) => {
-            let detail = format!("`device` needs the field `{}`, the payload does not have it", path.join("."));
+            let later = message.reshape.old_name(path);
+            let later =
+                later.map_or(String::new(), |old| format!("; `rename` makes it later, here it is still `{old}`"));
+            let detail = format!("`device` needs the field `{}`, the payload does not have it{later}", path.join("."));
             Refusal::new(QuarantineReason::MissingField, detail)
         }
         Gap::NotText(path) => {
@@ -504,117 +467,10 @@ fn no_device(gap: Gap<'_>) -> Refusal {
     }
 }
 
-/// Lists the members of a body that must be an object.
-fn object<'a>(message: &Message, body: &'a [u8], members: &mut Vec<Member>) -> Result<&'a str, Refusal> {
-    let text = std::str::from_utf8(body);
-    let kind = text.map_err(|_| None).and_then(|text| json::scan(text, Some(members)).map_err(Some));
-    match (kind, text) {
-        (Ok(Kind::Object), Ok(text)) => Ok(text),
-        (Err(error), _) if matches!(message.decode, Some(Decode::Json)) => Err(not_json(body, error)),
-        (Err(Some(NotJson::TooDeep)), _) => Err(not_json(body, Some(NotJson::TooDeep))),
-        (kind, text) => {
-            let advice = match (kind, text) {
-                _ if message.decode.is_some() => None,
-                (Ok(Kind::Number), _) => Some("decode = \"number\""),
-                (_, Ok(_)) => Some("decode = \"text\""),
-                (_, Err(_)) => Some(BASE64),
-            };
-            let detail = format!("{} needs a JSON object, the payload is {}", message.what_reads(), shown(body));
-            Err(Refusal::new(QuarantineReason::NotAnObject, detail).advise(advice))
-        }
-    }
-}
-
-/// Writes the object with the entries of `add`: those whose key is there replace it, the others follow the
-/// last member. The values come from `facts`.
-fn enrich(
-    add: &[(Box<str>, Value)],
-    facts: &Facts<'_>,
-    (text, members): (&str, &[Member]),
-    value: &mut Vec<u8>,
-    out: &mut Vec<u8>,
-) {
-    let bytes = |place: Range<usize>| text.as_bytes().get(place).unwrap_or(&[]);
-    let there = |key: &str| members.iter().any(|member| member.is(text, key));
-    let mut copied = 0;
-    if add.iter().any(|(key, _)| there(key)) {
-        for member in members {
-            let Some((_, new)) = add.iter().find(|(key, _)| member.is(text, key)) else { continue };
-            value.clear();
-            if push_value(new, facts, value) {
-                out.extend_from_slice(bytes(copied..member.value.start));
-                out.extend_from_slice(value);
-                copied = member.value.end;
-            }
-        }
-    }
-    let end = members.last().map_or_else(|| text.rfind('}').unwrap_or(text.len()), |last| last.value.end);
-    out.extend_from_slice(bytes(copied..end));
-    let mut first = members.is_empty();
-    for (key, new) in add.iter().filter(|(key, _)| !there(key)) {
-        push_entry(key, new, facts, &mut first, out);
-    }
-    out.extend_from_slice(bytes(end..text.len()));
-}
-
-/// Appends `"key":value` with a comma before it where needed; nothing where a field is missing.
-fn push_entry(key: &str, value: &Value, facts: &Facts<'_>, first: &mut bool, out: &mut Vec<u8>) {
-    let start = out.len();
-    if !*first {
-        out.push(b',');
-    }
-    out.push(b'"');
-    json::push_escaped(out, key);
-    out.extend_from_slice(b"\":");
-    match push_value(value, facts, out) {
-        true => *first = false,
-        false => out.truncate(start),
-    }
-}
-
-/// Appends a value as JSON; false where a field is missing, and then what is appended is to be taken back.
-fn push_value(value: &Value, facts: &Facts<'_>, out: &mut Vec<u8>) -> bool {
-    match value {
-        Value::Constant(json) => out.extend_from_slice(json.as_bytes()),
-        Value::Field(path) => match facts.field(path) {
-            Some(json) => out.extend_from_slice(json.as_bytes()),
-            None => return false,
-        },
-        Value::Column(index) => match facts.column(*index) {
-            Some(json) => out.extend_from_slice(json.as_bytes()),
-            None => return false,
-        },
-        Value::Text(template) => return push_text(template, facts, out),
-        Value::List(values) => {
-            out.push(b'[');
-            let mut first = true;
-            for value in values {
-                let start = out.len();
-                if !first {
-                    out.push(b',');
-                }
-                match push_value(value, facts, out) {
-                    true => first = false,
-                    false => out.truncate(start),
-                }
-            }
-            out.push(b']');
-        }
-        Value::Table(entries) => {
-            out.push(b'{');
-            let mut first = true;
-            for (key, value) in entries {
-                push_entry(key, value, facts, &mut first, out);
-            }
-            out.push(b'}');
-        }
-    }
-    true
-}
-
-fn push_text(template: &Template, facts: &Facts<'_>, out: &mut Vec<u8>) -> bool {
-    out.push(b'"');
-    let whole = template.render(facts, Place::Json, out).is_ok();
-    out.push(b'"');
-    whole
+fn empty_device(name: &[u8]) -> Refusal {
+    let detail = match name {
+        [] => "the name of the device is empty".to_owned(),
+        signs => format!("the name of the device is {}: there is nothing in its placeholders", shown(signs)),
+    };
+    Refusal::new(QuarantineReason::EmptyDevice, detail)
 }

@@ -12,6 +12,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::RuleSet;
 use super::decode::Births;
+use super::gzip::Gzip;
 use super::rule::{Action, Rule};
 use super::window::{Closed, Closing, Windows};
 use crate::message::Timestamp;
@@ -21,6 +22,8 @@ const MARKS_OF_A_RULE: usize = 32_768;
 const MARKS_OF_ALL: usize = 1 << 20;
 /// However many rules there are, each may keep so many.
 const MARKS_LEAST: usize = 256;
+/// Windows that are closed under one lock.
+const WINDOWS_AT_ONCE: usize = 256;
 
 /// What the rules remember from one publish to the next; a clone is another handle to the same memory. It is bounded,
 /// belongs to the caller, and so survives connections and new rules.
@@ -37,6 +40,8 @@ struct Shared {
     /// What was forgotten by rules that are no more.
     forgotten: AtomicU64,
     windows: Mutex<Windows>,
+    /// For closed windows.
+    gzip: Mutex<Gzip>,
 }
 
 /// What was sent last of one thing.
@@ -165,7 +170,8 @@ impl Memory {
 
     /// Closes the windows whose time has come.
     pub fn close_due(&self, now: Timestamp) {
-        self.windows().close_due(now.0);
+        // Connections wait for the lock meanwhile.
+        while self.windows().close_due(now.0, WINDOWS_AT_ONCE) {}
     }
 
     /// Closes the window that is due first, before its time: there is no room for more. False where none is open.
@@ -179,6 +185,11 @@ impl Memory {
         self.windows().close_oldest(most)
     }
 
+    /// Closes a window that is made again as it was, where what was the last in it could not be read.
+    pub fn close_again(&self, window: u64) {
+        self.windows().close_again(window);
+    }
+
     /// When the next window is due.
     pub fn next_due(&self) -> Option<Timestamp> {
         self.windows().next_due().map(Timestamp)
@@ -186,7 +197,13 @@ impl Memory {
 
     /// The window that closed first and was not fetched yet.
     pub fn fetch_closed(&self) -> Option<Closed> {
-        self.windows().fetch()
+        let waiting = self.windows().fetch()?;
+        Some(waiting.close(&mut self.shared.gzip.lock()))
+    }
+
+    /// Whether there is room for more closed windows: contributions may come.
+    pub fn has_room(&self) -> bool {
+        self.windows().has_room()
     }
 
     /// How many windows are open, and how many are closed and not fetched yet.

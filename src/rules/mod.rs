@@ -100,6 +100,8 @@ use std::time::Duration;
 mod clock;
 mod command;
 mod decode;
+mod desired;
+mod encode;
 mod explain;
 mod expr;
 mod gzip;
@@ -110,8 +112,10 @@ mod load;
 mod lookup;
 mod make;
 mod memory;
+mod near;
 mod number;
 mod pattern;
+mod place;
 mod refusal;
 mod restraint;
 mod rule;
@@ -121,18 +125,22 @@ mod shape;
 mod template;
 pub mod testing;
 mod translate;
+mod tuning;
 mod window;
 
 pub use clock::Doubt;
 pub use command::{Answer, Commanded, Incoming, LocalPublish, Made, PassedBy};
+pub use desired::Wish;
 pub use explain::{Explanation, Step, Tried, new_rule, new_rule_for_siblings};
 pub use gzip::plain_body;
 pub use load::{CODES, FIRM_LINTS, FileSummary, LINTS, Loaded, is_table_file, load};
 pub use memory::Memory;
+pub use near::Near;
 pub use restraint::HeldBack;
 pub use schema::schema;
 pub use translate::{Output, forward};
-pub use window::{Closed, Closing, held_record};
+pub use tuning::{Tune, twin_name};
+pub use window::{Again, Closed, Closing, Sequences, held_record};
 
 use crate::message::{Event, NotARecord, Presence, Publish, Timestamp};
 
@@ -153,6 +161,7 @@ struct Rules {
     on_connect: index::Index,
     on_disconnect: index::Index,
     commands: Vec<command::Command>,
+    desired: Vec<desired::Desired>,
     /// The rules with windows, by what their memory is filed under.
     windows: HashMap<Box<str>, RuleIndex>,
 }
@@ -213,13 +222,15 @@ pub enum QuarantineReason {
     EmptyDevice,
     /// The device or a property is longer than 65,535 bytes.
     TooLong,
+    /// The body of a command does not fit what `encode` says.
+    NotEncoded,
     /// What a command made of its topic is none, or one of other levels.
     BadTopic,
 }
 
 impl QuarantineReason {
     /// Every reason.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::NotJson,
         Self::TooDeep,
         Self::NotAnObject,
@@ -236,6 +247,7 @@ impl QuarantineReason {
         Self::DeviceNotText,
         Self::EmptyDevice,
         Self::TooLong,
+        Self::NotEncoded,
         Self::BadTopic,
     ];
 
@@ -258,6 +270,7 @@ impl QuarantineReason {
             Self::DeviceNotText => "device_not_text",
             Self::EmptyDevice => "empty_device",
             Self::TooLong => "too_long",
+            Self::NotEncoded => "not_encoded",
             Self::BadTopic => "bad_topic",
         }
     }
@@ -270,7 +283,11 @@ impl fmt::Display for QuarantineReason {
 }
 
 impl RuleSet {
-    fn new(rules: Vec<rule::Rule>, commands: Vec<command::Command>, hash: String) -> Result<Self, regex::Error> {
+    fn new(
+        rules: Vec<rule::Rule>,
+        (commands, desired): (Vec<command::Command>, Vec<desired::Desired>),
+        hash: String,
+    ) -> Result<Self, regex::Error> {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
         let index = index::Index::new(&rules, None)?;
         let on_connect = index::Index::new(&rules, Some(Event::Connect))?;
@@ -278,7 +295,7 @@ impl RuleSet {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let windows = rules.iter().enumerate().filter(|(_, rule)| rule.window().is_some());
         let windows = windows.map(|(index, rule)| (rule.state.clone(), index)).collect();
-        Ok(Self(Arc::new(Rules { number, hash, rules, index, on_connect, on_disconnect, commands, windows })))
+        Ok(Self(Arc::new(Rules { number, hash, rules, index, on_connect, on_disconnect, commands, desired, windows })))
     }
 
     /// Translates a publish. Total: any publish, an outcome. The records are in `out` until its next use, and what
@@ -315,7 +332,12 @@ impl RuleSet {
 
     /// Puts a contribution of [`Output::held`] into its window. `sequence` is where the caller keeps it.
     pub fn hold(&self, held: &[u8], sequence: u64, memory: &Memory) -> Result<(), NotARecord> {
-        translate::hold(&self.0, held, sequence, memory)
+        translate::hold(&self.0, held, (sequence, None), memory)
+    }
+
+    /// Puts a contribution into a window that is made again as it was before a crash.
+    pub fn hold_again(&self, held: &[u8], sequence: u64, again: Again, memory: &Memory) -> Result<(), NotARecord> {
+        translate::hold(&self.0, held, (sequence, Some(again)), memory)
     }
 
     fn settle_all(&self, out: &mut Output) {
@@ -369,6 +391,16 @@ impl RuleSet {
     /// The commands that let it go by before one takes it, and why.
     pub fn passed_by(&self, incoming: &Incoming<'_>) -> Vec<(String, PassedBy)> {
         command::passed_by(&self.0.commands, incoming)
+    }
+
+    /// What every `[[desired]]` makes of the desired properties of a device, which came at this time. Total, as [`command`](Self::command).
+    pub fn desired(&self, of: (&str, Timestamp), properties: &serde_json::Map<String, serde_json::Value>) -> Vec<Wish> {
+        desired::wishes(&self.0.desired, of, properties)
+    }
+
+    /// True where there is a `[[desired]]`.
+    pub fn takes_desired(&self) -> bool {
+        !self.0.desired.is_empty()
     }
 
     /// True where a command takes cloud-to-device messages.

@@ -107,6 +107,7 @@ mod tests {
             "the file" => vec!["root"],
             "want" => vec!["want", "wanted message"],
             "the command of a test" => vec!["tested command"],
+            "the desired properties of a test" => vec!["tested desired"],
             "what becomes of a command" => vec!["wanted command"],
             "what a command is to publish" => vec!["wanted publish"],
             what => vec![what],

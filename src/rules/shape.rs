@@ -2,7 +2,7 @@
 //!
 //! Fields are named by their path, `temp` or `motor.temp`. `scale` and `set` leave everything else as it is; `rename` and
 //! `remove` write the objects they reach into anew, without the white space between their members. A field that is to
-//! be renamed and meets one of that name takes its place.
+//! be renamed and meets one of that name takes its place. Where two are renamed to the same, the last one in the payload is kept.
 
 use super::QuarantineReason;
 use super::decode::push_key;
@@ -47,6 +47,40 @@ pub(super) struct Field {
     pub(super) remove: bool,
     pub(super) rename: Option<Box<str>>,
     pub(super) inner: Reshape,
+}
+
+impl Reshape {
+    /// What becomes of a field the rule knows by this name, in words; none where it is sent as it is.
+    pub(super) fn outcome(&self, path: &[Box<str>]) -> Option<String> {
+        let (mut inner, mut names, mut is_renamed) = (Some(self), Vec::new(), false);
+        for step in path {
+            let field = inner.and_then(|inner| inner.fields.iter().find(|(name, _)| name == step));
+            let field = field.map(|(_, field)| field);
+            if field.is_some_and(|field| field.remove) {
+                return Some("not sent".to_owned());
+            }
+            let new = field.and_then(|field| field.rename.as_deref());
+            is_renamed |= new.is_some();
+            names.push(new.unwrap_or(step));
+            inner = field.map(|field| &field.inner);
+        }
+        is_renamed.then(|| format!("sent as `{}`", names.join(".")))
+    }
+
+    /// The name of the field that `rename` gives this one.
+    pub(super) fn old_name(&self, path: &[Box<str>]) -> Option<String> {
+        let (mut inner, mut names, mut is_renamed) = (Some(self), Vec::new(), false);
+        for step in path {
+            let made = |(_, field): &&(Box<str>, Field)| field.rename.as_ref() == Some(step);
+            let fields = || inner.into_iter().flat_map(|inner| &inner.fields);
+            let renamed = fields().find(made);
+            is_renamed |= renamed.is_some();
+            let field = renamed.or_else(|| fields().find(|(name, _)| name == step));
+            names.push(field.map_or(&**step, |(name, _)| name));
+            inner = field.map(|(_, field)| &field.inner);
+        }
+        is_renamed.then(|| names.join("."))
+    }
 }
 
 impl Scale {
@@ -156,11 +190,18 @@ impl Reshape {
         };
         let taken: Vec<Box<str>> = self.fields.iter().filter_map(renamed).collect();
         let replaced = |member: &Member| taken.iter().any(|new| member.is(text, new));
+        let renamed_to = |member: &Member| of(member).filter(|field| !field.remove)?.rename.as_deref();
+        let comes_again =
+            |at: usize, new: &str| members.iter().skip(at + 1).any(|later| renamed_to(later) == Some(new));
         out.push(b'{');
         let mut first = true;
-        for member in members {
+        for (at, member) in members.iter().enumerate() {
             let field = of(member);
-            if field.is_some_and(|field| field.remove) || (field.is_none() && replaced(member)) {
+            let stays = field.is_none_or(|field| field.rename.is_none());
+            if field.is_some_and(|field| field.remove) || (stays && replaced(member)) {
+                continue;
+            }
+            if renamed_to(member).is_some_and(|new| comes_again(at, new)) {
                 continue;
             }
             match field.and_then(|field| field.rename.as_deref()) {
@@ -219,6 +260,31 @@ mod tests {
     }
 
     #[test]
+    fn the_names_before_and_after() {
+        let mut reshape = Reshape::default();
+        for (old, new) in [("T", "temperature"), ("motor.rpm", "speed"), ("box", "crate")] {
+            reshape.entry(&path(old)).unwrap().rename = Some(new.into());
+        }
+        reshape.entry(&path("box.lid")).unwrap().rename = Some("cover".into());
+        reshape.entry(&path("secret")).unwrap().remove = true;
+        for (name, outcome, old) in [
+            ("T", Some("sent as `temperature`"), None),
+            ("temperature", None, Some("T")),
+            ("motor.rpm", Some("sent as `motor.speed`"), None),
+            ("motor.speed", None, Some("motor.rpm")),
+            ("speed", None, None),
+            ("box.lid", Some("sent as `crate.cover`"), None),
+            ("crate.cover", None, Some("box.lid")),
+            ("box.rest", Some("sent as `crate.rest`"), None),
+            ("secret.inner", Some("not sent"), None),
+            ("other", None, None),
+        ] {
+            let told = (reshape.outcome(&path(name)), reshape.old_name(&path(name)));
+            assert_eq!((told.0.as_deref(), told.1.as_deref()), (outcome, old), "{name}");
+        }
+    }
+
+    #[test]
     fn fields_are_renamed_and_removed() {
         for (text, remove, rename, expect) in [
             ("{\"a\": 1, \"b\":2,\"c\":3}", &["b"][..], &[][..], "{\"a\":1,\"c\":3}"),
@@ -227,6 +293,11 @@ mod tests {
             ("{\"a\":1,\"b\":2}", &[], &[("a", "b")], "{\"b\":1}"),
             ("{\"a\":1,\"b\":2}", &[], &[("a", "b"), ("b", "a")], "{\"b\":1,\"a\":2}"),
             ("{\"b\":2}", &[], &[("a", "b")], "{\"b\":2}"),
+            ("{\"a\":1,\"x\":0,\"c\":3}", &[], &[("a", "b"), ("c", "b")], "{\"x\":0,\"b\":3}"),
+            ("{\"c\":3,\"b\":2,\"a\":1}", &[], &[("a", "b"), ("c", "b")], "{\"b\":1}"),
+            ("{\"c\":3}", &[], &[("a", "b"), ("c", "b")], "{\"b\":3}"),
+            ("{\"a\":1,\"a\":2}", &[], &[("a", "b")], "{\"b\":2}"),
+            ("{\"a\":1,\"b\":{\"x\":2}}", &["b.x"], &[("a", "b")], "{\"b\":1}"),
             ("{\"m\":{\"a\":1,\"b\":[ 2]}}", &["m.a"], &[("m.b", "x")], "{\"m\":{\"x\":[ 2]}}"),
             ("{\"m\":1}", &["m.a"], &[], "{\"m\":1}"),
             ("{\"\\u0061\":1,\"a\":2}", &["a"], &[], "{}"),

@@ -130,6 +130,15 @@ impl Template {
         }
     }
 
+    /// True for a text in which all placeholders are empty and only signs, like the `-` of `{line}-{press}`, are left.
+    pub(super) fn is_nothing_but_signs(&self, rendered: &[u8]) -> bool {
+        let literals = self.0.iter().map(|part| if let Part::Literal(text) = part { text.len() } else { 0 });
+        let is_sign = |byte: &u8| byte.is_ascii_punctuation() || *byte == b' ';
+        rendered.iter().all(is_sign)
+            && literals.sum::<usize>() == rendered.len()
+            && self.0.iter().any(|part| !matches!(part, Part::Literal(_)))
+    }
+
     /// Appends the text. Names the first field that will not do.
     pub(super) fn render<'t>(&'t self, from: &Facts<'_>, place: Place, out: &mut Vec<u8>) -> Result<(), Gap<'t>> {
         let escape = place == Place::Json;

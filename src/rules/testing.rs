@@ -20,9 +20,11 @@
 //! `command.id`, `command.props.x`, `command.payload` or `command.payload_hex`. It wants `want.topic`, `want.payload`,
 //! `want.qos`, `want.retain` and `want.answer` (the topic on which an answer is awaited), several publishes as a list,
 //! `want.nothing = true` where no command takes it, or `want.refused = "reason"`.
+//! A test of desired properties has `desired.device` and `desired.properties`, a JSON object as text, and wants the same; the
+//! publishes are in the order of the names of the properties.
 //! Windows close at the time of the publishes, and all that are open at the end of the test.
 //!
-//! The clock of a test stands at 2026-01-01T00:00:00.000Z, and each test begins with no memory of the others. Payloads are compared as JSON where both sides
+//! The clock of a test stands at 2026-01-01T00:00:00.000Z, or where its `clock` says, and each test begins with no memory of the others. Payloads are compared as JSON where both sides
 //! are JSON (the order of members and white space do not count), otherwise as text; compressed ones as they were before.
 
 use serde_json::Value;
@@ -66,7 +68,9 @@ pub(super) struct Sent {
     pub(super) payload: Vec<u8>,
     pub(super) qos: u8,
     pub(super) retained: bool,
-    /// Milliseconds after [`TEST_TIME`].
+    /// When the test begins.
+    pub(super) clock: Timestamp,
+    /// Milliseconds after that.
     pub(super) at: i64,
 }
 
@@ -79,7 +83,7 @@ impl Sent {
             user: self.user.as_deref(),
             qos: self.qos,
             retain: self.retained,
-            received: Timestamp(TEST_TIME.0.saturating_add(self.at)),
+            received: Timestamp(self.clock.0.saturating_add(self.at)),
         }
     }
 }

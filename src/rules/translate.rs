@@ -6,7 +6,7 @@ use super::make::{self, Records, Source, Taken, Work, look};
 use super::memory::{Ledgers, Memory};
 use super::restraint::HeldBack;
 use super::rule::Action;
-use super::window::{Held, OfRule};
+use super::window::{Again, Held, OfRule};
 use super::{RuleIndex, Rules, Verdict};
 use crate::message::{Event, HubMessage, NotARecord, Presence, Publish, RecordWriter};
 
@@ -147,12 +147,20 @@ pub(super) fn settle(rules: &Rules, out: &mut Output) {
 }
 
 /// Puts a contribution into its window.
-pub(super) fn hold(rules: &Rules, held: &[u8], sequence: u64, memory: &Memory) -> Result<(), NotARecord> {
+pub(super) fn hold(
+    rules: &Rules,
+    held: &[u8],
+    (sequence, again): (u64, Option<Again>),
+    memory: &Memory,
+) -> Result<(), NotARecord> {
     let held = Held::parse(held)?;
     HubMessage::parse(held.record())?;
     let rule = rules.windows.get(held.state).and_then(|rule| rules.rules.get(*rule));
     let window = rule.and_then(|rule| Some(OfRule { name: &rule.name, window: rule.window()? }));
-    memory.windows().add(held, window, sequence);
+    match again {
+        None => memory.windows().add(held, window, sequence),
+        Some(again) => memory.windows().add_again(held, window, (sequence, again)),
+    }
     Ok(())
 }
 

@@ -15,42 +15,51 @@
 //! that closes becomes a [`Closed`]: the record to be sent, and the sequences that are done with once it is stored. What
 //! is read back after a restart is added in its order and makes the same windows.
 //!
-//! | contribution | type | meaning |
-//! |---|---|---|
-//! | version | `u8` | 1 |
-//! | received | `i64` | milliseconds since 1970, little endian as all |
-//! | group | `u128` | what may share a window |
-//! | rule | `u16` length, text | what the rule's memory is filed under |
-//! | record | rest | the message it would be alone |
-//!
-//! A contribution whose rule is gone, or has no window any more, goes up by itself. A window that is open goes on as it
+//! A contribution whose rule is gone, or has no window any more, or one to which it means something else (another kind,
+//! other fields or names), goes up by itself. A window that is open goes on as it
 //! was begun when its rule changes: the next contribution closes it and begins one of the new kind.
 //!
 //! # Bounds
 //!
-//! Open windows take [`MAX_BYTES`] at most; what is beyond closes those that are due first, early. A window of `pivot`
-//! closes before it is larger than a message may be; of `batch` so does each.
+//! Open windows take [`MAX_BYTES`] at most; what is beyond closes those that are due first, early. Where closed ones take
+//! as much, or are [`MAX_CLOSED`], no more contributions may come ([`Windows::has_room`]). A window of `pivot`
+//! closes before it is larger than a message may be; of `batch` so does each. What a window remembers of where its
+//! contributions are kept takes [`MAX_SEQUENCES`] at most.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::gzip::{self, Gzip};
+use super::gzip::Gzip;
 use super::memory;
 use super::template::Template;
-use crate::message::{Content, HubMessage, NotARecord, RecordWriter, Timestamp};
+use crate::message::HubMessage;
 
 mod aggregate;
 mod batch;
+mod contribution;
+mod open;
 mod pivot;
+mod sequences;
 #[cfg(test)]
 mod tests;
 
 pub(super) use aggregate::{Aggregate, Function, Picked};
 pub(super) use batch::Batch;
+pub use contribution::held_record;
+pub(super) use contribution::{Held, Made};
 pub(super) use pivot::Pivot;
+pub use sequences::Sequences;
+
+use open::Open;
 
 /// Bytes of all open windows.
 const MAX_BYTES: usize = 32 << 20;
+
+/// Windows that are closed and were not fetched yet; of bytes they take as many as the open ones.
+const MAX_CLOSED: usize = 10_000;
+
+/// Bytes of the sequences of one window: a record that names them has to fit a spool's commit.
+const MAX_SEQUENCES: usize = 512 << 10;
 
 /// What an open window costs beside its messages.
 const PER_WINDOW: usize = 512;
@@ -75,9 +84,17 @@ pub(super) struct Window {
     pub(super) per: Option<Template>,
     pub(super) gzip: bool,
     pub(super) urgent: bool,
+    /// What its contributions are.
+    pub(super) made: Made,
 }
 
 impl Window {
+    /// A window for topic and device.
+    pub(super) fn new(combine: Combine, gzip: bool, urgent: bool) -> Self {
+        let made = Made::of(&combine);
+        Self { combine, per: None, gzip, urgent, made }
+    }
+
     /// Something looks at fields.
     pub(super) fn needs_object(&self) -> bool {
         let fields = match &self.combine {
@@ -109,76 +126,6 @@ impl Combine {
         };
         (now.saturating_add(wait), wait)
     }
-
-    fn fold(&self) -> Fold {
-        match self {
-            Self::Batch(_) => Fold::Batch(Vec::new()),
-            Self::Aggregate(aggregate) => Fold::Aggregate(aggregate.cells()),
-            Self::Pivot(_) => Fold::Pivot(pivot::Object::default()),
-        }
-    }
-}
-
-/// A contribution, taken apart.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Held<'a> {
-    received: i64,
-    group: u128,
-    pub(super) state: &'a str,
-    record: &'a [u8],
-}
-
-const VERSION: u8 = 1;
-/// Where the group stands in a contribution.
-const GROUP_AT: usize = 9;
-
-impl<'a> Held<'a> {
-    /// Begins a contribution; its record is to follow, and the group once it is known.
-    pub(super) fn begin(out: &mut Vec<u8>, received: Timestamp, state: &str) -> usize {
-        let start = out.len();
-        out.push(VERSION);
-        out.extend_from_slice(&received.0.to_le_bytes());
-        out.extend_from_slice(&[0; 16]);
-        let state = state.get(..state.floor_char_boundary(usize::from(u16::MAX))).unwrap_or(state);
-        out.extend_from_slice(&u16::try_from(state.len()).unwrap_or(u16::MAX).to_le_bytes());
-        out.extend_from_slice(state.as_bytes());
-        start
-    }
-
-    /// Says what may share a window with the contribution that begins at `start`.
-    pub(super) fn set_group(out: &mut [u8], start: usize, group: u128) {
-        if let Some(place) = out.get_mut(start + GROUP_AT..start + GROUP_AT + 16) {
-            place.copy_from_slice(&group.to_le_bytes());
-        }
-    }
-
-    /// Takes a contribution apart.
-    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, NotARecord> {
-        let (version, rest) = bytes.split_first().ok_or(NotARecord)?;
-        let (received, rest) = rest.split_first_chunk().ok_or(NotARecord)?;
-        let (group, rest) = rest.split_first_chunk().ok_or(NotARecord)?;
-        let (length, rest) = rest.split_first_chunk().ok_or(NotARecord)?;
-        let (state, record) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length))).ok_or(NotARecord)?;
-        if *version != VERSION {
-            return Err(NotARecord);
-        }
-        Ok(Self {
-            received: i64::from_le_bytes(*received),
-            group: u128::from_le_bytes(*group),
-            state: std::str::from_utf8(state).map_err(|_| NotARecord)?,
-            record,
-        })
-    }
-
-    /// The message it would be alone.
-    pub(super) fn record(&self) -> &'a [u8] {
-        self.record
-    }
-}
-
-/// The message that a contribution would be by itself.
-pub fn held_record(held: &[u8]) -> &[u8] {
-    Held::parse(held).map_or(&[], |held| held.record)
 }
 
 /// What may be in one batch: records that differ in body and time only. `body` is where the body begins.
@@ -204,6 +151,8 @@ pub enum Closing {
     Early,
     /// Its rule is gone or changed.
     Rules,
+    /// It was made before a crash, and again after it.
+    Repeated,
 }
 
 impl Closing {
@@ -217,6 +166,7 @@ impl Closing {
             Self::Trigger => "trigger",
             Self::Early => "early",
             Self::Rules => "rules_changed",
+            Self::Repeated => "repeated",
         }
     }
 }
@@ -230,8 +180,8 @@ pub struct Closed {
     pub urgent: bool,
     /// The message, as a record.
     pub record: Vec<u8>,
-    /// First and last sequence of what it was made of.
-    pub sequences: Vec<(u64, u64)>,
+    /// The sequences of what it was made of.
+    pub sequences: Sequences,
     /// How many messages it was made of.
     pub messages: u64,
     /// Why it closed.
@@ -239,41 +189,58 @@ pub struct Closed {
     pub(super) state: Box<str>,
 }
 
-#[derive(Debug)]
-enum Fold {
-    Batch(Vec<u8>),
-    Aggregate(aggregate::Cells),
-    Pivot(pivot::Object),
-}
-
-/// An open window.
-#[derive(Debug)]
-struct Open {
-    id: u64,
-    settings: Arc<Window>,
-    rule: Arc<str>,
-    state: Box<str>,
-    due: i64,
-    longest: i64,
-    /// The newest record without its body, and its time.
-    head: Vec<u8>,
-    created: Timestamp,
-    fold: Fold,
-    sequences: Vec<(u64, u64)>,
-    messages: u64,
-    bytes: usize,
+impl Closed {
+    /// A message of a window as a test wants it.
+    #[cfg(test)]
+    pub(crate) fn new(rule: &str, record: Vec<u8>, sequences: Sequences, why: Closing) -> Self {
+        Self { rule: rule.into(), urgent: false, record, sequences, messages: 1, why, state: rule.into() }
+    }
 }
 
 /// All open windows, and those that are closed and were not fetched yet.
 #[derive(Debug, Default)]
 pub(super) struct Windows {
     open: HashMap<u128, Open>,
+    /// Those that are made again as they were before a crash.
+    again: HashMap<u64, Open>,
     /// When they are due, and their keys.
     due: BTreeMap<(i64, u64), u128>,
     bytes: usize,
     begun: u64,
-    closed: VecDeque<Closed>,
-    gzip: Gzip,
+    closed: VecDeque<Waiting>,
+    closed_bytes: usize,
+}
+
+/// A closed window that was not fetched yet. It becomes a message when it is, which takes a while.
+#[derive(Debug)]
+pub(super) enum Waiting {
+    Window(Box<Open>, Closing),
+    Alone(Closed),
+}
+
+impl Waiting {
+    pub(super) fn close(self, gzip: &mut Gzip) -> Closed {
+        match self {
+            Self::Window(open, why) => open.close(why, gzip),
+            Self::Alone(closed) => closed,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Window(open, _) => open.bytes,
+            Self::Alone(closed) => PER_WINDOW + closed.record.len(),
+        }
+    }
+}
+
+/// The place of a contribution that is in a window as it was before a crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Again {
+    /// Which window.
+    pub window: u64,
+    /// The window has no more.
+    pub last: bool,
 }
 
 /// The rule of a contribution.
@@ -285,7 +252,7 @@ pub(super) struct OfRule<'r> {
 impl Windows {
     /// Puts a contribution into its window, and closes what is to be closed by that.
     pub(super) fn add(&mut self, held: Held<'_>, rule: Option<OfRule<'_>>, sequence: u64) {
-        let (Some(rule), Ok(message)) = (rule, HubMessage::parse(held.record)) else {
+        let (Some(rule), Ok(message)) = (held.fitting(rule), HubMessage::parse(held.record)) else {
             return self.alone(held, sequence);
         };
         let key = memory::key_within(held.group, 0, &[held.state.as_bytes()]);
@@ -303,7 +270,11 @@ impl Windows {
             self.close(key, why);
         }
         if !self.open.contains_key(&key) {
-            self.begin(key, &held, &rule);
+            self.begun += 1;
+            let open = Open::begin(self.begun, &held, &rule);
+            self.bytes += open.bytes;
+            self.due.insert((open.due, open.id), key);
+            self.open.insert(key, open);
         }
         let Some(open) = self.open.get_mut(&key) else { return };
         let before = open.bytes;
@@ -319,58 +290,62 @@ impl Windows {
         }
     }
 
-    fn begin(&mut self, key: u128, held: &Held<'_>, rule: &OfRule<'_>) {
-        let (due, longest) = rule.window.combine.due(held.received);
-        self.begun += 1;
-        let open = Open {
-            id: self.begun,
-            settings: Arc::clone(rule.window),
-            rule: rule.name.into(),
-            state: held.state.into(),
-            due,
-            longest,
-            head: Vec::new(),
-            created: Timestamp(i64::MIN),
-            fold: rule.window.combine.fold(),
-            sequences: Vec::new(),
-            messages: 0,
-            bytes: PER_WINDOW,
+    /// Puts a contribution into a window that is made again as it was: what is in it is known, and with the `last` it
+    /// closes.
+    pub(super) fn add_again(&mut self, held: Held<'_>, rule: Option<OfRule<'_>>, (sequence, again): (u64, Again)) {
+        let (Some(rule), Ok(message)) = (held.fitting(rule), HubMessage::parse(held.record)) else {
+            return self.alone(held, sequence);
         };
-        self.bytes += open.bytes;
-        self.due.insert((due, open.id), key);
-        self.open.insert(key, open);
+        let open = self.again.entry(again.window).or_insert_with(|| Open::begin(0, &held, &rule));
+        let _ = open.add(&held, &message, sequence);
+        if again.last {
+            self.close_again(again.window);
+        }
+    }
+
+    /// Closes a window that is made again.
+    pub(super) fn close_again(&mut self, window: u64) {
+        let Some(open) = self.again.remove(&window) else { return };
+        self.wait(Waiting::Window(Box::new(open), Closing::Repeated));
     }
 
     /// A message that has no window to wait in.
     fn alone(&mut self, held: Held<'_>, sequence: u64) {
-        self.closed.push_back(Closed {
+        self.wait(Waiting::Alone(Closed {
             rule: held.state.into(),
             urgent: false,
             record: held.record.to_vec(),
-            sequences: vec![(sequence, sequence)],
+            sequences: std::iter::once((sequence, sequence)).collect(),
             messages: 1,
             why: Closing::Rules,
             state: held.state.into(),
-        });
+        }));
     }
 
     fn close(&mut self, key: u128, why: Closing) {
         let Some(open) = self.open.remove(&key) else { return };
         self.due.remove(&(open.due, open.id));
         self.bytes -= open.bytes;
-        self.closed.push_back(open.close(why, &mut self.gzip));
+        self.wait(Waiting::Window(Box::new(open), why));
     }
 
-    /// Closes the windows whose time has come; also those that would wait longer than ever, because the clock was set
-    /// back.
-    pub(super) fn close_due(&mut self, now: i64) {
-        while let Some(((due, _), key)) = self.due.first_key_value().map(|(due, key)| (*due, *key)) {
+    fn wait(&mut self, waiting: Waiting) {
+        self.closed_bytes += waiting.bytes();
+        self.closed.push_back(waiting);
+    }
+
+    /// Closes up to `most` windows whose time has come; also those that would wait longer than ever, because the clock
+    /// was set back. True where there may be more.
+    pub(super) fn close_due(&mut self, now: i64, most: usize) -> bool {
+        for _ in 0..most {
+            let Some(((due, _), key)) = self.due.first_key_value().map(|(due, key)| (*due, *key)) else { return false };
             let longest = self.open.get(&key).map_or(0, |open| open.longest);
             if due > now && due.saturating_sub(now) <= longest.saturating_add(SLACK) {
-                return;
+                return false;
             }
             self.close(key, Closing::Wait);
         }
+        true
     }
 
     /// Closes the windows of rules that have none any more.
@@ -391,8 +366,11 @@ impl Windows {
     /// it closed.
     pub(super) fn close_oldest(&mut self, most: usize) -> usize {
         let mut oldest: Vec<(u64, u128)> = self.open.iter().map(|(key, open)| (open.id, *key)).collect();
+        if most < oldest.len() {
+            oldest.select_nth_unstable(most);
+            oldest.truncate(most);
+        }
         oldest.sort_unstable();
-        oldest.truncate(most);
         oldest.iter().for_each(|(_, key)| self.close(*key, Closing::Early));
         oldest.len()
     }
@@ -403,105 +381,17 @@ impl Windows {
     }
 
     /// The window that closed first and was not fetched yet.
-    pub(super) fn fetch(&mut self) -> Option<Closed> {
-        self.closed.pop_front()
+    pub(super) fn fetch(&mut self) -> Option<Waiting> {
+        self.closed.pop_front().inspect(|waiting| self.closed_bytes -= waiting.bytes())
+    }
+
+    /// More windows may close.
+    pub(super) fn has_room(&self) -> bool {
+        self.closed.len() < MAX_CLOSED && self.closed_bytes < MAX_BYTES
     }
 
     /// Open windows, and closed ones that wait to be fetched.
     pub(super) fn counts(&self) -> (usize, usize) {
         (self.open.len(), self.closed.len())
-    }
-}
-
-impl Open {
-    /// The contribution is to begin a window of its own.
-    fn has_no_room(&self, message: &HubMessage<'_>) -> bool {
-        match (&self.settings.combine, &self.fold) {
-            (Combine::Batch(batch), Fold::Batch(list)) => list.len() + message.body.len() + 2 > batch.most(message),
-            (_, Fold::Pivot(object)) => object.len() + message.body.len() > LARGEST_BODY,
-            _ => false,
-        }
-    }
-
-    /// Takes a contribution; says why the window closes, if it does.
-    fn add(&mut self, held: &Held<'_>, message: &HubMessage<'_>, sequence: u64) -> Option<Closing> {
-        match self.sequences.last_mut() {
-            Some((_, last)) if *last == sequence || last.checked_add(1) == Some(sequence) => *last = sequence,
-            _ => self.sequences.push((sequence, sequence)),
-        }
-        self.messages += 1;
-        if message.created >= self.created {
-            self.created = message.created;
-            self.head.clear();
-            self.head.extend_from_slice(held.record.get(..held.record.len() - message.body.len()).unwrap_or(&[]));
-        }
-        let body = std::str::from_utf8(message.body).unwrap_or("");
-        let (ends, bytes) = match (&self.settings.combine, &mut self.fold) {
-            (Combine::Batch(batch), Fold::Batch(list)) => {
-                list.push(if list.is_empty() { b'[' } else { b',' });
-                list.extend_from_slice(message.body);
-                let ends = match () {
-                    () if self.messages >= batch.max_messages => Some(Closing::Messages),
-                    // Not even an empty object would fit.
-                    () if list.len() + 4 > batch.most(message) => Some(Closing::Bytes),
-                    () => None,
-                };
-                (ends, list.len())
-            }
-            (Combine::Aggregate(aggregate), Fold::Aggregate(cells)) => (None, cells.add(aggregate, body)),
-            (Combine::Pivot(pivot), Fold::Pivot(object)) => {
-                let name = object.put(body);
-                let ends = match () {
-                    () if pivot.is_trigger(name.as_deref()) => Some(Closing::Trigger),
-                    () if pivot.is_complete(object) => Some(Closing::Complete),
-                    () => None,
-                };
-                (ends, object.len())
-            }
-            _ => (None, 0),
-        };
-        self.bytes = PER_WINDOW + self.head.len() + bytes + self.sequences.len() * size_of::<(u64, u64)>();
-        ends
-    }
-
-    fn close(self, why: Closing, gzip: &mut Gzip) -> Closed {
-        let mut body = match (self.fold, &self.settings.combine) {
-            (Fold::Batch(list), _) => list,
-            (Fold::Aggregate(cells), Combine::Aggregate(aggregate)) => cells.finish(aggregate),
-            (Fold::Pivot(object), _) => object.finish(),
-            (Fold::Aggregate(_), _) => Vec::new(),
-        };
-        if matches!(self.settings.combine, Combine::Batch(_)) {
-            // One that is as large as a message may be has no room for brackets.
-            if self.messages == 1 && body.len() > LARGEST_BODY {
-                body.remove(0);
-            } else {
-                body.push(b']');
-            }
-        }
-        let mut record = Vec::with_capacity(self.head.len() + body.len());
-        if let Ok(head) = HubMessage::parse(&self.head) {
-            let content = if self.settings.gzip { gzip::said_to_be(Content::Json) } else { Content::Json };
-            let device = head.device.as_bytes();
-            let mut writer =
-                RecordWriter::begin(&mut record, self.created, content, |out| out.extend_from_slice(device));
-            for (name, value) in head.properties() {
-                writer.property(name, |out| out.extend_from_slice(value.as_bytes()));
-            }
-            // The texts are those of a record, so they fit one.
-            let _ = writer.finish(|out| match self.settings.gzip {
-                true => gzip.push(&body, out),
-                false => out.extend_from_slice(&body),
-            });
-        }
-        Closed {
-            rule: self.rule,
-            urgent: self.settings.urgent,
-            record,
-            sequences: self.sequences,
-            messages: self.messages,
-            why,
-            state: self.state,
-        }
     }
 }

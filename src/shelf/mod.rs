@@ -376,6 +376,13 @@ impl Shelves {
         self.index.lock().shelves.get(device).map(Shelf::share)
     }
 
+    /// What is on all shelves that hold something, by device.
+    pub fn shares(&self) -> Vec<(String, Share)> {
+        let index = self.index.lock();
+        let holding = index.shelves.iter().filter(|(_, shelf)| shelf.messages > 0);
+        holding.map(|(id, shelf)| (id.clone(), shelf.share())).collect()
+    }
+
     /// The devices that have a shelf.
     pub fn devices(&self) -> Vec<String> {
         self.index.lock().shelves.keys().cloned().collect()

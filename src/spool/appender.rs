@@ -9,6 +9,7 @@ use super::batch::Batch;
 use super::disk::Disk;
 use super::format::MAX_SEQ;
 use super::lanes::ReadQueue;
+use super::ranges::Ranges;
 use super::track::Track;
 use super::{AppendError, Durable, Stats, Stored, Ticket};
 
@@ -74,6 +75,8 @@ impl Room {
 /// Counters of the writer.
 #[derive(Debug, Default)]
 pub(super) struct Written {
+    /// What was taken has no place on disk for now.
+    pub(super) no_room: AtomicBool,
     pub(super) commits: AtomicU64,
     pub(super) bytes: AtomicU64,
     pub(super) sync_failures: AtomicU64,
@@ -146,6 +149,14 @@ impl Shared {
     }
 }
 
+/// Which room an append may take.
+#[derive(Debug, Clone, Copy)]
+enum Share {
+    All,
+    Leaving,
+    Last,
+}
+
 /// Appends records. Clones share one spool.
 #[derive(Clone)]
 pub struct Appender {
@@ -161,13 +172,44 @@ impl Appender {
     where
         I: Iterator<Item = &'r [u8]> + Clone,
     {
+        self.append(records, Share::All)
+    }
+
+    /// As [`try_append`](Self::try_append), but of the last room an eighth of a segment is left for
+    /// [`try_append_last`](Self::try_append_last).
+    pub fn try_append_leaving<'r, I>(&self, records: I) -> Result<Ticket, AppendError>
+    where
+        I: Iterator<Item = &'r [u8]> + Clone,
+    {
+        self.append(records, Share::Leaving)
+    }
+
+    /// As [`try_append`](Self::try_append), also where the others were refused already, as long as the disk has room.
+    pub fn try_append_last<'r, I>(&self, records: I) -> Result<Ticket, AppendError>
+    where
+        I: Iterator<Item = &'r [u8]> + Clone,
+    {
+        self.append(records, Share::Last)
+    }
+
+    fn append<'r, I>(&self, records: I, share: Share) -> Result<Ticket, AppendError>
+    where
+        I: Iterator<Item = &'r [u8]> + Clone,
+    {
         let shared = &*self.shared;
         let mut pending = lock(&shared.pending);
         if pending.closed || pending.next_seq > MAX_SEQ {
             return Err(AppendError::Closed);
         }
         let len = pending.batch.len_with(records.clone());
-        if len > pending.limit || pending.full {
+        let (limit, full) = match share {
+            Share::All => (pending.limit, pending.full),
+            // Where a whole batch fits, the next one finds a segment of its own.
+            Share::Leaving if pending.limit >= shared.geometry.batch => (pending.limit, pending.full),
+            Share::Leaving => (pending.limit.saturating_sub(shared.geometry.segment / 8), pending.full),
+            Share::Last => (pending.limit, false),
+        };
+        if len > limit || full {
             return Err(self.refuse(pending, records));
         }
         let before = pending.batch.count();
@@ -244,6 +286,27 @@ impl Appender {
         self.shared.stats()
     }
 
+    /// What was taken cannot be written before something else is acknowledged: the segment that was meant for it has
+    /// failed, and there is none besides.
+    pub fn is_stuck(&self) -> bool {
+        self.shared.written.no_room.load(Ordering::Relaxed)
+    }
+
+    /// The sequence of the last record that was taken.
+    pub fn last_appended(&self) -> u64 {
+        lock(&self.shared.pending).next_seq - 1
+    }
+
+    /// Everything up to this sequence is resolved.
+    pub fn cursor(&self) -> u64 {
+        lock(&self.shared.track).cursor()
+    }
+
+    /// What is resolved above the cursor.
+    pub fn resolved(&self) -> Ranges {
+        lock(&self.shared.track).resolved().clone()
+    }
+
     /// A random number made with the folder and kept in it. With the sequence it names a record for ever.
     pub fn id(&self) -> u64 {
         self.shared.id
@@ -271,6 +334,16 @@ impl Acker {
     /// The record is not to be sent any more because it is too old; false as with [`ack`](Self::ack).
     pub fn expire(&self, seq: u64) -> bool {
         self.resolve(|track| track.expire(seq))
+    }
+
+    /// As [`ack`](Self::ack), for all sequences of the ranges at once; says how many there were.
+    pub fn ack_ranges(&self, ranges: &[(u64, u64)]) -> u64 {
+        let mut count = 0;
+        self.resolve(|track| {
+            count = ranges.iter().map(|(first, last)| track.ack_range(*first, *last)).sum();
+            count > 0
+        });
+        count
     }
 
     fn resolve(&self, how: impl FnOnce(&mut Track) -> bool) -> bool {

@@ -118,7 +118,10 @@ impl Log {
         while failures.len() < 2 {
             match self.write_batch() {
                 Ok(true) => return Committed::Records(self.publish()),
-                Ok(false) => return Committed::NoRoom,
+                Ok(false) => {
+                    self.shared.written.no_room.store(true, Ordering::Relaxed);
+                    return Committed::NoRoom;
+                }
                 Err(error) => {
                     // What a failed write or fsync left behind is unknown, and asking again would be answered
                     // "fine": this segment is finished.
@@ -239,6 +242,7 @@ impl Log {
             track.last_commit = self.batch.time();
         }
         let written = &self.shared.written;
+        written.no_room.store(false, Ordering::Relaxed);
         written.commits.fetch_add(1, Ordering::Relaxed);
         written.bytes.fetch_add(self.batch.len() as u64, Ordering::Relaxed);
         self.shared.durable.send_modify(|durable| durable.seq = seq);

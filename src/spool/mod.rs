@@ -128,6 +128,7 @@ pub use lanes::Reader;
 use lanes::{ReadAhead, ReadQueue};
 use log::Log;
 pub use look::Look;
+pub use ranges::Ranges;
 pub use stats::Stats;
 
 /// How to open a spool.
@@ -148,6 +149,8 @@ pub struct Options {
     pub max_age: Option<Duration>,
     /// Length of new segments instead of the one that follows from `max_size`; for tests.
     pub segment_size: Option<u64>,
+    /// Resolved ranges to write down at most, instead of what follows from the length of a segment; for tests.
+    pub ranges: Option<usize>,
 }
 
 impl Options {
@@ -161,6 +164,7 @@ impl Options {
             linger: Duration::from_micros(500),
             max_age: None,
             segment_size: None,
+            ranges: None,
         }
     }
 
@@ -171,7 +175,7 @@ impl Options {
         let segment = usize::try_from(wanted.clamp(4 * page, 1 << 30) / page * page).unwrap_or(1 << 30);
         let batch = (segment / 4).min(4 << 20);
         let max_size = self.max_size.max(4 * segment as u64);
-        let ranges = (segment / 128).min(MAX_RANGES);
+        let ranges = self.ranges.unwrap_or(segment / 128).min(MAX_RANGES);
         Geometry { segment, batch, block: (segment / 64).min(64 << 10), max_size, ranges }
     }
 }

@@ -10,14 +10,14 @@ pub(super) type Range = (u64, u64);
 
 /// A set of sequences.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(super) struct Ranges {
+pub struct Ranges {
     ranges: BTreeMap<u64, u64>,
     len: u64,
 }
 
 impl Ranges {
     /// Adds a range, and says how many of its sequences were not there before.
-    pub(super) fn insert(&mut self, first: u64, last: u64) -> u64 {
+    pub fn insert(&mut self, first: u64, last: u64) -> u64 {
         let (mut start, mut end, mut known) = (first, last, 0);
         // Swallow every range that touches the new one; the acknowledgement in order meets at most one.
         while let Some((&other_first, &other_last)) = self.ranges.range(..=end.saturating_add(1)).next_back() {
@@ -49,7 +49,7 @@ impl Ranges {
     }
 
     /// Ranges it is made of.
-    pub(super) fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.ranges.len()
     }
 
@@ -60,7 +60,7 @@ impl Ranges {
     }
 
     /// The first sequence from `seq` on that is not in it.
-    pub(super) fn first_gap(&self, seq: u64) -> u64 {
+    pub fn first_gap(&self, seq: u64) -> u64 {
         match self.ranges.range(..=seq).next_back() {
             Some((_, &last)) if last >= seq => last + 1,
             _ => seq,
@@ -68,7 +68,7 @@ impl Ranges {
     }
 
     /// The ranges in order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = Range> + '_ {
+    pub fn iter(&self) -> impl Iterator<Item = Range> + '_ {
         self.ranges.iter().map(|(&first, &last)| (first, last))
     }
 
@@ -76,11 +76,19 @@ impl Ranges {
     pub(super) fn list(&self, most: usize) -> Vec<Range> {
         let mut list: Vec<Range> = self.iter().collect();
         if list.len() > most {
-            list.sort_by_key(|(first, last)| std::cmp::Reverse(last - first));
+            list.select_nth_unstable_by_key(most, |(first, last)| std::cmp::Reverse(last - first));
             list.truncate(most);
             list.sort_unstable();
         }
         list
+    }
+}
+
+impl Extend<Range> for Ranges {
+    fn extend<T: IntoIterator<Item = Range>>(&mut self, ranges: T) {
+        for (first, last) in ranges {
+            self.insert(first, last);
+        }
     }
 }
 

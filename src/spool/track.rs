@@ -168,6 +168,13 @@ impl Track {
         counted
     }
 
+    /// As [`ack`](Self::ack), for all from `first` to `last`; says how many there were.
+    pub(super) fn ack_range(&mut self, first: u64, last: u64) -> u64 {
+        let counted = self.resolve(first, last.min(self.durable));
+        self.acked += counted;
+        counted
+    }
+
     /// As [`ack`](Self::ack), for a record that was not sent because it is too old.
     pub(super) fn expire(&mut self, seq: u64) -> bool {
         let counted = seq <= self.durable && self.resolve(seq, seq) == 1;

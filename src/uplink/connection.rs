@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::flight::Flight;
 use super::window::{Latency, Window};
 use super::wire::{Broken, Dial, Event, Sender, Wire};
-use super::{Backlog, Isolation, Lane, Options, Outcome, Status, TOO_OLD, Waiting, now};
+use super::{Backlog, Expiry, Isolation, Lane, Options, Outcome, Status, TOO_OLD, Waiting, now};
 use crate::hub::pace::Pace;
 use crate::message::{HubMessage, Timestamp};
 use crate::metrics::Metrics;
@@ -80,12 +80,14 @@ pub(super) async fn serve<D: Dial, B: Backlog, O: Outcome>(
         Ok(wire) => wire,
         Err(error) => return End::Failed { reason: "network", text: format!("cannot open a socket: {error}") },
     };
-    if let Some(expiry) = login.expiry.map(|(expiry, _)| expiry).or(options.target.given_token_expiry()) {
-        metrics.sas_expires(expiry);
-    }
-    if let Some(expiry) = options.target.certificate_expiry() {
-        metrics.certificate_expires(expiry);
-    }
+    let expiry = Expiry {
+        minted: login.expiry.map(|(expiry, _)| expiry),
+        given: options.target.given_token_expiry(),
+        certificate: options.target.certificate_expiry(),
+    };
+    expiry.token().into_iter().for_each(|expiry| metrics.sas_expires(expiry));
+    expiry.certificate.into_iter().for_each(|expiry| metrics.certificate_expires(expiry));
+    status.send_modify(|status| status.expiry = expiry);
     let line = Line {
         outcome,
         flight: Mutex::new(flight),

@@ -25,6 +25,9 @@ pub trait Credentials: Send + Sync + 'static {
 
     /// The hub refused this identity, and the clock is not the reason.
     fn refused(&self);
+
+    /// The network did not lead to the hub.
+    fn unreachable(&self);
 }
 
 /// Why there is nowhere to connect.
@@ -46,6 +49,8 @@ impl Credentials for Target {
     fn accepted(&self) {}
 
     fn refused(&self) {}
+
+    fn unreachable(&self) {}
 }
 
 /// The number in a text of digits.

@@ -199,6 +199,26 @@ pub struct Status {
     pub failures: u64,
     /// What carries MQTT, where it is not the usual way.
     pub via: Option<&'static str>,
+    /// When the proof of the last connection ends.
+    pub expiry: Expiry,
+}
+
+/// When what a connection proves itself with ends, in seconds since 1970.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Expiry {
+    /// The token, which is renewed before.
+    pub minted: Option<i64>,
+    /// A token of the connection string, which nobody renews.
+    pub given: Option<i64>,
+    /// The client certificate.
+    pub certificate: Option<i64>,
+}
+
+impl Expiry {
+    /// Whichever token it is.
+    pub fn token(&self) -> Option<i64> {
+        self.minted.or(self.given)
+    }
 }
 
 /// The clock of the runtime, which a test may move.
@@ -277,7 +297,9 @@ pub(crate) async fn run_over<D: Dial, C: Credentials, B: Backlog, O: Outcome>(
         if connected.is_some() {
             credentials.accepted();
         }
-        learn(&options.target, &end, connected.is_some());
+        if learn(&options.target, &end, connected.is_some()) {
+            credentials.unreachable();
+        }
         let renewing = matches!(end, End::Renew(_));
         status.send_modify(|status| (status.connected, status.renewing) = (None, renewing));
         if progressed {
@@ -322,12 +344,13 @@ pub(crate) async fn run_over<D: Dial, C: Credentials, B: Backlog, O: Outcome>(
     }
 }
 
-/// What an end says about the way that was taken.
-fn learn(target: &Target, end: &End, connected: bool) {
+/// What an end says about the way that was taken; true where it did not lead to the hub.
+fn learn(target: &Target, end: &End, connected: bool) -> bool {
     let blocked = matches!(end, End::Failed { reason, .. } if transport::is_blocked(reason, connected));
     if let Some(news) = target.transport().and_then(|transport| transport.tried(!blocked)) {
         tracing::warn!("uplink: {news}");
     }
+    blocked
 }
 
 /// An end of a connection, understood.

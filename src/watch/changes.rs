@@ -14,7 +14,12 @@
 //!
 //! Messages are compared one by one, in the order they are made. The name of the rule is no difference. A group is
 //! what differs and the pattern of the rule that took the publish; its first publish is the example.
+//!
+//! What windows send is compared at the moment they close ([`Changes::compare_windows`]): messages of a device that are the same
+//! on both sides cancel out, those that are left face each other in their order, and one that faces nothing differs in
+//! `messages`.
 
+use std::collections::VecDeque;
 use std::fmt;
 
 use indexmap::IndexMap;
@@ -22,6 +27,7 @@ use serde::{Serialize, Serializer};
 
 use super::sight::{Made, Sight, Treated};
 use super::tally::units;
+use crate::message::Timestamp;
 
 /// Groups that are told apart; what is beyond shares one.
 const MOST_GROUPS: usize = 1_000;
@@ -84,6 +90,17 @@ impl Kinds {
         Kind::ALL.into_iter().filter(move |(kind, _)| self.0 & kind.bit() != 0).map(|(_, name)| name)
     }
 
+    /// In what two messages differ, but for their cost.
+    fn add_message(&mut self, old: &Made<'_>, new: &Made<'_>) {
+        let (a, b) = (&old.message, &new.message);
+        self.add(Kind::Destination, a.device != b.device);
+        self.add(Kind::Priority, old.urgent != new.urgent);
+        self.add(Kind::Properties, properties(old) != properties(new));
+        self.add(Kind::Content, a.content != b.content);
+        self.add(Kind::Time, a.created != b.created);
+        self.add(Kind::Body, a.body != b.body);
+    }
+
     fn add(&mut self, kind: Kind, differs: bool) {
         if differs {
             self.0 |= kind.bit();
@@ -109,6 +126,14 @@ impl Serialize for Kinds {
     }
 }
 
+/// What the members of a group have in common.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    kinds: Kinds,
+    pattern: String,
+    of_windows: bool,
+}
+
 /// Everything that differs.
 #[derive(Debug, Default)]
 pub struct Changes {
@@ -116,7 +141,11 @@ pub struct Changes {
     pub publishes: u64,
     /// Publishes with a difference.
     pub changed: u64,
-    groups: IndexMap<(Kinds, String), (u64, Example)>,
+    /// Messages of windows that were compared.
+    pub window_messages: u64,
+    /// Those with a difference.
+    pub window_messages_changed: u64,
+    groups: IndexMap<Key, (u64, Example)>,
 }
 
 /// One publish with both treatments.
@@ -128,7 +157,7 @@ pub struct Example {
     pub new: Sight,
 }
 
-/// Publishes that change alike.
+/// Publishes, or messages of windows, that change alike.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Group<'c> {
     /// The pattern of the rule that takes them.
@@ -137,6 +166,9 @@ pub struct Group<'c> {
     pub kinds: Kinds,
     /// How many there are.
     pub publishes: u64,
+    /// They are no publishes but messages of windows.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub of_windows: bool,
     /// The first of them.
     pub example: &'c Example,
 }
@@ -150,20 +182,48 @@ impl Changes {
             return;
         }
         self.changed += 1;
-        let mut key = (kinds, pattern.to_owned());
-        if self.groups.len() >= MOST_GROUPS && !self.groups.contains_key(&key) {
-            key.1 = "(others)".to_owned();
+        let key = Key { kinds, pattern: pattern.to_owned(), of_windows: false };
+        self.add(key, || Example { old: Sight::new(old, EXCERPT), new: Sight::new(new, EXCERPT) });
+    }
+
+    /// Compares what windows send that close at one moment; `pattern` tells that of a rule.
+    pub fn compare_windows<'p>(
+        &mut self,
+        at: Timestamp,
+        (old, new): (&[Made<'_>], &[Made<'_>]),
+        pattern: impl Fn(&str) -> Option<&'p str>,
+    ) {
+        self.window_messages += old.len().max(new.len()) as u64;
+        for (old, new) in differing(old, new) {
+            self.window_messages_changed += 1;
+            let mut kinds = Kinds::default();
+            kinds.add(Kind::Messages, old.is_some() != new.is_some());
+            if let (Some(old), Some(new)) = (old, new) {
+                kinds.add_message(old, new);
+            }
+            let cost = |made: Option<&Made<'_>>| made.map_or(0, |made| units(made.size));
+            kinds.add(Kind::Cost, cost(old) != cost(new));
+            let rule = old.or(new).map_or("", |made| made.rule);
+            let key = Key { kinds, pattern: pattern(rule).unwrap_or("(no rule)").to_owned(), of_windows: true };
+            let sight = |made: Option<&Made<'_>>| Sight::of_window(at, made, EXCERPT);
+            self.add(key, || Example { old: sight(old), new: sight(new) });
         }
-        let example = || (0, Example { old: Sight::new(old, EXCERPT), new: Sight::new(new, EXCERPT) });
-        self.groups.entry(key).or_insert_with(example).0 += 1;
+    }
+
+    fn add(&mut self, mut key: Key, example: impl FnOnce() -> Example) {
+        if self.groups.len() >= MOST_GROUPS && !self.groups.contains_key(&key) {
+            key.pattern = "(others)".to_owned();
+        }
+        self.groups.entry(key).or_insert_with(|| (0, example())).0 += 1;
     }
 
     /// The groups, the largest first.
     pub fn groups(&self) -> Vec<Group<'_>> {
-        let groups = self.groups.iter().map(|((kinds, pattern), (publishes, example))| Group {
-            pattern,
-            kinds: *kinds,
+        let groups = self.groups.iter().map(|(key, (publishes, example))| Group {
+            pattern: &key.pattern,
+            kinds: key.kinds,
             publishes: *publishes,
+            of_windows: key.of_windows,
             example,
         });
         let mut groups: Vec<Group<'_>> = groups.collect();
@@ -179,17 +239,40 @@ pub fn differences(old: &Treated<'_>, new: &Treated<'_>) -> Kinds {
     kinds.add(Kind::Outcome, outcome(old) != outcome(new));
     kinds.add(Kind::Messages, old.made.len() != new.made.len());
     for (old, new) in old.made.iter().zip(&new.made) {
-        let (a, b) = (&old.message, &new.message);
-        kinds.add(Kind::Destination, a.device != b.device);
-        kinds.add(Kind::Priority, old.urgent != new.urgent);
-        kinds.add(Kind::Properties, properties(old) != properties(new));
-        kinds.add(Kind::Content, a.content != b.content);
-        kinds.add(Kind::Time, a.created != b.created);
-        kinds.add(Kind::Body, a.body != b.body);
+        kinds.add_message(old, new);
     }
     let cost = |treated: &Treated<'_>| sent(treated).map(|made| units(made.size)).sum::<u64>();
     kinds.add(Kind::Cost, cost(old) != cost(new));
     kinds
+}
+
+/// The messages of closing windows that have no equal on the other side, each with the one that it faces there.
+fn differing<'m, 'a>(
+    old: &'m [Made<'a>],
+    new: &'m [Made<'a>],
+) -> impl Iterator<Item = (Option<&'m Made<'a>>, Option<&'m Made<'a>>)> {
+    let mut left: IndexMap<&str, VecDeque<&Made<'_>>> = IndexMap::new();
+    for made in new {
+        left.entry(made.message.device).or_default().push_back(made);
+    }
+    let mut without_equal = Vec::new();
+    for made in old {
+        let same = |other: &&Made<'_>| {
+            let mut kinds = Kinds::default();
+            kinds.add_message(made, other);
+            kinds.is_empty()
+        };
+        let others = left.get_mut(made.message.device);
+        if others.and_then(|others| others.remove(others.iter().position(same)?)).is_none() {
+            without_equal.push(made);
+        }
+    }
+    let mut pairs: Vec<(Option<&Made<'_>>, Option<&Made<'_>>)> = Vec::new();
+    for made in without_equal {
+        pairs.push((Some(made), left.get_mut(made.message.device).and_then(VecDeque::pop_front)));
+    }
+    pairs.extend(left.into_values().flatten().map(|made| (None, Some(made))));
+    pairs.into_iter()
 }
 
 /// The messages that go up by themselves; what a window makes of the others nobody knows yet.
@@ -206,7 +289,7 @@ fn properties<'a>(made: &Made<'a>) -> Vec<(&'a str, &'a str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{Content, HubMessage, Publish, RecordWriter, Timestamp};
+    use crate::message::{Content, HubMessage, Publish, RecordWriter};
     use crate::watch::Fate;
 
     struct Hub<'a>(&'a str, Content<'a>, i64, &'a [(&'a str, &'a str)], &'a [u8]);
@@ -270,6 +353,34 @@ mod tests {
         }
         let (old, new) = (treated(dropped("rule"), &[]), treated(dropped("throttled"), &[]));
         assert_eq!(differences(&old, &new).to_string(), "outcome");
+    }
+
+    #[test]
+    fn messages_of_windows_face_their_like() {
+        let hub =
+            |device: &'static str, body: &'static str| record(&Hub(device, Content::Json, 0, &[], body.as_bytes()));
+        for (old, new, expect) in [
+            (vec![("a", "[1]"), ("b", "[2]")], vec![("b", "[2]"), ("a", "[1]")], ""),
+            (vec![("a", "[1]"), ("b", "[2]")], vec![("a", "[1]"), ("b", "[3]")], "1 body"),
+            (vec![("a", "[1]"), ("a", "[2]")], vec![("a", "[2]")], "1 messages, cost"),
+            (vec![], vec![("a", "[2]"), ("b", "[2]")], "2 messages, cost"),
+            (vec![("a", "[1,2]")], vec![("a", "[1]"), ("a", "[2]")], "1 body; 1 messages, cost"),
+            (vec![("a", "[1]")], vec![("b", "[1]")], "2 messages, cost"),
+        ] {
+            let records = |all: &[(&'static str, &'static str)]| -> Vec<Vec<u8>> {
+                all.iter().map(|(device, body)| hub(device, body)).collect()
+            };
+            let (a, b) = (records(&old), records(&new));
+            let mut changes = Changes::default();
+            let (a, b) = (treated(Fate::Translated, &a).made, treated(Fate::Translated, &b).made);
+            changes.compare_windows(Timestamp(7), (&a, &b), |_| Some("p/+"));
+            let mut told: Vec<String> =
+                changes.groups().iter().map(|group| format!("{} {}", group.publishes, group.kinds)).collect();
+            told.sort();
+            assert_eq!(told.join("; "), expect, "{old:?} {new:?}");
+            assert!(changes.groups().iter().all(|group| group.of_windows && group.pattern == "p/+"));
+            assert_eq!((changes.publishes, changes.window_messages), (0, old.len().max(new.len()) as u64));
+        }
     }
 
     #[test]

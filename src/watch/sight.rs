@@ -6,7 +6,7 @@
 //! | field | meaning |
 //! |---|---|
 //! | `time` | when the broker read it, RFC 3339 in UTC |
-//! | `on` | `connect` or `disconnect` where a client came or went; then there is no topic |
+//! | `on` | `connect` or `disconnect` where a client came or went, `window` where windows closed; then there is no topic |
 //! | `client`, `user`, `topic`, `qos`, `retain` | as the client sent it |
 //! | `payload` | `size` in bytes, and the beginning as `text`, or as `hex` where it is not UTF-8 |
 //! | `verdict` | `translated`, `addressed`, `unmatched`, `dropped`, `quarantined` |
@@ -21,7 +21,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::message::{Event, HubMessage, Presence, Publish};
+use crate::message::{Event, HubMessage, Presence, Publish, Timestamp};
 use crate::topic;
 
 /// Bytes of a topic, name or value that are shown.
@@ -318,6 +318,17 @@ impl Sight {
             detail: cut(fate.detail()),
             messages: made.iter().take(MOST_MESSAGES).map(|made| Message::new(made, most)).collect(),
             more_messages: made.len().saturating_sub(MOST_MESSAGES),
+        }
+    }
+
+    /// What a window sends as it closes, or does not.
+    pub fn of_window(at: Timestamp, made: Option<&Made<'_>>, most: usize) -> Self {
+        Self {
+            time: at.to_string(),
+            on: Some("window".to_owned()),
+            verdict: "translated".to_owned(),
+            messages: made.iter().map(|made| Message::new(made, most)).collect(),
+            ..Self::default()
         }
     }
 

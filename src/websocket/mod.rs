@@ -128,13 +128,14 @@ impl fmt::Display for Goodbye {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocket<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        while self.unread.is_empty() {
+        while self.unread.is_empty() && self.goodbye.get().is_none() {
             match ready!(Pin::new(&mut self.frames).poll_next(cx)) {
                 Some(Ok(Message::Binary(bytes))) => self.unread = bytes,
                 Some(Ok(Message::Text(_))) => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
                 Some(Ok(Message::Close(frame))) => {
-                    // Only the first counts, and there is only one.
-                    let _ = self.goodbye.set(Goodbye::of(frame));
+                    // Nothing follows a close frame, so the stream ends with it. Who sent it may let the TCP connection
+                    // stand for long, and has the answer as far as it goes out now.
+                    let _ = (self.goodbye.set(Goodbye::of(frame)), Pin::new(&mut self.frames).poll_flush(cx));
                 }
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Poll::Ready(Err(as_io(error))),

@@ -7,8 +7,8 @@ in it cancels out between them. This is the stranger: what the SDK sent must be 
     pip install azure-iot-device==2.14.0 azure-iot-hub==2.7.0 six
     tests/interop/azure_sdk.py [path of brownbridge, default target/debug/brownbridge]
 
-The SDK dials port 8883 and no other. So that nobody else's 127.0.0.1:8883 is in the way, the simulator listens on a
-loopback address of its own, and this script lets `localhost` lead there.
+The SDK dials port 8883, or 443 for WebSocket, and no other. So that nobody else's 127.0.0.1:8883 is in the way, the
+simulator listens on a loopback address of its own, and this script lets `localhost` and both ports lead there.
 Exits 0 when all is equal, else 1.
 """
 
@@ -53,6 +53,7 @@ WIRE = {
     "expiry_time_utc": "absolute-expiry",
 }
 ADDRESS = f"127.{os.getpid() >> 16 & 255}.{os.getpid() >> 8 & 255}.{os.getpid() & 254 | 1}"
+WEB = 9443
 PASSED = []
 STAMPS = {"iothub-connection-device-id", "iothub-connection-module-id", "iothub-connection-auth-method",
           "iothub-enqueuedtime", "iothub-message-source"}
@@ -115,7 +116,7 @@ def compare(what, got, want):
         fail(f"{what}:\n  sent    {want!r}\n  arrived {got!r}")
 
 
-def exchange(sim, client, name, module=None, kind="sas"):
+def exchange(sim, client, name, module=None, kind="sas", how=""):
     client.connect()
     for number, (body, system, properties) in enumerate(SENT):
         message = Message(body)
@@ -138,7 +139,7 @@ def exchange(sim, client, name, module=None, kind="sas"):
         compare(f"{name}, twin", set(twin), {"desired", "reported"})
         client.patch_twin_reported_properties({"seen": True})
     client.shutdown()
-    passed(f"{name}: {len(SENT)} messages equal")
+    passed(f"{name}{how}: {len(SENT)} messages equal")
 
 
 def way_back(sim, client, name):
@@ -226,8 +227,8 @@ def client_device(name):
 def main():
     binary = sys.argv[1] if len(sys.argv) > 1 else "target/debug/brownbridge"
     resolve = socket.getaddrinfo
-    socket.getaddrinfo = lambda host, *rest, **named: resolve(
-        ADDRESS if host == "localhost" else host, *rest, **named)
+    socket.getaddrinfo = lambda host, port, *rest, **named: resolve(
+        *(ADDRESS, WEB if port == 443 else port) if host == "localhost" else (host, port), *rest, **named)
     with tempfile.TemporaryDirectory() as folder:
         ca = lambda: pathlib.Path(folder, "ca.pem").read_text()
         sim = Sim(binary, folder, "--device", "dev-01")
@@ -247,6 +248,21 @@ def main():
             hostname="localhost", device_id="x509-dev", server_verification_cert=ca(),
             x509=X509(f"{folder}/x509-dev.pem", f"{folder}/x509-dev.key"))
         exchange(sim, client, "x509-dev", kind="x509")
+        sim.stop()
+
+        # In a WebSocket on 443: here a port that takes nothing else.
+        web = ["--websocket", f"{ADDRESS}:{WEB}"]
+        for kind, device, module in [(IoTHubDeviceClient, "ws-01", None), (IoTHubModuleClient, "ws-01/mod-01", "mod-01")]:
+            sim = Sim(binary, folder, "--device", device, *web)
+            client = kind.create_from_connection_string(
+                sim.connection_string, server_verification_cert=ca(), websockets=True)
+            exchange(sim, client, device, module=module, how=", WebSocket")
+            sim.stop()
+        sim = Sim(binary, folder, "--x509", "ws-x509", *web)
+        client = IoTHubDeviceClient.create_from_x509_certificate(
+            hostname="localhost", device_id="ws-x509", server_verification_cert=ca(), websockets=True,
+            x509=X509(f"{folder}/ws-x509.pem", f"{folder}/ws-x509.key"))
+        exchange(sim, client, "ws-x509", kind="x509", how=", WebSocket")
         sim.stop()
 
         sim = Sim(binary, folder, "--edge", "--device", "leaf-01")

@@ -17,7 +17,7 @@ from rig import Bridge, Hub, Rows, Stage, arguments, check, need, until
 
 import requests
 from azure.iot.hub import IoTHubRegistryManager
-from azure.iot.hub.models import CloudToDeviceMethod
+from azure.iot.hub.models import CloudToDeviceMethod, Twin, TwinProperties
 from azure.iot.hub.sastoken import SasToken
 
 RULES = """
@@ -40,6 +40,21 @@ name  = "careful"
 props = { kind = "careful" }
 topic = "plant/{device}/do"
 ack   = { topic = "plant/{device}/done", within = "20s" }
+
+[[desired]]
+name        = "speed"
+device      = "press-{nr}"
+at          = "motor"
+topic       = "plant/press{nr}/set/{path}"
+acknowledge = true
+
+[[rule]]
+name   = "state"
+topic  = "state/{machine}/{part}"
+device = "{machine}"
+to     = "reported"
+at     = "parts.{part}"
+every  = "100ms"
 """
 
 
@@ -116,6 +131,37 @@ def careful(world):
     check("audit", [json.loads(line)["outcome"] for line in lines[-2:]], ["published", "acknowledged"])
 
 
+def desired(world):
+    def patch(properties):
+        twin = Twin(properties=TwinProperties(desired={"devices": {"press-9": properties}}))
+        return world.service.update_twin(world.hub.device, twin, "*").properties.desired["$version"]
+
+    version = patch({"motor": {"speed": 12.5, "mode": "auto"}})
+    world.hears(r"plant/press9/set/speed [01] 12\.5")
+    world.hears(r"plant/press9/set/mode [01] auto")
+    late = world.stage.run(
+        ["mosquitto_sub", "-p", world.bridge.port, "-t", "plant/press9/set/speed", "-C", "1", "-F", "%r %p"])
+    check("it is retained", late.strip(), "1 12.5")
+
+    def answered():
+        reported = world.service.get_twin(world.hub.device).properties.reported
+        return reported.get("devices", {}).get("press-9", {}).get("motor", {}).get("speed")
+    expect = {"value": 12.5, "ac": 200, "av": version, "ad": "published"}
+    until("the value is acknowledged", lambda: answered() == expect)
+    patch({"motor": {"mode": None}})
+    world.hears(r"plant/press9/set/mode 0 ")
+
+
+def reported(world):
+    def state():
+        reported = world.service.get_twin(world.hub.device).properties.reported
+        return reported.get("devices", {}).get("press%2E9", {})
+    world.says("state/press.9/door", '{"open": true, "since": "10:30"}')
+    until("the state is reported", lambda: state().get("parts") == {"door": {"open": True, "since": "10:30"}})
+    world.says("state/press.9/door", '{"since": null}')
+    until("null removes", lambda: state().get("parts") == {"door": {"open": True}})
+
+
 def main():
     program, only = arguments()
     need("mosquitto_pub", "mosquitto_sub")
@@ -125,6 +171,8 @@ def main():
     rows.run("methods of the bridge itself", own_method, world)
     rows.run("a message becomes a retained publish", message, world)
     rows.run("a message is complete with the device's answer", careful, world)
+    rows.run("desired properties from the service SDK to retained publishes, and their acknowledgement", desired, world)
+    rows.run("a publish of mosquitto_pub becomes a reported property", reported, world)
     rows.finish()
 
 

@@ -2,13 +2,13 @@
 """Microsoft's SDKs provision through `brownbridge sim --site`, and send to the hub they are told.
 
 The simulator's provisioning service and the bridge's own client share the code of the dialogue, so an error in it
-cancels out between them. These are the strangers: the Python SDK over MQTT, Node's over REST.
+cancels out between them. These are the strangers: the Python SDK over MQTT and WebSocket, Node's over REST.
 
     pip install azure-iot-device==2.14.0
     tests/interop/provisioning.py [path of brownbridge, default $BROWNBRIDGE, then what cargo built] [--only TEXT]
 
 The SDKs dial the ports 8883 and 443 of the names they are given. The simulator listens on a loopback address of its own
-and one port; names below .example lead there. Node's packages are installed from npm into target/interop-azure-node.
+and one port, and on a second one for WebSocket alone; names below .example lead there. Node's packages are installed from npm into target/interop-azure-node.
 Exits 0 when all rows passed, 1 on a difference, 2 when it could not run.
 """
 
@@ -35,6 +35,7 @@ PACKAGES = ["azure-iot-provisioning-device@1.9.1", "azure-iot-provisioning-devic
             "azure-iot-security-symmetric-key@1.8.2", "azure-iot-security-x509@1.7.12", "azure-iot-device@1.18.4",
             "azure-iot-device-mqtt@1.16.4"]
 ADDRESS = f"127.{os.getpid() >> 16 & 255}.{os.getpid() >> 8 & 255}.{os.getpid() & 254 | 1}"
+WEB = 9443
 DPS, SCOPE = "dps.example", "0ne00000A0A"
 KEY = base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
 PLAN = f"""
@@ -79,7 +80,7 @@ class Site:
         self.output = self.dir / "received.jsonl"
         with open(self.output, "wb") as output:
             stage.start("sim", [program, "sim", "--site", self.dir / "site.toml", "--listen", f"{ADDRESS}:8883",
-                                "--dir", self.dir], output)
+                                "--websocket", f"{ADDRESS}:{WEB}", "--dir", self.dir], output)
         until("the simulator listens", lambda: "id_scope = " in stage.said("sim"))
         self.ca = (self.dir / "ca.pem").read_text()
         self.seen = 0
@@ -94,8 +95,8 @@ class Site:
         return message
 
 
-def python_row(site, registration, proof, hub, device, payload=None):
-    trust = {"server_verification_cert": site.ca}
+def python_row(site, registration, proof, hub, device, payload=None, websockets=False):
+    trust = {"server_verification_cert": site.ca, "websockets": websockets}
     certificate = X509(f"{site.dir}/{registration}.pem", f"{site.dir}/{registration}.key")
     if proof is None:
         client = ProvisioningDeviceClient.create_from_x509_certificate(
@@ -160,8 +161,8 @@ def main():
     rig.need("node", "npm")
     program, only = rig.arguments()
     resolve = socket.getaddrinfo
-    socket.getaddrinfo = lambda host, *rest, **named: resolve(
-        ADDRESS if str(host).endswith(".example") else host, *rest, **named)
+    socket.getaddrinfo = lambda host, port, *rest, **named: resolve(
+        *(ADDRESS, WEB if port == 443 else port) if str(host).endswith(".example") else (host, port), *rest, **named)
     stage = rig.Stage()
     site = Site(stage, program)
     rows = [
@@ -170,6 +171,10 @@ def main():
         ("Python, the key of a group",
          lambda: python_row(site, "press-5", derived(KEY, "press-5"), "hub-b.example", "press-5")),
         ("Python, a certificate", lambda: python_row(site, "press-6", None, "hub-b.example", "press-6")),
+        ("Python by WebSocket, a key",
+         lambda: python_row(site, "press-4", KEY, "hub-a.example", "Press-4", websockets=True)),
+        ("Python by WebSocket, a certificate",
+         lambda: python_row(site, "press-6", None, "hub-b.example", "press-6", websockets=True)),
         ("Python, disabled", lambda: python_refused(site, "off", KEY)),
         ("Python, a wrong key", lambda: python_refused(site, "press-4", derived(KEY, "x"))),
         ("Node over REST, a key of its own", lambda: node_row(site, stage, "press-4", KEY, "hub-a.example", "Press-4")),

@@ -1,4 +1,5 @@
 //! A bridge before a simulator in the test's own process, and a plant client.
+#![allow(dead_code, reason = "each test uses its own part")]
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -83,7 +83,7 @@ impl Page {
 }
 
 /// A reader sees the old file or the new one, whole.
-fn write(path: &Path, text: &str) -> io::Result<()> {
+pub(in crate::app) fn write(path: &Path, text: &str) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let new = path.with_file_name(name);

@@ -7,8 +7,8 @@
 //! The first look comes with the start: rules that came into use then and fail their own tests stay, as there are no
 //! others, and that is told as loudly.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use super::{NotTaken, Watched};
 use crate::app::rule_files::{read, rule_paths, table_paths};
 use crate::bridge::InUse;
 use crate::diag::{Diagnostic, SourceFile, rendered};
-use crate::rules::{self, Loaded, RuleSet, testing};
+use crate::rules::{self, Loaded, RuleSet, Tune, testing, twin_name};
 
 /// Names of rules that one line of the log has room for.
 const MOST_NAMES: usize = 8;
@@ -26,10 +26,50 @@ const MOST_NAMES: usize = 8;
 /// Findings that one line of the log has room for.
 const MOST_FINDINGS: usize = 50;
 
+/// What somebody else than the files says about the rules: files that are not in use, and other numbers.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(in crate::app) struct Tuned {
+    /// Rule files, by their names without `.toml` as a twin takes them.
+    pub(in crate::app) off: BTreeSet<String>,
+    pub(in crate::app) tunes: BTreeMap<String, Tune>,
+}
+
+impl Tuned {
+    /// Loads the rules at `path`, says what their own tests find wrong, and what of this makes no sense for them.
+    pub(in crate::app) fn load(&self, path: &Path) -> Result<(Candidate, Vec<String>), String> {
+        self.load_from(read(path)?, |_, _| ())
+    }
+
+    /// The tests are those of the files, so they are run before any number is another.
+    fn load_from(
+        &self,
+        mut sources: Vec<SourceFile>,
+        look: impl FnOnce(&mut Loaded, &[SourceFile]),
+    ) -> Result<(Candidate, Vec<String>), String> {
+        let name = |source: &SourceFile| {
+            let name = Path::new(&source.path).file_name().unwrap_or_default().to_string_lossy().into_owned();
+            name.strip_suffix(".toml").map(twin_name)
+        };
+        let names: BTreeSet<String> = sources.iter().filter_map(name).collect();
+        sources.retain(|source| name(source).is_none_or(|name| !self.off.contains(&name)));
+        let mut loaded = rules::load(&sources);
+        look(&mut loaded, &sources);
+        let results = loaded.rules.as_ref().map(|set| testing::run(set, &loaded.tests)).unwrap_or_default();
+        let failures = results.into_iter().flat_map(|result| result.failures).collect();
+        let mut wrong: Vec<String> =
+            self.off.difference(&names).map(|name| format!("no rule file is called `{name}`")).collect();
+        if let Some(set) = &mut loaded.rules {
+            wrong.extend(set.tune(&self.tunes));
+        }
+        Ok((Candidate { sources, loaded, failures }, wrong))
+    }
+}
+
 /// The rule files of a bridge.
 pub(in crate::app) struct RuleFiles {
     path: PathBuf,
     in_use: Arc<InUse>,
+    tuned: Arc<Mutex<Tuned>>,
     last: Mutex<Last>,
 }
 
@@ -54,8 +94,8 @@ pub(in crate::app) struct Candidate {
 
 impl RuleFiles {
     /// Those at `path`, of which `in_use` was read.
-    pub(in crate::app) fn new(path: PathBuf, in_use: Arc<InUse>) -> Self {
-        Self { path, in_use, last: Mutex::default() }
+    pub(in crate::app) fn new(path: PathBuf, in_use: Arc<InUse>, tuned: Arc<Mutex<Tuned>>) -> Self {
+        Self { path, in_use, tuned, last: Mutex::default() }
     }
 
     fn use_now(&self, candidate: &Candidate, before: &RuleSet, last: &mut Last, asked: bool) {
@@ -95,18 +135,20 @@ impl Watched for RuleFiles {
     }
 
     fn read(&self) -> Self::Found {
-        let sources = read(&self.path)?;
-        let mut loaded = rules::load(&sources);
+        let tuned = self.tuned.lock().clone();
         let had_rules = self.last.lock().had_rules.clone();
-        let emptied = |source: &SourceFile| source.text.trim().is_empty() && had_rules.contains(&source.path);
-        for (file, _) in sources.iter().enumerate().filter(|(_, source)| emptied(source)) {
-            let found = Diagnostic::error("emptied-file", "the file is empty, and had rules", file);
-            let help = "to be without its rules, remove the file or write a comment into it";
-            loaded.diagnostics.push(Diagnostic { help: vec![help.to_owned()], ..found });
+        let (candidate, wrong) = tuned.load_from(read(&self.path)?, |loaded, sources| {
+            let emptied = |source: &SourceFile| source.text.trim().is_empty() && had_rules.contains(&source.path);
+            for (file, _) in sources.iter().enumerate().filter(|(_, source)| emptied(source)) {
+                let found = Diagnostic::error("emptied-file", "the file is empty, and had rules", file);
+                let help = "to be without its rules, remove the file or write a comment into it";
+                loaded.diagnostics.push(Diagnostic { help: vec![help.to_owned()], ..found });
+            }
+        })?;
+        for wrong in wrong {
+            tracing::warn!("what the twin says about the rules is not for these: {wrong}");
         }
-        let results = loaded.rules.as_ref().map(|set| testing::run(set, &loaded.tests)).unwrap_or_default();
-        let failures = results.into_iter().flat_map(|result| result.failures).collect();
-        Ok(Candidate { sources, loaded, failures })
+        Ok(candidate)
     }
 
     fn take(&self, found: Self::Found, asked: bool) -> Result<(), NotTaken> {
@@ -146,6 +188,15 @@ impl Watched for RuleFiles {
 }
 
 impl Candidate {
+    /// The rules, or why they cannot be used.
+    pub(in crate::app) fn rules(self, before: &RuleSet) -> Result<RuleSet, String> {
+        match (self.refusal(before), self.loaded.rules) {
+            (None, Some(rules)) => Ok(rules),
+            (Some((what, _)), _) => Err(format!("the rules on disk {what}")),
+            (None, None) => Err("there are no rules on disk".to_owned()),
+        }
+    }
+
     /// Why these rules cannot be used, where that is so: in words, and the findings for the log.
     fn refusal(&self, before: &RuleSet) -> Option<(String, String)> {
         let Self { sources, loaded, failures } = self;

@@ -49,6 +49,16 @@ pub fn enrolment(path: &Path, text: &str, id: Option<&str>, env: &dyn Fn(&str) -
     Enrolment { options, state, diagnostics: place.found, sources }
 }
 
+impl From<DpsTransport> for Transport {
+    fn from(transport: DpsTransport) -> Self {
+        match transport {
+            DpsTransport::Rest => Self::Rest,
+            DpsTransport::Mqtt => Self::Mqtt,
+            DpsTransport::WebSocket => Self::WebSocket,
+        }
+    }
+}
+
 impl Place {
     /// A hub that the provisioning service tells.
     pub(super) fn provisioned(&mut self, config: &Config, dps: &config::Dps, way: Way) -> Option<Uplinked> {
@@ -77,11 +87,7 @@ impl Place {
         Some(Options {
             host: dps.host.value.clone(),
             way: Way { address: dps.address.as_ref().map(|address| address.value.clone()), ..way.clone() },
-            transport: match dps.transport {
-                DpsTransport::Rest => Transport::Rest,
-                DpsTransport::Mqtt => Transport::Mqtt,
-                DpsTransport::WebSocket => Transport::WebSocket,
-            },
+            transport: dps.transport.into(),
             tls: tls?,
             registration: Registration {
                 scope: dps.id_scope.value.clone(),

@@ -1,5 +1,7 @@
 //! How the devices are: counted for metrics, status and readiness, and one by one for an operator.
 
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -7,15 +9,21 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::queue::{Device, Phase as Doing};
-use super::register::Verdict;
-use super::{Devices, Shared};
+use super::register::{Register, Verdict};
+use super::{Devices, Door, Plan, Shared};
 use crate::hub::accounts::Described;
 use crate::message::Timestamp;
 use crate::shelf;
-use crate::uplink::Status;
+use crate::uplink::{Expiry, Status};
+
+/// What is told of a device for which the door is shut.
+const FULL: &str = "its shelf is full: what is published for it is not acknowledged until there is room";
 
 /// For so long the hub counts as one that lets somebody in.
 const ADMITTED: Duration = Duration::from_secs(60);
+
+/// In seconds: so near an end wants somebody to act.
+const SOON: i64 = 7 * 24 * 3_600;
 
 /// What a device does, in a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -95,10 +103,52 @@ pub struct Listed {
 /// Why a device may connect or may not, and what it connects with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
+    /// `allowed`, `held` or `denied`.
+    pub verdict: &'static str,
     /// Why it may, or may not.
     pub admission: String,
     /// What it connects with, and where.
     pub account: Described,
+}
+
+/// What ends next of all that devices connect with, seconds since 1970.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Next {
+    token: Option<i64>,
+    certificate: Option<i64>,
+    /// Devices that will be refused within [`SOON`] if nobody does anything.
+    soon: u64,
+}
+
+impl Next {
+    fn of(all: impl Iterator<Item = Expiry>, now: i64) -> Self {
+        let first = |a: Option<i64>, b: Option<i64>| a.into_iter().chain(b).min();
+        all.fold(Self::default(), |next, expiry| {
+            let ends = first(expiry.given, expiry.certificate);
+            Self {
+                token: first(next.token, expiry.token()),
+                certificate: first(next.certificate, expiry.certificate),
+                soon: next.soon + u64::from(ends.is_some_and(|ends| ends - now < SOON)),
+            }
+        })
+    }
+}
+
+impl Origin {
+    fn of(register: &Register, plan: &Plan, device: &str) -> Self {
+        let verdict = match register.verdict(device) {
+            Verdict::Allowed => "allowed",
+            Verdict::Unknown => "held",
+            Verdict::Denied => "denied",
+        };
+        Self { verdict, admission: register.reason(device), account: plan.accounts.describe(device) }
+    }
+}
+
+/// Why a device may connect, or may not, as files and the state folder say now.
+pub fn origin(plan: &Plan, state: &Path, device: &str) -> io::Result<Origin> {
+    let register = Register::open(state, plan.allow.clone(), plan.table.clone())?;
+    Ok(Origin::of(&register, plan, device))
 }
 
 /// All devices in numbers.
@@ -110,6 +160,8 @@ pub struct Summary {
     pub able: u64,
     /// Devices that have something to send and cannot: refused or held.
     pub stuck: u64,
+    /// Devices whose shelf is full: what is published for them is not taken.
+    pub full: u64,
 }
 
 impl Summary {
@@ -126,8 +178,11 @@ impl Summary {
             1 => Some(format!("1 device {one}")),
             count => Some(format!("{count} devices {more}")),
         };
-        let parts =
-            [part(refused, "is not let in", "are not let in"), part(held, "waits for approval", "wait for approval")];
+        let parts = [
+            part(refused, "is not let in", "are not let in"),
+            part(held, "waits for approval", "wait for approval"),
+            part(self.full, "has a full shelf and is not read", "have full shelves and are not read"),
+        ];
         let parts: Vec<_> = parts.into_iter().flatten().collect();
         (!parts.is_empty()).then(|| format!("{}; `brownbridge devices list` shows them", parts.join(", ")))
     }
@@ -136,7 +191,7 @@ impl Summary {
 impl Devices {
     /// All devices in numbers.
     pub fn summary(&self) -> Summary {
-        let mut summary = Summary::default();
+        let mut summary = Summary { full: self.0.door.count() as u64, ..Summary::default() };
         for device in self.0.all().iter().filter(|device| !device.is_own()) {
             let state = device.state();
             let phase = Phase::from(state.phase);
@@ -151,29 +206,46 @@ impl Devices {
         summary
     }
 
+    /// Which devices nothing is taken for.
+    pub fn door(&self) -> Arc<Door> {
+        Arc::clone(&self.0.door)
+    }
+
     /// The counts of all shelves.
     pub fn shelves(&self) -> shelf::Stats {
         self.0.shelves.stats()
     }
 
-    /// The devices, those that cannot send first, then those on whose shelves most waits.
-    pub fn list(&self) -> Vec<Listed> {
-        let mut list: Vec<Listed> = self.0.all().iter().map(|device| self.0.listed(device)).collect();
-        list.sort_by(|a, b| {
-            let worst = |one: &Listed| {
-                (!matches!(one.phase, Phase::Refused | Phase::Held), std::cmp::Reverse(one.shelf.messages))
-            };
-            worst(a).cmp(&worst(b)).then_with(|| a.id.cmp(&b.id))
-        });
-        list
+    /// The devices that follow an id in the order of ids, at most so many; the bridge's own line is the first of all.
+    pub fn page(&self, after: Option<&str>, most: usize) -> Vec<Listed> {
+        let mut devices = self.0.all();
+        devices.retain(|device| after.is_none_or(|after| *device.id > *after));
+        devices.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        devices.iter().take(most).map(|device| self.0.listed(device)).collect()
+    }
+
+    /// The devices that are in trouble, those on whose shelves most waits first; at most so many.
+    pub fn worst(&self, most: usize) -> Vec<Listed> {
+        let in_trouble = |device: &Arc<Device>| {
+            let state = device.state();
+            state.trouble.is_some() || state.phase == Doing::Held || self.0.door.is_shut_for(&device.id)
+        };
+        let shelved = |device: &Arc<Device>| self.0.shelves.share(&device.id).map_or(0, |share| share.messages);
+        let mut worst: Vec<_> = self.0.all().into_iter().filter(in_trouble).map(|one| (shelved(&one), one)).collect();
+        worst.sort_unstable_by(|(a, one), (b, other)| b.cmp(a).then_with(|| one.id.cmp(&other.id)));
+        worst.iter().take(most).map(|(_, device)| self.0.listed(device)).collect()
+    }
+
+    /// What is on shelves, by device.
+    pub fn shares(&self) -> Vec<(String, shelf::Share)> {
+        self.0.shelves.shares()
     }
 
     /// One device.
     pub fn show(&self, id: &str) -> Option<Listed> {
-        let device = self.0.devices.lock().get(id).cloned();
+        let device = self.0.devices.lock().by_id.get(id).cloned();
         let mut listed = device.map(|device| self.0.listed(&device))?;
-        let account = self.0.options.plan.accounts.describe(id);
-        listed.origin = Some(Origin { admission: self.0.register.lock().reason(id), account });
+        listed.origin = Some(Origin::of(&self.0.register.lock(), &self.0.options.plan, id));
         Some(listed)
     }
 
@@ -181,14 +253,12 @@ impl Devices {
     pub fn approve(&self, id: &str) -> std::io::Result<()> {
         self.0.register.lock().say(id, true)?;
         let Some(device) = self.0.device(id) else { return Ok(()) };
-        {
-            let mut state = device.state();
-            if state.phase.is_parked() {
-                if matches!(state.phase, Doing::Refused(_)) {
-                    self.0.options.plan.accounts.ask_anew(id);
-                }
-                state.let_in();
+        let phase = device.state().phase;
+        if phase.is_parked() {
+            if matches!(phase, Doing::Refused(_)) {
+                self.0.options.plan.accounts.ask_anew(id);
             }
+            self.0.let_in(&device);
         }
         self.0.wake.notify_one();
         Ok(())
@@ -221,7 +291,11 @@ impl Shared {
             shelf,
             delivered: state.delivered,
             last_delivered: state.last_delivered,
-            trouble: state.trouble.clone(),
+            trouble: match (&state.trouble, self.door.is_shut_for(&device.id)) {
+                (trouble, false) => trouble.clone(),
+                (None, true) => Some(FULL.to_owned()),
+                (Some(trouble), true) => Some(format!("{FULL}. {trouble}")),
+            },
             again_seconds: again,
             origin: None,
         }
@@ -259,9 +333,13 @@ impl Shared {
         for (phase, count) in Phase::ALL.iter().zip(summary.phases) {
             ::metrics::gauge!("brownbridge_devices", "state" => phase.label()).set(count as f64);
         }
+        ::metrics::gauge!("brownbridge_devices_not_read").set(summary.full as f64);
         let connected = self.connected.load(Ordering::Relaxed);
         ::metrics::gauge!("brownbridge_uplink_connections").set(connected as f64);
         self.metrics.uplink_connected.set(f64::from(u8::from(connected > 0)));
+        let expiries = self.all();
+        let next = Next::of(expiries.iter().map(|device| device.state().expiry), Timestamp::now().as_secs());
+        crate::metrics::credentials_end(next.token, next.certificate, next.soon);
         let (last_puback, trouble) = (*self.last_puback.lock(), self.trouble.lock().clone());
         let state = match (connected > 0, &trouble) {
             (true, _) => "connected",
@@ -283,6 +361,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_ends_next() {
+        let renewed = |at| Expiry { minted: Some(at), ..Expiry::default() };
+        let given = |at| Expiry { given: Some(at), ..Expiry::default() };
+        let certificate = |at| Expiry { certificate: Some(at), ..Expiry::default() };
+        let far = 100 + SOON;
+        for (all, token, own, soon) in [
+            (vec![], None, None, 0),
+            (vec![Expiry::default()], None, None, 0),
+            (vec![renewed(110), renewed(105), renewed(3_700)], Some(105), None, 0),
+            (vec![given(far), given(far - 1), renewed(far + 9)], Some(far - 1), None, 1),
+            (vec![certificate(far + 5), certificate(50), renewed(200)], Some(200), Some(50), 1),
+            (vec![certificate(101), certificate(102), given(103)], Some(103), Some(101), 3),
+        ] {
+            let next = Next::of(all.iter().copied(), 100);
+            assert_eq!(next, Next { token, certificate: own, soon }, "{all:?}");
+        }
+    }
+
+    #[test]
     fn who_cannot_send_is_counted_in_words() {
         for (refused, held, expect) in [
             (0, 0, None),
@@ -292,6 +389,7 @@ mod tests {
                 1,
                 Some("2 devices are not let in, 1 device waits for approval; `brownbridge devices list` shows them"),
             ),
+            (0, 0, None),
             (0, 3, Some("3 devices wait for approval; `brownbridge devices list` shows them")),
         ] {
             let phases = Phase::ALL.map(|phase| match phase {

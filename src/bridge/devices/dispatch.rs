@@ -19,7 +19,8 @@ use crate::hub::connection_string::is_id;
 use crate::hub::limits::D2C_MAX_BYTES;
 use crate::hub::pace::Pace;
 use crate::message::{HubMessage, excerpt};
-use crate::uplink::{Backlog as _, Isolation, Lane, Outcome as _, Waiting};
+use crate::metrics::translated_by_rule;
+use crate::uplink::{Backlog as _, Isolation, Lane, Outcome, Waiting};
 
 /// How long a message for which there is no room is kept in hand at least.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -27,6 +28,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 const LOOK: Duration = Duration::from_millis(50);
 /// How often what time brings about is looked at.
 const TICK: Duration = Duration::from_millis(250);
+/// Devices that are looked at in a tick. The others wait for the next: 100,000 are done in less than three seconds.
+const AT_A_TICK: usize = 10_000;
 /// Ticks between two looks at what is slow.
 const SECOND: u32 = 4;
 const MINUTE: u32 = 240;
@@ -55,8 +58,12 @@ struct Dispatcher<'a> {
     was_up: bool,
     ended: bool,
     ticks: u32,
-    /// When it was last found that it is not one device that is slow.
-    looked: Option<Instant>,
+    /// Where the looking at all devices goes on.
+    place: usize,
+    /// Some device was found refused since the hub was last tried.
+    any_refused: bool,
+    /// It is not one device that is slow; when that is looked at again.
+    look_again: Option<Instant>,
 }
 
 /// Reads until the program ends.
@@ -70,7 +77,9 @@ pub(super) async fn run(shared: &Arc<Shared>, mut backlog: SpoolBacklog, status:
         was_up: false,
         ended: false,
         ticks: 0,
-        looked: None,
+        place: 0,
+        any_refused: false,
+        look_again: None,
     };
     let mut tick = tokio::time::interval(TICK);
     loop {
@@ -238,13 +247,16 @@ impl Dispatcher<'_> {
         }
     }
 
-    /// It is this device that is slow, not the hub. That is looked at now and then.
+    /// It is this device that is slow, not the hub. That is looked at now and then; where the look takes long because the
+    /// devices are many, more seldom.
     fn is_slow(&mut self, device: &Arc<Device>) -> bool {
-        if self.looked.is_some_and(|at| at.elapsed() < LOOK) {
+        let began = Instant::now();
+        if self.look_again.is_some_and(|at| began < at) {
             return false;
         }
         let slow = self.shared.others_are_idle(device);
-        self.looked = (!slow).then(Instant::now);
+        let now = Instant::now();
+        self.look_again = (!slow).then(|| now + LOOK.max((now - began) * 20));
         slow
     }
 
@@ -253,8 +265,9 @@ impl Dispatcher<'_> {
         for (device, messages, result) in written {
             match result {
                 Ok(()) => {
-                    for waiting in &messages {
-                        self.shared.outcome.delivered(waiting.id);
+                    let saved = leave_spool(&self.shared.outcome, &messages);
+                    if saved > 0 {
+                        translated_by_rule("(saved on a shelf)").increment(saved);
                     }
                     {
                         let mut state = device.state();
@@ -262,6 +275,7 @@ impl Dispatcher<'_> {
                     }
                     device.news.notify_waiters();
                     self.shared.want(&device);
+                    self.shared.look_at_the_shelf_of(&device);
                 }
                 Err(error) => {
                     self.shelving.again(&device, messages);
@@ -280,13 +294,14 @@ impl Dispatcher<'_> {
         self.shelving.retry();
         let now = Instant::now();
         let sweeps = self.shared.options.plan.when_refused != WhenRefused::Wait && self.shared.lets_in();
-        let mut refused = false;
-        for device in self.shared.all() {
+        let (some, next) = self.shared.some(self.place, AT_A_TICK);
+        self.place = next;
+        for device in std::iter::once(Arc::clone(&self.shared.own)).chain(some) {
             let (phase, shelving, drained, (its_own, is_removed)) = {
                 let state = device.state();
                 (state.phase, state.shelving, state.is_drained() && !state.errand, (state.is_its_own, state.is_removed))
             };
-            refused |= matches!(phase, Phase::Refused(_)) && its_own;
+            self.any_refused |= matches!(phase, Phase::Refused(_)) && its_own;
             match phase {
                 Phase::Denied if shelving => self.shared.sweep(&device),
                 Phase::Held if shelving && sweeps && is_removed => self.shared.sweep(&device),
@@ -300,16 +315,25 @@ impl Dispatcher<'_> {
             // It lines up where it has no line.
             self.shared.want(&self.shared.own);
         }
-        if refused && !self.shared.lets_in() && self.ticks.is_multiple_of(PROBE) {
+        if self.ticks.is_multiple_of(PROBE) && std::mem::take(&mut self.any_refused) && !self.shared.lets_in() {
             // Does the hub let in nobody? The bridge's own line tells.
             self.shared.want(&self.shared.own);
         }
         self.shared.make_places();
+        if self.shared.door.count() > 0 || self.ticks.is_multiple_of(SECOND) {
+            self.shared.mind_the_door();
+        }
         if self.ticks.is_multiple_of(SECOND) {
             self.shared.publish(status);
             self.shared.look_after_shelves(self.ticks.is_multiple_of(MINUTE));
         }
     }
+}
+
+/// Takes out of the spool what has come to a shelf. Says how many of them the spool had given up meanwhile: those count as
+/// lost there, and would count as delivered, too, when they leave the shelf.
+pub(super) fn leave_spool(outcome: &impl Outcome, messages: &[Waiting]) -> u64 {
+    messages.iter().filter(|waiting| !outcome.delivered(waiting.id)).count() as u64
 }
 
 impl Shared {

@@ -57,13 +57,15 @@ impl Settle {
 
 impl Outcome for Settle {
     fn delivered(&self, id: MessageId) -> bool {
+        let counts = self.settle(id, || self.shared.outcome.delivered(id));
         {
             let mut state = self.device.state();
-            state.delivered += 1;
+            // One that was given up meanwhile is counted there, and nowhere else.
+            state.delivered += u64::from(counts);
             state.last_delivered = Some(Timestamp::now());
         }
         *self.shared.last_puback.lock() = Some(Instant::now());
-        self.settle(id, || self.shared.outcome.delivered(id))
+        counts
     }
 
     fn abandon(&self, id: MessageId, reason: &'static str) {

@@ -46,6 +46,12 @@ impl uplink::Credentials for Identity {
             own.refused();
         }
     }
+
+    fn unreachable(&self) {
+        if let Self::Own(own) = self {
+            own.unreachable();
+        }
+    }
 }
 
 /// Why a line ended.
@@ -67,6 +73,7 @@ pub(super) async fn run(shared: Arc<Shared>, device: Arc<Device>) {
     let leave = device.begin();
     let why = serve(&shared, &device, &leave).await;
     device.end();
+    device.forget_tokens();
     let mut again = false;
     match why {
         Why::Stopped => {}
@@ -74,6 +81,7 @@ pub(super) async fn run(shared: Arc<Shared>, device: Arc<Device>) {
             let mut state = device.state();
             shared.set_phase(&mut state, Phase::Idle);
             again = !state.is_resting();
+            state.release();
         }
         Why::Refused(text) => {
             shared.options.plan.accounts.refused(&device.id);
@@ -157,6 +165,7 @@ async fn watch_over(shared: &Shared, device: &Device, mut seen: watch::Receiver<
             },
         }
         let status = seen.borrow_and_update().clone();
+        device.state().expiry = status.expiry;
         if let Some(since) = status.connected {
             if !device.is_own() {
                 shared.options.plan.accounts.accepted(&device.id);

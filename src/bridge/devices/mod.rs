@@ -21,6 +21,8 @@
 //! | held: neither in the table nor allowed by a pattern | on the shelf until an operator approves or denies it |
 //! | denied | to the quarantine |
 //!
+//! A shelf that is full shuts the [`Door`] for its device, unless its oldest messages are to be given up.
+//!
 //! A device that is refused is quarantined or sent another way only after the hub has let somebody in: a hub that lets
 //! in nobody says nothing about a device.
 //!
@@ -47,6 +49,7 @@ use super::lanes::{SpoolBacklog, SpoolOutcome};
 use crate::config::WhenRefused;
 use crate::fence::Name;
 use crate::hub::accounts::Accounts;
+use crate::hub::device_table;
 use crate::metrics::Metrics;
 use crate::shelf::Shelves;
 use crate::uplink::{self, Crowd, HubTarget, Status, Target, Unassigned};
@@ -55,6 +58,7 @@ mod census;
 mod courses;
 pub mod directory;
 mod dispatch;
+mod door;
 mod ends;
 pub mod known;
 mod line;
@@ -65,15 +69,20 @@ mod renewal;
 mod shelving;
 #[cfg(test)]
 mod tests;
+mod withdraw;
 
-pub use census::{Listed, Origin, Phase as Condition, Summary};
+pub use census::{Listed, Origin, Phase as Condition, Summary, origin};
+pub use door::Door;
 use queue::{Device, Held, Phase};
 use register::{Register, Verdict};
 pub use renewal::Renewed;
 pub use shelving::give_back;
+pub use withdraw::Withdrawn;
 
 /// Devices known at one time; what names more goes to the quarantine.
-const MOST_DEVICES: usize = 20_000;
+const MOST_DEVICES: usize = device_table::MOST;
+/// Of those, devices that nobody has allowed: a rule that makes an id of a time stamp must not take the place of all.
+const MOST_STRANGERS: usize = 10_000;
 /// Bytes of all messages in memory.
 const MOST_BYTES: usize = 64 << 20;
 /// A connection is closed for another device that waits in line after this time, also when it is busy.
@@ -98,6 +107,9 @@ pub trait OwnIdentity: Send + Sync + 'static {
 
     /// The hub refused it.
     fn refused(&self);
+
+    /// The network did not lead to the hub.
+    fn unreachable(&self);
 }
 
 impl<C: uplink::Credentials> OwnIdentity for C {
@@ -111,6 +123,10 @@ impl<C: uplink::Credentials> OwnIdentity for C {
 
     fn refused(&self) {
         uplink::Credentials::refused(self);
+    }
+
+    fn unreachable(&self) {
+        uplink::Credentials::unreachable(self);
     }
 }
 
@@ -140,6 +156,8 @@ pub struct Plan {
     pub connect_rate: u32,
     /// Messages on a shelf for longer are given up.
     pub shelf_max_age: Option<Duration>,
+    /// The bounds of one shelf and of all, in bytes, where full ones refuse. Otherwise their oldest messages are given up.
+    pub refuse_above: Option<(u64, u64)>,
 }
 
 /// How devices connect.
@@ -170,11 +188,12 @@ struct Shared {
     shelves: Arc<Shelves>,
     crowd: Arc<Crowd>,
     register: Mutex<Register>,
-    devices: Mutex<HashMap<Arc<str>, Arc<Device>>>,
+    devices: Mutex<Roster>,
     /// The bridge's own line.
     own: Arc<Device>,
     slots: Mutex<Slots>,
     asking: Mutex<Asking>,
+    door: Arc<Door>,
     lines: TaskTracker,
     /// Messages on their way to the quarantine.
     isolating: AtomicUsize,
@@ -192,6 +211,15 @@ struct Shared {
     /// For the dispatcher: something may have changed that it waits for.
     wake: Notify,
     stop: CancellationToken,
+}
+
+/// All devices but the bridge's own line. None ever leaves.
+#[derive(Default)]
+struct Roster {
+    by_id: HashMap<Arc<str>, Arc<Device>>,
+    in_order: Vec<Arc<Device>>,
+    /// How many came as strangers, and were not let in since.
+    strangers: usize,
 }
 
 /// A message that a line has left behind.
@@ -236,6 +264,7 @@ pub fn open(options: Options, outcome: SpoolOutcome, metrics: Metrics) -> std::i
         own,
         slots: Mutex::default(),
         asking: Mutex::default(),
+        door: Arc::default(),
         lines: TaskTracker::new(),
         isolating: AtomicUsize::new(0),
         left: Mutex::default(),
@@ -255,6 +284,7 @@ pub fn open(options: Options, outcome: SpoolOutcome, metrics: Metrics) -> std::i
             device.is_on_shelf();
         }
     }
+    shared.mind_the_door();
     Ok(Devices(shared))
 }
 
@@ -321,10 +351,10 @@ impl Shared {
     /// The device of this name, new or known; `None` where there are too many.
     fn device(&self, id: &str) -> Option<Arc<Device>> {
         let mut devices = self.devices.lock();
-        if let Some(device) = devices.get(id) {
+        if let Some(device) = devices.by_id.get(id) {
             return Some(Arc::clone(device));
         }
-        if devices.len() >= MOST_DEVICES {
+        if devices.in_order.len() >= MOST_DEVICES {
             return None;
         }
         let phase = match self.register.lock().verdict(id) {
@@ -333,20 +363,46 @@ impl Shared {
             Verdict::Denied => Phase::Denied,
         };
         if phase == Phase::Held {
+            if devices.strangers >= MOST_STRANGERS {
+                return None;
+            }
+            devices.strangers += 1;
             tracing::warn!(
                 device = id,
                 "a device that is neither in the table nor allowed is held: `brownbridge devices approve` lets it in"
             );
         }
         let device = Device::new(id, phase, Arc::clone(&self.bytes));
-        devices.insert(Arc::clone(&device.id), Arc::clone(&device));
+        devices.by_id.insert(Arc::clone(&device.id), Arc::clone(&device));
+        devices.in_order.push(Arc::clone(&device));
         Some(device)
+    }
+
+    /// A device that was held may connect now.
+    fn let_in(&self, device: &Device) {
+        let was_held = {
+            let mut state = device.state();
+            let was_held = state.phase == Phase::Held;
+            state.let_in();
+            was_held
+        };
+        let mut devices = self.devices.lock();
+        devices.strangers = devices.strangers.saturating_sub(usize::from(was_held));
+    }
+
+    /// So many devices from a place on, and the place to go on with; round and round.
+    fn some(&self, from: usize, most: usize) -> (Vec<Arc<Device>>, usize) {
+        let devices = self.devices.lock();
+        let rest = devices.in_order.get(from..).unwrap_or_default();
+        let some: Vec<_> = rest.iter().take(most).cloned().collect();
+        let next = if some.len() < rest.len() { from + some.len() } else { 0 };
+        (some, next)
     }
 
     /// All devices, the bridge's own line first.
     fn all(&self) -> Vec<Arc<Device>> {
         let devices = self.devices.lock();
-        std::iter::once(&self.own).chain(devices.values()).cloned().collect()
+        std::iter::once(&self.own).chain(&devices.in_order).cloned().collect()
     }
 
     /// A device has something to send: it gets a line, or a place in the line for one.

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::A_TURN;
 use crate::message::Timestamp;
 use crate::shelf::{Chunk, Mark, Place, Placed, Shelved, Shelves};
-use crate::uplink::{Lane, MessageId, Waiting};
+use crate::uplink::{Expiry, Lane, MessageId, Waiting};
 
 /// Messages in memory of a device, those in flight among them.
 const MOST: usize = 128;
@@ -132,6 +132,8 @@ pub(super) struct State {
     pub(super) is_removed: bool,
     pub(super) delivered: u64,
     pub(super) last_delivered: Option<Timestamp>,
+    /// When what it connects with ends, as far as it was seen.
+    pub(super) expiry: Expiry,
     /// Ends the line.
     leave: Option<CancellationToken>,
 }
@@ -147,6 +149,17 @@ pub(super) enum Way {
     /// The device is refused, for a reason of its own.
     Refused,
     Denied,
+}
+
+/// Where a message of a shelf is besides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// Nowhere.
+    OnShelf,
+    /// It was in the queue.
+    Queued,
+    /// It is on its way to the hub.
+    Given,
 }
 
 impl Device {
@@ -169,6 +182,7 @@ impl Device {
             is_removed: false,
             delivered: 0,
             last_delivered: None,
+            expiry: Expiry::default(),
             leave: None,
         };
         Arc::new(Self { id: id.into(), state: Mutex::new(state), news: Notify::new(), all_bytes })
@@ -353,6 +367,28 @@ impl Device {
         Some(waiting)
     }
 
+    /// A line that is not there has no token in use; its certificate is there all the same.
+    pub(super) fn forget_tokens(&self) {
+        let mut state = self.state();
+        state.expiry = Expiry { certificate: state.expiry.certificate, ..Expiry::default() };
+    }
+
+    /// Takes a message that was read from its shelf out of the queue again; one that was given to the line stays.
+    pub(super) fn take_back(&self, place: Place) -> Kept {
+        let mut state = self.state();
+        let is = |held: &Held| held.shelf.as_ref().is_some_and(|(home, at)| home.id == self.id && *at == place);
+        if state.given.iter().any(is) {
+            return Kept::Given;
+        }
+        let Some(at) = state.queue.iter().position(is) else { return Kept::OnShelf };
+        if let Some(held) = state.queue.remove(at) {
+            state.bytes -= held.len();
+            self.all_bytes.fetch_sub(held.len(), Ordering::Relaxed);
+        }
+        self.news.notify_waiters();
+        Kept::Queued
+    }
+
     /// Takes a message out for good.
     pub(super) fn settle(&self, id: MessageId) -> Option<Held> {
         let mut state = self.state();
@@ -396,6 +432,18 @@ impl State {
     /// Some of what is in memory is also on a shelf.
     pub(super) fn has_shelf_in_memory(&self) -> bool {
         self.queue.iter().any(|held| held.shelf.is_some())
+    }
+
+    /// Gives back the memory that its messages took.
+    pub(super) fn release(&mut self) {
+        self.queue.shrink_to_fit();
+        self.given.shrink_to_fit();
+    }
+
+    /// What messages take besides themselves.
+    #[cfg(test)]
+    pub(super) fn room(&self) -> usize {
+        self.queue.capacity() + self.given.capacity()
     }
 
     /// Nothing waits, nothing is in flight, nothing is on the shelf, nothing else is to be said.

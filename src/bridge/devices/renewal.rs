@@ -30,7 +30,7 @@ impl Devices {
             let phase = device.state().phase;
             match (phase, verdict) {
                 (Phase::Held, Verdict::Allowed) => {
-                    device.state().let_in();
+                    shared.let_in(device);
                     renewed.let_in += 1;
                 }
                 (Phase::Held | Phase::Denied, _) | (_, Verdict::Denied) => {}
@@ -44,7 +44,7 @@ impl Devices {
                     renewed.changed += 1;
                     if let Phase::Refused(_) = phase {
                         shared.options.plan.accounts.ask_anew(&device.id);
-                        device.state().let_in();
+                        shared.let_in(device);
                     } else {
                         device.ask_to_leave();
                     }

@@ -159,13 +159,16 @@ impl Shared {
         written
     }
 
-    /// Appends. Where the shelf is full its oldest messages are given up for that; where all together are, the oldest of
+    /// Appends. Where a full shelf refuses, the door is shut and there is nothing to be done here. Otherwise, where the shelf is full its oldest messages are given up for that; where all together are, the oldest of
     /// the longest shelf whose device sends nothing now, and where there is none, of the longest.
     fn append(&self, device: &Device, messages: &[Waiting]) -> Result<(), ShelfError> {
         let now = Timestamp::now().0;
         let messages: Vec<Shelved> = messages.iter().map(shelved).collect();
         let needed = messages.iter().map(|message| (message.record.len() + OVERHEAD) as u64).sum();
         let mut result = self.shelves.append(&device.id, &messages, now);
+        if self.options.plan.refuse_above.is_some() {
+            return result;
+        }
         for parked in [true, false] {
             if !matches!(result, Err(ShelfError::Full)) {
                 break;
@@ -218,10 +221,9 @@ impl Shared {
             let nothing = chunk.messages.is_empty();
             for placed in chunk.messages {
                 let behind = placed.place.behind();
-                if !device.state().phase.is_parked() {
+                if !self.send_another_way(device, placed).await {
                     return; // An operator lets it in: the rest goes over its own line.
                 }
-                self.send_another_way(device, placed).await;
                 device.state().read_to = Some(behind);
             }
             let all = device.read_up_to(&mut device.state(), chunk.next, &self.shelves);
@@ -233,20 +235,28 @@ impl Shared {
         }
     }
 
-    async fn send_another_way(self: &Arc<Self>, device: &Arc<Device>, placed: Placed) {
+    /// False where the device was let in before there was room for the message: it is still on the shelf only.
+    async fn send_another_way(self: &Arc<Self>, device: &Arc<Device>, placed: Placed) -> bool {
         let place = placed.place;
         let (phase, trouble) = {
             let state = device.state();
             (state.phase, state.trouble.clone())
         };
+        if !phase.is_parked() {
+            return false;
+        }
         let held = Held::from_shelf(device, placed);
         if phase != Phase::Denied && self.options.plan.when_refused == WhenRefused::Gateway {
             let mut held = held;
             while let Err((back, _)) = self.own.offer(held, Instant::now()) {
                 held = back;
+                if !device.state().phase.is_parked() {
+                    return false;
+                }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            return self.want(&self.own);
+            self.want(&self.own);
+            return true;
         }
         let isolation = match phase {
             Phase::Denied => {
@@ -258,6 +268,7 @@ impl Shared {
         if self.shelves.settle(&device.id, place) {
             self.metrics.isolated(isolation.reason);
         }
+        true
     }
 
     /// Writes down how far shelves are settled, and now and then gives up what is too old.

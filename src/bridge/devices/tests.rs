@@ -50,6 +50,25 @@ fn the_way_of_a_message() {
     }
 }
 
+/// 100,000 devices are 50 MB while they rest.
+#[test]
+fn a_device_that_rests_costs_half_a_kilobyte() {
+    let device = device(Phase::Idle);
+    for sequence in 0..100 {
+        device.offer(Held::from_spool(waiting(sequence, Lane::Live)), Instant::now()).unwrap();
+    }
+    while let Some(waiting) = device.next() {
+        device.settle(waiting.id).unwrap();
+    }
+    let mut state = device.state();
+    assert!(state.is_resting() && state.room() > 0);
+    state.release();
+    let heap = state.room() * size_of::<Held>();
+    // Its id, and its places in the map and the list.
+    let all = size_of::<Device>() + heap + 32 + 2 * size_of::<Arc<str>>() + 2 * size_of::<Arc<Device>>();
+    assert!(heap == 0 && all <= 512, "{all}");
+}
+
 #[test]
 fn a_queue_is_bounded() {
     let device = device(Phase::Idle);
@@ -188,5 +207,27 @@ fn pieces_are_small_and_in_order() {
         assert_eq!(pieces.len(), expect, "{length}");
         let order = pieces.iter().flat_map(|(_, messages)| messages.iter().map(|waiting| waiting.id.sequence));
         assert!(order.eq(0..messages), "{length}");
+    }
+}
+
+#[test]
+fn what_the_spool_gave_up_while_it_came_to_a_shelf_is_counted() {
+    struct Spool(u64);
+    impl crate::uplink::Outcome for Spool {
+        fn delivered(&self, id: MessageId) -> bool {
+            id.sequence >= self.0
+        }
+
+        fn abandon(&self, _: MessageId, _: &'static str) {
+            unreachable!("it is on the shelf");
+        }
+
+        async fn isolate(&self, _: &Waiting, _: &crate::uplink::Isolation) {
+            unreachable!("it is on the shelf");
+        }
+    }
+    for (given_up, expect) in [(0, 0), (3, 3), (9, 5)] {
+        let messages: Vec<_> = (0..5).map(|sequence| waiting(sequence, Lane::Live)).collect();
+        assert_eq!(dispatch::leave_spool(&Spool(given_up), &messages), expect);
     }
 }

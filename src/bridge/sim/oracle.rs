@@ -54,6 +54,7 @@ pub(super) struct Tally {
     pub(super) connections: u64,
     pub(super) combined: u64,
     pub(super) combined_again: u64,
+    pub(super) marked: u64,
 }
 
 impl Tally {
@@ -73,6 +74,7 @@ impl Tally {
         self.connections += other.connections;
         self.combined += other.combined;
         self.combined_again += other.combined_again;
+        self.marked += other.marked;
     }
 }
 
@@ -86,8 +88,10 @@ pub(super) struct Oracle {
     /// By `$.mid`.
     arrived: HashMap<String, (Body, Last)>,
     mids: HashMap<Key, String>,
-    /// What was in a window that arrived, and the `$.mid` of its first message.
-    combined: HashMap<Key, String>,
+    /// What was in a window that arrived, the message it was in, and its `$.mid`.
+    combined: HashMap<Key, (Body, String)>,
+    /// The holding spool had no room to write down what became of a window.
+    pub(super) unmarked: bool,
     /// Acknowledged by the hub before an orderly end: never to be sent again.
     settled: BTreeSet<String>,
     /// The last sequence that arrived first in this life, by spool and lane.
@@ -164,13 +168,17 @@ impl Oracle {
         for number in &numbers {
             assert_eq!(offered(*number), Some(false), "{number} of {} was not made for the hub", seen.device);
         }
-        let window = !matches!(seen.body, Body::One(_));
-        self.tally.combined += if window { numbers.len() as u64 } else { 0 };
-        let known = if window { &mut self.combined } else { &mut self.mids };
+        if let Body::One(number) = seen.body {
+            let mid = self.mids.entry((seen.device.clone(), number)).or_insert_with(|| seen.mid.clone());
+            assert_eq!(*mid, seen.mid, "{number} of {} was sent under two names", seen.device);
+            return;
+        }
+        self.tally.combined += numbers.len() as u64;
         for number in numbers {
-            let mid = known.entry((seen.device.clone(), number)).or_insert_with(|| seen.mid.clone());
-            self.tally.combined_again += u64::from(*mid != seen.mid && window);
-            assert!(*mid == seen.mid || window, "{number} of {} was sent under two names", seen.device);
+            let first = || (seen.body.clone(), seen.mid.clone());
+            let (body, mid) = self.combined.entry((seen.device.clone(), number)).or_insert_with(first);
+            self.tally.combined_again += u64::from(*mid != seen.mid);
+            assert!(*body == seen.body || self.unmarked, "{number} is in {body:?} and in {:?}", seen.body);
         }
     }
 

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::books::Books;
 use super::oracle::{Key, Oracle};
 use super::{Plan, Rng};
-use crate::bridge::{Bridge, Own, Stores, join};
+use crate::bridge::{Bridge, Holding, Own, Stores, join};
 use crate::broker::{Commits as _, Ingest as _, Offer, Sequences};
 use crate::config::Unmatched;
 use crate::diag::SourceFile;
@@ -231,6 +231,12 @@ impl World {
         self.hub.acknowledge(1 + self.rng.below(most) as usize, at as usize);
     }
 
+    /// Windows close before their time, as they do without room.
+    pub(super) fn close_early(&mut self) {
+        let most = 1 + self.rng.below(6) as usize;
+        self.life.bridge.rules().memory().close_oldest(most);
+    }
+
     pub(super) fn cut(&mut self) {
         let reason = ["network", "closed", "timeout"][self.rng.below(3) as usize];
         self.life.closes += u32::from(reason == "closed");
@@ -267,6 +273,7 @@ impl World {
         let urgent = &life.stores.urgent;
         let spools = [(life.stores.normal.id(), life.steps[0].durable()), (urgent.id(), life.steps[1].durable())];
         let oracle = &mut self.oracle;
+        oracle.unmarked = self.books.count("windows_unmarked_total") > 0;
         self.hub.arrivals(|arrivals| {
             let heard = arrivals.iter().skip(life.began).any(|arrival| arrival.told);
             let suspects = self.plan.poison || life.closes >= self.plan.suspect_after;
@@ -290,9 +297,10 @@ impl World {
 
     /// What waits in windows.
     fn held(&self) -> u64 {
-        let stats = self.life.stores.held.spool().stats();
+        let held = &self.life.stores.held;
+        let stats = held.spool().stats();
         assert_eq!((stats.lost, stats.shed, stats.expired), (0, 0, 0), "the holding spool gives nothing up");
-        stats.waiting
+        held.waiting()
     }
 
     /// kill -9, with the power or without.
@@ -386,7 +394,8 @@ impl World {
             let mut rounds = 0;
             while self.stats().waiting + self.held() > 0 || !self.life.owed.is_empty() {
                 rounds += 1;
-                assert!(rounds < 20_000, "it does not drain: {:?}", self.stats());
+                let held = self.life.stores.held.spool().stats();
+                assert!(rounds < 20_000, "it does not drain: {:?}, held: {held:?}", self.stats());
                 self.retry();
                 self.deliver().await;
                 // Pauses, paces and patiences pass; a hub that takes longer would be spared.
@@ -413,9 +422,10 @@ impl Life {
         let metrics = Metrics::register();
         let (kept, kept_by_hand) = quarantine::steps::open();
         let [normal, urgent, held] = [0, 1, 2].map(|n| spool::steps::open(&disks[n], &plan.spool(n)).expect("opens"));
-        let (stores, (backlog, outcome), _) = join([normal.0, urgent.0, held.0], (&kept, &metrics));
+        let (stores, (backlog, outcome), _) = join([normal.0, urgent.0], Holding::over(held.0), (&kept, &metrics));
         let own = Own { hub: "h".into(), device: Some("gw".into()), module: None, mark_late: true, block: None };
         let bridge = Arc::new(Bridge::new((rules(), Unmatched::Drop), own, stores.clone(), kept, metrics.clone()));
+        stores.held.bound_marks(plan.marks);
         bridge.recover();
         let windows_stop = CancellationToken::new();
         let windows = Arc::clone(&bridge).run_windows(move || clock.now(), windows_stop.clone());

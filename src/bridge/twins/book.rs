@@ -9,7 +9,7 @@ use crate::hub::exchange::{Desired, Exchange};
 use crate::hub::twin::Properties;
 use crate::uplink::TwinLine;
 
-use super::desired::Published;
+use super::desired::{Published, ToDo};
 
 /// Twins at most.
 const MOST: usize = 20_000;
@@ -33,6 +33,9 @@ pub(super) struct Twin {
     pub(super) line: Option<TwinLine>,
     /// What of the desired properties is with the plant.
     pub(super) published: Published,
+    /// What of them is not, and when it is tried again.
+    pub(super) todo: ToDo,
+    pub(super) plant_at: Option<Instant>,
     /// Its line was asked to stay open.
     pub(super) errand: bool,
     /// When it is looked after by itself.
@@ -48,6 +51,8 @@ impl Twin {
             exchange: Exchange::new(u64::from(rand::random::<u32>())),
             line: None,
             published: Published::default(),
+            todo: ToDo::default(),
+            plant_at: None,
             errand: false,
             at: None,
             touched: false,
@@ -102,8 +107,7 @@ impl Book {
 
     /// All are to be looked after.
     pub(super) fn touch_all(&mut self) {
-        let names: Vec<_> = self.twins.keys().cloned().collect();
-        names.iter().for_each(|name| self.touch(name));
+        self.names().iter().for_each(|name| self.touch(name));
     }
 
     /// One that is to be looked after.
@@ -143,8 +147,8 @@ impl Book {
         self.twins.iter()
     }
 
-    /// All twins, to be changed.
-    pub(super) fn all_mut(&mut self) -> impl Iterator<Item = (&Arc<str>, &mut Twin)> {
-        self.twins.iter_mut()
+    /// The names of all twins.
+    pub(super) fn names(&self) -> Vec<Arc<str>> {
+        self.twins.keys().cloned().collect()
     }
 }

@@ -1,8 +1,33 @@
-//! What of the desired properties is with the plant.
+//! What is desired, with the plant: which publishes that takes, and which of them are there already.
+//!
+//! Every look at the desired properties gives all publishes they make under the rules in use. Those whose payload is with
+//! the plant already are left out; what was retained and is made no more is cleared. So it does not matter how often the
+//! same is looked at: after a restart, a new connection, new rules. What nobody takes now, or is over the rate of its
+//! device, waits and is tried again; something newer for the same topic takes its place.
+//!
+//! The fence is that of commands: nothing is published beyond `allow`, or in a dry run. Every publish is in the audit log,
+//! and counted as a command is: `published`, `cleared`, `not_allowed`, `dry_run` or a reason of the quarantine; the last
+//! three once for each value.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
-use serde_json::{Map, Value};
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::{DEVICES, OF_BRIDGE, Whose};
+use crate::bridge::down::Audit;
+use crate::broker::Inside;
+use crate::downlink::{Fence, Rates};
+use crate::hub::exchange::Desired;
+use crate::hub::twin::Properties;
+use crate::message::{Timestamp, excerpt, from_twin_name};
+use crate::metrics::Metrics;
+use crate::rules::{LocalPublish, RuleSet, Wish};
+
+/// How often somebody is looked for who takes a publish.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What was published of one twin, by topic.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,18 +50,293 @@ impl Published {
 
     /// As it is kept on disk.
     pub(super) fn to_json(&self) -> Value {
-        let one = |(topic, kept): (&String, &Kept)| {
-            (topic.clone(), Value::from(vec![Value::from(kept.hash.as_str()), kept.retained.into()]))
-        };
+        let one = |(topic, kept): (&String, &Kept)| (topic.clone(), json!([kept.hash, kept.retained]));
         Value::Object(self.0.iter().map(one).collect::<Map<_, _>>())
     }
 
     /// Reads what [`to_json`](Self::to_json) wrote.
     pub(super) fn from_json(value: &Value) -> Option<Self> {
-        let one = |(topic, kept): (&String, &Value)| {
-            let [hash, retained] = kept.as_array()?.as_slice() else { return None };
-            Some((topic.clone(), Kept { hash: hash.as_str()?.to_owned(), retained: retained.as_bool()? }))
-        };
-        value.as_object()?.iter().map(one).collect::<Option<_>>().map(Self)
+        let mut published = Self::default();
+        for (topic, kept) in value.as_object()? {
+            published.note(topic, kept)?;
+        }
+        Some(published)
     }
+
+    /// Takes an entry as it is on disk: with `null` the topic is cleared.
+    pub(super) fn note(&mut self, topic: &str, kept: &Value) -> Option<()> {
+        match kept {
+            Value::Null => drop(self.0.remove(topic)),
+            kept => {
+                let [hash, retained] = kept.as_array()?.as_slice() else { return None };
+                let kept = Kept { hash: hash.as_str()?.to_owned(), retained: retained.as_bool()? };
+                self.0.insert(topic.to_owned(), kept);
+            }
+        }
+        Some(())
+    }
+}
+
+/// A publish that is to be made.
+#[derive(Debug, Clone, PartialEq)]
+struct Order {
+    rule: String,
+    device: String,
+    publish: LocalPublish,
+    hash: String,
+    /// What is reported then: the value, and where it lies in the twin. Only one publish of a value has it.
+    answer: Option<(Vec<String>, Value)>,
+    version: Option<u64>,
+}
+
+/// What is to be done for one twin.
+#[derive(Debug, Default)]
+pub(super) struct ToDo {
+    /// By topic.
+    orders: BTreeMap<String, Order>,
+    /// What was told once already: rule and place, and what stands for the value.
+    told: BTreeMap<String, String>,
+}
+
+impl ToDo {
+    /// True where nothing is to be done.
+    pub(super) fn is_idle(&self) -> bool {
+        self.orders.is_empty()
+    }
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    /// Topics with what is on disk of them.
+    pub(super) noted: Vec<(String, Value)>,
+    /// What is to be reported, with the rule.
+    pub(super) answers: Vec<(String, Properties)>,
+    /// When there is more to do.
+    pub(super) again: Option<Instant>,
+}
+
+/// The plant's side of desired properties.
+pub struct Plant {
+    /// Publishes to the plant.
+    pub inside: Inside,
+    /// Where they may go.
+    pub fence: Fence,
+    /// Publishes a second of one device; 0 is no limit.
+    pub rate: u32,
+    /// Nothing is published.
+    pub dry_run: bool,
+    /// Writes down what was done.
+    pub audit: Audit,
+}
+
+/// The same at work.
+pub(super) struct Desk {
+    plant: Plant,
+    rates: Rates,
+    metrics: Metrics,
+}
+
+impl Desk {
+    pub(super) fn new(plant: Plant, metrics: Metrics) -> Self {
+        Self { rates: Rates::new(plant.rate), plant, metrics }
+    }
+
+    /// What the desired properties of a hub's device ask for that is not with the plant.
+    pub(super) fn look(
+        &self,
+        (whose, rules): (&Whose, &RuleSet),
+        (device, desired): (&str, &Desired),
+        (published, todo): (&Published, &mut ToDo),
+    ) -> Done {
+        let mut found = Found { orders: BTreeMap::new(), refused: Vec::new() };
+        for (device, path, properties) in devices(whose, device, &desired.properties) {
+            for wish in rules.desired((&device, Timestamp::now()), &properties) {
+                found.take((&device, &path), wish, desired.version);
+            }
+        }
+        let mut done = Done::default();
+        let told = std::mem::take(&mut todo.told);
+        for Refused { key, order, outcome, detail } in found.refused {
+            if told.get(&key) != Some(&order.hash) {
+                self.tell(&order, outcome, &detail);
+                done.answers.extend(answer(&order, 400, &detail));
+            }
+            todo.told.insert(key, order.hash);
+        }
+        let wanted = |topic: &str| found.orders.contains_key(topic);
+        let cleared = published.0.iter().filter(|(topic, kept)| kept.retained && !wanted(topic));
+        let cleared: Vec<_> = cleared.map(|(topic, _)| (topic.clone(), clearing(topic, desired.version))).collect();
+        let gone = published.0.iter().filter(|(topic, kept)| !kept.retained && !wanted(topic));
+        done.noted.extend(gone.map(|(topic, _)| (topic.clone(), Value::Null)));
+        let known = |order: &Order| published.0.get(&order.publish.topic).is_some_and(|kept| kept.hash == order.hash);
+        todo.told.extend(told.into_iter().filter(|(key, _)| wanted(key)));
+        todo.orders = found.orders.into_iter().filter(|(_, order)| !known(order)).chain(cleared).collect();
+        done
+    }
+
+    /// Does what can be done now.
+    pub(super) fn work(&mut self, todo: &mut ToDo, now: Instant) -> Done {
+        let mut done = Done::default();
+        let mut left = BTreeMap::new();
+        for (topic, order) in std::mem::take(&mut todo.orders) {
+            let clears = order.hash.is_empty();
+            if let Some((outcome, code, detail)) = self.forbidden(&order) {
+                if todo.told.insert(topic, order.hash.clone()).as_ref() != Some(&order.hash) {
+                    self.tell(&order, outcome, &detail);
+                    done.answers.extend(answer(&order, code, &detail).filter(|_| outcome != "dry_run"));
+                }
+                continue;
+            }
+            let LocalPublish { payload, qos, retain, .. } = &order.publish;
+            let wait = if !retain && !self.plant.inside.has_subscriber(&topic) {
+                Some(now + LOOK)
+            } else if let Err(at) = self.rates.take(&order.device, now) {
+                Some(at)
+            } else {
+                let given = self.plant.inside.publish(&topic, Bytes::copy_from_slice(payload), *qos, *retain);
+                (!given && !clears).then_some(now + LOOK)
+            };
+            if let Some(at) = wait {
+                done.again = Some(done.again.map_or(at, |known| known.min(at)));
+                left.insert(topic, order);
+                continue;
+            }
+            self.tell(&order, if clears { "cleared" } else { "published" }, "");
+            done.answers.extend(answer(&order, 200, "published"));
+            let kept = if clears { Value::Null } else { json!([order.hash, retain]) };
+            done.noted.push((topic, kept));
+        }
+        todo.orders = left;
+        done
+    }
+
+    /// Why an order is not carried out.
+    fn forbidden(&self, order: &Order) -> Option<(&'static str, u16, String)> {
+        let topic = &order.publish.topic;
+        let clears = order.hash.is_empty();
+        if !clears && !self.plant.fence.allows(&order.device, topic) {
+            let detail = format!("[commands] allow lets nothing for this device go to {}", excerpt(topic));
+            return Some(("not_allowed", 403, detail));
+        }
+        self.plant.dry_run.then(|| ("dry_run", 200, String::new()))
+    }
+
+    /// Counts, logs and writes down what became of an order.
+    fn tell(&self, order: &Order, outcome: &'static str, detail: &str) {
+        let Order { rule, device, publish, version, .. } = order;
+        self.metrics.commanded(rule, outcome);
+        self.plant.audit.write(&json!({
+            "at": Timestamp::now().to_string(),
+            "kind": "desired",
+            "command": rule,
+            "device": device,
+            "id": version,
+            "topic": Some(&publish.topic).filter(|topic| !topic.is_empty()),
+            "bytes": publish.payload.len(),
+            "outcome": outcome,
+            "detail": Some(detail).filter(|detail| !detail.is_empty()),
+            "complete": true,
+        }));
+        self.metrics.log_pace(&format!("desired {rule} {outcome}"), |left_out| {
+            let (device, detail) = (excerpt(device), excerpt(detail));
+            if matches!(outcome, "published" | "cleared" | "dry_run") {
+                tracing::info!(rule, device, outcome, left_out, "a desired property");
+            } else {
+                tracing::warn!(rule, device, outcome, detail, left_out, "a desired property");
+            }
+        });
+    }
+}
+
+/// What the wishes come to.
+struct Found {
+    orders: BTreeMap<String, Order>,
+    refused: Vec<Refused>,
+}
+
+/// What a rule could make nothing of.
+struct Refused {
+    key: String,
+    order: Order,
+    outcome: &'static str,
+    detail: String,
+}
+
+impl Found {
+    fn take(&mut self, (device, prefix): (&str, &[String]), wish: Wish, version: Option<u64>) {
+        let Wish { rule, path, value, made, acknowledge } = wish;
+        let path: Vec<String> = prefix.iter().cloned().chain(path).collect();
+        let mut answer = acknowledge.then(|| (path.clone(), value.clone()));
+        let mut order = |publish: LocalPublish, hash| Order {
+            rule: rule.clone(),
+            device: device.to_owned(),
+            publish,
+            hash,
+            answer: answer.take(),
+            version,
+        };
+        match made {
+            Ok(publishes) => {
+                for publish in publishes {
+                    let hash = hash(&[&publish.payload, &[publish.qos, u8::from(publish.retain)]]);
+                    let order = order(publish, hash);
+                    // Of two values for one topic the first has it.
+                    self.orders.entry(order.publish.topic.clone()).or_insert(order);
+                }
+            }
+            Err((reason, detail)) => {
+                let hash = hash(&[value.to_string().as_bytes(), detail.as_bytes()]);
+                let none = LocalPublish { topic: String::new(), payload: Vec::new(), qos: 0, retain: false };
+                let order = order(none, hash);
+                let key = format!("\0{rule}\0{}", path.join("."));
+                self.refused.push(Refused { key, order, outcome: reason.label(), detail });
+            }
+        }
+    }
+}
+
+/// An empty retained publish, which makes the broker forget what it keeps of the topic.
+fn clearing(topic: &str, version: Option<u64>) -> Order {
+    let publish = LocalPublish { topic: topic.to_owned(), payload: Vec::new(), qos: 1, retain: true };
+    let (rule, device, hash) = ("(removed)".to_owned(), String::new(), String::new());
+    Order { rule, device, publish, hash, answer: None, version }
+}
+
+/// What is reported of a value, as IoT Plug and Play has it.
+fn answer(order: &Order, code: u16, detail: &str) -> Option<(String, Properties)> {
+    let (path, value) = order.answer.as_ref()?;
+    let said = json!({"value": value, "ac": code, "av": order.version, "ad": detail});
+    let Value::Object(change) = path.iter().rev().fold(said, |inner, name| json!({name: inner})) else { return None };
+    Some((order.rule.clone(), change))
+}
+
+/// What stands for some bytes.
+fn hash(parts: &[&[u8]]) -> String {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update((part.len() as u64).to_be_bytes());
+        hasher.update(part);
+    }
+    let digest: [u8; 32] = hasher.finalize().into();
+    let digits = |byte: &u8| [byte >> 4, byte & 15].map(|digit| char::from_digit(u32::from(digit), 16).unwrap_or('0'));
+    digest.iter().take(8).flat_map(digits).collect()
+}
+
+/// The devices in the twin of a hub's device: each with where its properties lie, and the properties.
+fn devices(whose: &Whose, device: &str, properties: &Properties) -> Vec<(String, Vec<String>, Properties)> {
+    if whose.per_device || device != whose.own {
+        return vec![(device.to_owned(), Vec::new(), properties.clone())];
+    }
+    let mut own = properties.clone();
+    own.remove(OF_BRIDGE);
+    let mut all = Vec::new();
+    if let Some(Value::Object(devices)) = own.remove(DEVICES) {
+        for (name, properties) in devices {
+            let Value::Object(properties) = properties else { continue };
+            all.push((from_twin_name(&name), vec![DEVICES.to_owned(), name], properties));
+        }
+    }
+    all.insert(0, (device.to_owned(), Vec::new(), own));
+    all
 }

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `["changed", device, change]` | a change that waits, behind what waited before |
 //! | `["waits", device, cleared, set, count]` | all that waits, instead of what did |
-//! | `["desired", device, version, properties, published]` | what is desired, and what of it is with the plant |
+//! | `["desired", device, version, properties, published]` | what is desired, and what of it is with the plant; with `null` in place of that it is as before |
+//! | `["published", device, topic, entry]` | what is with the plant now under a topic, or `null` |
 
 use std::time::Instant;
 
@@ -26,16 +27,22 @@ pub(super) fn waits(device: &str, change: &Change) -> Vec<u8> {
     json!(["waits", device, change.to_json()]).to_string().into_bytes()
 }
 
-/// What is desired, and what of it is with the plant.
-pub(super) fn desired(device: &str, desired: &Desired, published: &Published) -> Vec<u8> {
-    json!(["desired", device, desired.version, desired.properties, published.to_json()]).to_string().into_bytes()
+/// What is desired, and what of it is with the plant where that is to be said.
+pub(super) fn desired(device: &str, desired: &Desired, published: Option<&Published>) -> Vec<u8> {
+    let published = published.map(Published::to_json);
+    json!(["desired", device, desired.version, desired.properties, published]).to_string().into_bytes()
+}
+
+/// What is with the plant under a topic.
+pub(super) fn published(device: &str, (topic, entry): (&str, &Value)) -> Vec<u8> {
+    json!(["published", device, topic, entry]).to_string().into_bytes()
 }
 
 /// Everything of a twin.
 pub(super) fn all(device: &str, twin: &Twin) -> Vec<Vec<u8>> {
     let (change, known, published) = twin.kept();
     let waits = (!change.is_empty() || change.count > 0).then(|| waits(device, &change));
-    let desired = (known.version.is_some() || !published.is_empty()).then(|| desired(device, known, published));
+    let desired = (known.version.is_some() || !published.is_empty()).then(|| desired(device, known, Some(published)));
     waits.into_iter().chain(desired).collect()
 }
 
@@ -57,11 +64,19 @@ pub(super) fn read(record: &[u8], book: &mut Book, now: Instant) -> bool {
         }
         ("desired", [version, Value::Object(properties), published]) => {
             let known = Desired { version: version.as_u64(), properties: properties.clone() };
-            let Some(published) = Published::from_json(published) else { return false };
+            let read = Published::from_json(published);
+            if read.is_none() && !published.is_null() {
+                return false;
+            }
             book.with(device, |twin| {
                 twin.exchange.restore_desired(known);
-                twin.published = published;
+                if let Some(published) = read {
+                    twin.published = published;
+                }
             });
+        }
+        ("published", [Value::String(topic), entry]) => {
+            return book.with(device, |twin| twin.published.note(topic, entry)).is_some();
         }
         _ => return false,
     }
@@ -81,7 +96,11 @@ mod tests {
         for record in [
             changed("d", &object(json!({"a": 1}))),
             changed("d", &object(json!({"a": {"b": 2}}))),
-            desired("d", &known, &Published::default()),
+            desired("d", &known, Some(&Published::default())),
+            published("d", ("t/1", &json!(["00ff", true]))),
+            published("d", ("t/2", &json!(["00ff", false]))),
+            desired("d", &known, None),
+            published("d", ("t/2", &Value::Null)),
         ] {
             assert!(read(&record, &mut book, now));
         }
@@ -90,6 +109,7 @@ mod tests {
         assert!(written.iter().all(|record| read(record, &mut again, now)));
         let kept = again.with("d", |twin| (twin.exchange.unconfirmed(), twin.exchange.desired().clone()));
         assert_eq!((again.waiting(), kept.1), (2, known));
+        assert_eq!(again.with("d", |twin| twin.published.to_json()), json!({"t/1": ["00ff", true]}));
         assert_eq!(Value::Object(kept.0.applied(&Properties::new())), json!({"a": {"b": 2}}));
         assert!(read(&waits("d", &Change::default()), &mut again, now));
         assert_eq!(again.waiting(), 0);

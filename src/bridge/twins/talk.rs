@@ -9,12 +9,14 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::book::Twin;
+use super::desired::{Desk, Done, Plant};
 use super::{Shared, Twins, records};
 use crate::bridge::InUse;
 use crate::bridge::devices::Devices;
 use crate::downlink::Rates;
 use crate::hub::back::Downward;
 use crate::hub::exchange::{Step, Told};
+use crate::hub::twin;
 use crate::message::excerpt;
 use crate::uplink::{self, Arrival, Gone, TwinNews, Wanted};
 
@@ -22,6 +24,8 @@ use crate::uplink::{self, Arrival, Gone, TwinNews, Wanted};
 const A_SECOND: u32 = 40;
 /// A twin is not looked after more often than this where nothing happens.
 const A_MOMENT: Duration = Duration::from_millis(10);
+/// The answers to desired properties of a twin go together in this time.
+const ANSWERS_EVERY: Duration = Duration::from_secs(1);
 /// How often it is looked at what rules want.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -33,11 +37,16 @@ pub struct Parts {
     pub wanted: watch::Sender<Wanted>,
     /// Where every device has a line: those are opened for what is to be said.
     pub devices: Option<Devices>,
+    /// Where what is desired goes, where that may come down.
+    pub plant: Option<Plant>,
 }
 
 /// Speaks with the hub until `stop`.
-pub async fn run(twins: Twins, parts: Parts, mut news: uplink::Twins, stop: CancellationToken) {
-    let mut talk = Talk { shared: twins.0, parts, times: BTreeSet::new(), rate: Rates::new(A_SECOND) };
+pub async fn run(twins: Twins, mut parts: Parts, mut news: uplink::Twins, stop: CancellationToken) {
+    let shared = twins.0;
+    let desk = parts.plant.take().map(|plant| Desk::new(plant, shared.metrics.clone()));
+    let (times, rate, seen) = (BTreeSet::new(), Rates::new(A_SECOND), String::new());
+    let mut talk = Talk { shared, parts, desk, times, rate, seen };
     talk.write_anew();
     talk.shared.book.lock().touch_all();
     let mut look = tokio::time::interval(LOOK);
@@ -67,9 +76,12 @@ pub async fn run(twins: Twins, parts: Parts, mut news: uplink::Twins, stop: Canc
 struct Talk {
     shared: Arc<Shared>,
     parts: Parts,
+    desk: Option<Desk>,
     /// When a twin is to be looked after.
     times: BTreeSet<(Instant, Arc<str>)>,
     rate: Rates,
+    /// The hash of the rules by which everything that is desired was looked at.
+    seen: String,
 }
 
 impl Talk {
@@ -86,7 +98,19 @@ impl Talk {
     }
 
     /// Rules that were taken up may want something else.
-    fn look(&self) {
+    fn look(&mut self) {
+        let rules = self.parts.rules.rules();
+        if self.desk.is_some() && rules.hash() != self.seen {
+            rules.hash().clone_into(&mut self.seen);
+            let names = self.shared.book.lock().names();
+            names.iter().for_each(|device| self.desired(device));
+            let wants = self.wants_desired();
+            let mut book = self.shared.book.lock();
+            for device in &names {
+                book.with(device, |twin| twin.exchange.want_desired(wants));
+                book.touch(device);
+            }
+        }
         self.parts.wanted.send_if_modified(|known| {
             let new = self.wanted(*known);
             std::mem::replace(known, new) != new
@@ -97,10 +121,14 @@ impl Talk {
         Twins(Arc::clone(&self.shared)).wanted(&self.parts.rules.rules(), others)
     }
 
+    fn wants_desired(&self) -> bool {
+        self.wanted(Wanted::default()).desired
+    }
+
     async fn heard(&self, news: TwinNews) {
         match news {
             TwinNews::Opened(device, line) => {
-                let wants = self.wanted(Wanted::default()).desired;
+                let wants = self.wants_desired();
                 let mut book = self.shared.book.lock();
                 book.with(&device, |twin| {
                     twin.line = Some(line);
@@ -155,6 +183,9 @@ impl Talk {
             (Told::Again(_), _) => "failed",
             _ => "refused",
         });
+        if let Told::Whole(_) = told {
+            Twins(Arc::clone(&self.shared)).billed(payload.len());
+        }
         match told {
             Told::Stray | Told::Whole(false) => {}
             Told::Whole(true) => self.desired(device),
@@ -188,19 +219,56 @@ impl Talk {
         self.shared.metrics.reported_waiting(book.waiting());
     }
 
-    /// What is desired has changed.
+    /// What is desired has changed, or what is made of it.
     fn desired(&self, device: &str) {
-        let mut book = self.shared.book.lock();
-        let record = book.with_known(device, |twin| {
-            let (_, known, published) = twin.kept();
+        let rules = self.parts.rules.rules();
+        let done = self.shared.book.lock().with_known(device, |twin| {
+            let known = twin.exchange.desired();
+            known.version?;
             if *device == *self.shared.whose.own {
                 self.shared.own_desired.send_replace(Some(Arc::new(known.clone())));
             }
-            records::desired(device, known, published)
+            self.shared.journal.append(&records::desired(device, known, None));
+            let desk = self.desk.as_ref()?;
+            Some(desk.look((&self.shared.whose, &rules), (device, known), (&twin.published, &mut twin.todo)))
         });
-        if let Some(record) = record {
-            self.shared.journal.append(&record);
+        if let Some(Some(done)) = done {
+            self.done(device, done);
         }
+    }
+
+    /// Takes up what came of a look at what is desired, or of the work on it.
+    fn done(&self, device: &str, done: Done) {
+        let now = Instant::now();
+        let mut book = self.shared.book.lock();
+        book.with_known(device, |twin| {
+            for (topic, entry) in &done.noted {
+                twin.published.note(topic, entry);
+                self.shared.journal.append(&records::published(device, (topic, entry)));
+            }
+            twin.plant_at = done.again;
+        });
+        for (rule, change) in &done.answers {
+            if let Err(error) = twin::check(change) {
+                tracing::warn!(device, rule, "what is desired is not acknowledged: {error}");
+                continue;
+            }
+            self.shared.journal.append(&records::changed(device, change));
+            book.report(device, (change, ANSWERS_EVERY), now);
+            self.shared.metrics.reported(rule);
+        }
+        self.shared.metrics.reported_waiting(book.waiting());
+    }
+
+    /// Publishes what is desired, as far as that can be done now.
+    fn publish(&mut self, device: &str) {
+        let Some(desk) = &mut self.desk else { return };
+        let now = Instant::now();
+        let todo = self.shared.book.lock().with_known(device, |twin| std::mem::take(&mut twin.todo));
+        let Some(mut todo) = todo.filter(|todo| !todo.is_idle()) else { return };
+        let done = desk.work(&mut todo, now);
+        self.shared.book.lock().with_known(device, |twin| twin.todo = todo);
+        self.done(device, done);
     }
 
     /// Looks after all twins that were touched, or whose time has come.
@@ -217,6 +285,7 @@ impl Talk {
         }
         loop {
             let Some(device) = self.shared.book.lock().next_touched() else { break };
+            self.publish(&device);
             self.speak(&device).await;
         }
     }
@@ -243,6 +312,10 @@ impl Talk {
                 }
                 Some((Step::Unchanged(changes), _)) => self.ended(device, "unchanged", changes),
                 Some((Step::Say(ask), line)) => {
+                    // A question has a blank as its body; what it costs is told by its answer.
+                    if ask.body.len() > 1 {
+                        Twins(Arc::clone(&self.shared)).billed(ask.body.len());
+                    }
                     let said = match line {
                         Some(line) => line.say(ask.topic, ask.body.into()).await,
                         None => Err(Gone),
@@ -261,14 +334,17 @@ impl Talk {
 
     /// It is looked after again at this time; its line stays open while there is something to be said.
     fn again(&mut self, device: &Arc<str>, at: Option<Instant>) {
+        let mut next = at;
         let errand = self.shared.book.lock().with_known(device, |twin| {
+            let at = [at, twin.plant_at].into_iter().flatten().min();
+            next = at;
             if let Some(before) = std::mem::replace(&mut twin.at, at) {
                 self.times.remove(&(before, Arc::clone(device)));
             }
             let busy = twin.exchange.is_busy();
             (std::mem::replace(&mut twin.errand, busy) != busy).then_some(busy)
         });
-        if let Some(at) = at {
+        if let Some(at) = next {
             self.times.insert((at, Arc::clone(device)));
         }
         if let (Some(Some(busy)), Some(devices)) = (errand, &self.parts.devices) {

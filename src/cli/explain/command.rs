@@ -1,14 +1,14 @@
-//! `brownbridge explain --command`: what comes down from the hub.
+//! `brownbridge explain --command` and `--desired`: what comes down from the hub.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::write_body;
-use crate::cli::check::print;
+use crate::cli::check::{could_not_run, print};
 use crate::rules::testing::TEST_TIME;
-use crate::rules::{Commanded, Incoming, RuleSet};
+use crate::rules::{Commanded, Incoming, LocalPublish, RuleSet, Wish};
 
 /// What is asked about.
 pub(super) struct Down<'a> {
@@ -60,6 +60,73 @@ impl Down<'_> {
     }
 }
 
+/// Tells what becomes of desired properties.
+pub(super) fn desired((device, payload): (&str, &[u8]), set: &RuleSet, as_json: bool) -> ExitCode {
+    let Ok(Value::Object(properties)) = serde_json::from_slice(payload) else {
+        return could_not_run("desired properties are a JSON object: --payload '{\"speed\": 12.5}'");
+    };
+    let wishes = set.desired((device, TEST_TIME), &properties);
+    let (none, refused) = (wishes.is_empty(), wishes.iter().any(|wish| wish.made.is_err()));
+    if as_json {
+        let told: Vec<_> = wishes.iter().map(wish_in_json).collect();
+        print(&format!("{}\n", json!({"device": device, "wishes": told})));
+    } else {
+        let mut out = format!("desired of device {device}\n");
+        for wish in &wishes {
+            let path = wish.path.join(".");
+            // Writing to a String cannot fail.
+            let _ = match &wish.made {
+                Ok(publishes) => publishes.iter().try_for_each(|publish| {
+                    writeln!(out, "\n{path}: publish by [[desired]] `{}`", wish.rule)?;
+                    write_publish(&mut out, publish)
+                }),
+                Err((reason, detail)) => {
+                    writeln!(
+                        out,
+                        "\n{path}: [[desired]] `{}` cannot make anything of it ({reason}): {detail}",
+                        wish.rule
+                    )
+                }
+            };
+            if wish.acknowledge {
+                let _ = writeln!(out, "  and then    it is reported, with code and version (acknowledge)");
+            }
+        }
+        if none {
+            out.push_str("\nno [[desired]] takes any of it\n");
+        }
+        print(&out);
+    }
+    ExitCode::from(if none { 2 } else { u8::from(refused) })
+}
+
+fn wish_in_json(wish: &Wish) -> Value {
+    let (publishes, refused) = match &wish.made {
+        Ok(publishes) => (publishes.iter().map(publish_in_json).collect(), None),
+        Err((reason, _)) => (Vec::new(), Some(reason.label())),
+    };
+    let detail = wish.made.as_ref().err().map(|(_, detail)| detail);
+    json!({
+        "rule": wish.rule, "path": wish.path, "value": wish.value, "publishes": publishes, "refused": refused,
+        "detail": detail, "acknowledge": wish.acknowledge,
+    })
+}
+
+fn write_publish(out: &mut String, publish: &LocalPublish) -> std::fmt::Result {
+    let retain = if publish.retain { ", retained" } else { "" };
+    writeln!(out, "  topic       {}", publish.topic)?;
+    writeln!(out, "  qos         {}{retain}", publish.qos)?;
+    write_body(out, &publish.payload)
+}
+
+fn publish_in_json(publish: &LocalPublish) -> Value {
+    let text = std::str::from_utf8(&publish.payload).ok();
+    let bytes = publish.payload.iter().map(|byte| format!("{byte:02x}"));
+    let hex = text.is_none().then(|| bytes.collect::<String>());
+    let (topic, qos, retain) = (&publish.topic, publish.qos, publish.retain);
+    json!({"topic": topic, "qos": qos, "retain": retain, "payload": text, "payload_hex": hex})
+}
+
 fn in_words(asked: &Commanded, out: &mut String) {
     // Writing to a String cannot fail.
     let _ = match asked {
@@ -69,11 +136,8 @@ fn in_words(asked: &Commanded, out: &mut String) {
         }
         Commanded::Made(made) => {
             for publish in &made.publishes {
-                let retain = if publish.retain { ", retained" } else { "" };
                 let _ = writeln!(out, "\npublish by command `{}`", made.command);
-                let _ = writeln!(out, "  topic       {}", publish.topic);
-                let _ = writeln!(out, "  qos         {}{retain}", publish.qos);
-                let _ = write_body(out, &publish.payload);
+                let _ = write_publish(out, publish);
             }
             match &made.answer {
                 Some((topic, answer)) => {
@@ -92,14 +156,7 @@ fn in_json(asked: &Commanded) -> serde_json::Value {
             json!({"command": command, "refused": reason.label(), "detail": detail})
         }
         Commanded::Made(made) => {
-            let publishes: Vec<_> = made
-                .publishes
-                .iter()
-                .map(|publish| {
-                    let payload = String::from_utf8_lossy(&publish.payload);
-                    json!({"topic": publish.topic, "qos": publish.qos, "retain": publish.retain, "payload": payload})
-                })
-                .collect();
+            let publishes: Vec<_> = made.publishes.iter().map(publish_in_json).collect();
             let answer = made.answer.as_ref().map(|(topic, _)| topic);
             json!({"command": made.command, "publishes": publishes, "answer": answer})
         }

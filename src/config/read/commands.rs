@@ -1,5 +1,7 @@
 //! `[commands]`.
 
+use std::time::Duration;
+
 use super::Section;
 use crate::config::Commands;
 use crate::config::schema::Shape;
@@ -13,6 +15,9 @@ pub(in crate::config) fn commands(section: &mut Section<'_, '_, '_>) -> Commands
         dry_run: section.flag("dry_run", false),
         rate: u32::try_from(section.count("rate", 10, 0..=100_000)).unwrap_or(10),
         own_methods: section.flag("own_methods", true),
+        own_twin: section.flag("own_twin", false),
+        own_twin_every: section.duration("own_twin_every", Duration::from_secs(300)),
+        desired: section.flag("desired", true),
         own_line: section.flag("own_line", true),
         audit_max_size: section.size("audit_max_size", 16 << 20, 64 << 10..=1 << 40),
         allow: section.allow(),

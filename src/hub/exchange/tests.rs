@@ -153,7 +153,6 @@ fn silence_and_a_lost_connection_lose_nothing() {
     talk.exchange.closed();
     assert_eq!((talk.says(), talk.exchange.waits(), talk.exchange.unconfirmed().count), (vec![], 2, 2));
     talk.exchange.opened();
-    talk.later(30);
     assert_eq!(talk.says(), [reported(4, json!({"a": 1, "b": 1}))]);
     assert_eq!(talk.answer(204, "3", Value::Null), Told::Stray, "of the connection before");
     assert_eq!(talk.answer(204, "4", Value::Null), Told::Confirmed(2));

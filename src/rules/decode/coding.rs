@@ -15,7 +15,7 @@ pub(in crate::rules) enum Coding {
 }
 
 /// The bytes that a text stands for.
-pub(super) fn bytes(coding: Coding, payload: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
+pub(in crate::rules) fn bytes(coding: Coding, payload: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
     out.clear();
     let text = refusal::text(payload)?.trim();
     match coding {
@@ -61,6 +61,14 @@ fn base64(text: &str, out: &mut Vec<u8>) -> Result<(), Refusal> {
     engine
         .decode_vec(text, out)
         .map_err(|error| Refusal::undecoded(format!("the payload is not base64: {error}: {}", shown(text.as_bytes()))))
+}
+
+/// Appends bytes as text.
+pub(in crate::rules) fn push(coding: Coding, bytes: &[u8], out: &mut Vec<u8>) {
+    match coding {
+        Coding::Hex => push_hex(bytes, out),
+        Coding::Base64 => super::push_base64(bytes, out),
+    }
 }
 
 /// Appends bytes as hexadecimal digits.

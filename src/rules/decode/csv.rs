@@ -2,7 +2,7 @@
 //!
 //! The names of the columns are in the first row (`header = true`) or in the rule (`names`). A field in double quotes is
 //! text, with `""` for a quote, and may have separators and line ends in it; any other is a number, a truth value or
-//! text, without the white space around it. An empty field is left out. Empty rows are skipped.
+//! text (`0012` is text), without the white space around it. An empty field is left out. Empty rows are skipped.
 
 use super::{Decoded, ITEM_NAMES, push_guessed, push_key, push_string};
 use crate::rules::refusal::{self, Refusal, shown};
@@ -176,6 +176,8 @@ mod tests {
             (named(&["a", "b"]), "1,5;x", Ok(vec!["{\"a\":1.5,\"b\":\"x\"}"])),
             (named(&["a", "b"]), "1;2\r\n\r\n3;\n", Ok(vec!["{\"a\":1,\"b\":2}", "{\"a\":3}"])),
             (named(&["a", "b"]), "\"7;\"\"x\"\"\n\" ;true", Ok(vec!["{\"a\":\"7;\\\"x\\\"\\n\",\"b\":true}"])),
+            (named(&["a", "b"]), "0012;0,5", Ok(vec!["{\"a\":\"0012\",\"b\":0.5}"])),
+            (header.clone(), "\u{feff}a,b\n1,2\n", Ok(vec!["{\"a\":1,\"b\":2}"])),
             (named(&["a"]), "1;2", Err("line 1 has 2 fields, there are names for 1: `1;2`")),
             (named(&["a"]), "1\n\"2", Err("line 2: a quoted field has no closing quote")),
             (named(&["a"]), "\n", Err("there is no row, the payload is empty")),

@@ -7,11 +7,13 @@
 //! | split | objects | names |
 //! |---|---|---|
 //! | none | one: `time`, and each tag by its whole id | |
-//! | device | one a device: `time`, and each tag by its name. A tag that comes again begins a new object | `tag_channel` `tag_device` |
+//! | device | one a device: `time`, and each tag by its name | `tag_channel` `tag_device` |
 //! | tag | one a tag: `time` and `value` | `tag_channel` `tag_device` `tag_name` |
 //!
-//! `time` is RFC 3339: of the tag itself where it is alone or in a device's later objects, otherwise of the message.
-//! Times are epoch milliseconds, or text that is taken as it is.
+//! A tag that comes again, as after an outage of the gateway, begins a further object, so that no value is lost.
+//!
+//! `time` is RFC 3339: the tag's own with `split = "tag"`; the latest of its tags where an object was followed or
+//! preceded by one of the same tags; otherwise that of the message. Times are epoch milliseconds, or text that is taken as it is.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -107,17 +109,12 @@ pub(super) fn decode(options: &Kepware, payload: &[u8], out: &mut Decoded) -> Re
         tags.retain(|tag| tag.good);
     }
     match options.split {
-        Split::None if tags.is_empty() => Ok(()),
-        Split::None => {
-            let mut unique = Vec::new();
-            last_of_each(&tags, &mut unique);
-            write(options, &unique, sent.or_else(|| latest(&unique)), out, |tag| &tag.id, ["", "", ""])
-        }
+        Split::None => together(options, &tags, sent, out, |tag| ["", "", &tag.id]),
         Split::Tag => tags.iter().try_for_each(|tag| {
             let parts = tag.parts();
             write(options, &[tag], tag.time.or(sent), out, |_| "value", parts)
         }),
-        Split::Device => by_device(options, &tags, sent, out),
+        Split::Device => together(options, &tags, sent, out, Tag::parts),
     }
 }
 
@@ -186,48 +183,41 @@ fn is_good(options: &Kepware, quality: &str) -> bool {
     by_itself || options.good.iter().any(|good| &**good == quality)
 }
 
-/// One object a device, and a further one wherever a tag of it comes again.
-fn by_device(options: &Kepware, tags: &[Tag<'_>], sent: Option<&str>, out: &mut Decoded) -> Result<(), Refusal> {
+/// One object for all tags of a channel and device, and a further one wherever a tag of it comes again.
+fn together<'t, 'p>(
+    options: &Kepware,
+    tags: &'t [Tag<'p>],
+    sent: Option<&str>,
+    out: &mut Decoded,
+    parts: impl Fn(&'t Tag<'p>) -> [&'t str; 3],
+) -> Result<(), Refusal> {
     let mut latest_group: HashMap<[&str; 2], usize> = HashMap::new();
     let mut seen: HashSet<(usize, &str)> = HashSet::new();
-    let mut groups: Vec<Vec<&Tag<'_>>> = Vec::new();
+    let mut groups: Vec<([&str; 2], Vec<&Tag<'_>>)> = Vec::new();
     let mut again: HashSet<[&str; 2]> = HashSet::new();
     for tag in tags {
-        let [channel, device, name] = tag.parts();
-        let group = latest_group.get(&[channel, device]).copied().filter(|group| !seen.contains(&(*group, name)));
+        let [channel, device, name] = parts(tag);
+        let whose = [channel, device];
+        let group = latest_group.get(&whose).copied().filter(|group| !seen.contains(&(*group, name)));
         let group = group.unwrap_or_else(|| {
-            if latest_group.insert([channel, device], groups.len()).is_some() {
-                again.insert([channel, device]);
+            if latest_group.insert(whose, groups.len()).is_some() {
+                again.insert(whose);
             }
-            groups.push(Vec::new());
+            groups.push((whose, Vec::new()));
             groups.len() - 1
         });
         seen.insert((group, name));
-        if let Some(group) = groups.get_mut(group) {
+        if let Some((_, group)) = groups.get_mut(group) {
             group.push(tag);
         }
     }
-    for group in &groups {
-        let [channel, device, _] = group.first().map_or([""; 3], |tag| tag.parts());
+    for (whose, group) in &groups {
         let own = || latest(group);
-        let time = if again.contains(&[channel, device]) { own().or(sent) } else { sent.or_else(own) };
-        write(options, group, time, out, |tag| tag.parts()[2], [channel, device, ""])?;
+        let time = if again.contains(whose) { own().or(sent) } else { sent.or_else(own) };
+        let [channel, device] = *whose;
+        write(options, group, time, out, |tag| parts(tag)[2], [channel, device, ""])?;
     }
     Ok(())
-}
-
-/// Of tags with the same id the last one, in the place of the first.
-fn last_of_each<'t, 'p>(tags: &'t [Tag<'p>], unique: &mut Vec<&'t Tag<'p>>) {
-    let mut places: HashMap<&str, usize> = HashMap::new();
-    for tag in tags {
-        match places.get(&*tag.id).and_then(|at| unique.get_mut(*at)) {
-            Some(place) => *place = tag,
-            None => {
-                places.insert(&tag.id, unique.len());
-                unique.push(tag);
-            }
-        }
-    }
 }
 
 /// The latest time of some tags.
@@ -323,7 +313,20 @@ mod tests {
             (
                 plain(Split::None, Quality::Mark),
                 TWO,
-                Ok(vec![r#"{"time":"2023-07-22T04:26:40.000Z","C.D1.a":2,"C.D2.b.c":"x","bad":["C.D2.b.c"]}"#]),
+                Ok(vec![
+                    r#"{"time":"2023-07-22T04:26:40.002Z","C.D1.a":1,"C.D2.b.c":"x","bad":["C.D2.b.c"]}"#,
+                    r#"{"time":"2023-07-22T04:26:40.003Z","C.D1.a":2}"#,
+                ]),
+            ),
+            (
+                plain(Split::None, Quality::Good),
+                r#"{"timestamp":9,"values":[{"id":"a","v":1,"t":1},{"id":"b","v":2,"t":2},{"id":"a","v":3},{"id":"b","v":4,"t":4},
+                    {"id":"a","v":5,"t":5}]}"#,
+                Ok(vec![
+                    r#"{"time":"1970-01-01T00:00:00.002Z","a":1,"b":2}"#,
+                    r#"{"time":"1970-01-01T00:00:00.004Z","a":3,"b":4}"#,
+                    r#"{"time":"1970-01-01T00:00:00.005Z","a":5}"#,
+                ]),
             ),
             (siemens, vals, Ok(vec![r#"{"time":"2021-03-10T22:23:04.146Z","101":80}"#])),
             (

@@ -1,6 +1,6 @@
 //! `keyvalue`: `P=12.5;U=231` becomes `{"P":12.5,"U":231}`.
 //!
-//! Numbers become numbers, `true` and `false` truth values, all else text; a value in double quotes is text as it
+//! Numbers become numbers, `true` and `false` truth values, all else text, also `007`; a value in double quotes is text as it
 //! stands. White space around keys and values is left out, and so are empty pairs (`a=1;;`). Line ends separate pairs
 //! too. Of a key that is there twice the last one is kept.
 
@@ -82,6 +82,12 @@ mod tests {
             (KeyValue::default(), "P=12.5;U=231", Ok("{\"P\":12.5,\"U\":231}")),
             (KeyValue::default(), " a = x y ; b=true;\r\nc=\"7\";;", Ok("{\"a\":\"x y\",\"b\":true,\"c\":\"7\"}")),
             (KeyValue::default(), "a=1;a=2;b==", Ok("{\"a\":2,\"b\":\"=\"}")),
+            (
+                KeyValue::default(),
+                "part=007;a=0;b=0.5;c=-0.5;d=-05;e=00;f=0e1",
+                Ok("{\"part\":\"007\",\"a\":0,\"b\":0.5,\"c\":-0.5,\"d\":\"-05\",\"e\":\"00\",\"f\":0e1}"),
+            ),
+            (KeyValue::default(), "\u{feff}a=1", Ok("{\"a\":1}")),
             (KeyValue::default(), "a=", Ok("{\"a\":\"\"}")),
             (KeyValue::default(), "a=1;b", Err("no `=` in `b` at byte 5")),
             (KeyValue::default(), "=1", Err("`=1` has no key")),

@@ -1,6 +1,6 @@
 //! `xml`: an element becomes an object of its attributes and children.
 //!
-//! Attributes are called `@name`. A child with neither is its text: a number, a truth value or text. Children of the same
+//! Attributes are called `@name`. A child with neither is its text: a number, a truth value or text (`0012345`). Children of the same
 //! name become a list. Text beside attributes or children is `#text`. The outermost element is a member itself:
 //! `<press id="7"><bar>61.5</bar></press>` becomes `{"press":{"@id":7,"bar":61.5}}`. Names are without their namespace.
 //! Document types are refused, so entities cannot grow.
@@ -85,6 +85,7 @@ mod tests {
     fn documents() {
         for (payload, expect) in [
             ("<a>1</a>", Ok("{\"a\":1}")),
+            ("\u{feff}<a>0012345</a>", Ok("{\"a\":\"0012345\"}")),
             (
                 "<?xml version=\"1.0\"?><p:press xmlns:p=\"x\" id=\"7\">\n <bar>61.5</bar><run>true</run></p:press>",
                 Ok("{\"press\":{\"@id\":7,\"bar\":61.5,\"run\":true}}"),

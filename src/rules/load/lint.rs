@@ -9,17 +9,20 @@
 //! | `odd-level` | a level that is a wildcard or a name elsewhere, and stands for itself here |
 //! | `overlap` | a rule before this one takes some of the topics, and reads as the more general one |
 //! | `renamed-field` | a field by the name that `rename` gives it, where the rule still knows it by the old one |
+//! | `same-name` | a field that `rename` puts in the place of another one |
 //! | `too-long` | what is known of a message alone is more than the hub takes |
 //! | `unused-name` | a name from the topic that nothing refers to; one that begins with `_` may be unused |
 //!
 //! A lint is told only of rules without a mistake: one finding must not be the echo of another.
+
+use std::collections::{HashMap, HashSet};
 
 use regex_syntax::hir::{Hir, HirKind};
 use toml::de::{DeTable, DeValue};
 
 use super::read_rule::Asked;
 use crate::diag::walk::{Reader, Report, Text};
-use crate::diag::{Diagnostic, nearest};
+use crate::diag::{Diagnostic, Span, nearest};
 use crate::rules::pattern::Level;
 use crate::rules::rule::{Decode, Message, Value};
 use crate::rules::template::{Part, Template};
@@ -28,7 +31,7 @@ use crate::rules::template::{Part, Template};
 pub const FIRM_LINTS: [&str; 2] = ["unused-key", "unused-table"];
 
 /// The warnings that one rule can allow, and `check --deny` can name.
-pub const LINTS: [&str; 9] = [
+pub const LINTS: [&str; 10] = [
     "constant-device",
     "empty-level",
     "loose-regex",
@@ -36,6 +39,7 @@ pub const LINTS: [&str; 9] = [
     "odd-level",
     "overlap",
     "renamed-field",
+    "same-name",
     "too-long",
     "unused-name",
 ];
@@ -82,6 +86,7 @@ pub(super) fn rule<'a>(table: &'a DeTable<'a>, asked: &Asked, message: Option<&M
     let Some(message) = message.filter(|message| !message.drops) else { return };
     too_long(table, message, report);
     renamed_fields(table, report);
+    same_names(table, message, report);
     if !constant_device(table, asked, message, report) {
         unused_names(table, asked, report);
     }
@@ -256,7 +261,51 @@ pub(super) fn escaped_length(text: &str, factor: usize) -> usize {
     text.as_bytes().iter().map(|byte| if plain(byte) { 1 } else { factor }).sum()
 }
 
-/// Every text of a rule but its name, its pattern and some more keys.
+/// Two fields that `rename` gives the same name, or one that gets the name of a field the rule is sure to know.
+fn same_names<'a>(table: &'a DeTable<'a>, message: &Message, report: &mut Report<'_>) {
+    let Some(DeValue::Table(renames)) = table.get("rename").map(|value| value.get_ref()) else { return };
+    let removed = table.get("remove").and_then(|value| value.get_ref().as_array());
+    let is_removed =
+        |name: &str| removed.is_some_and(|list| list.iter().any(|item| item.get_ref().as_str() == Some(name)));
+    let known = known_fields(message);
+    let mut named: HashMap<String, Span> = HashMap::new();
+    for (old, new) in renames {
+        let (old_name, Some(new_name)) = (old.get_ref().as_ref(), new.get_ref().as_str()) else { continue };
+        let whole = match old_name.rsplit_once('.') {
+            Some((object, _)) => format!("{object}.{new_name}"),
+            None => new_name.to_owned(),
+        };
+        let goes_away = renames.contains_key(whole.as_str()) || is_removed(&whole);
+        let (title, other) = match named.get(&whole) {
+            Some(first) => (format!("two fields are called `{whole}` in the end"), Some(first.clone())),
+            None if !goes_away && known.contains(&whole) => (format!("there is a field `{whole}` already"), None),
+            None => {
+                named.insert(whole, old.span());
+                continue;
+            }
+        };
+        let found = Diagnostic::warning("same-name", title, report.file);
+        report.push(match other {
+            Some(first) => found.at(old.span(), "and this one").context(first, "this one").help(
+                "of those a payload has, the last one is kept; where it has one at a time: allow = [\"same-name\"]",
+            ),
+            None => found.at(new.span(), "this takes its place").help("another name, or `remove` the other field"),
+        });
+    }
+}
+
+/// The fields that are there whatever the payload is: by the names of a decoder, or because the rule makes them.
+fn known_fields(message: &Message) -> HashSet<String> {
+    let mut known: HashSet<String> = match (&message.decode, &message.script) {
+        (Some(Decode::Csv(csv)), None) => csv.names.iter().flatten().map(|name| name.to_string()).collect(),
+        (Some(Decode::Binary(layout)), None) => layout.fields.iter().map(|field| field.name.to_string()).collect(),
+        _ => HashSet::new(),
+    };
+    known.extend(message.set.iter().map(|set| set.path.join(".")));
+    known.extend(message.scale.iter().map(|scale| scale.path.join(".")));
+    known
+}
+
 /// `rename` comes last: what is compared, combined or looked at before it has the old name.
 fn renamed_fields<'a>(table: &'a DeTable<'a>, report: &mut Report<'_>) {
     let Some(DeValue::Table(renames)) = table.get("rename").map(|value| value.get_ref()) else { return };
@@ -282,6 +331,7 @@ fn renamed_fields<'a>(table: &'a DeTable<'a>, report: &mut Report<'_>) {
     }
 }
 
+/// Every text of a rule but its name, its pattern and some more keys.
 fn texts<'a>(table: &'a DeTable<'a>, without: &[&str]) -> Vec<&'a str> {
     let mut texts = Vec::new();
     for (key, value) in table {

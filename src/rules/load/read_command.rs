@@ -6,6 +6,7 @@ use regex::Regex;
 use toml::de::DeTable;
 
 use super::durations;
+use super::read_decode;
 use super::read_on::text_pattern;
 use super::read_path;
 use super::read_rule::{Makes, read_message};
@@ -14,6 +15,7 @@ use super::texts::Names;
 use crate::diag::walk::{Entry, Reader, Report, Text, text};
 use crate::diag::{Diagnostic, Span};
 use crate::rules::command::{ANSWER, Answer, Command, Levels, NAMES, PAYLOAD, TOPIC, TextPattern};
+use crate::rules::encode::Encode;
 use crate::rules::rule::Message;
 use crate::rules::template::{Part, Template};
 
@@ -26,11 +28,11 @@ const WITHIN_MAX: Duration = Duration::from_secs(300);
 pub(super) const COMPLETE: [(&str, bool); 2] = [("on-publish", false), ("on-ack", true)];
 
 /// A command as read, with what the checks across commands need.
-pub(super) struct Draft {
+pub(super) struct Draft<C = Command> {
     pub(super) file: usize,
     pub(super) name: String,
     pub(super) name_span: Span,
-    pub(super) command: Option<Command>,
+    pub(super) command: Option<C>,
 }
 
 pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, report: &mut Report<'_>) -> Draft {
@@ -61,13 +63,8 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
     let on_ack = keys.word("complete", &COMPLETE, "unknown-word", report);
     let answer = read_answer(&mut keys, method.is_some(), &mut names, report);
     let message = read_message(&mut keys, (&mut names, Makes::Command, false), tables, report);
-    let qos = keys.integer("qos", report).map_or(1, |(qos, place)| {
-        u8::try_from(qos).ok().filter(|qos| *qos <= 2).unwrap_or_else(|| {
-            report.error("wrong-type", "`qos` is 0, 1 or 2", place, "");
-            1
-        })
-    });
-    let retain = keys.boolean("retain", report).is_some_and(|(retain, _)| retain);
+    let encode = read_encode(&mut keys, report);
+    let (qos, retain) = how(&mut keys, false, report);
     let mistyped = keys.finish(report);
     let missing = |key: &str| table.get(key).is_none() && !mistyped.contains(&key);
     if missing("topic") {
@@ -110,6 +107,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
             topic: levels(TOPIC).unwrap_or_else(|| Levels::of(&Template::default())),
             answer_topic: levels(ANSWER).filter(|_| waits),
             message,
+            encode,
             qos,
             retain,
             answer: answer.filter(|_| waits),
@@ -118,8 +116,42 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
     Draft { file: report.file, name: shown, name_span, command }
 }
 
+/// Reads `qos` and `retain`; `retained` is meant where nothing is said.
+pub(super) fn how(keys: &mut Reader<'_>, retained: bool, report: &mut Report<'_>) -> (u8, bool) {
+    let qos = keys.integer("qos", report).map_or(1, |(qos, place)| {
+        u8::try_from(qos).ok().filter(|qos| *qos <= 2).unwrap_or_else(|| {
+            report.error("wrong-type", "`qos` is 0, 1 or 2", place, "");
+            1
+        })
+    });
+    (qos, keys.boolean("retain", report).map_or(retained, |(retain, _)| retain))
+}
+
+/// Reads `encode`: the words of `decode`, the other way round.
+pub(super) fn read_encode(keys: &mut Reader<'_>, report: &mut Report<'_>) -> Option<Encode> {
+    let entry = keys.any("encode")?;
+    let place = entry.value.span();
+    let encode = match Encode::of(read_decode::read(&entry, report)?) {
+        Ok(encode) => encode,
+        Err(why) => {
+            let found = report.new_error("bad-encode", format!("the payload cannot be written so: {why}"));
+            report.push(found.at(place, "").help(match why.contains("bytes") {
+                true => "bits of a word are written { name = \"run\", bit = 0, of = \"control\" }",
+                false => "formats: json, text, number, raw, keyvalue, csv, hex, base64, binary",
+            }));
+            return None;
+        }
+    };
+    if let Some(payload) = keys.any("payload").filter(|_| encode.needs_object()) {
+        let found = report.new_error("bad-encode", "`encode` needs the members of the body, and `payload` is one text");
+        let help = "remove `payload`; `set`, `rename` and `add` make the members";
+        report.push(found.at(place, "").context(payload.key_span, "one text").help(help));
+    }
+    Some(encode)
+}
+
 /// A text in which `{name}` and `*` stand for any text, with its names.
-fn pattern(entry: &Entry<'_>, names: &mut Names, report: &mut Report<'_>) -> Option<TextPattern> {
+pub(super) fn pattern(entry: &Entry<'_>, names: &mut Names, report: &mut Report<'_>) -> Option<TextPattern> {
     let text = text(entry, report)?;
     let taken: Vec<String> = names.names.clone();
     let taken: Vec<&str> = taken.iter().map(String::as_str).collect();

@@ -12,9 +12,13 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, number: usize, repor
     let before = report.found.len();
     let mut keys = Reader::new(table, "test");
     let name = keys.string("name", report);
-    let place = keys.any("command").map_or(span.clone(), |entry| entry.value.span());
-    let (command, _) = keys.table("command", report)?;
-    let given = read_given(command, &place, report);
+    let what = if table.contains_key("desired") { "desired" } else { "command" };
+    let place = keys.any(what).map_or(span.clone(), |entry| entry.value.span());
+    let (given, _) = keys.table(what, report)?;
+    let given = match what {
+        "desired" => read_desired(given, &place, report),
+        _ => read_given(given, &place, report),
+    };
     let want = read_want(&mut keys, report);
     keys.finish(report);
     if table.get("want").is_none() {
@@ -33,6 +37,22 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, number: usize, repor
         want: no_messages(),
         command: Some(Box::new(CommandTest { want: want?, ..given })),
     })
+}
+
+/// Desired properties of a device.
+fn read_desired(table: &DeTable<'_>, span: &Span, report: &mut Report<'_>) -> CommandTest {
+    let mut keys = Reader::new(table, "the desired properties of a test");
+    let device = keys.string("device", report).map_or_else(|| "test".to_owned(), |text| text.value.to_owned());
+    let properties = keys.string("properties", report);
+    if let Some(text) = &properties
+        && !serde_json::from_str::<serde_json::Value>(text.value).is_ok_and(|value| value.is_object())
+    {
+        report.error("wrong-type", "desired properties are a JSON object", text.span(), "");
+    }
+    let payload = properties.map_or("{}", |text| text.value).as_bytes().to_vec();
+    keys.finish(report);
+    let (method, id, props, want) = (None, String::new(), Vec::new(), WantCommand::Nothing(0..0));
+    CommandTest { span: span.clone(), device, method, id, props, payload, desired: true, want }
 }
 
 fn read_given(table: &DeTable<'_>, span: &Span, report: &mut Report<'_>) -> CommandTest {
@@ -58,7 +78,7 @@ fn read_given(table: &DeTable<'_>, span: &Span, report: &mut Report<'_>) -> Comm
     };
     keys.finish(report);
     let want = WantCommand::Nothing(0..0);
-    CommandTest { span: span.clone(), device, method, id, props, payload, want }
+    CommandTest { span: span.clone(), device, method, id, props, payload, desired: false, want }
 }
 
 fn read_want(keys: &mut Reader<'_>, report: &mut Report<'_>) -> Option<WantCommand> {
@@ -92,6 +112,7 @@ fn read_publish(keys: &mut Reader<'_>, span: &Span, report: &mut Report<'_>) -> 
         span: span.clone(),
         topic: keys.string("topic", report).map(owned),
         payload: keys.string("payload", report).map(owned),
+        payload_hex: keys.string("payload_hex", report).map(|hex| (read_hex(&hex, report), hex.span())),
         qos: keys.integer("qos", report),
         retain: keys.boolean("retain", report),
         answer: keys.string("answer", report).map(owned),

@@ -42,7 +42,7 @@ fn read_nested<'a>(entry: &Entry<'a>, outer: bool, report: &mut Report<'_>) -> O
         let name = text(entry, report)?;
         return match plain(name.value) {
             Some(decode) => Some(decode),
-            None => without_options(&name, report),
+            None => without_options(entry.key, &name, report),
         };
     };
     let mut keys = Reader::new(table, "decode");
@@ -98,17 +98,17 @@ pub(super) fn plain(name: &str) -> Option<Decode> {
 }
 
 /// A format that cannot be without its options, or that is none.
-fn without_options(name: &Text<'_>, report: &mut Report<'_>) -> Option<Decode> {
+fn without_options(key: &str, name: &Text<'_>, report: &mut Report<'_>) -> Option<Decode> {
     let example = match name.value {
-        "csv" => "decode = { format = \"csv\", separator = \";\", header = true }",
-        "binary" => "decode = { format = \"binary\", fields = [ { name = \"temp\", type = \"f32\" } ] }",
+        "csv" => "{ format = \"csv\", separator = \";\", header = true }",
+        "binary" => "{ format = \"binary\", fields = [ { name = \"temp\", type = \"f32\" } ] }",
         _ => {
             unknown(name, report);
             return None;
         }
     };
     let title = format!("`{}` needs to know more", name.value);
-    report.push(report.new_error("bad-decode", title).at(name.span(), "").help(example));
+    report.push(report.new_error("bad-decode", title).at(name.span(), "").help(format!("{key} = {example}")));
     None
 }
 

@@ -421,7 +421,7 @@ fn read_cost(keys: &mut Reader<'_>, names: &Names, message: &mut Message, urgent
     let gzip = message.gzip;
     let mut window = read_window::read(keys, names, report).map(|combine| {
         read_window::unused(keys, &combine, report);
-        Window { combine, per: None, gzip, urgent }
+        Window::new(combine, gzip, urgent)
     });
     if let Some(entry) = keys.any("per") {
         let per = text(&entry, report).map(|text| names.template(&text, report));

@@ -1,6 +1,6 @@
 //! One `[[test]]`.
 
-use toml::de::DeTable;
+use toml::de::{DeTable, DeValue};
 
 use super::durations;
 use super::read_reported::TO;
@@ -8,13 +8,13 @@ use super::read_rule::PRIORITIES;
 use super::{read_command_test, read_on};
 use crate::diag::walk::{Reader, Report, Text};
 use crate::diag::{Span, nearest};
-use crate::message::Event;
+use crate::message::{Event, Timestamp};
 use crate::rules::QuarantineReason;
-use crate::rules::testing::{On, Sent, Test, Want, WantMessage};
+use crate::rules::testing::{On, Sent, TEST_TIME, Test, Want, WantMessage};
 
 /// Reads a test; none where it has a mistake.
 pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, number: usize, report: &mut Report<'_>) -> Option<Test> {
-    if table.contains_key("command") {
+    if table.contains_key("command") || table.contains_key("desired") {
         return read_command_test::read(table, span, number, report);
     }
     let before = report.found.len();
@@ -25,6 +25,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, number: usize, repor
         Some(_) => (keys.string("address", report), keys.string("reason", report)),
         None => (None, None),
     };
+    let clock = read_clock(&mut keys, report);
     let own = read_sent(&mut keys, on, None, report);
     let mut sent = Vec::new();
     let several = table.contains_key("send") && on.is_none();
@@ -63,7 +64,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, number: usize, repor
     if !several {
         sent = vec![own];
     }
-    let sent: Vec<Sent> = sent.into_iter().map(|one| one.finish(on.is_some(), span)).collect();
+    let sent: Vec<Sent> = sent.into_iter().map(|one| one.finish(on.is_some(), clock, span)).collect();
     let shown = sent.first().map_or("", |sent| sent.topic.as_str());
     Some(Test {
         file: report.file,
@@ -73,6 +74,24 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, number: usize, repor
         want: want?,
         command: None,
     })
+}
+
+/// Reads where the clock of the test begins: a date and time of TOML, or one in quotes.
+fn read_clock(keys: &mut Reader<'_>, report: &mut Report<'_>) -> Timestamp {
+    let Some(entry) = keys.any("clock") else { return TEST_TIME };
+    let text = match entry.value.get_ref() {
+        DeValue::String(text) => text.to_string(),
+        DeValue::Datetime(time) => time.to_string(),
+        _ => String::new(),
+    };
+    text.parse::<jiff::Timestamp>().map_or_else(
+        |_| {
+            let found = report.new_error("bad-time", "`clock` is not a moment").at(entry.value.span(), "");
+            report.push(found.help("clock = \"2026-11-21T06:00:00Z\""));
+            TEST_TIME
+        },
+        |time| Timestamp(time.as_millisecond()),
+    )
 }
 
 /// A publish as read.
@@ -88,7 +107,7 @@ struct Draft<'a> {
 }
 
 impl Draft<'_> {
-    fn finish(self, on: bool, span: &Span) -> Sent {
+    fn finish(self, on: bool, clock: Timestamp, span: &Span) -> Sent {
         let client = self.client.unwrap_or(Text::new("test", span));
         let topic = if on { client } else { self.topic.unwrap_or(Text::new("", span)) };
         Sent {
@@ -99,6 +118,7 @@ impl Draft<'_> {
             payload: self.payload,
             qos: self.qos,
             retained: self.retained,
+            clock,
             at: self.at,
         }
     }

@@ -135,6 +135,12 @@ fn picked<'a>(
             let text = text(&entry, report)?;
             vec![(function(&text, report)?, name.as_str().into())]
         }
+        DeValue::Array(list) if list.is_empty() => {
+            let title = format!("`{}` does not say what is made of its values", entry.key);
+            let found = report.new_error("bad-window", title).at(value.span(), "no function");
+            report.push(found.help(AGGREGATE));
+            return None;
+        }
         DeValue::Array(list) => {
             let of = |value| {
                 let text = text(&Entry { value, ..entry.clone() }, report)?;

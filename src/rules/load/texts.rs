@@ -11,6 +11,8 @@ use crate::rules::template::{BUILT_IN, Mistake, Part, Template};
 const KNOWN_IN_COMMANDS: &str =
     "known are {device}, {id}, {time} and the names in `device` and `props`; a field of the body is written {.field}";
 
+const KNOWN_IN_DESIRED: &str = "known are {device}, with `split = \"leaf\"` {path} and {name}, {time} and the names in `device`; a field of the body is written {.field}";
+
 /// The names a rule's templates may use.
 pub(super) struct Names {
     pub(super) names: Vec<String>,
@@ -33,6 +35,11 @@ pub(super) struct Names {
 }
 
 impl Names {
+    /// The names that what comes down may use.
+    fn known_down(&self) -> &'static str {
+        if self.names.iter().any(|name| name == "id") { KNOWN_IN_COMMANDS } else { KNOWN_IN_DESIRED }
+    }
+
     /// Takes up the names that a key at `place` brings.
     pub(super) fn bring<'n>(&mut self, names: impl Iterator<Item = &'n str>, place: &Span, report: &mut Report<'_>) {
         for name in names {
@@ -70,7 +77,7 @@ impl Names {
         }
         if self.command && template.0.iter().any(|part| matches!(part, Part::Topic | Part::Client)) {
             let title = "`{topic}` and `{client}` are of a publish, and a command comes from the hub";
-            report.push(report.new_error("unknown-name", title).at(text.span(), "").help(KNOWN_IN_COMMANDS));
+            report.push(report.new_error("unknown-name", title).at(text.span(), "").help(self.known_down()));
         }
         if self.on
             && let Some(needed) = template.of_publish()
@@ -157,7 +164,7 @@ impl Names {
             }
             _ if self.command => match nearest(name, known.filter(|known| !["topic", "client"].contains(known))) {
                 Some(meant) => Ok(meant.to_owned()),
-                None => Err(KNOWN_IN_COMMANDS),
+                None => Err(self.known_down()),
             },
             _ if self.on => match nearest(name, known.filter(|known| *known != "topic")) {
                 Some(meant) => Ok(meant.to_owned()),

@@ -135,16 +135,20 @@ pub(super) fn duplicate_names(drafts: &[Draft], found: &mut Vec<Diagnostic>) {
 }
 
 /// The same for commands, whose names are in the audit log.
-pub(super) fn duplicate_commands(drafts: &[read_command::Draft], found: &mut Vec<Diagnostic>) {
-    let mut first: HashMap<&str, &read_command::Draft> = HashMap::new();
+pub(super) fn duplicate_commands<C>(
+    drafts: &[read_command::Draft<C>],
+    (all, one): (&str, &str),
+    found: &mut Vec<Diagnostic>,
+) {
+    let mut first: HashMap<&str, &read_command::Draft<C>> = HashMap::new();
     for draft in drafts {
         if let Some(other) = first.get(draft.name.as_str()) {
-            let title = format!("two commands are called `{}`", draft.name);
+            let title = format!("two {all} are called `{}`", draft.name);
             found.push(
                 Diagnostic::error("duplicate-name", title, draft.file)
                     .at(draft.name_span.clone(), "the name is taken")
-                    .context_in(other.file, other.name_span.clone(), "by this command")
-                    .help("give each command a `name` of its own, it is how logs and metrics tell them apart"),
+                    .context_in(other.file, other.name_span.clone(), format!("by this {one}"))
+                    .help(format!("give each {one} a `name` of its own, it is how logs and metrics tell them apart")),
             );
         } else {
             first.insert(&draft.name, draft);

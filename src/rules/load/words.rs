@@ -1,6 +1,8 @@
 //! The words that keys can be, from the tables they are read by: for the schema.
 
-use super::{read_binary, read_command, read_decode, read_on, read_reported, read_rule, read_table, read_time};
+use super::{
+    read_binary, read_command, read_decode, read_desired, read_on, read_reported, read_rule, read_table, read_time,
+};
 use crate::rules::window::Function;
 
 fn firsts<T>(choices: &[(&'static str, T)]) -> Vec<&'static str> {
@@ -50,6 +52,10 @@ pub(in crate::rules) fn codings() -> Vec<&'static str> {
 
 pub(in crate::rules) fn splits() -> Vec<&'static str> {
     firsts(&read_decode::SPLITS)
+}
+
+pub(in crate::rules) fn parts() -> Vec<&'static str> {
+    firsts(&read_desired::SPLITS)
 }
 
 pub(in crate::rules) fn qualities() -> Vec<&'static str> {

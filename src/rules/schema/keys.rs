@@ -20,6 +20,7 @@ pub(super) const ROOT: &[Key] = &[
         List(&Table("command")),
         "what comes down from the hub to plant clients; the first that matches takes it",
     ),
+    key("desired", List(&Table("desired")), "what desired properties of twins become for plant clients"),
     key("test", List(&Table("test")), "what the rules are to make of a publish; run by `brownbridge test`"),
     key(
         "table",
@@ -32,6 +33,7 @@ pub(super) const ROOT: &[Key] = &[
 pub(super) const TABLES: &[(&str, &[&[Key]])] = &[
     ("rule", &[BODY, RULE]),
     ("command", &[BODY, COMMAND]),
+    ("desired", &[BODY, DESIRED]),
     ("ack", &[ANSWER]),
     ("response", &[ANSWER, STATUS]),
     ("decode", &[DECODE]),
@@ -51,6 +53,7 @@ pub(super) const TABLES: &[(&str, &[&[Key]])] = &[
     ("want", &[WANT, WANTED_MESSAGE]),
     ("wanted message", &[WANTED_MESSAGE]),
     ("tested command", &[TESTED_COMMAND]),
+    ("tested desired", &[TESTED_DESIRED]),
     ("wanted command", &[WANT_OF_COMMAND, WANTED_PUBLISH]),
     ("wanted publish", &[WANTED_PUBLISH]),
 ];
@@ -121,11 +124,33 @@ const COMMAND: &[Key] = &[
     key("props", Map(&Text), "properties the message must have; in their values {name} and * stand for any text"),
     key("topic", Text, "where it is published: {device}, {id}, {name}, {.field}, {time}"),
     key("payload", Text, "what is published; without it the body"),
+    key(
+        "encode",
+        DECODED,
+        "how the payload is written, in the words of `decode`: as PLC words, hexadecimal digits, csv",
+    ),
     key("qos", Whole(0, 2), "the QoS of the publish, 1 where nothing is said"),
     key("retain", Flag, "the publish stays with the broker"),
     key("complete", Words(words::completions), "when the message is acknowledged to the hub"),
     key("ack", Table("ack"), "the answer of the plant that completes the message"),
     key("response", Table("response"), "the answer of the plant that answers the method"),
+];
+
+const DESIRED: &[Key] = &[
+    key("name", Text, "for messages, the audit log and metrics"),
+    key("device", Text, "which devices; {name} and * stand for any text"),
+    key("at", Text, "where in the properties what it takes is: settings.motor"),
+    key("split", Words(words::parts), "leaf: each value makes a publish; whole: the object makes one"),
+    key("topic", Text, "where it is published: {device}, {path}, {name}, {.field}"),
+    key("payload", Text, "what is published: {.value}; without it the value, or the object"),
+    key(
+        "encode",
+        DECODED,
+        "how the payload is written, in the words of `decode`: as PLC words, hexadecimal digits, csv",
+    ),
+    key("qos", Whole(0, 2), "the QoS of the publish, 1 where nothing is said"),
+    key("retain", Flag, "the publish stays with the broker; true where nothing is said"),
+    key("acknowledge", Flag, "the value is reported with code, version and description when it is with the plant"),
 ];
 
 const ANSWER: &[Key] = &[
@@ -216,10 +241,12 @@ const CSV_TABLE: &[Key] = &[
 const TEST: &[Key] = &[
     key("name", Text, "how the test is called"),
     key("on", Words(words::events), "instead of a publish: a client comes or goes"),
+    key("clock", Text, "when the test begins: 2026-11-21T06:00:00Z; else at 2026-01-01T00:00:00Z"),
     key("address", Text, "with `on`: where the client comes from"),
     key("reason", Text, "with `on`: why its connection ended"),
     key("send", List(&Table("send")), "several publishes; what one does not say is as in the test itself"),
     key("command", Table("tested command"), "instead of a publish: what comes down from the hub"),
+    key("desired", Table("tested desired"), "instead of a publish: what is desired of a device"),
     key(
         "want",
         Either(&[
@@ -241,6 +268,11 @@ const TESTED_COMMAND: &[Key] = &[
     key("payload_hex", Text, "its body as hexadecimal digits"),
 ];
 
+const TESTED_DESIRED: &[Key] = &[
+    key("device", Text, "the device it is desired of"),
+    key("properties", Text, "what is desired, a JSON object as text"),
+];
+
 const WANT_OF_COMMAND: &[Key] = &[
     key("nothing", Flag, "no command takes it"),
     key("refused", Words(reasons), "a command takes it and fails for this reason"),
@@ -249,6 +281,7 @@ const WANT_OF_COMMAND: &[Key] = &[
 const WANTED_PUBLISH: &[Key] = &[
     key("topic", Text, "the topic of the publish"),
     key("payload", Text, "its payload; JSON is compared as JSON"),
+    key("payload_hex", Text, "its payload as hexadecimal digits"),
     key("qos", Whole(0, 2), "the QoS of the publish"),
     key("retain", Flag, "whether it is retained"),
     key("answer", Text, "the topic on which the answer is awaited"),

@@ -2,7 +2,7 @@
 
 use super::{TEST_TIME, Want, differences};
 use crate::diag::Span;
-use crate::rules::{Commanded, Incoming, QuarantineReason, RuleSet};
+use crate::rules::{Commanded, Incoming, Made, QuarantineReason, RuleSet};
 
 /// A test of a command.
 #[derive(Debug, Clone)]
@@ -14,6 +14,8 @@ pub(in crate::rules) struct CommandTest {
     pub(in crate::rules) id: String,
     pub(in crate::rules) props: Vec<(String, Option<String>)>,
     pub(in crate::rules) payload: Vec<u8>,
+    /// The payload is what is desired of the device.
+    pub(in crate::rules) desired: bool,
     pub(in crate::rules) want: WantCommand,
 }
 
@@ -34,6 +36,7 @@ pub(in crate::rules) struct WantPublish {
     pub(in crate::rules) span: Span,
     pub(in crate::rules) topic: Option<(String, Span)>,
     pub(in crate::rules) payload: Option<(String, Span)>,
+    pub(in crate::rules) payload_hex: Option<(Vec<u8>, Span)>,
     pub(in crate::rules) qos: Option<(i64, Span)>,
     pub(in crate::rules) retain: Option<(bool, Span)>,
     /// The topic on which the answer is awaited.
@@ -50,7 +53,7 @@ pub(super) fn run(rules: &RuleSet, test: &CommandTest) -> Vec<(Span, String)> {
         payload: &test.payload,
         received: TEST_TIME,
     };
-    let got = rules.command(&incoming);
+    let got = if test.desired { desired(rules, test) } else { rules.command(&incoming) };
     let mut wrong = Vec::new();
     match (&test.want, got) {
         (WantCommand::Nothing(_), Commanded::NoRule) => {}
@@ -71,6 +74,9 @@ pub(super) fn run(rules: &RuleSet, test: &CommandTest) -> Vec<(Span, String)> {
                         wrong.push((span.clone(), differences.join("; ")));
                     }
                 }
+                if let Some((_, span)) = want.payload_hex.as_ref().filter(|(bytes, _)| *bytes != got.payload) {
+                    wrong.push((span.clone(), format!("got {}", hex(&got.payload))));
+                }
                 if let Some((_, span)) = want.qos.as_ref().filter(|(qos, _)| *qos != i64::from(got.qos)) {
                     wrong.push((span.clone(), format!("got {}", got.qos)));
                 }
@@ -87,6 +93,28 @@ pub(super) fn run(rules: &RuleSet, test: &CommandTest) -> Vec<(Span, String)> {
         (WantCommand::Publishes(_), got) => wrong.push((test.span.clone(), said(&got))),
     }
     wrong
+}
+
+/// What becomes of desired properties, as if one command made all of it.
+fn desired(rules: &RuleSet, test: &CommandTest) -> Commanded {
+    let properties = serde_json::from_slice(&test.payload).unwrap_or_default();
+    let mut made = Made { command: String::new(), publishes: Vec::new(), answer: None };
+    let wishes = rules.desired((&test.device, TEST_TIME), &properties);
+    if wishes.is_empty() {
+        return Commanded::NoRule;
+    }
+    for wish in wishes {
+        match wish.made {
+            Ok(publishes) => made.publishes.extend(publishes),
+            Err((reason, detail)) => return Commanded::Refused { command: wish.rule, reason, detail },
+        }
+        made.command = wish.rule;
+    }
+    Commanded::Made(made)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
 }
 
 fn said(got: &Commanded) -> String {

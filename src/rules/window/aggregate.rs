@@ -2,6 +2,10 @@
 //!
 //! A field that is missing or null takes no part; one that is no number and must be is refused before it comes here.
 //! A window of which a field had no value leaves it out. Numbers are written as JSON writes them: `12.0` becomes `12`.
+//!
+//! Whole numbers are exact up to 38 digits ([`Number`]), so that a counter beyond 2^53 keeps its last digits in `min`, `max`
+//! and, of whole numbers only, `sum`. The mean of values whose sum is too large for a number is still found; the sum
+//! itself, which JSON's readers could not take, is then left out.
 
 use super::pivot::{Object, key, too_long};
 use crate::rules::QuarantineReason;
@@ -100,6 +104,63 @@ impl Aggregate {
     }
 }
 
+/// A power of two so small that no sum of values by it is too large, and so near that none is lost in one that was.
+const SMALL: f64 = 1.0 / 18_446_744_073_709_551_616.0;
+
+/// A value, exact where it is whole.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Number {
+    Whole(i128),
+    Real(f64),
+}
+
+impl Default for Number {
+    fn default() -> Self {
+        Self::Whole(0)
+    }
+}
+
+impl Number {
+    fn of(text: &str) -> Self {
+        match text.parse() {
+            Ok(whole) => Self::Whole(whole),
+            Err(_) => Self::Real(text.parse().unwrap_or(0.0)),
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss)]
+    fn about(self) -> f64 {
+        match self {
+            Self::Whole(number) => number as f64,
+            Self::Real(number) => number,
+        }
+    }
+
+    fn whole(self) -> Option<i128> {
+        match self {
+            Self::Whole(number) => Some(number),
+            Self::Real(_) => None,
+        }
+    }
+
+    fn is_below(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Whole(a), Self::Whole(b)) => a < b,
+            _ => self.about() < other.about(),
+        }
+    }
+
+    /// Appends it; false for a number that JSON cannot write.
+    fn push(self, out: &mut Vec<u8>) -> bool {
+        use std::io::Write as _;
+        match self {
+            // Writing to a Vec cannot fail.
+            Self::Whole(number) => write!(out, "{number}").is_ok(),
+            Self::Real(number) => push_f64(number, out),
+        }
+    }
+}
+
 /// What the fields were so far.
 #[derive(Debug)]
 pub(super) struct Cells {
@@ -112,8 +173,12 @@ pub(super) struct Cells {
 struct Cell {
     count: u64,
     sum: f64,
-    min: f64,
-    max: f64,
+    /// The sum, as long as all values are whole.
+    whole: Option<i128>,
+    /// The sum of the values by [`SMALL`].
+    small: f64,
+    min: Number,
+    max: Number,
     first: Box<str>,
     last: Box<str>,
 }
@@ -155,13 +220,20 @@ impl Cells {
 
 impl Cell {
     fn add(&mut self, picked: &Picked, value: &str) {
-        let number = value.parse::<f64>().unwrap_or(0.0);
+        let number = Number::of(value);
         if self.count == 0 {
-            (self.min, self.max, self.first) = (number, number, value.into());
+            (self.min, self.max, self.first, self.whole) = (number, number, value.into(), Some(0));
         }
         self.count += 1;
-        self.sum += number;
-        (self.min, self.max) = (self.min.min(number), self.max.max(number));
+        self.sum += number.about();
+        self.small += number.about() * SMALL;
+        self.whole = self.whole.and_then(|sum| sum.checked_add(number.whole()?));
+        if number.is_below(self.min) {
+            self.min = number;
+        }
+        if self.max.is_below(number) {
+            self.max = number;
+        }
         if picked.results.iter().any(|(function, _)| *function == Function::Last) {
             self.last = value.into();
         }
@@ -171,10 +243,11 @@ impl Cell {
     #[expect(clippy::cast_precision_loss)]
     fn push(&self, function: Function, out: &mut Vec<u8>) -> bool {
         match function {
-            Function::Min => push_f64(self.min, out),
-            Function::Max => push_f64(self.max, out),
-            Function::Mean => push_f64(self.sum / self.count as f64, out),
-            Function::Sum => push_f64(self.sum, out),
+            Function::Min => self.min.push(out),
+            Function::Max => self.max.push(out),
+            Function::Mean if self.sum.is_finite() => push_f64(self.sum / self.count as f64, out),
+            Function::Mean => push_f64(self.small / self.count as f64 / SMALL, out),
+            Function::Sum => self.whole.map_or(Number::Real(self.sum), Number::Whole).push(out),
             Function::Count => push_f64(self.count as f64, out),
             Function::First => {
                 out.extend_from_slice(self.first.as_bytes());

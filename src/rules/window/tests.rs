@@ -171,7 +171,7 @@ proptest! {
         let mut fetch = |memory: &Memory, kept: &mut BTreeMap<u64, Vec<u8>>| {
             while let Some(closed) = memory.fetch_closed() {
                 let list: Vec<f64> = serde_json::from_slice(HubMessage::parse(&closed.record).unwrap().body).unwrap();
-                let done: BTreeSet<u64> = closed.sequences.iter().flat_map(|(first, last)| *first..=*last).collect();
+                let done: BTreeSet<u64> = closed.sequences.iter().flat_map(|(first, last)| first..=last).collect();
                 assert_eq!((list.len(), done.len() as u64), (done.len(), closed.messages));
                 done.iter().for_each(|sequence| assert!(kept.remove(sequence).is_some()));
                 arrived.extend(list);
@@ -320,4 +320,98 @@ fn contributions_that_come_out_of_order_share_a_window() {
         let came = run(&rules(&format!("decode = \"number\"\n{keys}")), &sent);
         assert_eq!(came.len(), expect, "{keys} {times:?}: {came:?}");
     }
+}
+
+/// What some publishes of `{"n":..,"m":..}` give to the window of a rule, as it is kept.
+fn contributions(rules: &RuleSet, count: usize) -> Vec<Vec<u8>> {
+    let mut out = Output::new();
+    let held = (0..count).map(|n| {
+        let one = Sent { at: 0, device: 0, payload: format!("{{\"n\":{n},\"m\":1}}") };
+        assert_eq!(rules.attempt(&one.publish("t/0"), &mut out), Verdict::Translated);
+        out.held().next().unwrap().1.to_vec()
+    });
+    held.collect()
+}
+
+/// All messages that windows became, and why each closed.
+fn closed(memory: &Memory) -> Vec<(String, &'static str)> {
+    while memory.close_first() {}
+    let body = |record: &[u8]| String::from_utf8(HubMessage::parse(record).unwrap().body.to_vec()).unwrap();
+    std::iter::from_fn(|| memory.fetch_closed()).map(|one| (body(&one.record), one.why.label())).collect()
+}
+
+/// A rule changed between a crash and the start: what waited for it is taken by a window that means the same by it, or
+/// goes up by itself, and comes never into a window of the new kind.
+#[test]
+fn contributions_of_another_kind_or_shape_go_up_by_themselves() {
+    let batch = "batch = { max_wait = \"1h\" }";
+    let longer = "batch = { max_wait = \"2h\", max_messages = 100 }";
+    let sum = "aggregate = { every = \"1h\", fields = { n = \"sum\" } }";
+    let often = "aggregate = { every = \"1m\", fields = { n = \"sum\" } }";
+    let last = "aggregate = { every = \"1h\", fields = { n = \"last\" } }";
+    let other = "aggregate = { every = \"1h\", fields = { m = \"sum\" } }";
+    let pivot = "pivot = { name = \"a\", value = \".n\", max_wait = \"1h\" }";
+    let renamed = "pivot = { name = \"b\", value = \".n\", max_wait = \"1h\" }";
+    let bodies = ["{\"n\":0,\"m\":1}", "{\"n\":1,\"m\":1}"];
+    let (picked, named) = (["{\"n\":0}", "{\"n\":1}"], ["{\"a\":0}", "{\"a\":1}"]);
+    for (before, after, alone, new) in [
+        (batch, longer, &[][..], "[{\"n\":0,\"m\":1},{\"n\":1,\"m\":1},{\"n\":0,\"m\":1}]"),
+        (sum, often, &[], "{\"n\":1}"),
+        (pivot, pivot, &[], "{\"a\":0}"),
+        (batch, sum, &bodies, "{\"n\":0}"),
+        (batch, pivot, &bodies, "{\"a\":0}"),
+        (sum, batch, &picked, "[{\"n\":0,\"m\":1}]"),
+        (sum, pivot, &picked, "{\"a\":0}"),
+        (sum, other, &picked, "{\"m\":1}"),
+        (sum, last, &picked, "{\"n\":0}"),
+        (pivot, batch, &named, "[{\"n\":0,\"m\":1}]"),
+        (pivot, renamed, &named, "{\"b\":0}"),
+    ] {
+        let (before, after) = (rules(before), rules(after));
+        let memory = Memory::default();
+        for (sequence, held) in (1..).zip(contributions(&before, 2)) {
+            after.hold(&held, sequence, &memory).unwrap();
+        }
+        after.hold(&contributions(&after, 1)[0], 3, &memory).unwrap();
+        let mut expect: Vec<_> = alone.iter().map(|body| ((*body).to_owned(), "rules_changed")).collect();
+        expect.push((new.to_owned(), "early"));
+        assert_eq!(closed(&memory), expect);
+    }
+}
+
+/// Version 1 had neither kind nor shape: such contributions go into the window of their rule, as they did.
+#[test]
+fn contributions_of_the_former_version_are_taken() {
+    let batch = rules("batch = { max_wait = \"1h\" }");
+    let memory = Memory::default();
+    for (sequence, now) in (1..).zip(contributions(&batch, 2)) {
+        let (before, rest) = now.split_at(25);
+        let former = [&[1], &before[1..], &rest[5..]].concat();
+        assert_eq!(batch.hold(&former, sequence, &memory), Ok(()));
+        assert_eq!(super::held_record(&former), super::held_record(&now));
+    }
+    assert_eq!(closed(&memory), [("[{\"n\":0,\"m\":1},{\"n\":1,\"m\":1}]".to_owned(), "early")]);
+    let newer = [&[3], &contributions(&batch, 1)[0][1..]].concat();
+    assert!(batch.hold(&newer, 3, &memory).is_err(), "of a version that is not known");
+}
+
+/// Closed windows that nobody fetches are bounded too, in bytes.
+#[test]
+fn closed_windows_are_bounded() {
+    let batch = rules("batch = { max_bytes = 200000, max_wait = \"1h\" }");
+    let memory = Memory::default();
+    let payload = format!("\"{}\"", "x".repeat(199_000));
+    let mut out = Output::new();
+    let mut held = 0;
+    while memory.has_room() {
+        let one = Sent { at: 0, device: held, payload: payload.clone() };
+        batch.attempt(&one.publish(&one.topic()), &mut out);
+        batch.hold(out.held().next().unwrap().1, held as u64, &memory).unwrap();
+        held += 1;
+        assert!(held < 1_000, "there is room without end");
+    }
+    let (open, closed) = memory.count_windows();
+    assert!(open < 200 && (150..200).contains(&closed), "{open} open, {closed} closed");
+    memory.fetch_closed().unwrap();
+    assert!(memory.has_room());
 }

@@ -1,4 +1,4 @@
-//! The way back under load: `cargo bench --bench way_back [methods]`.
+//! The way back under load: `cargo bench --bench way_back [methods] [twins]`.
 //!
 //! The simulated hub, the service that asks it and the plant's device run in this process, the bridge in its own, all on
 //! one machine. Each row is compared with what the same run finds the local MQTT round trip alone to take.
@@ -12,6 +12,7 @@ mod support;
 
 mod methods;
 mod service;
+mod twins;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,6 +26,9 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     if wanted("methods") {
         runtime.block_on(methods::run());
+    }
+    if wanted("twins") {
+        runtime.block_on(twins::run());
     }
 }
 

@@ -67,7 +67,11 @@ async fn device(at: SocketAddr) {
     });
 }
 
-async fn client(at: SocketAddr, name: &str, filter: &str) -> (AsyncClient, mpsc::Receiver<rumqttc::Publish>) {
+pub(crate) async fn client(
+    at: SocketAddr,
+    name: &str,
+    filter: &str,
+) -> (AsyncClient, mpsc::Receiver<rumqttc::Publish>) {
     let (client, mut events) = AsyncClient::new(MqttOptions::new(name, at.ip().to_string(), at.port()), 64);
     let mut network = rumqttc::NetworkOptions::new();
     network.set_tcp_nodelay(true);

@@ -1,0 +1,285 @@
+//! The bridge's own twin: what it tells about itself, and what may be desired of it
+//! ([`downlink::Wishes`](crate::downlink::Wishes)).
+//!
+//! All of it is in the component `bridge` of the twin of the bridge's own identity. What is there is told when it changes,
+//! looked at every few seconds, and counters at a slow pace. What is desired is taken or refused parameter by parameter, and
+//! what was taken last is kept in `<state>/own_twin.json`, so that it is in use again from the first publish after a start,
+//! whatever the hub says by then. What the rules' files say is only bent: their tests are run on what they say.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::Reloader;
+use super::page::Gauges;
+use super::reload::fence::write;
+use super::reload::rules::{RuleFiles, Tuned};
+use super::settings::{LogLevel, Settings};
+use super::status;
+use crate::admin::{Recorder, Source as _};
+use crate::bridge::InUse;
+use crate::bridge::twins::Twins;
+use crate::downlink::{self, COMPONENT, Parameter, Wishes};
+use crate::hub::exchange::Desired;
+use crate::hub::twin::{self, Properties};
+use crate::message::{Timestamp, excerpt};
+use crate::rules::Tune;
+
+const NAME: &str = "own_twin.json";
+/// How often what is told is looked at.
+const LOOK: Duration = Duration::from_secs(5);
+/// What changes all the time is told no oftener than this.
+const EVERY: Duration = Duration::from_secs(10);
+/// Names of clients, and of devices, at most; more are only counted.
+const MOST_NAMES: usize = 50;
+
+/// Why a parameter is not taken: a status as in HTTP, and a sentence.
+type Refused = (u16, String);
+
+/// The own twin before its parts are there.
+pub(super) struct Prepared {
+    /// What is desired may be done.
+    may: Result<(), &'static str>,
+    every: Duration,
+    kept: PathBuf,
+    wishes: Wishes,
+    rule_path: PathBuf,
+    log_level: Option<LogLevel>,
+}
+
+/// What it uses of the other parts.
+pub(super) struct Parts {
+    pub(super) twins: Twins,
+    pub(super) gauges: Arc<Gauges>,
+    pub(super) recorder: Recorder,
+    pub(super) reloader: Reloader,
+    pub(super) rules: Arc<InUse>,
+    pub(super) tuned: Arc<Mutex<Tuned>>,
+}
+
+/// Brings what was taken last into use again. With what the rules' files are bent by.
+pub(super) fn prepare(settings: &mut Settings) -> (Arc<Mutex<Tuned>>, Option<Prepared>) {
+    let commands = &settings.config.commands;
+    if !is_wanted(settings) {
+        return (Arc::default(), None);
+    }
+    let may = match (commands.desired, commands.dry_run) {
+        (false, _) => Err("[commands] desired = false: bridge.toml has the last word"),
+        (true, true) => Err("[commands] dry_run = true: nothing is changed"),
+        (true, false) => Ok(()),
+    };
+    let kept = settings.state.join(NAME);
+    let text = may.ok().and_then(|()| fs::read_to_string(&kept).ok()).unwrap_or_default();
+    let wishes = Wishes::from_json(&serde_json::from_str(&text).unwrap_or(Value::Null));
+    let tuned = tuned(&wishes);
+    if tuned != Tuned::default() {
+        match tuned.load(&settings.rule_path).and_then(|(candidate, _)| candidate.rules(&settings.rules)) {
+            Ok(rules) => settings.rules = rules,
+            Err(why) => tracing::warn!("what was desired of the rules is not in use: {why}"),
+        }
+    }
+    if let (Some(level), Some(change)) = (wishes.log_level, &settings.log_level)
+        && let Err(why) = change(Some(level))
+    {
+        tracing::warn!("the log stays as it is: {why}");
+    }
+    let prepared = Prepared {
+        may,
+        every: commands.own_twin_every,
+        kept,
+        wishes,
+        rule_path: settings.rule_path.clone(),
+        log_level: settings.log_level.clone(),
+    };
+    (Arc::new(Mutex::new(tuned)), Some(prepared))
+}
+
+/// True where the bridge has a twin and is to use it.
+pub(super) fn is_wanted(settings: &Settings) -> bool {
+    let commands = &settings.config.commands;
+    commands.enabled && commands.own_twin && settings.own.device.is_some()
+}
+
+fn tuned(wishes: &Wishes) -> Tuned {
+    let off = wishes.rule_files.iter().filter(|(_, on)| !**on).map(|(name, _)| name.clone()).collect();
+    let tune = |tune: &downlink::Tune| Tune { throttle: tune.throttle, change: tune.change };
+    Tuned { off, tunes: wishes.tuning.iter().map(|(name, numbers)| (name.clone(), tune(numbers))).collect() }
+}
+
+impl Prepared {
+    /// Tells and takes until `stop`.
+    pub(super) async fn run(self, parts: Parts, stop: CancellationToken) {
+        let mut desired = parts.twins.own_desired();
+        let (mut look, mut slow) = (tokio::time::interval(LOOK), tokio::time::interval(self.every.max(LOOK)));
+        for interval in [&mut look, &mut slow] {
+            interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        }
+        let mut own = OwnTwin { prepared: self, parts, started: Timestamp::now(), told: Properties::new() };
+        desired.mark_changed();
+        let work = async {
+            loop {
+                tokio::select! {
+                    Ok(()) = desired.changed() => {
+                        let now = desired.borrow_and_update().clone();
+                        if let Some(now) = now {
+                            own.desired(&now).await;
+                        }
+                    }
+                    _ = slow.tick() => own.tell(own.counters(), EVERY),
+                    _ = look.tick() => own.tell(own.facts(), EVERY),
+                }
+            }
+        };
+        // A disk that does not answer must not keep the program from ending.
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = work => {}
+        }
+    }
+}
+
+struct OwnTwin {
+    prepared: Prepared,
+    parts: Parts,
+    started: Timestamp,
+    /// What was handed over to be reported.
+    told: Properties,
+}
+
+impl OwnTwin {
+    /// Reports what is new of it.
+    fn tell(&mut self, what: Value, every: Duration) {
+        let Value::Object(what) = what else { return };
+        let new = twin::difference(&self.told, &what);
+        if new.is_empty() {
+            return;
+        }
+        twin::merge(&mut self.told, &new);
+        self.report(new, every);
+    }
+
+    fn report(&self, what: Properties, every: Duration) {
+        let change = Properties::from_iter([(COMPONENT.to_owned(), what.into())]);
+        if let Err(error) = self.parts.twins.report_own(&change, every) {
+            tracing::warn!("the bridge cannot report about itself: {error}");
+        }
+    }
+
+    fn facts(&self) -> Value {
+        let gauges = &self.parts.gauges;
+        let rules = status::Rules::of(&gauges.rules);
+        let refused = gauges.standing.refused();
+        let names: Vec<String> = gauges
+            .census
+            .clients(MOST_NAMES)
+            .into_iter()
+            .map(|(client, _)| excerpt(&client.client_id).into())
+            .collect();
+        json!({
+            "__t": "c",
+            "version": env!("CARGO_PKG_VERSION"),
+            "started": self.started.to_string(),
+            "rules": {"count": rules.count, "hash": rules.hash, "since": rules.since},
+            "files": {
+                "sound": refused.is_empty(),
+                "refused": refused.first().map(|refused| excerpt(&refused.why).to_string()),
+                "since": gauges.standing.last_success().to_string(),
+            },
+            "clients": {"connected": gauges.census.totals().connected, "names": names},
+            "devices": gauges.devices.as_ref().map(|devices| {
+                let connected = devices.summary().count(crate::bridge::devices::Condition::Connected);
+                json!({"connected": connected})
+            }),
+        })
+    }
+
+    fn counters(&self) -> Value {
+        self.parts.gauges.refresh();
+        let counters = status::Counters::of(&self.parts.recorder.render());
+        let waiting = self.parts.gauges.stores.stats().waiting;
+        json!({"counters": {
+            "received": counters.received,
+            "translated": counters.translated,
+            "dropped": counters.dropped,
+            "quarantined": counters.quarantined,
+            "delivered": counters.delivered,
+            "shed": counters.shed,
+            "lost": counters.lost,
+            "waiting": waiting,
+        }})
+    }
+
+    /// Takes or refuses what is desired, and says so.
+    async fn desired(&mut self, desired: &Desired) {
+        let component = desired.properties.get(COMPONENT).unwrap_or(&Value::Null);
+        let (mut cleared, mut told) = (Properties::new(), Properties::new());
+        for parameter in Parameter::ALL {
+            let value = downlink::desired(component, parameter);
+            let taken = self.take(parameter, value).await;
+            if let Err((status, why)) = &taken {
+                tracing::warn!(parameter = parameter.name(), status, "what is desired is not taken: {why}");
+            }
+            let answer = |value: &Value| match &taken {
+                Ok(()) => downlink::acknowledged(value, 200, desired.version, ""),
+                Err((status, why)) => downlink::acknowledged(value, *status, desired.version, &excerpt(why)),
+            };
+            // A twin merges objects: what was answered before goes first, whatever that was.
+            cleared.insert(parameter.name().to_owned(), Value::Null);
+            told.extend(value.map(|value| (parameter.name().to_owned(), answer(value))));
+        }
+        self.report(cleared, Duration::ZERO);
+        self.report(told, Duration::ZERO);
+    }
+
+    async fn take(&mut self, parameter: Parameter, value: Option<&Value>) -> Result<(), Refused> {
+        if let Err(why) = self.prepared.may {
+            return if value.is_some() { Err((403, why.to_owned())) } else { Ok(()) };
+        }
+        let wishes = self.prepared.wishes.with(parameter, value).map_err(|why| (400, why))?;
+        if wishes == self.prepared.wishes {
+            return Ok(());
+        }
+        match parameter {
+            Parameter::LogLevel => match &self.prepared.log_level {
+                Some(change) => change(wishes.log_level).map_err(|why| (400, why))?,
+                None => return Err((501, "this log has one level".to_owned())),
+            },
+            Parameter::RuleFiles | Parameter::Tuning => self.bend(tuned(&wishes)).await?,
+        }
+        tracing::info!(parameter = parameter.name(), "what is desired in the twin is taken");
+        self.prepared.wishes = wishes;
+        self.keep();
+        Ok(())
+    }
+
+    /// Brings the rules into use as they are bent now.
+    async fn bend(&self, tuned: Tuned) -> Result<(), Refused> {
+        let (path, before, tried) = (self.prepared.rule_path.clone(), self.parts.rules.rules(), tuned.clone());
+        let check = move || -> Result<(), String> {
+            let (candidate, wrong) = tried.load(&path)?;
+            match wrong.into_iter().next() {
+                Some(wrong) => Err(wrong),
+                None => candidate.rules(&before).map(drop),
+            }
+        };
+        let checked = tokio::task::spawn_blocking(check).await;
+        checked.unwrap_or_else(|error| Err(error.to_string())).map_err(|why| (400, why))?;
+        let old = std::mem::replace(&mut *self.parts.tuned.lock(), tuned);
+        self.parts.reloader.reload_only::<RuleFiles>().await.map_err(|refused| {
+            *self.parts.tuned.lock() = old;
+            (409, refused.why)
+        })
+    }
+
+    fn keep(&self) {
+        let path: &Path = &self.prepared.kept;
+        if let Err(error) = write(path, &self.prepared.wishes.to_json().to_string()) {
+            tracing::warn!("{} cannot be written, a restart will not know it: {error}", path.display());
+        }
+    }
+}

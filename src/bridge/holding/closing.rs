@@ -1,0 +1,219 @@
+//! Closed windows on their way into the spool.
+//!
+//! | step | what is on disk then | a crash now |
+//! |---|---|---|
+//! | 1 | the contributions, which was so before their publishes were acknowledged | the windows go on |
+//! | 2 | the mark that says which contributions are in which of the closed windows | the same windows are made again |
+//! | 3 | the messages, in the spool of all messages | the same messages are made again |
+//! | 4 | the mark that says that the contributions are done with | nothing comes again |
+//! | 5 | | the contributions are done with in the spool, in any order and at any time |
+//!
+//! Without room for a mark things go on without: what is done with stays in memory then, and is done with in the
+//! holding spool in one step when all windows are closed, which a full spool brings about.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::super::Bridge;
+use super::super::meters::Meter;
+use super::super::urgent::durable;
+use super::{Holding, marks};
+use crate::metrics::{window_closed, windows_unmarked};
+use crate::rules::Closed;
+use crate::spool::{AppendError, Ranges};
+
+/// Windows that are stored with one wait for the disk, and about the bytes of their messages and their sequences.
+const AT_ONCE: usize = 1_000;
+const BYTES_AT_ONCE: usize = 4 << 20;
+const SEQUENCES_AT_ONCE: usize = 128 << 10;
+/// Windows that become messages without a pause.
+const FOLDED: usize = 64;
+/// Stretches that are done with under one lock.
+const STRETCHES: usize = 1_000;
+/// Room for a mark is waited for that long.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+impl Holding {
+    /// Writes marks and waits until they are on disk. False where there is no room.
+    async fn write(&self, notes: Vec<marks::Note>) -> bool {
+        let mut last = 0;
+        for (note, names_to) in notes {
+            let mut answer = self.append(&note, names_to);
+            if answer == Err(AppendError::Full) {
+                tokio::select! {
+                    biased;
+                    () = self.spool.room() => {}
+                    () = tokio::time::sleep(PATIENCE) => {}
+                }
+                answer = self.append(&note, names_to);
+            }
+            match answer {
+                Ok(sequence) => last = sequence,
+                Err(AppendError::Full | AppendError::TooLarge) => return false,
+                // The program is about to end; what the windows were made of is on disk.
+                Err(AppendError::Closed) => return std::future::pending().await,
+            }
+        }
+        self.is_on_disk(last).await
+    }
+
+    /// Waits until everything up to a sequence is on disk. False where that takes room that is only made by being done
+    /// with something.
+    async fn is_on_disk(&self, sequence: u64) -> bool {
+        loop {
+            tokio::select! {
+                biased;
+                () = durable(self.spool.clone(), sequence) => return true,
+                () = tokio::time::sleep(PATIENCE) => {}
+            }
+            if self.spool.is_stuck() {
+                return false;
+            }
+        }
+    }
+
+    /// Counted under the same lock, so that nobody takes a mark for a contribution.
+    fn append(&self, note: &[u8], names_to: u64) -> Result<u64, AppendError> {
+        let mut marks = self.marks.lock();
+        let ticket = self.spool.try_append_last(std::iter::once(note))?;
+        marks.add(ticket.0, note.len(), names_to);
+        Ok(ticket.0)
+    }
+
+    /// The messages that these contributions became are on disk. `all`: nothing else waits in a window. False where
+    /// that could not be written down.
+    async fn done_with(&self, mut done: Ranges, all: bool) -> bool {
+        let unwritten = std::mem::take(&mut self.marks.lock().unwritten);
+        done.extend(unwritten.iter());
+        if !self.write(vec![marks::done(&done)]).await {
+            let durable = self.spool.durable().borrow().seq;
+            let (now, later) = done.iter().partition::<Vec<_>, _>(|(_, last)| all && *last <= durable);
+            // All at once: on disk either nothing of it is done with, or everything.
+            self.acker.ack_ranges(&now);
+            self.marks.lock().unwritten.extend(later);
+            self.settle();
+            return false;
+        }
+        let ranges: Vec<(u64, u64)> = done.iter().collect();
+        for some in ranges.chunks(STRETCHES) {
+            self.acker.ack_ranges(some);
+            tokio::task::yield_now().await;
+        }
+        self.settle();
+        self.list().await;
+        true
+    }
+
+    /// Is done with the marks that say nothing any more.
+    pub(super) fn settle(&self) {
+        loop {
+            let mut marks = self.marks.lock();
+            let passed = marks.take_passed(self.spool.cursor(), self.spool.durable().borrow().seq);
+            if passed.is_empty() || self.acker.ack_ranges(&passed) == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Puts one list in the place of too many marks.
+    async fn list(&self) {
+        // What a start has not read yet may have to be made again.
+        if self.recovering.load(Ordering::Acquire) {
+            return;
+        }
+        let list = self.marks.lock().list(|| self.spool.resolved());
+        let Some(list) = list else { return };
+        let first = self.spool.last_appended() + 1;
+        // The part of a list that found room does no harm.
+        if self.write(list).await {
+            let mut marks = self.marks.lock();
+            let listed = marks.take_listed(first);
+            self.acker.ack_ranges(&listed);
+        }
+    }
+}
+
+impl Bridge {
+    /// Stores the messages of closed windows, as soon as there is room for them, and is done with what they were made
+    /// of. Who drops this leaves the rest to the next start.
+    pub(super) async fn store_closed(&self) {
+        loop {
+            let group = self.next_group().await;
+            if group.is_empty() {
+                break;
+            }
+            self.store_group(group).await;
+            self.stores.held.drained.notify_waiters();
+        }
+        if self.stores.held.has_unwritten() {
+            let all = self.rules.memory().count_windows() == (0, 0);
+            self.stores.held.done_with(Ranges::default(), all).await;
+        }
+    }
+
+    /// The windows that closed first.
+    async fn next_group(&self) -> Vec<Closed> {
+        let memory = self.rules.memory();
+        let (mut group, mut bytes, mut sequences) = (Vec::new(), 0, 0);
+        while group.len() < AT_ONCE
+            && bytes < BYTES_AT_ONCE
+            && sequences < SEQUENCES_AT_ONCE
+            && let Some(closed) = memory.fetch_closed()
+        {
+            bytes += closed.record.len();
+            sequences += closed.sequences.len();
+            group.push(closed);
+            if group.len().is_multiple_of(FOLDED) {
+                tokio::task::yield_now().await;
+            }
+        }
+        group
+    }
+
+    /// Takes windows through all steps.
+    async fn store_group(&self, group: Vec<Closed>) {
+        let (holding, memory) = (&self.stores.held, self.rules.memory());
+        let last = group.iter().filter_map(|closed| closed.sequences.span()).map(|(_, last)| last).max();
+        let announced = holding.is_on_disk(last.unwrap_or(0)).await && holding.write(marks::closing(&group)).await;
+        let mut left = VecDeque::from(group);
+        while !left.is_empty() {
+            let (stored, done) = self.store_some(&mut left).await;
+            if stored == 0 {
+                self.stores.normal.room().await;
+                continue;
+            }
+            let all = left.is_empty() && memory.count_windows() == (0, 0);
+            if !(holding.done_with(done, all).await && announced) {
+                windows_unmarked(stored);
+            }
+        }
+    }
+
+    /// Stores messages as long as there is room, and waits until they are on disk. Says how many windows that were,
+    /// and what they were made of.
+    async fn store_some(&self, left: &mut VecDeque<Closed>) -> (u64, Ranges) {
+        let (normal, urgent) = (&self.stores.normal, &self.stores.urgent);
+        let (mut count, mut done, mut last) = (0, Ranges::default(), [None, None]);
+        while let Some(closed) = left.front() {
+            let record = || std::iter::once(closed.record.as_slice());
+            let first = if closed.urgent { self.stores.append(urgent, record()).ok() } else { None };
+            match first.map_or_else(|| self.stores.append(normal, record()), Ok) {
+                Ok(ticket) if first.is_some() => last[1] = Some(ticket.0),
+                Ok(ticket) => last[0] = Some(ticket.0),
+                Err(AppendError::Full) => break,
+                // The program is about to end; what the window was made of is on disk.
+                Err(AppendError::Closed | AppendError::TooLarge) => return std::future::pending().await,
+            }
+            Meter::new(&closed.rule, (false, false), self.own.block).made(&self.own, &closed.record);
+            window_closed(closed.why.label());
+            done.extend(closed.sequences.iter());
+            count += 1;
+            left.pop_front();
+        }
+        for (spool, last) in [normal, urgent].into_iter().zip(last) {
+            durable(spool.clone(), last.unwrap_or(0)).await;
+        }
+        (count, done)
+    }
+}

@@ -1,0 +1,69 @@
+//! Whose identity a message goes up under, where every device has one of its own. From a configuration and the state folder
+//! beside it; no bridge and no service is asked.
+
+use std::fmt::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use super::super::check::{could_not_run, print_findings};
+use crate::app::devices::Planned;
+use crate::app::settings;
+use crate::bridge::devices::{Origin, origin};
+use crate::rules::RuleSet;
+
+/// The devices of a configuration.
+pub(super) struct Identities {
+    planned: Planned,
+    state: PathBuf,
+}
+
+/// The rules of a configuration, and its devices where each has an identity of its own.
+pub(super) fn load(path: &Path) -> Result<(RuleSet, Option<Identities>), ExitCode> {
+    let loaded = settings::load(path, &|name| std::env::var(name).ok())
+        .map_err(|error| could_not_run(&settings::cannot_read(path, &error)))?;
+    let Some(settings) = loaded.settings else {
+        print_findings(&loaded.diagnostics, &loaded.sources);
+        return Err(ExitCode::from(1));
+    };
+    let state = settings.state;
+    let identities = settings.devices.map(|planned| Identities { planned, state });
+    Ok((settings.rules, identities))
+}
+
+impl Identities {
+    /// It has an identity of its own.
+    pub(super) fn has(&self, device: &str) -> bool {
+        !device.is_empty() && *device != *self.planned.plan.own.connection.device
+    }
+
+    fn origin(&self, device: &str) -> Result<Origin, String> {
+        let origin = origin(&self.planned.plan, &self.state, device);
+        origin.map_err(|error| format!("what was said of devices cannot be read: {error}"))
+    }
+
+    pub(super) fn write(&self, out: &mut String, device: &str) -> fmt::Result {
+        let Origin { verdict, admission, account } = match self.origin(device) {
+            Ok(origin) => origin,
+            Err(problem) => return writeln!(out, "  identity    {problem}"),
+        };
+        writeln!(out, "  identity    its own, {verdict}: {admission}")?;
+        writeln!(out, "  proof       {}", account.proof)?;
+        match (account.hub, account.assigned) {
+            (Some(hub), Some(at)) => writeln!(out, "  hub         {hub}, as the provisioning service said {at}"),
+            (Some(hub), None) => writeln!(out, "  hub         {hub}"),
+            (None, _) => writeln!(out, "  hub         not known yet: the provisioning service will be asked"),
+        }
+    }
+
+    pub(super) fn as_json(&self, device: &str) -> Value {
+        match self.origin(device) {
+            Ok(Origin { verdict, admission, account }) => json!({
+                "verdict": verdict, "admission": admission, "credentials": account.proof, "hub": account.hub,
+                "assigned": account.assigned,
+            }),
+            Err(problem) => json!({ "problem": problem }),
+        }
+    }
+}
