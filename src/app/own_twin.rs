@@ -226,7 +226,7 @@ impl OwnTwin {
             }
             let answer = |value: &Value| match &taken {
                 Ok(()) => downlink::acknowledged(value, 200, desired.version, ""),
-                Err((status, why)) => downlink::acknowledged(value, *status, desired.version, &excerpt(why)),
+                Err((status, why)) => downlink::acknowledged(value, *status, desired.version, excerpt(why)),
             };
             // A twin merges objects: what was answered before goes first, whatever that was.
             cleared.insert(parameter.name().to_owned(), Value::Null);

@@ -147,7 +147,7 @@ fn tune(name: &str, value: &Value) -> Result<Tune, String> {
         let number = value.as_f64().filter(|number| *number > 0.0 && number.is_finite());
         let number = number.ok_or_else(|| format!("`{key}` of `{name}` is a number above 0"))?;
         match key.as_str() {
-            "throttle" if number <= THROTTLE_MAX && number >= 0.001 => {
+            "throttle" if (0.001..=THROTTLE_MAX).contains(&number) => {
                 #[expect(clippy::cast_possible_truncation, reason = "a day at most")]
                 let ms = (number * 1e3).round() as i64;
                 tune.throttle = Some(ms);
