@@ -1,7 +1,7 @@
 //! What the program writes is for itself alone: plant data, and what is known of devices.
 //!
 //! A running bridge makes files nobody else can read ([`keep`]). A state folder of a version that did not is
-//! [closed](close) at the start, with the folders the bridge has in it; where other things lie in it too (somebody wrote
+//! closed at the start, with the folders the bridge has in it; where other things lie in it too (somebody wrote
 //! `state = "."`), it stays as it is, and only what is the bridge's own is closed.
 
 use std::fs::{self, DirBuilder, Permissions};
