@@ -148,7 +148,8 @@ impl Bridge {
             Verdict::Dropped { rule } => {
                 count_held_back(now, out);
                 let held_back = out.held_back().iter().find(|(holds, _)| *holds == rule);
-                self.drop(held_back.map_or("rule", |(_, why)| why.label()))
+                let otherwise = if out.clears_retained() { "retained_cleared" } else { "rule" };
+                self.drop(held_back.map_or(otherwise, |(_, why)| why.label()))
             }
             Verdict::Quarantined { rule, reason } => {
                 let detail = out.detail().to_owned();

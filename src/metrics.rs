@@ -76,9 +76,13 @@ const DELIVERIES_DROPPED: &str = "brownbridge_broker_deliveries_dropped_total";
 /// At most one log line a second and kind for what a misbehaving client can cause at will.
 #[derive(Default)]
 struct Pace {
-    /// When each kind was last logged, in seconds, and how often it was left out since.
-    kinds: Mutex<HashMap<String, (i64, u64)>>,
+    kinds: Kinds,
+    /// The same by whom it is about.
+    of: Kinds,
 }
+
+/// When each kind was last logged, in seconds, and how often it was left out since.
+type Kinds = Mutex<HashMap<String, (i64, u64)>>;
 
 /// Kinds of paced log lines that are told apart; what is beyond shares one pace.
 const MAX_KINDS: usize = 1_000;
@@ -267,9 +271,19 @@ impl Metrics {
 
     /// Calls `log` at most once a second for each `kind`, with the number of calls left out since, if any.
     pub fn log_pace(&self, kind: &str, log: impl FnOnce(Option<u64>)) {
+        Self::paced(&self.pace.kinds, kind, log);
+    }
+
+    /// The same for each `kind` and `who`, so that one of many does not hide the others. Beyond a thousand of them they
+    /// share one pace.
+    pub fn log_pace_of(&self, kind: &str, who: &str, log: impl FnOnce(Option<u64>)) {
+        Self::paced(&self.pace.of, &format!("{kind} {who}"), log);
+    }
+
+    fn paced(kinds: &Kinds, kind: &str, log: impl FnOnce(Option<u64>)) {
         let now = Timestamp::now().as_secs();
         let left_out = {
-            let mut kinds = self.pace.kinds.lock();
+            let mut kinds = kinds.lock();
             let kind = if kinds.len() < MAX_KINDS || kinds.contains_key(kind) { kind } else { "" };
             let (last, left_out) = kinds.entry(kind.to_owned()).or_insert((i64::MIN, 0));
             if *last == now {

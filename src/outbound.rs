@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::config::proxy::{self, Parts};
 use crate::message::excerpt;
 use crate::secret::Secret;
 
@@ -78,24 +79,7 @@ impl std::error::Error for ProxyError {}
 impl Proxy {
     /// Reads `http://[user:password@]host:port`; the error says what is wrong, without the text.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
-        let rest = match text.split_once("://") {
-            Some(("http", rest)) => rest,
-            Some(_) => return Err("only proxies that speak plain HTTP themselves are known: http://host:port"),
-            None => return Err("it begins with http://"),
-        };
-        let (credentials, place) = match rest.rsplit_once('@') {
-            Some((credentials, place)) => (Some(credentials), place),
-            None => (None, rest),
-        };
-        let (host, port) = place.trim_end_matches('/').rsplit_once(':').ok_or("there is no port: http://host:port")?;
-        let port = port.parse().map_err(|_| "the port is no number up to 65535")?;
-        let host = host.trim_matches(['[', ']']);
-        if host.is_empty() || host.contains(['/', '@', ' ']) {
-            return Err("there is no host: http://host:port");
-        }
-        if credentials.is_some_and(|credentials| !credentials.contains(':')) {
-            return Err("a user has a password: http://user:password@host:port");
-        }
+        let Parts { credentials, host, port } = proxy::split(text)?;
         let credentials = credentials.map(|text| Secret::new(crate::hub::bag::unescape(text).into_owned()));
         Ok(Self { host: host.to_owned(), port, credentials })
     }

@@ -180,6 +180,64 @@ fn a_refused_device_waits_alone_and_follows_in_order() {
 }
 
 #[test]
+fn the_log_names_every_refused_device() {
+    let dir = folder();
+    let file = dir.path().join("ids");
+    fs::write(&file, "!bad-1\n!bad-2\n!bad-3\n").unwrap();
+    let sim = Sim::start(&dir.path().join("hub"), free_port(), &["--device-file", file.to_str().unwrap()]);
+    let bridge = start(dir.path(), &sim, "", "allow = [\"*\"]");
+    publish(&bridge, "good", 0..1);
+    for device in ["bad-1", "bad-2", "bad-3"] {
+        publish(&bridge, device, 0..1);
+    }
+    for device in ["bad-1", "bad-2", "bad-3"] {
+        until_state(dir.path(), device, "refused");
+        let log = fs::read_to_string(&bridge.log).unwrap();
+        for line in ["uplink: localhost refused the connection", "a device is not let in"] {
+            let named = |text: &&str| text.contains(line) && text.contains(&format!("device=\"{device}\""));
+            assert!(log.lines().any(|text| named(&text)), "{device}: {line}: {log}");
+        }
+    }
+}
+
+/// Ten devices, fifty messages each, over lines that end again and again: nothing is missing, first arrivals are in order,
+/// and no end of a line sends more again than was in flight.
+#[test]
+fn lines_that_end_again_and_again_lose_nothing() {
+    /// Publishes in flight of a device.
+    const WINDOW: usize = 32;
+    let rows = [
+        (&["--cut-every", "7"][..], 10.0),
+        (&["--expire", "1", "--puback-delay", "700"], 10.0),
+        // It shapes first, and may close.
+        (&["--message-rate", "150"], 0.0),
+    ];
+    for (faults, least) in rows {
+        let dir = folder();
+        let sim = Sim::start(&dir.path().join("hub"), free_port(), faults);
+        let bridge = start(dir.path(), &sim, "", "allow = [\"press-*\"]");
+        let devices: Vec<String> = (0..10).map(|n| format!("press-{n}")).collect();
+        for device in &devices {
+            publish(&bridge, device, 0..50);
+        }
+        let whole: BTreeMap<String, Vec<u32>> =
+            devices.iter().map(|device| (device.clone(), (0..50).collect())).collect();
+        until("all of them", 4 * PATIENCE, || {
+            (bridge.metric("brownbridge_spool_messages") == 0.0 && by_device(&sim) == whole).then_some(())
+        });
+        // Closes again and again are counted by what they most likely mean.
+        let reasons = ["closed", "taken_over", "nothing_taken", "throttled"];
+        let ended = |reason| bridge.metric(&format!("brownbridge_uplink_reconnects_total{{reason=\"{reason}\"}}"));
+        let ends: f64 = reasons.into_iter().map(ended).sum();
+        assert!(ends >= least, "{faults:?}: the lines ended: {ends}");
+        let again = sim.received().len() - 500;
+        assert!(again <= ends as usize * WINDOW, "{faults:?}: {again} again over {ends} ends");
+        assert_conserved(&bridge);
+        assert_ledger(&bridge, 0, 500);
+    }
+}
+
+#[test]
 fn refused_messages_go_another_way_where_that_is_wanted() {
     for (policy, reason) in [("gateway", ""), ("quarantine", "device_refused")] {
         let dir = folder();

@@ -294,7 +294,8 @@ fn topics_carry_what_the_sdks_carry() {
         for sdk in ["python", "node"] {
             let Some(theirs) = row["expected"][sdk]["topic"].as_str() else { continue };
             let set = |topic: &str| {
-                let bag = d2c::addressed(topic, identity.device).unwrap_or_else(|| panic!("{topic}"));
+                let bag =
+                    d2c::addressed(topic, (identity.device, identity.module)).unwrap_or_else(|| panic!("{topic}"));
                 let mut all = decoded(bag).unwrap_or_else(|| panic!("{id}: {bag}"));
                 all.retain(|(name, _)| name != "$.ctime");
                 all.sort();
@@ -304,7 +305,7 @@ fn topics_carry_what_the_sdks_carry() {
         }
         // The style of writing is Python's: the same pairs in its order make its topic.
         if let Some(theirs) = row["expected"]["python"]["topic"].as_str() {
-            let bag = d2c::addressed(theirs, identity.device).unwrap();
+            let bag = d2c::addressed(theirs, (identity.device, identity.module)).unwrap();
             let mut again = String::new();
             for pair in bag::pairs(bag) {
                 let (name, value) = pair.unwrap();
@@ -497,7 +498,19 @@ fn publishes_already_addressed_to_the_hub() {
         ("/devices/d1/messages/events/", None),
         ("devices/d1/messages/devicebound/", None),
     ] {
-        assert_eq!(d2c::addressed(topic, "d1"), expect, "{topic}");
+        for module in [None, Some("m")] {
+            assert_eq!(d2c::addressed(topic, ("d1", module)), expect, "{topic}");
+        }
+    }
+    for (topic, expect) in [
+        ("devices/d1/modules/m/messages/events", Some("")),
+        ("devices/d1/modules/m/messages/events/a=b/", Some("a=b")),
+        ("devices/d1/modules/m2/messages/events/", None),
+        ("devices/d1/modules/messages/events/", None),
+        ("devices/d2/modules/m/messages/events/", None),
+    ] {
+        assert_eq!(d2c::addressed(topic, ("d1", Some("m"))), expect, "{topic}");
+        assert_eq!(d2c::addressed(topic, ("d1", None)), None, "{topic}");
     }
     assert_eq!(bag::lost("$.ct=application/json&$.ce=utf-8"), Some("json&$.ce=utf-8"));
     assert_eq!(bag::lost("a=b/"), None);

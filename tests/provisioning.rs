@@ -223,6 +223,12 @@ fn a_new_certificate_is_taken_up_by_a_planned_reconnect() {
     let log = || fs::read_to_string(&bridge.log).unwrap();
     until("told", PATIENCE, || log().contains("the certificate of the uplink stays the old one").then_some(()));
     copy();
+    until("put right", PATIENCE, || {
+        log().contains("the certificate of the uplink on disk is the one in use").then_some(())
+    });
+    assert!(!log().contains("planned reconnect"), "the same costs no reconnect");
+    let renewed = fs::read_to_string(&files[0]).unwrap() + "\n";
+    fs::write(&copies[0], renewed).unwrap();
     until("taken up", PATIENCE, || log().contains("the certificate of the uplink is taken up").then_some(()));
     until("made anew", PATIENCE, || {
         bridge.get("/metrics").contains("uplink_reconnects_total{reason=\"token_renewal\"} 1").then_some(())
@@ -379,18 +385,27 @@ fn mistakes_with_certificates_are_told_before_a_start() {
     };
     let reversed = file("reversed.pem", &format!("{middle}{leaf}"));
     let gap = file("gap.pem", &format!("{leaf}{}", fs::read_to_string(&root).unwrap()));
-    let dated = |name: &str, common: &str, until: (i32, u8, u8)| {
+    let dated = |name: &str, common: &str, (from, until): (i32, (i32, u8, u8))| {
         let own = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(rcgen::DnType::CommonName, common);
-        params.not_before = rcgen::date_time_ymd(2000, 1, 1);
+        params.not_before = rcgen::date_time_ymd(from, 1, 1);
         params.not_after = rcgen::date_time_ymd(until.0, until.1, until.2);
         let pem = params.self_signed(&own).unwrap().pem();
         (file(&format!("{name}.pem"), &pem), file(&format!("{name}.key"), &own.serialize_pem()))
     };
-    let (old, old_key) = dated("old", "press-7", (2020, 1, 1));
-    let (baltimore, _) = dated("root", "Baltimore CyberTrust Root", (2025, 5, 12));
+    let (old, old_key) = dated("old", "press-7", (2000, (2020, 1, 1)));
+    let (early, early_key) = dated("early", "press-7", (2099, (2100, 1, 1)));
+    let lone = dir.path().join("lone");
+    fs::create_dir(&lone).unwrap();
+    fs::copy(&chain, lone.join("lone.pem")).unwrap();
+    let plain = "connection_string = \"HostName=h;DeviceId=d;SharedAccessKey=a2V5\"";
+    let token = |sr: &str, se: i64| {
+        let token = format!("SharedAccessSignature sr={sr}&sig=a2V5&se={se}");
+        format!("connection_string = \"HostName=h;DeviceId=d;SharedAccessSignature={token}\"")
+    };
+    let (baltimore, _) = dated("root", "Baltimore CyberTrust Root", (2000, (2025, 5, 12)));
     let golden = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tls").join(name);
     let identity = |pem: &Path, key: &Path| format!("certificate = {pem:?}\nkey = {key:?}\nca_file = {root:?}\n");
     let dps = "[uplink.dps]\nid_scope = \"0ne00000A0A\"\n";
@@ -415,7 +430,46 @@ fn mistakes_with_certificates_are_told_before_a_start() {
         ),
         ("order", identity(&reversed, &key), dps.to_owned(), 1, "the device's own certificate is number 2"),
         ("gap", identity(&gap, &key), dps.to_owned(), 1, "was issued by \"CN=plant line 1\""),
-        ("expired", identity(&old, &old_key), dps.to_owned(), 0, "the certificate has expired"),
+        ("expired", identity(&old, &old_key), dps.to_owned(), 1, "the certificate has expired"),
+        ("not yet", identity(&early, &early_key), dps.to_owned(), 1, "the certificate is good from 2099-01-01"),
+        ("version 1", identity(&golden("v1.pem"), &golden("v1.key")), dps.to_owned(), 1, "of X.509 version 1"),
+        ("P-521", identity(&golden("p521.pem"), &golden("p521.key")), dps.to_owned(), 1, "a key on the curve P-521"),
+        ("a coin's", identity(&golden("k1.pem"), &golden("k1.key")), dps.to_owned(), 1, "on the curve secp256k1"),
+        ("short", identity(&golden("short.pem"), &golden("short.key")), dps.to_owned(), 1, "an RSA key of 1024 bits"),
+        (
+            "thumbprint",
+            identity(&chain, &key) + "connection_string = \"HostName=h;DeviceId=press-8;x509=true\"",
+            String::new(),
+            0,
+            "the certificate is for \"press-7\", and the device is \"press-8\"",
+        ),
+        ("leaf as root", format!("ca_file = {chain:?}\n{}", plain), String::new(), 0, "CN=press-7 is a server's or"),
+        (
+            "expired root",
+            format!("ca_file = {old:?}\n{}", plain),
+            String::new(),
+            0,
+            "`ca_file`: CN=press-7 has expired",
+        ),
+        ("expired token", token("h%2Fdevices%2Fd", 1), String::new(), 1, "ended 1970-01-01"),
+        ("token of the hub", token("H", 4_000_000_000), String::new(), 0, ""),
+        ("another's token", token("h%2Fdevices%2Fd2", 4_000_000_000), String::new(), 1, "is for \"h/devices/d2\""),
+        ("another hub's token", token("h2%2Fdevices%2Fd", 4_000_000_000), String::new(), 1, "is for \"h2/devices/d\""),
+        (
+            "no key of a device",
+            format!("identity = \"per-device\"\n{plain}\n[uplink.devices]\ncertificates = {lone:?}\nallow = [\"*\"]"),
+            String::new(),
+            1,
+            "lone.key, the key of",
+        ),
+        (
+            "two at once",
+            format!("{plain}\nproxy = \"h:1\"\nbind = \"eth0\""),
+            String::new(),
+            1,
+            "`proxy` is no HTTP proxy: it begins with http://",
+        ),
+        ("the other", format!("{plain}\nproxy = \"h:1\"\nbind = \"eth0\""), String::new(), 1, "`bind` is not an IP"),
         (
             "old root",
             format!("ca_file = {baltimore:?}\nconnection_string = \"HostName=h;DeviceId=d;SharedAccessKey=a2V5\""),

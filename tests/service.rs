@@ -5,6 +5,7 @@ mod support;
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -12,10 +13,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rustix::fs::Mode;
 use rustix::process::{Pid, Signal, kill_process};
 use support::{
     BINARY, Bridge, PATIENCE, Publisher, Sim, assert_nothing_missing, bodies, folder, free_port, number_publisher,
-    until,
+    publish_all, quarantined, until,
 };
 
 const RULES: &str = "[[rule]]\nname = \"all\"\ntopic = \"t/{device}\"\ndevice = \"{device}\"\n";
@@ -49,6 +51,42 @@ fn told(notify: &UnixDatagram, line: &str) -> String {
 
 fn signal(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+#[test]
+fn nobody_else_can_read_what_is_kept() {
+    let dir = folder();
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    let state = dir.path().join("state");
+    // As an older version left them.
+    for folder in ["", "spool", "quarantine"] {
+        fs::create_dir_all(state.join(folder)).unwrap();
+        fs::set_permissions(state.join(folder), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    fs::write(state.join("ledger.json"), "").unwrap();
+    let sim = Sim::start(&dir.path().join("sim"), free_port(), &[]);
+    let rules =
+        format!("{RULES}[[rule]]\nname = \"n\"\ntopic = \"n/{{device}}\"\ndevice = \"n\"\ndecode = \"number\"\n");
+    let bridge = Bridge::start(dir.path(), &sim, &rules, "");
+    publish_all(bridge.mqtt, "t/d", ["{}"]);
+    publish_all(bridge.mqtt, "n/d", ["no number"]);
+    until("delivered", PATIENCE, || (sim.received().len() == 1).then_some(()));
+    until("quarantined", PATIENCE, || (quarantined(dir.path()).len() == 1).then_some(()));
+    drop(bridge);
+    let (mut folders, mut seen) = (vec![state], 0);
+    while let Some(folder) = folders.pop() {
+        let mode = fs::metadata(&folder).unwrap().mode() & 0o777;
+        assert_eq!(mode, 0o700, "{}", folder.display());
+        for entry in fs::read_dir(&folder).unwrap().map(Result::unwrap) {
+            let found = entry.metadata().unwrap();
+            match found.is_dir() {
+                true => folders.push(entry.path()),
+                false => assert_eq!(found.mode() & 0o077, 0, "{}", entry.path().display()),
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen > 10, "{seen} files and folders");
 }
 
 #[test]

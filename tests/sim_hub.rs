@@ -357,6 +357,24 @@ async fn a_line_that_is_cut() {
 }
 
 #[tokio::test]
+async fn messages_beyond_a_rate_wait_and_then_the_line_is_closed() {
+    let (sim, mut messages) = sim(|o| o.misbehave = Misbehave { message_rate: Some(2), ..Misbehave::default() }).await;
+    let mut client = Client::connected(&sim, "dev-01").await;
+    for _ in 0..2 {
+        client.send(publish(EVENTS, 1, "x")).await;
+        assert_eq!(client.next().await, Some(puback(7)), "it waits and is acknowledged");
+    }
+    for _ in 0..20 {
+        client.send(publish(EVENTS, 1, "x")).await;
+    }
+    while let Some(packet) = client.next().await {
+        assert_eq!(packet, puback(7));
+    }
+    ended(&sim, Closed::Throttled).await;
+    assert_eq!(take(&mut messages, 2).await.len(), 2);
+}
+
+#[tokio::test]
 async fn other_faults() {
     let fault = |misbehave: Misbehave| sim(|o| o.misbehave = misbehave);
     let (refusing, _m) = fault(Misbehave { refuse: true, ..Misbehave::default() }).await;

@@ -17,8 +17,10 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustls::ClientConfig;
 use tokio::sync::Notify;
+use zeroize::Zeroizing;
 
 use super::reload::{NotTaken, Watched};
+use crate::bridge::devices::known::mark;
 use crate::hub::connection_string::{Auth, ConnectionString};
 use crate::hub::dps::{Assignment, Trouble};
 use crate::message::Timestamp;
@@ -42,12 +44,23 @@ pub struct Files {
     pub ca: Option<PathBuf>,
 }
 
-/// What they make: the settings, and when the certificate ends.
-type Made = (Arc<ClientConfig>, Option<i64>);
+/// What they make.
+pub(super) struct Made {
+    tls: Arc<ClientConfig>,
+    /// When the certificate ends, in seconds since 1970.
+    expiry: Option<i64>,
+    /// What tells their contents from others.
+    mark: u64,
+}
 
 impl Files {
     fn read(&self) -> Result<Made, String> {
-        let text = |path: &Path| fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
+        let mut texts = Vec::new();
+        let mut text = |path: &Path| {
+            let text = fs::read(path).map(Zeroizing::new).map_err(|error| format!("{}: {error}", path.display()))?;
+            texts.push(text.clone());
+            Ok::<_, String>(text)
+        };
         let at = |path: &Path| {
             let path = path.display().to_string();
             move |error: TlsError| format!("{path}: {error}")
@@ -57,13 +70,20 @@ impl Files {
             Some(path) => tls::roots(Some(&text(path)?)).map_err(at(path))?,
         };
         let Some((certificate, key)) = &self.identity else {
-            return Ok((tls::client(roots, None).map_err(|error| error.to_string())?, None));
+            let tls = tls::client(roots, None).map_err(|error| error.to_string())?;
+            return Ok(Made { tls, expiry: None, mark: marked(&texts) });
         };
         let chain = tls::certificates(&text(certificate)?).map_err(at(certificate))?;
         let key = tls::private_key(&text(key)?).map_err(at(key))?;
         let expiry = chain.first().and_then(|leaf| crate::hub::certificate::expiry(leaf));
-        Ok((tls::client(roots, Some((chain, key))).map_err(at(certificate))?, expiry))
+        let tls = tls::client(roots, Some((chain, key))).map_err(at(certificate))?;
+        Ok(Made { tls, expiry, mark: marked(&texts) })
     }
+}
+
+fn marked(texts: &[Zeroizing<Vec<u8>>]) -> u64 {
+    let texts: Vec<&[u8]> = texts.iter().map(|text| text.as_slice()).collect();
+    mark(&texts)
 }
 
 /// See the module documentation.
@@ -148,13 +168,16 @@ impl Credentials {
 /// The files of the uplink's TLS, taken up when they change.
 pub(super) struct UplinkTls {
     credentials: Arc<Credentials>,
+    /// Of the contents in use: a file that is written again as it was costs no reconnect.
+    in_use: Mutex<Option<u64>>,
     /// When the end of the certificate was last told, in seconds since 1970.
     warned: AtomicI64,
 }
 
 impl UplinkTls {
     pub(super) fn new(credentials: Arc<Credentials>) -> Self {
-        Self { credentials, warned: AtomicI64::new(0) }
+        let in_use = credentials.files.read().ok().map(|made| made.mark);
+        Self { credentials, in_use: Mutex::new(in_use), warned: AtomicI64::new(0) }
     }
 }
 
@@ -176,11 +199,15 @@ impl Watched for UplinkTls {
     }
 
     fn take(&self, found: Self::Found, _: bool) -> Result<(), NotTaken> {
-        let (tls, expiry) = found.map_err(|error| {
+        let Made { tls, expiry, mark } = found.map_err(|error| {
             let why = format!("{} stays the old one: {error}", Self::WHAT);
             tracing::error!("{why}");
             why
         })?;
+        if self.in_use.lock().replace(mark) == Some(mark) {
+            tracing::info!("{} on disk is the one in use", Self::WHAT);
+            return Ok(());
+        }
         match &mut *self.credentials.target.lock() {
             Target::Hub(hub) => (hub.tls, hub.certificate_expiry) = (tls, expiry),
             Target::Mqtt(mqtt) if mqtt.tls.is_some() => mqtt.tls = Some(tls),
@@ -328,5 +355,54 @@ impl crate::uplink::Credentials for Identity {
 
     fn unreachable(&self) {
         self.course.lock().unreachable.get_or_insert_with(Instant::now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::hub::connection_string::ConnectionString;
+    use crate::outbound::Way;
+    use crate::uplink::Transport;
+
+    fn root() -> String {
+        let params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
+    }
+
+    #[test]
+    fn only_other_contents_are_worth_a_reconnect() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = dir.path().join("ca.pem");
+        let (first, second) = (root(), root());
+        fs::write(&ca, &first).unwrap();
+        let files = Files { identity: None, ca: Some(ca.clone()) };
+        let hub = HubTarget {
+            connection: ConnectionString::parse("HostName=h;DeviceId=d;SharedAccessKey=a2V5").unwrap(),
+            tls: files.read().unwrap().tls,
+            transport: Transport::MQTT,
+            way: Way::default(),
+            certificate_expiry: None,
+            token_lifetime: Duration::from_secs(3_600),
+            gateway: true,
+        };
+        let watched = UplinkTls::new(Arc::new(Credentials::new(Target::Hub(hub), files, None)));
+        let renew = watched.credentials.renew();
+        for (text, is_taken, reconnects) in [
+            (&first, true, false),
+            (&"no certificate".to_owned(), false, false),
+            (&first, true, false),
+            (&second, true, true),
+            (&second, true, false),
+            (&first, true, true),
+        ] {
+            let mut told = std::pin::pin!(renew.notified());
+            told.as_mut().enable();
+            fs::write(&ca, text).unwrap();
+            assert_eq!(watched.take(watched.read(), true).is_ok(), is_taken, "{text}");
+            assert_eq!(told.now_or_never().is_some(), reconnects, "{text}");
+        }
     }
 }

@@ -134,7 +134,7 @@ impl Place {
 
     /// The provisioning service as the devices reach it, and what it told them before.
     fn service(&mut self, config: &Config, dps: &config::Dps, roots: &Arc<RootCertStore>) -> Option<Provisioned> {
-        let way = self.way(config)?;
+        let way = self.way(config);
         let state = self.base.join(&config.state.value);
         let told = match Assignments::open(&state, &dps.id_scope.value) {
             Ok(told) => told,
@@ -217,6 +217,11 @@ impl Place {
         for chain in files.filter(|path| path.extension().is_some_and(|ending| ending == "pem")) {
             let key = chain.with_extension("key");
             let name = chain.display().to_string();
+            if !key.is_file() {
+                let title = format!("there is no {}, the key of {name}", key.display());
+                self.error("no-such-file", title, &named.span, Some("a folder with ID.pem and ID.key of each device"));
+                continue;
+            }
             match usable(&name, &key.display().to_string()) {
                 Ok(mark) => {
                     let id = chain.file_stem().unwrap_or_default().to_string_lossy().into_owned();

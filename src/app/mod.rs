@@ -52,6 +52,7 @@ pub mod ledger;
 mod own_twin;
 mod page;
 pub mod plant_tls;
+pub mod private;
 mod pulse;
 mod queue;
 mod reload;
@@ -170,6 +171,9 @@ pub struct Running {
 
 /// Starts everything. Only what belongs to this machine can fail: an unreachable hub is the uplink's to retry.
 pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running, StartError> {
+    for (path, error) in private::close(&settings.state) {
+        tracing::warn!("others on this machine can read {}, and that cannot be changed: {error}", path.display());
+    }
     let mut inherited = std::mem::take(&mut settings.inherited);
     let listeners = listen(std::mem::take(&mut settings.listeners), &mut inherited)?;
     let listen = settings.config.admin.listen.value;

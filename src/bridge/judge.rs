@@ -127,6 +127,9 @@ impl<'j> Judge<'j> {
                 let (reason, detail) = match held_back {
                     Some(why) => (why.label(), why.to_string().into()),
                     None if out.let_by().contains(&rule) => ("rule", "its `when` or `lookup` lets it go by".into()),
+                    None if out.clears_retained() => {
+                        ("retained_cleared", "it only takes the retained message away".into())
+                    }
                     None => ("rule", "".into()),
                 };
                 Fate::Dropped { rule: self.rules.name(rule), reason, detail }
@@ -260,6 +263,15 @@ mod tests {
             (forward, base("batch", b"1"), "translated", "", 1, translated.to_owned()),
             (forward, base("no/x", b"1"), "dropped", "rule", 0, dropped("rule")),
             (forward, Publish { qos: 0, ..base("a/x", b"1") }, "dropped", "rule", 0, dropped("rule")),
+            (
+                forward,
+                Publish { qos: 0, retain: true, ..base("a/json", b"") },
+                "dropped",
+                "retained_cleared",
+                0,
+                dropped("retained_cleared"),
+            ),
+            (forward, base("a/json", b""), "quarantined", "not_json", 1, quarantined("not_json")),
             (forward, base("a/x", &large), "quarantined", "too_large", 0, quarantined("too_large")),
             (forward, base("many", &rows), "quarantined", "too_large", 0, quarantined("too_large")),
             (forward, base("else", b"1"), "unmatched", "", 1, translated.to_owned()),

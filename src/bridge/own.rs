@@ -33,7 +33,7 @@ impl Own {
 
     /// The property bag of a topic that is addressed to this identity.
     pub(super) fn addressed<'t>(&self, topic: &'t str) -> Option<&'t str> {
-        self.device.as_deref().and_then(|own| d2c::addressed(topic, own))
+        self.device.as_deref().and_then(|own| d2c::addressed(topic, (own, self.module.as_deref())))
     }
 
     /// Writes the record of a publish that goes up as it is, or says why the hub would not take it.

@@ -8,7 +8,7 @@ use clap::builder::PossibleValuesParser;
 
 use super::text::colored;
 use crate::app::settings;
-use crate::diag::{Diagnostic, SourceFile};
+use crate::diag::{Diagnostic, Severity, SourceFile};
 use crate::rules::{self, FileSummary};
 
 /// Checks rule files and bridge.toml, and tells every mistake at once.
@@ -86,6 +86,10 @@ pub(super) fn run(args: Args) -> ExitCode {
     ExitCode::from(u8::from(checked.hash.is_none() || denied > 0))
 }
 
+/// The hub lets nobody in with these. A start only warns of them: the plant's messages are kept meanwhile, and what the
+/// bridge proves itself with may be put right while it runs.
+const REFUSED: [&str; 4] = ["expired", "not-yet-valid", "token-expired", "token-for-another"];
+
 /// What is to be checked.
 enum Subject {
     Config(PathBuf),
@@ -140,8 +144,13 @@ fn check_rules(paths: &[PathBuf]) -> Result<Checked, String> {
 fn check_config(path: &Path) -> Result<Checked, String> {
     let loaded =
         settings::load(path, &|name| std::env::var(name).ok()).map_err(|error| settings::cannot_read(path, &error))?;
-    let hash = loaded.settings.map(|settings| settings.rules.hash().to_owned());
-    Ok(Checked { sources: loaded.sources, found: loaded.diagnostics, summaries: loaded.summaries, hash })
+    let mut found = loaded.diagnostics;
+    for found in found.iter_mut().filter(|found| REFUSED.contains(&found.code)) {
+        found.severity = Severity::Error;
+    }
+    let sound = !found.iter().any(Diagnostic::is_error);
+    let hash = loaded.settings.filter(|_| sound).map(|settings| settings.rules.hash().to_owned());
+    Ok(Checked { sources: loaded.sources, found, summaries: loaded.summaries, hash })
 }
 
 fn summary_line(file: usize, summary: Option<&FileSummary>, found: &[Diagnostic]) -> String {

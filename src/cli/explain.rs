@@ -86,7 +86,7 @@ pub(super) struct Args {
     /// Shows every rule that was tried, not only the nearest.
     #[arg(long)]
     all: bool,
-    /// The device id of the bridge itself, for the hub topic.
+    /// The device id of the bridge itself, or DEVICE/MODULE, for the hub topic.
     #[arg(long, value_name = "ID", default_value = "GATEWAY")]
     gateway: String,
     /// Prints the explanation as JSON on stdout.
@@ -117,7 +117,7 @@ pub(super) fn run(args: Args) -> ExitCode {
             Err(error) => return could_not_run(&format!("cannot read {}: {error}", path.display())),
         },
     };
-    if let Some(bag) = d2c::addressed(topic, &args.gateway) {
+    if let Some(bag) = d2c::addressed(topic, own(&args.gateway)) {
         let addressed = Addressed { topic, bag, payload: payload.as_deref().unwrap_or_default() };
         return addressed.tell(args.json);
     }
@@ -214,10 +214,16 @@ const SHOWN: usize = 5;
 impl Told<'_> {
     /// The topic a message goes up on. Its id is made when it is stored.
     fn hub_topic(&self, message: &HubMessage<'_>) -> String {
-        let own = self.identities.is_some_and(|identities| identities.has(message.device));
-        let identity = Identity { hub: "", device: if own { message.device } else { self.gateway }, module: None };
+        let has_own = self.identities.is_some_and(|identities| identities.has(message.device));
+        let (device, module) = if has_own { (message.device, None) } else { own(self.gateway) };
+        let identity = Identity { hub: "", device, module };
         let mut topic = String::new();
-        d2c::push_topic(&mut topic, &d2c::Sender { identity, gateway: !own, replayed: false }, message, "MESSAGE-ID");
+        d2c::push_topic(
+            &mut topic,
+            &d2c::Sender { identity, gateway: !has_own, replayed: false },
+            message,
+            "MESSAGE-ID",
+        );
         topic
     }
 
@@ -311,6 +317,9 @@ impl Told<'_> {
             Verdict::Dropped { rule } if output.let_by().contains(&rule) => {
                 writeln!(out, "\nnothing is sent: rule `{}` lets it go by, and no other takes it", set.name(rule))
             }
+            Verdict::Dropped { .. } if output.clears_retained() => {
+                writeln!(out, "\nnothing is sent: an empty retained publish only takes the retained message away")
+            }
             Verdict::Dropped { rule } => writeln!(out, "\nnothing is sent: rule `{}` drops it", set.name(rule)),
             Verdict::Quarantined { rule, reason } => {
                 let name = set.name(rule);
@@ -343,7 +352,7 @@ impl Told<'_> {
         if let Some(id) = addressee(self.publish.topic) {
             writeln!(
                 out,
-                "if `{id}` is the device id of the bridge itself, it goes up as it is: --gateway {id} shows how"
+                "if `{id}` is the identity of the bridge itself, it goes up as it is: --gateway {id} shows how"
             )?;
         }
         let mut forwarded = Output::new();
@@ -430,10 +439,18 @@ impl Told<'_> {
     }
 }
 
-/// The device id in a topic of the hub's own form.
-fn addressee(topic: &str) -> Option<&str> {
-    let id = topic.strip_prefix("devices/")?.split('/').next()?;
-    d2c::addressed(topic, id).map(|_| id)
+/// Device and module of the bridge itself.
+fn own(gateway: &str) -> (&str, Option<&str>) {
+    gateway.split_once('/').map_or((gateway, None), |(device, module)| (device, Some(module)))
+}
+
+/// The identity in a topic of the hub's own form, as `--gateway` takes it.
+fn addressee(topic: &str) -> Option<String> {
+    let mut levels = topic.strip_prefix("devices/")?.split('/');
+    let device = levels.next()?;
+    let module = levels.next().filter(|level| *level == "modules").and_then(|_| levels.next());
+    d2c::addressed(topic, (device, module))?;
+    Some(module.map_or_else(|| device.to_owned(), |module| format!("{device}/{module}")))
 }
 
 /// A publish that is addressed to the hub already: `run` asks no rule about it.

@@ -12,7 +12,7 @@ use super::service;
 use crate::admin::Recorder;
 use crate::app::inherited::Inherited;
 use crate::app::settings::LogLevel;
-use crate::app::{self, Reloader, Running, settings};
+use crate::app::{self, Reloader, Running, private, settings};
 
 /// `EX_CONFIG` of sysexits.h: systemd need not try again.
 const BAD_CONFIGURATION: u8 = 78;
@@ -44,6 +44,7 @@ pub(super) enum LogFormat {
 }
 
 pub(super) fn run(args: Args) -> ExitCode {
+    private::keep();
     let log_level = start_log(args.log, "info");
     let loaded = match settings::load(&args.config, &|name| std::env::var(name).ok()) {
         Ok(loaded) => loaded,

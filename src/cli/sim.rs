@@ -106,6 +106,10 @@ struct Faults {
     /// Let N clients connect a second: more wait for their CONNACK, and are closed where that takes too long
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     connect_rate: Option<u32>,
+    /// Take N messages a second, of all devices together: more wait for their PUBACK, and where that takes too long the
+    /// connection is closed
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    message_rate: Option<u32>,
     /// Take N twin operations a second; answer more with 429
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     twin_rate: Option<u32>,
@@ -125,6 +129,7 @@ impl Faults {
             refuse: self.refuse,
             expire_after: self.expire.map(Duration::from_secs),
             connect_rate: self.connect_rate,
+            message_rate: self.message_rate,
             twin_rate: self.twin_rate,
             twin_status: None,
         }

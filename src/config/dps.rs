@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::proxy;
 use super::read::Section;
 use super::{Devices, Kind, Placed, Uplink};
 use crate::diag::Span;
@@ -140,6 +141,18 @@ pub(super) fn dps(section: &mut Section<'_, '_, '_>) -> Option<Dps> {
         ask_again_after,
         registrations_per_minute,
     })
+}
+
+/// The proxy on the way out.
+pub(super) fn proxy(section: &mut Section<'_, '_, '_>) -> Option<Placed<Secret>> {
+    let text = section.secret("proxy")?;
+    if let Err(why) = proxy::split(text.value.expose()) {
+        let report = section.report();
+        let found = report.new_error("not-a-proxy", format!("`proxy` is no HTTP proxy: {why}")).at(text.span, "");
+        report.push(found);
+        return None;
+    }
+    Some(text)
 }
 
 /// The address of this machine to connect from.

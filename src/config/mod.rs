@@ -18,6 +18,7 @@ mod changes;
 mod devices;
 mod dps;
 mod mask;
+pub mod proxy;
 mod read;
 mod schema;
 pub mod units;
@@ -448,7 +449,7 @@ fn uplink(section: &mut Section<'_, '_, '_>) -> Option<Uplink> {
         ca_file: section.text("ca_file"),
         address: section.address("address", if transport == Transport::WebSocket { 443 } else { 8883 }),
         transport,
-        proxy: section.secret("proxy"),
+        proxy: dps::proxy(section),
         bind: dps::bind(section),
         window: section.count_or_auto("window", 1..=16_384).map(|window| u16::try_from(window).unwrap_or(16)),
         tier: section.tier(kind.value),

@@ -4,9 +4,17 @@ use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 use x509_cert::Certificate;
-use x509_cert::der::Decode as _;
+use x509_cert::certificate::Version;
+use x509_cert::der::asn1::{ObjectIdentifier, UintRef};
 use x509_cert::der::oid::db::rfc4519::COMMON_NAME;
+use x509_cert::der::oid::db::rfc5912::{ID_EC_PUBLIC_KEY, RSA_ENCRYPTION, SECP_256_R_1, SECP_384_R_1, SECP_521_R_1};
+use x509_cert::der::oid::db::rfc8410::ID_ED_25519 as ED25519;
+use x509_cert::der::{Decode as _, Reader as _, SliceReader};
 use x509_cert::ext::pkix::BasicConstraints;
+use x509_cert::time::Time;
+
+/// The curve of another trade.
+const SECP_256_K_1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.10");
 
 /// SHA-256 of the certificate.
 pub fn thumbprint(der: &[u8]) -> [u8; 32] {
@@ -23,8 +31,70 @@ pub fn common_name(der: &[u8]) -> Option<String> {
 
 /// When it ends, in seconds since 1970; `None` where it cannot be read.
 pub fn expiry(der: &[u8]) -> Option<i64> {
+    validity(der).map(|(_, end)| end)
+}
+
+/// When it begins and ends, in seconds since 1970.
+pub fn validity(der: &[u8]) -> Option<(i64, i64)> {
     let certificate = Certificate::from_der(der).ok()?;
-    i64::try_from(certificate.tbs_certificate.validity.not_after.to_unix_duration().as_secs()).ok()
+    let seconds = |time: Time| i64::try_from(time.to_unix_duration().as_secs()).ok();
+    let validity = certificate.tbs_certificate.validity;
+    Some((seconds(validity.not_before)?, seconds(validity.not_after)?))
+}
+
+/// Its subject, for people.
+pub fn subject(der: &[u8]) -> Option<String> {
+    Certificate::from_der(der).ok().map(|certificate| certificate.tbs_certificate.subject.to_string())
+}
+
+/// True where it signs others, or only itself: what a root does. Also where it cannot be read.
+pub fn may_sign(der: &[u8]) -> bool {
+    Certificate::from_der(der).ok().is_none_or(|certificate| {
+        is_ca(&certificate) || certificate.tbs_certificate.issuer == certificate.tbs_certificate.subject
+    })
+}
+
+/// Why TLS cannot use a certificate of this form, with what helps.
+pub fn unusable_form(der: &[u8]) -> Option<&'static str> {
+    let certificate = Certificate::from_der(der).ok()?;
+    (certificate.tbs_certificate.version == Version::V1).then_some(
+        "the certificate is of X.509 version 1, which TLS does not take: have it made anew with extensions (openssl x509 \
+         -req .. -extfile FILE), which makes it version 3",
+    )
+}
+
+/// Why TLS cannot use the key of a certificate, with what helps.
+pub fn unusable_key(der: &[u8]) -> Option<String> {
+    let certificate = Certificate::from_der(der).ok()?;
+    let info = certificate.tbs_certificate.subject_public_key_info;
+    let kind = match info.algorithm.oid {
+        RSA_ENCRYPTION => match rsa_bits(info.subject_public_key.raw_bytes())? {
+            2_048..=4_096 => return None,
+            bits => format!("an RSA key of {bits} bits"),
+        },
+        ID_EC_PUBLIC_KEY => match info.algorithm.parameters?.decode_as::<ObjectIdentifier>().ok()? {
+            SECP_256_R_1 | SECP_384_R_1 => return None,
+            SECP_521_R_1 => "a key on the curve P-521".to_owned(),
+            SECP_256_K_1 => "a key on the curve secp256k1".to_owned(),
+            curve => format!("a key on the curve {curve}"),
+        },
+        ED25519 => return None,
+        other => format!("a key of the kind {other}"),
+    };
+    Some(format!("{kind} cannot be used here: take an EC key on P-256 or P-384, or RSA with 2048 to 4096 bits"))
+}
+
+fn rsa_bits(key: &[u8]) -> Option<u32> {
+    let mut reader = SliceReader::new(key).ok()?;
+    let modulus = reader.sequence(|inner| {
+        let modulus = UintRef::decode(inner)?;
+        UintRef::decode(inner)?;
+        Ok(modulus)
+    });
+    let bytes = modulus.ok()?;
+    let bytes = bytes.as_bytes();
+    let bits = u32::try_from(bytes.len()).ok()?.checked_mul(8)?;
+    Some(bits - bytes.first()?.leading_zeros())
 }
 
 /// What is wrong with the order of a chain.

@@ -84,13 +84,15 @@ pub fn push_prefix(out: &mut String, identity: &Identity<'_>) {
     out.push_str("/messages/events/");
 }
 
-/// The bag of a local publish that is already addressed to `devices/{own_id}/messages/events/..`, as
-/// the remap of a classic bridge writes it. `None` for every other topic.
+/// The bag of a local publish that is already addressed to `devices/{device}[/modules/{module}]/messages/events/..`, as
+/// the remap of a classic bridge writes it. `None` for every other topic. A module takes its device's form as well.
 ///
 /// The `/` before the bag may be missing with it, and one behind it is taken away; [`bag::check`] says
 /// whether the hub will accept the rest.
-pub fn addressed<'t>(topic: &'t str, own_id: &str) -> Option<&'t str> {
-    let rest = topic.strip_prefix("devices/")?.strip_prefix(own_id)?.strip_prefix("/messages/events")?;
+pub fn addressed<'t>(topic: &'t str, (device, module): (&str, Option<&str>)) -> Option<&'t str> {
+    let rest = topic.strip_prefix("devices/")?.strip_prefix(device)?;
+    let of_module = |module| rest.strip_prefix("/modules/")?.strip_prefix(module);
+    let rest = module.and_then(of_module).unwrap_or(rest).strip_prefix("/messages/events")?;
     if rest.is_empty() {
         return Some(rest);
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use parking_lot::Mutex;
 use rmqtt_codec::error::DecodeError;
 use rmqtt_codec::v3::{Codec, Connect, Packet};
 use rustls::pki_types::CertificateDer;
@@ -183,21 +184,30 @@ async fn serve(mut stream: Stream, guest: Guest<'_>, shared: &Arc<Shared>) -> Cl
 impl Shared {
     /// Waits until this CONNECT may be answered; false where that is too far away.
     async fn turn_to_connect(&self) -> bool {
-        /// How long a CONNACK is held back: the hub shapes before it closes.
-        const SHAPED: Duration = Duration::from_secs(3);
         let Some(rate) = self.options.misbehave.connect_rate else { return true };
-        let now = Instant::now();
-        let at = {
-            let mut next = self.next_connect.lock();
-            let at = next.unwrap_or(now).max(now);
-            if at - now > SHAPED {
-                return false;
-            }
-            *next = Some(at + Duration::from_secs(1) / rate.max(1));
-            at
-        };
+        let Some(at) = self.next_connect.turn(rate) else { return false };
         tokio::time::sleep_until(at).await;
         true
+    }
+}
+
+/// A rate, shaped as a hub does it: what is too much waits, and what would wait too long is refused.
+#[derive(Debug, Default)]
+pub(super) struct Shaper(Mutex<Option<Instant>>);
+
+impl Shaper {
+    /// When the next one has its turn; `None` where that is too far away.
+    pub(super) fn turn(&self, rate: u32) -> Option<Instant> {
+        /// How long an answer is held back before the line is closed.
+        const SHAPED: Duration = Duration::from_secs(3);
+        let now = Instant::now();
+        let mut next = self.0.lock();
+        let at = next.unwrap_or(now).max(now);
+        if at - now > SHAPED {
+            return None;
+        }
+        *next = Some(at + Duration::from_secs(1) / rate.max(1));
+        Some(at)
     }
 }
 

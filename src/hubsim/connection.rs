@@ -186,6 +186,10 @@ impl Connection {
         if self.shared.options.misbehave.quota.is_some_and(|quota| self.shared.counters.take_one_of(quota).is_none()) {
             return Break(Closed::Quota);
         }
+        let turn = match self.shared.options.misbehave.message_rate.map(|rate| self.shared.next_message.turn(rate)) {
+            Some(None) => return Break(Closed::Throttled),
+            turn => turn.flatten(),
+        };
         let taken = self.take_message(bag, &publish.payload, now, publish.retain.then_some(("mqtt-retain", "true")));
         if let Err(error) = taken {
             tracing::info!(device = %self.source.device, %error, "bad property bag");
@@ -198,7 +202,7 @@ impl Connection {
         if self.shared.options.misbehave.cut_every.is_some_and(|n| self.messages.is_multiple_of(n.max(1))) {
             return Break(Closed::Cut);
         }
-        self.acknowledge(publish.packet_id);
+        self.acknowledge_at(publish.packet_id, turn);
         Continue(())
     }
 
@@ -247,15 +251,22 @@ impl Connection {
     }
 
     fn acknowledge(&mut self, id: Option<NonZeroU16>) {
+        self.acknowledge_at(id, None);
+    }
+
+    /// Not before `turn`. Turns come in order, so PUBACKs do.
+    fn acknowledge_at(&mut self, id: Option<NonZeroU16>, turn: Option<Instant>) {
         let Some(packet_id) = id else { return };
         let faults = &self.shared.options.misbehave;
         if faults.withhold_puback {
             return;
         }
-        if faults.puback_delay.is_zero() {
+        let now = Instant::now();
+        let due = turn.unwrap_or(now).max(now) + faults.puback_delay;
+        if due <= now && self.delayed.is_empty() {
             self.send(Packet::PublishAck { packet_id });
         } else {
-            self.delayed.push_back((Instant::now() + faults.puback_delay, packet_id));
+            self.delayed.push_back((due, packet_id));
         }
     }
 

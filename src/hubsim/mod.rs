@@ -38,12 +38,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -69,7 +68,7 @@ pub use authority::AuthorityError;
 pub use counters::{ByIdentity, Closed, Counts};
 pub use received::{Received, Source};
 
-use accept::{Door, House};
+use accept::{Door, House, Shaper};
 use admission::Register;
 use authority::Authority;
 use cloud::Cloud;
@@ -107,6 +106,9 @@ pub struct Misbehave {
     pub expire_after: Option<Duration>,
     /// CONNECTs a second: more wait for their CONNACK, and after some seconds of that they are closed without one.
     pub connect_rate: Option<u32>,
+    /// Messages a second, of all devices together: more wait for their PUBACK, and where one would wait for some seconds
+    /// the connection is closed and the message not taken.
+    pub message_rate: Option<u32>,
     /// Twin operations a second; more are answered with 429.
     pub twin_rate: Option<u32>,
     /// The first so many changes of reported properties are answered with this status, and not made.
@@ -199,7 +201,9 @@ struct Shared {
     cloud: Cloud,
     counters: Counters,
     /// When the next CONNECT may be answered.
-    next_connect: Mutex<Option<Instant>>,
+    next_connect: Shaper,
+    /// When the next message may be acknowledged.
+    next_message: Shaper,
     /// All connections are dropped at once.
     restart: Notify,
     stop: CancellationToken,
@@ -262,8 +266,9 @@ impl Shared {
             named,
         };
         let (sessions, cloud, counters) = (Sessions::default(), Cloud::default(), Counters::default());
-        let (next_connect, restart) = (Mutex::default(), Notify::new());
-        Ok(Arc::new(Self { options, register, sessions, cloud, counters, next_connect, restart, stop }))
+        let (next_connect, next_message) = (Shaper::default(), Shaper::default());
+        let restart = Notify::new();
+        Ok(Arc::new(Self { options, register, sessions, cloud, counters, next_connect, next_message, restart, stop }))
     }
 }
 

@@ -13,6 +13,9 @@
 //! | a rule took it and could not make its message | [`Verdict::Quarantined`]; the messages of the rules before it stay |
 //! | no rule matched | [`Verdict::Unmatched`] |
 //!
+//! An empty retained publish takes the retained message of its topic away. A rule that can make its message of nothing (no
+//! `decode`, or `raw`) makes it; one that needs a payload makes none, and that is no failure.
+//!
 //! A rule with `when`, or with a `lookup` that says `miss = "skip"`, may let a publish of its topics go by: the search goes
 //! on as if it did not match. A publish that rules let go by and none takes is dropped, not unmatched.
 //!

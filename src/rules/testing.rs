@@ -223,6 +223,7 @@ fn outcome(
         }
         Verdict::Dropped { rule } => match why {
             Some(why) => format!("rule `{}` holds it back: {why}", rules.name(rule)),
+            None if out.clears_retained() => "it only takes the retained message away".to_owned(),
             None => format!("rule `{}` drops it", rules.name(rule)),
         },
         Verdict::Quarantined { reason, .. } => format!("quarantined as {reason}: {}", out.detail()),

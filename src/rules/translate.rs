@@ -19,6 +19,7 @@ pub struct Output {
     records: Records,
     detail: String,
     advice: Option<&'static str>,
+    cleared: bool,
     cache: Cache,
     work: Work,
     memory: Memory,
@@ -54,6 +55,11 @@ impl Output {
     /// What the rule could say to take such a payload, if there is something.
     pub fn advice(&self) -> Option<&'static str> {
         self.advice
+    }
+
+    /// True where a rule found no payload to read because the publish only takes a retained message away.
+    pub fn clears_retained(&self) -> bool {
+        self.cleared
     }
 
     /// The rules that did not take the time of the payload, once for each message, and why.
@@ -99,6 +105,7 @@ impl Output {
         self.work.clear(KEPT);
         self.detail.clear();
         self.advice = None;
+        self.cleared = false;
     }
 }
 
@@ -106,7 +113,7 @@ pub(super) fn translate(rules: &Rules, publish: &Publish<'_>, out: &mut Output) 
     out.clear();
     let route = out.cache.route(rules.number, &rules.index, &rules.rules, publish.topic);
     let (records, work) = (&mut out.records, &mut out.work);
-    let told = Told { detail: &mut out.detail, advice: &mut out.advice };
+    let told = Told { detail: &mut out.detail, advice: &mut out.advice, cleared: &mut out.cleared };
     let known = Known { memory: &out.memory, ledgers: &mut out.ledgers };
     follow(rules, route, (publish, &[], known), (records, work), told)
 }
@@ -120,7 +127,7 @@ pub(super) fn presence(rules: &Rules, presence: &Presence<'_>, out: &mut Output)
     };
     let route = out.cache.find(index, &rules.rules, presence.client);
     let (records, work) = (&mut out.records, &mut out.work);
-    let told = Told { detail: &mut out.detail, advice: &mut out.advice };
+    let told = Told { detail: &mut out.detail, advice: &mut out.advice, cleared: &mut out.cleared };
     let known = Known { memory: &out.memory, ledgers: &mut out.ledgers };
     follow(rules, route, (&presence.as_publish(), event, known), (records, work), told)
 }
@@ -176,6 +183,7 @@ struct Known<'o> {
 struct Told<'o> {
     detail: &'o mut String,
     advice: &'o mut Option<&'static str>,
+    cleared: &'o mut bool,
 }
 
 fn follow(
@@ -208,6 +216,11 @@ fn follow(
                         nothing_made.get_or_insert(index);
                     }
                     Ok(Taken::Yes) => {}
+                    // It takes the retained message of its topic away and says nothing else [MQTT-3.3.1-10].
+                    Err(_) if publish.retain && publish.payload.is_empty() => {
+                        *told.cleared = true;
+                        nothing_made.get_or_insert(index);
+                    }
                     Err(refusal) => {
                         *told.detail = refusal.detail;
                         *told.advice = refusal.advice;

@@ -10,8 +10,8 @@ use std::time::Duration;
 use super::Target;
 use crate::message::Timestamp;
 
-/// No release of this program is older, so no clock may be: 2025-01-01.
-const OLDEST: Timestamp = Timestamp(1_735_689_600_000);
+/// When this program was released, as `build.rs` knows it: no clock can be before that.
+const OLDEST: Timestamp = Timestamp(1_000 * number(env!("BROWNBRIDGE_RELEASED")));
 /// How soon the clock is looked at again.
 const CLOCK_AGAIN: Duration = Duration::from_secs(10);
 
@@ -53,6 +53,14 @@ impl Credentials for Target {
     fn unreachable(&self) {}
 }
 
+/// The number in a text of digits.
+const fn number(digits: &str) -> i64 {
+    match i64::from_str_radix(digits, 10) {
+        Ok(number) => number,
+        Err(_) => 0,
+    }
+}
+
 /// Asks, once the clock makes sense.
 pub(super) async fn ask<C: Credentials>(credentials: &C) -> Result<Target, Unassigned> {
     match impossible(Timestamp::now()) {
@@ -77,6 +85,7 @@ mod tests {
 
     #[test]
     fn clocks_that_cannot_be() {
+        assert!(OLDEST >= Timestamp(1_776_297_600_000), "no older than the compiler: {OLDEST}");
         for (now, expect) in [
             (Timestamp(0), true),
             (Timestamp(OLDEST.0 - 1), true),

@@ -271,7 +271,7 @@ pub(crate) async fn run_over<D: Dial, C: Credentials, B: Backlog, O: Outcome>(
             Ok(target) => options.target = target.decide(),
             Err(Unassigned { reason, text, pause }) => {
                 let ended = Ended { reason, text, again_and_again: false };
-                tell(ended, (pause, options.crowd.is_some()), &metrics, &status);
+                tell(ended, (pause, &options), &metrics, &status);
                 tokio::select! {
                     biased;
                     () = stop.cancelled() => return,
@@ -334,7 +334,7 @@ pub(crate) async fn run_over<D: Dial, C: Credentials, B: Backlog, O: Outcome>(
             }
         }
         let jittered = pause.mul_f64(rand::random_range(0.5..=1.0));
-        tell(ended, (jittered, options.crowd.is_some()), &metrics, &status);
+        tell(ended, (jittered, &options), &metrics, &status);
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
@@ -415,7 +415,7 @@ impl Watch {
 }
 
 /// Tells the end of a connection: counter, gauge, log and status.
-fn tell(ended: Ended, (pause, one_of_many): (Duration, bool), metrics: &Metrics, status: &watch::Sender<Status>) {
+fn tell(ended: Ended, (pause, options): (Duration, &Options), metrics: &Metrics, status: &watch::Sender<Status>) {
     let Ended { reason, text, again_and_again } = ended;
     metrics.uplink_reconnect(reason);
     metrics.uplink_state(reason);
@@ -423,11 +423,17 @@ fn tell(ended: Ended, (pause, one_of_many): (Duration, bool), metrics: &Metrics,
         let status = status.borrow();
         [&status.trouble, &status.warning].into_iter().any(|known| known.as_deref() == Some(text.as_str()))
     };
-    if one_of_many {
-        // A hub that restarts ends a thousand of them at once.
-        metrics.log_pace(&format!("uplink {reason}"), |left_out| {
-            tracing::warn!(reason, left_out, "uplink: {text}; trying again in {pause:.1?}");
-        });
+    if options.crowd.is_some() {
+        let device = options.target.identity();
+        let log = |left_out| {
+            tracing::warn!(device, reason, left_out, "uplink: {text}; trying again in {pause:.1?}");
+        };
+        match reason {
+            // A matter of this one; each is to be named.
+            "refused" | "token_expired" | "taken_over" => metrics.log_pace_of(reason, &device, log),
+            // A hub that restarts ends a thousand of them at once.
+            _ => metrics.log_pace(&format!("uplink {reason}"), log),
+        }
     } else if known {
         tracing::debug!(reason, "uplink: {text}; trying again in {pause:.1?}");
     } else {

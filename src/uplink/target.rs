@@ -102,7 +102,7 @@ impl Target {
     }
 
     /// Says so where a token of the connection string is over: nobody renews it.
-    pub(super) fn token_expired(&self, now: Timestamp) -> Option<String> {
+    pub fn token_expired(&self, now: Timestamp) -> Option<String> {
         let Self::Hub(hub) = self else { return None };
         let expiry = hub.given_token_expiry().filter(|expiry| *expiry < now.as_secs())?;
         let at = Timestamp(expiry.saturating_mul(1_000));

@@ -8,6 +8,8 @@ use rumqttc::tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use rumqttc::tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rumqttc::tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
+use crate::hub::certificate;
+
 /// Why TLS cannot be set up.
 #[derive(Debug)]
 pub enum TlsError {
@@ -19,6 +21,8 @@ pub enum TlsError {
     EncryptedKey,
     /// Certificate and key do not belong together, or are of an unknown kind.
     Pair(rustls::Error),
+    /// A certificate of a form or with a key that TLS does not take.
+    Unusable(String),
     /// A root that is no usable certificate.
     Root(rustls::Error),
     /// The system trusts nobody.
@@ -42,6 +46,7 @@ impl fmt::Display for TlsError {
                 f.write_str("the key is not the one of the certificate (of the first one in its file)")
             }
             Self::Pair(error) => write!(f, "certificate and key cannot be used together: {error}"),
+            Self::Unusable(why) => f.write_str(why),
             Self::Root(error) => write!(f, "a certificate in it cannot be trusted as a root: {error}"),
             Self::NoSystemRoots => f.write_str(
                 "this system has no trusted root certificates: install the package ca-certificates, or set `ca_file`",
@@ -79,7 +84,11 @@ pub fn roots(text: Option<&[u8]>) -> Result<RootCertStore, TlsError> {
     match text {
         Some(text) => {
             for certificate in certificates(text)? {
-                store.add(certificate).map_err(TlsError::Root)?;
+                let form = certificate::unusable_form(&certificate);
+                store.add(certificate).map_err(|error| match form {
+                    Some(why) => TlsError::Unusable(why.to_owned()),
+                    None => TlsError::Root(error),
+                })?;
             }
         }
         None => {
@@ -103,7 +112,16 @@ pub fn client(
         .with_root_certificates(roots.into());
     let config = match identity {
         None => builder.with_no_client_auth(),
-        Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(TlsError::Pair)?,
+        Some((chain, key)) => {
+            let leaf = chain.first().cloned();
+            let why = |leaf: &CertificateDer<'_>| {
+                certificate::unusable_form(leaf).map(str::to_owned).or_else(|| certificate::unusable_key(leaf))
+            };
+            builder.with_client_auth_cert(chain, key).map_err(|error| match (&error, leaf.as_ref().and_then(why)) {
+                (rustls::Error::InconsistentKeys(_), _) | (_, None) => TlsError::Pair(error),
+                (_, Some(why)) => TlsError::Unusable(why),
+            })?
+        }
     };
     Ok(Arc::new(config))
 }

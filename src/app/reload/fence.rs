@@ -88,5 +88,9 @@ pub(in crate::app) fn write(path: &Path, text: &str) -> io::Result<()> {
     name.push(".new");
     let new = path.with_file_name(name);
     fs::write(&new, text)?;
+    // Who could read it still can: it is a file of the plant's, not of the state.
+    if let Ok(before) = fs::metadata(path) {
+        fs::set_permissions(&new, before.permissions())?;
+    }
     fs::rename(&new, path)
 }

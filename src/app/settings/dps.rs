@@ -41,7 +41,7 @@ pub fn enrolment(path: &Path, text: &str, id: Option<&str>, env: &dyn Fn(&str) -
             place.error("no-dps", "there is no [uplink.dps] to register with", span, Some("[uplink.dps]"));
             return None;
         };
-        let way = place.way(&config)?;
+        let way = place.way(&config);
         place.registering(&config, dps, &way, id)
     });
     let options = options.filter(|_| !place.found.iter().any(Diagnostic::is_error));

@@ -9,9 +9,12 @@ use super::{Place, Uplinked};
 use crate::app::credentials::{Credentials, DAY, EXPIRES_SOON, Files};
 use crate::bridge::Own;
 use crate::config::{self, Config, Given, Kind, Placed};
+use crate::diag::Span;
 use crate::hub::certificate;
+use crate::hub::connect::Identity;
 use crate::hub::connection_string::{Auth, ConnectionString};
 use crate::hub::limits;
+use crate::hub::sas::Token;
 use crate::message::Timestamp;
 use crate::outbound::{Proxy, Way};
 use crate::secret::Secret;
@@ -23,29 +26,21 @@ impl Place {
     pub(super) fn target(&mut self, config: &Config) -> Option<Uplinked> {
         let way = self.way(config);
         match config.uplink.kind.value {
-            Kind::Mqtt => self.mqtt(config, way?),
+            Kind::Mqtt => self.mqtt(config, way),
             Kind::IotHub | Kind::Edge => match &config.uplink.dps {
-                Some(dps) if !config.uplink.has_connection_string() => self.provisioned(config, dps, way?),
-                _ => self.hub(config, way?),
+                Some(dps) if !config.uplink.has_connection_string() => self.provisioned(config, dps, way),
+                _ => self.hub(config, way),
             },
         }
     }
 
     /// How the cloud is reached.
-    pub(in crate::app) fn way(&mut self, config: &Config) -> Option<Way> {
+    pub(in crate::app) fn way(&self, config: &Config) -> Way {
         let uplink = &config.uplink;
-        let proxy = match &uplink.proxy {
-            None => None,
-            Some(text) => match Proxy::parse(text.value.expose()) {
-                Ok(proxy) => Some(proxy),
-                Err(why) => {
-                    self.error("not-a-proxy", format!("`proxy` is no HTTP proxy: {why}"), &text.span, None);
-                    return None;
-                }
-            },
-        };
+        // Its form was looked at with the rest of the file.
+        let proxy = uplink.proxy.as_ref().and_then(|text| Proxy::parse(text.value.expose()).ok());
         let address = uplink.address.as_ref().map(|address| address.value.clone());
-        Some(Way { address, proxy, bind: uplink.bind.as_ref().map(|bind| bind.value) })
+        Way { address, proxy, bind: uplink.bind.as_ref().map(|bind| bind.value) }
     }
 
     /// The files of the uplink's TLS, to look at again later.
@@ -110,6 +105,7 @@ impl Place {
             }
             _ => {}
         }
+        self.check_audience(&connection, &text.span);
         let own = Own {
             hub: connection.host.clone(),
             device: Some(connection.device.clone()),
@@ -118,7 +114,24 @@ impl Place {
             block: (uplink.kind.value == Kind::IotHub).then(|| limits::block_bytes(uplink.tier)),
         };
         let target = Target::Hub(self.hub_target(config, connection, way)?);
+        if let Some(why) = target.token_expired(Timestamp::now()) {
+            self.warning("token-expired", why, &text.span);
+        }
         Some((target.clone(), Credentials::new(target, self.files(config), None), own))
+    }
+
+    /// Tells a token that was made for somebody else.
+    fn check_audience(&mut self, connection: &ConnectionString, span: &Span) {
+        let Auth::Token(token) = &connection.auth else { return };
+        let Ok(token) = Token::parse(token.expose()) else { return };
+        let resource = Identity::of(connection).resource();
+        let (audience, wanted) = (token.audience.to_ascii_lowercase(), resource.to_ascii_lowercase());
+        let rest = wanted.strip_prefix(audience.trim_end_matches('/'));
+        if !rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+            let title =
+                format!("the SharedAccessSignature is for {:?} (its `sr`), and this is {resource:?}", token.audience);
+            self.warning("token-for-another", title, span);
+        }
     }
 
     /// The hub of `connection`, with the certificate of the configuration.
@@ -126,7 +139,11 @@ impl Place {
         let tls = self.tls(config)?;
         let certificate_expiry = config.uplink.certificate.as_ref().and_then(|file| {
             let chain = tls::certificates(&self.read(file, None)?).ok()?;
-            certificate::expiry(chain.first()?)
+            let leaf = chain.first()?;
+            if connection.module.is_none() && !connection.device.is_empty() {
+                self.check_name((leaf, file), &connection.device);
+            }
+            certificate::expiry(leaf)
         });
         let token_lifetime = config.uplink.token_lifetime;
         let transport = match config.uplink.transport {
@@ -163,9 +180,7 @@ impl Place {
             }
             Some(file) => {
                 let text = self.read(file, None)?;
-                if uplink.kind.value == Kind::IotHub {
-                    self.check_roots(&text, file);
-                }
+                self.check_roots(&text, file, uplink.kind.value);
                 let roots = tls::roots(Some(&text));
                 self.usable(roots, &file.span, &file.value)
             }
@@ -197,28 +212,65 @@ impl Place {
             let help = "one file: the device's own certificate, then the one that signed it, and so on";
             self.error("bad-chain", format!("{}: {error}", file.value), &file.span, Some(help));
         }
-        let left = chain.first().and_then(|leaf| certificate::expiry(leaf)).map(|end| end - Timestamp::now().as_secs());
-        match left {
-            Some(..0) => self.warning("expired", format!("{}: the certificate has expired", file.value), &file.span),
-            Some(left) if left < EXPIRES_SOON => {
-                let title = format!("{}: the certificate expires in {} days", file.value, left / DAY);
-                self.warning("expires-soon", title, &file.span);
-            }
-            _ => {}
-        }
+        let now = Timestamp::now().as_secs();
+        let Some((begin, end)) = chain.first().and_then(|leaf| certificate::validity(leaf)) else { return };
+        let name = &file.value;
+        let (code, title) = if begin > now {
+            let from = Timestamp(begin.saturating_mul(1_000));
+            let title = format!(
+                "{name}: the certificate is good from {from} on; until then the hub refuses it. Is the clock right?"
+            );
+            ("not-yet-valid", title)
+        } else if end < now {
+            ("expired", format!("{name}: the certificate has expired; the hub refuses it"))
+        } else if end - now < EXPIRES_SOON {
+            ("expires-soon", format!("{name}: the certificate expires in {} days", (end - now) / DAY))
+        } else {
+            return;
+        };
+        self.warning(code, title, &file.span);
     }
 
-    /// Tells a root that older guides pin and no hub uses any more.
-    fn check_roots(&mut self, text: &[u8], file: &Placed<String>) {
+    /// Tells a certificate that is hardly this device's.
+    fn check_name(&mut self, (leaf, file): (&CertificateDer<'_>, &Placed<String>), device: &str) {
+        let Some(name) = certificate::common_name(leaf).filter(|name| name != device) else { return };
+        let title = format!(
+            "{}: the certificate is for {name:?}, and the device is {device:?}: right only where the hub knows it by its \
+             thumbprint",
+            file.value
+        );
+        self.warning("another-name", title, &file.span);
+        self.help("signed by a CA, its common name is the device id, upper and lower case included");
+    }
+
+    /// Tells roots that lead nowhere: what signs nobody, what is over, and what older guides pin and no hub uses any more.
+    fn check_roots(&mut self, text: &[u8], file: &Placed<String>, kind: Kind) {
+        let now = Timestamp::now().as_secs();
         let roots = tls::certificates(text).unwrap_or_default();
-        if roots.iter().any(|root| certificate::is_baltimore(root)) {
+        for root in &roots {
+            let name = certificate::subject(root).unwrap_or_default();
+            if !certificate::may_sign(root) {
+                let title = format!("`ca_file`: {name} is a server's or device's own certificate and signs no other");
+                self.warning("not-a-root", title, &file.span);
+                self.help("put the root in it that this one was signed by");
+            }
+            if certificate::expiry(root).is_some_and(|end| end < now) && !certificate::is_baltimore(root) {
+                self.warning("old-root", format!("`ca_file`: {name} has expired"), &file.span);
+                self.help("put the new root in it, beside the old one until all servers have changed");
+            }
+        }
+        if kind == Kind::IotHub && roots.iter().any(|root| certificate::is_baltimore(root)) {
             let title = "`ca_file` has the Baltimore CyberTrust Root, which no IoT hub uses any more: they moved to DigiCert \
                          Global Root G2 by 2024, and it ended on 2025-05-12";
             self.warning("old-root", title.to_owned(), &file.span);
-            if let Some(found) = self.found.pop() {
-                self.found
-                    .push(found.help("remove `ca_file`: the system's own roots have the right ones, and the next"));
-            }
+            self.help("remove `ca_file`: the system's own roots have the right ones, and the next");
+        }
+    }
+
+    /// Adds what to do about the last finding.
+    fn help(&mut self, help: &str) {
+        if let Some(found) = self.found.pop() {
+            self.found.push(found.help(help));
         }
     }
 }

@@ -210,7 +210,7 @@ pub(super) fn refused(shared: &Shared, device: &Arc<Device>, why: NoAccount) {
     state.refusals = state.refusals.max(REFUSALS);
     shared.set_phase(&mut state, Phase::Refused(now + pause.mul_f64(rand::random_range(0.75..=1.0))));
     if !known {
-        shared.metrics.log_pace("device refused", |left_out| {
+        shared.metrics.log_pace_of("not let in", &device.id, |left_out| {
             tracing::warn!(
                 device = &*device.id,
                 left_out,
