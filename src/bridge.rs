@@ -17,7 +17,7 @@ use crate::message::{Presence, Publish, excerpt};
 use crate::metrics::Metrics;
 use crate::quarantine::{Quarantine, Reason};
 use crate::rules::{self, Doubt, Output, RuleIndex, RuleSet, Verdict};
-use crate::spool::AppendError;
+use crate::spool::{AppendError, Ticket};
 
 mod commits;
 pub mod devices;
@@ -174,8 +174,8 @@ impl Bridge {
 
     /// Spools what the rules made, and puts the publish into the quarantine beside it where a rule failed.
     fn store(&self, now: &Current, publish: &Publish<'_>, out: &mut Output, failed: Option<Reason<'_>>) -> Offer {
-        if let Some(detail) = any_too_large(&self.own, out) {
-            return self.isolate(publish, Reason { rule: "", reason: "too_large", detail: &detail });
+        if let Some((rule, detail)) = any_too_large(&self.own, out) {
+            return self.isolate(publish, Reason { rule: now.set.name(rule), reason: "too_large", detail: &detail });
         }
         if let Some(door) = &self.door
             && door.refuses(messages(now, out).filter(|(rule, _)| !now.set.is_urgent(*rule)).map(|(_, record)| record))
@@ -200,7 +200,7 @@ impl Bridge {
         } else {
             match self.stores.append(&self.stores.normal, messages(now, out).map(|(_, record)| record)) {
                 Ok(ticket) => {
-                    self.made(now, messages(now, out));
+                    self.made(now, messages(now, out), ticket);
                     self.taken(publish, Sequences::of(STORED, ticket.0), failed)
                 }
                 Err(error) => return self.not_appended(publish, error),
@@ -216,9 +216,9 @@ impl Bridge {
     }
 
     /// Counts messages that are stored.
-    fn made<'r>(&self, now: &Current, records: impl Iterator<Item = (RuleIndex, &'r [u8])>) {
+    fn made<'r>(&self, now: &Current, records: impl Iterator<Item = (RuleIndex, &'r [u8])>, last: Ticket) {
         for (rule, record) in records {
-            now.meters.of(rule).made(&self.own, record);
+            now.meters.of(rule).made(&self.own, record, last);
         }
     }
 
@@ -257,7 +257,7 @@ impl Bridge {
         }
         match self.stores.normal.try_append(std::iter::once(record.as_slice())) {
             Ok(ticket) => {
-                self.addressed.made(&self.own, &record);
+                self.addressed.made(&self.own, &record, ticket);
                 self.metrics.publishes_translated.increment(1);
                 Offer::Taken(Sequences::of(STORED, ticket.0))
             }
@@ -269,7 +269,7 @@ impl Bridge {
     pub fn send_again(&self, record: &[u8]) -> Offer {
         match self.stores.normal.try_append(std::iter::once(record)) {
             Ok(ticket) => {
-                self.retried.made(&self.own, record);
+                self.retried.made(&self.own, record, ticket);
                 Offer::Taken(Sequences::of(STORED, ticket.0))
             }
             Err(AppendError::Closed) => {
@@ -416,9 +416,9 @@ impl Ingest for Bridge {
 }
 
 /// In words why the hub would not take one of the messages.
-fn any_too_large(own: &Own, out: &Output) -> Option<String> {
-    let held = out.held().map(|(_, held)| rules::held_record(held));
-    out.records().map(|(_, record)| record).chain(held).find_map(|record| own.too_large(record))
+fn any_too_large(own: &Own, out: &Output) -> Option<(RuleIndex, String)> {
+    let held = out.held().map(|(rule, held)| (rule, rules::held_record(held)));
+    out.records().chain(held).find_map(|(rule, record)| Some((rule, own.too_large(record)?)))
 }
 
 /// The records that are messages.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+#[path = "commands/faults.rs"]
+mod faults;
 #[path = "commands/own.rs"]
 mod own;
 #[path = "commands/own_twin.rs"]

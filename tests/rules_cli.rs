@@ -75,7 +75,7 @@ fn commands() {
         (vec!["check", "bridge.toml"], 2, "", "error: cannot read bridge.toml: No such file"),
         (vec!["check", "--config", "bridge.toml.example"], 0, "bridge.toml.example: ok\n", ""),
         (vec!["check", "--config", "tests/golden/bridge/typos.toml"], 1, "typos.toml: 3 errors\n", "did you mean"),
-        (vec!["test"], 0, "42 passed, 0 failed\n", ""),
+        (vec!["test"], 0, "51 passed, 0 failed\n", ""),
         (vec!["test", "--json"], 0, "\"passed\":true", ""),
         (vec!["test", "tests/golden/rules/failing.toml"], 1, "0 passed, 9 failed\n", "want 1500, got 1450"),
         (vec!["test", typos], 1, "no test was run: the rules have errors\n", "error: unknown format `jsn`"),
@@ -166,11 +166,15 @@ fn explanations() {
         "compared/m7 --payload {\"T\":21.5} --rules tests/golden/rules/renamed.toml",
         "late --payload {\"M\":\"m7\"} --rules tests/golden/rules/renamed.toml",
         "ms --payload {\"ts\":2008000} --rules tests/golden/rules/time.toml",
+        "packed/a --payload {\"v\":\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"} --rules tests/golden/rules/restraint.toml",
+        "cells/7 --payload 1 --rules tests/golden/rules/shape.toml",
         "ms --payload {\"ts\":1767225600} --rules tests/golden/rules/time.toml",
         "plant/hall2/oven/temp --payload 1 --rules tests/golden/rules/many.toml --all",
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_brownbridge"));
-        command.arg("explain").args(line.split(' ')).current_dir(env!("CARGO_MANIFEST_DIR"));
+        // Now, but for the times in what it says.
+        let at = ["--at", "2026-01-01T00:00:00Z"];
+        command.arg("explain").args(line.split(' ')).args(at).current_dir(env!("CARGO_MANIFEST_DIR"));
         let output = command.output().unwrap();
         let code = output.status.code().unwrap();
         text.push_str(&format!("$ brownbridge explain {line}   # exit code {code}\n"));
@@ -297,10 +301,18 @@ fn an_offered_rule_works_as_it_is() {
     ];
     let rows =
         topics.iter().map(|topic| (*topic, payloads[0])).chain(payloads.iter().map(|payload| ("a/b/c", *payload)));
+    let kinds: [(&[&[u8]], &str); 4] = [
+        (&[b"hello", b"hello", b"2"], "# no decode"),
+        (&[b"2", b"hello"], "# no decode"),
+        (&[b"2", b"", b"3.5"], "decode = \"number\""),
+        (&[b"{}", b"[1]"], "payload     = \"{}\""),
+    ];
+    let kinds = kinds.map(|(payloads, holds)| ("a/b/c", new_rule_for_siblings("a/b/c", payloads, 2), holds));
     let siblings = topics.iter().flat_map(|topic| (0..4).map(move |level| (*topic, level)));
     let texts = rows
         .map(|(topic, (payload, holds))| (topic, new_rule(topic, payload), holds))
-        .chain(siblings.map(|(topic, level)| (topic, new_rule_for_siblings(topic, b"{}", level), "{}")));
+        .chain(siblings.map(|(topic, level)| (topic, new_rule_for_siblings(topic, &[b"{}"], level), "{}")))
+        .chain(kinds);
     for (topic, text, holds) in texts {
         assert!(text.contains(holds), "{text}");
         let loaded = load(&[SourceFile { path: "new.toml".into(), text: text.clone() }]);
@@ -320,7 +332,7 @@ fn junit() {
     let case = "tests/golden/rules/failing.toml";
     let errors = "tests/golden/check/bad-1-typos.toml";
     for (files, code, stdout, sums, wrong) in [
-        (vec!["rules"], 0, "42 passed, 0 failed\n", ["42", "0", "0"], None),
+        (vec!["rules"], 0, "51 passed, 0 failed\n", ["51", "0", "0"], None),
         (
             vec![case],
             1,
@@ -357,7 +369,7 @@ fn junit() {
     check(
         &["test", "--junit", "no/such/report.xml"],
         2,
-        "42 passed",
+        "51 passed",
         "error: cannot write no/such/report.xml: No such",
     );
 }

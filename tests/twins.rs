@@ -304,6 +304,9 @@ async fn the_fence_bounds_what_is_desired() {
     desire(&world.sim, "unheard-of", json!({"x": 1})).await;
     desire(&world.sim, "press-7", json!({"motor": {"speed": 80}})).await;
     assert_eq!(plant.hears().await, pair("plant/press7/set/speed", "80"), "nothing of the others is published");
+    came_to(&world.bridge, "motor", "published", 1.0);
+    came_to(&world.bridge, "forbidden", "not_allowed", 1.0);
+    came_to(&world.bridge, "forbidden", "bad_topic", 1.0);
     let audit = std::fs::read_to_string(dir.path().join("state/commands.jsonl")).unwrap();
     let outcomes: Vec<Value> =
         audit.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["outcome"].clone()).collect();

@@ -449,6 +449,8 @@ fn changes_are_told_by_what_differs() {
         ("changes.txt", &["--rules", "new.toml", "--against", "old.toml"], 1),
         ("changes.json", &["--rules", "new.toml", "--against", "old.toml", "--json"], 1),
         ("dropped.txt", &["--rules", "new.toml", "--against", "new.toml", "--unmatched", "drop"], 0),
+        ("windows.txt", &["--rules", "windows-new.toml", "--against", "windows-old.toml"], 1),
+        ("windows-same.txt", &["--rules", "windows-old.toml", "--against", "windows-old.toml"], 0),
         (
             "filtered.txt",
             &["--rules", "new.toml", "--against", "old.toml", "--topic", "plant1/+/temp", "--first", "1"],

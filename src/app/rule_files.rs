@@ -1,5 +1,6 @@
 //! Where rule files and their tables lie: a file as it is, or a folder's `*.toml` in name order; and beside them `*.csv`.
-//! Hidden files are none, so that what an editor or a mounted volume keeps there does not count.
+//! Hidden files are none, so that what an editor or a mounted volume keeps there does not count. `*.TOML` is one, as Windows
+//! has it. A folder in the folder is not looked into, and [`passed_by`] tells of one that has rule files.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -58,12 +59,26 @@ pub(super) fn table_paths(path: &Path) -> Vec<PathBuf> {
     folder.and_then(|folder| in_folder(folder, "csv").ok()).unwrap_or_default()
 }
 
+/// What is said of folders with rule files that nobody reads, a text each.
+pub fn passed_by(path: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
+    let mut folders: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    let shown = |path: &PathBuf| path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.'));
+    folders.retain(|path| path.is_dir() && shown(path) && in_folder(path, "toml").is_ok_and(|files| !files.is_empty()));
+    folders.sort();
+    let told = |folder: &PathBuf| {
+        let (folder, path) = (folder.display(), path.display());
+        format!("the rule files in {folder} are not read: they must lie in {path} itself")
+    };
+    folders.iter().map(told).collect()
+}
+
 fn in_folder(folder: &Path, kind: &str) -> Result<Vec<PathBuf>, String> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder).map_err(|error| cannot_read(folder, &error))? {
         let path = entry.map_err(|error| cannot_read(folder, &error))?.path();
         let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
-        if path.extension().is_some_and(|extension| extension == kind) && !hidden {
+        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(kind)) && !hidden {
             paths.push(path);
         }
     }
@@ -79,7 +94,7 @@ mod tests {
     fn what_is_read_of_a_folder() {
         let dir = tempfile::tempdir().unwrap();
         for (name, text) in [
-            ("20-b.toml", &b"b"[..]),
+            ("20-b.TOML", &b"b"[..]),
             ("10-a.toml", b"\xc3\xa4"),
             (".hidden.toml", b"\xff"),
             ("30-c.toml.part", b"\xff"),
@@ -88,9 +103,17 @@ mod tests {
             fs::write(dir.path().join(name), text).unwrap();
         }
         let one = |name: &str| dir.path().join(name);
+        assert_eq!(passed_by(dir.path()), Vec::<String>::new());
+        for name in ["empty", "old", ".git"] {
+            fs::create_dir(one(name)).unwrap();
+        }
+        fs::write(one("old/a.toml"), "").unwrap();
+        fs::write(one(".git/a.toml"), "").unwrap();
+        let told = passed_by(dir.path());
+        assert!(told.len() == 1 && told[0].contains("/old are not read"), "{told:?}");
         for (path, most, expect) in [
             (one(""), 4, Ok("\u{e4}bt")),
-            (one("20-b.toml"), 2, Ok("bt")),
+            (one("20-b.TOML"), 2, Ok("bt")),
             (one("10-a.toml"), 1, Err("10-a.toml is too large")),
             (one(""), 3, Err("t.csv is too large")),
             (one("30-c.toml.part"), 9, Err("is not UTF-8")),

@@ -14,7 +14,7 @@ use super::gate::{Files, Policy};
 use super::inherited::Inherited;
 use super::plant_tls;
 use super::reload::BridgeToml;
-pub use super::rule_files::read as read_rule_files;
+pub use super::rule_files::{passed_by as passed_by_rule_files, read as read_rule_files};
 use crate::bridge::Own;
 use crate::config::{self, Config, OverRate, Placed, Unmatched, WhenFull};
 use crate::diag::{Diagnostic, SourceFile, Span};
@@ -328,6 +328,9 @@ impl Place {
 
     fn rule_files(&mut self, rules: &Placed<String>) -> Vec<SourceFile> {
         let path = self.base.join(&rules.value);
+        for title in passed_by_rule_files(&path) {
+            self.warning("no-rules", title, &rules.span);
+        }
         match read_rule_files(&path) {
             Ok(files) => {
                 if files.is_empty() {

@@ -103,7 +103,9 @@ impl<'j> Judge<'j> {
                         .chain(held)
                 };
                 match super::any_too_large(self.own, out) {
-                    Some(detail) => Fate::Quarantined { rule: "", reason: "too_large", detail: detail.into() },
+                    Some((rule, detail)) => {
+                        Fate::Quarantined { rule: name(rule), reason: "too_large", detail: detail.into() }
+                    }
                     None => {
                         made.extend(all());
                         self.fate(verdict, publish, out)

@@ -6,13 +6,18 @@
 use ::metrics::Counter;
 
 use super::Own;
+use super::own::LONGEST_ID;
 use crate::hub::{d2c, limits};
 use crate::message::HubMessage;
 use crate::metrics::{billable_by_rule, combined_by_rule, held_back_by_rule, translated_by_rule};
 use crate::rules::{HeldBack, RuleIndex, RuleSet};
+use crate::spool::Ticket;
 
 /// What the hub counts of a message beside its record, at most.
 const SYSTEM_BYTES: usize = 128;
+
+/// What stands before the sequence in the id of a message: 16 digits of the spool, and a dash.
+const SPOOL_DIGITS: usize = 17;
 
 /// The counters of one rule.
 #[derive(Clone)]
@@ -42,11 +47,11 @@ impl Meter {
         Self { made: translated_by_rule(name), billed, held_back, combined, block }
     }
 
-    /// A message is stored.
-    pub(super) fn made(&self, own: &Own, record: &[u8]) {
+    /// A message is stored; its sequence, or one as long, is known by its ticket.
+    pub(super) fn made(&self, own: &Own, record: &[u8], ticket: Ticket) {
         self.made.increment(1);
         if let Some(block) = self.block {
-            self.billed.increment(units(own, record, block));
+            self.billed.increment(units(own, record, (block, ticket)));
         }
     }
 
@@ -87,15 +92,17 @@ impl Meters {
     }
 }
 
-/// The blocks a message is billed for.
-fn units(own: &Own, record: &[u8], block: usize) -> u64 {
+/// The blocks a message is billed for. The hub counts the bytes of its id, too, which ends with the digits of the sequence.
+fn units(own: &Own, record: &[u8], (block, Ticket(sequence)): (usize, Ticket)) -> u64 {
     // No value is shorter in the record, so this decides nearly all.
     if record.len() + SYSTEM_BYTES <= block {
         return 1;
     }
     let Ok(message) = HubMessage::parse(record) else { return 1 };
     let sender = d2c::Sender { identity: own.identity(), gateway: true, replayed: false };
-    limits::billable_units(d2c::size(&sender, &message, super::own::LONGEST_ID), block)
+    let digits = sequence.checked_ilog10().unwrap_or(0) as usize + 1;
+    let id = LONGEST_ID.get(..SPOOL_DIGITS + digits).unwrap_or(LONGEST_ID);
+    limits::billable_units(d2c::size(&sender, &message, id), block)
 }
 
 #[cfg(test)]
@@ -106,19 +113,26 @@ mod tests {
     #[test]
     fn a_message_is_billed_by_the_block() {
         let own = Own { hub: "h".into(), device: Some("own".into()), module: None, mark_late: false, block: None };
-        // Id 37, type 16, encoding 5, time 24, "device" and its name 6 + 5.
-        for (body, block, expect) in [
-            (0, 4096, 1),
-            (4096 - 93, 4096, 1),
-            (4096 - 92, 4096, 2),
-            (8192, 4096, 3),
-            (512 - 93, 512, 1),
-            (512 - 92, 512, 2),
+        // Id 17 and the digits of the sequence, type 16, encoding 5, time 24, "device" and its name 6 + 5.
+        for (body, block, sequence, expect) in [
+            (0, 4096, u64::MAX, 1),
+            (4096 - 93, 4096, u64::MAX, 1),
+            (4096 - 92, 4096, u64::MAX, 2),
+            (4096 - 92, 4096, 999_999, 1),
+            (4096 - 79, 4096, 999_999, 1),
+            (4096 - 78, 4096, 999_999, 2),
+            (4096 - 79, 4096, 1_000_000, 2),
+            (4096 - 74, 4096, 1, 1),
+            (4096 - 73, 4096, 0, 2),
+            (8192, 4096, 7, 3),
+            (512 - 93, 512, u64::MAX, 1),
+            (512 - 92, 512, u64::MAX, 2),
         ] {
             let mut record = Vec::new();
             let writer = RecordWriter::begin(&mut record, Timestamp(0), Content::Json, |out| out.extend(b"press"));
             writer.finish(|out| out.resize(out.len() + body, b'1')).unwrap();
-            assert_eq!(units(&own, &record, block), expect, "{body} bytes in blocks of {block}");
+            let units = units(&own, &record, (block, Ticket(sequence)));
+            assert_eq!(units, expect, "{body} bytes in blocks of {block}, sequence {sequence}");
         }
     }
 }

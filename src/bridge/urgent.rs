@@ -32,7 +32,7 @@ impl Bridge {
         let first = || out.records().filter(|(rule, _)| now.set.is_urgent(*rule));
         first().next()?;
         let ticket = self.stores.append(&self.stores.urgent, first().map(|(_, record)| record)).ok()?;
-        self.made(now, first());
+        self.made(now, first(), ticket);
         Some(ticket)
     }
 
@@ -53,7 +53,7 @@ impl Bridge {
             match self.stores.append(&self.stores.normal, rest().map(|(_, record)| record)) {
                 Ok(ticket) => {
                     parts = parts.and(STORED, ticket.0);
-                    self.made(now, rest());
+                    self.made(now, rest(), ticket);
                 }
                 Err(AppendError::TooLarge) => failed = Some(super::TOO_LARGE_FOR_SPOOL),
                 Err(AppendError::Full | AppendError::Closed) => {
@@ -103,7 +103,7 @@ async fn later(stores: Stores, own: Own, records: Vec<(Meter, Vec<u8>)>) -> Tick
     loop {
         match stores.append(&stores.normal, records.iter().map(|(_, record)| record.as_slice())) {
             Ok(ticket) => {
-                records.iter().for_each(|(meter, record)| meter.made(&own, record));
+                records.iter().for_each(|(meter, record)| meter.made(&own, record, ticket));
                 return ticket;
             }
             Err(AppendError::Full) => stores.normal.room().await,

@@ -135,7 +135,10 @@ fn check_rules(paths: &[PathBuf]) -> Result<Checked, String> {
     let sources = read_rule_files(paths, "brownbridge check PATH")?;
     let loaded = rules::load(&sources);
     let hash = loaded.rules.map(|rules| rules.hash().to_owned());
-    Ok(Checked { sources, found: loaded.diagnostics, summaries: loaded.files, hash })
+    let passed_by = paths.iter().flat_map(|path| settings::passed_by_rule_files(path));
+    let mut found: Vec<Diagnostic> = passed_by.map(|title| Diagnostic::warning("no-rules", title, 0)).collect();
+    found.extend(loaded.diagnostics);
+    Ok(Checked { sources, found, summaries: loaded.files, hash })
 }
 
 fn check_config(path: &Path) -> Result<Checked, String> {

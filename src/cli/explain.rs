@@ -11,8 +11,7 @@ use super::check::{could_not_run, print, print_findings, read_rule_files};
 use crate::hub::bag::{self, BagError, Property};
 use crate::hub::connect::Identity;
 use crate::hub::d2c;
-use crate::message::{Event, HubMessage, Presence, Publish};
-use crate::rules::testing::TEST_TIME;
+use crate::message::{Event, HubMessage, Presence, Publish, Timestamp};
 use crate::rules::{self, Explanation, Output, QuarantineReason, RuleSet, Step, Verdict};
 use crate::topic;
 
@@ -78,6 +77,9 @@ pub(super) struct Args {
     /// A rule file, or a folder of rule files; may be given several times.
     #[arg(long, default_value = "rules")]
     rules: Vec<PathBuf>,
+    /// When it comes: 2026-11-21T06:00:00Z; now, where nothing is said.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    at: Option<Timestamp>,
     /// Takes the rules of this configuration instead, and says under which identity a message goes up
     #[arg(long, value_name = "FILE", conflicts_with_all = ["rules", "gateway"])]
     config: Option<PathBuf>,
@@ -123,17 +125,16 @@ pub(super) fn run(args: Args) -> ExitCode {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
+    let received = args.at.unwrap_or_else(Timestamp::now);
     let set = &set;
     if let Some(device) = &args.desired {
-        return command::desired((device, payload.as_deref().unwrap_or(b"{}")), set, args.json);
+        return command::desired((device, received), payload.as_deref().unwrap_or(b"{}"), set, args.json);
     }
     if let Some(device) = &args.command {
-        let payload = payload.as_deref().unwrap_or_default();
-        let down = command::Down { device, method: args.method.as_deref(), id: &args.id, props: &args.prop, payload };
+        let (payload, method) = (payload.as_deref().unwrap_or_default(), args.method.as_deref());
+        let down = command::Down { device, method, id: &args.id, props: &args.prop, payload, received };
         return down.tell(set, args.json);
     }
-    // A fixed moment, as in tests: the same call says the same.
-    let received = TEST_TIME;
     let presence = args.on.map(|on| Presence {
         event: match on {
             On::Connect => Event::Connect,
@@ -173,6 +174,12 @@ pub(super) fn run(args: Args) -> ExitCode {
         Verdict::Quarantined { .. } => ExitCode::from(1),
         Verdict::Unmatched => ExitCode::from(2),
     }
+}
+
+/// A moment as a user writes it.
+fn moment(text: &str) -> Result<Timestamp, String> {
+    let time: jiff::Timestamp = text.parse().map_err(|_| "write it as 2026-11-21T06:00:00Z".to_owned())?;
+    Ok(Timestamp(time.as_millisecond()))
 }
 
 /// The rules, and the devices where a configuration is named.
@@ -376,7 +383,11 @@ impl Told<'_> {
             let encoding = message.content.encoding().map_or(String::new(), |encoding| format!("; {encoding}"));
             writeln!(out, "  content     {kind}{encoding}")?;
         }
-        write_body(out, &rules::plain_body(&message))
+        let plain = rules::plain_body(&message);
+        if plain.len() != message.body.len() {
+            writeln!(out, "  compressed  {} bytes to {}", plain.len(), message.body.len())?;
+        }
+        write_body(out, &plain)
     }
 
     fn as_json(&self) -> String {
@@ -403,7 +414,7 @@ impl Told<'_> {
                 "content_type": message.content.content_type(), "content_encoding": message.content.encoding(),
                 "to": if set.reported(rule).is_some() { "reported" } else { "telemetry" },
                 "priority": if set.is_urgent(rule) { "high" } else { "normal" },
-                "hub_topic": self.hub_topic(&message), "time": message.created.to_string(),
+                "hub_topic": self.hub_topic(&message), "time": message.created.to_string(), "body_bytes": message.body.len(),
                 "body": std::str::from_utf8(message.body).ok(), "body_hex": body_hex(message.body),
             }))
         });

@@ -147,10 +147,19 @@ impl Told<'_> {
                     let _ = writeln!(out, "# it would take both with  topic = {}", toml::Value::from(both.as_str()));
                 }
             }
-            out.push_str(&rule(row, seen));
+            out.push_str(&self.rule(row, seen));
             out.push('\n');
         }
         out
+    }
+
+    /// A rule that would take the topics of a row.
+    fn rule(&self, row: &Family, seen: &Seen) -> String {
+        let Some(level) = row.level else { return rules::new_rule(&seen.topic, &telling(seen)) };
+        let members = row.members.iter().filter_map(|place| self.counted.topics.get(*place));
+        let payloads: Vec<Vec<u8>> = members.map(telling).collect();
+        let payloads: Vec<&[u8]> = payloads.iter().map(Vec::as_slice).collect();
+        rules::new_rule_for_siblings(&seen.topic, &payloads, level)
     }
 
     /// The rule that comes near to the topics of a row.
@@ -168,7 +177,7 @@ impl Told<'_> {
                 "topic": row.pattern, "topics": row.members.len(), "publishes": row.count,
                 "may_be_less_by": seen.error, "per_second": self.rate(row),
                 "last_seen": Timestamp(row.last).to_string(), "example": seen.topic, "client": seen.client,
-                "payload": sample(seen, usize::MAX), "rule": rule(row, seen), "near": near,
+                "payload": sample(seen, usize::MAX), "rule": self.rule(row, seen), "near": near,
             })
         });
         json!({
@@ -183,25 +192,18 @@ fn sample(seen: &Seen, most: usize) -> Excerpt {
     Excerpt { size: seen.size as u64, ..Excerpt::new(&seen.payload(), most) }
 }
 
-/// A rule that would take the topics of a row.
-fn rule(row: &Family, seen: &Seen) -> String {
-    let kept = seen.payload();
-    let whole = kept.len() == seen.size;
-    // Of a payload that was cut only its beginning tells what it is.
-    let payload: &[u8] = match (whole, kept.first()) {
-        (false, Some(b'{' | b'[')) => b"",
-        (false, _) => std::str::from_utf8(&kept)
-            .map_or_else(
-                |error| {
-                    if error.error_len().is_none() { kept.get(..error.valid_up_to()) } else { Some(kept.as_slice()) }
-                },
-                |_| Some(kept.as_slice()),
-            )
-            .unwrap_or_default(),
-        (true, _) => &kept,
-    };
-    match row.level {
-        Some(level) => rules::new_rule_for_siblings(&seen.topic, payload, level),
-        None => rules::new_rule(&seen.topic, payload),
+/// What was kept of a payload, as far as it tells what the payload is.
+fn telling(seen: &Seen) -> Vec<u8> {
+    let mut kept = seen.payload();
+    if kept.len() == seen.size {
+        return kept;
     }
+    // Of a payload that was cut only its beginning tells what it is.
+    let told = match (kept.first(), std::str::from_utf8(&kept)) {
+        (Some(b'{' | b'['), _) => 0,
+        (_, Err(error)) if error.error_len().is_none() => error.valid_up_to(),
+        _ => kept.len(),
+    };
+    kept.truncate(told);
+    kept
 }

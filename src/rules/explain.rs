@@ -230,11 +230,12 @@ pub fn new_rule(topic: &str, payload: &[u8]) -> String {
         }
         _ => (topic.to_owned(), "machine-1", "machine-1"),
     };
-    written_out((topic, topic), (&pattern, device, machine), payload)
+    written_out((topic, topic), (&pattern, device, machine), &[payload])
 }
 
-/// The same for all topics that differ from this one in a level, counted from 0.
-pub fn new_rule_for_siblings(topic: &str, payload: &[u8], level: usize) -> String {
+/// The same for all topics that differ from this one in a level, counted from 0. The first of `payloads` is that of this topic,
+/// the others are those of its siblings: the rule must not quarantine one of them.
+pub fn new_rule_for_siblings(topic: &str, payloads: &[&[u8]], level: usize) -> String {
     let mut levels: Vec<&str> = topic.split('/').collect();
     let word = levels.get(level).copied().unwrap_or_default();
     let before = level.checked_sub(1).and_then(|before| levels.get(before)).copied().unwrap_or_default();
@@ -245,7 +246,7 @@ pub fn new_rule_for_siblings(topic: &str, payload: &[u8], level: usize) -> Strin
         (true, before) => ("{signal}", before, before),
     };
     if topic.contains(['{', '}']) || machine.is_empty() || word.is_empty() || word.starts_with('$') {
-        return new_rule(topic, payload);
+        return new_rule(topic, payloads.first().copied().unwrap_or_default());
     }
     if let Some(open) = levels.get_mut(level) {
         *open = "+";
@@ -254,17 +255,22 @@ pub fn new_rule_for_siblings(topic: &str, payload: &[u8], level: usize) -> Strin
     if let Some(open) = levels.get_mut(level) {
         *open = name;
     }
-    written_out((&siblings, topic), (&levels.join("/"), device, machine), payload)
+    written_out((&siblings, topic), (&levels.join("/"), device, machine), payloads)
 }
 
 /// A rule with a name and a test by a topic; the test wants `machine` for `device`.
-fn written_out((name, topic): (&str, &str), (pattern, device, machine): (&str, &str, &str), payload: &[u8]) -> String {
+fn written_out(
+    (name, topic): (&str, &str),
+    (pattern, device, machine): (&str, &str, &str),
+    payloads: &[&[u8]],
+) -> String {
     let awkward = topic.contains(['{', '}']);
     let (key, pattern) = match awkward {
         true => ("regex ", format!("^{}$", regex::escape(topic))),
         false => ("topic ", pattern.to_owned()),
     };
-    let (decode, sample) = sample(payload);
+    let decode = common_decode(payloads);
+    let (_, sample) = sample(payloads.first().copied().unwrap_or_default());
     // Somebody does publish so.
     let allow = if !awkward && topic.split('/').any(str::is_empty) { "allow  = [\"empty-level\"]\n" } else { "" };
     // Without it nothing in the message would tell the topics of one device apart.
@@ -277,6 +283,16 @@ fn written_out((name, topic): (&str, &str), (pattern, device, machine): (&str, &
         quoted(topic),
         quoted(machine),
     )
+}
+
+/// The `decode` that all payloads need, as a line; none, with a remark, where they differ: then they go up as they are.
+fn common_decode(payloads: &[&[u8]]) -> &'static str {
+    let mut needed = payloads.iter().filter(|payload| !payload.is_empty()).map(|payload| sample(payload).0);
+    let Some(first) = needed.next() else { return "" };
+    match needed.all(|other| other == first) {
+        true => first,
+        false => "# no decode: what these topics carry is not all of one kind\n",
+    }
 }
 
 /// The `decode` that a payload needs, as a line, and the line of the test that has the payload.

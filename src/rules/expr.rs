@@ -21,9 +21,11 @@ use jiff::tz::TimeZone;
 use regex::Regex;
 
 mod eval;
+mod literals;
 mod parse;
 
 pub(super) use eval::{Scope, round};
+pub(super) use literals::never;
 pub(super) use parse::{Known, Mistake, VARIABLES, Wrong, parse};
 
 /// A checked expression.
@@ -148,6 +150,18 @@ const FUNCTIONS: [(&str, Function, usize, usize); 25] = [
 const CHECKED: [&str; 3] = ["test", "time_of_day", "weekday"];
 
 impl Expr {
+    /// What it is made of.
+    fn parts(&self) -> &[Self] {
+        match self {
+            Self::Field(inner, _) | Self::Index(inner, _) | Self::Negate(inner) => std::slice::from_ref(inner),
+            Self::Math(_, both) | Self::Compare(_, both) => both.as_slice(),
+            Self::And(both) | Self::Or(both) | Self::Otherwise(both) | Self::Pipe(both) => both.as_slice(),
+            Self::If(three) => three.as_slice(),
+            Self::Call(_, arguments) => arguments,
+            _ => &[],
+        }
+    }
+
     /// True where a field of the payload is needed.
     pub(super) fn has_field(&self) -> bool {
         match self {

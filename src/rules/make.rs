@@ -314,7 +314,7 @@ impl Maker<'_> {
             }
         }
         device.clear();
-        message.device.render(&facts, Place::Device, device).map_err(|gap| no_device(gap, message))?;
+        message.device.render(&facts, Place::Device, device).map_err(|gap| no_device(gap, message, &facts))?;
         if device.is_empty() || message.device.is_nothing_but_signs(device) {
             return Err(empty_device(device));
         }
@@ -447,10 +447,17 @@ pub(super) fn look(payload: &[u8]) -> Content<'static> {
     }
 }
 
-fn no_device(gap: Gap<'_>, message: &Message) -> Refusal {
+fn no_device(gap: Gap<'_>, message: &Message, facts: &Facts<'_>) -> Refusal {
     match gap {
-        Gap::Missing([]) => {
-            let detail = "`device` needs a column of the table, the row has nothing in it";
+        Gap::NoCell(column) => {
+            let mut key = Vec::new();
+            let lookup = message.lookup.as_ref();
+            let column = lookup.and_then(|lookup| lookup.table.columns.get(column)).map_or("", String::as_str);
+            let table = lookup.map_or("", |lookup| &lookup.name);
+            let _ = lookup.map(|lookup| lookup.key.render(facts, Place::Property, &mut key));
+            let row = shown(&key);
+            let detail =
+                format!("`device` needs the column `{column}`, in the row {row} of the table `{table}` it is empty");
             Refusal::new(QuarantineReason::MissingField, detail)
         }
         Gap::Missing(path) => {

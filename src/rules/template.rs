@@ -43,6 +43,8 @@ pub(super) enum Place {
 pub(super) enum Gap<'t> {
     /// The payload does not have it.
     Missing(&'t [Box<str>]),
+    /// The row of the table has nothing in this column.
+    NoCell(usize),
     /// It names no device.
     NotText(&'t [Box<str>]),
 }
@@ -159,7 +161,8 @@ impl Template {
                         Part::Field(path) => (from.field(path), &**path),
                         _ => (None, &[][..]),
                     };
-                    let value = value.ok_or(Gap::Missing(path))?;
+                    let gap = if let Part::Column(index) = part { Gap::NoCell(*index) } else { Gap::Missing(path) };
+                    let value = value.ok_or(gap)?;
                     if place == Place::Device && value.starts_with(['{', '[', 'n']) {
                         return Err(Gap::NotText(path));
                     }

@@ -301,19 +301,22 @@ fn differences(want: &str, got: &[u8]) -> Vec<String> {
     }
     let mut found = Vec::new();
     match (serde_json::from_str(want), serde_json::from_slice(got)) {
-        (Ok(want), Ok(got)) => differ("", &want, &got, &mut found),
+        (Ok(wanted), Ok(got)) => differ(want, "", (&wanted, &got), &mut found),
         _ => found.push(format!("got {}", String::from_utf8_lossy(got))),
     }
     found
 }
 
-fn differ(path: &str, want: &Value, got: &Value, found: &mut Vec<String>) {
+/// Tells the fields in the order in which `text` has what is wanted.
+fn differ(text: &str, path: &str, (want, got): (&Value, &Value), found: &mut Vec<String>) {
     match (want, got) {
         (Value::Object(want), Value::Object(got)) => {
-            for (key, value) in want {
+            let mut members: Vec<(&String, &Value)> = want.iter().collect();
+            members.sort_by_cached_key(|(key, _)| text.find(&format!("\"{key}\"")));
+            for (key, value) in members {
                 let path = join(path, key);
                 match got.get(key) {
-                    Some(got) => differ(&path, value, got, found),
+                    Some(got) => differ(text, &path, (value, got), found),
                     None => found.push(format!("field `{path}` is missing")),
                 }
             }
@@ -323,7 +326,7 @@ fn differ(path: &str, want: &Value, got: &Value, found: &mut Vec<String>) {
         }
         (Value::Array(want), Value::Array(got)) if want.len() == got.len() => {
             for (index, (want, got)) in want.iter().zip(got).enumerate() {
-                differ(&join(path, &index.to_string()), want, got, found);
+                differ(text, &join(path, &index.to_string()), (want, got), found);
             }
         }
         (want, got) if same(want, got) => {}

@@ -198,21 +198,21 @@ impl Bridge {
         while let Some(closed) = left.front() {
             let record = || std::iter::once(closed.record.as_slice());
             let first = if closed.urgent { self.stores.append(urgent, record()).ok() } else { None };
-            match first.map_or_else(|| self.stores.append(normal, record()), Ok) {
-                Ok(ticket) if first.is_some() => last[1] = Some(ticket.0),
-                Ok(ticket) => last[0] = Some(ticket.0),
+            let ticket = match first.map_or_else(|| self.stores.append(normal, record()), Ok) {
+                Ok(ticket) if first.is_some() => *last[1].insert(ticket),
+                Ok(ticket) => *last[0].insert(ticket),
                 Err(AppendError::Full) => break,
                 // The program is about to end; what the window was made of is on disk.
                 Err(AppendError::Closed | AppendError::TooLarge) => return std::future::pending().await,
-            }
-            Meter::new(&closed.rule, (false, false), self.own.block).made(&self.own, &closed.record);
+            };
+            Meter::new(&closed.rule, (false, false), self.own.block).made(&self.own, &closed.record, ticket);
             window_closed(closed.why.label());
             done.extend(closed.sequences.iter());
             count += 1;
             left.pop_front();
         }
         for (spool, last) in [normal, urgent].into_iter().zip(last) {
-            durable(spool.clone(), last.unwrap_or(0)).await;
+            durable(spool.clone(), last.map_or(0, |ticket| ticket.0)).await;
         }
         (count, done)
     }

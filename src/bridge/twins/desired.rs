@@ -225,7 +225,6 @@ impl Desk {
     /// Counts, logs and writes down what became of an order.
     fn tell(&self, order: &Order, outcome: &'static str, detail: &str) {
         let Order { rule, device, publish, version, .. } = order;
-        self.metrics.commanded(rule, outcome);
         self.plant.audit.write(&json!({
             "at": Timestamp::now().to_string(),
             "kind": "desired",
@@ -238,6 +237,7 @@ impl Desk {
             "detail": Some(detail).filter(|detail| !detail.is_empty()),
             "complete": true,
         }));
+        self.metrics.commanded(rule, outcome);
         self.metrics.log_pace(&format!("desired {rule} {outcome}"), |left_out| {
             let (device, detail) = (excerpt(device), excerpt(detail));
             if matches!(outcome, "published" | "cleared" | "dry_run") {

@@ -264,8 +264,8 @@ impl Talk {
     fn publish(&mut self, device: &str) {
         let Some(desk) = &mut self.desk else { return };
         let now = Instant::now();
-        let todo = self.shared.book.lock().with_known(device, |twin| std::mem::take(&mut twin.todo));
-        let Some(mut todo) = todo.filter(|todo| !todo.is_idle()) else { return };
+        let take = |twin: &mut Twin| (!twin.todo.is_idle()).then(|| std::mem::take(&mut twin.todo));
+        let Some(Some(mut todo)) = self.shared.book.lock().with_known(device, take) else { return };
         let done = desk.work(&mut todo, now);
         self.shared.book.lock().with_known(device, |twin| twin.todo = todo);
         self.done(device, done);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::write_body;
 use crate::cli::check::{could_not_run, print};
-use crate::rules::testing::TEST_TIME;
+use crate::message::Timestamp;
 use crate::rules::{Commanded, Incoming, LocalPublish, RuleSet, Wish};
 
 /// What is asked about.
@@ -18,6 +18,7 @@ pub(super) struct Down<'a> {
     /// `name=value`
     pub(super) props: &'a [String],
     pub(super) payload: &'a [u8],
+    pub(super) received: Timestamp,
 }
 
 impl Down<'_> {
@@ -33,7 +34,7 @@ impl Down<'_> {
             id: self.id,
             props: &props,
             payload: self.payload,
-            received: TEST_TIME,
+            received: self.received,
         };
         let passed_by = set.passed_by(&incoming);
         let asked = set.command(&incoming);
@@ -61,11 +62,11 @@ impl Down<'_> {
 }
 
 /// Tells what becomes of desired properties.
-pub(super) fn desired((device, payload): (&str, &[u8]), set: &RuleSet, as_json: bool) -> ExitCode {
+pub(super) fn desired(of: (&str, Timestamp), payload: &[u8], set: &RuleSet, as_json: bool) -> ExitCode {
     let Ok(Value::Object(properties)) = serde_json::from_slice(payload) else {
         return could_not_run("desired properties are a JSON object: --payload '{\"speed\": 12.5}'");
     };
-    let wishes = set.desired((device, TEST_TIME), &properties);
+    let (device, wishes) = (of.0, set.desired(of, &properties));
     let (none, refused) = (wishes.is_empty(), wishes.iter().any(|wish| wish.made.is_err()));
     if as_json {
         let told: Vec<_> = wishes.iter().map(wish_in_json).collect();

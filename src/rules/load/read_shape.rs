@@ -20,12 +20,31 @@ pub(super) fn expression(text: &Text<'_>, names: &Names, report: &mut Report<'_>
             report.error("unknown-name", title, text.span(), "this needs a field");
             None
         }
-        Ok(expr) => Some(expr),
+        Ok(expr) => {
+            tell_never(&expr, text, report);
+            Some(expr)
+        }
         Err(Mistake { wrong: Wrong::Variable(_), .. }) if names.open => None,
         Err(mistake) => {
             tell(&mistake, text, names, report);
             None
         }
+    }
+}
+
+/// Tells what is compared with the clock and never is what it shows.
+fn tell_never(expr: &Expr, text: &Text<'_>, report: &mut Report<'_>) {
+    let mut found = Vec::new();
+    expr::never(expr, &mut found);
+    for never in found {
+        let written = format!("\"{}\"", never.text);
+        let exact = text.value.find(&written).and_then(|at| text.exact_part(report.text, at..at + written.len()));
+        let told = report.new_error("unknown-word", never.title).at(exact.clone().unwrap_or(text.span()), "");
+        let told = told.help(never.help);
+        report.push(match (exact, never.meant) {
+            (Some(exact), Some(meant)) => told.fix(exact, format!("\"{meant}\"")),
+            _ => told,
+        });
     }
 }
 

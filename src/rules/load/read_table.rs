@@ -261,7 +261,17 @@ pub(super) fn lookup(
     let key = keys.string("key", report);
     let skip = keys.word("miss", &MISSES, "unknown-word", report);
     let default = keys.table("default", report);
+    let before = report.found.len();
     let mistyped = keys.finish(report);
+    if let Some((file, path)) = table.get_key_value("file") {
+        let of_file = |found: &&mut Diagnostic| found.primary.as_ref().is_some_and(|label| label.span == file.span());
+        if let Some(found) = report.found.iter_mut().skip(before).find(of_file) {
+            let path = path.get_ref().as_str().unwrap_or("sensors.csv");
+            let name = name.as_ref().map_or("sensors", |name| name.value);
+            found.help = vec![format!("a file is that of a table: [table.{name}] with file = \"{path}\"")];
+            found.fix = None;
+        }
+    }
     for (wanted, example) in [("table", "table = \"sensors\""), ("key", "key = \"{line}/{channel}\"")] {
         if !table.contains_key(wanted) && !mistyped.contains(&wanted) {
             let title = format!("`lookup` does not say the {wanted}");

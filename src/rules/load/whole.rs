@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use regex_syntax::hir::{Hir, HirKind, Look};
+
 use super::{Draft, read_command};
 use crate::diag::Diagnostic;
 use crate::rules::pattern;
@@ -38,7 +40,52 @@ fn takes_all(early: &Draft, late: &Draft) -> bool {
         (None, None) => early.regex.is_some() && early.regex == late.regex,
         // `#` takes all but `$SYS` and its like.
         (Some(filter), None) => filter == "#" && late.regex.as_deref().is_some_and(begins_with_a_letter),
-        (None, Some(_)) => false,
+        (None, Some(filter)) => early.regex.as_deref().and_then(all_behind).is_some_and(|all| all.takes_filter(filter)),
+    }
+}
+
+/// All topics that begin with a text and, where `more` is set, go on behind it: what `^plant1/.*$` and `^plant1/.+$` take.
+#[derive(Debug, PartialEq, Eq)]
+struct Behind {
+    begin: String,
+    more: bool,
+}
+
+impl Behind {
+    fn takes_filter(&self, filter: &str) -> bool {
+        let fixed = filter.split(['+', '#']).next().unwrap_or(filter);
+        // `a/#` takes `a`, too.
+        let fixed = if filter.strip_prefix(fixed) == Some("#") { fixed.trim_end_matches('/') } else { fixed };
+        let rest = filter.strip_prefix(&self.begin).unwrap_or("");
+        fixed.starts_with(&self.begin) && !(self.more && matches!(rest, "" | "+" | "#"))
+    }
+}
+
+/// What a regex takes that is a text with anything behind it.
+fn all_behind(regex: &str) -> Option<Behind> {
+    let hir = regex_syntax::parse(regex).ok()?;
+    let HirKind::Concat(parts) = hir.kind() else { return None };
+    let mut parts = parts.iter().map(uncaptured).peekable();
+    if !matches!(parts.next()?, HirKind::Look(Look::Start)) {
+        return None;
+    }
+    let mut begin = String::new();
+    while let Some(HirKind::Literal(text)) = parts.peek() {
+        begin.push_str(std::str::from_utf8(&text.0).ok()?);
+        parts.next();
+    }
+    let HirKind::Repetition(all) = parts.next()? else { return None };
+    let any = [regex_syntax::parse("."), regex_syntax::parse("(?s).")];
+    let takes_any = all.max.is_none() && all.min <= 1 && any.iter().any(|any| any.as_ref() == Ok(&*all.sub));
+    let ends = parts.all(|part| matches!(part, HirKind::Look(Look::End)));
+    (takes_any && ends).then_some(Behind { begin, more: all.min == 1 })
+}
+
+/// What is inside of groups.
+fn uncaptured(hir: &Hir) -> &HirKind {
+    match hir.kind() {
+        HirKind::Capture(group) => uncaptured(&group.sub),
+        kind => kind,
     }
 }
 
@@ -159,6 +206,27 @@ pub(super) fn duplicate_commands<C>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_regex_takes_of_a_filter() {
+        for (regex, filter, expect) in [
+            ("^plant1/.*$", "plant1/+/temp", true),
+            ("^plant1/(?<rest>.*)$", "plant1/press7/temp", true),
+            ("^plant1/.*", "plant1/#", false),
+            ("^plant1.*", "plant1/#", true),
+            ("^plant1/.+$", "plant1/+", false),
+            ("^plant1/.+$", "plant1/+/temp", true),
+            ("^plant1/.*$", "plant2/+/temp", false),
+            ("^plant1/.*$", "+/press7/temp", false),
+            ("^plant1/.*x$", "plant1/+/temp", false),
+            ("^plant1/[^/]*$", "plant1/a", false),
+            ("plant1/.*$", "plant1/a", false),
+            ("^.*$", "plant1/a", true),
+        ] {
+            let takes = all_behind(regex).is_some_and(|all| all.takes_filter(filter));
+            assert_eq!(takes, expect, "{regex} {filter}");
+        }
+    }
 
     #[test]
     fn what_a_more_general_rule_takes_away() {

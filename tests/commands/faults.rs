@@ -1,0 +1,71 @@
+//! What becomes of a call when something goes wrong on its way.
+
+use super::*;
+
+/// A call that the caller waits for as short as a hub allows.
+async fn call(world: &World, method: &str, payload: Value) -> (u16, Value) {
+    let body = json!({"methodName": method, "payload": payload, "responseTimeoutInSeconds": 5});
+    ask(&world.sim, ("POST", &format!("/twins/gw/methods?{API}")), "", &body.to_string()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_a_hub_would_not_take_is_told_to_be_too_large() {
+    let dir = folder();
+    let world = world(dir.path(), COMMANDS).await;
+    let mut plant = Plant::subscribed(world.bridge.mqtt, "plc", "plant/+/read/+").await;
+    for (length, status, outcome) in [(128 * 1024, 200, "answered"), (128 * 1024 + 1, 502, "answer_too_large")] {
+        let device = async {
+            let (topic, _) = plant.hears().await;
+            let id = topic.strip_prefix("plant/press7/read/").unwrap();
+            plant.says(&format!("plant/answers/{id}"), &"9".repeat(length)).await;
+        };
+        let ((), (_, answer)) = tokio::join!(device, call(&world, "read", json!({"machine": "press7"})));
+        assert_eq!(answer["status"], status, "{length}: {:.200}", answer.to_string());
+        world.ended(outcome, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_after_the_deadline_answers_nothing() {
+    let dir = folder();
+    let world = world(dir.path(), COMMANDS).await;
+    let mut plant = Plant::subscribed(world.bridge.mqtt, "plc", "plant/impatient").await;
+    let (_, answer) = call(&world, "impatient", Value::Null).await;
+    assert_eq!(answer["status"], 504, "{answer}");
+    plant.hears().await;
+    plant.says("plant/impatient/answer", "too late").await;
+    until("it is dropped", PATIENCE, || {
+        (world.bridge.metric("brownbridge_messages_dropped_total") == 1.0).then_some(())
+    });
+    let outcomes: Vec<_> = outcomes(&world.bridge).into_iter().collect();
+    assert_eq!(outcomes, [("timeout".to_owned(), 1)]);
+    assert_eq!(world.bridge.metric("brownbridge_commands_waiting"), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_is_cut_before_the_answer_loses_it_and_nothing_else() {
+    let dir = folder();
+    let (sim, messages) = sim(|_| ()).await;
+    let relay = Relay::start(sim.local_addr());
+    let bridge = bridge(dir.path(), &sim, relay.port, (RULES, COMMANDS));
+    let world = World { sim, messages, bridge };
+    let mut plant = Plant::subscribed(world.bridge.mqtt, "plc", "plant/+/read/+").await;
+    let device = async {
+        let (topic, _) = plant.hears().await;
+        relay.set(Line { tear_after: Some(1), ..Line::default() });
+        plant.says("other", "something for the hub, so that the line is used").await;
+        until("the line is cut", PATIENCE, || {
+            (world.bridge.metric("brownbridge_uplink_reconnects_total") > 0.0).then_some(())
+        });
+        relay.set(Line::default());
+        until("it is back", PATIENCE, || (world.bridge.metric("brownbridge_uplink_connected") > 0.0).then_some(()));
+        let id = topic.strip_prefix("plant/press7/read/").unwrap();
+        plant.says(&format!("plant/answers/{id}"), "1").await;
+        world.ended("line_lost", 1);
+    };
+    let ((), (status, answer)) = tokio::join!(device, call(&world, "read", json!({"machine": "press7"})));
+    assert_eq!(status, 504, "{answer}");
+    let (_, pong) = call(&world, "ping", Value::Null).await;
+    assert_eq!(pong["status"], 200, "{pong}");
+    assert_eq!(world.bridge.metric("brownbridge_commands_waiting"), 0.0);
+}
