@@ -153,6 +153,29 @@ fn a_tap_shows_what_came_in_which_rule_took_it_and_what_went_out() {
 }
 
 #[test]
+fn a_tap_shows_what_a_window_sends() {
+    let dir = folder();
+    let sim = Sim::start(&dir.path().join("sim"), free_port(), &[]);
+    let rules = "[[rule]]\nname = \"pairs\"\ntopic = \"w/{d}\"\ndevice = \"{d}\"\n\
+        batch = { max_messages = 2, max_wait = \"1h\" }\n";
+    let bridge = Bridge::start(dir.path(), &sim, rules, QUICK);
+    for (args, windows) in [(&["--count", "3"][..], 1), (&["--count", "2", "--topic", "w/#"], 0)] {
+        let args = [&["tap", "--json"], args].concat();
+        let mut tap = Looking::on(dir.path(), &bridge, &args);
+        publish_all(bridge.mqtt, "w/m7", ["{\"v\":1}", "{\"v\":2}"]);
+        let shown = tap.lines(100);
+        let sent: Vec<_> = shown.iter().filter(|sight| sight["on"] == "window").collect();
+        assert_eq!(sent.len(), windows, "{shown:?}");
+        for sight in sent {
+            let message = &sight["messages"][0];
+            assert_eq!((&message["rule"], &message["device"]), (&"pairs".into(), &"m7".into()));
+            assert_eq!(message["body"]["text"], "[{\"v\":1},{\"v\":2}]");
+        }
+    }
+    at_rest(&bridge);
+}
+
+#[test]
 fn a_tap_ends_with_the_bridge_with_its_time_and_with_its_reader() {
     let dir = folder();
     let sim = Sim::start(&dir.path().join("sim"), free_port(), &[]);

@@ -154,7 +154,7 @@ impl<'j> Judge<'j> {
         }
     }
 
-    fn made<'a>(&self, rule: &'a str, urgent: bool, record: &'a [u8]) -> Option<Made<'a>> {
+    pub(super) fn made<'a>(&self, rule: &'a str, urgent: bool, record: &'a [u8]) -> Option<Made<'a>> {
         let message = HubMessage::parse(record).ok()?;
         Some(Made { rule, urgent, held: false, size: self.own.size_of(&message), message })
     }

@@ -19,7 +19,7 @@ use crate::broker::Offer;
 use crate::control::{Feed, Watch};
 use crate::message::{Publish, Timestamp};
 use crate::metrics::watch_missed;
-use crate::rules::Verdict;
+use crate::rules::{Closed, Verdict};
 use crate::watch::busiest::{Busiest, Counted};
 use crate::watch::traffic::{self, Passage, Recorded};
 use crate::watch::{Filter, Sight};
@@ -203,6 +203,24 @@ impl Bridge {
         }
         if self.watchers.any() {
             self.show(settled, offer);
+        }
+    }
+
+    /// Shows what a window sends.
+    pub(super) fn note_window(&self, closed: &Closed) {
+        if !self.watchers.any() {
+            return;
+        }
+        let now = self.rules.load();
+        let judge = Judge { rules: &now.set, unmatched: self.unmatched, own: &self.own };
+        let Some(made) = judge.made(&closed.rule, closed.urgent, &closed.record) else { return };
+        for eye in self.watchers.eyes.read().iter() {
+            let Watch::Tap { filter, excerpt, rate } = &eye.watch else { continue };
+            if filter.wants_window(&made) && self.watchers.is_in_pace(eye, *rate) {
+                let sight = Sight::of_window(Timestamp::now(), Some(&made), (*excerpt).min(MOST_EXCERPT));
+                let sight = Box::new(sight);
+                eye.send(sight.weight(), &self.watchers.slow_reader, || What::Sight(sight));
+            }
         }
     }
 

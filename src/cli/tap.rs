@@ -189,6 +189,7 @@ impl Pens {
     fn head(&self, sight: &Sight) -> String {
         let client = plain(&sight.client);
         match (&sight.on, &sight.topic) {
+            (Some(on), _) if on == "window" => format!("{} closes", self.ink(BOLD, "a window")),
             (Some(on), _) => {
                 let does = if on == "connect" { "connects" } else { "goes" };
                 format!("client {} {does}", self.ink(BOLD, &client))
@@ -325,6 +326,9 @@ mod tests {
         }
         let went = Sight { on: Some("disconnect".into()), topic: None, ..without("translated") };
         assert_eq!(Pens { color: false }.sight(&went), "09:12:03.412Z  client plc-7 goes\n");
+        let sent = Sight { on: Some("window".into()), topic: None, ..sight() };
+        let told = Pens { color: false }.sight(&sent);
+        assert!(told.starts_with("09:12:03.412Z  a window closes\n          out  wrapper3  "), "{told}");
         assert_eq!(Pens { color: false }.missed(1_234), "          ...  1,234 more not shown\n");
         assert!(Pens { color: true }.sight(&base).contains("\x1b[1mplant1/wrapper3/speed\x1b[0m"));
         // What comes from outside does not steer the terminal.

@@ -175,6 +175,16 @@ impl Filter {
         any_fate && self.rule.is_none() && self.device.is_none()
     }
 
+    /// Whether what a window sends is wanted: it has no topic and no client of its own.
+    pub fn wants_window(&self, made: &Made<'_>) -> bool {
+        let of_publishes = self.topic.is_some() || self.client.is_some();
+        let any_fate = !(self.unmatched || self.dropped || self.quarantined);
+        !of_publishes
+            && any_fate
+            && self.rule.as_ref().is_none_or(|rule| made.rule == rule)
+            && self.device.as_ref().is_none_or(|device| made.message.device == device)
+    }
+
     /// Whether a publish is wanted.
     pub fn wants(&self, treated: &Treated<'_>) -> bool {
         let fate = &treated.fate;

@@ -207,6 +207,7 @@ impl Bridge {
             };
             Meter::new(&closed.rule, (false, false), self.own.block).made(&self.own, &closed.record, ticket);
             window_closed(closed.why.label());
+            self.note_window(closed);
             done.extend(closed.sequences.iter());
             count += 1;
             left.pop_front();
