@@ -134,8 +134,12 @@ fn nearly(bytes: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future as _;
+    use std::task::{Context, Waker};
+
     use super::*;
-    use crate::message::{Content, RecordWriter, Timestamp};
+    use crate::broker::{Ingest as _, Offer};
+    use crate::message::{Content, Publish, RecordWriter, Timestamp};
     use crate::shelf::Share;
 
     #[test]
@@ -180,5 +184,34 @@ mod tests {
         assert!(!waits.is_finished(), "it is still shut for this one");
         door.shut_for(HashSet::from(["b".to_owned()]));
         waits.await.unwrap();
+    }
+
+    /// What goes into a window comes onto the shelf later than the rest, and is turned away like it. Urgent messages pass,
+    /// and nobody waits at the door who was not turned away there.
+    #[tokio::test]
+    async fn who_is_turned_away_waits_and_nobody_else() {
+        const RULES: &str = "[[rule]]\ntopic = \"window\"\ndevice = \"a\"\nbatch = { max_wait = \"1d\" }\n\
+            [[rule]]\ntopic = \"plain\"\ndevice = \"a\"\n\
+            [[rule]]\ntopic = \"alarm\"\ndevice = \"a\"\npriority = \"high\"\n\
+            [[rule]]\ntopic = \"other\"\ndevice = \"b\"\nbatch = { max_wait = \"1d\" }\n";
+        let dir = tempfile::tempdir().unwrap();
+        let (bridge, _writer, _spools) = crate::bridge::tests::bridge(dir.path(), Some("own"), RULES);
+        let door = Arc::new(Door::default());
+        let bridge = bridge.behind(Arc::clone(&door));
+        for (topic, turned_away) in [("window", true), ("plain", true), ("alarm", false), ("other", false)] {
+            let received = Timestamp(0);
+            let publish = Publish { topic, payload: b"1", client: "c", user: None, qos: 1, retain: false, received };
+            let mut out = bridge.scratch();
+            door.shut_for(HashSet::from(["a".to_owned()]));
+            assert_eq!(matches!(bridge.offer(&mut out, &publish), Offer::Full), turned_away, "{topic}");
+            let mut room = Box::pin(bridge.room(&out));
+            let waits = room.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending();
+            assert_eq!(waits, turned_away, "{topic}");
+            door.shut_for(HashSet::new());
+            if turned_away {
+                room.await;
+                assert!(matches!(bridge.offer(&mut out, &publish), Offer::Taken(_)), "{topic}");
+            }
+        }
     }
 }
