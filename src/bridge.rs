@@ -187,7 +187,10 @@ impl Bridge {
             }
         };
         let taken = if out.held().next().is_some() {
-            self.store_held(now, publish, out, failed)
+            match self.store_held(now, publish, out, failed) {
+                Ok(taken) => taken,
+                Err(error) => return self.not_appended(publish, error),
+            }
         } else if now.has_urgent
             && out.records().any(|(rule, _)| now.set.is_urgent(rule))
             && let Some(taken) = self.store_urgent(now, publish, out, failed)
