@@ -313,8 +313,8 @@ mod tests {
     async fn a_publish_that_is_too_large_for_the_holding_spool_is_not_taken_for_sent() {
         let rule = "[[rule]]\ntopic = \"many\"\ndevice = \"d\"\ndecode = { format = \"csv\", names = [\"a\"] }\n\
             dedupe = \"1h\"\nbatch = { max_wait = \"1d\" }\n";
-        let rows = |count: u32| (0..count).map(|row| format!("{row:01000}\n")).collect::<String>();
-        for (count, expect) in [(9_000, [true, true]), (9, [false, false])] {
+        let rows = |count: u32| (0..count).map(|row| format!("{row:010000}\n")).collect::<String>();
+        for (count, expect) in [(500, [true, true]), (9, [false, false])] {
             let dir = tempfile::tempdir().unwrap();
             let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
             let (bridge, writer, _spools) =
@@ -333,8 +333,10 @@ mod tests {
                 let offer = || bridge.offer(&mut bridge.scratch(), &publish);
                 matches!(metrics::with_local_recorder(&recorder, offer), Offer::TakenAfter(..))
             });
-            assert_eq!(quarantined, expect, "{count}");
-            let held_back = recorder.handle().render().contains("messages_dropped_total{reason=\"duplicate\"} 1\n");
+            let page = recorder.handle().render();
+            let told = page.contains("messages_quarantined_total{reason=\"too_large\"}");
+            assert_eq!((quarantined, told), (expect, expect[0]), "{count}: {page}");
+            let held_back = page.contains("messages_dropped_total{reason=\"duplicate\"} 1\n");
             assert_eq!(held_back, !expect[1], "{count}: only what was sent comes a second time");
             drop(bridge);
             writer.join();
