@@ -177,9 +177,7 @@ impl Bridge {
         if let Some((rule, detail)) = any_too_large(&self.own, out) {
             return self.isolate(publish, Reason { rule: now.set.name(rule), reason: "too_large", detail: &detail });
         }
-        if let Some(door) = &self.door
-            && door.refuses(messages(now, out).filter(|(rule, _)| !now.set.is_urgent(*rule)).map(|(_, record)| record))
-        {
+        if self.door.as_ref().is_some_and(|door| door.refuses(at_the_door(now, out))) {
             return Offer::Full;
         }
         let reported = match self.reported(now, out) {
@@ -189,7 +187,10 @@ impl Bridge {
             }
         };
         let taken = if out.held().next().is_some() {
-            self.store_held(now, publish, out, failed)
+            match self.store_held(now, publish, out, failed) {
+                Ok(taken) => taken,
+                Err(error) => return self.not_appended(publish, error),
+            }
         } else if now.has_urgent
             && out.records().any(|(rule, _)| now.set.is_urgent(rule))
             && let Some(taken) = self.store_urgent(now, publish, out, failed)
@@ -401,7 +402,13 @@ impl Ingest for Bridge {
             return std::future::pending().await;
         }
         if let Some(door) = &self.door {
-            door.opens(|| refused.records().map(|(_, record)| record)).await;
+            // Copied, for the rules must not be kept while this waits.
+            let turned_away = {
+                let now = self.rules.load();
+                let asks = at_the_door(&now, refused);
+                if door.refuses(asks.clone()) { asks.map(<[u8]>::to_vec).collect() } else { Vec::new() }
+            };
+            door.opens(|| turned_away.iter().map(Vec::as_slice)).await;
         }
         // What gives to a window is refused by the holding spool only, all else by the spool only: see `store_rest`.
         match refused.held().next() {
@@ -424,6 +431,13 @@ fn any_too_large(own: &Own, out: &Output) -> Option<(RuleIndex, String)> {
 /// The records that are messages.
 fn messages<'o>(now: &'o Current, out: &'o Output) -> impl Iterator<Item = (RuleIndex, &'o [u8])> + Clone {
     out.records().filter(|(rule, _)| !(now.has_reported && now.set.reported(*rule).is_some()))
+}
+
+/// What may be turned away for want of room on a shelf: messages, and what is to become one in a window. Urgent ones pass,
+/// and what goes into a twin goes onto no shelf.
+fn at_the_door<'o>(now: &'o Current, out: &'o Output) -> impl Iterator<Item = &'o [u8]> + Clone {
+    let held = out.held().map(|(rule, held)| (rule, rules::held_record(held)));
+    messages(now, out).chain(held).filter(|(rule, _)| !now.set.is_urgent(*rule)).map(|(_, record)| record)
 }
 
 /// Counts the messages that were not made.

@@ -139,7 +139,7 @@ async fn read_over(mut reader: Reader, last: u64) {
 }
 
 impl Bridge {
-    /// Keeps what a publish gives to windows, and stores what else the rules made of it.
+    /// Keeps what a publish gives to windows, and stores what else the rules made of it. On `Err` nothing has happened.
     #[cold]
     pub(super) fn store_held(
         &self,
@@ -147,20 +147,17 @@ impl Bridge {
         publish: &Publish<'_>,
         out: &Output,
         failed: Option<Reason<'_>>,
-    ) -> Offer {
+    ) -> Result<Offer, AppendError> {
         let (holding, memory) = (&self.stores.held, self.rules.memory());
         if !holding.is_open(memory) {
-            return Offer::Full;
+            return Err(AppendError::Full);
         }
-        let ticket = match holding.spool.try_append_leaving(out.held().map(|(_, held)| held)) {
-            Ok(ticket) => ticket.0,
-            Err(error) => {
-                if error == AppendError::Full {
-                    holding.changed.notify_one();
-                }
-                return self.not_appended(publish, error);
+        let ticket = holding.spool.try_append_leaving(out.held().map(|(_, held)| held)).inspect_err(|error| {
+            if *error == AppendError::Full {
+                holding.changed.notify_one();
             }
-        };
+        })?;
+        let ticket = ticket.0;
         let first = (ticket + 1).saturating_sub(out.held().count() as u64);
         let before = memory.next_due();
         for ((rule, held), sequence) in out.held().zip(first..) {
@@ -174,9 +171,9 @@ impl Bridge {
         let held = Sequences::of(HELD, ticket);
         if failed.is_none() && messages(now, out).next().is_none() {
             self.metrics.publishes_translated.increment(1);
-            return Offer::Taken(held);
+            return Ok(Offer::Taken(held));
         }
-        self.store_rest(now, publish, out, (failed, held, self.store_first(now, out)))
+        Ok(self.store_rest(now, publish, out, (failed, held, self.store_first(now, out))))
     }
 
     /// Closes windows when they are due and stores their messages, until `stop`; then closes all, for which it takes
@@ -309,6 +306,41 @@ mod tests {
         windows.await.unwrap();
         assert_eq!(bridge.stores.held.waiting(), 0);
         assert_eq!(spools[0].appender.stats().appended, count + 1);
+    }
+
+    /// What the holding spool cannot take at once goes into the quarantine, and is not remembered as sent.
+    #[tokio::test]
+    async fn a_publish_that_is_too_large_for_the_holding_spool_is_not_taken_for_sent() {
+        let rule = "[[rule]]\ntopic = \"many\"\ndevice = \"d\"\ndecode = { format = \"csv\", names = [\"a\"] }\n\
+            dedupe = \"1h\"\nbatch = { max_wait = \"1d\" }\n";
+        let rows = |count: u32| (0..count).map(|row| format!("{row:010000}\n")).collect::<String>();
+        for (count, expect) in [(500, [true, true]), (9, [false, false])] {
+            let dir = tempfile::tempdir().unwrap();
+            let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+            let (bridge, writer, _spools) =
+                metrics::with_local_recorder(&recorder, || bridge(dir.path(), Some("own"), rule));
+            let rows = rows(count);
+            let publish = Publish {
+                topic: "many",
+                payload: rows.as_bytes(),
+                client: "c",
+                user: None,
+                qos: 1,
+                retain: false,
+                received: Timestamp(0),
+            };
+            let quarantined = [(); 2].map(|()| {
+                let offer = || bridge.offer(&mut bridge.scratch(), &publish);
+                matches!(metrics::with_local_recorder(&recorder, offer), Offer::TakenAfter(..))
+            });
+            let page = recorder.handle().render();
+            let told = page.contains("messages_quarantined_total{reason=\"too_large\"}");
+            assert_eq!((quarantined, told), (expect, expect[0]), "{count}: {page}");
+            let held_back = page.contains("messages_dropped_total{reason=\"duplicate\"} 1\n");
+            assert_eq!(held_back, !expect[1], "{count}: only what was sent comes a second time");
+            drop(bridge);
+            writer.join();
+        }
     }
 
     /// Who waits for one spool does not wait for the other, whatever was offered before.

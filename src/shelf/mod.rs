@@ -201,12 +201,18 @@ impl Shelves {
     /// Puts messages on a device's shelf. Returns when they are durable; on `Err` none of them is there. Blocks for as
     /// long as the disk takes; only one caller at a time.
     pub fn append(&self, device: &str, messages: &[Shelved], now: i64) -> Result<(), ShelfError> {
+        self.append_below(u64::MAX, device, messages, now)
+    }
+
+    /// The same, only where all shelves together take less than so many bytes.
+    pub fn append_below(&self, below: u64, device: &str, messages: &[Shelved], now: i64) -> Result<(), ShelfError> {
         let more: u64 = messages.iter().map(format::size).sum();
         let mut file = {
             let mut index = self.index.lock();
             let total: u64 = index.shelves.values().map(Shelf::bytes).sum();
             let own = index.shelves.get(device).map_or(0, Shelf::bytes);
-            if own + more > self.options.max_device_size || total + more > self.options.max_size {
+            let fits = own + more <= self.options.max_device_size && total + more <= self.options.max_size;
+            if !fits || total >= below {
                 return Err(ShelfError::Full);
             }
             let dir = &self.options.dir;

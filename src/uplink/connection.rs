@@ -9,6 +9,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::flight::Flight;
+use super::transport::{Transport, Up};
 use super::window::{Latency, Window};
 use super::wire::{Broken, Dial, Event, Sender, Wire};
 use super::{Backlog, Expiry, Isolation, Lane, Options, Outcome, Status, TOO_OLD, Waiting, now};
@@ -59,6 +60,8 @@ struct Line<'a, O> {
     /// Set when nothing more is to be handed over.
     closing: CancellationToken,
     connected: CancellationToken,
+    /// For the other lines: that this one is connected.
+    up: Mutex<Option<Up>>,
     /// Set when the event loop has sent DISCONNECT, or failed while closing.
     gone: CancellationToken,
     options: &'a Options,
@@ -96,6 +99,7 @@ pub(super) async fn serve<D: Dial, B: Backlog, O: Outcome>(
         room: Notify::new(),
         closing: CancellationToken::new(),
         connected: CancellationToken::new(),
+        up: Mutex::default(),
         gone: CancellationToken::new(),
         options,
         metrics,
@@ -150,6 +154,7 @@ impl<O: Outcome> Line<'_, O> {
             status.renewing = false;
             status.trouble = None;
         });
+        *self.up.lock() = self.options.target.transport().and_then(Transport::connected);
         self.connected.cancel();
     }
 
@@ -440,6 +445,7 @@ mod tests {
             room: Notify::new(),
             closing: CancellationToken::new(),
             connected: CancellationToken::new(),
+            up: Mutex::default(),
             gone: CancellationToken::new(),
             options: &options,
             metrics: &metrics,

@@ -346,8 +346,9 @@ pub(crate) async fn run_over<D: Dial, C: Credentials, B: Backlog, O: Outcome>(
 
 /// What an end says about the way that was taken; true where it did not lead to the hub.
 fn learn(target: &Target, end: &End, connected: bool) -> bool {
-    let blocked = matches!(end, End::Failed { reason, .. } if transport::is_blocked(reason, connected));
-    if let Some(news) = target.transport().and_then(|transport| transport.tried(!blocked)) {
+    let End::Failed { reason, .. } = end else { return false };
+    let blocked = transport::is_blocked(reason, connected);
+    if !connected && let Some(news) = target.transport().and_then(|transport| transport.failed(blocked)) {
         tracing::warn!("uplink: {news}");
     }
     blocked

@@ -85,7 +85,8 @@ impl Courses {
             Some(other) => {
                 let text = format!(
                     "the provisioning service takes {other} and {device} for one device: ids that differ in upper and \
-                     lower case only are one registration. Give one of them another name in the rules"
+                     lower case only are one registration. Give one of them another name in the rules; if {device} is the \
+                     one that is meant, `brownbridge devices approve` it"
                 );
                 return Next::Wait(NoAccount::new(text));
             }
@@ -165,10 +166,12 @@ impl Courses {
         self.with(registration, |course| _ = course.refused.get_or_insert(now));
     }
 
-    /// The next time the service is asked, whatever is known.
-    pub(super) fn ask_anew(&mut self, registration: &str, now: Instant) {
+    /// The next time the service is asked, whatever is known; and from now on the registration is that of `device`, however
+    /// it was spelt before.
+    pub(super) fn ask_anew(&mut self, registration: &str, device: &str, now: Instant) {
         let long_ago = now.checked_sub(self.ask_again_after);
         self.with(registration, |course| {
+            course.device = Some(device.into());
             (course.failures, course.failed) = (0, None);
             course.refused = course.refused.and(long_ago).or(course.refused);
         });
@@ -216,7 +219,7 @@ mod tests {
                 match what {
                     "refused" => courses.refused("known", at(when)),
                     "accepted" => courses.accepted("known"),
-                    "anew" => courses.ask_anew("known", at(when)),
+                    "anew" => courses.ask_anew("known", "Known", at(when)),
                     "assigned" => drop(courses.assigned("known", &assigned("new"))),
                     _ => drop(courses.failed("known", &trouble(Kind::Unreachable), (at(when), 0.0))),
                 }
@@ -247,7 +250,7 @@ mod tests {
             let pause = why.pause.unwrap();
             assert!(matches!(courses.next("new", "new", now), Next::Wait(again) if again == why), "{kind:?}");
             assert_eq!(courses.next("new", "new", now + pause), Next::Ask, "{kind:?}");
-            courses.ask_anew("new", now);
+            courses.ask_anew("new", "new", now);
             assert_eq!(courses.next("new", "new", now), Next::Ask, "{kind:?}: an operator wants it");
             assert_eq!(courses.turn(now) > now, pauses_all, "{kind:?}");
         }
@@ -268,5 +271,9 @@ mod tests {
         let Next::Wait(why) = courses.next("press-4", "press-4", now) else { panic!("refused") };
         assert!(why.text.contains("takes Press-4 and press-4 for one device") && why.is_its_own, "{}", why.text);
         assert_eq!(courses.next("press-4", "Press-4", now), Next::Ask);
+        // An operator says which of them is meant.
+        courses.ask_anew("press-4", "press-4", now);
+        assert_eq!(courses.next("press-4", "press-4", now), Next::Ask);
+        assert!(matches!(courses.next("press-4", "Press-4", now), Next::Wait(_)));
     }
 }

@@ -122,8 +122,12 @@ pub(super) async fn run(shared: &Arc<Shared>, mut backlog: SpoolBacklog, status:
 impl Dispatcher<'_> {
     /// Down to which lane may be read, and how long the late one has to wait.
     fn reads(&mut self) -> (Option<Lane>, Option<Duration>) {
-        if self.ended || !self.shared.has_room() || self.shelving.is_full() {
+        if self.ended || !self.shared.has_room() || self.shelving.is_full_for(Lane::Urgent) {
             return (None, None);
+        }
+        if self.shelving.is_full_for(Lane::Late) {
+            // Alarms of devices that can send go on.
+            return (self.hands[0].is_none().then_some(Lane::Urgent), None);
         }
         let pause = self.pace.as_mut().map_or(Duration::ZERO, |pace| pace.wait(Instant::now()));
         match &self.hands {

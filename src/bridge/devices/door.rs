@@ -4,7 +4,7 @@
 //! the shelves is taken; it opens again at seven eighths. Who publishes for such a device is not acknowledged and not read,
 //! as with a full spool; everybody else goes on. What was acknowledged before the door was shut still finds its place:
 //! a shelf grows beyond its bound by what was in the spool then. The room of all shelves is a bound that holds: beyond it
-//! what is in the spool stays there.
+//! what is in the spool stays there. When nearly all of it is taken, the rest is for devices that can send.
 //!
 //! Urgent messages pass: they are few, and overtake the shelf.
 
@@ -128,15 +128,24 @@ fn is_tight(shares: &[(String, crate::shelf::Share)], all: u64) -> bool {
     shares.iter().map(|(_, share)| share.bytes).sum::<u64>() >= nearly(all)
 }
 
-fn nearly(bytes: u64) -> u64 {
+/// At so much of a bound it is full for some.
+pub(super) fn nearly(bytes: u64) -> u64 {
     bytes / NEARLY.1 * NEARLY.0
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future as _;
+    use std::task::{Context, Waker};
+    use std::time::Duration;
+
     use super::*;
-    use crate::message::{Content, RecordWriter, Timestamp};
+    use crate::broker::{Ingest as _, Offer};
+    use crate::message::{Content, Publish, RecordWriter, Timestamp};
     use crate::shelf::Share;
+
+    /// A failing test ends.
+    const PATIENCE: Duration = Duration::from_secs(30);
 
     #[test]
     fn for_whom_it_is_shut() {
@@ -180,5 +189,35 @@ mod tests {
         assert!(!waits.is_finished(), "it is still shut for this one");
         door.shut_for(HashSet::from(["b".to_owned()]));
         waits.await.unwrap();
+    }
+
+    /// What goes into a window comes onto the shelf later than the rest, and is turned away like it. Urgent messages pass,
+    /// and nobody waits at the door who was not turned away there.
+    #[tokio::test]
+    async fn who_is_turned_away_waits_and_nobody_else() {
+        const RULES: &str = "[[rule]]\ntopic = \"window\"\ndevice = \"a\"\nbatch = { max_wait = \"1d\" }\n\
+            [[rule]]\ntopic = \"plain\"\ndevice = \"a\"\n\
+            [[rule]]\ntopic = \"alarm\"\ndevice = \"a\"\npriority = \"high\"\n\
+            [[rule]]\ntopic = \"other\"\ndevice = \"b\"\nbatch = { max_wait = \"1d\" }\n";
+        let dir = tempfile::tempdir().unwrap();
+        let (bridge, _writer, _spools) = crate::bridge::tests::bridge(dir.path(), Some("own"), RULES);
+        let door = Arc::new(Door::default());
+        let bridge = bridge.behind(Arc::clone(&door));
+        for (topic, turned_away) in [("window", true), ("plain", true), ("alarm", false), ("other", false)] {
+            let received = Timestamp(0);
+            let publish = Publish { topic, payload: b"1", client: "c", user: None, qos: 1, retain: false, received };
+            let mut out = bridge.scratch();
+            door.shut_for(HashSet::from(["a".to_owned()]));
+            assert_eq!(matches!(bridge.offer(&mut out, &publish), Offer::Full), turned_away, "{topic}");
+            let mut room = Box::pin(bridge.room(&out));
+            if !turned_away {
+                tokio::time::timeout(PATIENCE, room).await.unwrap();
+                continue;
+            }
+            assert!(room.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending(), "{topic}");
+            door.shut_for(HashSet::new());
+            tokio::time::timeout(PATIENCE, room).await.unwrap();
+            assert!(matches!(bridge.offer(&mut out, &publish), Offer::Taken(_)), "{topic}");
+        }
     }
 }

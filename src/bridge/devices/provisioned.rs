@@ -207,7 +207,7 @@ impl Provisioned {
     }
 
     pub(super) fn ask_anew(&self, device: &str) {
-        self.courses.lock().ask_anew(&device.to_ascii_lowercase(), Instant::now());
+        self.courses.lock().ask_anew(&device.to_ascii_lowercase(), device, Instant::now());
     }
 }
 

@@ -373,10 +373,11 @@ impl Device {
         state.expiry = Expiry { certificate: state.expiry.certificate, ..Expiry::default() };
     }
 
-    /// Takes a message that was read from its shelf out of the queue again; one that was given to the line stays.
-    pub(super) fn take_back(&self, place: Place) -> Kept {
+    /// Takes a message that was read from a shelf, its own or that of another, out of the queue again; one that was given
+    /// to the line stays.
+    pub(super) fn take_back(&self, shelf: &str, place: Place) -> Kept {
         let mut state = self.state();
-        let is = |held: &Held| held.shelf.as_ref().is_some_and(|(home, at)| home.id == self.id && *at == place);
+        let is = |held: &Held| held.shelf.as_ref().is_some_and(|(home, at)| *home.id == *shelf && *at == place);
         if state.given.iter().any(is) {
             return Kept::Given;
         }
@@ -408,6 +409,11 @@ impl State {
         self.phase = Phase::Idle;
         (self.refusals, self.pause, self.trouble) = (0, Duration::ZERO, None);
         (self.is_its_own, self.is_removed) = (true, false);
+    }
+
+    /// What is put on its shelf goes up soon, as far as one knows: it is not refused, nor tried again after that.
+    pub(super) fn can_send(&self) -> bool {
+        self.refusals == 0 && !self.phase.is_parked() && self.phase != Phase::Registering
     }
 
     fn has_room(&self, own: bool) -> bool {

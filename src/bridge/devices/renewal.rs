@@ -42,8 +42,10 @@ impl Devices {
                 }
                 (_, Verdict::Allowed) if changed(&device.id) => {
                     renewed.changed += 1;
-                    if let Phase::Refused(_) = phase {
+                    if matches!(phase, Phase::Refused(_) | Phase::Registering) {
                         shared.options.plan.accounts.ask_anew(&device.id);
+                    }
+                    if let Phase::Refused(_) = phase {
                         shared.let_in(device);
                     } else {
                         device.ask_to_leave();

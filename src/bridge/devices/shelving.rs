@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
+use super::door::nearly;
 use super::queue::{Device, Held, Phase, shelved};
 use super::{Shared, WhenRefused};
 use crate::bridge::Stores;
@@ -14,9 +15,9 @@ use crate::message::Timestamp;
 use crate::metrics::translated_by_rule;
 use crate::shelf::{Placed, ShelfError, Shelved, Shelves};
 use crate::spool::AppendError;
-use crate::uplink::{Isolation, Waiting};
+use crate::uplink::{Isolation, Lane, Waiting};
 
-/// Messages that may wait for the disk; then nothing more is read.
+/// Messages that may wait for the disk; then only urgent ones are read, and with twice as many nothing.
 const MOST: usize = 4_096;
 const MOST_BYTES: usize = 8 << 20;
 /// Bytes written onto one shelf at once, except a longer message: the smallest shelf that can be configured has room.
@@ -72,8 +73,10 @@ impl Shelving {
         self.waiting.extend(newer);
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.messages >= MOST || self.bytes >= MOST_BYTES
+    /// Nothing more of this lane is to be read.
+    pub(super) fn is_full_for(&self, lane: Lane) -> bool {
+        let times = if lane == Lane::Urgent { 2 } else { 1 };
+        self.messages >= MOST * times || self.bytes >= MOST_BYTES * times
     }
 
     /// What is to be written now. What is behind a blocked message waits with that.
@@ -159,16 +162,19 @@ impl Shared {
         written
     }
 
-    /// Appends. Where a full shelf refuses, the door is shut and there is nothing to be done here. Otherwise, where the shelf is full its oldest messages are given up for that; where all together are, the oldest of
-    /// the longest shelf whose device sends nothing now, and where there is none, of the longest.
+    /// Appends. Where full shelves refuse, the door is shut, and the last of all room is for devices that can send: what one
+    /// of them has there goes up soon, and it would wait for ever behind those that are refused. Otherwise, where the
+    /// shelf is full its oldest messages are given up for that; where all together are, the oldest of the longest shelf
+    /// whose device sends nothing now, and where there is none, of the longest.
     fn append(&self, device: &Device, messages: &[Waiting]) -> Result<(), ShelfError> {
         let now = Timestamp::now().0;
         let messages: Vec<Shelved> = messages.iter().map(shelved).collect();
         let needed = messages.iter().map(|message| (message.record.len() + OVERHEAD) as u64).sum();
-        let mut result = self.shelves.append(&device.id, &messages, now);
-        if self.options.plan.refuse_above.is_some() {
-            return result;
+        if let Some((_, all)) = self.options.plan.refuse_above {
+            let below = if device.state().can_send() { u64::MAX } else { nearly(all) };
+            return self.shelves.append_below(below, &device.id, &messages, now);
         }
+        let mut result = self.shelves.append(&device.id, &messages, now);
         for parked in [true, false] {
             if !matches!(result, Err(ShelfError::Full)) {
                 break;

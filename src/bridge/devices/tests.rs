@@ -187,12 +187,41 @@ fn a_shelf_that_cannot_be_written_keeps_back_its_own_device_only() {
     shelving.add(a, waiting(4, Lane::Live));
     shelving.retry();
     assert_eq!(names(shelving.group()), ["a1", "a2", "a3", "a4"]);
-    assert!(!shelving.is_full() && shelving.group().is_empty());
+    assert!(!shelving.is_full_for(Lane::Late) && shelving.group().is_empty());
     shelving.again(a, (0..4_096).map(|sequence| waiting(sequence, Lane::Live)).collect());
-    assert!(shelving.is_full(), "what is blocked counts");
+    // Those that wait for room do not hold up alarms of the others.
+    let is_full = |shelving: &Shelving| [Lane::Late, Lane::Live, Lane::Urgent].map(|lane| shelving.is_full_for(lane));
+    assert_eq!(is_full(&shelving), [true, true, false], "what is blocked counts");
+    shelving.again(b, (0..4_096).map(|sequence| waiting(sequence, Lane::Urgent)).collect());
+    assert_eq!(is_full(&shelving), [true; 3]);
     shelving.retry();
-    assert_eq!(shelving.group().len(), 4_096);
-    assert!(!shelving.is_full());
+    assert_eq!(shelving.group().len(), 8_192);
+    assert_eq!(is_full(&shelving), [false; 3]);
+}
+
+#[test]
+fn who_gets_the_last_room_of_all_shelves() {
+    let now = Instant::now();
+    for (phase, refusals, expect) in [
+        (Phase::Idle, 0, true),
+        (Phase::InLine, 0, true),
+        (Phase::Connected(now), 0, true),
+        (Phase::Connecting, 0, true),
+        (Phase::Connecting, 2, false),
+        (Phase::Registering, 0, false),
+        (Phase::Refused(now), 2, false),
+        (Phase::Held, 0, false),
+    ] {
+        let device = device(phase);
+        device.state().refusals = refusals;
+        assert_eq!(device.state().can_send(), expect, "{phase:?} {refusals}");
+    }
+    let (_dir, shelves) = shelves();
+    put(&shelves, 0..10);
+    let taken = shelves.stats().bytes;
+    let one = [Shelved { spool: 1, sequence: 10, lane: 1, record: vec![0; 100].into() }];
+    assert!(matches!(shelves.append_below(taken, "e", &one, 0), Err(shelf::ShelfError::Full)));
+    assert!(shelves.append_below(taken + 1, "e", &one, 0).is_ok());
 }
 
 #[test]

@@ -64,7 +64,9 @@ impl Devices {
                 looked_at += chunk.messages.len();
                 for placed in &chunk.messages {
                     let meant = HubMessage::parse(&placed.shelved.record).is_ok_and(|message| which(&message));
-                    let stays = || known.as_ref().is_some_and(|device| device.take_back(placed.place) == Kept::Given);
+                    // What a refused device has may be on its way over the bridge's own line.
+                    let mut lines = known.iter().chain([&self.0.own]);
+                    let mut stays = || lines.any(|line| line.take_back(&id, placed.place) == Kept::Given);
                     if meant && !stays() && self.0.shelves.settle(&id, placed.place) {
                         withdrawn.messages += 1;
                     }

@@ -101,7 +101,6 @@ impl Holding {
             tokio::task::yield_now().await;
         }
         self.settle();
-        self.list().await;
         true
     }
 
@@ -116,7 +115,8 @@ impl Holding {
         }
     }
 
-    /// Puts one list in the place of too many marks.
+    /// Puts one list in the place of too many marks. Only where nothing is announced and not stored: the marks that say
+    /// so would go, too.
     async fn list(&self) {
         // What a start has not read yet may have to be made again.
         if self.recovering.load(Ordering::Acquire) {
@@ -147,8 +147,10 @@ impl Bridge {
             self.stores.held.drained.notify_waiters();
         }
         if self.stores.held.has_unwritten() {
-            let all = self.rules.memory().count_windows() == (0, 0);
-            self.stores.held.done_with(Ranges::default(), all).await;
+            let all = self.has_no_windows();
+            if self.stores.held.done_with(Ranges::default(), all).await {
+                self.stores.held.list().await;
+            }
         }
     }
 
@@ -173,7 +175,7 @@ impl Bridge {
 
     /// Takes windows through all steps.
     async fn store_group(&self, group: Vec<Closed>) {
-        let (holding, memory) = (&self.stores.held, self.rules.memory());
+        let holding = &self.stores.held;
         let last = group.iter().filter_map(|closed| closed.sequences.span()).map(|(_, last)| last).max();
         let announced = holding.is_on_disk(last.unwrap_or(0)).await && holding.write(marks::closing(&group)).await;
         let mut left = VecDeque::from(group);
@@ -183,11 +185,17 @@ impl Bridge {
                 self.stores.normal.room().await;
                 continue;
             }
-            let all = left.is_empty() && memory.count_windows() == (0, 0);
+            let all = left.is_empty() && self.has_no_windows();
             if !(holding.done_with(done, all).await && announced) {
                 windows_unmarked(stored);
             }
         }
+        holding.list().await;
+    }
+
+    /// Nothing waits in a window, nor will from before the start.
+    fn has_no_windows(&self) -> bool {
+        !self.stores.held.recovering.load(Ordering::Acquire) && self.rules.memory().count_windows() == (0, 0)
     }
 
     /// Stores messages as long as there is room, and waits until they are on disk. Says how many windows that were,
