@@ -21,9 +21,9 @@ pub struct Change {
 }
 
 impl Change {
-    /// True where there is nothing to change.
+    /// True where there is nothing to change, and nothing to count: a change may have said nothing.
     pub fn is_empty(&self) -> bool {
-        self.cleared.is_empty() && self.set.is_empty()
+        self.count == 0 && self.cleared.is_empty() && self.set.is_empty()
     }
 
     /// Bytes of what is set, as the hub counts them.
