@@ -366,7 +366,8 @@ impl Exchange {
         self.settled();
         self.whole = Whole::Known;
         (self.confirmed, self.sure) = (Some(reported), true);
-        let mut changed = desired.version != self.desired.version;
+        // Another hub, or a device that was made again, may have other properties under the same version.
+        let mut changed = desired != self.desired;
         if changed {
             self.desired = desired;
         }

@@ -279,17 +279,18 @@ fn nothing_desired_is_applied_twice_and_nothing_is_missed() {
 }
 
 #[test]
-fn a_new_connection_asks_and_only_another_version_counts() {
-    for (version, expect) in [(4, false), (5, true), (1, true)] {
+fn a_new_connection_asks_and_only_something_else_counts() {
+    for (version, a, expect) in [(4, 1, false), (5, 1, true), (1, 1, true), (4, 2, true)] {
         let mut talk = Talk::new(true);
-        talk.exchange.restore_desired(Desired { version: Some(4), properties: Properties::new() });
+        let properties = json!({"a": 1}).as_object().unwrap().clone();
+        talk.exchange.restore_desired(Desired { version: Some(4), properties });
         assert_eq!(talk.says(), [get(1)]);
-        let whole = json!({"desired": {"a": 1, "$version": version}, "reported": {}});
-        assert_eq!(talk.answer(200, "1", whole), Told::Whole(expect), "{version}");
+        let whole = json!({"desired": {"a": a, "$version": version}, "reported": {}});
+        assert_eq!(talk.answer(200, "1", whole.clone()), Told::Whole(expect), "{version} {a}");
         talk.exchange.opened();
         assert_eq!(talk.says(), [get(2)]);
-        let whole = json!({"desired": {"a": 1, "$version": version}, "reported": {}});
-        assert_eq!(talk.answer(200, "2", whole), Told::Whole(false), "{version}");
+        assert_eq!(talk.answer(200, "2", whole), Told::Whole(false), "{version} {a}");
+        assert_eq!(talk.desired(), (Some(version), json!({"a": a})));
     }
 }
 
