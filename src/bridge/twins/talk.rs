@@ -249,8 +249,11 @@ impl Talk {
             twin.plant_at = done.again;
         });
         for (rule, change) in &done.answers {
-            if let Err(error) = twin::check(change) {
-                tracing::warn!(device, rule, "what is desired is not acknowledged: {error}");
+            let wrong = twin::check(change).err().map(|error| error.to_string());
+            if let Some(why) = wrong.or_else(|| book.full(device, change)) {
+                self.shared.metrics.log_pace_of("twin answer", device, |left_out| {
+                    tracing::warn!(device, rule, left_out, "what is desired is not acknowledged: {why}");
+                });
                 continue;
             }
             self.shared.journal.append(&records::changed(device, change));
