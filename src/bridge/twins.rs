@@ -1,4 +1,4 @@
-//! Twins: what the plant reports on its way up, what is desired on its way down, one [`Exchange`] a hub identity.
+//! Twins: what the plant reports on its way up, what is desired on its way down, one exchange a hub identity.
 //!
 //! What is reported is a last value, no message: it does not go through the spool. A publish that a rule with
 //! `to = "reported"` takes is merged into what waits for its twin, written to a journal in `<state>/twins` and

@@ -352,7 +352,7 @@ impl Told<'_> {
         if let Some(id) = addressee(self.publish.topic) {
             writeln!(
                 out,
-                "if `{id}` is the identity of the bridge itself, it goes up as it is: --gateway {id} shows how"
+                "if `{id}` is the device id of the bridge itself, it goes up as it is: --gateway {id} shows how"
             )?;
         }
         let mut forwarded = Output::new();

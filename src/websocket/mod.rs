@@ -3,7 +3,7 @@
 //! [`server`] answers a client's HTTP request, [`client`] makes one; the frames are `tungstenite`'s. For both ends:
 //! - Only binary frames carry MQTT ([MQTT-6.0.0-1]); a text frame ends the connection.
 //! - A message may hold a part of a packet or several ([MQTT-6.0.0-2]): bounds of messages mean nothing. A message
-//!   of up to the largest packet and [`JOINED`] more is taken, in one frame or in many.
+//!   of up to the largest packet and 64 KiB more is taken, in one frame or in many.
 //! - The subprotocol is `mqtt` ([MQTT-6.0.0-3], [MQTT-6.0.0-4]).
 //! - Ping is answered, also in the middle of a message; a pong nobody asked for is ignored.
 //!

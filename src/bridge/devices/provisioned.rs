@@ -1,6 +1,6 @@
 //! The hubs of devices as the Device Provisioning Service tells them, and what it told before.
 //!
-//! [`Courses`] knows who is to ask when; here it is done: at most [`AT_ONCE`] dialogues at one time, each paced, and what
+//! `Courses` knows who is to ask when; here it is done: at most eight dialogues at one time, each paced, and what
 //! they told is written down in [`Assignments`] before it is used.
 
 use std::sync::Arc;
