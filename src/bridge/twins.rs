@@ -27,7 +27,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::hub::connection_string::is_id;
 use crate::hub::exchange::Desired;
-use crate::hub::twin::{self, PROPERTIES_MAX_BYTES, Properties};
+use crate::hub::twin::{self, DEVICES, PROPERTIES_MAX_BYTES, Properties};
 use crate::journal::{self, Journal};
 use crate::message::{excerpt, push_twin_name};
 use crate::metrics::{Metrics, billable_by_rule};
@@ -47,8 +47,6 @@ pub use talk::{Parts, run};
 const FOLDER: &str = "twins";
 /// Records that may wait for the disk.
 const MAX_PENDING: usize = 8 << 20;
-/// Where devices are in the twin of a gateway.
-const DEVICES: &str = "devices";
 /// Where in the bridge's own twin it is about the bridge, and no matter of the plant.
 pub const OF_BRIDGE: &str = "bridge";
 /// The rule under which what a hub bills for twins is counted.

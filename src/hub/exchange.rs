@@ -9,7 +9,8 @@
 //!   known no more after a change whose outcome is open, for the hub may have made it: the twin is asked for before the
 //!   next one. An answer that such a change may have overtaken does not count.
 //! - 429, 5xx and silence are followed by another try after a pause that doubles, with jitter. Other refusals are told
-//!   and not repeated: what was refused is forgotten.
+//!   and not repeated: what was refused is forgotten. Where a change is refused for what is in it (400, 413), its
+//!   properties and devices go one by one first, so that what is wrong with one does not cost the others.
 //! - Desired properties have versions. A change with a version that is known is passed over; a gap, a change that cannot
 //!   be read or a missed one is followed by the question for the whole. While that is under way changes are kept, and
 //!   those that are newer than the answer follow it.
@@ -20,7 +21,7 @@ use serde_json::Value;
 
 use super::back;
 use super::change::Change;
-use super::twin::{self, Properties, VERSION};
+use super::twin::{self, DEVICES, Properties, VERSION};
 
 /// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -112,6 +113,8 @@ pub struct Exchange {
     sure: bool,
     waiting: Change,
     due: Option<Instant>,
+    /// So many changes go one property, or one device, at a time.
+    apart: usize,
     sent: Option<Sent>,
     last_sent: Option<Instant>,
     not_before: Option<Instant>,
@@ -132,6 +135,7 @@ impl Exchange {
             sure: false,
             waiting: Change::default(),
             due: None,
+            apart: 0,
             sent: None,
             last_sent: None,
             not_before: None,
@@ -274,9 +278,10 @@ impl Exchange {
         }
         let may = due && self.sure && self.sent.is_none() && !matches!(self.whole, Whole::Asked(_));
         let confirmed = self.confirmed.as_ref().filter(|_| may)?;
-        let body = self.waiting.against(confirmed);
-        let change = std::mem::take(&mut self.waiting);
-        self.due = None;
+        let change = if self.apart > 0 { self.waiting.take_one(DEVICES) } else { std::mem::take(&mut self.waiting) };
+        self.apart = self.apart.saturating_sub(1);
+        let body = change.against(confirmed);
+        self.due = (!self.waiting.is_empty()).then_some(now);
         if body.is_empty() {
             return Some(Step::Unchanged(change.count));
         }
@@ -345,6 +350,13 @@ impl Exchange {
             self.sent = Some(sent);
             self.take_back();
             self.pause(now, dice);
+            return Told::Again(status);
+        }
+        let parts = if matches!(status, 400 | 413) { sent.change.parts(DEVICES) } else { 0 };
+        if parts > 1 {
+            self.apart = parts;
+            self.sent = Some(sent);
+            self.take_back();
             return Told::Again(status);
         }
         // What the hub has may be something else than was thought.

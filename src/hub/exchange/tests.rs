@@ -117,6 +117,36 @@ fn refusals_that_may_pass_are_followed_by_another_try_and_others_are_told() {
 }
 
 #[test]
+fn what_the_hub_refuses_in_one_device_does_not_cost_the_others() {
+    let mut talk = Talk::new(false);
+    talk.report(json!({"devices": {"a": {"x": 1}, "b": {"x": 1}}}));
+    talk.report(json!({"c": 1}));
+    talk.says();
+    talk.answer(200, "1", json!({"reported": {}}));
+    talk.says();
+    assert_eq!(talk.answer(400, "2", Value::Null), Told::Again(400));
+    assert_eq!(talk.says(), [get(3)]);
+    talk.answer(200, "3", json!({"reported": {}}));
+    let (mut said, mut ended) = (Vec::new(), 0);
+    while let [(topic, body), ..] = talk.says().as_slice() {
+        let rid = topic.rsplit_once("$rid=").unwrap().1;
+        if topic.starts_with("GET") {
+            talk.answer(200, rid, json!({"reported": {}}));
+            continue;
+        }
+        said.push(body.to_string());
+        let status = if body["devices"]["a"].is_null() { 204 } else { 400 };
+        match talk.answer(status, rid, Value::Null) {
+            Told::Confirmed(count) | Told::Refused(400, count) => ended += count,
+            other => panic!("{other:?}"),
+        }
+    }
+    said.sort();
+    assert_eq!(said, [r#"{"c":1}"#, r#"{"devices":{"a":{"x":1}}}"#, r#"{"devices":{"b":{"x":1}}}"#]);
+    assert_eq!((ended, talk.exchange.waits()), (2, 0));
+}
+
+#[test]
 fn pauses_double_and_end_with_success() {
     let mut talk = Talk::new(true);
     let mut rid = 0;
