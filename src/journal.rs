@@ -23,7 +23,8 @@
 //! After a failed write the rest of the file could not be read back. So the records that wait are given up, and the
 //! journal asks for everything anew every `RETRY`, until that succeeds. A rewriting that fails gives the room it
 //! took back, and its number is used again: a full disk is not filled by attempts. The same where more waits for the
-//! disk than may; who writes everything anew waits for [`room`](Journal::room).
+//! disk than may; who writes everything anew waits for [`room`](Journal::room). Where the journal is synced, a rewriting
+//! does not count there: somebody waits for its end, and it has no more than who writes it has in memory.
 
 use std::fs;
 use std::future::Future;
@@ -76,6 +77,8 @@ struct Shared {
     room: Notify,
     /// The disk did not take the last that was written.
     failing: AtomicBool,
+    /// More waited than may, and not everything was written anew since.
+    overflowed: AtomicBool,
     /// What is kept, in words.
     what: &'static str,
     /// The number of the last record that the disk has; `None` where nothing is synced.
@@ -92,6 +95,8 @@ struct Pending {
     bytes: usize,
     /// Records are given up until everything is written anew.
     broken: bool,
+    /// Everything is being written anew.
+    anew: bool,
     closed: bool,
 }
 
@@ -137,8 +142,19 @@ impl Shared {
             outgrown,
             room,
             failing,
+            overflowed: AtomicBool::new(false),
             what,
             durable: None,
+        }
+    }
+
+    /// Says once that records were given up.
+    fn tell_overflow(&self) {
+        if !self.overflowed.swap(true, Ordering::Relaxed) {
+            let (what, most) = (self.what, self.max_pending);
+            tracing::warn!(
+                "{what}: the disk is too slow, more than {most} bytes wait for it; all of it is written anew"
+            );
         }
     }
 }
@@ -153,18 +169,24 @@ impl Pending {
 }
 
 impl Journal {
-    /// Adds a record and returns its number.
+    /// Adds a record and returns its number; one that is never [`durable`](Self::durable) where the journal has ended.
     pub fn append(&self, record: &[u8]) -> u64 {
         let mut pending = self.0.pending.lock();
+        if pending.closed {
+            return u64::MAX;
+        }
         pending.last += 1;
         let number = pending.last;
         let Ok(len) = u32::try_from(record.len()) else { return number };
-        if pending.broken || pending.closed {
+        if pending.broken {
             return number;
         }
-        if pending.bytes + record.len() > self.0.max_pending {
+        let counts = !(pending.anew && self.0.durable.is_some());
+        if counts && pending.bytes + record.len() > self.0.max_pending {
             pending.give_up();
+            drop(pending);
             self.0.work.notify_one();
+            self.0.tell_overflow();
             return number;
         }
         if !matches!(pending.orders.last(), Some(Order::Write(_))) {
@@ -176,7 +198,9 @@ impl Journal {
             bytes.extend_from_slice(&disk::checksum(len, record).to_le_bytes());
             bytes.extend_from_slice(record);
             let grown = bytes.len() - before;
-            pending.bytes += grown;
+            if counts {
+                pending.bytes += grown;
+            }
         }
         self.0.work.notify_one();
         number
@@ -201,6 +225,7 @@ impl Journal {
     pub fn begin_anew(&self) {
         let mut pending = self.0.pending.lock();
         pending.broken = false;
+        pending.anew = true;
         pending.orders.push(Order::Begin);
         self.0.work.notify_one();
     }
@@ -208,6 +233,7 @@ impl Journal {
     /// Everything has been written anew.
     pub fn written_anew(&self) {
         let mut pending = self.0.pending.lock();
+        pending.anew = false;
         if !pending.broken {
             pending.orders.push(Order::Complete);
             self.0.work.notify_one();
@@ -323,6 +349,7 @@ fn carry_out(shared: &Shared, disk: &mut Disk, orders: Vec<Order>) -> io::Result
         }
         if disk.carry_out(order)? {
             complete = true;
+            shared.overflowed.store(false, Ordering::Relaxed);
             if shared.failing.swap(false, Ordering::Relaxed) {
                 tracing::info!("{} are kept over a restart again", shared.what);
             }
@@ -439,10 +466,20 @@ mod tests {
         journal.append(b"all");
         journal.written_anew();
         waits.await;
+
+        // A state that is larger than what may wait is written anew all the same, and there is room for what follows.
+        let large = vec![b'x'; 5 << 20];
+        journal.begin_anew();
+        for _ in 0..3 {
+            journal.append(&large);
+        }
+        journal.written_anew();
+        journal.durable(journal.append(&large)).await;
         writer.join();
+        assert_eq!(journal.append(b"late"), u64::MAX, "nobody writes it");
         let mut records = Vec::new();
         drop(open(&mut records));
-        assert_eq!(records, [b"all"]);
+        assert!(records == vec![large; 4]);
     }
 
     #[test]

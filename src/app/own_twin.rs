@@ -119,7 +119,8 @@ impl Prepared {
         for interval in [&mut look, &mut slow] {
             interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         }
-        let mut own = OwnTwin { prepared: self, parts, started: Timestamp::now(), told: Properties::new() };
+        let mut own =
+            OwnTwin { prepared: self, parts, started: Timestamp::now(), told: Properties::new(), is_full: false };
         desired.mark_changed();
         let work = async {
             loop {
@@ -149,6 +150,8 @@ struct OwnTwin {
     started: Timestamp,
     /// What was handed over to be reported.
     told: Properties,
+    /// The last report found no room.
+    is_full: bool,
 }
 
 impl OwnTwin {
@@ -159,15 +162,22 @@ impl OwnTwin {
         if new.is_empty() {
             return;
         }
-        twin::merge(&mut self.told, &new);
-        self.report(new, every);
+        let change = Properties::from_iter([(COMPONENT.to_owned(), new.clone().into())]);
+        if self.report(&change, every) {
+            twin::merge(&mut self.told, &new);
+        }
     }
 
-    fn report(&self, what: Properties, every: Duration) {
-        let change = Properties::from_iter([(COMPONENT.to_owned(), what.into())]);
-        if let Err(error) = self.parts.twins.report_own(&change, every) {
+    /// False where there is no room for it; that is said once, until there is.
+    fn report(&mut self, component: &Properties, every: Duration) -> bool {
+        let reported = self.parts.twins.report_own(component, every);
+        if let Err(error) = &reported
+            && !self.is_full
+        {
             tracing::warn!("the bridge cannot report about itself: {error}");
         }
+        self.is_full = reported.is_err();
+        !self.is_full
     }
 
     fn facts(&self) -> Value {
@@ -232,8 +242,9 @@ impl OwnTwin {
             cleared.insert(parameter.name().to_owned(), Value::Null);
             told.extend(value.map(|value| (parameter.name().to_owned(), answer(value))));
         }
-        self.report(cleared, Duration::ZERO);
-        self.report(told, Duration::ZERO);
+        for what in [cleared, told] {
+            self.report(&Properties::from_iter([(COMPONENT.to_owned(), what.into())]), Duration::ZERO);
+        }
     }
 
     async fn take(&mut self, parameter: Parameter, value: Option<&Value>) -> Result<(), Refused> {

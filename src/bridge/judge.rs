@@ -3,11 +3,14 @@
 //! `tap` tells it of publishes that were settled, `replay` of recorded ones that nothing is stored of. It follows what
 //! [`Bridge::offer`](super::Bridge) does; `what_is_told_is_what_is_counted` compares the two.
 
+use std::borrow::Cow;
+
+use super::reported::NO_TWIN;
 use super::{Own, TOO_LARGE_FOR_SPOOL};
 use crate::config::Unmatched;
 use crate::hub::d2c;
 use crate::message::{HubMessage, Presence, Publish};
-use crate::rules::{self, Output, RuleSet, Verdict};
+use crate::rules::{self, Output, RuleIndex, RuleSet, Verdict};
 use crate::watch::{Fate, Made, Treated};
 
 /// A `$.mid` as messages have it, for their size.
@@ -102,10 +105,9 @@ impl<'j> Judge<'j> {
                         .filter_map(move |(rule, record)| self.made(name(rule), rules.is_urgent(rule), record))
                         .chain(held)
                 };
-                match super::any_too_large(self.own, out) {
-                    Some((rule, detail)) => {
-                        Fate::Quarantined { rule: name(rule), reason: "too_large", detail: detail.into() }
-                    }
+                let too_large = super::any_too_large(self.own, out).map(|(rule, why)| (rule, "too_large", why.into()));
+                match too_large.or_else(|| self.no_twin(out)) {
+                    Some((rule, reason, detail)) => Fate::Quarantined { rule: name(rule), reason, detail },
                     None => {
                         made.extend(all());
                         self.fate(verdict, publish, out)
@@ -114,6 +116,15 @@ impl<'j> Judge<'j> {
             }
         };
         Treated { publish: *publish, presence: presence.copied(), fate, made }
+    }
+
+    /// The rule that reports where there is no twin.
+    fn no_twin(&self, out: &Output) -> Option<(RuleIndex, &'static str, Cow<'static, str>)> {
+        if self.own.device.is_some() {
+            return None;
+        }
+        let (rule, _) = out.records().find(|(rule, _)| self.rules.reported(*rule).is_some())?;
+        Some((rule, "no_twin", NO_TWIN.into()))
     }
 
     fn fate<'a>(&self, verdict: Verdict, publish: &Publish<'_>, out: &'a Output) -> Fate<'a>
@@ -203,7 +214,8 @@ mod tests {
         [[rule]]\nname = \"many\"\ntopic = \"many\"\ndevice = \"d\"\ndecode = { format = \"csv\", names = [\"a\"] }\n\
         [[rule]]\nname = \"alarm\"\ntopic = \"alarm\"\ndevice = \"d\"\npriority = \"high\"\n\
         [[rule]]\nname = \"batch\"\ntopic = \"batch\"\ndevice = \"d\"\nbatch = { max_messages = 9, max_wait = \"9s\" }\n\
-        [[rule]]\nname = \"on\"\non = \"connect\"\nclient = \"asked\"\ndevice = \"{client}\"\n";
+        [[rule]]\nname = \"on\"\non = \"connect\"\nclient = \"asked\"\ndevice = \"{client}\"\n\
+        [[rule]]\nname = \"twin\"\ntopic = \"twin\"\ndevice = \"d\"\nto = \"reported\"\n";
 
     /// What keeps the spools of a bridge of its own open, and the bridge.
     struct Alone {
@@ -274,6 +286,8 @@ mod tests {
             (forward, base("a/json", b""), "quarantined", "not_json", 1, quarantined("not_json")),
             (forward, base("a/x", &large), "quarantined", "too_large", 0, quarantined("too_large")),
             (forward, base("many", &rows), "quarantined", "too_large", 0, quarantined("too_large")),
+            // This one is offered where the uplink is a broker.
+            (forward, base("twin", b"{}"), "quarantined", "no_twin", 0, quarantined("no_twin")),
             (forward, base("else", b"1"), "unmatched", "", 1, translated.to_owned()),
             (drop, base("else", b"1"), "unmatched", "unmatched", 0, dropped("unmatched")),
             (forward, base("$SYS/x", b"1"), "dropped", "system_topic", 0, dropped("system_topic")),
@@ -290,7 +304,8 @@ mod tests {
         ] {
             let dir = tempfile::tempdir().unwrap();
             let recorder = PrometheusBuilder::new().build_recorder();
-            let own = Own { hub: "h".into(), device: Some("own".into()), module: None, mark_late: false, block: None };
+            let device = (publish.topic != "twin").then(|| "own".into());
+            let own = Own { hub: "h".into(), device, module: None, mark_late: false, block: None };
             let rules = loaded();
             let (alone, offer, mut view) = metrics::with_local_recorder(&recorder, || {
                 let alone = alone(dir.path(), rules.clone(), unmatched, own.clone());

@@ -11,7 +11,7 @@ use crate::message::HubMessage;
 use crate::rules::{Output, RuleIndex};
 
 /// What there is no twin for.
-const NO_TWIN: &str = "the uplink is no hub: there is no twin to report to";
+pub(super) const NO_TWIN: &str = "the uplink is no hub: there is no twin to report to";
 
 impl Bridge {
     /// What of a publish goes into twins; or the rule whose change does not fit, and why.

@@ -27,7 +27,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::hub::connection_string::is_id;
 use crate::hub::exchange::Desired;
-use crate::hub::twin::{self, PROPERTIES_MAX_BYTES, Properties};
+use crate::hub::twin::{self, DEVICES, PROPERTIES_MAX_BYTES, Properties};
 use crate::journal::{self, Journal};
 use crate::message::{excerpt, push_twin_name};
 use crate::metrics::{Metrics, billable_by_rule};
@@ -47,8 +47,6 @@ pub use talk::{Parts, run};
 const FOLDER: &str = "twins";
 /// Records that may wait for the disk.
 const MAX_PENDING: usize = 8 << 20;
-/// Where devices are in the twin of a gateway.
-const DEVICES: &str = "devices";
 /// Where in the bridge's own twin it is about the bridge, and no matter of the plant.
 pub const OF_BRIDGE: &str = "bridge";
 /// The rule under which what a hub bills for twins is counted.
@@ -116,12 +114,20 @@ pub fn open(state: &Path, whose: Whose, metrics: Metrics) -> io::Result<(Twins, 
 }
 
 impl Twins {
-    /// To be reported in the bridge's own twin. Kept in memory only: who reports says it again after a start.
+    /// To be reported in the bridge's own twin, where that holds it with what waits for it. Kept in memory only: who
+    /// reports says it again after a start.
     pub fn report_own(&self, change: &Properties, every: Duration) -> Result<(), twin::TwinError> {
         twin::check(change)?;
-        let own = self.0.whose.own.clone();
+        let own = &self.0.whose.own;
+        {
+            let mut book = self.0.book.lock();
+            let size = book.size_with(own, change);
+            if size > PROPERTIES_MAX_BYTES {
+                return Err(twin::TwinError::TooLarge(size));
+            }
+            book.report(own, (change, every), Instant::now());
+        }
         self.0.metrics.reported(OWN);
-        self.0.book.lock().report(&own, (change, every), Instant::now());
         self.0.touched.notify_one();
         Ok(())
     }
@@ -141,17 +147,13 @@ impl Twins {
             return Err(("bad_device_id", detail));
         }
         let (device, path) = self.place(device);
+        if properties.is_empty() {
+            return Ok(Ready { device, change: properties, every });
+        }
         let within = |inner: Properties, name| Properties::from_iter([(name, inner.into())]);
         let change = path.into_iter().rev().fold(properties, within);
         twin::check(&change).map_err(|error| ("bad_twin", error.to_string()))?;
-        let book = self.0.book.lock();
-        if !book.has_room(&device) {
-            return Err(("twin_full", "more waits to be reported than there is room for".to_owned()));
-        }
-        let size = book.size_with(&device, &change);
-        if size > PROPERTIES_MAX_BYTES {
-            let detail =
-                format!("the twin of {device} would have {size} bytes reported; it holds {PROPERTIES_MAX_BYTES}");
+        if let Some(detail) = self.0.book.lock().full(&device, &change) {
             return Err(("twin_full", detail));
         }
         Ok(Ready { device, change, every })
@@ -166,7 +168,8 @@ impl Twins {
         let mut last = 0;
         {
             let mut book = self.0.book.lock();
-            for (rule, Ready { device, change, every }) in changes {
+            // Where nothing is said there is nothing to tell the hub.
+            for (rule, Ready { device, change, every }) in changes.filter(|(_, ready)| !ready.change.is_empty()) {
                 last = self.0.journal.append(&records::changed(&device, &change));
                 book.report(&device, (&change, every), now);
                 self.0.metrics.reported(rule);
@@ -235,6 +238,7 @@ mod tests {
         for (device, json, expect) in [
             ("", r#"{"a":1}"#, own(json!({"a": 1}))),
             ("gw", r#"{"a":1}"#, own(json!({"a": 1}))),
+            ("press.7", "{}", own(json!({}))),
             ("press.7", r#"{"x":null}"#, own(json!({"devices": {"press%2E7": {"x": null}}}))),
             ("d", "12", Err("not_an_object")),
             ("d", "{", Err("not_an_object")),
@@ -267,5 +271,43 @@ mod tests {
         };
         assert_eq!((taken, refused), (8, "twin_full"));
         assert!(twins.ready("d", br#"{"v0":"short"}"#, Duration::ZERO).is_ok(), "what is there may change");
+        assert_eq!(ready(&twins, "d", "{}"), Ok(("d".into(), json!({}))), "nothing fits always");
+    }
+
+    #[tokio::test]
+    async fn names_that_go_away_have_a_limit_and_nothing_does_not_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let (twins, _writer) = twins(dir.path(), true);
+        twins
+            .take([("r", twins.ready("d", b"{}", Duration::ZERO).unwrap_or_else(|_| unreachable!()))].into_iter())
+            .await;
+        assert_eq!(twins.0.book.lock().waiting(), 0);
+        let mut taken = 0;
+        let refused = loop {
+            let json = format!("{{\"{taken:01000}\":null}}");
+            match twins.ready("d", json.as_bytes(), Duration::ZERO) {
+                Ok(ready) => drop(twins.take([("r", ready)].into_iter())),
+                Err((reason, _)) => break reason,
+            }
+            taken += 1;
+        };
+        assert_eq!((taken, refused), (131, "twin_full"));
+    }
+
+    #[test]
+    fn what_the_bridge_reports_takes_no_room_of_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let (twins, _writer) = twins(dir.path(), false);
+        let text = "x".repeat(4000);
+        for n in 0..7 {
+            let json = format!("{{\"v{n}\":\"{text}\"}}");
+            let ready = twins.ready("", json.as_bytes(), Duration::ZERO).unwrap_or_else(|_| unreachable!());
+            drop(twins.take([("r", ready)].into_iter()));
+        }
+        for (length, expect) in [(5, Err(())), (4, Ok(()))] {
+            let change: Vec<_> = (0..length).map(|n| (n.to_string(), Value::from("y".repeat(1100)))).collect();
+            let own = Properties::from_iter([(OF_BRIDGE.to_owned(), Value::Object(change.into_iter().collect()))]);
+            assert_eq!(twins.report_own(&own, Duration::ZERO).map_err(drop), expect, "{length}");
+        }
     }
 }

@@ -21,9 +21,9 @@ pub struct Change {
 }
 
 impl Change {
-    /// True where there is nothing to change.
+    /// True where there is nothing to change, and nothing to count: a change may have said nothing.
     pub fn is_empty(&self) -> bool {
-        self.cleared.is_empty() && self.set.is_empty()
+        self.count == 0 && self.cleared.is_empty() && self.set.is_empty()
     }
 
     /// Bytes of what is set, as the hub counts them.
@@ -42,6 +42,45 @@ impl Change {
         merge(Some(&mut self.cleared), &mut self.set, &other.cleared);
         merge(Some(&mut self.cleared), &mut self.set, &other.set);
         self.count += other.count;
+    }
+
+    /// Takes out all under one name, or about one member under the name `within`.
+    pub fn take_one(&mut self, within: &str) -> Self {
+        let mut one = Self::default();
+        let Some(name) = self.set.keys().chain(self.cleared.keys()).next().cloned() else {
+            return std::mem::take(self);
+        };
+        let inner = if name == within { self.first_within(within) } else { None };
+        for (from, to) in [(&mut self.cleared, &mut one.cleared), (&mut self.set, &mut one.set)] {
+            match (&inner, from.get_mut(&name)) {
+                (Some(inner), Some(Value::Object(members))) => {
+                    let taken = members.remove_entry(inner);
+                    if members.is_empty() {
+                        from.remove(&name);
+                    }
+                    to.extend(taken.map(|taken| (name.clone(), Value::Object(Map::from_iter([taken])))));
+                }
+                _ => to.extend(from.remove_entry(&name)),
+            }
+        }
+        // What is left has the count of at least one change.
+        let is_last = self.set.is_empty() && self.cleared.is_empty();
+        one.count = if is_last { self.count } else { self.count.saturating_sub(1).min(1) };
+        self.count -= one.count;
+        one
+    }
+
+    /// A member under a name that is changed and not replaced.
+    fn first_within(&self, name: &str) -> Option<String> {
+        let parts = [self.set.get(name), self.cleared.get(name)];
+        let objects: Option<Vec<_>> = parts.into_iter().flatten().map(Value::as_object).collect();
+        objects?.into_iter().flat_map(Map::keys).next().cloned()
+    }
+
+    /// How often [`take_one`](Self::take_one) finds something.
+    pub fn parts(&self, within: &str) -> usize {
+        let mut left = self.clone();
+        std::iter::from_fn(|| (!left.is_empty()).then(|| left.take_one(within))).count()
     }
 
     /// What it makes of these properties.
@@ -198,6 +237,13 @@ mod tests {
             twin::merge(&mut at_the_hub, &change.against(&start));
             prop_assert_eq!(&at_the_hub, &one_by_one);
             prop_assert_eq!(change.against(&at_the_hub), Map::new());
+            let (mut left, mut one_by_one, mut count) = (change.clone(), start.clone(), 0);
+            while !left.is_empty() {
+                let one = left.take_one("a");
+                one_by_one = one.applied(&one_by_one);
+                count += one.count;
+            }
+            prop_assert_eq!((one_by_one, count), (change.applied(&start), change.count));
         }
     }
 }

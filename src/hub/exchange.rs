@@ -5,8 +5,12 @@
 //!   where something is to be reported and it is not known what the hub has.
 //! - One question and one change are under way at most. A change is sent when it is due, against what the hub is known
 //!   to have, so that nothing is sent twice; what comes meanwhile is merged and follows.
+//! - What the hub has is known from the answer to a question and the changes confirmed since, on one connection. It is
+//!   known no more after a change whose outcome is open, for the hub may have made it: the twin is asked for before the
+//!   next one. An answer that such a change may have overtaken does not count.
 //! - 429, 5xx and silence are followed by another try after a pause that doubles, with jitter. Other refusals are told
-//!   and not repeated: what was refused is forgotten.
+//!   and not repeated: what was refused is forgotten. Where a change is refused for what is in it (400, 413), its
+//!   properties and devices go one by one first, so that what is wrong with one does not cost the others.
 //! - Desired properties have versions. A change with a version that is known is passed over; a gap, a change that cannot
 //!   be read or a missed one is followed by the question for the whole. While that is under way changes are kept, and
 //!   those that are newer than the answer follow it.
@@ -17,7 +21,7 @@ use serde_json::Value;
 
 use super::back;
 use super::change::Change;
-use super::twin::{self, Properties, VERSION};
+use super::twin::{self, DEVICES, Properties, VERSION};
 
 /// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -103,10 +107,14 @@ pub struct Exchange {
     desired: Desired,
     /// Changes that came while the whole was asked for.
     kept: Vec<(u64, Properties)>,
-    /// What the hub has as reported, where that is known.
+    /// What the hub had as reported when that was known last.
     confirmed: Option<Properties>,
+    /// It has that still.
+    sure: bool,
     waiting: Change,
     due: Option<Instant>,
+    /// So many changes go one property, or one device, at a time.
+    apart: usize,
     sent: Option<Sent>,
     last_sent: Option<Instant>,
     not_before: Option<Instant>,
@@ -124,8 +132,10 @@ impl Exchange {
             desired: Desired::default(),
             kept: Vec::new(),
             confirmed: None,
+            sure: false,
             waiting: Change::default(),
             due: None,
+            apart: 0,
             sent: None,
             last_sent: None,
             not_before: None,
@@ -162,6 +172,8 @@ impl Exchange {
     /// The connection is over, and with it what was under way.
     pub fn closed(&mut self) {
         self.open = false;
+        // The next connection may be to another hub.
+        self.sure = false;
         self.whole = Whole::Unasked;
         self.kept.clear();
         self.take_back();
@@ -175,13 +187,22 @@ impl Exchange {
         }
     }
 
-    /// What was sent and not answered waits again.
+    /// What was sent waits again. Whether the hub has made it is open.
     fn take_back(&mut self) {
         if let Some(sent) = self.sent.take() {
+            self.sure = false;
+            self.distrust_answer();
             let later = std::mem::replace(&mut self.waiting, sent.change);
             self.waiting.follow(&later);
             // It was due when it was sent.
             self.due = Some(self.due.map_or(sent.at, |due| due.min(sent.at)));
+        }
+    }
+
+    /// An answer that is under way may be from before or after a change: the question is put again.
+    fn distrust_answer(&mut self) {
+        if matches!(self.whole, Whole::Asked(_)) {
+            self.whole = Whole::Due;
         }
     }
 
@@ -247,7 +268,7 @@ impl Exchange {
             return None;
         }
         let due = self.due.is_some_and(|due| due <= now) && !self.waiting.is_empty();
-        if self.confirmed.is_none() && due && matches!(self.whole, Whole::Unasked | Whole::Known) {
+        if !self.sure && due && matches!(self.whole, Whole::Unasked | Whole::Known) {
             self.whole = Whole::Due;
         }
         if self.whole == Whole::Due {
@@ -255,10 +276,12 @@ impl Exchange {
             self.whole = Whole::Asked(waits);
             return Some(Step::Say(Ask { topic: back::get_twin(&waits.rid.to_string()), body: b" ".to_vec() }));
         }
-        let confirmed = self.confirmed.as_ref().filter(|_| due && self.sent.is_none())?;
-        let body = self.waiting.against(confirmed);
-        let change = std::mem::take(&mut self.waiting);
-        self.due = None;
+        let may = due && self.sure && self.sent.is_none() && !matches!(self.whole, Whole::Asked(_));
+        let confirmed = self.confirmed.as_ref().filter(|_| may)?;
+        let change = if self.apart > 0 { self.waiting.take_one(DEVICES) } else { std::mem::take(&mut self.waiting) };
+        self.apart = self.apart.saturating_sub(1);
+        let body = change.against(confirmed);
+        self.due = (!self.waiting.is_empty()).then_some(now);
         if body.is_empty() {
             return Some(Step::Unchanged(change.count));
         }
@@ -301,8 +324,8 @@ impl Exchange {
         let due = self.due.filter(|_| !self.waiting.is_empty() && self.sent.is_none());
         let say = match self.whole {
             Whole::Due => Some(now),
-            Whole::Asked(_) if self.confirmed.is_none() => None,
-            _ => due,
+            Whole::Asked(_) => None,
+            Whole::Unasked | Whole::Known => due,
         };
         let say = say.map(|at| self.not_before.map_or(at, |not_before| not_before.max(at)));
         [asked, sent, say].into_iter().flatten().min()
@@ -317,6 +340,7 @@ impl Exchange {
         let Some(sent) = self.sent.take_if(|sent| sent.waits.rid == rid) else { return Told::Stray };
         if (200..300).contains(&status) {
             self.settled();
+            self.distrust_answer();
             if let Some(confirmed) = &mut self.confirmed {
                 twin::merge(confirmed, &sent.body);
             }
@@ -328,8 +352,15 @@ impl Exchange {
             self.pause(now, dice);
             return Told::Again(status);
         }
+        let parts = if matches!(status, 400 | 413) { sent.change.parts(DEVICES) } else { 0 };
+        if parts > 1 {
+            self.apart = parts;
+            self.sent = Some(sent);
+            self.take_back();
+            return Told::Again(status);
+        }
         // What the hub has may be something else than was thought.
-        self.confirmed = None;
+        self.sure = false;
         Told::Refused(status, sent.change.count)
     }
 
@@ -346,8 +377,9 @@ impl Exchange {
         };
         self.settled();
         self.whole = Whole::Known;
-        self.confirmed = Some(reported);
-        let mut changed = desired.version != self.desired.version;
+        (self.confirmed, self.sure) = (Some(reported), true);
+        // Another hub, or a device that was made again, may have other properties under the same version.
+        let mut changed = desired != self.desired;
         if changed {
             self.desired = desired;
         }

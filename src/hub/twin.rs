@@ -24,6 +24,8 @@ pub const DEPTH_MAX: usize = 10;
 /// Whole numbers lie between this and its negative.
 pub const INTEGER_MAX: i64 = 4_503_599_627_370_496;
 
+/// Where devices are in the twin of a gateway, each under its id.
+pub const DEVICES: &str = "devices";
 /// The member that counts the changes; the hub's own.
 pub const VERSION: &str = "$version";
 

@@ -34,6 +34,8 @@ pub(super) struct Dialled {
     event_loop: EventLoop,
     relay: Option<Relay>,
     down: Option<Down>,
+    /// The answer to the subscriptions for the way down has not come. Later answers are to others.
+    awaits_down: bool,
     subscribed: Option<Arc<Subscribed>>,
 }
 
@@ -59,7 +61,7 @@ impl Wire for Dialled {
             Ok(rumqttc::Event::Outgoing(Outgoing::Publish(packet_id))) => Ok(Event::Sent(packet_id)),
             Ok(rumqttc::Event::Incoming(Incoming::ConnAck(_))) => {
                 if let Some(down) = &self.down {
-                    down.subscribe(&self.client, target);
+                    self.awaits_down = down.subscribe(&self.client, target);
                 }
                 if let Some(subscribed) = &self.subscribed {
                     let wanted = self.down.as_ref().map(|down| down.filters(target)).unwrap_or_default();
@@ -68,7 +70,9 @@ impl Wire for Dialled {
                 Ok(Event::Connected)
             }
             Ok(rumqttc::Event::Incoming(Incoming::SubAck(ack))) => {
-                if let Some(down) = &self.down {
+                if let Some(down) = &self.down
+                    && std::mem::take(&mut self.awaits_down)
+                {
                     down.subscribed(&self.client, target, &ack);
                 }
                 Ok(Event::Other)
@@ -139,7 +143,7 @@ fn dial(options: &Options, login: &Login) -> io::Result<Dialled> {
     network.set_tcp_nodelay(true);
     event_loop.set_network_options(network);
     let (down, subscribed) = (options.down.clone(), options.subscribed.clone());
-    Ok(Dialled { client, event_loop, relay, down, subscribed })
+    Ok(Dialled { client, event_loop, relay, down, awaits_down: false, subscribed })
 }
 
 impl Dialled {

@@ -75,9 +75,14 @@ impl fmt::Debug for TwinLine {
 }
 
 impl TwinLine {
-    /// Publishes at QoS 0.
+    /// Publishes at QoS 0. Where the connection takes nothing for a while it is as if it were lost on the way: whoever
+    /// waits for an answer says it again.
     pub async fn say(&self, topic: String, payload: Bytes) -> Result<(), Gone> {
-        said(self.0.publish_bytes(topic, QoS::AtMostOnce, false, payload)).await
+        let publish = self.0.publish_bytes(topic, QoS::AtMostOnce, false, payload);
+        match tokio::time::timeout(PATIENCE, publish).await {
+            Ok(said) => said.map_err(|_| Gone),
+            Err(_) => Ok(()),
+        }
     }
 }
 
@@ -221,16 +226,19 @@ impl Down {
         self.wanted.borrow().filters(&Identity::of(&hub.connection))
     }
 
-    /// Asks for the subscriptions; nothing else has been handed to the client yet, so there is room.
-    pub(super) fn subscribe(&self, client: &AsyncClient, target: &Target) {
+    /// Asks for the subscriptions; nothing else has been handed to the client yet, so there is room. True where an
+    /// answer comes: the first of the connection.
+    pub(super) fn subscribe(&self, client: &AsyncClient, target: &Target) -> bool {
         let filters = self.filters(target);
         if filters.is_empty() {
-            return;
+            return false;
         }
         let filters = filters.into_iter().map(|filter| SubscribeFilter::new(filter, QoS::AtLeastOnce));
-        if client.try_subscribe_many(filters).is_err() {
+        let asked = client.try_subscribe_many(filters).is_ok();
+        if !asked {
             tracing::warn!("uplink: the subscriptions for commands could not be asked for");
         }
+        asked
     }
 
     /// The hub has answered the subscriptions; told where it does not grant one.
@@ -282,6 +290,17 @@ mod tests {
             let (messages, methods, twins, desired) = wanted;
             assert_eq!(Wanted { messages, methods, twins, desired }.filters(&identity), expect, "{wanted:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_that_is_stuck_is_not_gone() {
+        let (client, events) = AsyncClient::new(rumqttc::MqttOptions::new("c", "localhost", 1), 1);
+        let line = TwinLine(client);
+        for what in ["in the queue", "no room"] {
+            assert_eq!(line.say("t".into(), Bytes::new()).await, Ok(()), "{what}");
+        }
+        drop(events);
+        assert_eq!(line.say("t".into(), Bytes::new()).await, Err(Gone));
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::hub::change::Change;
 use crate::hub::exchange::{Desired, Exchange};
-use crate::hub::twin::Properties;
+use crate::hub::twin::{self, PROPERTIES_MAX_BYTES, Properties};
 use crate::uplink::TwinLine;
 
 use super::desired::{Published, ToDo};
@@ -15,6 +15,8 @@ use super::desired::{Published, ToDo};
 const MOST: usize = 20_000;
 /// Bytes of all that waits.
 const MOST_BYTES: usize = 64 << 20;
+/// Bytes of what waits for one twin. More than a twin holds, for what goes away has a name, too.
+const MOST_BYTES_OF_ONE: usize = 4 * PROPERTIES_MAX_BYTES;
 
 /// All twins, by the hub's device.
 #[derive(Default)]
@@ -119,16 +121,23 @@ impl Book {
         Some(name)
     }
 
-    /// True where there is room for more of this twin.
-    pub(super) fn has_room(&self, device: &str) -> bool {
-        self.bytes < MOST_BYTES && (self.twins.len() < MOST || self.twins.contains_key(device))
+    /// Why a twin cannot take a change, in words.
+    pub(super) fn full(&self, device: &str, change: &Properties) -> Option<String> {
+        let known = self.twins.get(device);
+        let waits = known.map_or(0, |twin| twin.bytes) + twin::size(change);
+        if self.bytes >= MOST_BYTES || known.is_none() && self.twins.len() >= MOST || waits > MOST_BYTES_OF_ONE {
+            return Some("more waits to be reported than there is room for".to_owned());
+        }
+        let size = self.size_with(device, change);
+        (size > PROPERTIES_MAX_BYTES)
+            .then(|| format!("the twin of {device} would have {size} bytes reported; it holds {PROPERTIES_MAX_BYTES}"))
     }
 
     /// What would be reported in a twin, in bytes.
     pub(super) fn size_with(&self, device: &str, change: &Properties) -> usize {
         match self.twins.get(device) {
             Some(twin) => twin.exchange.size_with(change),
-            None => crate::hub::twin::size(change),
+            None => twin::size(change),
         }
     }
 

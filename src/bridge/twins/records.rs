@@ -41,7 +41,7 @@ pub(super) fn published(device: &str, (topic, entry): (&str, &Value)) -> Vec<u8>
 /// Everything of a twin.
 pub(super) fn all(device: &str, twin: &Twin) -> Vec<Vec<u8>> {
     let (change, known, published) = twin.kept();
-    let waits = (!change.is_empty() || change.count > 0).then(|| waits(device, &change));
+    let waits = (!change.is_empty()).then(|| waits(device, &change));
     let desired = (known.version.is_some() || !published.is_empty()).then(|| desired(device, known, Some(published)));
     waits.into_iter().chain(desired).collect()
 }

@@ -222,17 +222,21 @@ impl Talk {
     /// What is desired has changed, or what is made of it.
     fn desired(&self, device: &str) {
         let rules = self.parts.rules.rules();
-        let done = self.shared.book.lock().with_known(device, |twin| {
+        let noted = self.shared.book.lock().with_known(device, |twin| {
             let known = twin.exchange.desired();
             known.version?;
-            if *device == *self.shared.whose.own {
-                self.shared.own_desired.send_replace(Some(Arc::new(known.clone())));
-            }
             self.shared.journal.append(&records::desired(device, known, None));
-            let desk = self.desk.as_ref()?;
-            Some(desk.look((&self.shared.whose, &rules), (device, known), (&twin.published, &mut twin.todo)))
+            Some((known.clone(), twin.published.clone(), std::mem::take(&mut twin.todo)))
         });
-        if let Some(Some(done)) = done {
+        let Some(Some((known, published, mut todo))) = noted else { return };
+        if *device == *self.shared.whose.own {
+            self.shared.own_desired.send_replace(Some(Arc::new(known.clone())));
+        }
+        // Rules, scripts and the audit log take their time, and publishers of the plant wait for the book.
+        let look = |desk: &Desk| desk.look((&self.shared.whose, &rules), (device, &known), (&published, &mut todo));
+        let done = self.desk.as_ref().map(look);
+        self.shared.book.lock().with_known(device, |twin| twin.todo = todo);
+        if let Some(done) = done {
             self.done(device, done);
         }
     }
@@ -249,8 +253,11 @@ impl Talk {
             twin.plant_at = done.again;
         });
         for (rule, change) in &done.answers {
-            if let Err(error) = twin::check(change) {
-                tracing::warn!(device, rule, "what is desired is not acknowledged: {error}");
+            let wrong = twin::check(change).err().map(|error| error.to_string());
+            if let Some(why) = wrong.or_else(|| book.full(device, change)) {
+                self.shared.metrics.log_pace_of("twin answer", device, |left_out| {
+                    tracing::warn!(device, rule, left_out, "what is desired is not acknowledged: {why}");
+                });
                 continue;
             }
             self.shared.journal.append(&records::changed(device, change));

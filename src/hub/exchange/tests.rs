@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
@@ -108,15 +109,41 @@ fn refusals_that_may_pass_are_followed_by_another_try_and_others_are_told() {
         talk.report(json!({"b": 1}));
         assert_eq!(talk.answer(status, "2", Value::Null), told, "{status}");
         talk.later(10);
-        match again {
-            true => assert_eq!(talk.says(), [reported(3, json!({"a": 1, "b": 1}))], "{status}"),
-            false => {
-                assert_eq!(talk.says(), [get(3)], "{status}: what the hub has is looked at");
-                talk.answer(200, "3", json!({"reported": {}}));
-                assert_eq!(talk.says(), [reported(4, json!({"b": 1}))], "{status}");
-            }
+        assert_eq!(talk.says(), [get(3)], "{status}: what the hub has is looked at");
+        talk.answer(200, "3", json!({"reported": {}}));
+        let expect = if again { json!({"a": 1, "b": 1}) } else { json!({"b": 1}) };
+        assert_eq!(talk.says(), [reported(4, expect)], "{status}");
+    }
+}
+
+#[test]
+fn what_the_hub_refuses_in_one_device_does_not_cost_the_others() {
+    let mut talk = Talk::new(false);
+    talk.report(json!({"devices": {"a": {"x": 1}, "b": {"x": 1}}}));
+    talk.report(json!({"c": 1}));
+    talk.says();
+    talk.answer(200, "1", json!({"reported": {}}));
+    talk.says();
+    assert_eq!(talk.answer(400, "2", Value::Null), Told::Again(400));
+    assert_eq!(talk.says(), [get(3)]);
+    talk.answer(200, "3", json!({"reported": {}}));
+    let (mut said, mut ended) = (Vec::new(), 0);
+    while let [(topic, body), ..] = talk.says().as_slice() {
+        let rid = topic.rsplit_once("$rid=").unwrap().1;
+        if topic.starts_with("GET") {
+            talk.answer(200, rid, json!({"reported": {}}));
+            continue;
+        }
+        said.push(body.to_string());
+        let status = if body["devices"]["a"].is_null() { 204 } else { 400 };
+        match talk.answer(status, rid, Value::Null) {
+            Told::Confirmed(count) | Told::Refused(400, count) => ended += count,
+            other => panic!("{other:?}"),
         }
     }
+    said.sort();
+    assert_eq!(said, [r#"{"c":1}"#, r#"{"devices":{"a":{"x":1}}}"#, r#"{"devices":{"b":{"x":1}}}"#]);
+    assert_eq!((ended, talk.exchange.waits()), (2, 0));
 }
 
 #[test]
@@ -148,14 +175,111 @@ fn silence_and_a_lost_connection_lose_nothing() {
     talk.later(30);
     assert_eq!(talk.says(), []);
     talk.later(1);
-    assert_eq!(talk.says(), [reported(3, json!({"a": 1}))], "nobody answered");
+    assert_eq!(talk.says(), [get(3)], "nobody answered: it may be made or not");
+    assert_eq!(talk.answer(200, "3", json!({"reported": {}})), Told::Whole(false));
+    assert_eq!(talk.says(), [reported(4, json!({"a": 1}))]);
     talk.report(json!({"b": 1}));
     talk.exchange.closed();
     assert_eq!((talk.says(), talk.exchange.waits(), talk.exchange.unconfirmed().count), (vec![], 2, 2));
     talk.exchange.opened();
-    assert_eq!(talk.says(), [reported(4, json!({"a": 1, "b": 1}))]);
-    assert_eq!(talk.answer(204, "3", Value::Null), Told::Stray, "of the connection before");
-    assert_eq!(talk.answer(204, "4", Value::Null), Told::Confirmed(2));
+    assert_eq!(talk.says(), [get(5)], "and so with every connection");
+    assert_eq!(talk.answer(204, "4", Value::Null), Told::Stray, "of the connection before");
+    assert_eq!(talk.answer(200, "5", json!({"reported": {"a": 1}})), Told::Whole(false));
+    assert_eq!(talk.says(), [reported(6, json!({"b": 1}))]);
+    assert_eq!(talk.answer(204, "6", Value::Null), Told::Confirmed(2));
+}
+
+#[test]
+fn an_answer_and_a_change_that_may_have_overtaken_each_other() {
+    let mut talk = Talk::new(true);
+    talk.says();
+    talk.answer(200, "1", json!({"reported": {"door": 0}}));
+    talk.report(json!({"door": 1}));
+    assert_eq!(talk.says(), [reported(2, json!({"door": 1}))]);
+    talk.exchange.missed();
+    assert_eq!(talk.says(), [get(3)]);
+    assert_eq!(talk.answer(204, "2", Value::Null), Told::Confirmed(1));
+    assert_eq!(talk.answer(200, "3", json!({"reported": {"door": 0}})), Told::Stray, "from before the change, perhaps");
+    talk.later(10);
+    talk.report(json!({"door": 0}));
+    assert_eq!(talk.says(), [get(4)], "and no change while it is asked for");
+    talk.answer(200, "4", json!({"reported": {"door": 1}}));
+    assert_eq!(talk.says(), [reported(5, json!({"door": 0}))]);
+}
+
+/// What becomes of a publish to the hub, or of its answer.
+#[derive(Debug, Clone, Copy)]
+enum Luck {
+    Good,
+    /// The hub does not get it.
+    NotHeard,
+    /// The hub makes it, and its answer is lost.
+    NotAnswered,
+    /// The hub makes it, and says that it failed.
+    Failed,
+    /// The connection ends before the hub has it, or after.
+    CutBefore,
+    CutAfter,
+}
+
+/// A hub with one twin, at the other end of an exchange.
+fn hub_takes(talk: &mut Talk, hub: &mut Properties, ask: &Ask, luck: Luck) {
+    let rid = ask.topic.rsplit_once("$rid=").unwrap().1;
+    let heard = !matches!(luck, Luck::NotHeard | Luck::CutBefore);
+    let patch = serde_json::from_slice::<Value>(&ask.body).ok();
+    if let Some(Value::Object(change)) = patch.as_ref().filter(|_| heard) {
+        twin::merge(hub, change);
+    }
+    match luck {
+        Luck::Good => {
+            let (status, body) = if patch.is_some() { (204, Value::Null) } else { (200, json!({"reported": hub})) };
+            assert_ne!(talk.answer(status, rid, body), Told::Stray);
+        }
+        Luck::Failed => assert_eq!(talk.answer(503, rid, Value::Null), Told::Again(503)),
+        Luck::NotHeard | Luck::NotAnswered => {}
+        Luck::CutBefore | Luck::CutAfter => talk.exchange.opened(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever is lost on the way, in the end the hub has what was reported last.
+    #[test]
+    fn the_hub_has_what_was_reported_last(
+        wants_desired in any::<bool>(),
+        changes in prop::collection::vec((twin::arbitrary(), 0_u64..40), 1..8),
+        lucks in prop::collection::vec(
+            prop::sample::select(vec![
+                Luck::Good, Luck::Good, Luck::NotHeard, Luck::NotAnswered, Luck::Failed, Luck::CutBefore, Luck::CutAfter,
+            ]),
+            0..20,
+        ),
+    ) {
+        let mut talk = Talk::new(wants_desired);
+        let (mut hub, mut expect) = (Properties::new(), Properties::new());
+        let mut lucks = lucks.into_iter();
+        let mut taken = |talk: &mut Talk, hub: &mut Properties| {
+            while let Some(step) = talk.exchange.step(talk.now, 1.0) {
+                if let Step::Say(ask) = step {
+                    hub_takes(talk, hub, &ask, lucks.next().unwrap_or(Luck::Good));
+                }
+            }
+        };
+        for (change, seconds) in changes {
+            talk.exchange.report(&change, EVERY, talk.now);
+            twin::merge(&mut expect, &change);
+            taken(&mut talk, &mut hub);
+            talk.later(seconds);
+            taken(&mut talk, &mut hub);
+        }
+        while let Some(at) = talk.exchange.next_time(talk.now) {
+            talk.now = talk.now.max(at);
+            taken(&mut talk, &mut hub);
+        }
+        prop_assert_eq!(hub, expect);
+        prop_assert_eq!(talk.exchange.waits(), 0);
+    }
 }
 
 #[test]
@@ -185,17 +309,18 @@ fn nothing_desired_is_applied_twice_and_nothing_is_missed() {
 }
 
 #[test]
-fn a_new_connection_asks_and_only_another_version_counts() {
-    for (version, expect) in [(4, false), (5, true), (1, true)] {
+fn a_new_connection_asks_and_only_something_else_counts() {
+    for (version, a, expect) in [(4, 1, false), (5, 1, true), (1, 1, true), (4, 2, true)] {
         let mut talk = Talk::new(true);
-        talk.exchange.restore_desired(Desired { version: Some(4), properties: Properties::new() });
+        let properties = json!({"a": 1}).as_object().unwrap().clone();
+        talk.exchange.restore_desired(Desired { version: Some(4), properties });
         assert_eq!(talk.says(), [get(1)]);
-        let whole = json!({"desired": {"a": 1, "$version": version}, "reported": {}});
-        assert_eq!(talk.answer(200, "1", whole), Told::Whole(expect), "{version}");
+        let whole = json!({"desired": {"a": a, "$version": version}, "reported": {}});
+        assert_eq!(talk.answer(200, "1", whole.clone()), Told::Whole(expect), "{version} {a}");
         talk.exchange.opened();
         assert_eq!(talk.says(), [get(2)]);
-        let whole = json!({"desired": {"a": 1, "$version": version}, "reported": {}});
-        assert_eq!(talk.answer(200, "2", whole), Told::Whole(false), "{version}");
+        assert_eq!(talk.answer(200, "2", whole), Told::Whole(false), "{version} {a}");
+        assert_eq!(talk.desired(), (Some(version), json!({"a": a})));
     }
 }
 
