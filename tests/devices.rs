@@ -370,8 +370,12 @@ fn full_shelves_refuse_before_they_lose_anything() {
                 }
             })
         };
+        // Each has a shelf before there is no room for another.
+        held.iter().for_each(|device| flood(device, 0..1).join().unwrap());
+        let on_shelves = || bridge.metric("brownbridge_shelf_messages");
+        until("each has a shelf", PATIENCE, || (on_shelves() == held.len() as f64).then_some(()));
         // Two megabytes each: what is acknowledged before the door is shut finds its place.
-        let first: Vec<_> = held.iter().map(|device| flood(device, 0..250)).collect();
+        let first: Vec<_> = held.iter().map(|device| flood(device, 1..250)).collect();
         until("they are refused", PATIENCE, || {
             (bridge.metric("brownbridge_devices_not_read") == held.len() as f64).then_some(())
         });

@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 
 use super::Shared;
 use super::queue::Device;
+use super::shelving::PIECE;
 use crate::message::HubMessage;
 
 /// Of the room, what must be taken at most for a door that was shut to open, and of all room, at least for all to be shut.
@@ -125,11 +126,17 @@ fn which_to_shut(
 
 /// Nearly all the room of the shelves is taken.
 fn is_tight(shares: &[(String, crate::shelf::Share)], all: u64) -> bool {
-    shares.iter().map(|(_, share)| share.bytes).sum::<u64>() >= nearly(all)
+    shares.iter().map(|(_, share)| share.bytes).sum::<u64>() >= tight(all)
+}
+
+/// At so much of all room it is kept for those who can send, and the door is shut for the others. A piece of what is
+/// written at once still fits below, so nobody waits for room in vain while the door is open.
+pub(super) fn tight(all: u64) -> u64 {
+    nearly(all).min(all.checked_sub(PIECE as u64).unwrap_or(all))
 }
 
 /// At so much of a bound it is full for some.
-pub(super) fn nearly(bytes: u64) -> u64 {
+fn nearly(bytes: u64) -> u64 {
     bytes / NEARLY.1 * NEARLY.0
 }
 

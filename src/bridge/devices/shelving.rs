@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
-use super::door::nearly;
+use super::door::tight;
 use super::queue::{Device, Held, Phase, shelved};
 use super::{Shared, WhenRefused};
 use crate::bridge::Stores;
@@ -21,7 +21,7 @@ use crate::uplink::{Isolation, Lane, Waiting};
 const MOST: usize = 4_096;
 const MOST_BYTES: usize = 8 << 20;
 /// Bytes written onto one shelf at once, except a longer message: the smallest shelf that can be configured has room.
-const PIECE: usize = 256 << 10;
+pub(super) const PIECE: usize = 256 << 10;
 /// More than a message takes on a shelf besides itself.
 const OVERHEAD: usize = 64;
 
@@ -171,7 +171,7 @@ impl Shared {
         let messages: Vec<Shelved> = messages.iter().map(shelved).collect();
         let needed = messages.iter().map(|message| (message.record.len() + OVERHEAD) as u64).sum();
         if let Some((_, all)) = self.options.plan.refuse_above {
-            let below = if device.state().can_send() { u64::MAX } else { nearly(all) };
+            let below = if device.state().can_send() { u64::MAX } else { tight(all) };
             return self.shelves.append_below(below, &device.id, &messages, now);
         }
         let mut result = self.shelves.append(&device.id, &messages, now);
