@@ -19,6 +19,7 @@ use super::super::Bridge;
 use super::super::meters::Meter;
 use super::super::urgent::durable;
 use super::{Holding, marks};
+use crate::message;
 use crate::metrics::{window_closed, windows_unmarked};
 use crate::rules::Closed;
 use crate::spool::{AppendError, Ranges};
@@ -27,6 +28,8 @@ use crate::spool::{AppendError, Ranges};
 const AT_ONCE: usize = 1_000;
 const BYTES_AT_ONCE: usize = 4 << 20;
 const SEQUENCES_AT_ONCE: usize = 128 << 10;
+/// What a `$.mid` takes in a record, with its name and lengths.
+const ROOM_FOR_ID: usize = 64;
 /// Windows that become messages without a pause.
 const FOLDED: usize = 64;
 /// Stretches that are done with under one lock.
@@ -35,6 +38,17 @@ const STRETCHES: usize = 1_000;
 const PATIENCE: Duration = Duration::from_millis(50);
 
 impl Holding {
+    /// Gives the message of a window a `$.mid` that is made of what it is made of: one that is made again after a crash
+    /// has the same. Two windows never begin and end with the same contributions.
+    fn named(&self, mut closed: Closed) -> Closed {
+        let Some((first, last)) = closed.sequences.span() else { return closed };
+        let id = format!("{:016x}-{first}-{last}", self.spool.id());
+        let mut record = Vec::with_capacity(closed.record.len() + ROOM_FOR_ID);
+        message::push_with_id(&mut record, &closed.record, &id);
+        closed.record = record;
+        closed
+    }
+
     /// Writes marks and waits until they are on disk. False where there is no room.
     async fn write(&self, notes: Vec<marks::Note>) -> bool {
         let mut last = 0;
@@ -165,7 +179,7 @@ impl Bridge {
         {
             bytes += closed.record.len();
             sequences += closed.sequences.len();
-            group.push(closed);
+            group.push(self.stores.held.named(closed));
             if group.len().is_multiple_of(FOLDED) {
                 tokio::task::yield_now().await;
             }
