@@ -463,7 +463,17 @@ mod tests {
         device: Option<&str>,
         rules: &str,
     ) -> (Bridge, quarantine::Writer, ([spool::Opened; 2], spool::Spool)) {
-        let open = |name: &str| spool::open(spool::Options::new(dir.join(name), 16 << 20)).unwrap();
+        bridge_over(dir, device, rules, spool::Options::new("", 16 << 20))
+    }
+
+    /// The same with spools of other options; their folders are in `dir`.
+    pub(super) fn bridge_over(
+        dir: &Path,
+        device: Option<&str>,
+        rules: &str,
+        options: spool::Options,
+    ) -> (Bridge, quarantine::Writer, ([spool::Opened; 2], spool::Spool)) {
+        let open = |name: &str| spool::open(spool::Options { dir: dir.join(name), ..options.clone() }).unwrap();
         let spools = ["spool", "urgent"].map(open);
         let [normal, urgent] = [&spools[0], &spools[1]].map(|spool| spool.appender.clone());
         let (held, held_spool) = Holding::over(open("held"));
