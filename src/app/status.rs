@@ -135,6 +135,9 @@ pub struct Device {
     /// The same: when the provisioning service told its hub.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assigned: Option<String>,
+    /// The same: its id there, where the service assigned another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub there: Option<String>,
 }
 
 impl Devices {
@@ -157,15 +160,16 @@ impl From<devices::Listed> for Device {
             Some(devices::Origin { admission, account, .. }) => (Some(admission), Some(account)),
             None => (None, None),
         };
-        let (credentials, hub, assigned) = match account {
-            Some(Described { proof, hub, assigned }) => (Some(proof), hub, assigned),
-            None => (None, None, None),
+        let (credentials, hub, assigned, there) = match account {
+            Some(Described { proof, hub, assigned, there }) => (Some(proof), hub, assigned, there),
+            None => (None, None, None, None),
         };
         Self {
             admission,
             credentials,
             hub,
             assigned,
+            there,
             id: listed.id,
             state: listed.phase.label().to_owned(),
             queued: listed.queued,

@@ -300,7 +300,7 @@ mod tests {
         // It waits for ever, so that no mark is passed.
         offer(&bridge, "window/first", 1);
         while held.marks.lock().count() < 256 {
-            [0, 0].map(|_| offer(&bridge, "window/small", 1));
+            (0..2).for_each(|_| offer(&bridge, "window/small", 1));
             bridge.store_closed().await;
         }
         assert_eq!(held.marks.lock().count(), 256);
