@@ -154,7 +154,7 @@ pub struct Plan {
     pub idle_timeout: Duration,
     /// Most connections.
     pub max_connections: usize,
-    /// Connects a second.
+    /// Connects a second at each hub.
     pub connect_rate: u32,
     /// Messages on a shelf for longer are given up.
     pub shelf_max_age: Option<Duration>,
