@@ -46,6 +46,7 @@ mod diagnosis;
 mod dial;
 mod down;
 mod flight;
+mod pacing;
 mod relay;
 #[cfg(test)]
 pub(crate) mod sim;
@@ -60,6 +61,7 @@ mod wire;
 pub use credentials::{Credentials, Unassigned};
 pub use crowd::Crowd;
 pub use down::{Arrival, Arrivals, Down, Gone, Return, TwinLine, TwinNews, Twins, Wanted};
+pub use pacing::{HubRate, Pacing};
 pub use subscribed::Subscribed;
 pub use target::{HubTarget, MqttTarget, Target};
 pub use transport::Transport;
@@ -152,7 +154,7 @@ pub struct Options {
     /// Publishes in flight.
     pub window: WindowSize,
     /// Messages a second that the hub takes, where it is to be spared.
-    pub hub_rate: Option<u32>,
+    pub hub_rate: HubRate,
     /// New messages go before those that waited through an outage; otherwise nothing becomes late.
     pub live_first: bool,
     /// Late messages get the application property `replayed=true`.

@@ -17,10 +17,9 @@ use super::{Left, Shared, SpoolBacklog, Status};
 use crate::config::WhenRefused;
 use crate::hub::connection_string::is_id;
 use crate::hub::limits::D2C_MAX_BYTES;
-use crate::hub::pace::Pace;
 use crate::message::{HubMessage, excerpt};
 use crate::metrics::translated_by_rule;
-use crate::uplink::{Backlog as _, Isolation, Lane, MessageId, Outcome, Waiting};
+use crate::uplink::{Backlog as _, Isolation, Lane, MessageId, Outcome, Pacing, Waiting};
 
 /// How long a message for which there is no room is kept in hand at least.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -53,7 +52,7 @@ struct Dispatcher<'a> {
     /// By lane.
     hands: [Option<InHand>; 3],
     shelving: Shelving,
-    pace: Option<Pace>,
+    pace: Pacing,
     /// Some line was connected at the last look.
     was_up: bool,
     ended: bool,
@@ -68,12 +67,11 @@ struct Dispatcher<'a> {
 
 /// Reads until the program ends.
 pub(super) async fn run(shared: &Arc<Shared>, mut backlog: SpoolBacklog, status: &watch::Sender<Status>) {
-    let rate = shared.options.uplink.hub_rate;
     let mut dispatcher = Dispatcher {
         shared,
         hands: [None, None, None],
         shelving: Shelving::default(),
-        pace: rate.map(|rate| Pace::new(f64::from(rate), Instant::now())),
+        pace: Pacing::new(shared.options.uplink.hub_rate.clone()),
         was_up: false,
         ended: false,
         ticks: 0,
@@ -129,7 +127,7 @@ impl Dispatcher<'_> {
             // Alarms of devices that can send go on.
             return (self.hands[0].is_none().then_some(Lane::Urgent), None);
         }
-        let pause = self.pace.as_mut().map_or(Duration::ZERO, |pace| pace.wait(Instant::now()));
+        let pause = self.pace.wait(Instant::now());
         match &self.hands {
             [Some(_), ..] => (None, None),
             [None, Some(_), _] => (Some(Lane::Urgent), None),
@@ -143,7 +141,8 @@ impl Dispatcher<'_> {
     fn split(&mut self, backlog: &mut SpoolBacklog) {
         let up = self.shared.any_connected();
         if up && !self.was_up && self.shared.options.uplink.live_first {
-            let second = self.shared.options.uplink.hub_rate.map_or(UNMEASURED, |rate| UNMEASURED.min(u64::from(rate)));
+            let second =
+                self.shared.options.uplink.hub_rate.get().map_or(UNMEASURED, |rate| UNMEASURED.min(u64::from(rate)));
             if backlog.split(second) {
                 tracing::info!("uplink: what waited follows in its own lane; what comes now goes first");
             }
@@ -155,9 +154,7 @@ impl Dispatcher<'_> {
     fn take(&mut self, waiting: Waiting) {
         // A line may have ended since: what it left is older.
         self.give_again();
-        if let Some(pace) = &mut self.pace {
-            pace.sent(Instant::now(), waiting.lane == Lane::Late);
-        }
+        self.pace.sent(Instant::now(), waiting.lane == Lane::Late);
         let waiting = apart(waiting);
         let named = HubMessage::parse(&waiting.record).map(|message| message.device).unwrap_or_default();
         if named.is_empty() || *named == *self.shared.options.plan.own.connection.device {

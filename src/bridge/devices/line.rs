@@ -13,7 +13,7 @@ use super::{LONGEST_PAUSE, Left, OwnIdentity, Shared, WINDOW};
 use crate::hub::accounts::{Account, NoAccount};
 use crate::hub::connection_string::{Auth, ConnectionString};
 use crate::outbound::Way;
-use crate::uplink::{self, HubTarget, Status, Target, Unassigned, WindowSize, tls};
+use crate::uplink::{self, HubRate, HubTarget, Status, Target, Unassigned, WindowSize, tls};
 
 /// Refusals in a row after which a device that was never let in counts as refused. The first may be chance.
 const REFUSALS: u32 = 2;
@@ -119,7 +119,7 @@ async fn serve(shared: &Arc<Shared>, device: &Arc<Device>, leave: &CancellationT
             window => window,
         },
         // The dispatcher sees to lanes and pace, for all devices together.
-        hub_rate: None,
+        hub_rate: HubRate::default(),
         live_first: false,
         crowd: Some(Arc::clone(&shared.crowd)),
         // The certificate that is watched is the bridge's own.
