@@ -38,19 +38,10 @@ impl Bridge {
     /// Takes what goes into twins, where the publish itself was taken.
     pub(super) fn report(&self, now: &Current, reported: Vec<(RuleIndex, Ready)>, taken: Offer) -> Offer {
         let Some(twins) = self.twins.as_ref().filter(|_| !reported.is_empty()) else { return taken };
-        let (others, sequence) = match taken {
-            Offer::Full => return Offer::Full,
-            Offer::Taken(sequence) => (None, sequence),
-            Offer::TakenAfter(others, sequence) => (Some(others), sequence),
-        };
+        if matches!(taken, Offer::Full) {
+            return taken;
+        }
         let changes = reported.into_iter().map(|(rule, ready)| (now.set.name(rule), ready));
-        let durable = twins.take(changes);
-        let all = async move {
-            if let Some(others) = others {
-                others.await;
-            }
-            durable.await;
-        };
-        Offer::TakenAfter(Box::pin(all), sequence)
+        taken.and_after(twins.take(changes))
     }
 }

@@ -26,7 +26,7 @@ pub(super) mod keyvalue;
 pub(super) mod sparkplug;
 pub(super) mod xml;
 
-pub(super) use sparkplug::Births;
+pub use sparkplug::{Births, Keep, Tally};
 
 /// Messages one rule makes of one publish at most.
 pub(super) const MAX_ITEMS: usize = 1_000;

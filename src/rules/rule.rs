@@ -180,6 +180,15 @@ impl Decode {
         }
     }
 
+    /// Births give its metrics their names.
+    pub(super) fn is_sparkplug(&self) -> bool {
+        match self {
+            Self::Sparkplug => true,
+            Self::Coded(_, Some(inner)) => inner.is_sparkplug(),
+            _ => false,
+        }
+    }
+
     /// Nothing of it can be JSON.
     pub(super) fn is_raw(&self) -> bool {
         match self {

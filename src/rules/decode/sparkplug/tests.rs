@@ -82,35 +82,6 @@ fn history_becomes_messages_of_their_own() {
     assert_eq!(made, [r#"{"time":"1970-01-01T00:00:00.001Z","a":7}"#, r#"{"time":"1970-01-01T00:00:00.002Z","a":8}"#]);
 }
 
-#[test]
-fn births_are_bounded() {
-    let births = Births::default();
-    let name = "n".repeat(60_000);
-    for node in 0..600 {
-        let mut metric = vec![0x0a];
-        push_varint(&mut metric, name.len());
-        metric.extend_from_slice(name.as_bytes());
-        metric.extend_from_slice(&[0x10, 0x01, 0x20, 0x03]);
-        let mut payload = vec![0x12];
-        push_varint(&mut payload, metric.len());
-        payload.extend_from_slice(&metric);
-        let topic = format!("spBv1.0/g/NBIRTH/{node}");
-        decode_with(&Decode::Sparkplug, &topic, &payload, &births).unwrap();
-        assert!(births.0.lock().bytes <= super::MAX_BYTES);
-    }
-    let known = births.0.lock();
-    assert!(known.nodes.contains_key("g/599") && !known.nodes.contains_key("g/0"));
-    assert_eq!(known.bytes, known.nodes.values().map(|node| node.bytes).sum::<usize>());
-}
-
-fn push_varint(out: &mut Vec<u8>, mut value: usize) {
-    while value >= 0x80 {
-        out.push(u8::try_from(value & 0x7f).unwrap() | 0x80);
-        value >>= 7;
-    }
-    out.push(u8::try_from(value).unwrap());
-}
-
 proptest! {
     #[test]
     fn any_bytes_are_decoded_or_refused(start in proptest::sample::select(vec![DBIRTH, BY_ALIAS, ""]), cut: usize, tail: Vec<u8>) {

@@ -1,0 +1,334 @@
+//! Sparkplug births over a restart: a journal in `<state>/births`.
+//!
+//! Edge nodes tell the names of their metrics in births, and send them by number from then on. They do not know of
+//! a restart of the bridge, so what the births said has to survive it. What is known belongs to the memory of the rules
+//! ([`rules::Births`](crate::rules::Births)); here its changes are written down, and at a start read back before the
+//! first publish is taken.
+//!
+//! The acknowledgement of a birth or death waits until the disk has what it changed. Sparkplug sends them at QoS 0, to which
+//! there is no answer: such a one is on disk some milliseconds later, and nothing waits for it.
+//!
+//! Where no rule decodes Sparkplug there is no journal. It is opened with the first rules that do, and stays.
+//!
+//! What is known is bounded, and so is the journal: it is written anew when it has grown to a multiple of that.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::Bridge;
+use crate::broker::Offer;
+use crate::journal::{self, Journal};
+use crate::message::Publish;
+use crate::rules::{Births, KeepBirths};
+
+/// The folder below the state.
+const FOLDER: &str = "births";
+/// Bytes of records that may wait for the disk.
+const MAX_PENDING: usize = 16 << 20;
+
+/// Where births are written down.
+#[derive(Debug)]
+pub(super) struct Kept {
+    dir: PathBuf,
+    births: Births,
+    journal: OnceLock<Journal>,
+    writer: Mutex<Option<journal::Writer>>,
+    opened: Notify,
+}
+
+/// Appends what changes.
+#[derive(Debug)]
+struct Appends(Journal);
+
+impl KeepBirths for Appends {
+    fn keep(&self, record: &[u8]) -> u64 {
+        self.0.append(record)
+    }
+}
+
+impl Kept {
+    pub(super) fn new(state: &Path, births: Births) -> Self {
+        Self {
+            dir: state.join(FOLDER),
+            births,
+            journal: OnceLock::new(),
+            writer: Mutex::default(),
+            opened: Notify::new(),
+        }
+    }
+
+    /// Opens the journal, where it is not open, and reads what is in it.
+    pub(super) fn open(&self) -> io::Result<()> {
+        let mut kept = self.writer.lock();
+        if self.journal.get().is_some() {
+            return Ok(());
+        }
+        // What has been heard meanwhile is newer than what is on disk.
+        let is_new = self.births.tally().nodes == 0;
+        let mut unreadable = 0;
+        let read = |record: &[u8]| unreadable += u64::from(is_new && !self.births.restore(record));
+        let (journal, writer, _) = journal::open_synced(&self.dir, ("Sparkplug births", MAX_PENDING), read)?;
+        if unreadable > 0 {
+            tracing::warn!(unreadable, "{}: records that say nothing were passed over", self.dir.display());
+        }
+        let known = self.births.tally();
+        if known.nodes > 0 {
+            tracing::info!(nodes = known.nodes, births = known.births, "Sparkplug births are back");
+        }
+        self.births.keep_with(Arc::new(Appends(journal.clone())));
+        self.write_anew(&journal);
+        *kept = Some(writer);
+        let _ = self.journal.set(journal);
+        self.opened.notify_one();
+        Ok(())
+    }
+
+    /// Writes everything anew, an edge node at a time. What is said of one meanwhile stands before or behind it, and is
+    /// right in both places.
+    fn write_anew(&self, journal: &Journal) {
+        journal.begin_anew();
+        for node in self.births.nodes() {
+            self.births.write(&node, |record| {
+                journal.append(record);
+            });
+        }
+        journal.written_anew();
+    }
+
+    /// Returns when the disk has a record.
+    fn durable(&self, record: u64) -> impl Future<Output = ()> + Send + 'static {
+        let durable = self.journal.get().map(|journal| journal.durable(record));
+        async move {
+            if let Some(durable) = durable {
+                durable.await;
+            }
+        }
+    }
+
+    /// Writes everything anew whenever that is to be done.
+    async fn keep(self: Arc<Self>) {
+        loop {
+            let Some(journal) = self.journal.get().cloned() else {
+                self.opened.notified().await;
+                continue;
+            };
+            journal.outgrown().await;
+            let kept = Arc::clone(&self);
+            let _ = tokio::task::spawn_blocking(move || kept.write_anew(&journal)).await;
+        }
+    }
+
+    /// False while what is said would not survive a restart; `None` where no rule asks for births.
+    pub(super) fn is_sound(&self) -> Option<bool> {
+        Some(self.journal.get()?.is_sound())
+    }
+}
+
+/// The journal at work.
+#[derive(Debug)]
+pub struct KeptBirths {
+    kept: Option<Arc<Kept>>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl KeptBirths {
+    /// Looks after the births of a bridge.
+    pub fn run(bridge: &Bridge) -> Self {
+        let (kept, stop) = (bridge.rules.kept_births(), CancellationToken::new());
+        let run = kept.clone().map(Kept::keep);
+        let stopped = stop.clone().cancelled_owned();
+        let task = tokio::spawn(async move {
+            if let Some(run) = run {
+                tokio::select! {
+                    () = run => {}
+                    () = stopped => {}
+                }
+            }
+        });
+        Self { kept, stop, task }
+    }
+
+    /// Writes what waits and ends. To be called when nothing is translated any more.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        let _ = self.task.await;
+        if let Some(writer) = self.kept.and_then(|kept| kept.writer.lock().take()) {
+            let _ = tokio::task::spawn_blocking(move || writer.join()).await;
+        }
+    }
+}
+
+impl Bridge {
+    /// Keeps Sparkplug births in a folder of the state, and takes up those that are there.
+    pub fn keeping_births(self, state: &Path) -> io::Result<Self> {
+        self.rules.keep_births(state)?;
+        Ok(self)
+    }
+
+    /// The answer for a publish that may be a birth or death.
+    pub(super) fn after_births(&self, hears_births: bool, publish: &Publish<'_>, offer: Offer) -> Offer {
+        if !hears_births || publish.qos == 0 || matches!(offer, Offer::Full) {
+            return offer;
+        }
+        let Some(record) = self.rules.memory().births().record_of(publish.topic) else { return offer };
+        match self.rules.kept_births() {
+            Some(kept) => offer.and_after(kept.durable(record)),
+            None => offer,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+    use std::time::{Duration, Instant};
+
+    use super::super::tests::bridge;
+    use super::*;
+    use crate::broker::{Ingest as _, Sequences};
+    use crate::diag::SourceFile;
+    use crate::message::Timestamp;
+    use crate::quarantine;
+    use crate::rules;
+
+    const RULES: &str = "[[rule]]\ntopic = \"spBv1.0/#\"\ndecode = \"sparkplug\"\ndevice = \"d\"\n";
+    /// A metric `a` of the alias 1.
+    const BIRTH: &[u8] = b"\x12\x09\x0a\x01a\x10\x01\x20\x0b\x70\x01";
+    const DATA: &[u8] = b"\x12\x04\x10\x01\x70\x00";
+
+    /// A bridge that keeps births, and what ends its quarantine and holds its spools.
+    struct Alone {
+        bridge: Bridge,
+        writer: quarantine::Writer,
+        _spools: Box<dyn std::any::Any>,
+    }
+
+    impl Alone {
+        fn start(dir: &Path, rules: &str) -> Self {
+            let (bridge, writer, spools) = bridge(dir, None, rules);
+            Self { bridge: bridge.keeping_births(dir).unwrap(), writer, _spools: Box::new(spools) }
+        }
+
+        fn offer(&self, topic: &str, payload: &[u8], qos: u8) -> Offer {
+            let received = Timestamp(0);
+            let publish = Publish { topic, payload, client: "c", user: None, qos, retain: false, received };
+            self.bridge.offer(&mut self.bridge.scratch(), &publish)
+        }
+
+        /// Whether data by alias is translated.
+        async fn knows(&self, topic: &str) -> bool {
+            match self.offer(topic, DATA, 1) {
+                Offer::Taken(_) => true,
+                Offer::TakenAfter(written, _) => {
+                    written.await;
+                    false
+                }
+                Offer::Full => unreachable!(),
+            }
+        }
+
+        fn end(self) {
+            drop(self.bridge);
+            self.writer.join();
+        }
+    }
+
+    fn set(rules: &str) -> rules::RuleSet {
+        rules::load(&[SourceFile { path: "r.toml".into(), text: rules.into() }]).rules.unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_acknowledgement_waits_for_the_birth_and_only_for_that() {
+        let dir = tempfile::tempdir().unwrap();
+        let alone = Alone::start(dir.path(), RULES);
+        for (topic, payload, qos, waits) in [
+            ("spBv1.0/g/NBIRTH/n", BIRTH, 1, true),
+            ("spBv1.0/g/DBIRTH/n/d", BIRTH, 0, false),
+            // It says nothing new, and waits for what was said.
+            ("spBv1.0/g/DBIRTH/n/d", BIRTH, 2, true),
+            ("spBv1.0/g/DDATA/n/d", DATA, 1, false),
+            ("spBv1.0/g/NDEATH/n", b"", 1, true),
+            ("spBv1.0/g/NDEATH/other", b"", 1, false),
+        ] {
+            match alone.offer(topic, payload, qos) {
+                Offer::Taken(_) => assert!(!waits, "{topic}"),
+                Offer::TakenAfter(written, parts) => {
+                    assert!(waits && parts != Sequences::NONE, "{topic}");
+                    written.await;
+                }
+                Offer::Full => panic!("{topic}"),
+            }
+        }
+        // What no disk has is not acknowledged.
+        let kept = alone.bridge.rules.kept_births().unwrap();
+        kept.writer.lock().take().unwrap().join();
+        let Offer::TakenAfter(written, _) = alone.offer("spBv1.0/g/NBIRTH/n", BIRTH, 1) else { panic!() };
+        assert!(pin!(written).poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        alone.end();
+    }
+
+    #[tokio::test]
+    async fn births_are_kept_from_the_first_rules_that_ask_for_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let none = "[[rule]]\ntopic = \"a\"\ndevice = \"d\"\n";
+        let alone = Alone::start(dir.path(), none);
+        assert_eq!(alone.bridge.rules.births_are_kept(), None);
+        alone.bridge.rules.replace(set(none));
+        assert!(!dir.path().join(FOLDER).exists(), "where nobody asks there is no file");
+        alone.bridge.rules.replace(set(RULES));
+        let Offer::TakenAfter(written, _) = alone.offer("spBv1.0/g/NBIRTH/n", BIRTH, 1) else { panic!() };
+        written.await;
+        // A journal stays open whatever the rules are.
+        alone.bridge.rules.replace(set(none));
+        alone.bridge.rules.replace(set(RULES));
+        assert!(alone.knows("spBv1.0/g/NDATA/n").await);
+        alone.end();
+        let again = Alone::start(dir.path(), RULES);
+        assert!(again.knows("spBv1.0/g/NDATA/n").await && !again.knows("spBv1.0/g/NDATA/m").await);
+        again.end();
+    }
+
+    /// Births that come and go do not fill the disk.
+    #[tokio::test]
+    async fn the_journal_is_written_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let alone = Alone::start(dir.path(), RULES);
+        let at_work = KeptBirths::run(&alone.bridge);
+        let folder = dir.path().join(FOLDER);
+        let size = || {
+            let files = std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().metadata().map_or(0, |m| m.len()));
+            files.sum::<u64>()
+        };
+        let mut written = 0;
+        let began = Instant::now();
+        // The name is new in each.
+        for number in 0_u32.. {
+            let name = format!("{number:0>60000}");
+            let mut birth = b"\x12\xe8\xd4\x03\x0a\xe0\xd4\x03".to_vec();
+            birth.extend_from_slice(name.as_bytes());
+            birth.extend_from_slice(b"\x10\x01\x20\x0b");
+            let Offer::TakenAfter(on_disk, _) = alone.offer("spBv1.0/g/NBIRTH/n", &birth, 1) else { panic!() };
+            on_disk.await;
+            written += birth.len() as u64;
+            if size() < written / 2 {
+                break;
+            }
+            assert!(began.elapsed() < Duration::from_secs(60), "{written} bytes make {}", size());
+        }
+        assert!(written > 4 << 20, "not sooner than it pays");
+        at_work.stop().await;
+        alone.end();
+        let again = Alone::start(dir.path(), RULES);
+        assert!(again.knows("spBv1.0/g/NDATA/n").await);
+        again.end();
+    }
+}
