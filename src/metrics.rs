@@ -190,6 +190,11 @@ impl Metrics {
         ::metrics::gauge!("brownbridge_commands_waiting").set(waiting as f64);
     }
 
+    /// Counts an edge node that was asked for a rebirth, or should have been.
+    pub fn rebirth(&self, outcome: &'static str) {
+        ::metrics::counter!("brownbridge_sparkplug_rebirths_total", "outcome" => outcome).increment(1);
+    }
+
     /// Counts a change of reported properties that was taken to be made; the rule that made it.
     pub fn reported(&self, rule: &str) {
         ::metrics::counter!("brownbridge_reported_changes_total", "rule" => rule.to_owned()).increment(1);
@@ -385,6 +390,7 @@ pub fn describe_labelled() {
              (repeated), or what was known (unchanged)",
         ),
         ("brownbridge_sparkplug_births_ended_total", "Births that hold no more, by why"),
+        ("brownbridge_sparkplug_rebirths_total", "Edge nodes asked for a rebirth, by what became of that"),
         ("brownbridge_windows_closed_total", "Windows that became a message, by why they closed"),
         (
             "brownbridge_windows_unmarked_total",

@@ -43,11 +43,24 @@ fn topic(kind: &str) -> String {
     format!("spBv1.0/PlantA/{kind}/Line1{device}")
 }
 
+/// A client of MQTT 3.1.1.
+fn connected(bridge: &Bridge) -> TcpStream {
+    let mut stream = TcpStream::connect(bridge.mqtt).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"\x10\x0e\0\x04MQTT\x04\x02\0\0\0\x02qz").unwrap();
+    assert_eq!(read(&mut stream, 4)[..2], [0x20, 2]);
+    stream
+}
+
+fn read(stream: &mut TcpStream, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    stream.read_exact(&mut bytes).unwrap();
+    bytes
+}
+
 /// The same at QoS 0, as Sparkplug has it: nobody says whether it has come.
 fn publish_unanswered(bridge: &Bridge, kind: &str, payload: &str) {
-    let mut stream = TcpStream::connect(bridge.mqtt).unwrap();
-    stream.write_all(b"\x10\x0e\0\x04MQTT\x04\x02\0\0\0\x02qz").unwrap();
-    stream.read_exact(&mut [0; 4]).unwrap();
+    let mut stream = connected(bridge);
     let (topic, payload) = (topic(kind), hex(payload));
     let length = 2 + topic.len() + payload.len();
     let mut packet = vec![0x30, length as u8 | 0x80, (length >> 7) as u8, 0, topic.len() as u8];
@@ -125,4 +138,41 @@ fn data_by_alias_has_its_names_after_kill_9() {
     let failed = quarantined(dir.path());
     assert_eq!((failed.len(), &failed[0]["reason"]), (1, &"unknown_alias".into()), "{failed:?}");
     assert_eq!(bridge.metric("brownbridge_sparkplug_births"), 0.0);
+}
+
+/// Whoever does not know the births of a node asks for them, once, where the rule says so.
+#[test]
+fn an_unknown_node_is_asked_for_its_births() {
+    let dir = folder();
+    let sim = Sim::start(&dir.path().join("sim"), free_port(), &[]);
+    let rules = RULES.replace("\"sparkplug\"", "{ format = \"sparkplug\", rebirth = true }");
+    let bridge = Bridge::start(dir.path(), &sim, &rules, "");
+    publish(&bridge, "DDATA", BY_ALIAS);
+    let asked = |outcome: &str, times: u32| {
+        let line = format!("brownbridge_sparkplug_rebirths_total{{outcome=\"{outcome}\"}} {times}\n");
+        until(&line, PATIENCE, || bridge.get("/metrics").contains(&line).then_some(()));
+    };
+    asked("no_subscriber", 1);
+
+    let mut node = connected(&bridge);
+    let (other, command) = ("spBv1.0/PlantA/NCMD/Line2", "spBv1.0/+/NCMD/#");
+    node.write_all(&[0x82, 21, 0, 1, 0, 16]).unwrap();
+    node.write_all(&[command.as_bytes(), &[0]].concat()).unwrap();
+    assert_eq!(read(&mut node, 5)[..2], [0x90, 3]);
+    let mut publisher = Publisher::connect(bridge.mqtt, "edge").unwrap();
+    let mut out = Vec::new();
+    for topic in ["spBv1.0/PlantA/DDATA/Line2/PLC-7", "spBv1.0/PlantA/NDATA/Line2"] {
+        publisher.publish(&mut out, topic, &hex(BY_ALIAS));
+    }
+    publisher.flush(&mut out).unwrap();
+    while publisher.inflight() > 0 {
+        publisher.acknowledged().unwrap();
+    }
+    let head = read(&mut node, 2);
+    let packet = read(&mut node, usize::from(head[1]));
+    assert_eq!((head[0], &packet[2..2 + other.len()]), (0x30, other.as_bytes()));
+    let name = b"Node Control/Rebirth";
+    assert!(packet.windows(name.len()).any(|part| part == name) && packet.ends_with(&[0x20, 11, 0x70, 1]));
+    asked("asked", 1);
+    asked("no_subscriber", 1);
 }

@@ -253,7 +253,6 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         Some(watch) => bridge.watched_by(watch),
         None => bridge,
     });
-    let births = KeptBirths::run(&bridge);
     bridge.recover();
     let windows_stop = CancellationToken::new();
     let windows = tokio::spawn(Arc::clone(&bridge).run_windows(Timestamp::now, windows_stop.clone()));
@@ -288,6 +287,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         keep::open(&dir, &mut settings.broker).map_err(|error| StartError::Sessions(dir, error))?;
     let broker = Broker::start(listeners, (settings.broker, restored), Arc::clone(&bridge), metrics.clone())
         .map_err(StartError::Broker)?;
+    let births = KeptBirths::run(&bridge, broker.inside());
     let reloader = || files.reloader(Arc::clone(&bridge_toml));
     let lines = (shelves.clone(), devices.clone());
     let twins = down.as_ref().map(|down| down.twins.clone());

@@ -10,27 +10,39 @@
 //!
 //! Where no rule decodes Sparkplug there is no journal. It is opened with the first rules that do, and stays.
 //!
+//! Where a rule says `rebirth = true`, an edge node whose births are not known is asked for them: by an NCMD to the clients
+//! of the broker, once in [`REBIRTH_PAUSE`] at most. It is a publish of the bridge itself, and goes to no rule.
+//!
 //! What is known is bounded, and so is the journal: it is written anew when it has grown to a multiple of that.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::Bridge;
-use crate::broker::Offer;
+use crate::broker::{Inside, Offer};
 use crate::journal::{self, Journal};
-use crate::message::Publish;
-use crate::rules::{Births, KeepBirths};
+use crate::message::{Publish, Timestamp, excerpt};
+use crate::metrics::Metrics;
+use crate::rules::{self, Births, KeepBirths};
 
 /// The folder below the state.
 const FOLDER: &str = "births";
 /// Bytes of records that may wait for the disk.
 const MAX_PENDING: usize = 16 << 20;
+/// How long a node has to send its births before it is asked again.
+const REBIRTH_PAUSE: Duration = Duration::from_secs(30);
+/// Nodes that are remembered to have been asked.
+const MAX_ASKED: usize = 10_000;
+/// Nodes that wait to be asked.
+const MAX_TO_ASK: usize = 256;
 
 /// Where births are written down.
 #[derive(Debug)]
@@ -40,26 +52,60 @@ pub(super) struct Kept {
     journal: OnceLock<Journal>,
     writer: Mutex<Option<journal::Writer>>,
     opened: Notify,
+    asks: Arc<Asks>,
+    to_ask: Mutex<Option<mpsc::Receiver<String>>>,
 }
 
-/// Appends what changes.
+/// Appends what changes, and notes who is to be asked.
 #[derive(Debug)]
-struct Appends(Journal);
+struct Appends(Journal, Arc<Asks>);
 
 impl KeepBirths for Appends {
     fn keep(&self, record: &[u8]) -> u64 {
         self.0.append(record)
     }
+
+    fn ask_rebirth(&self, node: &str) {
+        self.1.ask(node, Instant::now());
+    }
+}
+
+/// The nodes that are asked for their births.
+#[derive(Debug)]
+struct Asks {
+    /// Since when each has been asked.
+    asked: Mutex<HashMap<String, Instant>>,
+    queue: mpsc::Sender<String>,
+}
+
+impl Asks {
+    fn ask(&self, node: &str, now: Instant) {
+        let mut asked = self.asked.lock();
+        let is_over = |at: &Instant| now.saturating_duration_since(*at) >= REBIRTH_PAUSE;
+        if asked.get(node).is_some_and(|at| !is_over(at)) {
+            return;
+        }
+        if asked.len() >= MAX_ASKED {
+            asked.retain(|_, at| !is_over(at));
+        }
+        // Whoever has no place now is asked at one of its next messages.
+        if asked.len() < MAX_ASKED && self.queue.try_send(node.to_owned()).is_ok() {
+            asked.insert(node.to_owned(), now);
+        }
+    }
 }
 
 impl Kept {
     pub(super) fn new(state: &Path, births: Births) -> Self {
+        let (queue, to_ask) = mpsc::channel(MAX_TO_ASK);
         Self {
             dir: state.join(FOLDER),
             births,
             journal: OnceLock::new(),
             writer: Mutex::default(),
             opened: Notify::new(),
+            asks: Arc::new(Asks { asked: Mutex::default(), queue }),
+            to_ask: Mutex::new(Some(to_ask)),
         }
     }
 
@@ -81,7 +127,7 @@ impl Kept {
         if known.nodes > 0 {
             tracing::info!(nodes = known.nodes, births = known.births, "Sparkplug births are back");
         }
-        self.births.keep_with(Arc::new(Appends(journal.clone())));
+        self.births.keep_with(Arc::new(Appends(journal.clone(), Arc::clone(&self.asks))));
         self.write_anew(&journal);
         *kept = Some(writer);
         let _ = self.journal.set(journal);
@@ -124,6 +170,20 @@ impl Kept {
         }
     }
 
+    /// Asks whoever is to be asked.
+    async fn ask(self: Arc<Self>, inside: Inside, metrics: Metrics) {
+        let Some(mut to_ask) = self.to_ask.lock().take() else { return };
+        while let Some(node) = to_ask.recv().await {
+            let Some((topic, payload)) = rules::rebirth(&node, Timestamp::now()) else { continue };
+            let reaches = inside.publish(&topic, payload.into(), 0, false);
+            metrics.rebirth(if reaches { "asked" } else { "no_subscriber" });
+            metrics.log_pace("rebirth", |left_out| {
+                let node = excerpt(&node);
+                tracing::info!(node, reaches, left_out, "an edge node was asked for its births, which are not known");
+            });
+        }
+    }
+
     /// False while what is said would not survive a restart; `None` where no rule asks for births.
     pub(super) fn is_sound(&self) -> Option<bool> {
         Some(self.journal.get()?.is_sound())
@@ -140,9 +200,12 @@ pub struct KeptBirths {
 
 impl KeptBirths {
     /// Looks after the births of a bridge.
-    pub fn run(bridge: &Bridge) -> Self {
+    pub fn run(bridge: &Bridge, inside: Inside) -> Self {
         let (kept, stop) = (bridge.rules.kept_births(), CancellationToken::new());
-        let run = kept.clone().map(Kept::keep);
+        let metrics = bridge.metrics.clone();
+        let run = kept.clone().map(|kept| async move {
+            tokio::join!(Arc::clone(&kept).keep(), kept.ask(inside, metrics));
+        });
         let stopped = stop.clone().cancelled_owned();
         let task = tokio::spawn(async move {
             if let Some(run) = run {
@@ -297,12 +360,45 @@ mod tests {
         again.end();
     }
 
+    #[test]
+    fn a_node_is_asked_once_in_a_while() {
+        let (queue, mut to_ask) = mpsc::channel(2);
+        let asks = Asks { asked: Mutex::default(), queue };
+        let began = Instant::now();
+        for (after, node, is_asked) in [
+            (0, "g/a", true),
+            (1, "g/a", false),
+            (1, "g/b", true),
+            (29, "g/a", false),
+            (30, "g/a", true),
+            (30, "g/b", false),
+            (31, "g/b", true),
+        ] {
+            asks.ask(node, began + Duration::from_secs(after));
+            assert_eq!(to_ask.try_recv().ok().as_deref(), is_asked.then_some(node), "{node} after {after} s");
+        }
+        // Whoever finds the queue full is asked later.
+        let now = began + Duration::from_secs(100);
+        ["g/1", "g/2", "g/3"].iter().for_each(|node| asks.ask(node, now));
+        assert_eq!((to_ask.try_recv().unwrap(), to_ask.try_recv().unwrap()), ("g/1".into(), "g/2".into()));
+        asks.ask("g/3", now);
+        assert_eq!(to_ask.try_recv().unwrap(), "g/3");
+        // Those that are over make room.
+        for node in 0..=MAX_ASKED {
+            asks.ask(&node.to_string(), now);
+            let _ = to_ask.try_recv();
+        }
+        assert_eq!(asks.asked.lock().len(), MAX_ASKED);
+        asks.ask("late", now + REBIRTH_PAUSE);
+        assert_eq!((to_ask.try_recv().unwrap().as_str(), asks.asked.lock().len()), ("late", 1));
+    }
+
     /// Births that come and go do not fill the disk.
     #[tokio::test]
     async fn the_journal_is_written_anew() {
         let dir = tempfile::tempdir().unwrap();
         let alone = Alone::start(dir.path(), RULES);
-        let at_work = KeptBirths::run(&alone.bridge);
+        let at_work = tokio::spawn(alone.bridge.rules.kept_births().unwrap().keep());
         let folder = dir.path().join(FOLDER);
         let size = || {
             let files = std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().metadata().map_or(0, |m| m.len()));
@@ -325,7 +421,7 @@ mod tests {
             assert!(began.elapsed() < Duration::from_secs(60), "{written} bytes make {}", size());
         }
         assert!(written > 4 << 20, "not sooner than it pays");
-        at_work.stop().await;
+        at_work.abort();
         alone.end();
         let again = Alone::start(dir.path(), RULES);
         assert!(again.knows("spBv1.0/g/NDATA/n").await);

@@ -13,7 +13,8 @@
 //! A metric that comes again in one payload (buffered history) begins a new object with the metric's own time.
 //!
 //! Data messages may name metrics by the alias that the birth gave them. What births say is kept in [`Births`], which
-//! belongs to the caller and is bounded; a data message with an alias nobody has declared is refused.
+//! belongs to the caller and is bounded; a data message with an alias nobody has declared is refused, and its node is
+//! asked for its births where the rule says so.
 
 use std::collections::HashSet;
 
@@ -25,10 +26,12 @@ use crate::rules::refusal::{Refusal, shown};
 
 mod births;
 mod declared;
+mod rebirth;
 mod records;
 mod wire;
 
 pub use births::{Births, Keep, Tally};
+pub use rebirth::rebirth;
 use wire::{Fault, Metric, Payload, Value, code};
 
 /// Templates in templates.
@@ -54,16 +57,26 @@ impl<'t> Sender<'t> {
         };
         Some(Self { node: format!("{group}/{node}"), kind, device })
     }
+
+    fn is_data(&self) -> bool {
+        matches!(self.kind, "NDATA" | "DDATA")
+    }
 }
 
-pub(super) fn decode(publish: &Publish<'_>, births: &Births, out: &mut Decoded) -> Result<(), Refusal> {
+/// With `asks` the node is asked for its births where the aliases of its data are not known.
+pub(super) fn decode((publish, asks): (&Publish<'_>, bool), births: &Births, out: &mut Decoded) -> Result<(), Refusal> {
     let payload = Payload::read(publish.payload).map_err(|fault| unreadable(fault, publish.payload))?;
     let sender = Sender::of(publish.topic);
-    let scope = sender.map(|sender| births.scope(&sender, &payload.metrics)).unwrap_or_default();
+    let scope = sender.as_ref().map(|sender| births.scope(sender, &payload.metrics)).unwrap_or_default();
     let mut objects: Vec<Vec<(&str, u32, &Metric<'_>)>> = Vec::new();
     let mut names: HashSet<&str> = HashSet::new();
     for metric in &payload.metrics {
-        let Some((name, datatype)) = scope.resolve(metric) else { return Err(unknown_alias(metric)) };
+        let Some((name, datatype)) = scope.resolve(metric) else {
+            if let Some(sender) = sender.filter(|sender| asks && metric.alias.is_some() && sender.is_data()) {
+                births.ask_rebirth(&sender.node);
+            }
+            return Err(unknown_alias(metric, asks));
+        };
         if objects.is_empty() || !names.insert(name) {
             names.clear();
             names.insert(name);
@@ -105,14 +118,16 @@ fn unreadable(fault: Fault, payload: &[u8]) -> Refusal {
     Refusal::undecoded(format!("the payload is not Sparkplug B: {fault}: {}", shown(payload)))
 }
 
-fn unknown_alias(metric: &Metric<'_>) -> Refusal {
+fn unknown_alias(metric: &Metric<'_>, asked: bool) -> Refusal {
     let detail = match metric.alias {
         Some(alias) => format!(
-            "no birth has declared the alias {alias}: the edge node was born before brownbridge was there, ask it for a rebirth"
+            "no birth has declared the alias {alias}: the edge node was born before brownbridge was there, {} for a rebirth",
+            if asked { "it is asked" } else { "ask it" }
         ),
         None => "a metric has neither name nor alias".to_owned(),
     };
-    Refusal::new(QuarantineReason::UnknownAlias, detail)
+    let advice = (!asked).then_some("decode = { format = \"sparkplug\", rebirth = true }");
+    Refusal::new(QuarantineReason::UnknownAlias, detail).advise(advice)
 }
 
 fn push_whole(value: u64, out: &mut Vec<u8>) {

@@ -40,10 +40,13 @@ const PER_BIRTH: usize = 160;
 #[derive(Debug, Clone, Default)]
 pub struct Births(Arc<Mutex<Known>>);
 
-/// Writes down what is told. It is called under a lock: it does not wait.
+/// Writes down what is told, and asks for what is missing. It does not wait.
 pub trait Keep: fmt::Debug + Send + Sync {
     /// Takes a record and gives it a number, which is higher than those before.
     fn keep(&self, record: &[u8]) -> u64;
+
+    /// The births of an edge node are not known and would be needed. Said for each message that needs them.
+    fn ask_rebirth(&self, node: &str);
 }
 
 /// How many births there are, and what became of those that there were.
@@ -199,6 +202,9 @@ impl Known {
             }
             None => return 0,
         };
+        if matches!(change, Change::Again { .. }) && !node.births.contains_key(device) {
+            return 0;
+        }
         let (bytes, alive) = (node.bytes, node.alive);
         if !matches!(change, Change::Dead) {
             self.order += 1;
@@ -296,6 +302,14 @@ impl Births {
             _ => scope(&known),
         }
         .unwrap_or_default()
+    }
+
+    /// The births of this node would be needed.
+    pub(super) fn ask_rebirth(&self, node: &str) {
+        let keep = self.0.lock().keep.clone();
+        if let Some(keep) = keep {
+            keep.ask_rebirth(node);
+        }
     }
 
     /// How many there are, and what became of them.

@@ -11,7 +11,7 @@ const BY_ALIAS: &str = "08e8b79cdb9f341212100118e8b79cdb9f3469000000000000364012
 const BY_NAME: &str = "08d0bf9cdb9f34121d0a0b54656d706572617475726518d0bf9cdb9f346900000000008036401803";
 
 fn decoded(births: &Births, topic: &str, payload: &str) -> Result<Vec<String>, String> {
-    decode_with(&Decode::Sparkplug, topic, &hex(payload), births)
+    decode_with(&Decode::Sparkplug { rebirth: false }, topic, &hex(payload), births)
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn values_by_datatype() {
         let metric = hex(metric);
         let mut payload = vec![0x12, u8::try_from(metric.len()).unwrap()];
         payload.extend_from_slice(&metric);
-        let made = decode_with(&Decode::Sparkplug, "x", &payload, &Births::default());
+        let made = decode_with(&Decode::Sparkplug { rebirth: false }, "x", &payload, &Births::default());
         assert_eq!(made, Ok(vec![format!("{{\"a\":{expect}}}")]));
     }
 }
@@ -88,7 +88,7 @@ proptest! {
         let mut payload = hex(start);
         payload.truncate(cut % (payload.len() + 1));
         payload.extend_from_slice(&tail);
-        if let Ok(made) = decode_with(&Decode::Sparkplug, "spBv1.0/a/DBIRTH/b/c", &payload, &Births::default()) {
+        if let Ok(made) = decode_with(&Decode::Sparkplug { rebirth: false }, "spBv1.0/a/DBIRTH/b/c", &payload, &Births::default()) {
             for text in made {
                 serde_json::from_str::<serde_json::Value>(&text).unwrap();
             }

@@ -8,13 +8,17 @@ use crate::rules::rule::Decode;
 
 /// Keeps records in memory.
 #[derive(Debug, Default)]
-struct Tape(Mutex<Vec<Vec<u8>>>);
+struct Tape(Mutex<Vec<Vec<u8>>>, Mutex<Vec<String>>);
 
 impl Keep for Tape {
     fn keep(&self, record: &[u8]) -> u64 {
         let mut records = self.0.lock();
         records.push(record.to_vec());
         records.len() as u64
+    }
+
+    fn ask_rebirth(&self, node: &str) {
+        self.1.lock().push(node.to_owned());
     }
 }
 
@@ -83,7 +87,7 @@ fn payload(bd_seq: Option<u8>, metrics: &[(&str, u8)]) -> Vec<u8> {
 }
 
 fn hear(births: &Births, topic: &str, payload: &[u8]) -> Result<Vec<String>, String> {
-    decode_with(&Decode::Sparkplug, &format!("spBv1.0/g/{topic}"), payload, births)
+    decode_with(&Decode::Sparkplug { rebirth: false }, &format!("spBv1.0/g/{topic}"), payload, births)
 }
 
 /// The name that an alias has in a data message.
@@ -180,6 +184,29 @@ fn a_death_is_read_by_the_birth_that_it_ends() {
     hear(&births, "DBIRTH/n/d", &payload(None, &[("x", 1)])).unwrap();
     assert_eq!(name(&births, "DDEATH/n/d", 1), "x");
     assert_eq!(name(&births, "DDEATH/n/d", 1), "");
+}
+
+#[test]
+fn a_node_is_asked_for_its_births_where_the_rule_says_so() {
+    let (births, tape) = taped();
+    hear(&births, "DBIRTH/n/d", &payload(None, &[("x", 1)])).unwrap();
+    for (topic, name, alias, rebirth, expect) in [
+        ("spBv1.0/g/DDATA/n/d", "", 1, true, None),
+        ("spBv1.0/g/DDATA/n/d", "y", 2, true, None),
+        ("spBv1.0/g/DDATA/n/d", "", 2, false, None),
+        ("spBv1.0/g/DDATA/n/d", "", 2, true, Some("g/n")),
+        ("spBv1.0/h/NDATA/m", "", 1, true, Some("h/m")),
+        ("spBv1.0/h/NCMD/m", "", 1, true, None),
+        ("spBv1.0/h/DDEATH/m/d", "", 1, true, None),
+        ("other/h/NDATA/m", "", 1, true, None),
+    ] {
+        let _ = decode_with(&Decode::Sparkplug { rebirth }, topic, &payload(None, &[(name, alias)]), &births);
+        assert_eq!(tape.1.lock().pop().as_deref(), expect, "{topic} {alias} {rebirth}");
+    }
+    let (topic, command) = super::super::rebirth("g/n", crate::message::Timestamp(1_000)).unwrap();
+    assert_eq!(topic, "spBv1.0/g/NCMD/n");
+    let read = decode_with(&Decode::Sparkplug { rebirth: false }, &topic, &command, &births).unwrap();
+    assert_eq!(read, [r#"{"time":"1970-01-01T00:00:01.000Z","Node Control/Rebirth":true}"#]);
 }
 
 #[test]
