@@ -149,10 +149,12 @@ impl Kept {
 
     /// Returns when the disk has a record.
     fn durable(&self, record: u64) -> impl Future<Output = ()> + Send + 'static {
-        let durable = self.journal.get().map(|journal| journal.durable(record));
+        let committed = self.journal.get().and_then(Journal::committed);
         async move {
-            if let Some(durable) = durable {
-                durable.await;
+            let Some(mut committed) = committed else { return };
+            if committed.wait_for(|durable| *durable >= record).await.is_err() {
+                // The journal is gone: nothing more gets to the disk.
+                std::future::pending().await
             }
         }
     }
