@@ -19,6 +19,7 @@ use crate::quarantine::{Quarantine, Reason};
 use crate::rules::{self, Doubt, Output, RuleIndex, RuleSet, Verdict};
 use crate::spool::{AppendError, Ticket};
 
+mod births;
 mod commits;
 pub mod devices;
 pub mod down;
@@ -40,6 +41,7 @@ pub use judge::Judge;
 use judge::Settled;
 pub use watchers::{View, Watchers};
 
+pub use births::KeptBirths;
 pub use commits::LogCommits;
 use commits::STORED;
 use devices::Door;
@@ -138,7 +140,7 @@ impl Bridge {
         let verdict = now.set.attempt(publish, out);
         let offer = self.settled((&now, verdict), publish, out);
         self.note(&Settled { rules: Some(&now.set), publish, presence: None, out, verdict: Some(verdict) }, &offer);
-        offer
+        self.after_births(now.hears_births, publish, offer)
     }
 
     /// What becomes of a publish after the verdict of the rules it met.
