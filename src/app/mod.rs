@@ -275,7 +275,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         settings.broker.gate = Some(Arc::new(keeper.clone()));
         files.add(Fence::new(fence.files, keeper));
     }
-    files.add(UplinkTls::new(settings.credentials));
+    files.add(UplinkTls::new(settings.credentials, devices.clone()));
     let bridge_toml = Arc::new(settings.bridge_toml);
     if let (Some(tables), Some(devices)) = (tables, &devices) {
         files.add_unseen(DeviceTables::new(Arc::clone(&bridge_toml), tables, devices.clone()));

@@ -233,13 +233,13 @@ impl Shared {
             return Ok(own.clone());
         }
         let Account { connection, certificate } = self.options.plan.accounts.of(&device.id).await?;
-        let (mut tls, mut certificate_expiry) = (Arc::clone(&self.tls), None);
+        let (mut tls, mut certificate_expiry) = (self.options.plan.trust.client(), None);
         if let Some(certificate) = certificate {
             let pem = |error: tls::TlsError| NoAccount::new(format!("its certificate cannot be used: {error}"));
             let chain = tls::certificates(&certificate.chain).map_err(pem)?;
             let key = tls::private_key(certificate.key.expose().as_bytes()).map_err(pem)?;
             certificate_expiry = chain.first().and_then(|leaf| crate::hub::certificate::expiry(leaf));
-            tls = tls::client(Arc::clone(&self.options.plan.roots), Some((chain, key))).map_err(pem)?;
+            tls = tls::client(self.options.plan.trust.roots(), Some((chain, key))).map_err(pem)?;
         } else if matches!(connection.auth, Auth::X509) {
             return Err(NoAccount::new("its connection string says x509=true, but there is no certificate for it"));
         }

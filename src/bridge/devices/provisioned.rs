@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use tokio::sync::Semaphore;
 
 use super::courses::{Courses, Next};
@@ -41,10 +41,8 @@ pub struct Service {
     pub api_version: String,
     /// What each registration brings along, JSON.
     pub payload: Option<String>,
-    /// TLS of devices without a certificate.
-    pub tls: Arc<ClientConfig>,
-    /// Whom devices with a certificate trust.
-    pub roots: Arc<RootCertStore>,
+    /// Whom devices trust.
+    pub trust: Arc<tls::Trust>,
     /// How long a hub may refuse a device until the service is asked again.
     pub ask_again_after: Duration,
     /// Registrations a minute, all devices together.
@@ -110,7 +108,7 @@ impl Provisioned {
         certificate: Option<&Certificate>,
     ) -> Result<Arc<Assigned>, NoAccount> {
         let tls = match certificate {
-            None => Arc::clone(&self.service.tls),
+            None => self.service.trust.client(),
             Some(certificate) => self.tls(&id, certificate)?,
         };
         let _place = self.places.acquire().await;
@@ -150,7 +148,7 @@ impl Provisioned {
             );
             return Err(NoAccount::new(text));
         }
-        tls::client(Arc::clone(&self.service.roots), Some((chain, key))).map_err(pem)
+        tls::client(self.service.trust.roots(), Some((chain, key))).map_err(pem)
     }
 
     /// Returns when the next registration may begin.
