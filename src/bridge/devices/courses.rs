@@ -8,7 +8,8 @@
 //! | nothing | the service is asked |
 //! | the service said no | it is asked again after the pause of [`Trouble::pause`], and not before |
 //!
-//! All of them together ask so many times a minute, and not at all while the service throttles.
+//! All of them together ask so many times a minute, and not at all while the service throttles, or the clock of
+//! this machine is wrong.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -57,7 +58,7 @@ pub(super) struct Courses {
     /// Time from one registration to the next.
     step: Duration,
     next_turn: Option<Instant>,
-    /// Until when the service throttles.
+    /// Until when the service throttles, or the clock is waited for.
     paused_until: Option<Instant>,
     /// It has assigned a hub to somebody since the start.
     assigns: bool,
@@ -129,12 +130,12 @@ impl Courses {
             Kind::Disabled | Kind::Failed | Kind::Profile => true,
             // A wrong scope or group key refuses everybody.
             Kind::Refused => self.assigns,
-            Kind::Throttled | Kind::Unavailable | Kind::Unreachable => false,
+            Kind::Clock | Kind::Throttled | Kind::Unavailable | Kind::Unreachable => false,
         };
         let course = self.courses.entry(registration.to_owned()).or_default();
         let pause = trouble.pause(course.failures, chance);
         course.failures = course.failures.saturating_add(1);
-        if trouble.kind == Kind::Throttled {
+        if matches!(trouble.kind, Kind::Clock | Kind::Throttled) {
             self.paused_until = self.paused_until.max(Some(now + pause));
         }
         let why = NoAccount { text: trouble.text.clone(), pause: Some(pause), is_its_own: of_device };
@@ -237,6 +238,7 @@ mod tests {
             (Kind::Refused, false, false, false),
             (Kind::Refused, true, true, false),
             (Kind::Throttled, true, false, true),
+            (Kind::Clock, true, false, true),
             (Kind::Unreachable, true, false, false),
         ] {
             let mut courses = courses();
