@@ -60,7 +60,7 @@ impl Place {
         let roots = Arc::new(self.roots(config)?);
         let service = match &config.uplink.dps {
             None => None,
-            Some(dps) => Some(self.service(config, dps, &roots)?),
+            Some(dps) => Some(self.opened_service(config, dps, &roots)?),
         };
         let DeviceFiles { allow, table, known } = files?;
         let tier = config.uplink.tier.and_then(|tier| limits::connects_per_second(tier, config.uplink.units));
@@ -132,9 +132,13 @@ impl Place {
         })
     }
 
-    /// The provisioning service as the devices reach it, and what it told them before.
-    fn service(&mut self, config: &Config, dps: &config::Dps, roots: &Arc<RootCertStore>) -> Option<Provisioned> {
-        let way = self.way(config);
+    /// The provisioning service and what it told the devices before.
+    fn opened_service(
+        &mut self,
+        config: &Config,
+        dps: &config::Dps,
+        roots: &Arc<RootCertStore>,
+    ) -> Option<Provisioned> {
         let state = self.base.join(&config.state.value);
         let told = match Assignments::open(&state, &dps.id_scope.value) {
             Ok(told) => told,
@@ -149,10 +153,20 @@ impl Place {
                 return None;
             }
         };
+        Some(Provisioned::new(self.service(config, dps, roots)?, told))
+    }
+
+    /// The provisioning service as the devices reach it.
+    pub(super) fn service(
+        &mut self,
+        config: &Config,
+        dps: &config::Dps,
+        roots: &Arc<RootCertStore>,
+    ) -> Option<Service> {
         let tls = tls::client(Arc::clone(roots), None);
-        let service = Service {
+        Some(Service {
             host: dps.host.value.clone(),
-            way: Way { address: dps.address.as_ref().map(|address| address.value.clone()), ..way },
+            way: Way { address: dps.address.as_ref().map(|address| address.value.clone()), ..self.way(config) },
             transport: dps.transport.into(),
             scope: dps.id_scope.value.clone(),
             api_version: dps.api_version.clone(),
@@ -161,8 +175,7 @@ impl Place {
             roots: Arc::clone(roots),
             ask_again_after: dps.ask_again_after,
             per_minute: dps.registrations_per_minute,
-        };
-        Some(Provisioned::new(service, told))
+        })
     }
 
     fn group_key(&mut self, text: &str, span: crate::diag::Span) -> Option<Key> {
