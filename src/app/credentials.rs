@@ -23,11 +23,11 @@ use super::reload::{NotTaken, Watched};
 use crate::bridge::devices::Devices;
 use crate::bridge::devices::known::mark;
 use crate::hub::connection_string::{Auth, ConnectionString};
-use crate::hub::dps::{Assignment, Trouble};
+use crate::hub::dps::{Assignment, Kind, Trouble};
 use crate::message::Timestamp;
 use crate::metrics;
 use crate::provision::cache::{self, Known};
-use crate::provision::{self, Proof};
+use crate::provision::{self, Proof, Seen};
 use crate::uplink::tls::{self, TlsError};
 use crate::uplink::{HubTarget, Target, Unassigned};
 
@@ -287,7 +287,11 @@ impl Identity {
         let options = provision::Options { tls, ..dps.options.clone() };
         let id = &options.registration.id;
         tracing::info!("provisioning: asking {} which hub {id} belongs to", options.host);
-        match provision::register(&options, |seen| tracing::debug!("provisioning: {seen}")).await {
+        let tell = |seen| match seen {
+            Seen::Clock(text) => tracing::warn!("provisioning: {text}"),
+            seen => tracing::debug!("provisioning: {seen}"),
+        };
+        match provision::register(&options, tell).await {
             Ok(assignment) => {
                 metrics::registration("assigned");
                 Ok(self.assigned(dps, &assignment))
@@ -326,7 +330,10 @@ impl Identity {
                 tracing::warn!("provisioning: {trouble}; {} is tried further", known.hub);
                 Ok(known.clone())
             }
-            None => Err(Unassigned { reason: "unassigned", text: trouble.text.clone(), pause }),
+            None => {
+                let reason = if trouble.kind == Kind::Clock { "clock" } else { "unassigned" };
+                Err(Unassigned { reason, text: trouble.text.clone(), pause })
+            }
         }
     }
 
