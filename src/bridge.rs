@@ -30,6 +30,7 @@ mod meters;
 mod numbering;
 mod own;
 mod reported;
+mod seen;
 #[cfg(test)]
 mod sim;
 pub mod twins;
@@ -49,6 +50,7 @@ pub use in_use::InUse;
 pub use lanes::{SpoolBacklog, SpoolOutcome, Stores, join};
 use meters::Meter;
 pub use own::Own;
+pub use seen::Seen;
 
 /// What takes the broker's publishes.
 pub struct Bridge {
@@ -65,6 +67,7 @@ pub struct Bridge {
     twins: Option<twins::Twins>,
     door: Option<Arc<Door>>,
     watchers: Arc<Watchers>,
+    seen: Option<Arc<Seen>>,
 }
 
 /// Why a publish is isolated that no commit can hold.
@@ -91,6 +94,7 @@ impl Bridge {
             twins: None,
             door: None,
             watchers: Arc::default(),
+            seen: None,
             rules: Arc::new(InUse::new(rules, own.block)),
             unmatched,
             own,
@@ -115,6 +119,12 @@ impl Bridge {
     /// Takes nothing for a device while this is shut for it.
     pub fn behind(mut self, door: Arc<Door>) -> Self {
         self.door = Some(door);
+        self
+    }
+
+    /// Notes which devices the plant is heard of.
+    pub fn hearing(mut self, seen: Arc<Seen>) -> Self {
+        self.seen = Some(seen);
         self
     }
 
@@ -215,6 +225,7 @@ impl Bridge {
             now.set.settle(out);
             count_held_back(now, out);
             self.doubts(now, publish, out);
+            self.heard_of(out, publish.received);
         }
         taken
     }
