@@ -289,6 +289,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let reloader = || files.reloader(Arc::clone(&bridge_toml));
     let lines = (shelves.clone(), devices.clone());
     let twins = down.as_ref().map(|down| down.twins.clone());
+    let audit = down.as_ref().and_then(down::Prepared::audit);
     let down = down.map(|down| down.start((broker.inside(), &bridge), reloader(), lines, metrics)).transpose();
     let down = down.map_err(StartError::Runtime)?;
 
@@ -308,6 +309,8 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         sessions: kept,
         shelves,
         devices,
+        audit,
+        twins: twins.clone(),
     });
     let pulse = Pulse::new(progress, Arc::clone(&source), uplink.abort_handle());
     let own_twin = own_twin.zip(twins).map(|(own, twins)| {
