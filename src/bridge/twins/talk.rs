@@ -360,3 +360,6 @@ impl Talk {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
