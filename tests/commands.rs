@@ -79,6 +79,9 @@ topic  = "plant/reset"
 
 const COMMANDS: &str = "[commands]\nenabled = true\nallow = { \"*\" = [\"plant/#\"] }\n";
 
+/// A lock of the hub whose end a test can wait for.
+const LOCK: std::time::Duration = std::time::Duration::from_millis(200);
+
 /// A bridge before the simulator.
 struct World {
     sim: Running,
@@ -287,7 +290,7 @@ async fn a_session_that_does_not_keep_a_command_has_not_got_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_or_a_crash_before_the_answer_brings_the_command_again() {
     let dir = folder();
-    let (sim, messages) = sim(|_| ()).await;
+    let (sim, messages) = sim(|options| options.keeping.lock = LOCK).await;
     let relay = Relay::start(sim.local_addr());
     let first = bridge(dir.path(), &sim, relay.port, (RULES, COMMANDS));
     let mut world = World { sim, messages, bridge: first };

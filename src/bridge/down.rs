@@ -4,8 +4,8 @@
 //! A cloud-to-device message is acknowledged, and with that forgotten by the hub, when its command says so: once it was
 //! queued in the session of a subscriber or retained (`on-publish`), or once the plant has answered (`on-ack`). What cannot become
 //! anything (no command, a body that cannot be read, a topic beyond the fence, expired) is acknowledged too, or it would
-//! come for ever. What its device does not take yet is kept for a hub's lock of a minute and then left to the hub, which
-//! sends it again, ten times by default.
+//! come until it expires. What its device does not take yet is kept for a hub's lock of a minute and then left to the
+//! hub, which sends it again.
 //!
 //! Every command ends with one outcome, counted in `commands_total` and written to the audit log:
 //!

@@ -177,7 +177,7 @@ pub struct Options {
     pub down: Option<Down>,
     /// What the hub was asked to send before, to be taken back where nothing takes it any more.
     pub subscribed: Option<Arc<Subscribed>>,
-    /// Set where this is one of many uplinks to the same hub: it waits for its turn to connect, and tells its comings and
+    /// Set where this is one of many uplinks: it waits for its turn to connect, and tells its comings and
     /// goings quietly.
     pub crowd: Option<Arc<Crowd>>,
 }
@@ -257,13 +257,6 @@ pub(crate) async fn run_over<D: Dial, C: Credentials, B: Backlog, O: Outcome>(
     let mut pause = options.backoff.0;
     metrics.uplink_state(CONNECTING);
     loop {
-        if let Some(crowd) = &options.crowd {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                () = crowd.turn() => {}
-            }
-        }
         let assigned = tokio::select! {
             biased;
             () = stop.cancelled() => return,
@@ -279,6 +272,13 @@ pub(crate) async fn run_over<D: Dial, C: Credentials, B: Backlog, O: Outcome>(
                     () = stop.cancelled() => return,
                     () = tokio::time::sleep(pause) => continue,
                 }
+            }
+        }
+        if let Some(crowd) = &options.crowd {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = crowd.turn(options.target.server().0) => {}
             }
         }
         status.send_modify(|status| status.via = options.target.transport().and_then(Transport::told));

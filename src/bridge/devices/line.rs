@@ -10,7 +10,6 @@ use super::ends::{Settle, Source};
 use super::queue::{Device, Phase};
 use super::register::Verdict;
 use super::{LONGEST_PAUSE, Left, OwnIdentity, Shared, WINDOW};
-use crate::config::WhenRefused;
 use crate::hub::accounts::{Account, NoAccount};
 use crate::hub::connection_string::{Auth, ConnectionString};
 use crate::outbound::Way;
@@ -222,13 +221,8 @@ pub(super) fn refused(shared: &Shared, device: &Arc<Device>, why: NoAccount) {
     if is_its_own && !shared.lets_in() {
         return; // Nobody is let in: this says nothing about the device.
     }
-    let waits = !is_its_own || shared.options.plan.when_refused == WhenRefused::Wait;
-    if waits && state.shelving && !state.has_shelf_in_memory() {
-        return; // A few messages that are older than its shelf: they go first when it is let in.
-    }
-    let (left, before_shelf) = device.clear(&mut state);
-    let left = left.into_iter().map(|held| Left { device: Arc::clone(device), held, before_shelf });
-    shared.left.lock().extend(left);
+    let left = device.clear(&mut state);
+    shared.left.lock().extend(left.into_iter().map(|held| Left { device: Arc::clone(device), held }));
 }
 
 impl Shared {

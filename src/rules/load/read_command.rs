@@ -1,5 +1,6 @@
 //! One `[[command]]`.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use regex::Regex;
@@ -11,7 +12,7 @@ use super::read_on::text_pattern;
 use super::read_path;
 use super::read_rule::{Makes, read_message};
 use super::read_table::Tables;
-use super::texts::Names;
+use super::texts::{Names, Unknown};
 use crate::diag::walk::{Entry, Reader, Report, Text, text};
 use crate::diag::{Diagnostic, Span};
 use crate::rules::command::{ANSWER, Answer, Command, Levels, NAMES, PAYLOAD, TOPIC, TextPattern};
@@ -45,7 +46,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
         columns: Vec::new(),
         of_pattern: 0,
         place: None,
-        open: false,
+        unknown: Cell::new(Unknown::Wrong),
         regex: false,
         on: false,
         command: true,

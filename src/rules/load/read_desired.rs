@@ -1,11 +1,13 @@
 //! One `[[desired]]`.
 
+use std::cell::Cell;
+
 use toml::de::DeTable;
 
 use super::read_command::{self, Draft};
 use super::read_rule::{Makes, read_message};
 use super::read_table::Tables;
-use super::texts::Names;
+use super::texts::{Names, Unknown};
 use super::{read_path, twin_names};
 use crate::diag::walk::{Reader, Report};
 use crate::diag::{Diagnostic, Span};
@@ -37,7 +39,7 @@ pub(super) fn read<'a>(
         columns: Vec::new(),
         of_pattern: 0,
         place: None,
-        open: false,
+        unknown: Cell::new(Unknown::Wrong),
         regex: false,
         on: false,
         command: true,
