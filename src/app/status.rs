@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+mod back;
+
+pub use back::{Command, Commands, Twin, TwinRefused, Twins};
+
 use super::reload;
 use crate::bridge::InUse;
 use crate::bridge::devices::{self, Condition};
@@ -44,6 +48,12 @@ pub struct Report {
     /// The devices, where each has a connection of its own.
     #[serde(default)]
     pub devices: Option<Devices>,
+    /// What came down, where that may.
+    #[serde(default)]
+    pub commands: Option<Commands>,
+    /// The twins, where the uplink is a hub.
+    #[serde(default)]
+    pub twins: Option<Twins>,
     /// The rules in use.
     pub rules: Rules,
     /// Files on disk that are not in use because something is wrong with them.
