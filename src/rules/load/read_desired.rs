@@ -69,6 +69,7 @@ pub(super) fn read<'a>(
             qos,
             retain,
             answer: None,
+            once: false,
         };
         Desired { command, at, by_leaf, has_payload, acknowledge }
     });
