@@ -39,7 +39,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -59,6 +59,7 @@ mod audit;
 mod method;
 mod once;
 mod own;
+mod telling;
 
 pub use answers::{Answered, Watch};
 pub use audit::Audit;
@@ -460,56 +461,11 @@ impl Downlink {
         if told.is_err() {
             self.parts.metrics.commanded(&order.made.command, "line_lost");
         }
-        log(&order, outcome, detail, &self.parts.metrics);
-    }
-
-    /// Counts, logs and writes down an outcome.
-    fn tell(&mut self, order: &Order, outcome: &'static str, detail: &str, complete: bool) {
-        self.parts.metrics.commanded(&order.made.command, outcome);
-        self.note(order, outcome, detail, complete);
-        log(order, outcome, detail, &self.parts.metrics);
-    }
-
-    /// Writes an outcome into the audit log.
-    fn note(&mut self, order: &Order, outcome: &'static str, detail: &str, complete: bool) {
-        self.parts.audit.write(&order.line_of(outcome, detail, complete));
-    }
-}
-
-impl Order {
-    /// Its line in the audit log.
-    fn line_of(&self, outcome: &str, detail: &str, complete: bool) -> Value {
-        let publish = self.made.publishes.first();
-        json!({
-            "at": Timestamp::now().to_string(),
-            "kind": match &self.kind { Kind::Message => "message", Kind::Method(_) => "method" },
-            "command": self.made.command,
-            "device": self.device,
-            "id": self.id,
-            "user": self.who,
-            "topic": publish.map(|publish| publish.topic.as_str()),
-            "bytes": publish.map(|publish| publish.payload.len()),
-            "outcome": outcome,
-            "detail": Some(detail).filter(|detail| !detail.is_empty()),
-            "complete": complete,
-        })
+        telling::log(&order, outcome, detail, &self.parts.metrics);
     }
 }
 
 /// What makes a message the same when it comes again. The length tells where the device ends: both may have blanks.
 fn key(device: &str, id: &str) -> String {
     format!("{} {device} {id}", device.len())
-}
-
-fn log(order: &Order, outcome: &'static str, detail: &str, metrics: &Metrics) {
-    let command = order.made.command.as_str();
-    let fine = matches!(outcome, "published" | "acknowledged" | "answered" | "dry_run" | "nothing" | "duplicate");
-    metrics.log_pace(&format!("command {command} {outcome}"), |left_out| {
-        let (device, detail) = (excerpt(&order.device), excerpt(detail));
-        if fine {
-            tracing::info!(command, device, outcome, detail, left_out, "a command from the hub");
-        } else {
-            tracing::warn!(command, device, outcome, detail, left_out, "a command from the hub");
-        }
-    });
 }

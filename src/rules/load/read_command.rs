@@ -40,17 +40,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
     let mut keys = Reader::new(table, "command");
     let name = keys.string("name", report);
     let method = keys.string("method", report);
-    let mut names = Names {
-        names: NAMES.map(str::to_owned).to_vec(),
-        columns: Vec::new(),
-        of_pattern: 0,
-        place: None,
-        open: false,
-        regex: false,
-        on: false,
-        command: true,
-        answer: None,
-    };
+    let mut names = Names::down(&NAMES);
     let device = keys.any("device").and_then(|entry| pattern(&entry, &mut names, report));
     let mut props = Vec::new();
     if let Some((table, _)) = keys.table("props", report) {

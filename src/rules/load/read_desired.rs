@@ -27,17 +27,7 @@ pub(super) fn read<'a>(
     let by_leaf = keys.word("split", &SPLITS, "unknown-word", report).unwrap_or(true);
     let at = keys.string("at", report).and_then(|text| read_path(&text, report)).unwrap_or_default();
     let known: &[&str] = if by_leaf { &NAMES_OF_LEAF } else { &NAMES };
-    let mut names = Names {
-        names: known.iter().map(|name| (*name).to_owned()).collect(),
-        columns: Vec::new(),
-        of_pattern: 0,
-        place: None,
-        open: false,
-        regex: false,
-        on: false,
-        command: true,
-        answer: None,
-    };
+    let mut names = Names::down(known);
     let device = keys.any("device").and_then(|entry| read_command::pattern(&entry, &mut names, report));
     let acknowledge = keys.boolean("acknowledge", report).is_some_and(|(yes, _)| yes);
     let message = read_message(&mut keys, (&mut names, Makes::Command, false), tables, report);

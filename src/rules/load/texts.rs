@@ -35,6 +35,21 @@ pub(super) struct Names {
 }
 
 impl Names {
+    /// Those of what comes down, before its patterns bring more.
+    pub(super) fn down(known: &[&str]) -> Self {
+        Self {
+            names: known.iter().map(|name| (*name).to_owned()).collect(),
+            columns: Vec::new(),
+            of_pattern: 0,
+            place: None,
+            open: false,
+            regex: false,
+            on: false,
+            command: true,
+            answer: None,
+        }
+    }
+
     /// The names that what comes down may use.
     fn known_down(&self) -> &'static str {
         if self.names.iter().any(|name| name == "id") { KNOWN_IN_COMMANDS } else { KNOWN_IN_DESIRED }
