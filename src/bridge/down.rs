@@ -273,7 +273,10 @@ impl Downlink {
                 order.made = made;
                 self.take(order, key).await;
             }
-            Commanded::NoRule => self.finish(order, &key, "no_rule", "no [[command]] takes it").await,
+            Commanded::NoRule => {
+                let detail = format!("no [[command]] takes it: {}", telling::properties(&command.properties));
+                self.finish(order, &key, "no_rule", &detail).await;
+            }
             Commanded::Refused { command, reason, detail } => {
                 order.made = Made::nothing(command);
                 self.finish(order, &key, reason.label(), &detail).await;

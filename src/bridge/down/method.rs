@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::own::Own;
 use super::{Downlink, Instant, Kind, Order};
 use crate::hub::back;
-use crate::message::Timestamp;
+use crate::message::{Timestamp, excerpt};
 use crate::rules::{Commanded, Incoming, Made};
 use crate::uplink::{Arrival, Return};
 
@@ -46,8 +46,8 @@ impl Downlink {
             Commanded::NoRule => match Own::named(name).filter(|_| self.settings.own_methods) {
                 Some(own) => self.own_method(own, &payload, order(Made::nothing(format!("({name})")))).await,
                 None => {
-                    let detail = "no [[command]] has such a method";
-                    self.finish(order(Made::nothing(String::new())), "", "no_rule", detail).await;
+                    let detail = format!("no [[command]] has the method {}", excerpt(name));
+                    self.finish(order(Made::nothing(String::new())), "", "no_rule", &detail).await;
                 }
             },
         }

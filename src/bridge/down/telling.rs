@@ -6,6 +6,9 @@ use super::{Downlink, Kind, Order};
 use crate::message::{Timestamp, excerpt};
 use crate::metrics::Metrics;
 
+/// Properties that are told where no command takes a message.
+const MOST_TOLD: usize = 8;
+
 impl Downlink {
     /// Counts, logs and writes down an outcome.
     pub(super) fn tell(&mut self, order: &Order, outcome: &'static str, detail: &str, complete: bool) {
@@ -51,4 +54,19 @@ pub(super) fn log(order: &Order, outcome: &'static str, detail: &str, metrics: &
             tracing::warn!(command, device, outcome, detail, left_out, "a command from the hub");
         }
     });
+}
+
+/// The properties of a message, as `brownbridge explain --command` takes them.
+pub(super) fn properties(properties: &[(String, Option<String>)]) -> String {
+    if properties.is_empty() {
+        return "it has no properties".to_owned();
+    }
+    let mut told = String::from("its properties are");
+    for (name, value) in properties.iter().take(MOST_TOLD) {
+        told.push(' ');
+        told.push_str(excerpt(name));
+        told.push('=');
+        told.push_str(excerpt(value.as_deref().unwrap_or("")));
+    }
+    told
 }
