@@ -40,8 +40,8 @@ pub use judge::Judge;
 use judge::Settled;
 pub use watchers::{View, Watchers};
 
+pub use commits::LogCommits;
 use commits::STORED;
-pub use commits::SpoolCommits;
 use devices::Door;
 pub use holding::{CLOSE_GRACE, Holding};
 use in_use::Current;
@@ -186,6 +186,9 @@ impl Bridge {
                 return self.isolate(publish, Reason { rule: now.set.name(rule), reason, detail: &detail });
             }
         };
+        if !reported.is_empty() && !self.has_room_to_report() {
+            return Offer::Full;
+        }
         let taken = if out.held().next().is_some() {
             match self.store_held(now, publish, out, failed) {
                 Ok(taken) => taken,
@@ -364,7 +367,7 @@ impl Drop for Unsettled {
 
 impl Ingest for Bridge {
     type Scratch = Output;
-    type Commits = SpoolCommits;
+    type Commits = LogCommits;
 
     fn scratch(&self) -> Output {
         Output::sharing(self.rules.memory())
@@ -410,6 +413,7 @@ impl Ingest for Bridge {
             };
             door.opens(|| turned_away.iter().map(Vec::as_slice)).await;
         }
+        self.room_to_report(refused).await;
         // What gives to a window is refused by the holding spool only, all else by the spool only: see `store_rest`.
         match refused.held().next() {
             Some(_) => self.stores.held.room(self.rules.memory()).await,
@@ -417,8 +421,8 @@ impl Ingest for Bridge {
         }
     }
 
-    fn commits(&self) -> SpoolCommits {
-        SpoolCommits::of(&self.stores)
+    fn commits(&self) -> LogCommits {
+        LogCommits::of(&self.stores, self.twins.as_ref())
     }
 }
 

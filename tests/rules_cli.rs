@@ -29,7 +29,7 @@ fn commands() {
     for (args, code, stdout, stderr) in [
         (vec!["check"], 0, "rules/10-packaging.toml: ok, 1 rule, 2 tests\n", ""),
         (vec!["check", "rules"], 0, "rules/40-bare-values.toml: ok, 2 rules, 3 tests\n", ""),
-        (vec!["check", typos], 1, "bad-1-typos.toml: 5 errors\n", "error: unknown key `devise` in rule"),
+        (vec!["check", typos], 1, "bad-1-typos.toml: 6 errors, 1 warning\n", "error: unknown key `devise` in rule"),
         (vec!["check", "--json", typos], 1, "\"code\":\"unknown-key\"", ""),
         (
             vec!["check", "no/such"],
@@ -345,7 +345,7 @@ fn junit() {
             1,
             "no test was run",
             ["1", "0", "1"],
-            Some(("error", "unknown-key", "error: unknown key `devise` in rule\n")),
+            Some(("error", "no-device", "error: unknown key `devise` in rule\n")),
         ),
     ] {
         let stderr = if code == 0 { "" } else { "error" };

@@ -206,6 +206,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let (status_sender, status) = watch::channel(Status::default());
     let uplink_stop = CancellationToken::new();
     settings.uplink.relays = Some(Handle::current());
+    let hub_rate = settings.uplink.hub_rate.clone();
     let mut tables = None;
     let (uplink, devices) = match (settings.devices, shelves.clone()) {
         (Some(Planned { plan, directory, config }), Some(shelves)) => {
@@ -293,6 +294,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         ledger: Arc::clone(&ledger),
         stores: stores.clone(),
         status: status.clone(),
+        hub_rate,
         listeners: broker.addresses().to_vec(),
         census: broker.census(),
         standing,

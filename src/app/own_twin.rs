@@ -19,7 +19,7 @@ use super::Reloader;
 use super::page::Gauges;
 use super::reload::fence::write;
 use super::reload::rules::{RuleFiles, Tuned};
-use super::settings::{LogLevel, Settings};
+use super::settings::{LogLevel, Settings, tier_rate};
 use super::status;
 use crate::admin::{Recorder, Source as _};
 use crate::bridge::InUse;
@@ -29,6 +29,7 @@ use crate::hub::exchange::Desired;
 use crate::hub::twin::{self, Properties};
 use crate::message::{Timestamp, excerpt};
 use crate::rules::Tune;
+use crate::uplink::HubRate;
 
 const NAME: &str = "own_twin.json";
 /// How often what is told is looked at.
@@ -50,6 +51,9 @@ pub(super) struct Prepared {
     wishes: Wishes,
     rule_path: PathBuf,
     log_level: Option<LogLevel>,
+    hub_rate: HubRate,
+    /// The messages a second that the hub's tier takes, as far as bridge.toml says.
+    tier_rate: Option<u32>,
 }
 
 /// What it uses of the other parts.
@@ -89,6 +93,8 @@ pub(super) fn prepare(settings: &mut Settings) -> (Arc<Mutex<Tuned>>, Option<Pre
         tracing::warn!("the log stays as it is: {why}");
     }
     let prepared = Prepared {
+        hub_rate: settings.uplink.hub_rate.clone(),
+        tier_rate: tier_rate(&settings.config),
         may,
         every: commands.own_twin_every,
         kept,
@@ -96,6 +102,9 @@ pub(super) fn prepare(settings: &mut Settings) -> (Arc<Mutex<Tuned>>, Option<Pre
         rule_path: settings.rule_path.clone(),
         log_level: settings.log_level.clone(),
     };
+    if let Err(why) = prepared.pace(prepared.wishes.hub_rate) {
+        tracing::warn!("the pace of the uplink is as bridge.toml says: {why}");
+    }
     (Arc::new(Mutex::new(tuned)), Some(prepared))
 }
 
@@ -112,6 +121,19 @@ fn tuned(wishes: &Wishes) -> Tuned {
 }
 
 impl Prepared {
+    /// The hub is taken to take so many messages a second, or what its tier says; never more than that.
+    fn pace(&self, wanted: Option<u32>) -> Result<(), String> {
+        if let (Some(wanted), Some(most)) = (wanted, self.tier_rate)
+            && wanted > most
+        {
+            return Err(format!(
+                "{wanted} messages a second are more than the {most} of `tier` and `units` in bridge.toml"
+            ));
+        }
+        self.hub_rate.set(wanted.or(self.tier_rate));
+        Ok(())
+    }
+
     /// Tells and takes until `stop`.
     pub(super) async fn run(self, parts: Parts, stop: CancellationToken) {
         let mut desired = parts.twins.own_desired();
@@ -260,6 +282,7 @@ impl OwnTwin {
                 Some(change) => change(wishes.log_level).map_err(|why| (400, why))?,
                 None => return Err((501, "this log has one level".to_owned())),
             },
+            Parameter::HubRate => self.prepared.pace(wishes.hub_rate).map_err(|why| (400, why))?,
             Parameter::RuleFiles | Parameter::Tuning => self.bend(tuned(&wishes)).await?,
         }
         tracing::info!(parameter = parameter.name(), "what is desired in the twin is taken");

@@ -19,7 +19,7 @@ use crate::message::Timestamp;
 use crate::metrics::rules_info;
 use crate::shelf::Shelves;
 use crate::spool::Stats;
-use crate::uplink::{self, Status};
+use crate::uplink::{self, HubRate, Status};
 
 /// Age at which a waiting message, or the last acknowledgement, says that the uplink does not do its job.
 const STALE: Duration = Duration::from_secs(30);
@@ -81,6 +81,8 @@ pub(super) struct Gauges {
     pub(super) ledger: Arc<Ledger>,
     pub(super) stores: Stores,
     pub(super) status: watch::Receiver<Status>,
+    /// The messages a second that the hub is taken to take.
+    pub(super) hub_rate: HubRate,
     pub(super) standing: Arc<Standing>,
     pub(super) rules: Arc<InUse>,
     pub(super) listeners: Vec<(&'static str, SocketAddr)>,
@@ -174,7 +176,7 @@ impl admin::Source for Gauges {
             uptime_seconds: uptime.as_secs(),
             not_ready: self.ready().err(),
             listeners: self.listeners.iter().map(address).collect(),
-            uplink: status::Uplink::of(&self.status.borrow()),
+            uplink: status::Uplink::of(&self.status.borrow(), self.hub_rate.get()),
             spool: status::Spool::of(&stats, self.oldest_age(stats.oldest_ms)),
             devices: self.devices.as_ref().map(status::Devices::of),
             rules: status::Rules::of(&self.rules),

@@ -72,6 +72,9 @@ pub struct Uplink {
     pub via: Option<String>,
     /// How long ago the hub acknowledged a message.
     pub last_acknowledged_seconds_ago: Option<u64>,
+    /// Messages a second that it is taken to take, by `tier` or by what is desired of the bridge.
+    #[serde(default)]
+    pub hub_rate: Option<u32>,
 }
 
 /// What waits for the hub.
@@ -287,8 +290,9 @@ impl Clients {
 }
 
 impl Uplink {
-    pub(super) fn of(status: &uplink::Status) -> Self {
+    pub(super) fn of(status: &uplink::Status, hub_rate: Option<u32>) -> Self {
         Self {
+            hub_rate,
             connected: status.connected.is_some(),
             trouble: status.trouble.clone().or_else(|| status.warning.clone()),
             via: status.via.map(str::to_owned),

@@ -68,7 +68,8 @@ pub(super) struct Args {
     /// Write a client certificate for this device and accept it
     #[arg(long, value_name = "ID")]
     x509: Vec<String>,
-    /// Be several hubs and a Device Provisioning Service, as this file says (docs/uplink.md has an example)
+    /// Be several hubs and a Device Provisioning Service, as this file says (docs/uplink.md has an example). SIGHUP reads
+    /// it again: who may register, at which hub, and who is disabled
     #[arg(long, value_name = "FILE", conflicts_with_all = ["host_name", "device", "device_file", "x509", "edge"])]
     site: Option<PathBuf>,
     /// Behave as the edgeHub of IoT Edge
@@ -174,9 +175,9 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut hang_up = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
     let mut restart = signal(SignalKind::user_defined1()).context("cannot wait for SIGUSR1")?;
-    let device_file = args.device_file.clone();
-    let (sim, fixed) = match &args.site {
-        Some(path) => (Simulated::Site(site::start(&path.clone(), args, output).await?), HashMap::new()),
+    let (device_file, site_file) = (args.device_file.clone(), args.site.clone());
+    let (sim, fixed) = match &site_file {
+        Some(path) => (Simulated::Site(site::start(path, args, output).await?), HashMap::new()),
         None => {
             let options = options(args, output)?;
             let fixed = options.devices.clone();
@@ -186,14 +187,18 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         }
     };
     let printer = std::thread::spawn(move || print(messages));
-    let changed = || match device_file.as_deref().map(|file| read_devices(file, fixed.clone())) {
-        None => {}
-        Some(Ok((devices, disabled))) => {
-            if let Simulated::Hub(hub) = &sim {
-                hub.register(devices, disabled);
+    let changed = || {
+        let taken = match (&sim, &device_file, &site_file) {
+            (Simulated::Hub(hub), Some(file), _) => {
+                read_devices(file, fixed.clone()).map(|(devices, disabled)| hub.register(devices, disabled))
             }
+            (Simulated::Site(site), _, Some(file)) => site::again(file, site),
+            _ => Ok(()),
+        };
+        match taken {
+            Ok(()) => tracing::info!("read again"),
+            Err(error) => eprintln!("error: {error:#}"),
         }
-        Some(Err(error)) => eprintln!("error: {error:#}"),
     };
     // The printer ends early only when nobody reads stdout any more.
     let mut look = tokio::time::interval(Duration::from_millis(200));

@@ -67,7 +67,8 @@ fn shown(report: &Report) -> String {
         (None, false) => "not connected yet".to_owned(),
     };
     let via = report.uplink.via.as_ref().map_or(String::new(), |via| format!(" by {}", plain(via)));
-    let _ = writeln!(out, "uplink     {uplink}{via}; {acknowledged}");
+    let pace = report.uplink.hub_rate.map_or(String::new(), |rate| format!("; a backlog follows within {rate}/s"));
+    let _ = writeln!(out, "uplink     {uplink}{via}; {acknowledged}{pace}");
     let spool = &report.spool;
     let waiting = match spool.waiting {
         0 => "nothing waits".to_owned(),

@@ -172,7 +172,7 @@ async fn serve(mut stream: Stream, guest: Guest<'_>, shared: &Arc<Shared>) -> Cl
     let closed = tokio::select! {
         biased;
         () = stop.cancelled() => Closed::Stopped,
-        () = taken_over.cancelled() => if shared.register.is_disabled(&identity) { Closed::Disabled } else { Closed::TakenOver },
+        () = taken_over.cancelled() => if shared.register.lets_in(&identity) { Closed::TakenOver } else { Closed::Disabled },
         () = shared.restart.notified() => Closed::Restarted,
         closed = connection.run() => closed,
     };

@@ -108,10 +108,20 @@ impl Register {
         self.disabled.read().contains(id)
     }
 
+    /// True where it is registered and not disabled.
+    pub(super) fn lets_in(&self, id: &str) -> bool {
+        self.has(id) && !self.is_disabled(id)
+    }
+
     /// Registers others from now on; without any it is open to all.
     pub(super) fn replace(&self, devices: HashMap<String, Credential>, disabled: HashSet<String>) {
         self.open.store(devices.is_empty(), Ordering::Relaxed);
         *self.devices.write() = devices;
+        self.disable(disabled);
+    }
+
+    /// These are refused from now on, and no others.
+    pub(super) fn disable(&self, disabled: HashSet<String>) {
         *self.disabled.write() = disabled;
     }
 

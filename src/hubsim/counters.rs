@@ -17,7 +17,7 @@ pub enum Closed {
     Silent,
     /// The same identity connected again.
     TakenOver,
-    /// Its device was disabled.
+    /// Its device was disabled, or is another hub's now.
     Disabled,
     /// All connections were dropped.
     Restarted,
@@ -67,7 +67,7 @@ impl Closed {
             Self::Lost => "the client is gone",
             Self::Silent => "nothing came for 1.5 times the keep-alive",
             Self::TakenOver => "the same identity connected again; two clients with one id do this for ever",
-            Self::Disabled => "its device was disabled",
+            Self::Disabled => "its device was disabled or removed",
             Self::Restarted => "all connections were dropped",
             Self::Throttled => "too many connects a second",
             Self::Expired => "its token is over",

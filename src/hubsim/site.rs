@@ -10,20 +10,25 @@
 //! # assigning = 1                           # questions answered "assigning" before the hub is told
 //! # retry_after = 1                         # seconds, in Retry-After
 //! # throttled = 0                           # so many registrations are answered with 429 first
+//! # away = false                            # the service closes every connection without an answer
 //!
 //! [[hub]]
 //! host = "hub-a.example"
+//! # disabled = ["press-9"]                  # known there and not let in
 //!
 //! [[enrolment]]
 //! id = "press-4"                            # or group = "line-1"
 //! key_file = "press-4.key"                  # base64; or x509 = true: a certificate with the id as common name, of the
 //!                                           # simulator's CA or of `ca`; or certificate = "press-4.pem": this one.
 //!                                           # Without any of them the key is derived from the simulator's own.
-//! # hub = "hub-a.example"                   # else the first
+//! # hub = "hub-a.example"                   # else the first; or hubs = ["hub-a.example", ..]: spread over them
 //! # device = "press-4"                      # the device id there, else the registration id
 //! # disabled = true   fails = true   profile = "MqttV5"
 //! ```
+//!
+//! All but addresses, names and hubs may be replaced while it runs ([`Site::replace`]).
 
+use std::collections::HashSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -39,7 +44,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::accept::{self, Door, House};
 use super::authority::Authority;
-use super::dps::{self, Attestation, Enrolment, Service};
+use super::dps::{self, Attestation, Enrolment, Roots, Service};
 use super::{AuthorityError, Counts, Misbehave, Options, Received, Shared, StartError, bind};
 use crate::hub::certificate;
 use crate::hub::connection_string::{is_host, is_id};
@@ -71,6 +76,9 @@ pub struct Plan {
     /// Registrations that are answered with 429 first.
     #[serde(default)]
     pub throttled: u32,
+    /// The service closes every connection without an answer.
+    #[serde(default)]
+    pub away: bool,
     /// The hubs.
     #[serde(rename = "hub")]
     pub hubs: Vec<Hub>,
@@ -97,6 +105,9 @@ fn one_second() -> u64 {
 pub struct Hub {
     /// Its host name.
     pub host: String,
+    /// Devices that are not let in.
+    #[serde(default)]
+    pub disabled: HashSet<String>,
 }
 
 /// An enrolment of a site.
@@ -117,6 +128,8 @@ pub struct Entry {
     pub certificate: Option<PathBuf>,
     /// The hub it leads to.
     pub hub: Option<String>,
+    /// Hubs over which its devices are spread.
+    pub hubs: Vec<String>,
     /// The device id there.
     pub device: Option<String>,
     /// It lets nobody in.
@@ -170,8 +183,11 @@ impl Plan {
             if entry.device.as_ref().is_some_and(|device| !is_id(device)) {
                 return wrong(format!("{name}: `device` is no device id"));
             }
-            if entry.hub.as_ref().is_some_and(|hub| plan.hubs.iter().all(|known| known.host != *hub)) {
+            if entry.hub.iter().chain(&entry.hubs).any(|hub| plan.hubs.iter().all(|known| known.host != *hub)) {
                 return wrong(format!("{name}: there is no [[hub]] with this host"));
+            }
+            if entry.hub.is_some() && !entry.hubs.is_empty() {
+                return wrong(format!("{name}: one of `hub` and `hubs`"));
             }
         }
         Ok(plan)
@@ -186,7 +202,11 @@ impl Plan {
             all.push(Enrolment {
                 is_group: entry.group.is_some(),
                 attestation: entry.attestation(base, &name, master)?,
-                hub: entry.hub.clone().unwrap_or_else(|| first.to_owned()),
+                hubs: match (&entry.hub, entry.hubs.is_empty()) {
+                    (Some(hub), _) => vec![hub.clone()],
+                    (None, true) => vec![first.to_owned()],
+                    (None, false) => entry.hubs.clone(),
+                },
                 device: entry.device.clone(),
                 disabled: entry.disabled,
                 fails: entry.fails,
@@ -195,6 +215,19 @@ impl Plan {
             });
         }
         Ok(all)
+    }
+
+    /// What the service does.
+    fn service(&self, enrolments: Vec<Enrolment>) -> dps::Options {
+        dps::Options {
+            host: self.host.clone(),
+            scope: self.scope.clone(),
+            enrolments,
+            assigning: self.assigning,
+            retry_after: self.retry_after,
+            throttled: self.throttled,
+            away: self.away,
+        }
     }
 }
 
@@ -273,6 +306,8 @@ pub struct Site {
     addresses: Vec<SocketAddr>,
     authority: Authority,
     hubs: Vec<Arc<Shared>>,
+    service: Arc<Service>,
+    base: PathBuf,
     stop: CancellationToken,
     accept: Vec<JoinHandle<()>>,
     enrolments: Vec<Enrolment>,
@@ -289,30 +324,18 @@ pub async fn start(plan: &Plan, common: Common) -> Result<Site, SiteError> {
     let mut hubs = Vec::new();
     for hub in &plan.hubs {
         let (output, misbehave) = (common.output.clone(), common.misbehave.clone());
-        let options = Options { host: hub.host.clone(), output, misbehave, ..Options::default() };
+        let disabled = hub.disabled.clone();
+        let options = Options { host: hub.host.clone(), disabled, output, misbehave, ..Options::default() };
         hubs.push(Shared::new(options, (false, true), &authority, stop.clone())?);
     }
-    let mut roots = Vec::new();
-    for enrolment in &enrolments {
-        roots.push(match &enrolment.attestation {
-            Attestation::Authority(Some(root)) => Some(Authority::verifier(root.clone())?),
-            _ => None,
-        });
-    }
-    let options = dps::Options {
-        host: plan.host.clone(),
-        scope: plan.scope.clone(),
-        enrolments: enrolments.clone(),
-        assigning: plan.assigning,
-        retry_after: plan.retry_after,
-        throttled: plan.throttled,
-    };
+    let roots = roots_of(&enrolments)?;
+    let options = plan.service(enrolments.clone());
     let service = Arc::new(Service::new(options, authority.client_verifier()?, roots, hubs.clone()));
     let (mut addresses, mut accept) = (Vec::new(), Vec::new());
     let Some((first, others)) = hubs.split_first() else {
         return Err(SiteError::Plan(PlanError("there is no hub".into())));
     };
-    let house = Arc::new(House::of_many(Arc::clone(first), others.to_vec(), service));
+    let house = Arc::new(House::of_many(Arc::clone(first), others.to_vec(), Arc::clone(&service)));
     let default = [Options::default().listen];
     let listen = if plan.listen.is_empty() { default.as_slice() } else { &plan.listen };
     let doors = listen.iter().map(|listen| (listen, Door::Any));
@@ -321,7 +344,15 @@ pub async fn start(plan: &Plan, common: Common) -> Result<Site, SiteError> {
         addresses.push(address);
         accept.push(tokio::spawn(accept::run(listener, door, tls.clone(), Arc::clone(&house))));
     }
-    Ok(Site { addresses, authority, hubs, stop, accept, enrolments })
+    Ok(Site { addresses, authority, hubs, service, base: common.base, stop, accept, enrolments })
+}
+
+fn roots_of(enrolments: &[Enrolment]) -> Result<Roots, AuthorityError> {
+    let root = |enrolment: &Enrolment| match &enrolment.attestation {
+        Attestation::Authority(Some(root)) => Authority::verifier(root.clone()).map(Some),
+        _ => Ok(None),
+    };
+    enrolments.iter().map(root).collect()
 }
 
 impl Site {
@@ -343,6 +374,26 @@ impl Site {
     /// Makes a certificate signed by the simulator's CA: the paths of certificate and key.
     pub fn device_certificate(&self, id: &str) -> Result<(PathBuf, PathBuf), AuthorityError> {
         self.authority.issue(id)
+    }
+
+    /// Takes up another plan with the same hubs and the same service. Devices that are disabled now lose their connection;
+    /// who leads elsewhere now goes there when it registers the next time.
+    pub fn replace(&self, plan: &Plan) -> Result<(), SiteError> {
+        let same = plan.hubs.len() == self.hubs.len()
+            && plan.hubs.iter().zip(&self.hubs).all(|(hub, at_work)| hub.host == at_work.options.host)
+            && self.service.is_called(&plan.host);
+        if !same {
+            let text = "other hubs, or another name of the service, are taken up at a start only".to_owned();
+            return Err(SiteError::Plan(PlanError(text)));
+        }
+        let enrolments = plan.enrolments(&self.base, &self.authority.master).map_err(SiteError::Plan)?;
+        let roots = roots_of(&enrolments)?;
+        self.service.replace(plan.service(enrolments), roots);
+        for (hub, at_work) in plan.hubs.iter().zip(&self.hubs) {
+            at_work.register.disable(hub.disabled.clone());
+            hub.disabled.iter().for_each(|device| at_work.sessions.end(device));
+        }
+        Ok(())
     }
 
     /// Drops all connections at once, as hubs that restart.

@@ -40,6 +40,11 @@ impl World {
     }
 }
 
+fn status(world: &World) -> Value {
+    let page = world.bridge.get("/status");
+    serde_json::from_str(page.split_once("\r\n\r\n").unwrap().1).unwrap()
+}
+
 async fn own_world(dir: &Path, sections: &str) -> World {
     std::fs::create_dir_all(dir.join("rules")).unwrap();
     std::fs::write(dir.join("rules/20-extra.toml"), EXTRA).unwrap();
@@ -68,11 +73,14 @@ async fn the_bridge_tells_about_itself() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_desired_of_the_bridge_is_taken_or_refused_and_kept() {
-    let dir = folder();
-    let mut world = own_world(dir.path(), OWN).await;
+    let (dir, own) = (folder(), format!("tier = \"S1\"\n{OWN}"));
+    let mut world = own_world(dir.path(), &own).await;
     for (parameter, value, status, why) in [
         ("log_level", json!("loud"), 400, "one of error, warn, info, debug"),
         ("log_level", json!("debug"), 200, ""),
+        ("hub_rate", json!(101), 400, "more than the 100 of `tier`"),
+        ("hub_rate", json!("fast"), 400, "a whole number from 1 to 60000"),
+        ("hub_rate", json!(50), 200, ""),
         ("rule_files", json!({"30-none": false}), 400, "no rule file is called `30-none`"),
         ("rule_files", json!({"30-none": null, "1": false, "20-extra": false}), 400, "are gone"),
         ("rule_files", json!({"1": null, "20-extra": false}), 200, ""),
@@ -105,19 +113,19 @@ async fn what_is_desired_of_the_bridge_is_taken_or_refused_and_kept() {
     assert_eq!(world.bridge.process.terminate(), Some(0));
     // The hub says nothing to this start.
     let nowhere = free_port();
-    world.bridge = launched(dir.path(), &world.sim, nowhere, (FILES, OWN));
-    let page = world.bridge.get("/status");
-    let status: Value = serde_json::from_str(page.split_once("\r\n\r\n").unwrap().1).unwrap();
-    assert_eq!(status["rules"]["count"], 1, "{status}");
+    world.bridge = launched(dir.path(), &world.sim, nowhere, (FILES, &own));
+    let status = status(&world);
+    assert_eq!((&status["rules"]["count"], &status["uplink"]["hub_rate"]), (&json!(1), &json!(50)), "{status}");
     world.bridge.process.kill();
-    world.bridge = bridge(dir.path(), &world.sim, world.sim.local_addr().port(), (FILES, OWN));
+    world.bridge = bridge(dir.path(), &world.sim, world.sim.local_addr().port(), (FILES, &own));
     let plant = Plant::subscribed(world.bridge.mqtt, "plc", "plant/#").await;
     check(&plant, &mut world).await;
 
     // What is no longer desired is as the files say.
-    world.desire(json!({"rule_files": null})).await;
+    world.desire(json!({"rule_files": null, "hub_rate": null})).await;
     world.reported("the rules are whole", |bridge| bridge["rules"]["count"] == json!(2)).await;
     world.reported("the answer is taken back", |bridge| bridge.get("rule_files").is_none()).await;
+    assert_eq!(self::status(&world)["uplink"]["hub_rate"], 100, "what the tier takes");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,6 +25,11 @@ pub struct Site {
 impl Site {
     /// In the same folder and on the same port it is the same site with another plan.
     pub fn start(dir: &Path, port: u16, plan: &str) -> Self {
+        Self::start_with(dir, port, plan, &[])
+    }
+
+    /// With these options of `brownbridge sim`.
+    pub fn start_with(dir: &Path, port: u16, plan: &str, args: &[&str]) -> Self {
         fs::create_dir_all(dir).unwrap();
         let file = dir.join("site.toml");
         fs::write(&file, plan).unwrap();
@@ -33,6 +38,7 @@ impl Site {
             .arg(file)
             .arg("--dir")
             .arg(dir)
+            .args(args)
             .stdout(File::options().create(true).append(true).open(dir.join("received.jsonl")).unwrap())
             .stderr(Stdio::piped())
             .spawn()
@@ -41,6 +47,13 @@ impl Site {
         assert!(lines.by_ref().any(|line| line.starts_with("id_scope")), "the simulator did not start");
         std::thread::spawn(move || lines.for_each(drop));
         Self { process: Process::from(child), port, dir: dir.to_owned() }
+    }
+
+    /// Has it take up another plan; that is done when its effects are seen.
+    pub fn replan(&self, plan: &str) {
+        fs::write(self.dir.join("site.toml"), plan).unwrap();
+        let id = rustix::process::Pid::from_raw(self.process.id().try_into().unwrap()).unwrap();
+        rustix::process::kill_process(id, rustix::process::Signal::HUP).unwrap();
     }
 
     pub fn received(&self) -> Vec<serde_json::Value> {

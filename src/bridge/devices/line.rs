@@ -10,11 +10,10 @@ use super::ends::{Settle, Source};
 use super::queue::{Device, Phase};
 use super::register::Verdict;
 use super::{LONGEST_PAUSE, Left, OwnIdentity, Shared, WINDOW};
-use crate::config::WhenRefused;
 use crate::hub::accounts::{Account, NoAccount};
 use crate::hub::connection_string::{Auth, ConnectionString};
 use crate::outbound::Way;
-use crate::uplink::{self, HubTarget, Status, Target, Unassigned, WindowSize, tls};
+use crate::uplink::{self, HubRate, HubTarget, Status, Target, Unassigned, WindowSize, tls};
 
 /// Refusals in a row after which a device that was never let in counts as refused. The first may be chance.
 const REFUSALS: u32 = 2;
@@ -120,7 +119,7 @@ async fn serve(shared: &Arc<Shared>, device: &Arc<Device>, leave: &CancellationT
             window => window,
         },
         // The dispatcher sees to lanes and pace, for all devices together.
-        hub_rate: None,
+        hub_rate: HubRate::default(),
         live_first: false,
         crowd: Some(Arc::clone(&shared.crowd)),
         // The certificate that is watched is the bridge's own.
@@ -222,13 +221,8 @@ pub(super) fn refused(shared: &Shared, device: &Arc<Device>, why: NoAccount) {
     if is_its_own && !shared.lets_in() {
         return; // Nobody is let in: this says nothing about the device.
     }
-    let waits = !is_its_own || shared.options.plan.when_refused == WhenRefused::Wait;
-    if waits && state.shelving && !state.has_shelf_in_memory() {
-        return; // A few messages that are older than its shelf: they go first when it is let in.
-    }
-    let (left, before_shelf) = device.clear(&mut state);
-    let left = left.into_iter().map(|held| Left { device: Arc::clone(device), held, before_shelf });
-    shared.left.lock().extend(left);
+    let left = device.clear(&mut state);
+    shared.left.lock().extend(left.into_iter().map(|held| Left { device: Arc::clone(device), held }));
 }
 
 impl Shared {

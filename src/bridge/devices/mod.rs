@@ -9,7 +9,8 @@
 //! approved it, or it sends more than its line takes while the lines of others stand idle) is put on the device's
 //! [shelf](crate::shelf), and only when it is durable there the spool is told that it is settled. While something is on
 //! a shelf, everything newer of that device goes behind it, so its messages stay in order; only urgent ones overtake the
-//! shelf of a device that is connected. When the hub as a whole is away, nothing is shelved: the dispatcher stops
+//! shelf of a device that is connected. What waits in memory when a shelf begins goes onto it first (see `transfer`), so
+//! the order holds over a restart, too. When the hub as a whole is away, nothing is shelved: the dispatcher stops
 //! reading, and the spool keeps what it has.
 //!
 //! | state of a device | its messages |
@@ -69,6 +70,7 @@ mod renewal;
 mod shelving;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod withdraw;
 
 pub use census::{Listed, Origin, Phase as Condition, Summary, origin};
@@ -152,7 +154,7 @@ pub struct Plan {
     pub idle_timeout: Duration,
     /// Most connections.
     pub max_connections: usize,
-    /// Connects a second.
+    /// Connects a second at each hub.
     pub connect_rate: u32,
     /// Messages on a shelf for longer are given up.
     pub shelf_max_age: Option<Duration>,
@@ -226,8 +228,6 @@ struct Roster {
 struct Left {
     device: Arc<Device>,
     held: Held,
-    /// It is older than what is on the device's shelf.
-    before_shelf: bool,
 }
 
 /// Who has a connection, and who waits for one.

@@ -87,14 +87,7 @@ struct Talk {
 impl Talk {
     /// Everything that is kept is written to the journal.
     fn write_anew(&self) {
-        let book = self.shared.book.lock();
-        self.shared.journal.begin_anew();
-        for (device, twin) in book.all() {
-            for record in records::all(device, twin) {
-                self.shared.journal.append(&record);
-            }
-        }
-        self.shared.journal.written_anew();
+        Twins(Arc::clone(&self.shared)).write_anew();
     }
 
     /// Rules that were taken up may want something else.

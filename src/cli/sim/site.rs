@@ -18,8 +18,7 @@ pub(super) async fn start(
     args: Args,
     output: Option<mpsc::Sender<Vec<Received>>>,
 ) -> anyhow::Result<Site> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut plan = Plan::parse(&text).with_context(|| path.display().to_string())?;
+    let mut plan = read(path)?;
     if plan.listen.is_empty() {
         plan.listen.push(args.listen);
     }
@@ -29,6 +28,16 @@ pub(super) async fn start(
     let site = site::start(&plan, common).await.with_context(|| path.display().to_string())?;
     std::io::stderr().write_all(introduction(&site, &plan)?.as_bytes()).context("stderr")?;
     Ok(site)
+}
+
+/// Takes the file up as it is now.
+pub(super) fn again(path: &Path, site: &Site) -> anyhow::Result<()> {
+    site.replace(&read(path)?).with_context(|| path.display().to_string())
+}
+
+fn read(path: &Path) -> anyhow::Result<Plan> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Plan::parse(&text).with_context(|| path.display().to_string())
 }
 
 /// What to write into bridge.toml to be the first of the enrolments. Its key opens nothing but this simulator.

@@ -10,11 +10,15 @@
 //!
 //! An enrolment may be disabled, fail, or name a connection profile, to see what a client makes of it. A payload comes
 //! back as it was sent, as if a custom allocation had returned it.
+//!
+//! The enrolments may be replaced while it is at work. As in Azure a device moves when it registers the next time: the hub
+//! it leaves forgets it and closes its connection.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use serde_json::{Value, json};
@@ -57,8 +61,9 @@ pub struct Enrolment {
     pub is_group: bool,
     /// How.
     pub attestation: Attestation,
-    /// Host name of the hub it leads to.
-    pub hub: String,
+    /// Host names of the hubs it leads to. Of several a device gets one by its id, and stays where it is as long as that
+    /// is one of them.
+    pub hubs: Vec<String>,
     /// The device id at the hub, where it is not the registration id.
     pub device: Option<String>,
     /// It lets nobody in.
@@ -84,16 +89,26 @@ pub struct Options {
     pub retry_after: u64,
     /// So many registrations are answered with 429 first.
     pub throttled: u32,
+    /// It closes every connection without an answer.
+    pub away: bool,
 }
+
+/// A verifier for each enrolment with a root of its own, in their order.
+pub(super) type Roots = Vec<Option<Arc<dyn ClientCertVerifier>>>;
 
 /// The service at work.
 pub(super) struct Service {
-    options: Options,
+    host: String,
     own_root: Arc<dyn ClientCertVerifier>,
-    /// Verifiers of the enrolments with a root of their own, in their order.
-    roots: Vec<Option<Arc<dyn ClientCertVerifier>>>,
+    book: RwLock<Arc<Book>>,
     hubs: Vec<Arc<Shared>>,
     state: Mutex<State>,
+}
+
+/// What may be replaced while it is at work.
+struct Book {
+    options: Options,
+    roots: Roots,
 }
 
 #[derive(Default)]
@@ -106,11 +121,14 @@ struct State {
 struct Registered {
     operation: String,
     polls: u32,
-    enrolment: usize,
+    enrolment: Enrolment,
     credential: Credential,
     payload: Value,
     created: Timestamp,
-    assigned: bool,
+    /// The hub it was assigned before this registration.
+    before: Option<String>,
+    /// The hub of this registration.
+    hub: Option<String>,
 }
 
 /// What a client shows of itself.
@@ -142,20 +160,32 @@ impl Service {
     pub(super) fn new(
         options: Options,
         own_root: Arc<dyn ClientCertVerifier>,
-        roots: Vec<Option<Arc<dyn ClientCertVerifier>>>,
+        roots: Roots,
         hubs: Vec<Arc<Shared>>,
     ) -> Self {
         let state = State { throttled: options.throttled, ..State::default() };
-        Self { options, own_root, roots, hubs, state: Mutex::new(state) }
+        let (host, book) = (options.host.clone(), RwLock::new(Arc::new(Book { options, roots })));
+        Self { host, own_root, book, hubs, state: Mutex::new(state) }
+    }
+
+    /// From now on it does as these say; who is assigned stays so until it registers again.
+    pub(super) fn replace(&self, options: Options, roots: Roots) {
+        self.state.lock().throttled = options.throttled;
+        *self.book.write() = Arc::new(Book { options, roots });
     }
 
     pub(super) fn is_called(&self, name: &str) -> bool {
-        self.options.host.eq_ignore_ascii_case(name)
+        self.host.eq_ignore_ascii_case(name)
+    }
+
+    fn book(&self) -> Arc<Book> {
+        Arc::clone(&self.book.read())
     }
 
     /// A device says that it is there.
     fn register(&self, (scope, id): (&str, &str), proof: &Proof<'_>, body: &[u8]) -> Answer {
-        let (id, enrolment, credential) = match self.identify((scope, id), proof) {
+        let book = self.book();
+        let (id, enrolment, credential) = match self.identify(&book, (scope, id), proof) {
             Ok(known) => known,
             Err(answer) => return answer,
         };
@@ -167,10 +197,10 @@ impl Service {
         let mut state = self.state.lock();
         if state.throttled > 0 {
             state.throttled -= 1;
-            let retry_after = Some(self.options.retry_after);
+            let retry_after = Some(book.options.retry_after);
             return Answer { retry_after, ..Answer::error(429_001, "operations are being throttled") };
         }
-        if self.options.enrolments.get(enrolment).is_some_and(|enrolment| enrolment.disabled) {
+        if enrolment.disabled {
             let body = json!({
                 "operationId": "",
                 "status": "disabled",
@@ -185,25 +215,22 @@ impl Service {
         let operation = format!("5.{:016x}.{:08x}", state.operations, rand::random::<u32>());
         let registered = Registered {
             operation: operation.clone(),
-            polls: self.options.assigning,
-            enrolment,
+            polls: book.options.assigning,
+            enrolment: enrolment.clone(),
             credential,
             payload: body.get("payload").cloned().unwrap_or(Value::Null),
             created: Timestamp::now(),
-            assigned: false,
+            before: state.registrations.remove(&id).and_then(|old| old.hub.or(old.before)),
+            hub: None,
         };
         state.registrations.insert(id, registered);
-        self.assigning(&operation)
-    }
-
-    fn assigning(&self, operation: &str) -> Answer {
-        let body = json!({"operationId": operation, "status": "assigning"});
-        Answer { status: 202, retry_after: Some(self.options.retry_after), body }
+        book.assigning(&operation)
     }
 
     /// What became of an operation; without one, of the device.
     fn status(&self, (scope, id): (&str, &str), operation: Option<&str>, proof: &Proof<'_>) -> Answer {
-        let id = match self.identify((scope, id), proof) {
+        let book = self.book();
+        let id = match self.identify(&book, (scope, id), proof) {
             Ok((id, ..)) => id,
             Err(answer) => return answer,
         };
@@ -214,12 +241,9 @@ impl Service {
         };
         if known.polls > 0 {
             known.polls -= 1;
-            return self.assigning(&known.operation);
+            return book.assigning(&known.operation);
         }
-        let Some(enrolment) = self.options.enrolments.get(known.enrolment) else {
-            return Answer::error(500_001, "the enrolment is gone");
-        };
-        if enrolment.fails {
+        if known.enrolment.fails {
             let body = json!({
                 "operationId": known.operation,
                 "status": "failed",
@@ -227,46 +251,52 @@ impl Service {
             });
             return Answer { status: 200, retry_after: None, body };
         }
-        let device = enrolment.device.as_deref().unwrap_or(&id);
-        if !known.assigned {
-            known.assigned = true;
-            for hub in &self.hubs {
-                if hub.options.host == enrolment.hub {
-                    hub.register.enter(device, known.credential.clone());
+        if known.hub.is_none() {
+            let (hub, device) = (known.choose(&id), known.device(&id));
+            for one in &self.hubs {
+                if one.options.host == hub {
+                    one.register.enter(device, known.credential.clone());
                 } else {
-                    hub.register.remove(device);
+                    one.register.remove(device);
+                    one.sessions.end(device);
                 }
             }
-            tracing::info!(registration = id, device, hub = enrolment.hub, "assigned");
+            tracing::info!(registration = id, device, hub, "assigned");
+            known.hub = Some(hub);
         }
-        Answer { status: 200, retry_after: None, body: assigned(&id, device, known, enrolment) }
+        Answer { status: 200, retry_after: None, body: assigned(&id, known) }
     }
 
     /// Who asks: the id in lower case, the enrolment that lets it in, and its credential at the hub.
-    fn identify(&self, (scope, id): (&str, &str), proof: &Proof<'_>) -> Result<(String, usize, Credential), Answer> {
-        if scope != self.options.scope {
+    fn identify<'b>(
+        &self,
+        book: &'b Book,
+        (scope, id): (&str, &str),
+        proof: &Proof<'_>,
+    ) -> Result<(String, &'b Enrolment, Credential), Answer> {
+        if scope != book.options.scope {
             return Err(Answer::error(404_001, "no such ID scope"));
         }
         let id = RegistrationId::parse(id).map_err(|_| Answer::error(400_004, "no registration id"))?;
         let id = id.as_str();
         let (mut candidates, mut found) = (0, None);
-        for (number, enrolment) in self.options.enrolments.iter().enumerate() {
+        for (number, enrolment) in book.options.enrolments.iter().enumerate() {
             // An entry of its own goes before any group.
             let fits = if enrolment.is_group { found.is_none() } else { enrolment.name.eq_ignore_ascii_case(id) };
             if !fits {
                 continue;
             }
             candidates += 1;
-            let root = self.roots.get(number).and_then(Option::as_ref).unwrap_or(&self.own_root);
-            if let Some(credential) = self.proves(enrolment, id, proof, root.as_ref()) {
-                found = Some((number, credential));
+            let root = book.roots.get(number).and_then(Option::as_ref).unwrap_or(&self.own_root);
+            if let Some(credential) = proves((scope, id), enrolment, proof, root.as_ref()) {
+                found = Some((enrolment, credential));
                 if !enrolment.is_group {
                     break;
                 }
             }
         }
         match found {
-            Some((number, credential)) => Ok((id.to_owned(), number, credential)),
+            Some((enrolment, credential)) => Ok((id.to_owned(), enrolment, credential)),
             None if candidates == 0 => Err(Answer::error(404_201, "no such registration")),
             None => {
                 tracing::info!(registration = id, "registration refused: neither its token nor its certificate fits");
@@ -274,45 +304,72 @@ impl Service {
             }
         }
     }
+}
 
-    fn proves(
-        &self,
-        enrolment: &Enrolment,
-        id: &str,
-        proof: &Proof<'_>,
-        root: &dyn ClientCertVerifier,
-    ) -> Option<Credential> {
-        match &enrolment.attestation {
-            Attestation::Key(key) => {
-                let token = Token::parse(proof.token?).ok()?;
-                let key = if enrolment.is_group { Key::parse(key.derive(id).expose()).ok()? } else { key.clone() };
-                let want = format!("{}/registrations/{id}", self.options.scope);
-                let fits = token.audience.eq_ignore_ascii_case(&want);
-                let good = fits && token.check(Timestamp::now().as_secs(), &[&key]).is_ok();
-                good.then_some(Credential::Key(key))
-            }
-            Attestation::Authority(_) => {
-                let (leaf, chain) = proof.certificates?.split_first()?;
-                let named = common_name(leaf).is_some_and(|name| name.eq_ignore_ascii_case(id));
-                let good = named && root.verify_client_cert(leaf, chain, UnixTime::now()).is_ok();
-                good.then(|| Credential::Thumbprint(thumbprint(leaf)))
-            }
-            Attestation::Thumbprint(registered) => {
-                let leaf = proof.certificates?.first()?;
-                (thumbprint(leaf) == *registered).then_some(Credential::Thumbprint(*registered))
-            }
+impl Book {
+    fn assigning(&self, operation: &str) -> Answer {
+        let body = json!({"operationId": operation, "status": "assigning"});
+        Answer { status: 202, retry_after: Some(self.options.retry_after), body }
+    }
+}
+
+impl Registered {
+    fn device<'a>(&'a self, id: &'a str) -> &'a str {
+        self.enrolment.device.as_deref().unwrap_or(id)
+    }
+
+    /// The hub it gets.
+    fn choose(&self, id: &str) -> String {
+        let hubs = &self.enrolment.hubs;
+        if let Some(before) = self.before.as_ref().filter(|before| hubs.contains(before)) {
+            return before.clone();
+        }
+        let mut hasher = DefaultHasher::new();
+        id.hash(&mut hasher);
+        let place = usize::try_from(hasher.finish() % (hubs.len().max(1) as u64)).unwrap_or(0);
+        hubs.get(place).cloned().unwrap_or_default()
+    }
+}
+
+/// What a device is entered with at its hub; `None` where it is not who it says.
+fn proves(
+    (scope, id): (&str, &str),
+    enrolment: &Enrolment,
+    proof: &Proof<'_>,
+    root: &dyn ClientCertVerifier,
+) -> Option<Credential> {
+    match &enrolment.attestation {
+        Attestation::Key(key) => {
+            let token = Token::parse(proof.token?).ok()?;
+            let key = if enrolment.is_group { Key::parse(key.derive(id).expose()).ok()? } else { key.clone() };
+            let want = format!("{scope}/registrations/{id}");
+            let fits = token.audience.eq_ignore_ascii_case(&want);
+            let good = fits && token.check(Timestamp::now().as_secs(), &[&key]).is_ok();
+            good.then_some(Credential::Key(key))
+        }
+        Attestation::Authority(_) => {
+            let (leaf, chain) = proof.certificates?.split_first()?;
+            let named = common_name(leaf).is_some_and(|name| name.eq_ignore_ascii_case(id));
+            let good = named && root.verify_client_cert(leaf, chain, UnixTime::now()).is_ok();
+            good.then(|| Credential::Thumbprint(thumbprint(leaf)))
+        }
+        Attestation::Thumbprint(registered) => {
+            let leaf = proof.certificates?.first()?;
+            (thumbprint(leaf) == *registered).then_some(Credential::Thumbprint(*registered))
         }
     }
 }
 
-fn assigned(id: &str, device: &str, known: &Registered, enrolment: &Enrolment) -> Value {
+fn assigned(id: &str, known: &Registered) -> Value {
+    let enrolment = &known.enrolment;
+    let moved = known.before.is_some() && known.before != known.hub;
     let mut state = json!({
         "registrationId": id,
         "createdDateTimeUtc": known.created.to_string(),
-        "assignedHub": enrolment.hub,
-        "deviceId": device,
+        "assignedHub": known.hub,
+        "deviceId": known.device(id),
         "status": "assigned",
-        "substatus": "initialAssignment",
+        "substatus": if moved { "deviceDataMigrated" } else { "initialAssignment" },
         "lastUpdatedDateTimeUtc": Timestamp::now().to_string(),
         "etag": "ImV0YWci",
     });
@@ -351,6 +408,9 @@ pub(super) async fn serve(
         Err(_) => return Closed::NoConnect,
         Ok(Err(_)) => return Closed::Lost,
         Ok(Ok(_)) => {}
+    }
+    if service.book().options.away {
+        return Closed::Stopped;
     }
     let ([first], Guest { door, certificates, .. }) = (first, guest);
     tokio::select! {
