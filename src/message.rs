@@ -69,11 +69,34 @@ pub fn excerpt(text: &str) -> &str {
     text.get(..text.floor_char_boundary(200)).unwrap_or(text)
 }
 
+/// Longest name in a twin, in bytes ("Understand and use device twins in IoT Hub", as the others).
+pub const TWIN_NAME_MAX: usize = 1024;
+/// How deep objects of a twin may be nested.
+pub const TWIN_DEPTH_MAX: usize = 10;
+
+/// Whether names in twins have such a character.
+pub fn is_in_twin_names(c: char) -> bool {
+    !(c.is_control() || matches!(c, '.' | '$' | ' '))
+}
+
+/// Why a twin takes no such name, as the end of a sentence about it.
+pub fn twin_name_fault(name: &str) -> Option<&'static str> {
+    if name.is_empty() {
+        Some("is not empty")
+    } else if name.len() > TWIN_NAME_MAX {
+        Some("is no longer than 1024 bytes")
+    } else if name.chars().all(is_in_twin_names) {
+        None
+    } else {
+        Some("has no control character, `.`, `$` or space in it")
+    }
+}
+
 /// Appends a text as a name that a twin takes: what it takes in none is written as `%` and two hex digits.
 pub fn push_twin_name(text: &str, name: &mut String) {
     const HEX: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
     for c in text.chars() {
-        if !(c.is_control() || matches!(c, '.' | '$' | ' ' | '%')) {
+        if is_in_twin_names(c) && c != '%' {
             name.push(c);
             continue;
         }

@@ -9,6 +9,8 @@
 //!
 //! What the files say may be replaced while it is in use; what the service has told stays.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
@@ -46,13 +48,10 @@ impl Directory {
     async fn find(&self, device: &str) -> Result<Account, NoAccount> {
         let found = self.known().find(device)?;
         let Some(service) = &self.service else { return self.direct(device, found) };
-        let given = match found {
-            Found::Account(account) => return Ok(*account),
-            Found::Key(key) => Given::Key(key),
-            Found::Group(key) => Given::Group(key),
-            Found::Certificate(certificate) => Given::Certificate(certificate),
-        };
-        service.account(device, given).await
+        match Given::try_from(found) {
+            Ok(given) => service.account(device, given).await,
+            Err(account) => Ok(*account),
+        }
     }
 
     fn direct(&self, device: &str, found: Found) -> Result<Account, NoAccount> {
@@ -112,6 +111,21 @@ impl Accounts for Directory {
         if let Some(service) = self.asked_for(device) {
             service.refused(device);
         }
+    }
+
+    fn unreachable(&self, device: &str) {
+        if let Some(service) = self.asked_for(device) {
+            service.unreachable(device);
+        }
+    }
+
+    fn is_gone<'a>(&'a self, device: &'a str) -> Pin<Box<dyn Future<Output = bool> + Send + 'a>> {
+        Box::pin(async move {
+            match self.asked_for(device) {
+                Some(service) => service.is_gone(device).await,
+                None => false,
+            }
+        })
     }
 
     fn ask_anew(&self, device: &str) {

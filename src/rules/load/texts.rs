@@ -53,6 +53,21 @@ pub(super) struct Names {
 }
 
 impl Names {
+    /// Those of what comes down, before its patterns bring more.
+    pub(super) fn down(known: &[&str]) -> Self {
+        Self {
+            names: known.iter().map(|name| (*name).to_owned()).collect(),
+            columns: Vec::new(),
+            of_pattern: 0,
+            place: None,
+            unknown: Cell::new(Unknown::Wrong),
+            regex: false,
+            on: false,
+            command: true,
+            answer: None,
+        }
+    }
+
     /// An expression or a script may use names that are not known here.
     pub(super) fn is_open(&self) -> bool {
         self.unknown.get() != Unknown::Wrong
