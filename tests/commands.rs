@@ -15,6 +15,8 @@ mod plant;
 #[path = "support/relay.rs"]
 mod relay;
 mod sim_client;
+#[path = "commands/status.rs"]
+mod status;
 #[path = "commands/subscriptions.rs"]
 mod subscriptions;
 mod support;

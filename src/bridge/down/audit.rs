@@ -3,6 +3,7 @@
 //! `<state>/commands.jsonl` grows to half the size it may have and then becomes `commands.1.jsonl`, in place of the one
 //! before. A line that cannot be written is told in the log of the program; the command goes its way.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -18,10 +19,19 @@ const NAME: &str = "commands.jsonl";
 const OLD: &str = "commands.1.jsonl";
 /// What is read of it at start.
 const TAIL: u64 = 1 << 20;
+/// Lines that are shown.
+const RECENT: usize = 8;
 
 /// The log. A clone writes into the same.
 #[derive(Debug, Clone)]
-pub struct Audit(Arc<Mutex<Log>>);
+pub struct Audit(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    log: Mutex<Log>,
+    /// The last lines. By themselves, for who looks at them is not to wait for the disk.
+    recent: Mutex<VecDeque<Value>>,
+}
 
 #[derive(Debug)]
 struct Log {
@@ -37,17 +47,39 @@ impl Audit {
     /// In the folder `state`, both files together no larger than `max_size`.
     pub fn new(state: &Path, max_size: u64) -> Self {
         let (path, old) = (state.join(NAME), state.join(OLD));
-        Self(Arc::new(Mutex::new(Log { path, old, most: max_size / 2, open: None, told: false })))
+        let log = Mutex::new(Log { path, old, most: max_size / 2, open: None, told: false });
+        Self(Arc::new(Shared { log, recent: Mutex::default() }))
     }
 
     /// Adds a line.
-    pub(in crate::bridge) fn write(&self, line: &Value) {
-        self.0.lock().write(line);
+    pub fn write(&self, line: &Value) {
+        self.remember(line);
+        self.0.log.lock().write(line);
+    }
+
+    fn remember(&self, line: &Value) {
+        let mut recent = self.0.recent.lock();
+        if recent.len() >= RECENT {
+            recent.pop_front();
+        }
+        recent.push_back(line.clone());
+    }
+
+    /// The last few lines since the start, the newest first. No payload is in them.
+    pub fn recent(&self) -> Vec<Value> {
+        self.0.recent.lock().iter().rev().cloned().collect()
+    }
+
+    /// True while a line is on its way to the disk.
+    #[cfg(test)]
+    pub(in crate::bridge) fn is_busy(&self) -> bool {
+        self.0.log.is_locked()
     }
 
     /// Adds a line that is on the disk then; false where it is not.
     pub(super) fn write_through(&self, line: &Value) -> bool {
-        let mut log = self.0.lock();
+        self.remember(line);
+        let mut log = self.0.log.lock();
         log.write(line);
         let synced = log.open.as_ref().is_some_and(|(file, _)| file.sync_data().is_ok());
         if !synced {
@@ -58,7 +90,7 @@ impl Audit {
 
     /// What the end of the log says about messages that may come again, oldest first.
     pub(super) fn said(&self) -> Vec<Said> {
-        let log = self.0.lock();
+        let log = self.0.log.lock();
         let texts = [&log.old, &log.path].map(|path| tail(path).unwrap_or_default());
         let lines = texts.iter().flat_map(|text| text.split(|byte| *byte == b'\n'));
         lines.filter_map(|line| said(&serde_json::from_slice(line).ok()?)).collect()

@@ -15,6 +15,8 @@ const KNOWN_IN_COMMANDS: &str =
 
 const KNOWN_IN_DESIRED: &str = "known are {device}, with `split = \"leaf\"` {path} and {name}, {time} and the names in `device`; a field of the body is written {.field}";
 
+const DEVICE: &str = "device";
+
 const WITH_A_DOT: &str = "a field of the payload is written with a dot: {.field}";
 
 /// What a name that is not known comes to.
@@ -125,6 +127,20 @@ impl Names {
         template
     }
 
+    /// Reads a template that is asked once the message has its `device`, which `{device}` stands for, where that is no name
+    /// of the rule's own.
+    pub(super) fn template_of_sent(&mut self, text: &Text<'_>, device: &Template, report: &mut Report<'_>) -> Template {
+        if self.names.iter().chain(&self.columns).any(|name| name == DEVICE) {
+            return self.template(text, report);
+        }
+        let own = self.names.len();
+        self.names.push(DEVICE.to_owned());
+        let template = self.template(text, report);
+        self.names.pop();
+        let meant = |part| if part == Part::Capture(own) { device.0.clone() } else { vec![part] };
+        Template(template.0.into_iter().flat_map(meant).collect())
+    }
+
     fn tell(&self, mistake: Mistake, text: &Text<'_>, report: &mut Report<'_>) {
         let syntax = |report: &mut Report<'_>, title: &str, part: Span, help: &str| {
             let found = report.new_error("template-syntax", title).at(text.part(report.text, part), "");
@@ -214,6 +230,9 @@ impl Names {
             _ => match (nearest(name, known), lower.strip_prefix("payload.")) {
                 (Some(meant), _) => Ok(meant.to_owned()),
                 (None, Some(field)) => Ok(format!(".{field}")),
+                (None, None) if lower == DEVICE => {
+                    Err("`per` and the key of `dedupe` know {device}; here write what `device` says")
+                }
                 (None, None) => Err("known are {time}, {topic}, {client}; a field of the payload is written {.field}"),
             },
         }
