@@ -31,6 +31,7 @@ mod meters;
 mod numbering;
 mod own;
 mod reported;
+mod seen;
 #[cfg(test)]
 mod sim;
 pub mod twins;
@@ -51,6 +52,7 @@ pub use in_use::InUse;
 pub use lanes::{SpoolBacklog, SpoolOutcome, Stores, join};
 use meters::Meter;
 pub use own::Own;
+pub use seen::Seen;
 
 /// What takes the broker's publishes.
 pub struct Bridge {
@@ -67,6 +69,7 @@ pub struct Bridge {
     twins: Option<twins::Twins>,
     door: Option<Arc<Door>>,
     watchers: Arc<Watchers>,
+    seen: Option<Arc<Seen>>,
 }
 
 /// Why a publish is isolated that no commit can hold.
@@ -93,6 +96,7 @@ impl Bridge {
             twins: None,
             door: None,
             watchers: Arc::default(),
+            seen: None,
             rules: Arc::new(InUse::new(rules, own.block)),
             unmatched,
             own,
@@ -117,6 +121,12 @@ impl Bridge {
     /// Takes nothing for a device while this is shut for it.
     pub fn behind(mut self, door: Arc<Door>) -> Self {
         self.door = Some(door);
+        self
+    }
+
+    /// Notes which devices the plant is heard of.
+    pub fn hearing(mut self, seen: Arc<Seen>) -> Self {
+        self.seen = Some(seen);
         self
     }
 
@@ -217,6 +227,7 @@ impl Bridge {
             now.set.settle(out);
             count_held_back(now, out);
             self.doubts(now, publish, out);
+            self.heard_of(out, publish.received);
         }
         taken
     }
@@ -469,7 +480,17 @@ mod tests {
         device: Option<&str>,
         rules: &str,
     ) -> (Bridge, quarantine::Writer, ([spool::Opened; 2], spool::Spool)) {
-        let open = |name: &str| spool::open(spool::Options::new(dir.join(name), 16 << 20)).unwrap();
+        bridge_over(dir, device, rules, spool::Options::new("", 16 << 20))
+    }
+
+    /// The same with spools of other options; their folders are in `dir`.
+    pub(super) fn bridge_over(
+        dir: &Path,
+        device: Option<&str>,
+        rules: &str,
+        options: spool::Options,
+    ) -> (Bridge, quarantine::Writer, ([spool::Opened; 2], spool::Spool)) {
+        let open = |name: &str| spool::open(spool::Options { dir: dir.join(name), ..options.clone() }).unwrap();
         let spools = ["spool", "urgent"].map(open);
         let [normal, urgent] = [&spools[0], &spools[1]].map(|spool| spool.appender.clone());
         let (held, held_spool) = Holding::over(open("held"));

@@ -349,6 +349,12 @@ pub fn registration(result: &'static str) {
     ::metrics::counter!("brownbridge_dps_registrations_total", "result" => result).increment(1);
 }
 
+/// How many seconds this machine was ahead of the hub, or the provisioning service, when they were compared last.
+pub fn clock_ahead(seconds: i64) {
+    #[expect(clippy::cast_precision_loss)]
+    ::metrics::gauge!("brownbridge_clock_ahead_seconds").set(seconds as f64);
+}
+
 /// Counts what a tap or a recording misses, by reason.
 pub fn watch_missed(reason: &'static str) -> Counter {
     ::metrics::counter!("brownbridge_watch_missed_total", "reason" => reason)
@@ -446,6 +452,11 @@ pub fn describe_labelled() {
             "brownbridge_certificate_expiry_timestamp_seconds",
             Unit::Seconds,
             "When the client certificate in use expires; of many devices the first one",
+        ),
+        (
+            "brownbridge_clock_ahead_seconds",
+            Unit::Seconds,
+            "How far this machine's clock was ahead of the hub's, or the provisioning service's, when they were compared",
         ),
         ("brownbridge_uplink_state", Unit::Count, "1 for what the uplink does, or why it does not, in one word"),
         (

@@ -168,6 +168,7 @@ pub struct Running {
     control: Option<JoinHandle<()>>,
     control_stop: CancellationToken,
     down: Option<down::Running>,
+    own_twin: Option<JoinHandle<()>>,
     ledger: Arc<Ledger>,
     ledger_kept: JoinHandle<()>,
     ledger_stop: CancellationToken,
@@ -250,6 +251,10 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         Some(down) => bridge.reporting(down.twins.clone()),
         None => bridge,
     };
+    let bridge = match own_twin.as_ref().and_then(own_twin::Prepared::seen) {
+        Some(seen) => bridge.hearing(seen),
+        None => bridge,
+    };
     let bridge = Arc::new(match down.as_ref().and_then(down::Prepared::watch) {
         Some(watch) => bridge.watched_by(watch),
         None => bridge,
@@ -275,7 +280,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         settings.broker.gate = Some(Arc::new(keeper.clone()));
         files.add(Fence::new(fence.files, keeper));
     }
-    files.add(UplinkTls::new(settings.credentials));
+    files.add(UplinkTls::new(settings.credentials, devices.clone()));
     let bridge_toml = Arc::new(settings.bridge_toml);
     if let (Some(tables), Some(devices)) = (tables, &devices) {
         files.add_unseen(DeviceTables::new(Arc::clone(&bridge_toml), tables, devices.clone()));
@@ -292,6 +297,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let reloader = || files.reloader(Arc::clone(&bridge_toml));
     let lines = (shelves.clone(), devices.clone());
     let twins = down.as_ref().map(|down| down.twins.clone());
+    let audit = down.as_ref().and_then(down::Prepared::audit);
     let down = down.map(|down| down.start((broker.inside(), &bridge), reloader(), lines, metrics)).transpose();
     let down = down.map_err(StartError::Runtime)?;
 
@@ -311,14 +317,16 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         sessions: kept,
         shelves,
         devices,
+        audit,
+        twins: twins.clone(),
     });
     let pulse = Pulse::new(progress, Arc::clone(&source), uplink.abort_handle());
-    if let (Some(own), Some(twins)) = (own_twin, twins) {
+    let own_twin = own_twin.zip(twins).map(|(own, twins)| {
         let (gauges, rules) = (Arc::clone(&source), Arc::clone(bridge.rules()));
         let parts = own_twin::Parts { twins, gauges, recorder: recorder.clone(), reloader: reloader(), rules, tuned };
         // It ends by itself, with the watches of the files.
-        tokio::spawn(own.run(parts, files.ended()));
-    }
+        tokio::spawn(own.run(parts, files.ended()))
+    });
     let admin = tokio::spawn(admin::serve(page, recorder, source, admin_stop.clone()));
     let plant: Vec<String> = broker.addresses().iter().map(|(name, address)| format!("{name}://{address}")).collect();
     let rules = bridge.rules().rules();
@@ -347,6 +355,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         control,
         control_stop,
         down,
+        own_twin,
         ledger,
         ledger_kept,
         ledger_stop,
@@ -491,6 +500,9 @@ impl Running {
             down.stop().await;
         }
         self.files.stop().await;
+        if let Some(own_twin) = self.own_twin {
+            let _ = tokio::time::timeout(BROKER_GRACE, own_twin).await;
+        }
         self.control_stop.cancel();
         if let Some(control) = self.control {
             let _ = control.await;

@@ -11,6 +11,8 @@ use super::reload::Standing;
 use super::status;
 use crate::admin;
 use crate::bridge::devices::{Devices, Summary};
+use crate::bridge::down::Audit;
+use crate::bridge::twins::Twins;
 use crate::bridge::{InUse, Stores};
 use crate::broker::Census;
 use crate::journal::Journal;
@@ -93,6 +95,10 @@ pub(super) struct Gauges {
     pub(super) shelves: Option<Arc<Shelves>>,
     /// The devices, where each has a connection of its own.
     pub(super) devices: Option<Devices>,
+    /// What came down, where something may.
+    pub(super) audit: Option<Audit>,
+    /// The twins, where the uplink is a hub.
+    pub(super) twins: Option<Twins>,
 }
 
 impl Gauges {
@@ -198,6 +204,8 @@ impl admin::Source for Gauges {
             uplink: status::Uplink::of(&self.status.borrow(), self.hub_rate.get()),
             spool: status::Spool::of(&stats, self.oldest_age(stats.oldest_ms)),
             devices: self.devices.as_ref().map(status::Devices::of),
+            commands: self.audit.as_ref().map(|audit| status::Commands::of(audit, metrics)),
+            twins: self.twins.as_ref().map(status::Twins::of),
             rules: status::Rules::of(&self.rules),
             refused: self.standing.refused().iter().map(status::Refused::of).collect(),
             windows: status::Windows {

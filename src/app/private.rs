@@ -15,13 +15,14 @@ use rustix::fs::Mode;
 const FOLDERS: [&str; 9] =
     ["assignments", "births", "held", "quarantine", "sessions", "shelf", "spool", "twins", "urgent"];
 /// Its files there.
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "commands.1.jsonl",
     "commands.jsonl",
     "control.sock",
     "devices.json",
     "ledger.json",
     "own_twin.json",
+    "presence.json",
     "sequences.json",
     "subscribed",
 ];

@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+mod back;
+
+pub use back::{Command, Commands, Twin, TwinRefused, Twins};
+
 use super::reload;
 use crate::bridge::InUse;
 use crate::bridge::devices::{self, Condition};
@@ -44,6 +48,12 @@ pub struct Report {
     /// The devices, where each has a connection of its own.
     #[serde(default)]
     pub devices: Option<Devices>,
+    /// What came down, where that may.
+    #[serde(default)]
+    pub commands: Option<Commands>,
+    /// The twins, where the uplink is a hub.
+    #[serde(default)]
+    pub twins: Option<Twins>,
     /// The rules in use.
     pub rules: Rules,
     /// Files on disk that are not in use because something is wrong with them.
@@ -141,6 +151,9 @@ pub struct Device {
     /// The same: when the provisioning service told its hub.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assigned: Option<String>,
+    /// The same: its id there, where the service assigned another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub there: Option<String>,
 }
 
 impl Devices {
@@ -163,15 +176,16 @@ impl From<devices::Listed> for Device {
             Some(devices::Origin { admission, account, .. }) => (Some(admission), Some(account)),
             None => (None, None),
         };
-        let (credentials, hub, assigned) = match account {
-            Some(Described { proof, hub, assigned }) => (Some(proof), hub, assigned),
-            None => (None, None, None),
+        let (credentials, hub, assigned, there) = match account {
+            Some(Described { proof, hub, assigned, there }) => (Some(proof), hub, assigned, there),
+            None => (None, None, None, None),
         };
         Self {
             admission,
             credentials,
             hub,
             assigned,
+            there,
             id: listed.id,
             state: listed.phase.label().to_owned(),
             queued: listed.queued,

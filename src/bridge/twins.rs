@@ -33,11 +33,13 @@ use crate::metrics::{Metrics, billable_by_rule};
 use crate::rules::RuleSet;
 use crate::uplink::Wanted;
 
+mod account;
 mod book;
 mod desired;
 mod records;
 mod talk;
 
+pub use account::{Account, Listed, Refusal};
 use book::Book;
 pub use desired::Plant;
 pub use talk::{Parts, run};
@@ -79,6 +81,8 @@ struct Shared {
     /// Something waits in `Book::touched`.
     touched: Notify,
     own_desired: watch::Sender<Option<Arc<Desired>>>,
+    /// What the hub refused last.
+    refused: Mutex<Option<Refusal>>,
     metrics: Metrics,
 }
 
@@ -113,7 +117,8 @@ impl Twins {
     fn over((book, journal): (Book, Journal), whose: Whose, metrics: Metrics) -> Self {
         let own = book.desired(&whose.own).filter(|desired| desired.version.is_some());
         let own_desired = watch::Sender::new(own.cloned().map(Arc::new));
-        let shared = Shared { whose, book: Mutex::new(book), journal, touched: Notify::new(), own_desired, metrics };
+        let (book, touched, refused) = (Mutex::new(book), Notify::new(), Mutex::default());
+        let shared = Shared { whose, book, journal, touched, own_desired, refused, metrics };
         Self(Arc::new(shared))
     }
 

@@ -91,6 +91,7 @@ fn shown(report: &Report) -> String {
             let _ = writeln!(out, "           {} is {}: {trouble}", plain(&device.id), plain(&device.state));
         }
     }
+    way_back(&mut out, report);
     let rules = &report.rules;
     let word = if rules.count == 1 { "rule" } else { "rules" };
     let _ = writeln!(out, "rules      {} {word}, {}, in use since {}", rules.count, rules.hash, rules.since);
@@ -140,6 +141,42 @@ fn births(out: &mut String, sparkplug: &Sparkplug) {
     let nodes = format!("{nodes} edge {}", if nodes == 1 { "node" } else { "nodes" });
     let lost = if kept { "" } else { "; NOT KEPT over a restart, the disk does not take them" };
     let _ = writeln!(out, "sparkplug  {births} births hold, of {nodes}; {}{lost}", bytes(size as u64));
+}
+
+/// Commands and twins.
+fn way_back(out: &mut String, report: &Report) {
+    if let Some(commands) = &report.commands {
+        let outcomes = commands.outcomes.iter().map(|(outcome, count)| format!("{count} {}", plain(outcome)));
+        let outcomes = outcomes.collect::<Vec<_>>().join(", ");
+        let outcomes = if outcomes.is_empty() { "none yet" } else { outcomes.as_str() };
+        let waiting = if commands.waiting > 0 { format!("; {} wait", commands.waiting) } else { String::new() };
+        let _ = writeln!(out, "commands   {outcomes}{waiting}");
+        for one in &commands.last {
+            let (at, kind, outcome) = (plain(&one.at), plain(&one.kind), plain(&one.outcome));
+            let (command, device) = (plain(&one.command), plain(&one.device));
+            let topic = one.topic.as_ref().map_or(String::new(), |topic| format!(", {}", plain(topic)));
+            let why = one.detail.as_ref().map_or(String::new(), |why| format!(": {}", plain(why)));
+            let _ = writeln!(out, "           {at} {kind} {command} for {device}{topic}: {outcome}{why}");
+        }
+    }
+    let Some(twins) = report.twins.as_ref().filter(|twins| twins.count > 0) else { return };
+    let word = if twins.count == 1 { "twin" } else { "twins" };
+    let waiting = match twins.waiting {
+        0 => "the hub has all that is reported".to_owned(),
+        waiting => format!("{waiting} changes wait for the hub"),
+    };
+    let _ = writeln!(out, "twins      {} {word}; {waiting}", twins.count);
+    let version = |version: Option<u64>| version.map_or("not known yet".to_owned(), |version| version.to_string());
+    for twin in &twins.listed {
+        let (desired, reported) = (version(twin.desired_version), version(twin.reported_version));
+        let waiting = if twin.waiting > 0 { format!(", {} changes wait", twin.waiting) } else { String::new() };
+        let device = plain(&twin.device);
+        let _ = writeln!(out, "           {device}: version desired {desired}, reported {reported}{waiting}");
+    }
+    if let Some(refused) = &twins.last_refused {
+        let (at, device, detail) = (plain(&refused.at), plain(&refused.device), plain(&refused.detail));
+        let _ = writeln!(out, "           {at} the hub refused {device} with {}: {detail}", refused.status);
+    }
 }
 
 fn table(out: &mut String, clients: &[Connected]) {

@@ -35,6 +35,7 @@ mod read_test;
 mod read_time;
 mod read_window;
 mod texts;
+mod twin_names;
 mod whole;
 pub(super) mod words;
 

@@ -138,3 +138,38 @@ async fn the_file_has_the_last_word() {
     let told = world.reported("the rules", |bridge| bridge["rules"].is_object()).await;
     assert_eq!(told["rules"]["count"], 2);
 }
+
+/// Devices come, go on to be listed by what matters, and go; and a restart knows who was there.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_there_is_told() {
+    let dir = folder();
+    let file = dir.path().join("state/presence.json");
+    std::fs::create_dir_all(dir.path().join("state")).unwrap();
+    let long_ago = brownbridge::message::Timestamp::now().0 - 3_600_000;
+    std::fs::write(&file, json!({"old one": long_ago}).to_string()).unwrap();
+    let few = format!("{OWN}own_twin_every = \"5s\"\nown_twin_presence = 2\n");
+    let mut world = own_world(dir.path(), &few).await;
+    let plant = Plant::subscribed(world.bridge.mqtt, "plc", "plant/#").await;
+    let told = world.reported("who was there", |bridge| bridge["presence"]["counts"]["quiet"] == 1).await;
+    let seen = told["presence"]["devices"]["old%20one"]["seen"].as_str().unwrap().to_owned();
+    assert_eq!(seen, format!("{}Z", &brownbridge::message::Timestamp(long_ago).to_string()[..16]));
+
+    for (device, connected, listed, unlisted) in
+        [("a.b", 1, ["a%2Eb", "old%20one"], 0), ("c", 2, ["a%2Eb", "old%20one"], 1), ("old one", 3, ["a%2Eb", "c"], 1)]
+    {
+        plant.says(&format!("extra/{device}"), "1").await;
+        let told = world.reported(device, |bridge| bridge["presence"]["counts"]["connected"] == connected).await;
+        let presence = &told["presence"];
+        let names: Vec<&String> = presence["devices"].as_object().unwrap().keys().collect();
+        assert_eq!(names, listed);
+        assert_eq!(presence["unlisted"], unlisted);
+    }
+    assert_eq!(world.bridge.process.terminate(), Some(0));
+    let kept: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(kept.as_object().unwrap().keys().collect::<Vec<_>>(), ["a.b", "c", "old one"]);
+    assert!(kept["old one"].as_i64() > Some(long_ago), "{kept}");
+
+    let none = format!("{OWN}own_twin_presence = 0\n");
+    world.bridge = bridge(dir.path(), &world.sim, world.sim.local_addr().port(), (FILES, &none));
+    world.reported("nobody is told of any more", |bridge| bridge.get("presence").is_none()).await;
+}

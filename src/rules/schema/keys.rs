@@ -133,6 +133,7 @@ const COMMAND: &[Key] = &[
     key("retain", Flag, "the publish stays with the broker"),
     key("complete", Words(words::completions), "when the message is acknowledged to the hub"),
     key("ack", Table("ack"), "the answer of the plant that completes the message"),
+    key("once", Flag, "a message is published once at most, over restarts and power failures, too"),
     key("response", Table("response"), "the answer of the plant that answers the method"),
 ];
 
