@@ -46,9 +46,12 @@ fn status(world: &World) -> Value {
 }
 
 async fn own_world(dir: &Path, sections: &str) -> World {
+    own_world_at(dir, sim(|_| ()).await, sections)
+}
+
+fn own_world_at(dir: &Path, (sim, messages): (Running, Messages), sections: &str) -> World {
     std::fs::create_dir_all(dir.join("rules")).unwrap();
     std::fs::write(dir.join("rules/20-extra.toml"), EXTRA).unwrap();
-    let (sim, messages) = sim(|_| ()).await;
     let bridge = bridge(dir, &sim, sim.local_addr().port(), (FILES, sections));
     World { sim, messages, bridge }
 }
@@ -174,4 +177,23 @@ async fn who_is_there_is_told() {
     let none = format!("{OWN}own_twin_presence = 0\n");
     world.bridge = bridge(dir.path(), &world.sim, world.sim.local_addr().port(), (FILES, &none));
     world.reported("nobody is told of any more", |bridge| bridge.get("presence").is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_a_line_and_who_is_held_is_told() {
+    let dir = folder();
+    let (sim, messages) = sim(|_| ()).await;
+    let sections = format!(
+        "identity = \"per-device\"\n[uplink.devices]\nallow = [\"press*\"]\ngroup_key_file = {:?}\n{OWN}own_twin_every = \"5s\"\n",
+        sim.ca_file().with_file_name("master.key")
+    );
+    let world = own_world_at(dir.path(), (sim, messages), &sections);
+    let plant = Plant::subscribed(world.bridge.mqtt, "plc", "plant/#").await;
+    for device in ["press7", "oven"] {
+        plant.says(&format!("extra/{device}"), "1").await;
+    }
+    let both = json!({"connected": 1, "quiet": 0, "refused": 1});
+    let told = world.reported("both", |bridge| bridge["presence"]["counts"] == both).await;
+    let state = |device: &str| told["presence"]["devices"][device]["state"].clone();
+    assert_eq!((state("press7"), state("oven")), (json!("connected"), json!("refused")));
 }
