@@ -19,6 +19,7 @@ use crate::quarantine::{Quarantine, Reason};
 use crate::rules::{self, Doubt, Output, RuleIndex, RuleSet, Verdict};
 use crate::spool::{AppendError, Ticket};
 
+mod births;
 mod commits;
 pub mod devices;
 pub mod down;
@@ -41,6 +42,7 @@ pub use judge::Judge;
 use judge::Settled;
 pub use watchers::{View, Watchers};
 
+pub use births::KeptBirths;
 pub use commits::LogCommits;
 use commits::STORED;
 use devices::Door;
@@ -148,7 +150,7 @@ impl Bridge {
         let verdict = now.set.attempt(publish, out);
         let offer = self.settled((&now, verdict), publish, out);
         self.note(&Settled { rules: Some(&now.set), publish, presence: None, out, verdict: Some(verdict) }, &offer);
-        offer
+        self.after_births(now.hears_births, publish, offer)
     }
 
     /// What becomes of a publish after the verdict of the rules it met.
@@ -478,7 +480,17 @@ mod tests {
         device: Option<&str>,
         rules: &str,
     ) -> (Bridge, quarantine::Writer, ([spool::Opened; 2], spool::Spool)) {
-        let open = |name: &str| spool::open(spool::Options::new(dir.join(name), 16 << 20)).unwrap();
+        bridge_over(dir, device, rules, spool::Options::new("", 16 << 20))
+    }
+
+    /// The same with spools of other options; their folders are in `dir`.
+    pub(super) fn bridge_over(
+        dir: &Path,
+        device: Option<&str>,
+        rules: &str,
+        options: spool::Options,
+    ) -> (Bridge, quarantine::Writer, ([spool::Opened; 2], spool::Spool)) {
+        let open = |name: &str| spool::open(spool::Options { dir: dir.join(name), ..options.clone() }).unwrap();
         let spools = ["spool", "urgent"].map(open);
         let [normal, urgent] = [&spools[0], &spools[1]].map(|spool| spool.appender.clone());
         let (held, held_spool) = Holding::over(open("held"));

@@ -75,6 +75,13 @@ impl Done {
         }
     }
 
+    /// Forgets one.
+    pub fn forget(&mut self, key: &str) {
+        if self.known.remove(key) {
+            self.order.retain(|known| known != key);
+        }
+    }
+
     /// True where it is remembered.
     pub fn has(&self, key: &str) -> bool {
         self.known.contains(key)

@@ -190,6 +190,11 @@ impl Metrics {
         ::metrics::gauge!("brownbridge_commands_waiting").set(waiting as f64);
     }
 
+    /// Counts an edge node that was asked for a rebirth, or should have been.
+    pub fn rebirth(&self, outcome: &'static str) {
+        ::metrics::counter!("brownbridge_sparkplug_rebirths_total", "outcome" => outcome).increment(1);
+    }
+
     /// Counts a change of reported properties that was taken to be made; the rule that made it.
     pub fn reported(&self, rule: &str) {
         ::metrics::counter!("brownbridge_reported_changes_total", "rule" => rule.to_owned()).increment(1);
@@ -344,6 +349,12 @@ pub fn registration(result: &'static str) {
     ::metrics::counter!("brownbridge_dps_registrations_total", "result" => result).increment(1);
 }
 
+/// How many seconds this machine was ahead of the hub, or the provisioning service, when they were compared last.
+pub fn clock_ahead(seconds: i64) {
+    #[expect(clippy::cast_precision_loss)]
+    ::metrics::gauge!("brownbridge_clock_ahead_seconds").set(seconds as f64);
+}
+
 /// Counts what a tap or a recording misses, by reason.
 pub fn watch_missed(reason: &'static str) -> Counter {
     ::metrics::counter!("brownbridge_watch_missed_total", "reason" => reason)
@@ -379,6 +390,13 @@ pub fn describe_labelled() {
             "brownbridge_rule_marks_forgotten_total",
             "What rules sent last of something, forgotten because there was too much",
         ),
+        (
+            "brownbridge_sparkplug_births_total",
+            "Births of Sparkplug nodes and devices: whether they declared something new (changed), what an ended one had \
+             (repeated), or what was known (unchanged)",
+        ),
+        ("brownbridge_sparkplug_births_ended_total", "Births that hold no more, by why"),
+        ("brownbridge_sparkplug_rebirths_total", "Edge nodes asked for a rebirth, by what became of that"),
         ("brownbridge_windows_closed_total", "Windows that became a message, by why they closed"),
         (
             "brownbridge_windows_unmarked_total",
@@ -435,6 +453,11 @@ pub fn describe_labelled() {
             Unit::Seconds,
             "When the client certificate in use expires; of many devices the first one",
         ),
+        (
+            "brownbridge_clock_ahead_seconds",
+            Unit::Seconds,
+            "How far this machine's clock was ahead of the hub's, or the provisioning service's, when they were compared",
+        ),
         ("brownbridge_uplink_state", Unit::Count, "1 for what the uplink does, or why it does not, in one word"),
         (
             "brownbridge_broker_certificate_expiry_timestamp_seconds",
@@ -445,6 +468,13 @@ pub fn describe_labelled() {
             "brownbridge_broker_sessions_kept",
             Unit::Count,
             "1 while sessions and retained messages would survive a restart, 0 while the disk does not take them",
+        ),
+        ("brownbridge_sparkplug_nodes", Unit::Count, "Sparkplug edge nodes of which births are known"),
+        ("brownbridge_sparkplug_births", Unit::Count, "Births that hold, of nodes and of devices"),
+        (
+            "brownbridge_sparkplug_births_kept",
+            Unit::Count,
+            "1 while they would survive a restart, 0 while the disk does not take them",
         ),
         ("brownbridge_commands_waiting", Unit::Count, "Commands that wait for their device, its answer or their turn"),
         ("brownbridge_reported_waiting", Unit::Count, "Changes of reported properties that wait for the hub"),

@@ -18,6 +18,8 @@ use crate::config::proxy::{self, Parts};
 use crate::message::excerpt;
 use crate::secret::Secret;
 
+mod time;
+
 /// Time until the connection is there, the proxy's answer included. Less than whoever waits for it has: what is told of a
 /// proxy is not to be overtaken by somebody else's "no answer".
 const PATIENCE: Duration = Duration::from_secs(20);

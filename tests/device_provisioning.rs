@@ -114,16 +114,41 @@ fn devices_find_their_hubs_and_keep_them_over_a_crash() {
         "it is in the devices table",
         "its key in the devices table",
         "hub-a.example, as the provisioning",
+        "there      Press3, the id",
     ] {
         assert!(told.contains(expect), "{told}");
     }
     for (device, expects) in [
         (
             "press-3",
-            ["devices/press-3/messages/events/", "its own, allowed: it is in the devices table", "hub-a.example, as"],
+            [
+                "devices/Press3/messages/events/",
+                "device      press-3\n",
+                "its own, allowed: it is in the devices table",
+                "hub-a.example, as",
+                "there       Press3, the id",
+            ],
         ),
-        ("press-1", ["devices/press-1/messages/events/", "a key derived from the group key", "hub-b.example, as"]),
-        ("press-9", ["its own, held: it is neither", "a key derived from the group key", "not known yet"]),
+        (
+            "press-1",
+            [
+                "devices/press-1/messages/events/",
+                "device      press-1\n",
+                "its own, allowed: ",
+                "a key derived from the group key",
+                "hub-b.example, as",
+            ],
+        ),
+        (
+            "press-9",
+            [
+                "devices/press-9/messages/events/",
+                "device      press-9\n",
+                "its own, held: it is neither",
+                "a key derived from the group key",
+                "not known yet",
+            ],
+        ),
     ] {
         let told = explain(&state, device);
         assert!(expects.into_iter().all(|expect| told.contains(expect)), "{told}");
@@ -258,4 +283,92 @@ fn a_connection_string_beside_the_service_is_the_bridge_itself() {
         until_arrived(&site, "hub-b.example", &format!("d-{device}"), 0..2);
     }
     assert_eq!(registrations(&bridge), 20.0, "each once");
+}
+
+/// A device registers by hand with what the bridge has for it, and the program says what that is.
+#[test]
+fn a_device_is_enrolled_by_hand_as_the_bridge_would() {
+    let dir = folder();
+    let [root, leaf, key] = chain(&dir.path().join("chain"), "x-1");
+    let enrolments = format!(
+        "[[enrolment]]\nid = \"press-3\"\nkey_file = \"single.key\"\ndevice = \"Press3\"\n\
+         [[enrolment]]\ngroup = \"line-2\"\nx509 = true\nca = {root:?}\n"
+    );
+    let site = site(&dir.path().join("site"), free_port(), &enrolments);
+    let state = dir.path().join("bridge");
+    let certificates = state.join("certificates");
+    fs::create_dir_all(&certificates).unwrap();
+    for (from, name) in [(&leaf, "x-1.pem"), (&key, "x-1.key"), (&leaf, "x-2.pem"), (&key, "x-2.key")] {
+        fs::copy(from, certificates.join(name)).unwrap();
+    }
+    let string = format!("HostName=h.example;DeviceId=fixed;SharedAccessKey={OTHER}");
+    let table = format!(
+        "[[device]]\nid = \"press-3\"\nkey = \"{OTHER}\"\n\
+         [[device]]\nid = \"fixed\"\nconnection_string = \"{string}\"\n"
+    );
+    fs::write(state.join("devices.toml"), table).unwrap();
+    let known = "table = \"devices.toml\"\ncertificates = \"certificates\"\nallow = [\"press-*\"]";
+    fs::write(state.join("bridge.toml"), site.config(&devices(known), &own(), (1, 2))).unwrap();
+    for (args, code, out, err) in [
+        (&[][..], 0, "gw is device gw at hub-b.example", "gw in ID scope 0ne00000A0A, with a key\n"),
+        (&["gw"], 0, "gw is device gw at hub-b.example", "gw in ID scope 0ne00000A0A, with a key\n"),
+        (&["press-3"], 0, "press-3 is device Press3 at hub-a.example", "with its key in the devices table\n"),
+        (&["Press-4"], 0, "press-4 is device press-4 at hub-b.example", "with a key derived from the group key\n"),
+        (&["x-1"], 0, "x-1 is device x-1 at hub-a.example", "with its certificate in the folder of certificates\n"),
+        (&["x-2"], 2, "", "its certificate is for \"x-1\""),
+        (&["fixed"], 2, "", "its connection string says which hub it is"),
+        (&["press-4", "--save"], 2, "", "--save is for the bridge itself"),
+        (&["press-3", "--json"], 0, "\"device\":\"Press3\"", "answered: 200\n"),
+    ] {
+        let run = Command::new(BINARY).arg("enrol").args(args).arg("--config").arg(state.join("bridge.toml")).output();
+        let run = run.unwrap();
+        let [told, steps] = [&run.stdout, &run.stderr].map(|text| String::from_utf8(text.clone()).unwrap());
+        assert_eq!(run.status.code(), Some(code), "{args:?}\n{told}\n{steps}");
+        assert!(told.contains(out) && steps.contains(err), "{args:?}\n{told}\n{steps}");
+        assert!(!steps.contains(OTHER) && !told.contains(OTHER) && !steps.contains(KEY), "{args:?}");
+    }
+}
+
+/// The hub of three devices is deleted, its name with it. While the names are away altogether, nobody is asked.
+#[test]
+fn devices_whose_hub_is_deleted_are_led_to_another() {
+    let dir = folder();
+    let site = site(&dir.path().join("site"), free_port(), "");
+    for (name, service, asked) in [("gone", None, true), ("outage", Some("no-such-service.invalid:443"), false)] {
+        let state = dir.path().join(name);
+        fs::create_dir_all(state.join("rules")).unwrap();
+        fs::create_dir_all(state.join("state/assignments")).unwrap();
+        fs::write(state.join("rules/1.toml"), support::site::RULES).unwrap();
+        let line = |id: &str| {
+            format!(
+                "{{\"scope\":\"{SCOPE}\",\"registration\":\"{id}\",\"hub\":\"deleted.invalid\",\"device\":\"{id}\",\
+                 \"at\":\"2026-01-01T00:00:00Z\"}}\n"
+            )
+        };
+        let ids = ["d-1", "d-2", "d-3"];
+        fs::write(state.join("state/assignments/devices.jsonl"), ids.map(line).concat()).unwrap();
+        let ports = (free_port(), free_port());
+        let place = format!("address = \"127.0.0.1:{}\"\n", site.port);
+        // The hubs have no address of their own here: it is their names that lead to them.
+        let config = site.config(&devices("allow = [\"*\"]"), &own(), ports).replacen(&place, "", 1);
+        let config =
+            service.map_or(config.clone(), |service| config.replace(&place, &format!("address = \"{service}\"\n")));
+        let bridge = Bridge::with_config(&state, &config, ports);
+        ids.iter().for_each(|id| publish(&bridge, id, 0..3));
+        let log = || fs::read_to_string(&bridge.log).unwrap();
+        if asked {
+            for id in ids {
+                let told = format!("{id} moves from deleted.invalid to device {id} at hub-b.example");
+                until(&told, PATIENCE, || log().contains(&told).then_some(()));
+            }
+            assert_eq!(log().matches("the name deleted.invalid is not there any more").count(), 1, "one look for all");
+            assert!(show(&state, "d-1").contains("hub-b.example, as the provisioning"));
+        } else {
+            // Long past `ask_again_after`: each attempt is 50 ms and more after the one before.
+            let failures = "brownbridge_uplink_reconnects_total{reason=\"network\"}";
+            until("sixty attempts", PATIENCE, || (bridge.metric(failures) >= 60.0).then_some(()));
+            assert!(!log().contains("moves from") && !log().contains("is not there any more"), "{}", log());
+            assert!(show(&state, "d-1").contains("deleted.invalid, as the provisioning"));
+        }
+    }
 }

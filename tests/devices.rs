@@ -497,6 +497,33 @@ fn kill_9_in_a_flood_keeps_the_order_of_the_device() {
     assert_ledger(&bridge, 3, u64::from(next) + 6);
 }
 
+/// The hub comes back with a certificate of another CA, whose root replaces the old one in `ca_file`.
+#[test]
+fn another_root_is_taken_up_by_the_lines_of_devices() {
+    let dir = folder();
+    let (hub, port) = (dir.path().join("hub"), free_port());
+    let sim = Sim::start(&hub, port, &[]);
+    let bridge = start(dir.path(), &sim, "", "allow = [\"*\"]");
+    for device in ["a", "b"] {
+        publish(&bridge, device, 0..1);
+        until_arrived(&sim, device, &[0]);
+    }
+    let received = sim.received().len();
+    drop(sim);
+    for file in ["ca.pem", "ca.key"] {
+        fs::remove_file(hub.join(file)).unwrap();
+    }
+    // The keys of the devices are the same.
+    let sim = Sim::start(&hub, port, &[]);
+    for device in ["a", "b", "c"] {
+        publish(&bridge, device, 1..2);
+    }
+    until("all have arrived", PATIENCE, || (sim.received().len() == received + 3).then_some(()));
+    let log = fs::read_to_string(&bridge.log).unwrap();
+    assert!(log.contains("is taken up by a planned reconnect"), "{log}");
+    assert_conserved(&bridge);
+}
+
 #[test]
 fn after_a_restart_of_the_hub_connects_come_in_a_row() {
     let dir = folder();

@@ -19,6 +19,7 @@ use std::time::Duration;
 use namespace::Namespace;
 use relay::{Line, Relay};
 use rustix::process::{Pid, Signal, kill_process};
+use support::clock::Clock;
 use support::{
     Bridge, PATIENCE, Publisher, Sim, assert_conserved, assert_ledger, assert_nothing_missing, folder, free_port,
     quarantined, until,
@@ -205,20 +206,11 @@ fn a_hub_that_stands_still_and_goes_on() {
 
 #[test]
 fn a_clock_two_days_off() {
-    let library = ["x86_64-linux-gnu", "aarch64-linux-gnu"]
-        .map(|machine| format!("/usr/lib/{machine}/faketime/libfaketime.so.1"))
-        .into_iter()
-        .find(|path| Path::new(path).exists());
-    let Some(library) = library else {
-        assert!(std::env::var_os("BROWNBRIDGE_SLOW").is_none(), "the package faketime is missing");
-        return;
-    };
     for (offset, delivers) in [("+2d", true), ("-2d", false)] {
         let dir = folder();
         let sim = Sim::start(&dir.path().join("sim"), free_port(), &[]);
-        let environment =
-            [("LD_PRELOAD", library.as_str()), ("FAKETIME", offset), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
-        let mut bridge = Bridge::start_in(dir.path(), &sim, (RULES, QUICK), &environment);
+        let Some(clock) = Clock::off(dir.path(), offset) else { return };
+        let mut bridge = Bridge::start_in(dir.path(), &sim, (RULES, QUICK), &clock.environment());
         let address = Arc::new(Mutex::new(bridge.mqtt));
         let publishers = load(&address);
         let acknowledged: Vec<String> = publishers.into_iter().flat_map(|one| one.join().unwrap()).collect();

@@ -11,6 +11,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use support::clock::Clock;
 use support::site::{HUBS, RULES, Site, chain};
 use support::{
     BINARY, Bridge, PATIENCE, assert_conserved, assert_nothing_missing, folder, free_port, publish_all, until,
@@ -164,6 +165,28 @@ fn a_device_without_a_hub_is_told_why_and_the_plant_goes_on() {
         }
     }
     assert!(site.received().is_empty());
+}
+
+#[test]
+fn a_service_that_refuses_a_wrong_clock_is_asked_again_once_it_is_set() {
+    for transport in ["rest", "mqtt"] {
+        let dir = folder();
+        let Some(clock) = Clock::off(dir.path(), "-2d") else { return };
+        let site = Site::start(&dir.path().join("site"), free_port(), &format!("{HUBS}[[enrolment]]\nid = \"p\"\n"));
+        let master = fs::read_to_string(site.dir.join("master.key")).unwrap();
+        let key = brownbridge::hub::sas::Key::parse(master.trim()).unwrap().derive("p");
+        let dps = format!("registration_id = \"p\"\nsymmetric_key = \"{}\"\ntransport = \"{transport}\"", key.expose());
+        let bridge = site.bridge_in(&dir.path().join("bridge"), ("", &dps), &clock.environment());
+        publish_all(bridge.mqtt, "t/d", ["{\"id\":\"1\"}"]);
+        let words = "2 days behind the provisioning service's";
+        until(words, PATIENCE, || bridge.get("/readyz").contains(words).then_some(()));
+        let page = bridge.get("/metrics");
+        assert!(page.contains("dps_registrations_total{result=\"clock\"}"), "{page}");
+        assert!(page.contains("uplink_state{state=\"clock\"} 1"), "{page}");
+        clock.set("+0");
+        site.last(1);
+        drained(&bridge);
+    }
 }
 
 #[test]

@@ -145,28 +145,6 @@ async fn send(sim: &Running, headers: &str) {
     assert_eq!(ask(sim, ("POST", &path), headers, "x").await.0, 204, "{headers}");
 }
 
-/// The next records of feedback: the message and what became of it.
-async fn feedback(sim: &Running, count: usize) -> Vec<(String, String)> {
-    let path = format!("/messages/serviceBound/feedback?{API}");
-    let mut told = Vec::new();
-    let began = std::time::Instant::now();
-    while told.len() < count {
-        assert!(began.elapsed() < LONG, "only {told:?}");
-        let (status, records) = ask(sim, ("GET", &path), "", "").await;
-        assert!(status == 200 || status == 204 && records.is_null(), "{status} {records}");
-        for record in records.as_array().into_iter().flatten() {
-            assert_eq!(record["description"], record["statusCode"]);
-            let text = |name: &str| record[name].as_str().unwrap().to_owned();
-            told.push((text("originalMessageId"), text("statusCode")));
-        }
-    }
-    told
-}
-
-fn told(id: &str, status: &str) -> (String, String) {
-    (id.to_owned(), status.to_owned())
-}
-
 #[tokio::test]
 async fn a_service_hears_what_became_of_its_messages() {
     let (sim, _messages) = sim(|options| {

@@ -107,6 +107,24 @@ impl Gauges {
         Duration::from_millis(u64::try_from(age).unwrap_or(0))
     }
 
+    /// Only where rules ask for births.
+    #[expect(clippy::cast_precision_loss)]
+    fn refresh_births(&self) {
+        let Some(kept) = self.rules.births_are_kept() else { return };
+        let tally = self.rules.memory().births().tally();
+        ::metrics::gauge!("brownbridge_sparkplug_nodes").set(tally.nodes as f64);
+        ::metrics::gauge!("brownbridge_sparkplug_births").set(tally.births as f64);
+        ::metrics::gauge!("brownbridge_sparkplug_births_kept").set(f64::from(u8::from(kept)));
+        for (outcome, count) in
+            [("changed", tally.changed), ("repeated", tally.repeated), ("unchanged", tally.unchanged)]
+        {
+            ::metrics::counter!("brownbridge_sparkplug_births_total", "outcome" => outcome).absolute(count);
+        }
+        for (reason, count) in [("death", tally.died), ("new_session", tally.superseded), ("no_room", tally.no_room)] {
+            ::metrics::counter!("brownbridge_sparkplug_births_ended_total", "reason" => reason).absolute(count);
+        }
+    }
+
     #[expect(clippy::cast_precision_loss)]
     fn refresh_shelves(&self) {
         let Some(shelves) = &self.shelves else { return };
@@ -158,6 +176,7 @@ impl admin::Source for Gauges {
         for (reason, count) in [("spool_full", stats.shed), (uplink::TOO_OLD, stats.expired)] {
             ::metrics::counter!("brownbridge_messages_shed_total", "reason" => reason).absolute(count);
         }
+        self.refresh_births();
         self.refresh_shelves();
         publish_ledger(&self.ledger.now());
     }
@@ -193,6 +212,7 @@ impl admin::Source for Gauges {
                 open: self.rules.memory().count_windows().0,
                 messages: self.stores.held.waiting(),
             },
+            sparkplug: status::Sparkplug::of(&self.rules),
             counters: status::Counters::of(metrics),
             clients,
         };

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Mode;
 
 /// Folders of the bridge in its state folder.
-const FOLDERS: [&str; 8] = ["assignments", "held", "quarantine", "sessions", "shelf", "spool", "twins", "urgent"];
+const FOLDERS: [&str; 9] =
+    ["assignments", "births", "held", "quarantine", "sessions", "shelf", "spool", "twins", "urgent"];
 /// Its files there.
 const FILES: [&str; 9] = [
     "commands.1.jsonl",

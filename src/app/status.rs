@@ -42,6 +42,9 @@ pub struct Report {
     pub spool: Spool,
     /// What waits for others before it goes up.
     pub windows: Windows,
+    /// The births of Sparkplug, where rules ask for them.
+    #[serde(default)]
+    pub sparkplug: Option<Sparkplug>,
     /// The devices, where each has a connection of its own.
     #[serde(default)]
     pub devices: Option<Devices>,
@@ -148,6 +151,9 @@ pub struct Device {
     /// The same: when the provisioning service told its hub.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assigned: Option<String>,
+    /// The same: its id there, where the service assigned another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub there: Option<String>,
 }
 
 impl Devices {
@@ -170,15 +176,16 @@ impl From<devices::Listed> for Device {
             Some(devices::Origin { admission, account, .. }) => (Some(admission), Some(account)),
             None => (None, None),
         };
-        let (credentials, hub, assigned) = match account {
-            Some(Described { proof, hub, assigned }) => (Some(proof), hub, assigned),
-            None => (None, None, None),
+        let (credentials, hub, assigned, there) = match account {
+            Some(Described { proof, hub, assigned, there }) => (Some(proof), hub, assigned, there),
+            None => (None, None, None, None),
         };
         Self {
             admission,
             credentials,
             hub,
             assigned,
+            there,
             id: listed.id,
             state: listed.phase.label().to_owned(),
             queued: listed.queued,
@@ -220,6 +227,19 @@ pub struct Windows {
     pub open: usize,
     /// Messages that wait in them, or in closed ones that are not stored yet.
     pub messages: u64,
+}
+
+/// What is known of Sparkplug edge nodes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sparkplug {
+    /// Edge nodes of which births are known.
+    pub nodes: usize,
+    /// Births that hold, of nodes and of devices.
+    pub births: usize,
+    /// Bytes they take.
+    pub bytes: usize,
+    /// False while they would not survive a restart.
+    pub kept: bool,
 }
 
 /// The counters of /metrics that tell what became of everything, summed over their labels.
@@ -315,6 +335,14 @@ impl Rules {
     pub(super) fn of(in_use: &InUse) -> Self {
         let rules = in_use.rules();
         Self { count: rules.len(), hash: rules.hash().to_owned(), since: in_use.since().to_string() }
+    }
+}
+
+impl Sparkplug {
+    pub(super) fn of(in_use: &InUse) -> Option<Self> {
+        let kept = in_use.births_are_kept()?;
+        let tally = in_use.memory().births().tally();
+        Some(Self { nodes: tally.nodes, births: tally.births, bytes: tally.bytes, kept })
     }
 }
 

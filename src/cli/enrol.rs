@@ -19,14 +19,15 @@ use crate::provision::{self, Options, Proof, cache};
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  brownbridge enrol                              as [uplink.dps] of the bridge says\n  \
-    brownbridge enrol press-9                      another device of the same enrolment group\n  \
+    brownbridge enrol press-9                      a device, with what the bridge has for it\n  \
     brownbridge enrol press-4 --id-scope 0ne00000A0A --symmetric-key-file press-4.key\n  \
     brownbridge enrol --id-scope 0ne00000A0A --certificate press-4.pem --key press-4.key\n\n\
     With --id-scope no configuration is read; a key then comes from a file, or from the environment variable\n\
     DPS_SYMMETRIC_KEY or DPS_GROUP_KEY. Exit code: 0 assigned, 1 not assigned, 2 could not run."
 )]
 pub(super) struct Args {
-    /// The registration id [default: the one of the configuration or of the certificate].
+    /// The registration id [default: the one of the configuration or of the certificate]; with identity = "per-device" a
+    /// device, which registers with what the bridge would use for it
     id: Option<String>,
     /// The configuration of the bridge [default: bridge.toml if it lies here, else
     /// /etc/brownbridge/bridge.toml]
@@ -89,11 +90,14 @@ pub(super) fn run(args: Args) -> ExitCode {
     };
     print_findings(&found.diagnostics, &found.sources);
     let Some(options) = &found.options else { return could_not_run("the configuration has errors") };
+    if args.save && found.of_device.is_some() {
+        return could_not_run("--save is for the bridge itself: it registers its devices when they first send");
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return could_not_run(&format!("the runtime cannot start: {error}")),
     };
-    let result = runtime.block_on(register(options));
+    let result = runtime.block_on(register(options, found.of_device));
     print(&if args.json { shown_as_json(options, &result) } else { shown(options, &result) });
     match (&result, args.save) {
         (Err(_), _) => ExitCode::from(1),
@@ -140,14 +144,14 @@ impl ByHand {
     }
 }
 
-async fn register(options: &Options) -> Result<Assignment, Trouble> {
+async fn register(options: &Options, of_device: Option<&str>) -> Result<Assignment, Trouble> {
     let began = Instant::now();
     let step = |text: &str| print_error(&format!("{:6.1} s  {text}\n", began.elapsed().as_secs_f64()));
     let registration = &options.registration;
-    let proof = match &options.proof {
+    let proof = of_device.unwrap_or(match &options.proof {
         Proof::Key(_) => "a key",
         Proof::Certificate => "a certificate",
-    };
+    });
     step(&format!("{} in ID scope {}, with {proof}", registration.id, registration.scope));
     provision::register(options, |seen| step(&seen.to_string())).await
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::check::{could_not_run, print};
 use super::running::{admin_address, default_config, get};
 use super::text::{bytes, columns, plain, span};
-use crate::app::status::{Connected, MAX_CLIENTS, Report};
+use crate::app::status::{Connected, MAX_CLIENTS, Report, Sparkplug};
 
 /// Shows a running bridge: uplink, spool, counters, and who is connected.
 #[derive(clap::Args)]
@@ -108,6 +108,9 @@ fn shown(report: &Report) -> String {
         let (messages, open) = (report.windows.messages, report.windows.open);
         let _ = writeln!(out, "windows    {messages} messages wait for others in {open} windows");
     }
+    if let Some(sparkplug) = &report.sparkplug {
+        births(&mut out, sparkplug);
+    }
     let c = &report.counters;
     let _ = writeln!(
         out,
@@ -131,6 +134,13 @@ fn shown(report: &Report) -> String {
         let _ = writeln!(out, ".. and {} more", clients.connected - MAX_CLIENTS);
     }
     out
+}
+
+fn births(out: &mut String, sparkplug: &Sparkplug) {
+    let &Sparkplug { nodes, births, bytes: size, kept } = sparkplug;
+    let nodes = format!("{nodes} edge {}", if nodes == 1 { "node" } else { "nodes" });
+    let lost = if kept { "" } else { "; NOT KEPT over a restart, the disk does not take them" };
+    let _ = writeln!(out, "sparkplug  {births} births hold, of {nodes}; {}{lost}", bytes(size as u64));
 }
 
 /// Commands and twins.
@@ -193,6 +203,24 @@ fn table(out: &mut String, clients: &[Connected]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_known_of_sparkplug() {
+        for (nodes, births, kept, expect) in [
+            (0, 0, true, "sparkplug  0 births hold, of 0 edge nodes; 0 B\n"),
+            (1, 4, true, "sparkplug  4 births hold, of 1 edge node; 0 B\n"),
+            (
+                2,
+                4,
+                false,
+                "sparkplug  4 births hold, of 2 edge nodes; 0 B; NOT KEPT over a restart, the disk does not take them\n",
+            ),
+        ] {
+            let mut out = String::new();
+            super::births(&mut out, &Sparkplug { nodes, births, bytes: 0, kept });
+            assert_eq!(out, expect);
+        }
+    }
 
     #[test]
     fn a_client_id_cannot_steer_the_terminal() {

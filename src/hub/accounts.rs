@@ -70,6 +70,8 @@ pub struct Described {
     pub hub: Option<String>,
     /// When the provisioning service told that hub.
     pub assigned: Option<String>,
+    /// The device id there, where the service assigned another.
+    pub there: Option<String>,
 }
 
 /// Knows what devices connect with. It is asked before each new connection, so what it says may change.
@@ -88,6 +90,13 @@ pub trait Accounts: Send + Sync + 'static {
 
     /// The hub refused this device, again and again.
     fn refused(&self, device: &str);
+
+    /// The network did not lead to this device's hub, whose name is all there is to find it by.
+    fn unreachable(&self, device: &str);
+
+    /// The hub of this device has been out of reach for long and is there no more: from now on whoever told it is asked
+    /// again.
+    fn is_gone<'a>(&'a self, device: &'a str) -> Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
 
     /// An operator wants this device tried at once: whoever told its hub is asked again, and no pause is kept.
     fn ask_anew(&self, device: &str);

@@ -28,6 +28,7 @@ pub mod back;
 pub mod bag;
 pub mod certificate;
 pub mod change;
+pub mod clock;
 pub mod connect;
 pub mod connection_string;
 pub mod d2c;

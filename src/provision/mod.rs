@@ -13,11 +13,13 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
+use crate::hub::clock::{Skew, THE_SERVICES};
 use crate::hub::dps::{Assignment, Dialogue, Kind, Registration, Reply, Request, Step, Trouble};
 use crate::hub::limits::{MQTT_PORT, WEBSOCKET_PORT};
 use crate::hub::refused::tls_hint;
 use crate::hub::sas::Key;
 use crate::message::Timestamp;
+use crate::metrics;
 use crate::outbound::Way;
 use crate::secret::Secret;
 
@@ -32,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const TOKEN: i64 = 3_600;
 /// Largest answer; the service's own limit of a message is 96 KB.
 const BODY_MAX: usize = 128 * 1024;
+/// The status of a refused proof of identity.
+const UNAUTHORIZED: u16 = 401;
 /// How this program names itself.
 const CLIENT: &str = concat!("brownbridge/", env!("CARGO_PKG_VERSION"));
 
@@ -92,6 +96,8 @@ pub enum Seen {
     Answered(u16),
     /// The next request waits.
     Waiting(Duration),
+    /// The clock of this machine is wrong, in words.
+    Clock(String),
 }
 
 impl fmt::Display for Seen {
@@ -101,6 +107,7 @@ impl fmt::Display for Seen {
             Self::Asked(what) => write!(f, "asked: {what}"),
             Self::Answered(202) => f.write_str("answered: 202, assigning"),
             Self::Answered(status) => write!(f, "answered: {status}"),
+            Self::Clock(text) => f.write_str(text),
             Self::Waiting(pause) => write!(f, "waiting {:.1} s", pause.as_secs_f64()),
         }
     }
@@ -113,6 +120,8 @@ type Tell<'t> = &'t mut (dyn FnMut(Seen) + Send);
 struct Answer {
     status: u16,
     retry_after: Option<Duration>,
+    /// The service's clock, in seconds since 1970.
+    date: Option<i64>,
     body: Vec<u8>,
 }
 
@@ -145,14 +154,26 @@ pub async fn register(options: &Options, mut tell: impl FnMut(Seen) + Send) -> R
     let mut request = Request::Register;
     loop {
         let asked = tokio::time::timeout(PATIENCE, line.ask(&request, &mut tell)).await;
-        let answer = asked.unwrap_or_else(|_| {
+        let asked = asked.unwrap_or_else(|_| {
             let why = format!("no answer within {} s", PATIENCE.as_secs());
             Err(options.unreachable(&why))
-        })?;
+        });
+        let answer = match asked {
+            Ok(answer) => answer,
+            Err(trouble) => return Err(options.judge(trouble, None).await),
+        };
         tell(Seen::Answered(answer.status));
+        let skew = answer.date.map(|theirs| Skew::between(Timestamp::now(), theirs));
+        if let Some(skew) = skew.filter(|_| request == Request::Register) {
+            metrics::clock_ahead(skew.0);
+            if skew.is_wrong() {
+                tell(Seen::Clock(skew.explain(THE_SERVICES)));
+            }
+        }
         let reply = Reply { status: answer.status, retry_after: answer.retry_after, body: &answer.body };
         match dialogue.answered(&reply, began.elapsed(), rand::random()) {
             Step::Done(assignment) => return Ok(assignment),
+            Step::Failed(trouble) if answer.status == UNAUTHORIZED => return Err(options.judge(trouble, skew).await),
             Step::Failed(trouble) => return Err(trouble),
             Step::Ask(next, pause) => {
                 request = next;
@@ -173,6 +194,26 @@ impl Options {
         let place = self.place();
         let text = format!("the provisioning service {} ({place}) cannot be reached: {why}", self.host);
         Trouble::new(Kind::Unreachable, text)
+    }
+
+    /// What the clocks say about a refused token: `skew`, or what the service says when it is asked.
+    async fn judge(&self, trouble: Trouble, skew: Option<Skew>) -> Trouble {
+        if trouble.kind != Kind::Refused || !matches!(self.proof, Proof::Key(_)) {
+            return trouble;
+        }
+        let skew = match skew {
+            Some(skew) => Some(skew),
+            None => {
+                let theirs = self.way.time(&self.host, &self.tls).await;
+                let skew = theirs.map(|theirs| Skew::between(Timestamp::now(), theirs));
+                skew.iter().for_each(|skew| metrics::clock_ahead(skew.0));
+                skew
+            }
+        };
+        match skew {
+            Some(skew) => trouble.judged(skew),
+            None => trouble,
+        }
     }
 
     /// Opens a TLS connection.

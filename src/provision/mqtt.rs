@@ -76,7 +76,7 @@ impl<'o> Line<'o> {
                 continue;
             };
             let retry_after = topic.retry_after.map(Duration::from_secs);
-            break Answer { status: topic.status, retry_after, body: publish.payload.to_vec() };
+            break Answer { status: topic.status, retry_after, date: None, body: publish.payload.to_vec() };
         };
         self.open = Some(open);
         Ok(answer)

@@ -6,11 +6,12 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::Request as Message;
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER, USER_AGENT};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HOST, HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinHandle;
 
 use super::{Answer, BODY_MAX, CLIENT, Options, Seen, Tell, exposed, named};
+use crate::hub::clock::date_of;
 use crate::hub::dps::{Request, Trouble};
 use crate::secret::Secret;
 
@@ -51,11 +52,13 @@ impl<'o> Line<'o> {
         let response = open.sender.send_request(message).await.map_err(|error| trouble(&error))?;
         let (head, body) = response.into_parts();
         let body = Limited::new(body, BODY_MAX).collect().await.map_err(|error| trouble(&error))?;
+        let date = head.headers.get(DATE).and_then(|value| date_of(value.to_str().ok()?));
         let said = head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
         self.open = Some(open);
         Ok(Answer {
             status: head.status.as_u16(),
             retry_after: said.map(Duration::from_secs),
+            date,
             body: body.to_bytes().to_vec(),
         })
     }

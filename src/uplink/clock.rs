@@ -1,147 +1,131 @@
-//! Compares the clock of this machine with the hub's.
+//! Compares the clock of this machine with the hub's, and holds connecting while it is wrong.
 //!
 //! A hub refuses a token of a wrong clock with the same CONNACK 5 as a wrong key. Its HTTPS side tells the time in the
-//! `Date` header of any answer. So after a refusal, and only then, it is asked once every [`AGAIN`]: one TLS connection
-//! with the same roots, to port 443 of the hub's name, or to `address` where one is set. No answer is no finding.
+//! `Date` header of any answer. So after a refusal of a token that was made here, and only then, it is asked: once every
+//! [`AGAIN`], with the same roots and by the same way. No answer is no finding.
+//!
+//! | the clock is | what happens |
+//! |---|---|
+//! | right | the refusal has another reason |
+//! | wrong | no connection is made; it is looked at every few seconds, and the hub asked every [`WHILE_HELD`] |
+//! | set | the next connection is made at once |
+//! | wrong for [`HELD`] | one connection is made all the same: the refusal may have another reason, too |
 
-use std::io;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jiff::fmt::rfc2822;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
-
-use super::Target;
-use crate::hub::limits::CLOCK_SKEW_SECS;
+use super::{Target, now};
+use crate::hub::clock::Skew;
 use crate::message::Timestamp;
+use crate::metrics;
 
-/// How long a finding holds.
+/// How long an answer holds.
 const AGAIN: Duration = Duration::from_secs(600);
-/// Time for the whole question.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Most bytes of an answer's head.
-const MAX_HEAD: usize = 16 * 1024;
-const HTTPS: u16 = 443;
+/// How long it holds while nothing is connected because of it.
+const WHILE_HELD: Duration = Duration::from_secs(60);
+/// How long connecting is held at a time.
+const HELD: Duration = Duration::from_secs(600);
+
+/// What the clock is compared with, in sentences.
+const THE_HUBS: &str = "the hub's";
 
 /// The difference to the hub's clock, asked for when it matters.
 #[derive(Debug, Default)]
 pub(super) struct Clock {
-    asked: Option<(Instant, Option<i64>)>,
+    asked: Option<Asked>,
+    /// Since when no connection is made.
+    held: Option<Instant>,
 }
 
-/// What a clock says about a refusal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Finding {
-    /// This machine is so many seconds ahead; negative: behind. Tokens are refused.
-    Wrong(i64),
-    /// Both clocks tell the same time: the refusal has another reason.
-    Right,
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    at: Instant,
+    /// What it said, in seconds since 1970.
+    theirs: Option<i64>,
 }
 
-impl Finding {
-    fn of(ahead: i64) -> Self {
-        if ahead.unsigned_abs() > CLOCK_SKEW_SECS.unsigned_abs() { Self::Wrong(ahead) } else { Self::Right }
-    }
-
-    /// A sentence.
-    pub(super) fn explain(self) -> String {
-        match self {
-            Self::Wrong(ahead) => {
-                let side = if ahead > 0 { "ahead of" } else { "behind" };
-                format!(
-                    "the clock of this machine is {} {side} the hub's: set it (timedatectl, chrony), tokens are \
-                     refused until then",
-                    span(ahead.unsigned_abs())
-                )
-            }
-            Self::Right => "the clock of this machine is not the reason, it agrees with the hub's".to_owned(),
-        }
-    }
-}
-
-fn span(seconds: u64) -> String {
-    match seconds {
-        0..3_600 => format!("{} min", seconds / 60),
-        3_600..172_800 => format!("{} h", seconds / 3_600),
-        _ => format!("{} days", seconds / 86_400),
+/// A sentence about a refusal, or about the waiting for a right clock.
+pub(super) fn explain(skew: Skew) -> String {
+    let text = skew.explain(THE_HUBS);
+    if skew.is_wrong() {
+        format!("{text}. Tokens of a wrong clock are refused, so connecting waits for it")
+    } else {
+        text
     }
 }
 
 impl Clock {
-    /// Asks the hub, or remembers what it said.
-    pub(super) async fn compare(&mut self, target: &Target) -> Option<Finding> {
-        if self.asked.is_none_or(|(at, _)| at.elapsed() > AGAIN) {
-            let ahead = tokio::time::timeout(PATIENCE, ask(target)).await;
-            self.asked = Some((Instant::now(), ahead.ok().and_then(Result::ok).flatten()));
-        }
-        self.asked.and_then(|(_, ahead)| ahead).map(Finding::of)
+    /// What the hub's clock says about a refusal.
+    pub(super) async fn compare(&mut self, target: &Target) -> Option<Skew> {
+        self.ask(target, AGAIN).await;
+        let skew = self.skew(Timestamp::now())?;
+        self.held = skew.is_wrong().then(now);
+        Some(skew)
     }
-}
 
-/// How many seconds this machine is ahead of the hub.
-async fn ask(target: &Target) -> io::Result<Option<i64>> {
-    let Target::Hub(hub) = target else { return Ok(None) };
-    let (name, _) = target.server();
-    let stream = hub.way.open(name, HTTPS).await?;
-    let server = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
-    let mut stream = TlsConnector::from(Arc::clone(&hub.tls)).connect(server, stream).await?;
-    stream.write_all(format!("HEAD / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
-    let mut head = Vec::new();
-    while head.len() < MAX_HEAD && memchr::memmem::find(&head, b"\r\n\r\n").is_none() {
-        if stream.read_buf(&mut head).await? == 0 {
-            break;
+    /// Why no connection is to be made now.
+    pub(super) async fn holds(&mut self, target: &Target) -> Option<Skew> {
+        self.held?;
+        self.ask(target, WHILE_HELD).await;
+        self.still_held(Timestamp::now())
+    }
+
+    fn still_held(&mut self, wall: Timestamp) -> Option<Skew> {
+        let since = self.held?;
+        let skew = self.skew(wall).filter(|skew| skew.is_wrong() && now().duration_since(since) < HELD);
+        if skew.is_none() {
+            self.held = None;
+        }
+        skew
+    }
+
+    /// Asks, where the last answer is older than that.
+    async fn ask(&mut self, target: &Target, age: Duration) {
+        if self.asked.is_some_and(|asked| now().duration_since(asked.at) <= age) {
+            return;
+        }
+        let Some((way, host, tls)) = target.clock() else { return };
+        let theirs = way.time(host, tls).await;
+        self.asked = Some(Asked { at: now(), theirs });
+        if let Some(skew) = self.skew(Timestamp::now()) {
+            metrics::clock_ahead(skew.0);
         }
     }
-    Ok(ahead_of(&String::from_utf8_lossy(&head), Timestamp::now()))
-}
 
-/// How many seconds `now` is ahead of the `Date` in an HTTP head.
-fn ahead_of(head: &str, now: Timestamp) -> Option<i64> {
-    let mut lines = head.lines();
-    if !lines.next()?.starts_with("HTTP/1.") {
-        return None;
+    /// By what was said last and the time since: a clock that is set meanwhile is right at once.
+    fn skew(&self, wall: Timestamp) -> Option<Skew> {
+        let Asked { at, theirs } = self.asked?;
+        let since = i64::try_from(now().duration_since(at).as_secs()).unwrap_or(i64::MAX);
+        Some(Skew::between(wall, theirs?.saturating_add(since)))
     }
-    let fields = lines.take_while(|line| !line.is_empty()).filter_map(|line| line.split_once(':'));
-    let (_, date) = fields.into_iter().find(|(name, _)| name.eq_ignore_ascii_case("date"))?;
-    // Some say GMT where RFC 2822 wants an offset; both are read.
-    let date = rfc2822::DateTimeParser::new().parse_timestamp(date.trim()).ok()?;
-    Some(now.as_secs() - date.as_second())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_date_of_an_answer() {
-        let now = Timestamp(1_767_225_600_000);
-        for (head, expect) in [
-            ("HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\n\r\n", Some(0)),
-            ("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\ndate: Thu, 01 Jan 2026 00:00:07 GMT\r\n", Some(-7)),
-            ("HTTP/1.1 200 OK\r\nDate: Tue, 30 Dec 2025 00:00:00 GMT\r\n\r\n", Some(172_800)),
-            ("HTTP/1.1 200 OK\r\n\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\n", None),
-            ("HTTP/1.1 200 OK\r\nDate: yesterday\r\n\r\n", None),
-            (" \x02\0\0", None),
-            ("", None),
+    #[tokio::test(start_paused = true)]
+    async fn connecting_waits_for_a_right_clock_and_not_for_ever() {
+        let hub = Timestamp(1_767_225_600_000);
+        // Seconds that this machine is off at the refusal, later, and how much later; whether connecting waits then.
+        for (first, later, after, expect) in [
+            (0, 0, 10, false),
+            (-200, -200, 10, false),
+            (-3_600, -3_600, 10, true),
+            (3_600, 3_600, 10, true),
+            (-3_600, 0, 10, false),
+            (-3_600, 299, 10, false),
+            (-3_600, 400, 10, true),
+            (-3_600, -3_600, 599, true),
+            (-3_600, -3_600, 601, false),
         ] {
-            assert_eq!(ahead_of(head, now), expect, "{head:?}");
-        }
-    }
-
-    #[test]
-    fn findings_in_words() {
-        for (ahead, expect) in [
-            (0, "agrees"),
-            (-300, "agrees"),
-            (301, "5 min ahead of"),
-            (-7_200, "2 h behind"),
-            (172_800, "2 days ahead of"),
-            (i64::MIN, "behind"),
-        ] {
-            let text = Finding::of(ahead).explain();
-            assert!(text.contains(expect), "{text}");
+            let at = |off: i64, since: i64| Timestamp(hub.0 + (off + since) * 1_000);
+            let mut clock = Clock { asked: Some(Asked { at: now(), theirs: Some(hub.as_secs()) }), held: None };
+            clock.held = clock.skew(at(first, 0)).filter(|skew| skew.is_wrong()).map(|_| now());
+            tokio::time::advance(Duration::from_secs(after)).await;
+            let after = i64::try_from(after).unwrap();
+            let held = clock.still_held(at(later, after));
+            assert_eq!(held.is_some(), expect, "{first} {later} {after}");
+            assert_eq!(clock.held.is_some(), expect, "{first} {later} {after}");
         }
     }
 }

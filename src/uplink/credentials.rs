@@ -13,7 +13,7 @@ use crate::message::Timestamp;
 /// When this program was released, as `build.rs` knows it: no clock can be before that.
 const OLDEST: Timestamp = Timestamp(1_000 * number(env!("BROWNBRIDGE_RELEASED")));
 /// How soon the clock is looked at again.
-const CLOCK_AGAIN: Duration = Duration::from_secs(10);
+pub(super) const CLOCK_AGAIN: Duration = Duration::from_secs(10);
 
 /// Says where to connect and as whom. One value an identity.
 pub trait Credentials: Send + Sync + 'static {

@@ -12,7 +12,8 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::Target;
-use super::clock::{Clock, Finding};
+use super::clock::Clock;
+use crate::hub::clock::Skew;
 
 /// What comes at once after a quiet time: this part of a second's connects, at least one.
 const BURST: f64 = 0.1;
@@ -72,8 +73,13 @@ impl Crowd {
     }
 
     /// What the hub's clock says about a refusal.
-    pub(super) async fn compare(&self, target: &Target) -> Option<Finding> {
+    pub(super) async fn compare(&self, target: &Target) -> Option<Skew> {
         self.clock.lock().await.compare(target).await
+    }
+
+    /// Why nobody may connect now.
+    pub(super) async fn holds(&self, target: &Target) -> Option<Skew> {
+        self.clock.lock().await.holds(target).await
     }
 }
 

@@ -67,7 +67,7 @@ pub use target::{HubTarget, MqttTarget, Target};
 pub use transport::Transport;
 pub use window::WindowSize;
 
-use clock::{Clock, Finding};
+use clock::Clock;
 use connection::End;
 use diagnosis::{Closed, Diagnosis};
 use flight::Flight;
@@ -260,7 +260,7 @@ pub(crate) async fn run_over<D: Dial, C: Credentials, B: Backlog, O: Outcome>(
         let assigned = tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            assigned = credentials::ask(&credentials) => assigned,
+            assigned = watch.target(&credentials, &options) => assigned,
         };
         match assigned {
             Ok(target) => options.target = target.decide(),
@@ -372,6 +372,21 @@ struct Watch {
 }
 
 impl Watch {
+    /// Where the next connection goes, once the clock allows one.
+    async fn target(&mut self, credentials: &impl Credentials, options: &Options) -> Result<Target, Unassigned> {
+        let target = credentials::ask(credentials).await?;
+        let held = match &options.crowd {
+            Some(crowd) => crowd.holds(&target).await,
+            None => self.clock.holds(&target).await,
+        };
+        match held {
+            None => Ok(target),
+            Some(skew) => {
+                Err(Unassigned { reason: "clock", text: clock::explain(skew), pause: credentials::CLOCK_AGAIN })
+            }
+        }
+    }
+
     /// Says why a connection really ended. `lived` is its time since CONNACK.
     async fn look(
         &mut self,
@@ -399,13 +414,13 @@ impl Watch {
                 if let Some(text) = target.token_expired(Timestamp::now()) {
                     return plain("token_expired", text);
                 }
-                let finding = match &options.crowd {
+                let skew = match &options.crowd {
                     Some(crowd) => crowd.compare(target).await,
                     None => self.clock.compare(target).await,
                 };
-                match finding {
-                    Some(finding @ Finding::Wrong(_)) => plain("clock", format!("{}. {text}", finding.explain())),
-                    Some(finding @ Finding::Right) => plain(reason, format!("{text}. Checked: {}", finding.explain())),
+                match skew {
+                    Some(skew) if skew.is_wrong() => plain("clock", format!("{}. {text}", clock::explain(skew))),
+                    Some(skew) => plain(reason, format!("{text}. Checked: {}", clock::explain(skew))),
                     None => plain(reason, text),
                 }
             }

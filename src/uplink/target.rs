@@ -112,6 +112,12 @@ impl Target {
         ))
     }
 
+    /// How whoever judges the tokens that are made here is asked for the time.
+    pub(super) fn clock(&self) -> Option<(&Way, &str, &Arc<ClientConfig>)> {
+        let Self::Hub(hub) = self else { return None };
+        matches!(hub.connection.auth, Auth::Key(_)).then(|| (&hub.way, self.server().0, &hub.tls))
+    }
+
     /// When the token ends that the connection string brought, seconds since 1970.
     pub(super) fn given_token_expiry(&self) -> Option<i64> {
         match self {

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+pub mod clock;
 pub mod site;
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_brownbridge");
@@ -216,7 +217,8 @@ impl Bridge {
         Self::launch(dir, config, ports, &[])
     }
 
-    fn launch(dir: &Path, config: &str, (mqtt, admin): (u16, u16), environment: &[(&str, &str)]) -> Self {
+    /// The same with environment variables.
+    pub fn launch(dir: &Path, config: &str, (mqtt, admin): (u16, u16), environment: &[(&str, &str)]) -> Self {
         fs::write(dir.join("bridge.toml"), config).unwrap();
         let log = dir.join("log.txt");
         let child = Command::new(BINARY)

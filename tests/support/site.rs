@@ -82,10 +82,15 @@ impl Site {
     }
 
     pub fn bridge(&self, dir: &Path, uplink: &str, dps: &str) -> Bridge {
+        self.bridge_in(dir, (uplink, dps), &[])
+    }
+
+    /// The same with environment variables.
+    pub fn bridge_in(&self, dir: &Path, (uplink, dps): (&str, &str), environment: &[(&str, &str)]) -> Bridge {
         let ports = (free_port(), free_port());
         fs::create_dir_all(dir.join("rules")).unwrap();
         fs::write(dir.join("rules/1.toml"), RULES).unwrap();
-        Bridge::with_config(dir, &self.config(uplink, dps, ports), ports)
+        Bridge::launch(dir, &self.config(uplink, dps, ports), ports, environment)
     }
 }
 

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use super::{Place, Uplinked};
 use crate::app::credentials::{Credentials, Dps};
 use crate::bridge::Own;
+use crate::bridge::devices::provisioned;
 use crate::config::{self, Config, DpsTransport, Given, Placed};
 use crate::diag::{Diagnostic, SourceFile};
+use crate::hub::accounts::NoAccount;
 use crate::hub::certificate;
 use crate::hub::dps::{COMMON_NAME_MAX_CHARS, Registration, RegistrationId};
 use crate::hub::limits;
@@ -20,6 +22,8 @@ use crate::uplink::{Target, tls};
 pub struct Enrolment {
     /// Who registers where; there only without errors.
     pub options: Option<Options>,
+    /// What the configuration has for a device that is not the bridge itself, in words.
+    pub of_device: Option<&'static str>,
     /// Where assignments are kept.
     pub state: PathBuf,
     /// What was found wrong or doubtful.
@@ -28,12 +32,14 @@ pub struct Enrolment {
     pub sources: Vec<SourceFile>,
 }
 
-/// Reads `[uplink]` of a configuration, and nothing else of it. `id` registers instead of the one it names.
+/// Reads `[uplink]` of a configuration, and nothing else of it. `id` registers instead of the one it names: where every
+/// device has a connection of its own, with what the bridge would use for it; else as another one of the same enrolment.
 pub fn enrolment(path: &Path, text: &str, id: Option<&str>, env: &dyn Fn(&str) -> Option<String>) -> Enrolment {
     let (config, found) = config::parse(0, text, env);
     let base = path.parent().map(Path::to_owned).unwrap_or_default();
     let mut place = Place { base, file: 0, found };
-    let mut state = PathBuf::new();
+    let mut sources = vec![SourceFile { path: path.display().to_string(), text: config::masked(text) }];
+    let (mut state, mut of_device) = (PathBuf::new(), None);
     let options = config.and_then(|config| {
         state = place.base.join(&config.state.value);
         let Some(dps) = &config.uplink.dps else {
@@ -41,12 +47,18 @@ pub fn enrolment(path: &Path, text: &str, id: Option<&str>, env: &dyn Fn(&str) -
             place.error("no-dps", "there is no [uplink.dps] to register with", span, Some("[uplink.dps]"));
             return None;
         };
+        let own = dps.registration_id.as_ref().map(|own| own.value.as_str());
+        let device = id.filter(|id| own.is_none_or(|own| !own.eq_ignore_ascii_case(id)));
+        if let (Some(devices), Some(device)) = (&config.uplink.devices, device) {
+            let (options, with) = place.registering_device(&config, (dps, devices), device, &mut sources)?;
+            of_device = Some(with);
+            return Some(options);
+        }
         let way = place.way(&config);
         place.registering(&config, dps, &way, id)
     });
     let options = options.filter(|_| !place.found.iter().any(Diagnostic::is_error));
-    let sources = vec![SourceFile { path: path.display().to_string(), text: config::masked(text) }];
-    Enrolment { options, state, diagnostics: place.found, sources }
+    Enrolment { options, of_device, state, diagnostics: place.found, sources }
 }
 
 impl From<DpsTransport> for Transport {
@@ -97,6 +109,33 @@ impl Place {
             },
             proof: proof?,
         })
+    }
+
+    /// A device with a connection of its own, and what it proves itself with.
+    fn registering_device(
+        &mut self,
+        config: &Config,
+        (dps, devices): (&config::Dps, &config::Devices),
+        device: &str,
+        sources: &mut Vec<SourceFile>,
+    ) -> Option<(Options, &'static str)> {
+        let known = self.device_files((config, devices), sources)?.known;
+        let trust = self.device_trust(config)?;
+        let service = self.service(config, dps, &trust);
+        let with = known.describe(device);
+        let options = known.find(device).and_then(|found| match provisioned::Given::try_from(found) {
+            Ok(given) => service.registering(device, given),
+            Err(_) => Err(NoAccount::new("its connection string says which hub it is, the service is not asked")),
+        });
+        match options {
+            Ok(options) => Some((options, with)),
+            Err(NoAccount { text, .. }) => {
+                let help = "the devices table, a certificate in `certificates`, or `group_key`; with --id-scope it \
+                            registers without this configuration";
+                self.error("no-account", format!("{device} cannot register: {text}"), &dps.span, Some(help));
+                None
+            }
+        }
     }
 
     /// The registration id as it is given, or the common name of the certificate.

@@ -5,10 +5,12 @@
 //! |---|---|
 //! | a hub | that is used, also after a restart, as Microsoft asks of devices |
 //! | a hub that has refused it for `ask_again_after` | the service is asked; while that fails, the hub is tried further |
+//! | a hub that has been out of reach for so long, and whose name is gone | the same |
 //! | nothing | the service is asked |
 //! | the service said no | it is asked again after the pause of [`Trouble::pause`], and not before |
 //!
-//! All of them together ask so many times a minute, and not at all while the service throttles.
+//! All of them together ask so many times a minute, and not at all while the service throttles, or the clock of
+//! this machine is wrong.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -37,6 +39,8 @@ struct Course {
     known: Option<Arc<Assigned>>,
     /// Since when the hub refuses it.
     refused: Option<Instant>,
+    /// Since when the network does not lead to it.
+    unreachable: Option<Instant>,
     /// Registrations that failed in a row.
     failures: u32,
     /// The last of them.
@@ -57,7 +61,7 @@ pub(super) struct Courses {
     /// Time from one registration to the next.
     step: Duration,
     next_turn: Option<Instant>,
-    /// Until when the service throttles.
+    /// Until when the service throttles, or the clock is waited for.
     paused_until: Option<Instant>,
     /// It has assigned a hub to somebody since the start.
     assigns: bool,
@@ -119,7 +123,8 @@ impl Courses {
         self.assigns = true;
         let course = self.courses.entry(registration.to_owned()).or_default();
         let before = course.known.replace(Arc::clone(assigned));
-        (course.refused, course.failures, course.failed) = (None, 0, None);
+        (course.refused, course.unreachable) = (None, None);
+        (course.failures, course.failed) = (0, None);
         before
     }
 
@@ -129,12 +134,12 @@ impl Courses {
             Kind::Disabled | Kind::Failed | Kind::Profile => true,
             // A wrong scope or group key refuses everybody.
             Kind::Refused => self.assigns,
-            Kind::Throttled | Kind::Unavailable | Kind::Unreachable => false,
+            Kind::Clock | Kind::Throttled | Kind::Unavailable | Kind::Unreachable => false,
         };
         let course = self.courses.entry(registration.to_owned()).or_default();
         let pause = trouble.pause(course.failures, chance);
         course.failures = course.failures.saturating_add(1);
-        if trouble.kind == Kind::Throttled {
+        if matches!(trouble.kind, Kind::Clock | Kind::Throttled) {
             self.paused_until = self.paused_until.max(Some(now + pause));
         }
         let why = NoAccount { text: trouble.text.clone(), pause: Some(pause), is_its_own: of_device };
@@ -158,12 +163,38 @@ impl Courses {
 
     /// The hub let the device in.
     pub(super) fn accepted(&mut self, registration: &str) {
-        self.with(registration, |course| course.refused = None);
+        self.with(registration, |course| (course.refused, course.unreachable) = (None, None));
     }
 
     /// The hub refused the device.
     pub(super) fn refused(&mut self, registration: &str, now: Instant) {
-        self.with(registration, |course| _ = course.refused.get_or_insert(now));
+        self.with(registration, |course| {
+            course.refused.get_or_insert(now);
+            course.unreachable = None;
+        });
+    }
+
+    /// The network did not lead to its hub.
+    pub(super) fn unreachable(&mut self, registration: &str, now: Instant) {
+        self.with(registration, |course| _ = course.unreachable.get_or_insert(now));
+    }
+
+    /// A hub that has been out of reach for `ask_again_after`, once in that time: is it there any more?
+    pub(super) fn lost(&mut self, registration: &str, now: Instant) -> Option<Arc<Assigned>> {
+        let patience = self.ask_again_after;
+        let course = self.courses.get_mut(registration)?;
+        let since = course.unreachable.as_mut()?;
+        if now.saturating_duration_since(*since) < patience {
+            return None;
+        }
+        *since = now;
+        course.known.clone()
+    }
+
+    /// Its hub is there no more, which is as good as one that has refused it for long.
+    pub(super) fn gone(&mut self, registration: &str, now: Instant) {
+        let long_ago = now.checked_sub(self.ask_again_after).unwrap_or(now);
+        self.with(registration, |course| course.refused = Some(long_ago));
     }
 
     /// The next time the service is asked, whatever is known; and from now on the registration is that of `device`, however
@@ -210,6 +241,28 @@ mod tests {
             ("it refuses for long", vec![("refused", 850)], "ask"),
             ("it refused, and then not", vec![("refused", 850), ("accepted", 0)], "use old"),
             ("refused, and the service is away", vec![("refused", 850), ("unreachable", 999)], "use old"),
+            ("out of reach, not yet for long", vec![("unreachable hub", 950), ("looked up", 1_000)], "use old"),
+            ("out of reach for long, and gone", vec![("unreachable hub", 850), ("looked up", 1_000)], "ask"),
+            (
+                "gone, and the service is away",
+                vec![("unreachable hub", 850), ("looked up", 990), ("unreachable", 999)],
+                "use old",
+            ),
+            (
+                "it was out of reach, and then not",
+                vec![("unreachable hub", 850), ("accepted", 0), ("looked up", 1_000)],
+                "use old",
+            ),
+            (
+                "it was out of reach, and then it refused",
+                vec![("unreachable hub", 850), ("refused", 990), ("looked up", 1_000)],
+                "use old",
+            ),
+            (
+                "it is looked up once in a while",
+                vec![("unreachable hub", 850), ("still there", 990), ("looked up", 1_000)],
+                "use old",
+            ),
             ("refused, and an operator wants it", vec![("refused", 990), ("anew", 1000)], "ask"),
             ("another hub", vec![("refused", 850), ("assigned", 0)], "use new"),
         ] {
@@ -219,6 +272,13 @@ mod tests {
                 match what {
                     "refused" => courses.refused("known", at(when)),
                     "accepted" => courses.accepted("known"),
+                    "unreachable hub" => courses.unreachable("known", at(when)),
+                    "still there" => assert!(courses.lost("known", at(when)).is_some()),
+                    "looked up" => {
+                        if courses.lost("known", at(when)).is_some() {
+                            courses.gone("known", at(when));
+                        }
+                    }
                     "anew" => courses.ask_anew("known", "Known", at(when)),
                     "assigned" => drop(courses.assigned("known", &assigned("new"))),
                     _ => drop(courses.failed("known", &trouble(Kind::Unreachable), (at(when), 0.0))),
@@ -237,6 +297,7 @@ mod tests {
             (Kind::Refused, false, false, false),
             (Kind::Refused, true, true, false),
             (Kind::Throttled, true, false, true),
+            (Kind::Clock, true, false, true),
             (Kind::Unreachable, true, false, false),
         ] {
             let mut courses = courses();

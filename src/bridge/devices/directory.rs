@@ -9,6 +9,8 @@
 //!
 //! What the files say may be replaced while it is in use; what the service has told stays.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
@@ -46,13 +48,10 @@ impl Directory {
     async fn find(&self, device: &str) -> Result<Account, NoAccount> {
         let found = self.known().find(device)?;
         let Some(service) = &self.service else { return self.direct(device, found) };
-        let given = match found {
-            Found::Account(account) => return Ok(*account),
-            Found::Key(key) => Given::Key(key),
-            Found::Group(key) => Given::Group(key),
-            Found::Certificate(certificate) => Given::Certificate(certificate),
-        };
-        service.account(device, given).await
+        match Given::try_from(found) {
+            Ok(given) => service.account(device, given).await,
+            Err(account) => Ok(*account),
+        }
     }
 
     fn direct(&self, device: &str, found: Found) -> Result<Account, NoAccount> {
@@ -88,15 +87,18 @@ impl Accounts for Directory {
     fn describe(&self, device: &str) -> Described {
         let known = self.known();
         let proof = known.describe(device).to_owned();
-        let (hub, assigned) = match (known.hub_of(device), &self.service) {
-            (Some(hub), _) => (Some(hub.to_owned()), None),
-            (None, None) => (Some(self.host.clone()), None),
-            (None, Some(service)) => match service.assigned(device) {
-                Some(assigned) => (Some(assigned.hub.clone()), Some(assigned.at.clone())),
-                None => (None, None),
-            },
+        let fixed = |hub: &str| Described { hub: Some(hub.to_owned()), ..Described::default() };
+        let place = match (known.hub_of(device), &self.service) {
+            (Some(hub), _) => fixed(hub),
+            (None, None) => fixed(&self.host),
+            (None, Some(service)) => service.assigned(device).map_or_else(Described::default, |assigned| Described {
+                hub: Some(assigned.hub.clone()),
+                assigned: Some(assigned.at.clone()),
+                there: Some(assigned.device.clone()).filter(|there| there != device),
+                ..Described::default()
+            }),
         };
-        Described { proof, hub, assigned }
+        Described { proof, ..place }
     }
 
     fn accepted(&self, device: &str) {
@@ -109,6 +111,21 @@ impl Accounts for Directory {
         if let Some(service) = self.asked_for(device) {
             service.refused(device);
         }
+    }
+
+    fn unreachable(&self, device: &str) {
+        if let Some(service) = self.asked_for(device) {
+            service.unreachable(device);
+        }
+    }
+
+    fn is_gone<'a>(&'a self, device: &'a str) -> Pin<Box<dyn Future<Output = bool> + Send + 'a>> {
+        Box::pin(async move {
+            match self.asked_for(device) {
+                Some(service) => service.is_gone(device).await,
+                None => false,
+            }
+        })
     }
 
     fn ask_anew(&self, device: &str) {

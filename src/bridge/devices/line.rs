@@ -10,27 +10,36 @@ use super::ends::{Settle, Source};
 use super::queue::{Device, Phase};
 use super::register::Verdict;
 use super::{LONGEST_PAUSE, Left, OwnIdentity, Shared, WINDOW};
-use crate::hub::accounts::{Account, NoAccount};
+use crate::hub::accounts::{Account, Accounts, NoAccount};
 use crate::hub::connection_string::{Auth, ConnectionString};
 use crate::outbound::Way;
 use crate::uplink::{self, HubRate, HubTarget, Status, Target, Unassigned, WindowSize, tls};
 
 /// Refusals in a row after which a device that was never let in counts as refused. The first may be chance.
 const REFUSALS: u32 = 2;
+/// A line that ends waits for that so long at most.
+const LAST: Duration = Duration::from_secs(5);
 /// Tokens live so much shorter at most, so that a thousand of them are not renewed in one moment.
 const SPREAD: f64 = 0.2;
 
 /// Who a line is.
 enum Identity {
     Own(Arc<dyn OwnIdentity>),
-    Device(Box<Target>),
+    Device { target: Box<Target>, id: Arc<str>, accounts: Arc<dyn Accounts> },
 }
+
+/// The reason of a line that has nowhere to go any more.
+const GONE: &str = "hub_gone";
 
 impl uplink::Credentials for Identity {
     async fn target(&self) -> Result<Target, Unassigned> {
         match self {
             Self::Own(own) => own.target().await,
-            Self::Device(target) => Ok((**target).clone()),
+            Self::Device { id, accounts, .. } if accounts.is_gone(id).await => {
+                let text = "the name of its hub is gone, the provisioning service is asked for another".to_owned();
+                Err(Unassigned { reason: GONE, text, pause: LAST })
+            }
+            Self::Device { target, .. } => Ok((**target).clone()),
         }
     }
 
@@ -47,10 +56,17 @@ impl uplink::Credentials for Identity {
     }
 
     fn unreachable(&self) {
-        if let Self::Own(own) = self {
-            own.unreachable();
+        match self {
+            Self::Own(own) => own.unreachable(),
+            Self::Device { target, id, accounts } if is_found_by_its_name(target) => accounts.unreachable(id),
+            Self::Device { .. } => {}
         }
     }
+}
+
+/// Otherwise the name of the hub leads nowhere anyway.
+fn is_found_by_its_name(target: &Target) -> bool {
+    matches!(target, Target::Hub(hub) if hub.way.address.is_none() && hub.connection.gateway.is_none())
 }
 
 /// Why a line ended.
@@ -61,6 +77,8 @@ enum Why {
     Resting,
     /// Another device gets the place.
     Asked,
+    /// Its hub is there no more.
+    Gone,
     /// The hub does not let it in.
     Refused(String),
     /// Nobody knows its hub and its credentials.
@@ -76,7 +94,7 @@ pub(super) async fn run(shared: Arc<Shared>, device: Arc<Device>) {
     let mut again = false;
     match why {
         Why::Stopped => {}
-        Why::Resting | Why::Asked => {
+        Why::Resting | Why::Asked | Why::Gone => {
             let mut state = device.state();
             shared.set_phase(&mut state, Phase::Idle);
             again = !state.is_resting();
@@ -132,7 +150,11 @@ async fn serve(shared: &Arc<Shared>, device: &Arc<Device>, leave: &CancellationT
     let metrics = shared.metrics.of_one_of_many();
     let identity = match device.is_own() {
         true => Identity::Own(Arc::clone(&shared.options.identity)),
-        false => Identity::Device(Box::new(options.target.clone())),
+        false => Identity::Device {
+            target: Box::new(options.target.clone()),
+            id: Arc::clone(&device.id),
+            accounts: Arc::clone(&shared.options.plan.accounts),
+        },
     };
     let run = uplink::run((options, identity), (Source(Arc::clone(device)), settle), metrics, status, stop.clone());
     let mut run = std::pin::pin!(run);
@@ -185,6 +207,9 @@ async fn watch_over(shared: &Shared, device: &Device, mut seen: watch::Receiver<
         failures = status.failures;
         state.trouble.clone_from(&status.trouble);
         *shared.trouble.lock() = status.reason.zip(status.trouble.clone());
+        if status.reason == Some(GONE) {
+            return Why::Gone;
+        }
         if status.reason == Some("refused") && !device.is_own() {
             state.refusals += 1;
             if state.refusals >= REFUSALS {
@@ -233,13 +258,13 @@ impl Shared {
             return Ok(own.clone());
         }
         let Account { connection, certificate } = self.options.plan.accounts.of(&device.id).await?;
-        let (mut tls, mut certificate_expiry) = (Arc::clone(&self.tls), None);
+        let (mut tls, mut certificate_expiry) = (self.options.plan.trust.client(), None);
         if let Some(certificate) = certificate {
             let pem = |error: tls::TlsError| NoAccount::new(format!("its certificate cannot be used: {error}"));
             let chain = tls::certificates(&certificate.chain).map_err(pem)?;
             let key = tls::private_key(certificate.key.expose().as_bytes()).map_err(pem)?;
             certificate_expiry = chain.first().and_then(|leaf| crate::hub::certificate::expiry(leaf));
-            tls = tls::client(Arc::clone(&self.options.plan.roots), Some((chain, key))).map_err(pem)?;
+            tls = tls::client(self.options.plan.trust.roots(), Some((chain, key))).map_err(pem)?;
         } else if matches!(connection.auth, Auth::X509) {
             return Err(NoAccount::new("its connection string says x509=true, but there is no certificate for it"));
         }

@@ -41,7 +41,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustls::RootCertStore;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -53,7 +52,7 @@ use crate::hub::accounts::Accounts;
 use crate::hub::device_table;
 use crate::metrics::Metrics;
 use crate::shelf::Shelves;
-use crate::uplink::{self, Crowd, HubTarget, Status, Target, Unassigned};
+use crate::uplink::{self, Crowd, HubTarget, Status, Target, Unassigned, tls};
 
 mod census;
 mod courses;
@@ -137,7 +136,7 @@ pub struct Plan {
     /// The bridge's own identity and hub, as far as they were known at the start.
     pub own: HubTarget,
     /// Whom to trust.
-    pub roots: Arc<RootCertStore>,
+    pub trust: Arc<tls::Trust>,
     /// What devices connect with.
     pub accounts: Arc<dyn Accounts>,
     /// The address in [`Self::own`] is where every hub is reached, not only the bridge's own.
@@ -183,8 +182,6 @@ pub struct Devices(Arc<Shared>);
 /// What dispatcher, lines and operator share.
 struct Shared {
     options: Options,
-    /// TLS of devices that have no certificate.
-    tls: Arc<rustls::ClientConfig>,
     outcome: SpoolOutcome,
     metrics: Metrics,
     shelves: Arc<Shelves>,
@@ -250,12 +247,10 @@ struct Asking {
 pub fn open(options: Options, outcome: SpoolOutcome, metrics: Metrics) -> std::io::Result<Devices> {
     let shelves = Arc::clone(&options.shelves);
     let register = Register::open(&options.state, options.plan.allow.clone(), options.plan.table.clone())?;
-    let tls = uplink::tls::client(Arc::clone(&options.plan.roots), None).map_err(std::io::Error::other)?;
     let crowd = Arc::new(Crowd::new(options.plan.connect_rate));
     let bytes = Arc::new(AtomicUsize::new(0));
     let own = Device::new("", Phase::Idle, Arc::clone(&bytes));
     let shared = Arc::new(Shared {
-        tls,
         outcome,
         metrics,
         crowd,

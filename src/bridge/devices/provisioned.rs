@@ -3,14 +3,16 @@
 //! `Courses` knows who is to ask when; here it is done: at most eight dialogues at one time, each paced, and what
 //! they told is written down in [`Assignments`] before it is used.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use tokio::sync::Semaphore;
 
 use super::courses::{Courses, Next};
+use super::known::Found;
 use crate::hub::accounts::{Account, Certificate, NoAccount};
 use crate::hub::certificate::common_name;
 use crate::hub::connection_string::{Auth, ConnectionString};
@@ -25,6 +27,8 @@ use crate::uplink::tls;
 
 /// Registrations under way at one time.
 const AT_ONCE: usize = 8;
+/// How long it is believed that a name is there, or gone.
+const NAME_HOLDS: Duration = Duration::from_secs(60);
 
 /// The service as the devices reach it.
 #[derive(Debug, Clone)]
@@ -41,10 +45,8 @@ pub struct Service {
     pub api_version: String,
     /// What each registration brings along, JSON.
     pub payload: Option<String>,
-    /// TLS of devices without a certificate.
-    pub tls: Arc<ClientConfig>,
-    /// Whom devices with a certificate trust.
-    pub roots: Arc<RootCertStore>,
+    /// Whom devices trust.
+    pub trust: Arc<tls::Trust>,
     /// How long a hub may refuse a device until the service is asked again.
     pub ask_again_after: Duration,
     /// Registrations a minute, all devices together.
@@ -52,13 +54,40 @@ pub struct Service {
 }
 
 /// What a device registers with.
-pub(super) enum Given {
+pub enum Given {
     /// The key of its own enrolment.
     Key(Key),
     /// The key of its group.
     Group(Key),
     /// A certificate.
     Certificate(Certificate),
+}
+
+impl TryFrom<Found> for Given {
+    /// Its connection string says all, and the service is not asked.
+    type Error = Box<Account>;
+
+    fn try_from(found: Found) -> Result<Self, Box<Account>> {
+        match found {
+            Found::Account(account) => Err(account),
+            Found::Key(key) => Ok(Self::Key(key)),
+            Found::Group(key) => Ok(Self::Group(key)),
+            Found::Certificate(certificate) => Ok(Self::Certificate(certificate)),
+        }
+    }
+}
+
+impl Given {
+    fn proof(self, id: &RegistrationId) -> Result<(Proof, Option<Certificate>), NoAccount> {
+        match self {
+            Self::Key(key) => Ok((Proof::Key(key), None)),
+            Self::Group(group) => match Key::parse(id.key_of(&group).expose()) {
+                Ok(key) => Ok((Proof::Key(key), None)),
+                Err(error) => Err(NoAccount::new(format!("its derived key cannot be used: {error}"))),
+            },
+            Self::Certificate(certificate) => Ok((Proof::Certificate, Some(certificate))),
+        }
+    }
 }
 
 /// See the module documentation.
@@ -68,6 +97,8 @@ pub struct Provisioned {
     /// Locked while it is written.
     file: Arc<Mutex<Assignments>>,
     places: Semaphore,
+    /// Whether the names of hubs are gone, as they were looked up last.
+    names: tokio::sync::Mutex<HashMap<String, (Instant, bool)>>,
 }
 
 impl Provisioned {
@@ -75,20 +106,13 @@ impl Provisioned {
     pub fn new(service: Service, file: Assignments) -> Self {
         let courses = Courses::new(file.known(), service.ask_again_after, service.per_minute);
         let (courses, file) = (Mutex::new(courses), Arc::new(Mutex::new(file)));
-        Self { service, courses, file, places: Semaphore::new(AT_ONCE) }
+        Self { service, courses, file, places: Semaphore::new(AT_ONCE), names: tokio::sync::Mutex::default() }
     }
 
     /// The account of a device that proves itself so.
     pub(super) async fn account(&self, device: &str, given: Given) -> Result<Account, NoAccount> {
         let id = registration_id(device)?;
-        let (proof, certificate) = match given {
-            Given::Key(key) => (Proof::Key(key), None),
-            Given::Group(group) => match Key::parse(id.key_of(&group).expose()) {
-                Ok(key) => (Proof::Key(key), None),
-                Err(error) => return Err(NoAccount::new(format!("its derived key cannot be used: {error}"))),
-            },
-            Given::Certificate(certificate) => (Proof::Certificate, Some(certificate)),
-        };
+        let (proof, certificate) = given.proof(&id)?;
         let auth = match &proof {
             Proof::Key(key) => Auth::Key(key.clone()),
             Proof::Certificate => Auth::X509,
@@ -109,10 +133,7 @@ impl Provisioned {
         proof: Proof,
         certificate: Option<&Certificate>,
     ) -> Result<Arc<Assigned>, NoAccount> {
-        let tls = match certificate {
-            None => Arc::clone(&self.service.tls),
-            Some(certificate) => self.tls(&id, certificate)?,
-        };
+        let tls = self.service.tls_of(&id, certificate)?;
         let _place = self.places.acquire().await;
         self.turn().await;
         let options = self.service.options(id, (proof, tls));
@@ -136,21 +157,6 @@ impl Provisioned {
                 }
             }
         }
-    }
-
-    /// TLS settings with the certificate of a device, which must be its own.
-    fn tls(&self, id: &RegistrationId, certificate: &Certificate) -> Result<Arc<ClientConfig>, NoAccount> {
-        let pem = |error: tls::TlsError| NoAccount::new(format!("its certificate cannot be used: {error}"));
-        let chain = tls::certificates(&certificate.chain).map_err(pem)?;
-        let key = tls::private_key(certificate.key.expose().as_bytes()).map_err(pem)?;
-        let named = chain.first().and_then(|leaf| common_name(leaf)).unwrap_or_default();
-        if !named.eq_ignore_ascii_case(id.as_str()) {
-            let text = format!(
-                "its certificate is for {named:?}: with the provisioning service the common name must be the device's id"
-            );
-            return Err(NoAccount::new(text));
-        }
-        tls::client(Arc::clone(&self.service.roots), Some((chain, key))).map_err(pem)
     }
 
     /// Returns when the next registration may begin.
@@ -206,12 +212,78 @@ impl Provisioned {
         self.courses.lock().refused(&device.to_ascii_lowercase(), Instant::now());
     }
 
+    pub(super) fn unreachable(&self, device: &str) {
+        self.courses.lock().unreachable(&device.to_ascii_lowercase(), Instant::now());
+    }
+
+    /// Looks for the name of a hub that was out of reach for long. An outage of the names is none of the hub: then the
+    /// service has no address either.
+    pub(super) async fn is_gone(&self, device: &str) -> bool {
+        let registration = device.to_ascii_lowercase();
+        let Some(known) = self.courses.lock().lost(&registration, Instant::now()) else { return false };
+        // All devices of a hub lose it in one moment: one looks it up, the others wait for what it finds.
+        let mut names = self.names.lock().await;
+        names.retain(|_, (at, _)| at.elapsed() < NAME_HOLDS);
+        let gone = match names.get(&known.hub) {
+            Some((_, gone)) => *gone,
+            None => {
+                let gone = self.service.has_lost(&known.hub).await;
+                names.insert(known.hub.clone(), (Instant::now(), gone));
+                if gone {
+                    let hub = &known.hub;
+                    tracing::warn!("provisioning: the name {hub} is not there any more: was the hub deleted?");
+                }
+                gone
+            }
+        };
+        if gone {
+            self.courses.lock().gone(&registration, Instant::now());
+        }
+        gone
+    }
+
     pub(super) fn ask_anew(&self, device: &str) {
         self.courses.lock().ask_anew(&device.to_ascii_lowercase(), device, Instant::now());
     }
 }
 
 impl Service {
+    /// What a device registers with, which proves itself so.
+    pub fn registering(&self, device: &str, given: Given) -> Result<provision::Options, NoAccount> {
+        let id = registration_id(device)?;
+        let (proof, certificate) = given.proof(&id)?;
+        let tls = self.tls_of(&id, certificate.as_ref())?;
+        Ok(self.options(id, (proof, tls)))
+    }
+
+    fn tls_of(&self, id: &RegistrationId, certificate: Option<&Certificate>) -> Result<Arc<ClientConfig>, NoAccount> {
+        match certificate {
+            None => Ok(self.trust.client()),
+            Some(certificate) => self.tls(id, certificate),
+        }
+    }
+
+    /// TLS settings with the certificate of a device, which must be its own.
+    fn tls(&self, id: &RegistrationId, certificate: &Certificate) -> Result<Arc<ClientConfig>, NoAccount> {
+        let pem = |error: tls::TlsError| NoAccount::new(format!("its certificate cannot be used: {error}"));
+        let chain = tls::certificates(&certificate.chain).map_err(pem)?;
+        let key = tls::private_key(certificate.key.expose().as_bytes()).map_err(pem)?;
+        let named = chain.first().and_then(|leaf| common_name(leaf)).unwrap_or_default();
+        if !named.eq_ignore_ascii_case(id.as_str()) {
+            let text = format!(
+                "its certificate is for {named:?}: with the provisioning service the common name must be the device's id"
+            );
+            return Err(NoAccount::new(text));
+        }
+        tls::client(self.trust.roots(), Some((chain, key))).map_err(pem)
+    }
+
+    /// The name of a hub is gone, and the service's is there.
+    async fn has_lost(&self, hub: &str) -> bool {
+        let by_name = Way { address: None, ..self.way.clone() };
+        by_name.resolves(hub).await == Some(false) && self.way.resolves(&self.host).await == Some(true)
+    }
+
     fn options(&self, id: RegistrationId, (proof, tls): (Proof, Arc<ClientConfig>)) -> provision::Options {
         provision::Options {
             host: self.host.clone(),

@@ -152,6 +152,8 @@ fn pauses_between_registrations() {
         trouble.pause(failures, chance).as_secs()
     };
     for (kind, retry_after, failures, least, most) in [
+        (Kind::Clock, None, 0, 10, 12),
+        (Kind::Clock, None, 9, 60, 75),
         (Kind::Refused, None, 0, 300, 375),
         (Kind::Disabled, Some(1), 2, 1_200, 1_500),
         (Kind::Profile, None, 40, 3_600, 4_500),

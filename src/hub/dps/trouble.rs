@@ -6,10 +6,13 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::{Reply, spread};
+use crate::hub::clock::{Skew, THE_SERVICES};
 use crate::message::excerpt;
 
 /// Pauses after refusals that only an operator can end: first and longest.
 const REFUSED: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(3_600));
+/// Pauses while the clock of this machine is wrong.
+const CLOCK: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
 /// Pauses while the service is not there or in trouble.
 const UNAVAILABLE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
 /// Pauses where it throttles and does not say for how long.
@@ -20,6 +23,8 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
 /// What kind of failure it is; the label of the counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
+    /// The proof of identity is refused, and the clock of this machine is wrong.
+    Clock,
     /// Token, key or certificate are not those of the enrolment, or there is none.
     Refused,
     /// The enrolment is disabled.
@@ -40,6 +45,7 @@ impl Kind {
     /// The label of the counter.
     pub fn label(self) -> &'static str {
         match self {
+            Self::Clock => "clock",
             Self::Refused => "refused",
             Self::Disabled => "disabled",
             Self::Failed => "failed",
@@ -92,9 +98,19 @@ impl Trouble {
         };
         let said = self.retry_after.map(|said| spread(said.min(RETRY_AFTER_MAX), chance));
         match self.kind {
+            Kind::Clock => doubled(CLOCK),
             Kind::Refused | Kind::Disabled | Kind::Failed | Kind::Profile => doubled(REFUSED),
             Kind::Throttled => said.map_or_else(|| doubled(THROTTLED), |said| said.max(spread(UNAVAILABLE.0, chance))),
             Kind::Unavailable | Kind::Unreachable => doubled(UNAVAILABLE).max(said.unwrap_or_default()),
+        }
+    }
+
+    /// A refused proof of identity, with what the service's clock says about it.
+    pub fn judged(self, skew: Skew) -> Self {
+        let clocks = skew.explain(THE_SERVICES);
+        match skew.is_wrong() {
+            true => Self { kind: Kind::Clock, text: format!("{clocks}. {}", self.text), retry_after: None },
+            false => Self { text: format!("{}. Checked: {clocks}", self.text), ..self },
         }
     }
 

@@ -1,6 +1,5 @@
 //! One `[[command]]`.
 
-use std::cell::Cell;
 use std::time::Duration;
 
 use regex::Regex;
@@ -12,7 +11,7 @@ use super::read_on::text_pattern;
 use super::read_path;
 use super::read_rule::{Makes, read_message};
 use super::read_table::Tables;
-use super::texts::{Names, Unknown};
+use super::texts::Names;
 use crate::diag::walk::{Entry, Reader, Report, Text, text};
 use crate::diag::{Diagnostic, Span};
 use crate::rules::command::{ANSWER, Answer, Command, Levels, NAMES, PAYLOAD, TOPIC, TextPattern};
@@ -41,17 +40,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
     let mut keys = Reader::new(table, "command");
     let name = keys.string("name", report);
     let method = keys.string("method", report);
-    let mut names = Names {
-        names: NAMES.map(str::to_owned).to_vec(),
-        columns: Vec::new(),
-        of_pattern: 0,
-        place: None,
-        unknown: Cell::new(Unknown::Wrong),
-        regex: false,
-        on: false,
-        command: true,
-        answer: None,
-    };
+    let mut names = Names::down(&NAMES);
     let device = keys.any("device").and_then(|entry| pattern(&entry, &mut names, report));
     let mut props = Vec::new();
     if let Some((table, _)) = keys.table("props", report) {
@@ -62,6 +51,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
     }
     let complete = keys.any("complete");
     let on_ack = keys.word("complete", &COMPLETE, "unknown-word", report);
+    let once = keys.boolean("once", report);
     let answer = read_answer(&mut keys, method.is_some(), &mut names, report);
     let message = read_message(&mut keys, (&mut names, Makes::Command, false), tables, report);
     let encode = read_encode(&mut keys, report);
@@ -90,6 +80,10 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
         }
         _ => {}
     }
+    if let (Some((true, place)), true) = (&once, method.is_some()) {
+        let title = "`once` means nothing beside `method`: a hub calls once";
+        report.push(Diagnostic::warning("unused-key", title, report.file).at(place.clone(), ""));
+    }
     let name_span = name.map_or(span.clone(), |name| name.span());
     let written = table.get("topic").and_then(|topic| topic.get_ref().as_str()).unwrap_or("(command)");
     let shown = name.or(method).map_or(written, |name| name.value).to_owned();
@@ -112,6 +106,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
             qos,
             retain,
             answer: answer.filter(|_| waits),
+            once: once.is_some_and(|(once, _)| once),
         }
     });
     Draft { file: report.file, name: shown, name_span, command }

@@ -268,8 +268,8 @@ pub(super) fn read_message(
 }
 
 /// Reads what makes messages fewer and smaller.
-fn read_cost(keys: &mut Reader<'_>, names: &Names, message: &mut Message, urgent: bool, report: &mut Report<'_>) {
-    let mut restraint = read_restraint::read(keys, names, report);
+fn read_cost(keys: &mut Reader<'_>, names: &mut Names, message: &mut Message, urgent: bool, report: &mut Report<'_>) {
+    let mut restraint = read_restraint::read(keys, (names, &message.device), report);
     message.gzip = keys.word("compress", &COMPRESSIONS, "unknown-word", report).unwrap_or(false);
     let gzip = message.gzip;
     let mut window = read_window::read(keys, names, report).map(|combine| {
@@ -277,7 +277,7 @@ fn read_cost(keys: &mut Reader<'_>, names: &Names, message: &mut Message, urgent
         Window::new(combine, gzip, urgent)
     });
     if let Some(entry) = keys.any("per") {
-        let per = text(&entry, report).map(|text| names.template(&text, report));
+        let per = text(&entry, report).map(|text| names.template_of_sent(&text, &message.device, report));
         let aggregate = window.as_mut().filter(|window| matches!(window.combine, Combine::Aggregate(_)));
         if restraint.is_none() && aggregate.is_none() {
             read_restraint::lone_per(&entry, report);

@@ -15,6 +15,8 @@ const KNOWN_IN_COMMANDS: &str =
 
 const KNOWN_IN_DESIRED: &str = "known are {device}, with `split = \"leaf\"` {path} and {name}, {time} and the names in `device`; a field of the body is written {.field}";
 
+const DEVICE: &str = "device";
+
 const WITH_A_DOT: &str = "a field of the payload is written with a dot: {.field}";
 
 /// What a name that is not known comes to.
@@ -51,6 +53,21 @@ pub(super) struct Names {
 }
 
 impl Names {
+    /// Those of what comes down, before its patterns bring more.
+    pub(super) fn down(known: &[&str]) -> Self {
+        Self {
+            names: known.iter().map(|name| (*name).to_owned()).collect(),
+            columns: Vec::new(),
+            of_pattern: 0,
+            place: None,
+            unknown: Cell::new(Unknown::Wrong),
+            regex: false,
+            on: false,
+            command: true,
+            answer: None,
+        }
+    }
+
     /// An expression or a script may use names that are not known here.
     pub(super) fn is_open(&self) -> bool {
         self.unknown.get() != Unknown::Wrong
@@ -108,6 +125,20 @@ impl Names {
             report.push(found.help(format!("known are {{time}}, {{client}}, {{{}}}", self.names.join("}, {"))));
         }
         template
+    }
+
+    /// Reads a template that is asked once the message has its `device`, which `{device}` stands for, where that is no name
+    /// of the rule's own.
+    pub(super) fn template_of_sent(&mut self, text: &Text<'_>, device: &Template, report: &mut Report<'_>) -> Template {
+        if self.names.iter().chain(&self.columns).any(|name| name == DEVICE) {
+            return self.template(text, report);
+        }
+        let own = self.names.len();
+        self.names.push(DEVICE.to_owned());
+        let template = self.template(text, report);
+        self.names.pop();
+        let meant = |part| if part == Part::Capture(own) { device.0.clone() } else { vec![part] };
+        Template(template.0.into_iter().flat_map(meant).collect())
     }
 
     fn tell(&self, mistake: Mistake, text: &Text<'_>, report: &mut Report<'_>) {
@@ -199,6 +230,9 @@ impl Names {
             _ => match (nearest(name, known), lower.strip_prefix("payload.")) {
                 (Some(meant), _) => Ok(meant.to_owned()),
                 (None, Some(field)) => Ok(format!(".{field}")),
+                (None, None) if lower == DEVICE => {
+                    Err("`per` and the key of `dedupe` know {device}; here write what `device` says")
+                }
                 (None, None) => Err("known are {time}, {topic}, {client}; a field of the payload is written {.field}"),
             },
         }
