@@ -19,6 +19,7 @@ use crate::quarantine::{Quarantine, Reason};
 use crate::rules::{self, Doubt, Output, RuleIndex, RuleSet, Verdict};
 use crate::spool::{AppendError, Ticket};
 
+mod births;
 mod commits;
 pub mod devices;
 pub mod down;
@@ -30,6 +31,7 @@ mod meters;
 mod numbering;
 mod own;
 mod reported;
+mod seen;
 #[cfg(test)]
 mod sim;
 pub mod twins;
@@ -40,8 +42,9 @@ pub use judge::Judge;
 use judge::Settled;
 pub use watchers::{View, Watchers};
 
+pub use births::KeptBirths;
+pub use commits::LogCommits;
 use commits::STORED;
-pub use commits::SpoolCommits;
 use devices::Door;
 pub use holding::{CLOSE_GRACE, Holding};
 use in_use::Current;
@@ -49,6 +52,7 @@ pub use in_use::InUse;
 pub use lanes::{SpoolBacklog, SpoolOutcome, Stores, join};
 use meters::Meter;
 pub use own::Own;
+pub use seen::Seen;
 
 /// What takes the broker's publishes.
 pub struct Bridge {
@@ -65,6 +69,7 @@ pub struct Bridge {
     twins: Option<twins::Twins>,
     door: Option<Arc<Door>>,
     watchers: Arc<Watchers>,
+    seen: Option<Arc<Seen>>,
 }
 
 /// Why a publish is isolated that no commit can hold.
@@ -91,6 +96,7 @@ impl Bridge {
             twins: None,
             door: None,
             watchers: Arc::default(),
+            seen: None,
             rules: Arc::new(InUse::new(rules, own.block)),
             unmatched,
             own,
@@ -118,6 +124,12 @@ impl Bridge {
         self
     }
 
+    /// Notes which devices the plant is heard of.
+    pub fn hearing(mut self, seen: Arc<Seen>) -> Self {
+        self.seen = Some(seen);
+        self
+    }
+
     /// What waits for the hub.
     pub fn stores(&self) -> &Stores {
         &self.stores
@@ -138,7 +150,7 @@ impl Bridge {
         let verdict = now.set.attempt(publish, out);
         let offer = self.settled((&now, verdict), publish, out);
         self.note(&Settled { rules: Some(&now.set), publish, presence: None, out, verdict: Some(verdict) }, &offer);
-        offer
+        self.after_births(now.hears_births, publish, offer)
     }
 
     /// What becomes of a publish after the verdict of the rules it met.
@@ -186,6 +198,9 @@ impl Bridge {
                 return self.isolate(publish, Reason { rule: now.set.name(rule), reason, detail: &detail });
             }
         };
+        if !reported.is_empty() && !self.has_room_to_report() {
+            return Offer::Full;
+        }
         let taken = if out.held().next().is_some() {
             match self.store_held(now, publish, out, failed) {
                 Ok(taken) => taken,
@@ -212,6 +227,7 @@ impl Bridge {
             now.set.settle(out);
             count_held_back(now, out);
             self.doubts(now, publish, out);
+            self.heard_of(out, publish.received);
         }
         taken
     }
@@ -364,7 +380,7 @@ impl Drop for Unsettled {
 
 impl Ingest for Bridge {
     type Scratch = Output;
-    type Commits = SpoolCommits;
+    type Commits = LogCommits;
 
     fn scratch(&self) -> Output {
         Output::sharing(self.rules.memory())
@@ -410,6 +426,7 @@ impl Ingest for Bridge {
             };
             door.opens(|| turned_away.iter().map(Vec::as_slice)).await;
         }
+        self.room_to_report(refused).await;
         // What gives to a window is refused by the holding spool only, all else by the spool only: see `store_rest`.
         match refused.held().next() {
             Some(_) => self.stores.held.room(self.rules.memory()).await,
@@ -417,8 +434,8 @@ impl Ingest for Bridge {
         }
     }
 
-    fn commits(&self) -> SpoolCommits {
-        SpoolCommits::of(&self.stores)
+    fn commits(&self) -> LogCommits {
+        LogCommits::of(&self.stores, self.twins.as_ref())
     }
 }
 
@@ -463,7 +480,17 @@ mod tests {
         device: Option<&str>,
         rules: &str,
     ) -> (Bridge, quarantine::Writer, ([spool::Opened; 2], spool::Spool)) {
-        let open = |name: &str| spool::open(spool::Options::new(dir.join(name), 16 << 20)).unwrap();
+        bridge_over(dir, device, rules, spool::Options::new("", 16 << 20))
+    }
+
+    /// The same with spools of other options; their folders are in `dir`.
+    pub(super) fn bridge_over(
+        dir: &Path,
+        device: Option<&str>,
+        rules: &str,
+        options: spool::Options,
+    ) -> (Bridge, quarantine::Writer, ([spool::Opened; 2], spool::Spool)) {
+        let open = |name: &str| spool::open(spool::Options { dir: dir.join(name), ..options.clone() }).unwrap();
         let spools = ["spool", "urgent"].map(open);
         let [normal, urgent] = [&spools[0], &spools[1]].map(|spool| spool.appender.clone());
         let (held, held_spool) = Holding::over(open("held"));

@@ -184,6 +184,8 @@ pub struct DeviceShare {
 pub struct Peeked {
     /// Its `$.mid`.
     pub message_id: String,
+    /// Its place in the spool.
+    pub number: u64,
     /// Its device; empty for the bridge's own.
     pub device: String,
     /// When the plant published it.

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use crate::topic;
 
 mod desk;
+mod presence;
 mod wishes;
 
 pub use desk::{Case, Desk, Stage};
+pub use presence::{Known, State, presence};
 pub use wishes::{COMPONENT, Parameter, Tune, Wishes, acknowledged, desired};
 
 /// Which topics the commands for a device may go to.
@@ -70,6 +72,13 @@ impl Done {
             && let Some(oldest) = self.order.pop_front()
         {
             self.known.remove(&oldest);
+        }
+    }
+
+    /// Forgets one.
+    pub fn forget(&mut self, key: &str) {
+        if self.known.remove(key) {
+            self.order.retain(|known| known != key);
         }
     }
 

@@ -6,8 +6,8 @@
 //! whole rewriting is synced, so a power cut may cost what the system had not written yet, some 30 seconds.
 //!
 //! One that is opened with [`open_synced`] syncs whatever has gathered, once for all of it, and tells how far it is:
-//! [`append`](Journal::append) gives each record a number, and [`durable`](Journal::durable) returns when the disk has
-//! it. It is not the spool: what is appended has its place in a state that fits into memory.
+//! [`append`](Journal::append) gives each record a number, and [`committed`](Journal::committed) follows which of them the
+//! disk has. It is not the spool: what is appended has its place in a state that fits into memory.
 //!
 //! # The folder
 //!
@@ -27,7 +27,6 @@
 //! does not count there: somebody waits for its end, and it has no more than who writes it has in memory.
 
 use std::fs;
-use std::future::Future;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -169,7 +168,7 @@ impl Pending {
 }
 
 impl Journal {
-    /// Adds a record and returns its number; one that is never [`durable`](Self::durable) where the journal has ended.
+    /// Adds a record and returns its number; one that is never [`committed`](Self::committed) where the journal has ended.
     pub fn append(&self, record: &[u8]) -> u64 {
         let mut pending = self.0.pending.lock();
         if pending.closed {
@@ -206,19 +205,10 @@ impl Journal {
         number
     }
 
-    /// Returns when the disk has the record of this number, or everything was written anew since. Never where nothing
-    /// is synced, or the journal has ended before.
-    pub fn durable(&self, number: u64) -> impl Future<Output = ()> + Send + 'static {
-        let durable = self.0.durable.as_ref().map(watch::Sender::subscribe);
-        async move {
-            let reached = match durable {
-                Some(mut durable) => durable.wait_for(|durable| *durable >= number).await.is_ok(),
-                None => false,
-            };
-            if !reached {
-                std::future::pending().await
-            }
-        }
+    /// The number of the last record the disk has, itself or by everything written anew since. `None` where nothing is
+    /// synced.
+    pub fn committed(&self) -> Option<watch::Receiver<u64>> {
+        self.0.durable.as_ref().map(watch::Sender::subscribe)
     }
 
     /// From here on everything is written anew.
@@ -245,11 +235,16 @@ impl Journal {
         !self.0.failing.load(Ordering::Relaxed)
     }
 
+    /// True where little waits for the disk.
+    pub fn has_room(&self) -> bool {
+        self.0.pending.lock().bytes < ROOM
+    }
+
     /// Returns when little waits for the disk.
     pub async fn room(&self) {
         loop {
             let told = self.0.room.notified();
-            if self.0.pending.lock().bytes < ROOM {
+            if self.has_room() {
                 return;
             }
             told.await;
@@ -361,6 +356,29 @@ fn carry_out(shared: &Shared, disk: &mut Disk, orders: Vec<Order>) -> io::Result
     Ok(complete)
 }
 
+/// A disk that is busy for as long as a test wants.
+#[cfg(test)]
+impl Journal {
+    /// Nothing of what is appended gets to the disk.
+    pub(crate) fn stuck() -> Self {
+        Self(Arc::new(Shared { durable: Some(watch::Sender::default()), ..Shared::new(8 << 20) }))
+    }
+
+    /// All of it is there.
+    pub(crate) fn go_on(&self) {
+        let last = {
+            let mut pending = self.0.pending.lock();
+            pending.orders.clear();
+            pending.bytes = 0;
+            pending.last
+        };
+        self.0.room.notify_waiters();
+        if let Some(durable) = &self.0.durable {
+            durable.send_replace(last);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
@@ -434,6 +452,11 @@ mod tests {
         assert_eq!(all(dir.path()).0, [b"whole"]);
     }
 
+    /// Returns when the disk has a record.
+    async fn durable(journal: &Journal, number: u64) {
+        journal.committed().unwrap().wait_for(|committed| *committed >= number).await.unwrap();
+    }
+
     /// Nothing is called durable that a read of the folder would not give.
     #[tokio::test]
     async fn a_synced_journal_tells_what_the_disk_has() {
@@ -444,13 +467,13 @@ mod tests {
         let (journal, writer, _) = open(&mut Vec::new());
         let early = journal.append(b"early");
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        let mut waits = Box::pin(journal.durable(early));
+        let mut waits = Box::pin(durable(&journal, early));
         assert!(waits.as_mut().poll(&mut context).is_pending());
         journal.begin_anew();
         journal.append(b"early, written anew");
         journal.written_anew();
         waits.await;
-        journal.durable(journal.append(b"next")).await;
+        durable(&journal, journal.append(b"next")).await;
         let mut records = Vec::new();
         drop(
             Disk::read(dir.path(), &mut |record: &[u8]| records.push(record.to_vec()), &mut Found::default()).unwrap(),
@@ -459,7 +482,7 @@ mod tests {
 
         // What is given up counts only when everything was written anew.
         let lost = journal.append(&vec![b'x'; 9 << 20]);
-        let mut waits = Box::pin(journal.durable(lost));
+        let mut waits = Box::pin(durable(&journal, lost));
         journal.outgrown().await;
         assert!(waits.as_mut().poll(&mut context).is_pending());
         journal.begin_anew();
@@ -474,7 +497,7 @@ mod tests {
             journal.append(&large);
         }
         journal.written_anew();
-        journal.durable(journal.append(&large)).await;
+        durable(&journal, journal.append(&large)).await;
         writer.join();
         assert_eq!(journal.append(b"late"), u64::MAX, "nobody writes it");
         let mut records = Vec::new();

@@ -21,6 +21,9 @@
 //!
 //! With content 5 there is exactly one property with an empty name: its value is a property bag
 //! that goes up as the plant wrote it.
+//!
+//! A message that may be made twice has a `$.mid` of its own, as its first property. All others are called by the place
+//! that the spool gives them.
 
 use std::fmt;
 
@@ -66,11 +69,34 @@ pub fn excerpt(text: &str) -> &str {
     text.get(..text.floor_char_boundary(200)).unwrap_or(text)
 }
 
+/// Longest name in a twin, in bytes ("Understand and use device twins in IoT Hub", as the others).
+pub const TWIN_NAME_MAX: usize = 1024;
+/// How deep objects of a twin may be nested.
+pub const TWIN_DEPTH_MAX: usize = 10;
+
+/// Whether names in twins have such a character.
+pub fn is_in_twin_names(c: char) -> bool {
+    !(c.is_control() || matches!(c, '.' | '$' | ' '))
+}
+
+/// Why a twin takes no such name, as the end of a sentence about it.
+pub fn twin_name_fault(name: &str) -> Option<&'static str> {
+    if name.is_empty() {
+        Some("is not empty")
+    } else if name.len() > TWIN_NAME_MAX {
+        Some("is no longer than 1024 bytes")
+    } else if name.chars().all(is_in_twin_names) {
+        None
+    } else {
+        Some("has no control character, `.`, `$` or space in it")
+    }
+}
+
 /// Appends a text as a name that a twin takes: what it takes in none is written as `%` and two hex digits.
 pub fn push_twin_name(text: &str, name: &mut String) {
     const HEX: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
     for c in text.chars() {
-        if !(c.is_control() || matches!(c, '.' | '$' | ' ' | '%')) {
+        if is_in_twin_names(c) && c != '%' {
             name.push(c);
             continue;
         }
@@ -226,6 +252,9 @@ pub struct HubMessage<'a> {
     pub device: &'a str,
     /// The payload.
     pub body: &'a [u8],
+    /// The `$.mid` it has of its own.
+    pub own_id: Option<&'a str>,
+    /// All of them, with the `$.mid`.
     properties: &'a [u8],
 }
 
@@ -242,6 +271,9 @@ impl fmt::Display for NotARecord {
 impl std::error::Error for NotARecord {}
 
 const VERSION: u8 = 1;
+
+/// What the property is called that a message has its own `$.mid` in; no rule can make one.
+const MESSAGE_ID: &str = "$.mid";
 
 impl<'a> HubMessage<'a> {
     /// Reads a record. Every length is checked here, so [`properties`](Self::properties) cannot fail.
@@ -264,18 +296,22 @@ impl<'a> HubMessage<'a> {
         };
         let count = u16::from_le_bytes(input.array()?);
         let start = input.0;
-        for _ in 0..count {
-            input.text()?;
-            input.text()?;
+        let mut own_id = None;
+        for index in 0..count {
+            let (name, value) = (input.text()?, input.text()?);
+            if index == 0 && name == MESSAGE_ID {
+                own_id = Some(value);
+            }
         }
         let (properties, body) = start.split_at(start.len() - input.0.len());
-        Ok(Self { content, created, device, body, properties })
+        Ok(Self { content, created, device, body, own_id, properties })
     }
 
-    /// Names and values of the properties, in the order they are sent.
+    /// Names and values of the properties, in the order they are sent; without its own `$.mid`.
     pub fn properties(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
         let mut input = Input(self.properties);
-        std::iter::from_fn(move || Some((input.text().ok()?, input.text().ok()?)))
+        let pairs = std::iter::from_fn(move || Some((input.text().ok()?, input.text().ok()?)));
+        pairs.skip(usize::from(self.own_id.is_some()))
     }
 }
 
@@ -359,6 +395,15 @@ impl<'b> RecordWriter<'b> {
 
 /// Appends `record` with one more property behind its others. One that has no room for it is appended as it is.
 pub fn push_with_property(out: &mut Vec<u8>, record: &[u8], name: &str, value: &str) {
+    push_with(out, record, (name, value), false);
+}
+
+/// Appends `record` with a `$.mid` of its own.
+pub fn push_with_id(out: &mut Vec<u8>, record: &[u8], id: &str) {
+    push_with(out, record, (MESSAGE_ID, id), true);
+}
+
+fn push_with(out: &mut Vec<u8>, record: &[u8], (name, value): (&str, &str), first: bool) {
     let parsed = HubMessage::parse(record).ok();
     let lengths = u16::try_from(name.len()).ok().zip(u16::try_from(value.len()).ok());
     let parts = parsed.zip(lengths).and_then(|(message, lengths)| {
@@ -373,11 +418,13 @@ pub fn push_with_property(out: &mut Vec<u8>, record: &[u8], name: &str, value: &
     };
     out.extend_from_slice(head);
     out.extend_from_slice(&count.to_le_bytes());
-    out.extend_from_slice(properties);
+    let (before, behind) = if first { (&[][..], properties) } else { (properties, &[][..]) };
+    out.extend_from_slice(before);
     out.extend_from_slice(&name_len.to_le_bytes());
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(&value_len.to_le_bytes());
     out.extend_from_slice(value.as_bytes());
+    out.extend_from_slice(behind);
     out.extend_from_slice(body);
 }
 
@@ -463,7 +510,18 @@ mod tests {
             let longer = HubMessage::parse(&longer[6..]).unwrap();
             prop_assert_eq!((longer.content, longer.device, longer.body), (content, device.as_str(), body.as_slice()));
             prop_assert_eq!(longer.properties().count(), properties.len() + 1);
-            prop_assert_eq!(longer.properties().last(), Some(("seq", "x-1")));
+            prop_assert_eq!((longer.properties().last(), longer.own_id), (Some(("seq", "x-1")), None));
+            let mut named = Vec::new();
+            push_with_id(&mut named, &buf, "s-1-2");
+            let mut twice = Vec::new();
+            push_with_property(&mut twice, &named, "seq", "x-1");
+            for (record, more) in [(&named, 0), (&twice, 1)] {
+                let named = HubMessage::parse(record).unwrap();
+                prop_assert_eq!((named.own_id, named.body), (Some("s-1-2"), body.as_slice()));
+                let kept = named.properties().take(properties.len());
+                prop_assert!(kept.eq(properties.iter().map(|(name, value)| (name.as_str(), value.as_str()))));
+                prop_assert_eq!(named.properties().count(), properties.len() + more);
+            }
             let _ = HubMessage::parse(&buf[..usize::from(cut).min(buf.len())]);
         }
 

@@ -190,6 +190,11 @@ impl Metrics {
         ::metrics::gauge!("brownbridge_commands_waiting").set(waiting as f64);
     }
 
+    /// Counts an edge node that was asked for a rebirth, or should have been.
+    pub fn rebirth(&self, outcome: &'static str) {
+        ::metrics::counter!("brownbridge_sparkplug_rebirths_total", "outcome" => outcome).increment(1);
+    }
+
     /// Counts a change of reported properties that was taken to be made; the rule that made it.
     pub fn reported(&self, rule: &str) {
         ::metrics::counter!("brownbridge_reported_changes_total", "rule" => rule.to_owned()).increment(1);
@@ -385,6 +390,13 @@ pub fn describe_labelled() {
             "brownbridge_rule_marks_forgotten_total",
             "What rules sent last of something, forgotten because there was too much",
         ),
+        (
+            "brownbridge_sparkplug_births_total",
+            "Births of Sparkplug nodes and devices: whether they declared something new (changed), what an ended one had \
+             (repeated), or what was known (unchanged)",
+        ),
+        ("brownbridge_sparkplug_births_ended_total", "Births that hold no more, by why"),
+        ("brownbridge_sparkplug_rebirths_total", "Edge nodes asked for a rebirth, by what became of that"),
         ("brownbridge_windows_closed_total", "Windows that became a message, by why they closed"),
         (
             "brownbridge_windows_unmarked_total",
@@ -456,6 +468,13 @@ pub fn describe_labelled() {
             "brownbridge_broker_sessions_kept",
             Unit::Count,
             "1 while sessions and retained messages would survive a restart, 0 while the disk does not take them",
+        ),
+        ("brownbridge_sparkplug_nodes", Unit::Count, "Sparkplug edge nodes of which births are known"),
+        ("brownbridge_sparkplug_births", Unit::Count, "Births that hold, of nodes and of devices"),
+        (
+            "brownbridge_sparkplug_births_kept",
+            Unit::Count,
+            "1 while they would survive a restart, 0 while the disk does not take them",
         ),
         ("brownbridge_commands_waiting", Unit::Count, "Commands that wait for their device, its answer or their turn"),
         ("brownbridge_reported_waiting", Unit::Count, "Changes of reported properties that wait for the hub"),

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+#[path = "commands/again.rs"]
+mod again;
 #[path = "commands/faults.rs"]
 mod faults;
 #[path = "commands/own.rs"]
@@ -13,6 +15,8 @@ mod plant;
 #[path = "support/relay.rs"]
 mod relay;
 mod sim_client;
+#[path = "commands/status.rs"]
+mod status;
 #[path = "commands/subscriptions.rs"]
 mod subscriptions;
 mod support;
@@ -55,6 +59,26 @@ topic = "plant/{device}/do"
 ack   = { topic = "plant/{device}/done", within = "1ms" }
 
 [[command]]
+name  = "single"
+props = { kind = "single" }
+topic = "plant/{device}/do"
+once  = true
+ack   = { topic = "plant/{device}/done", within = "10s" }
+
+[[command]]
+name  = "hurried"
+props = { kind = "hurried" }
+topic = "plant/{device}/do"
+once  = true
+ack   = { topic = "plant/{device}/done", within = "1ms" }
+
+[[command]]
+name  = "blind"
+props = { kind = "blind" }
+topic = "plant/{device}/do"
+once  = true
+
+[[command]]
 name  = "forbidden"
 props = { kind = "forbidden" }
 topic = "secret/{device}"
@@ -75,6 +99,8 @@ method = "reset"
 topic  = "plant/reset"
 "##;
 
+/// A lock of the hub whose end a test can wait for.
+const LOCK: std::time::Duration = std::time::Duration::from_millis(200);
 const COMMANDS: &str = "[commands]\nenabled = true\nallow = { \"*\" = [\"plant/#\"] }\n";
 
 /// A bridge before the simulator.
@@ -114,6 +140,16 @@ impl World {
     async fn waiting(&self) -> u64 {
         let (_, device) = ask(&self.sim, ("GET", &format!("/devices/gw?{API}")), "", "").await;
         device["cloudToDeviceMessageCount"].as_u64().unwrap()
+    }
+
+    /// Cuts the line to the hub where it is used next, and waits until it is back.
+    async fn cut(&self, relay: &Relay, plant: &Plant) {
+        relay.set(Line { tear_after: Some(1), ..Line::default() });
+        plant.says("other", "something for the hub, so that the line is used").await;
+        let metric = |name| self.bridge.metric(name);
+        until("the line is cut", PATIENCE, || (metric("brownbridge_uplink_reconnects_total") > 0.0).then_some(()));
+        relay.set(Line::default());
+        until("it is back", PATIENCE, || (metric("brownbridge_uplink_connected") > 0.0).then_some(()));
     }
 
     async fn call(&self, method: &str, payload: Value) -> (u16, Value) {
@@ -241,13 +277,14 @@ async fn a_message_waits_for_its_device_and_not_longer_than_it_may() {
     world.send(&short, r#"{"value": 9}"#).await;
     until("they wait", PATIENCE, || (world.bridge.metric("brownbridge_commands_waiting") >= 1.0).then_some(()));
     world.ended("expired", 1);
+    assert_eq!(world.waiting().await, 2, "the hub is to tell that it has expired");
     let mut plant = Plant::subscribed(world.bridge.mqtt, "plc", "plant/+/set").await;
     // A later one does not overtake it.
     world.command(("setpoint", "press7", "m-2"), r#"{"value": 2}"#).await;
     assert_eq!(plant.hears().await, pair("plant/press7/set", "1"));
     assert_eq!(plant.hears().await, pair("plant/press7/set", "2"));
     world.ended("published", 2);
-    until_empty(&world).await;
+    assert_eq!(world.waiting().await, 1, "the one that has expired, until its lock ends");
     assert_eq!(world.bridge.metric("brownbridge_commands_waiting"), 0.0);
 }
 
@@ -285,7 +322,7 @@ async fn a_session_that_does_not_keep_a_command_has_not_got_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_or_a_crash_before_the_answer_brings_the_command_again() {
     let dir = folder();
-    let (sim, messages) = sim(|_| ()).await;
+    let (sim, messages) = sim(|options| options.keeping.lock = LOCK).await;
     let relay = Relay::start(sim.local_addr());
     let first = bridge(dir.path(), &sim, relay.port, (RULES, COMMANDS));
     let mut world = World { sim, messages, bridge: first };
@@ -294,13 +331,7 @@ async fn a_cut_or_a_crash_before_the_answer_brings_the_command_again() {
     assert_eq!(plant.hears().await, pair("plant/press7/do", "go"));
 
     // Cut: the hub sends it again on the next connection, and the plant is not asked twice.
-    relay.set(Line { tear_after: Some(1), ..Line::default() });
-    plant.says("other", "something for the hub, so that the line is used").await;
-    until("the line is cut", PATIENCE, || {
-        (world.bridge.metric("brownbridge_uplink_reconnects_total") > 0.0).then_some(())
-    });
-    relay.set(Line::default());
-    until("it is back", PATIENCE, || (world.bridge.metric("brownbridge_uplink_connected") > 0.0).then_some(()));
+    world.cut(&relay, &plant).await;
     plant.says("plant/press7/done", "").await;
     assert_eq!(plant.hears().await.0, "plant/press7/done", "it was not published again");
     world.ended("acknowledged", 1);

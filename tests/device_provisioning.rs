@@ -114,16 +114,41 @@ fn devices_find_their_hubs_and_keep_them_over_a_crash() {
         "it is in the devices table",
         "its key in the devices table",
         "hub-a.example, as the provisioning",
+        "there      Press3, the id",
     ] {
         assert!(told.contains(expect), "{told}");
     }
     for (device, expects) in [
         (
             "press-3",
-            ["devices/press-3/messages/events/", "its own, allowed: it is in the devices table", "hub-a.example, as"],
+            [
+                "devices/Press3/messages/events/",
+                "device      press-3\n",
+                "its own, allowed: it is in the devices table",
+                "hub-a.example, as",
+                "there       Press3, the id",
+            ],
         ),
-        ("press-1", ["devices/press-1/messages/events/", "a key derived from the group key", "hub-b.example, as"]),
-        ("press-9", ["its own, held: it is neither", "a key derived from the group key", "not known yet"]),
+        (
+            "press-1",
+            [
+                "devices/press-1/messages/events/",
+                "device      press-1\n",
+                "its own, allowed: ",
+                "a key derived from the group key",
+                "hub-b.example, as",
+            ],
+        ),
+        (
+            "press-9",
+            [
+                "devices/press-9/messages/events/",
+                "device      press-9\n",
+                "its own, held: it is neither",
+                "a key derived from the group key",
+                "not known yet",
+            ],
+        ),
     ] {
         let told = explain(&state, device);
         assert!(expects.into_iter().all(|expect| told.contains(expect)), "{told}");

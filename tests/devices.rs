@@ -467,6 +467,63 @@ fn kill_9_with_shelves_loses_nothing() {
     assert_ledger(&bridge, 4, u64::from(next) * 5);
 }
 
+/// Part of a flood is in memory and in the spool, newer messages are on the shelf: a start finds both, and their order.
+#[test]
+fn kill_9_in_a_flood_keeps_the_order_of_the_device() {
+    let dir = folder();
+    let sim = Sim::start(&dir.path().join("hub"), free_port(), &["--puback-delay", "200"]);
+    let more = "allow = [\"*\"]";
+    let mut bridge = start(dir.path(), &sim, "", more);
+    let mut next = 0;
+    for round in 0..3 {
+        for device in ["calm-0", "calm-1"] {
+            publish(&bridge, device, round..round + 1);
+            until_arrived(&sim, device, &(0..=round).collect::<Vec<_>>());
+        }
+        publish(&bridge, "flood", next..next + 600);
+        next += 600;
+        let shelf = || bridge.metric("brownbridge_shelf_messages");
+        until("part of the flood is on its shelf", PATIENCE, || (shelf() > 0.0).then_some(()));
+        bridge.process.kill();
+        bridge = start(dir.path(), &sim, "", more);
+    }
+    // Copies carry one message id, so each counts once here: the first arrivals are in order.
+    until_arrived(&sim, "flood", &(0..next).collect::<Vec<_>>());
+    until("the books at rest", PATIENCE, || {
+        let waits = bridge.metric("brownbridge_spool_messages") + bridge.metric("brownbridge_shelf_messages");
+        (waits == 0.0).then_some(())
+    });
+    assert_conserved(&bridge);
+    assert_ledger(&bridge, 3, u64::from(next) + 6);
+}
+
+/// The hub comes back with a certificate of another CA, whose root replaces the old one in `ca_file`.
+#[test]
+fn another_root_is_taken_up_by_the_lines_of_devices() {
+    let dir = folder();
+    let (hub, port) = (dir.path().join("hub"), free_port());
+    let sim = Sim::start(&hub, port, &[]);
+    let bridge = start(dir.path(), &sim, "", "allow = [\"*\"]");
+    for device in ["a", "b"] {
+        publish(&bridge, device, 0..1);
+        until_arrived(&sim, device, &[0]);
+    }
+    let received = sim.received().len();
+    drop(sim);
+    for file in ["ca.pem", "ca.key"] {
+        fs::remove_file(hub.join(file)).unwrap();
+    }
+    // The keys of the devices are the same.
+    let sim = Sim::start(&hub, port, &[]);
+    for device in ["a", "b", "c"] {
+        publish(&bridge, device, 1..2);
+    }
+    until("all have arrived", PATIENCE, || (sim.received().len() == received + 3).then_some(()));
+    let log = fs::read_to_string(&bridge.log).unwrap();
+    assert!(log.contains("is taken up by a planned reconnect"), "{log}");
+    assert_conserved(&bridge);
+}
+
 #[test]
 fn after_a_restart_of_the_hub_connects_come_in_a_row() {
     let dir = folder();

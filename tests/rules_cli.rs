@@ -29,7 +29,7 @@ fn commands() {
     for (args, code, stdout, stderr) in [
         (vec!["check"], 0, "rules/10-packaging.toml: ok, 1 rule, 2 tests\n", ""),
         (vec!["check", "rules"], 0, "rules/40-bare-values.toml: ok, 2 rules, 3 tests\n", ""),
-        (vec!["check", typos], 1, "bad-1-typos.toml: 5 errors\n", "error: unknown key `devise` in rule"),
+        (vec!["check", typos], 1, "bad-1-typos.toml: 6 errors, 1 warning\n", "error: unknown key `devise` in rule"),
         (vec!["check", "--json", typos], 1, "\"code\":\"unknown-key\"", ""),
         (
             vec!["check", "no/such"],
@@ -225,6 +225,46 @@ fn a_folder_with_a_configuration() {
     assert_eq!(output.status.code(), Some(2));
 }
 
+/// With a configuration the hub topic has the id that the bridge itself goes by, as far as that is known.
+#[test]
+fn explanations_by_a_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let put = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    std::fs::create_dir_all(folder.path().join("state/assignments")).unwrap();
+    put("r.toml", "[[rule]]\ntopic = \"t/{d}\"\ndevice = \"{d}\"\n");
+    let key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    let string = format!("connection_string = \"HostName=h.example;DeviceId=gw-1;SharedAccessKey={key}\"");
+    let module = string.replace(";Shared", ";ModuleId=m;Shared");
+    let dps =
+        format!("[uplink.dps]\nid_scope = \"0ne00000A0A\"\nregistration_id = \"line4\"\nsymmetric_key = \"{key}\"");
+    let assigned =
+        r#"{"hub":"h.example","device":"Line4","id_scope":"0ne00000A0A","registration_id":"line4","assigned":"x"}"#;
+    for (uplink, cache, expect) in [
+        (string.as_str(), None, "devices/gw-1/messages/events/"),
+        (&module, None, "devices/gw-1/modules/m/messages/events/"),
+        (&dps, None, "devices/line4/messages/events/"),
+        (&dps, Some(assigned), "devices/Line4/messages/events/"),
+        ("kind = \"mqtt\"\naddress = \"127.0.0.1:1883\"", None, "devices/GATEWAY/messages/events/"),
+    ] {
+        put("bridge.toml", &format!("state = \"state\"\nrules = \"r.toml\"\n[uplink]\n{uplink}\n"));
+        if let Some(cache) = cache {
+            put("state/assignments/line4.json", cache);
+        }
+        let config = folder.path().join("bridge.toml");
+        let config = config.to_str().unwrap();
+        check(
+            &["explain", "t/press-1", "--payload", "1", "--config", config],
+            0,
+            &format!("  hub topic   {expect}"),
+            "",
+        );
+        let addressed = format!("{expect}a=1");
+        if !addressed.contains("GATEWAY") {
+            check(&["explain", &addressed, "--config", config], 0, "goes up as it is", "");
+        }
+    }
+}
+
 /// A table in a CSV file beside the rules, and what is told of one with mistakes.
 #[test]
 fn a_table_in_a_file() {
@@ -345,7 +385,7 @@ fn junit() {
             1,
             "no test was run",
             ["1", "0", "1"],
-            Some(("error", "unknown-key", "error: unknown key `devise` in rule\n")),
+            Some(("error", "no-device", "error: unknown key `devise` in rule\n")),
         ),
     ] {
         let stderr = if code == 0 { "" } else { "error" };

@@ -136,10 +136,80 @@ async fn methods_are_called_and_answered() {
     }
 }
 
+const BOX: &str = "devices/dev-01/messages/devicebound/#";
+/// A lock whose end a test can wait for.
+const LOCK: std::time::Duration = std::time::Duration::from_millis(100);
+
+async fn send(sim: &Running, headers: &str) {
+    let path = format!("/devices/dev-01/messages/deviceBound?{API}");
+    assert_eq!(ask(sim, ("POST", &path), headers, "x").await.0, 204, "{headers}");
+}
+
+#[tokio::test]
+async fn a_service_hears_what_became_of_its_messages() {
+    let (sim, _messages) = sim(|options| {
+        options.keeping.lock = LOCK;
+        options.keeping.count_lock_ends = true;
+        options.keeping.max_deliveries = 2;
+    })
+    .await;
+    send(&sim, "iothub-messageid: late\r\niothub-ack: full\r\niothub-expiry: 2020-01-01T00:00:00Z\r\n").await;
+    send(&sim, "iothub-messageid: quiet\r\niothub-ack: positive\r\niothub-expiry: 2020-01-01T00:00:00Z\r\n").await;
+    assert_eq!(feedback(&sim, 1).await, [told("late", "Expired")]);
+    send(&sim, "iothub-messageid: done\r\niothub-ack: positive\r\n").await;
+    let mut client = subscribed(&sim, "dev-01", &[BOX]).await;
+    let done = published(&mut client).await;
+    client.send(Packet::PublishAck { packet_id: done.packet_id.unwrap() }).await;
+    assert_eq!(feedback(&sim, 1).await, [told("done", "Success")]);
+
+    // It comes again on the same connection, and the first packet completes nothing any more.
+    send(&sim, "iothub-messageid: often\r\niothub-ack: negative\r\n").await;
+    let (first, second) = (published(&mut client).await, published(&mut client).await);
+    assert_eq!((first.dup, second.dup, &first.topic), (false, true, &second.topic));
+    assert_ne!(first.packet_id, second.packet_id);
+    client.send(Packet::PublishAck { packet_id: first.packet_id.unwrap() }).await;
+    assert_eq!(feedback(&sim, 1).await, [told("often", "DeliveryCountExceeded")]);
+
+    drop(client);
+    send(&sim, "iothub-messageid: swept\r\niothub-ack: full\r\n").await;
+    let (_, purged) = ask(&sim, ("DELETE", &format!("/devices/dev-01/commands?{API}")), "", "").await;
+    assert_eq!(purged, json!({"deviceId": "dev-01", "moduleId": null, "totalMessagesPurged": 1}));
+    assert_eq!(feedback(&sim, 1).await, [told("swept", "Purged")]);
+}
+
+#[tokio::test]
+async fn a_message_comes_again_until_it_expires_and_a_batch_until_it_is_completed() {
+    let (sim, _messages) = sim(|options| {
+        (options.keeping.lock, options.keeping.feedback_lock) = (LOCK, LOCK);
+    })
+    .await;
+    let mut client = subscribed(&sim, "dev-01", &[BOX]).await;
+    send(&sim, "iothub-messageid: m\r\niothub-ack: full\r\n").await;
+    let mut last = published(&mut client).await;
+    for n in 0..11 {
+        last = published(&mut client).await;
+        assert!(last.dup, "{n}: over MQTT the end of a lock is no delivery that counts");
+    }
+    client.send(Packet::PublishAck { packet_id: last.packet_id.unwrap() }).await;
+    for _ in 0..2 {
+        assert_eq!(feedback(&sim, 1).await, [told("m", "Success")]);
+    }
+    for (method, path, status) in [
+        ("DELETE", "/messages/serviceBound/feedback/nonsense", 412),
+        ("POST", "/messages/serviceBound/feedback/nonsense/abandon", 412),
+        ("PUT", "/messages/serviceBound/feedback", 405),
+    ] {
+        assert_eq!(ask(&sim, (method, &format!("{path}?{API}")), "", "").await.0, status, "{method} {path}");
+    }
+    for headers in ["iothub-ack: always\r\n", "iothub-expiry: tomorrow\r\n"] {
+        let path = format!("/devices/dev-01/messages/deviceBound?{API}");
+        assert_eq!(ask(&sim, ("POST", &path), headers, "x").await.0, 400, "{headers}");
+    }
+}
+
 #[tokio::test]
 async fn messages_to_a_device_wait_until_it_acknowledges_them() {
-    const BOX: &str = "devices/dev-01/messages/devicebound/#";
-    let (sim, _messages) = sim(|_| ()).await;
+    let (sim, _messages) = sim(|options| options.keeping.lock = LOCK).await;
     let path = format!("/devices/dev-01/messages/deviceBound?{API}");
     let headers = "iothub-messageid: m-1\r\niothub-ack: full\r\niothub-app-site: plant a\r\niothub-app-flag:\r\n";
     assert_eq!(ask(&sim, ("POST", &path), headers, "start").await.0, 204);
@@ -156,13 +226,14 @@ async fn messages_to_a_device_wait_until_it_acknowledges_them() {
         pairs
     };
     assert_eq!((sorted(&first.topic), &*first.payload, first.qos), (sorted(expect), &b"start"[..], QoS::AtLeastOnce));
+    assert!(!first.dup);
     drop(client);
 
-    // Not acknowledged: it comes again, also on a session that is still subscribed.
+    // Not acknowledged: it comes again when its lock has ended, also on a session that is still subscribed.
     let mut client = Client::dial(&sim).await;
     assert_eq!(client.connect(hello(&sim, "dev-01")).await, Some((0, true)));
     let again = published(&mut client).await;
-    assert_eq!(again.topic, first.topic);
+    assert_eq!((&again.topic, again.dup), (&first.topic, true));
     client.send(Packet::PublishAck { packet_id: again.packet_id.unwrap() }).await;
     assert_eq!(ask(&sim, ("POST", &path), "", "second").await.0, 204);
     let second = published(&mut client).await;

@@ -194,6 +194,16 @@ async fn refusals_are_followed_by_another_try_or_told() {
             reported(&world.sim, "gw", "/devices/press7", json!({"b": 1})).await;
         }
         assert_balanced(&world.bridge, 0.0);
+        let page = world.bridge.get("/status");
+        let page: Value = serde_json::from_str(page.split_once("\r\n\r\n").unwrap().1).unwrap();
+        let twins = &page["twins"];
+        let refused = &twins["last_refused"];
+        assert_eq!((&twins["count"], &twins["waiting"]), (&json!(1), &json!(0)), "{twins}");
+        assert_eq!((&twins["listed"][0]["device"], &twins["listed"][0]["reported_version"]), (&json!("gw"), &json!(2)));
+        match arrives {
+            true => assert!(refused.is_null(), "{twins}"),
+            false => assert_eq!((&refused["status"], &refused["device"]), (&json!(status), &json!("gw")), "{twins}"),
+        }
     }
 }
 

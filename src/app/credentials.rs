@@ -15,11 +15,12 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustls::ClientConfig;
+use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::Notify;
 use zeroize::Zeroizing;
 
 use super::reload::{NotTaken, Watched};
+use crate::bridge::devices::Devices;
 use crate::bridge::devices::known::mark;
 use crate::hub::connection_string::{Auth, ConnectionString};
 use crate::hub::dps::{Assignment, Kind, Trouble};
@@ -47,43 +48,41 @@ pub struct Files {
 /// What they make.
 pub(super) struct Made {
     tls: Arc<ClientConfig>,
+    roots: Arc<RootCertStore>,
     /// When the certificate ends, in seconds since 1970.
     expiry: Option<i64>,
-    /// What tells their contents from others.
-    mark: u64,
+    /// What tells the roots from others, and the identity.
+    marks: (u64, u64),
 }
 
 impl Files {
     fn read(&self) -> Result<Made, String> {
-        let mut texts = Vec::new();
-        let mut text = |path: &Path| {
-            let text = fs::read(path).map(Zeroizing::new).map_err(|error| format!("{}: {error}", path.display()))?;
-            texts.push(text.clone());
-            Ok::<_, String>(text)
-        };
+        let text =
+            |path: &Path| fs::read(path).map(Zeroizing::new).map_err(|error| format!("{}: {error}", path.display()));
         let at = |path: &Path| {
             let path = path.display().to_string();
             move |error: TlsError| format!("{path}: {error}")
         };
-        let roots = match &self.ca {
-            None => tls::roots(None).map_err(|error| error.to_string())?,
-            Some(path) => tls::roots(Some(&text(path)?)).map_err(at(path))?,
+        let (roots, roots_mark) = match &self.ca {
+            None => (tls::roots(None).map_err(|error| error.to_string())?, 0),
+            Some(path) => {
+                let text = text(path)?;
+                (tls::roots(Some(&text)).map_err(at(path))?, mark(&[&text]))
+            }
         };
+        let roots = Arc::new(roots);
         let Some((certificate, key)) = &self.identity else {
-            let tls = tls::client(roots, None).map_err(|error| error.to_string())?;
-            return Ok(Made { tls, expiry: None, mark: marked(&texts) });
+            let tls = tls::client(Arc::clone(&roots), None).map_err(|error| error.to_string())?;
+            return Ok(Made { tls, roots, expiry: None, marks: (roots_mark, 0) });
         };
-        let chain = tls::certificates(&text(certificate)?).map_err(at(certificate))?;
-        let key = tls::private_key(&text(key)?).map_err(at(key))?;
+        let (chain, private) = (text(certificate)?, text(key)?);
+        let marks = (roots_mark, mark(&[&chain, &private]));
+        let chain = tls::certificates(&chain).map_err(at(certificate))?;
+        let private = tls::private_key(&private).map_err(at(key))?;
         let expiry = chain.first().and_then(|leaf| crate::hub::certificate::expiry(leaf));
-        let tls = tls::client(roots, Some((chain, key))).map_err(at(certificate))?;
-        Ok(Made { tls, expiry, mark: marked(&texts) })
+        let tls = tls::client(Arc::clone(&roots), Some((chain, private))).map_err(at(certificate))?;
+        Ok(Made { tls, roots, expiry, marks })
     }
-}
-
-fn marked(texts: &[Zeroizing<Vec<u8>>]) -> u64 {
-    let texts: Vec<&[u8]> = texts.iter().map(|text| text.as_slice()).collect();
-    mark(&texts)
 }
 
 /// See the module documentation.
@@ -168,16 +167,18 @@ impl Credentials {
 /// The files of the uplink's TLS, taken up when they change.
 pub(super) struct UplinkTls {
     credentials: Arc<Credentials>,
+    /// They trust whom the bridge trusts.
+    devices: Option<Devices>,
     /// Of the contents in use: a file that is written again as it was costs no reconnect.
-    in_use: Mutex<Option<u64>>,
+    in_use: Mutex<Option<(u64, u64)>>,
     /// When the end of the certificate was last told, in seconds since 1970.
     warned: AtomicI64,
 }
 
 impl UplinkTls {
-    pub(super) fn new(credentials: Arc<Credentials>) -> Self {
-        let in_use = credentials.files.read().ok().map(|made| made.mark);
-        Self { credentials, in_use: Mutex::new(in_use), warned: AtomicI64::new(0) }
+    pub(super) fn new(credentials: Arc<Credentials>, devices: Option<Devices>) -> Self {
+        let in_use = credentials.files.read().ok().map(|made| made.marks);
+        Self { credentials, devices, in_use: Mutex::new(in_use), warned: AtomicI64::new(0) }
     }
 }
 
@@ -199,14 +200,18 @@ impl Watched for UplinkTls {
     }
 
     fn take(&self, found: Self::Found, _: bool) -> Result<(), NotTaken> {
-        let Made { tls, expiry, mark } = found.map_err(|error| {
+        let Made { tls, roots, expiry, marks } = found.map_err(|error| {
             let why = format!("{} stays the old one: {error}", Self::WHAT);
             tracing::error!("{why}");
             why
         })?;
-        if self.in_use.lock().replace(mark) == Some(mark) {
+        let before = self.in_use.lock().replace(marks);
+        if before == Some(marks) {
             tracing::info!("{} on disk is the one in use", Self::WHAT);
             return Ok(());
+        }
+        if let Some(devices) = self.devices.as_ref().filter(|_| before.is_none_or(|before| before.0 != marks.0)) {
+            devices.trust(roots).map_err(|error| error.to_string())?;
         }
         match &mut *self.credentials.target.lock() {
             Target::Hub(hub) => (hub.tls, hub.certificate_expiry) = (tls, expiry),
@@ -395,7 +400,7 @@ mod tests {
             token_lifetime: Duration::from_secs(3_600),
             gateway: true,
         };
-        let watched = UplinkTls::new(Arc::new(Credentials::new(Target::Hub(hub), files, None)));
+        let watched = UplinkTls::new(Arc::new(Credentials::new(Target::Hub(hub), files, None)), None);
         let renew = watched.credentials.renew();
         for (text, is_taken, reconnects) in [
             (&first, true, false),

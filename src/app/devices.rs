@@ -57,10 +57,10 @@ impl Place {
         sources: &mut Vec<SourceFile>,
     ) -> Option<Planned> {
         let files = self.device_files((config, devices), sources);
-        let roots = Arc::new(self.roots(config)?);
+        let trust = self.device_trust(config)?;
         let service = match &config.uplink.dps {
             None => None,
-            Some(dps) => Some(self.opened_service(config, dps, &roots)?),
+            Some(dps) => Some(self.opened_service(config, dps, &trust)?),
         };
         let DeviceFiles { allow, table, known } = files?;
         let tier = config.uplink.tier.and_then(|tier| limits::connects_per_second(tier, config.uplink.units));
@@ -68,7 +68,7 @@ impl Place {
         let directory = Arc::new(Directory::new(known, own.connection.host.clone(), service));
         let plan = Plan {
             own: own.clone(),
-            roots,
+            trust,
             one_address,
             allow,
             table,
@@ -132,13 +132,14 @@ impl Place {
         })
     }
 
+    /// Whom the lines of devices trust.
+    pub(super) fn device_trust(&mut self, config: &Config) -> Option<Arc<tls::Trust>> {
+        let trust = tls::Trust::new(self.roots(config)?);
+        self.usable(trust, &config.uplink.kind.span, "[uplink]").map(Arc::new)
+    }
+
     /// The provisioning service and what it told the devices before.
-    fn opened_service(
-        &mut self,
-        config: &Config,
-        dps: &config::Dps,
-        roots: &Arc<RootCertStore>,
-    ) -> Option<Provisioned> {
+    fn opened_service(&mut self, config: &Config, dps: &config::Dps, trust: &Arc<tls::Trust>) -> Option<Provisioned> {
         let state = self.base.join(&config.state.value);
         let told = match Assignments::open(&state, &dps.id_scope.value) {
             Ok(told) => told,
@@ -153,29 +154,22 @@ impl Place {
                 return None;
             }
         };
-        Some(Provisioned::new(self.service(config, dps, roots)?, told))
+        Some(Provisioned::new(self.service(config, dps, trust), told))
     }
 
     /// The provisioning service as the devices reach it.
-    pub(super) fn service(
-        &mut self,
-        config: &Config,
-        dps: &config::Dps,
-        roots: &Arc<RootCertStore>,
-    ) -> Option<Service> {
-        let tls = tls::client(Arc::clone(roots), None);
-        Some(Service {
+    pub(super) fn service(&mut self, config: &Config, dps: &config::Dps, trust: &Arc<tls::Trust>) -> Service {
+        Service {
             host: dps.host.value.clone(),
             way: Way { address: dps.address.as_ref().map(|address| address.value.clone()), ..self.way(config) },
             transport: dps.transport.into(),
             scope: dps.id_scope.value.clone(),
             api_version: dps.api_version.clone(),
             payload: dps.payload.clone(),
-            tls: self.usable(tls, &dps.span, "[uplink]")?,
-            roots: Arc::clone(roots),
+            trust: Arc::clone(trust),
             ask_again_after: dps.ask_again_after,
             per_minute: dps.registrations_per_minute,
-        })
+        }
     }
 
     fn group_key(&mut self, text: &str, span: crate::diag::Span) -> Option<Key> {

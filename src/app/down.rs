@@ -3,7 +3,6 @@
 
 use std::future::Future;
 use std::io;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -38,8 +37,7 @@ struct Commands {
     watch: Arc<Watch>,
     answers: mpsc::Receiver<Answered>,
     settings: down::Settings,
-    state: PathBuf,
-    audit_max_size: u64,
+    audit: Audit,
 }
 
 /// Both at work.
@@ -81,8 +79,7 @@ fn commands(settings: &mut Settings) -> Commands {
             own_methods: commands.own_methods,
             shown: std::mem::take(&mut settings.shown),
         },
-        state: settings.state.clone(),
-        audit_max_size: commands.audit_max_size,
+        audit: Audit::new(&settings.state, commands.audit_max_size),
     }
 }
 
@@ -90,6 +87,11 @@ impl Prepared {
     /// Tells of answers to commands.
     pub(super) fn watch(&self) -> Option<Arc<Watch>> {
         self.commands.as_ref().map(|commands| Arc::clone(&commands.watch))
+    }
+
+    /// What comes down is written there.
+    pub(super) fn audit(&self) -> Option<Audit> {
+        self.commands.as_ref().map(|commands| commands.audit.clone())
     }
 
     /// Begins to serve.
@@ -105,7 +107,7 @@ impl Prepared {
         let rules = bridge.rules();
         let mut plant = None;
         if let Some(commands) = self.commands {
-            let audit = Audit::new(&commands.state, commands.audit_max_size);
+            let audit = commands.audit;
             plant = Some(Plant {
                 inside: inside.clone(),
                 fence: commands.settings.fence.clone(),

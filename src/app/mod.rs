@@ -5,6 +5,7 @@
 //! | broker: an accept loop a listener, one task a connection, one each for `$SYS`, what is due and what is to be kept | [`start`] | [`Running::stop`], first | sockets (not read while the spool is full) |
 //! | spool, and those of urgent messages and of what waits in windows: writer and reader threads | [`start`] | after the uplink | one pending batch, 4 MB |
 //! | quarantine: writer thread | [`start`] | after the uplink | 64 entries |
+//! | births of Sparkplug: the journal's thread, and a task that has it written anew | [`start`], where a rule decodes Sparkplug | after the broker | 16 MiB of records |
 //! | sessions: the journal's thread | [`start`] | after the broker | 64 MiB of records |
 //! | uplink, on a thread of its own | [`start`] | after it drained, or `drain_timeout` | the spool; `window` in flight |
 //! | windows: closes those of rules with `batch`, `aggregate` or `pivot`, and stores their messages | [`start`] | after the broker | the holding spool; 10,000 closed ones |
@@ -30,7 +31,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Recorder};
-use crate::bridge::{self, Bridge, Holding, InUse, Stores};
+use crate::bridge::{self, Bridge, Holding, InUse, KeptBirths, Stores};
 use crate::broker::{Broker, Listener, Transport};
 use crate::control as control_socket;
 use crate::journal;
@@ -101,6 +102,8 @@ pub enum StartError {
     Sessions(PathBuf, io::Error),
     /// What waits for twins cannot be kept.
     Twins(PathBuf, io::Error),
+    /// Sparkplug births cannot be kept.
+    Births(PathBuf, io::Error),
     /// What the sequence property goes on with cannot be read.
     Sequences(PathBuf, io::Error),
     /// What devices have left, or what was said of them, cannot be used.
@@ -130,6 +133,7 @@ impl fmt::Display for StartError {
                 write!(f, "sessions and retained messages cannot be kept in {}: {error}", dir.display())
             }
             Self::Twins(dir, error) => write!(f, "{} cannot be used: {error}", dir.join("twins").display()),
+            Self::Births(dir, error) => write!(f, "{} cannot be used: {error}", dir.join("births").display()),
             Self::Sequences(dir, error) => write!(f, "sequences.json in {} cannot be used: {error}", dir.display()),
             Self::Devices(dir, error) => write!(f, "the devices' files in {} cannot be used: {error}", dir.display()),
             Self::Runtime(error) => write!(f, "the uplink cannot start: {error}"),
@@ -152,6 +156,7 @@ pub struct Running {
     stores: Stores,
     quarantine: quarantine::Writer,
     sessions: journal::Writer,
+    births: KeptBirths,
     uplink: JoinHandle<()>,
     uplink_stop: CancellationToken,
     status: watch::Receiver<Status>,
@@ -163,6 +168,7 @@ pub struct Running {
     control: Option<JoinHandle<()>>,
     control_stop: CancellationToken,
     down: Option<down::Running>,
+    own_twin: Option<JoinHandle<()>>,
     ledger: Arc<Ledger>,
     ledger_kept: JoinHandle<()>,
     ledger_stop: CancellationToken,
@@ -206,6 +212,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let (status_sender, status) = watch::channel(Status::default());
     let uplink_stop = CancellationToken::new();
     settings.uplink.relays = Some(Handle::current());
+    let hub_rate = settings.uplink.hub_rate.clone();
     let mut tables = None;
     let (uplink, devices) = match (settings.devices, shelves.clone()) {
         (Some(Planned { plan, directory, config }), Some(shelves)) => {
@@ -234,12 +241,18 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
 
     let rules = (settings.rules, settings.unmatched);
     let bridge = Bridge::new(rules, settings.own, stores.clone(), quarantine.clone(), metrics.clone());
+    let bridge =
+        bridge.keeping_births(&settings.state).map_err(|error| StartError::Births(settings.state.clone(), error))?;
     let bridge = match &devices {
         Some(devices) => bridge.behind(devices.door()),
         None => bridge,
     };
     let bridge = match &down {
         Some(down) => bridge.reporting(down.twins.clone()),
+        None => bridge,
+    };
+    let bridge = match own_twin.as_ref().and_then(own_twin::Prepared::seen) {
+        Some(seen) => bridge.hearing(seen),
         None => bridge,
     };
     let bridge = Arc::new(match down.as_ref().and_then(down::Prepared::watch) {
@@ -267,7 +280,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         settings.broker.gate = Some(Arc::new(keeper.clone()));
         files.add(Fence::new(fence.files, keeper));
     }
-    files.add(UplinkTls::new(settings.credentials));
+    files.add(UplinkTls::new(settings.credentials, devices.clone()));
     let bridge_toml = Arc::new(settings.bridge_toml);
     if let (Some(tables), Some(devices)) = (tables, &devices) {
         files.add_unseen(DeviceTables::new(Arc::clone(&bridge_toml), tables, devices.clone()));
@@ -280,9 +293,11 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         keep::open(&dir, &mut settings.broker).map_err(|error| StartError::Sessions(dir, error))?;
     let broker = Broker::start(listeners, (settings.broker, restored), Arc::clone(&bridge), metrics.clone())
         .map_err(StartError::Broker)?;
+    let births = KeptBirths::run(&bridge, broker.inside());
     let reloader = || files.reloader(Arc::clone(&bridge_toml));
     let lines = (shelves.clone(), devices.clone());
     let twins = down.as_ref().map(|down| down.twins.clone());
+    let audit = down.as_ref().and_then(down::Prepared::audit);
     let down = down.map(|down| down.start((broker.inside(), &bridge), reloader(), lines, metrics)).transpose();
     let down = down.map_err(StartError::Runtime)?;
 
@@ -293,6 +308,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         ledger: Arc::clone(&ledger),
         stores: stores.clone(),
         status: status.clone(),
+        hub_rate,
         listeners: broker.addresses().to_vec(),
         census: broker.census(),
         standing,
@@ -301,14 +317,16 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         sessions: kept,
         shelves,
         devices,
+        audit,
+        twins: twins.clone(),
     });
     let pulse = Pulse::new(progress, Arc::clone(&source), uplink.abort_handle());
-    if let (Some(own), Some(twins)) = (own_twin, twins) {
+    let own_twin = own_twin.zip(twins).map(|(own, twins)| {
         let (gauges, rules) = (Arc::clone(&source), Arc::clone(bridge.rules()));
         let parts = own_twin::Parts { twins, gauges, recorder: recorder.clone(), reloader: reloader(), rules, tuned };
         // It ends by itself, with the watches of the files.
-        tokio::spawn(own.run(parts, files.ended()));
-    }
+        tokio::spawn(own.run(parts, files.ended()))
+    });
     let admin = tokio::spawn(admin::serve(page, recorder, source, admin_stop.clone()));
     let plant: Vec<String> = broker.addresses().iter().map(|(name, address)| format!("{name}://{address}")).collect();
     let rules = bridge.rules().rules();
@@ -325,6 +343,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         stores,
         quarantine: quarantine_writer,
         sessions,
+        births,
         uplink,
         uplink_stop,
         status,
@@ -336,6 +355,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         control,
         control_stop,
         down,
+        own_twin,
         ledger,
         ledger_kept,
         ledger_stop,
@@ -480,6 +500,9 @@ impl Running {
             down.stop().await;
         }
         self.files.stop().await;
+        if let Some(own_twin) = self.own_twin {
+            let _ = tokio::time::timeout(BROKER_GRACE, own_twin).await;
+        }
         self.control_stop.cancel();
         if let Some(control) = self.control {
             let _ = control.await;
@@ -489,7 +512,7 @@ impl Running {
         self.stores.close();
         drop(self.bridge);
         let kept = tokio::task::spawn_blocking(move || self.sessions.join());
-        let _ = tokio::time::timeout(BROKER_GRACE, kept).await;
+        let _ = tokio::time::timeout(BROKER_GRACE, async { tokio::join!(kept, self.births.stop()) }).await;
         let drained = tokio::time::timeout(self.drain_timeout, drained(&self.stores)).await;
         self.uplink_stop.cancel();
         let _ = self.uplink.await;

@@ -6,6 +6,7 @@
 //! what was taken last is kept in `<state>/own_twin.json`, so that it is in use again from the first publish after a start,
 //! whatever the hub says by then. What the rules' files say is only bent: their tests are run on what they say.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,27 +16,34 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+mod presence;
+
+use presence::Presence;
+
 use super::Reloader;
 use super::page::Gauges;
 use super::reload::fence::write;
 use super::reload::rules::{RuleFiles, Tuned};
-use super::settings::{LogLevel, Settings};
+use super::settings::{LogLevel, Settings, tier_rate};
 use super::status;
 use crate::admin::{Recorder, Source as _};
-use crate::bridge::InUse;
 use crate::bridge::twins::Twins;
+use crate::bridge::{InUse, Seen};
 use crate::downlink::{self, COMPONENT, Parameter, Wishes};
 use crate::hub::exchange::Desired;
 use crate::hub::twin::{self, Properties};
 use crate::message::{Timestamp, excerpt};
 use crate::rules::Tune;
+use crate::uplink::HubRate;
 
 const NAME: &str = "own_twin.json";
 /// How often what is told is looked at.
 const LOOK: Duration = Duration::from_secs(5);
 /// What changes all the time is told no oftener than this.
 const EVERY: Duration = Duration::from_secs(10);
-/// Names of clients, and of devices, at most; more are only counted.
+/// How often it is written down which devices were heard of.
+const KEEP: Duration = Duration::from_secs(600);
+/// Names of clients at most; more are only counted.
 const MOST_NAMES: usize = 50;
 
 /// Why a parameter is not taken: a status as in HTTP, and a sentence.
@@ -50,6 +58,10 @@ pub(super) struct Prepared {
     wishes: Wishes,
     rule_path: PathBuf,
     log_level: Option<LogLevel>,
+    hub_rate: HubRate,
+    /// The messages a second that the hub's tier takes, as far as bridge.toml says.
+    tier_rate: Option<u32>,
+    presence: Option<Presence>,
 }
 
 /// What it uses of the other parts.
@@ -89,6 +101,9 @@ pub(super) fn prepare(settings: &mut Settings) -> (Arc<Mutex<Tuned>>, Option<Pre
         tracing::warn!("the log stays as it is: {why}");
     }
     let prepared = Prepared {
+        hub_rate: settings.uplink.hub_rate.clone(),
+        tier_rate: tier_rate(&settings.config),
+        presence: Presence::open(settings),
         may,
         every: commands.own_twin_every,
         kept,
@@ -96,6 +111,9 @@ pub(super) fn prepare(settings: &mut Settings) -> (Arc<Mutex<Tuned>>, Option<Pre
         rule_path: settings.rule_path.clone(),
         log_level: settings.log_level.clone(),
     };
+    if let Err(why) = prepared.pace(prepared.wishes.hub_rate) {
+        tracing::warn!("the pace of the uplink is as bridge.toml says: {why}");
+    }
     (Arc::new(Mutex::new(tuned)), Some(prepared))
 }
 
@@ -105,6 +123,10 @@ pub(super) fn is_wanted(settings: &Settings) -> bool {
     commands.enabled && commands.own_twin && settings.own.device.is_some()
 }
 
+fn in_component(properties: Properties) -> Properties {
+    Properties::from_iter([(COMPONENT.to_owned(), properties.into())])
+}
+
 fn tuned(wishes: &Wishes) -> Tuned {
     let off = wishes.rule_files.iter().filter(|(_, on)| !**on).map(|(name, _)| name.clone()).collect();
     let tune = |tune: &downlink::Tune| Tune { throttle: tune.throttle, change: tune.change };
@@ -112,15 +134,41 @@ fn tuned(wishes: &Wishes) -> Tuned {
 }
 
 impl Prepared {
+    /// Where it is to be noted which devices the plant was heard of.
+    pub(super) fn seen(&self) -> Option<Arc<Seen>> {
+        self.presence.as_ref().map(|presence| Arc::clone(presence.seen()))
+    }
+
+    /// The hub is taken to take so many messages a second, or what its tier says; never more than that.
+    fn pace(&self, wanted: Option<u32>) -> Result<(), String> {
+        if let (Some(wanted), Some(most)) = (wanted, self.tier_rate)
+            && wanted > most
+        {
+            return Err(format!(
+                "{wanted} messages a second are more than the {most} of `tier` and `units` in bridge.toml"
+            ));
+        }
+        self.hub_rate.set(wanted.or(self.tier_rate));
+        Ok(())
+    }
+
     /// Tells and takes until `stop`.
     pub(super) async fn run(self, parts: Parts, stop: CancellationToken) {
         let mut desired = parts.twins.own_desired();
         let (mut look, mut slow) = (tokio::time::interval(LOOK), tokio::time::interval(self.every.max(LOOK)));
-        for interval in [&mut look, &mut slow] {
+        let mut keep = tokio::time::interval_at(tokio::time::Instant::now() + KEEP, KEEP);
+        for interval in [&mut look, &mut slow, &mut keep] {
             interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         }
-        let mut own =
-            OwnTwin { prepared: self, parts, started: Timestamp::now(), told: Properties::new(), is_full: false };
+        let mut own = OwnTwin {
+            prepared: self,
+            parts,
+            started: Timestamp::now(),
+            told: Properties::new(),
+            full: BTreeSet::new(),
+        };
+        // What an earlier run told of devices, of which this one may know nothing.
+        own.report("presence", &in_component(Properties::from_iter([("presence".to_owned(), Value::Null)])), EVERY);
         desired.mark_changed();
         let work = async {
             loop {
@@ -131,8 +179,12 @@ impl Prepared {
                             own.desired(&now).await;
                         }
                     }
-                    _ = slow.tick() => own.tell(own.counters(), EVERY),
-                    _ = look.tick() => own.tell(own.facts(), EVERY),
+                    _ = slow.tick() => {
+                        own.tell("counters", own.counters(), EVERY);
+                        own.tell_presence();
+                    }
+                    _ = look.tick() => own.tell("facts", own.facts(), EVERY),
+                    _ = keep.tick() => own.prepared.presence.iter_mut().for_each(Presence::keep),
                 }
             }
         };
@@ -140,6 +192,9 @@ impl Prepared {
         tokio::select! {
             () = stop.cancelled() => {}
             () = work => {}
+        }
+        if let Some(mut presence) = own.prepared.presence.take() {
+            let _ = tokio::task::spawn_blocking(move || presence.keep()).await;
         }
     }
 }
@@ -150,34 +205,48 @@ struct OwnTwin {
     started: Timestamp,
     /// What was handed over to be reported.
     told: Properties,
-    /// The last report found no room.
-    is_full: bool,
+    /// The parts whose last report found no room.
+    full: BTreeSet<&'static str>,
 }
 
 impl OwnTwin {
     /// Reports what is new of it.
-    fn tell(&mut self, what: Value, every: Duration) {
+    fn tell(&mut self, part: &'static str, what: Value, every: Duration) {
         let Value::Object(what) = what else { return };
         let new = twin::difference(&self.told, &what);
         if new.is_empty() {
             return;
         }
-        let change = Properties::from_iter([(COMPONENT.to_owned(), new.clone().into())]);
-        if self.report(&change, every) {
+        if self.report(part, &in_component(new.clone()), every) {
             twin::merge(&mut self.told, &new);
         }
     }
 
-    /// False where there is no room for it; that is said once, until there is.
-    fn report(&mut self, component: &Properties, every: Duration) -> bool {
-        let reported = self.parts.twins.report_own(component, every);
-        if let Err(error) = &reported
-            && !self.is_full
-        {
-            tracing::warn!("the bridge cannot report about itself: {error}");
+    /// Reports who is there; who is no longer listed is taken out.
+    fn tell_presence(&mut self) {
+        let Some(presence) = &self.prepared.presence else { return };
+        let known = presence.now(self.parts.gauges.devices.as_ref(), Timestamp::now());
+        let mut now = downlink::presence(known, presence.most);
+        let told = self.told.get("presence").and_then(|told| told.get("devices")?.as_object());
+        if let Some(Value::Object(devices)) = now.get_mut("devices") {
+            for gone in told.into_iter().flat_map(Properties::keys) {
+                devices.entry(gone).or_insert(Value::Null);
+            }
         }
-        self.is_full = reported.is_err();
-        !self.is_full
+        self.tell("presence", json!({"presence": now}), EVERY);
+    }
+
+    /// False where there is no room for it; that is said once for each part, until there is.
+    fn report(&mut self, part: &'static str, component: &Properties, every: Duration) -> bool {
+        let reported = self.parts.twins.report_own(component, every);
+        match &reported {
+            Ok(()) => drop(self.full.remove(part)),
+            Err(error) if self.full.insert(part) => {
+                tracing::warn!(part, "the bridge cannot report about itself: {error}");
+            }
+            Err(_) => {}
+        }
+        reported.is_ok()
     }
 
     fn facts(&self) -> Value {
@@ -243,7 +312,7 @@ impl OwnTwin {
             told.extend(value.map(|value| (parameter.name().to_owned(), answer(value))));
         }
         for what in [cleared, told] {
-            self.report(&Properties::from_iter([(COMPONENT.to_owned(), what.into())]), Duration::ZERO);
+            self.report("answers", &in_component(what), Duration::ZERO);
         }
     }
 
@@ -260,6 +329,7 @@ impl OwnTwin {
                 Some(change) => change(wishes.log_level).map_err(|why| (400, why))?,
                 None => return Err((501, "this log has one level".to_owned())),
             },
+            Parameter::HubRate => self.prepared.pace(wishes.hub_rate).map_err(|why| (400, why))?,
             Parameter::RuleFiles | Parameter::Tuning => self.bend(tuned(&wishes)).await?,
         }
         tracing::info!(parameter = parameter.name(), "what is desired in the twin is taken");

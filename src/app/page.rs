@@ -11,6 +11,8 @@ use super::reload::Standing;
 use super::status;
 use crate::admin;
 use crate::bridge::devices::{Devices, Summary};
+use crate::bridge::down::Audit;
+use crate::bridge::twins::Twins;
 use crate::bridge::{InUse, Stores};
 use crate::broker::Census;
 use crate::journal::Journal;
@@ -19,7 +21,7 @@ use crate::message::Timestamp;
 use crate::metrics::rules_info;
 use crate::shelf::Shelves;
 use crate::spool::Stats;
-use crate::uplink::{self, Status};
+use crate::uplink::{self, HubRate, Status};
 
 /// Age at which a waiting message, or the last acknowledgement, says that the uplink does not do its job.
 const STALE: Duration = Duration::from_secs(30);
@@ -81,6 +83,8 @@ pub(super) struct Gauges {
     pub(super) ledger: Arc<Ledger>,
     pub(super) stores: Stores,
     pub(super) status: watch::Receiver<Status>,
+    /// The messages a second that the hub is taken to take.
+    pub(super) hub_rate: HubRate,
     pub(super) standing: Arc<Standing>,
     pub(super) rules: Arc<InUse>,
     pub(super) listeners: Vec<(&'static str, SocketAddr)>,
@@ -91,12 +95,34 @@ pub(super) struct Gauges {
     pub(super) shelves: Option<Arc<Shelves>>,
     /// The devices, where each has a connection of its own.
     pub(super) devices: Option<Devices>,
+    /// What came down, where something may.
+    pub(super) audit: Option<Audit>,
+    /// The twins, where the uplink is a hub.
+    pub(super) twins: Option<Twins>,
 }
 
 impl Gauges {
     fn oldest_age(&self, oldest_ms: Option<i64>) -> Duration {
         let age = oldest_ms.map_or(0, |oldest| Timestamp::now().0.saturating_sub(oldest));
         Duration::from_millis(u64::try_from(age).unwrap_or(0))
+    }
+
+    /// Only where rules ask for births.
+    #[expect(clippy::cast_precision_loss)]
+    fn refresh_births(&self) {
+        let Some(kept) = self.rules.births_are_kept() else { return };
+        let tally = self.rules.memory().births().tally();
+        ::metrics::gauge!("brownbridge_sparkplug_nodes").set(tally.nodes as f64);
+        ::metrics::gauge!("brownbridge_sparkplug_births").set(tally.births as f64);
+        ::metrics::gauge!("brownbridge_sparkplug_births_kept").set(f64::from(u8::from(kept)));
+        for (outcome, count) in
+            [("changed", tally.changed), ("repeated", tally.repeated), ("unchanged", tally.unchanged)]
+        {
+            ::metrics::counter!("brownbridge_sparkplug_births_total", "outcome" => outcome).absolute(count);
+        }
+        for (reason, count) in [("death", tally.died), ("new_session", tally.superseded), ("no_room", tally.no_room)] {
+            ::metrics::counter!("brownbridge_sparkplug_births_ended_total", "reason" => reason).absolute(count);
+        }
     }
 
     #[expect(clippy::cast_precision_loss)]
@@ -150,6 +176,7 @@ impl admin::Source for Gauges {
         for (reason, count) in [("spool_full", stats.shed), (uplink::TOO_OLD, stats.expired)] {
             ::metrics::counter!("brownbridge_messages_shed_total", "reason" => reason).absolute(count);
         }
+        self.refresh_births();
         self.refresh_shelves();
         publish_ledger(&self.ledger.now());
     }
@@ -174,15 +201,18 @@ impl admin::Source for Gauges {
             uptime_seconds: uptime.as_secs(),
             not_ready: self.ready().err(),
             listeners: self.listeners.iter().map(address).collect(),
-            uplink: status::Uplink::of(&self.status.borrow()),
+            uplink: status::Uplink::of(&self.status.borrow(), self.hub_rate.get()),
             spool: status::Spool::of(&stats, self.oldest_age(stats.oldest_ms)),
             devices: self.devices.as_ref().map(status::Devices::of),
+            commands: self.audit.as_ref().map(|audit| status::Commands::of(audit, metrics)),
+            twins: self.twins.as_ref().map(status::Twins::of),
             rules: status::Rules::of(&self.rules),
             refused: self.standing.refused().iter().map(status::Refused::of).collect(),
             windows: status::Windows {
                 open: self.rules.memory().count_windows().0,
                 messages: self.stores.held.waiting(),
             },
+            sparkplug: status::Sparkplug::of(&self.rules),
             counters: status::Counters::of(metrics),
             clients,
         };

@@ -12,15 +12,17 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Mode;
 
 /// Folders of the bridge in its state folder.
-const FOLDERS: [&str; 8] = ["assignments", "held", "quarantine", "sessions", "shelf", "spool", "twins", "urgent"];
+const FOLDERS: [&str; 9] =
+    ["assignments", "births", "held", "quarantine", "sessions", "shelf", "spool", "twins", "urgent"];
 /// Its files there.
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "commands.1.jsonl",
     "commands.jsonl",
     "control.sock",
     "devices.json",
     "ledger.json",
     "own_twin.json",
+    "presence.json",
     "sequences.json",
     "subscribed",
 ];

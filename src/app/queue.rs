@@ -80,12 +80,13 @@ pub(super) fn stat(stores: &Stores, lines: Option<&Devices>) -> Answer {
     })
 }
 
-/// A message as it is shown; its id is that of a spool and the number there.
+/// A message as it is shown; its id is that of a spool and the number there, or one of its own.
 fn peeked((spool, seq): (u64, u64), message: &HubMessage<'_>, now: Timestamp) -> Peeked {
     let text = String::from_utf8_lossy(message.body);
     let end = text.floor_char_boundary(EXCERPT);
     Peeked {
-        message_id: format!("{spool:016x}-{seq}"),
+        message_id: message.own_id.map_or_else(|| format!("{spool:016x}-{seq}"), str::to_owned),
+        number: seq,
         device: message.device.to_owned(),
         created: message.created.to_string(),
         age_seconds: age(Some(message), now),

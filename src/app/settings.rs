@@ -224,7 +224,7 @@ fn settled(
     let uplink = uplink::Options {
         target,
         window: config.uplink.window.map_or(uplink::WindowSize::Auto, uplink::WindowSize::Fixed),
-        hub_rate: config.uplink.tier.and_then(|tier| limits::d2c_per_second(tier, config.uplink.units)),
+        hub_rate: uplink::HubRate::of(tier_rate(&config)),
         live_first: config.uplink.live_first,
         mark_late: config.uplink.mark_late,
         max_age: config.spool.max_age,
@@ -289,6 +289,11 @@ fn settled(
         log_level: None,
         config,
     }
+}
+
+/// The messages a second that the hub's tier takes, where bridge.toml names it.
+pub(super) fn tier_rate(config: &Config) -> Option<u32> {
+    config.uplink.tier.and_then(|tier| limits::d2c_per_second(tier, config.uplink.units))
 }
 
 /// The hub's tier, its units, and the billed messages a day that they take.

@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+mod back;
+
+pub use back::{Command, Commands, Twin, TwinRefused, Twins};
+
 use super::reload;
 use crate::bridge::InUse;
 use crate::bridge::devices::{self, Condition};
@@ -38,9 +42,18 @@ pub struct Report {
     pub spool: Spool,
     /// What waits for others before it goes up.
     pub windows: Windows,
+    /// The births of Sparkplug, where rules ask for them.
+    #[serde(default)]
+    pub sparkplug: Option<Sparkplug>,
     /// The devices, where each has a connection of its own.
     #[serde(default)]
     pub devices: Option<Devices>,
+    /// What came down, where that may.
+    #[serde(default)]
+    pub commands: Option<Commands>,
+    /// The twins, where the uplink is a hub.
+    #[serde(default)]
+    pub twins: Option<Twins>,
     /// The rules in use.
     pub rules: Rules,
     /// Files on disk that are not in use because something is wrong with them.
@@ -72,6 +85,9 @@ pub struct Uplink {
     pub via: Option<String>,
     /// How long ago the hub acknowledged a message.
     pub last_acknowledged_seconds_ago: Option<u64>,
+    /// Messages a second that it is taken to take, by `tier` or by what is desired of the bridge.
+    #[serde(default)]
+    pub hub_rate: Option<u32>,
 }
 
 /// What waits for the hub.
@@ -135,6 +151,9 @@ pub struct Device {
     /// The same: when the provisioning service told its hub.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assigned: Option<String>,
+    /// The same: its id there, where the service assigned another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub there: Option<String>,
 }
 
 impl Devices {
@@ -157,15 +176,16 @@ impl From<devices::Listed> for Device {
             Some(devices::Origin { admission, account, .. }) => (Some(admission), Some(account)),
             None => (None, None),
         };
-        let (credentials, hub, assigned) = match account {
-            Some(Described { proof, hub, assigned }) => (Some(proof), hub, assigned),
-            None => (None, None, None),
+        let (credentials, hub, assigned, there) = match account {
+            Some(Described { proof, hub, assigned, there }) => (Some(proof), hub, assigned, there),
+            None => (None, None, None, None),
         };
         Self {
             admission,
             credentials,
             hub,
             assigned,
+            there,
             id: listed.id,
             state: listed.phase.label().to_owned(),
             queued: listed.queued,
@@ -207,6 +227,19 @@ pub struct Windows {
     pub open: usize,
     /// Messages that wait in them, or in closed ones that are not stored yet.
     pub messages: u64,
+}
+
+/// What is known of Sparkplug edge nodes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sparkplug {
+    /// Edge nodes of which births are known.
+    pub nodes: usize,
+    /// Births that hold, of nodes and of devices.
+    pub births: usize,
+    /// Bytes they take.
+    pub bytes: usize,
+    /// False while they would not survive a restart.
+    pub kept: bool,
 }
 
 /// The counters of /metrics that tell what became of everything, summed over their labels.
@@ -287,8 +320,9 @@ impl Clients {
 }
 
 impl Uplink {
-    pub(super) fn of(status: &uplink::Status) -> Self {
+    pub(super) fn of(status: &uplink::Status, hub_rate: Option<u32>) -> Self {
         Self {
+            hub_rate,
             connected: status.connected.is_some(),
             trouble: status.trouble.clone().or_else(|| status.warning.clone()),
             via: status.via.map(str::to_owned),
@@ -301,6 +335,14 @@ impl Rules {
     pub(super) fn of(in_use: &InUse) -> Self {
         let rules = in_use.rules();
         Self { count: rules.len(), hash: rules.hash().to_owned(), since: in_use.since().to_string() }
+    }
+}
+
+impl Sparkplug {
+    pub(super) fn of(in_use: &InUse) -> Option<Self> {
+        let kept = in_use.births_are_kept()?;
+        let tally = in_use.memory().births().tally();
+        Some(Self { nodes: tally.nodes, births: tally.births, bytes: tally.bytes, kept })
     }
 }
 

@@ -3,9 +3,9 @@
 //!
 //! A cloud-to-device message is acknowledged, and with that forgotten by the hub, when its command says so: once it was
 //! queued in the session of a subscriber or retained (`on-publish`), or once the plant has answered (`on-ack`). What cannot become
-//! anything (no command, a body that cannot be read, a topic beyond the fence, expired) is acknowledged too, or it would
-//! come for ever. What its device does not take yet is kept for a hub's lock of a minute and then left to the hub, which
-//! sends it again, ten times by default.
+//! anything (no command, a body that cannot be read, a topic beyond the fence) is acknowledged too, or it would
+//! come until it expires. What its device does not take yet is kept for a hub's lock of a minute and then left to the
+//! hub, which sends it again.
 //!
 //! Every command ends with one outcome, counted in `commands_total` and written to the audit log:
 //!
@@ -19,14 +19,17 @@
 //! | `nothing` | a command takes it and makes nothing | yes | 200 |
 //! | `not_allowed` | beyond the fence | yes | 403 |
 //! | `dry_run` | it would have been published | yes | 200 |
-//! | `expired` | its time has passed | yes | |
+//! | `expired` | its time has passed: the hub dead-letters it, and tells its service so | no | |
 //! | `duplicate` | it was done before | yes | |
+//! | `repeated` | the hub sent again what waits here; it goes on waiting | no | |
+//! | `no_id` | `once`, and the message has no id to be known by | yes | |
+//! | `not_repeated` | `once`, and it was or may have been published before; an answer still completes it | no | |
 //! | `bad_property_bag`, `not_understood` | the topic is none that a hub sends | yes | |
 //! | `no_device` | nobody subscribes to its topic, or who does is away or full | | 404 |
 //! | `over_rate` | the device is over its rate | | 429 |
 //! | `busy` | too many commands wait | no | 503 |
 //! | `ack_timeout`, `timeout` | no answer in time | no | 504 |
-//! | `given_back` | it waited for its device, its turn or its answer for a minute | no | |
+//! | `given_back` | it waited for its device or its turn for a minute, or with `once` for a disk that can be written | no | |
 //! | `answer_too_large` | the answer is larger than a hub takes | yes | 502 |
 //! | `line_lost` | the connection ended before the hub could be told | no | no |
 //! | `stopped` | the bridge ends | no | 503 |
@@ -54,7 +57,9 @@ use crate::uplink::{Arrival, Return, Wanted};
 mod answers;
 mod audit;
 mod method;
+mod once;
 mod own;
+mod telling;
 
 pub use answers::{Answered, Watch};
 pub use audit::Audit;
@@ -65,8 +70,6 @@ pub use own::{Reload, findings_excerpt};
 const LOCK: Duration = Duration::from_secs(60);
 /// How often a device that was not there is looked for.
 const LOOK: Duration = Duration::from_secs(1);
-/// Messages that are known again after they were done.
-const REMEMBERED: usize = 10_000;
 
 /// What is settled before the first command comes.
 pub struct Settings {
@@ -121,6 +124,8 @@ struct Order {
     who: Option<String>,
     id: String,
     expires: Option<Timestamp>,
+    /// It is written down that it may have been published, and it was not.
+    begun: bool,
     line: Return,
 }
 
@@ -137,6 +142,8 @@ pub struct Downlink {
     parts: Parts,
     desk: Desk<Order>,
     done: Done,
+    /// Messages that may be published once, and may have been.
+    begun: Done,
     rates: Rates,
     started: Instant,
     number: u64,
@@ -148,13 +155,21 @@ pub struct Downlink {
 impl Downlink {
     /// With nothing on the desk; what the audit log says was done is known.
     pub fn new(settings: Settings, parts: Parts) -> Self {
-        let mut done = Done::new(REMEMBERED);
-        for key in parts.audit.done() {
-            done.add(&key);
-        }
+        let (done, begun) = once::known(&parts.audit);
         let rates = Rates::new(settings.rate);
         let (jobs, own) = (JoinSet::new(), HashMap::new());
-        Self { settings, parts, desk: Desk::default(), done, rates, started: Instant::now(), number: 0, jobs, own }
+        Self {
+            settings,
+            parts,
+            desk: Desk::default(),
+            done,
+            begun,
+            rates,
+            started: Instant::now(),
+            number: 0,
+            jobs,
+            own,
+        }
     }
 
     /// Serves until `stop`.
@@ -191,6 +206,7 @@ impl Downlink {
             if let Kind::Method(rid) = &order.kind {
                 method::answer(&order.line, rid, 503, &json!({"error": "the bridge is stopping"})).await;
             }
+            self.withdraw(&order);
             self.tell(&order, "stopped", "", false);
         }
     }
@@ -236,56 +252,58 @@ impl Downlink {
         let key = if id.is_empty() { String::new() } else { key(&device, &id) };
         let expires = command.expiry.as_deref().and_then(|text| text.parse::<jiff::Timestamp>().ok());
         let expires = expires.map(|at| Timestamp(at.as_millisecond()));
+        let (number, made, kind) = (self.number, Made::nothing(String::new()), Kind::Message);
+        let mut order = Order { number, device, made, kind, who: command.user_id, id, expires, begun: false, line };
         if self.done.has(&key) {
-            self.parts.metrics.commanded("", "duplicate");
-            let _ = line.complete().await;
-            return;
+            return self.finish(order, &key, "duplicate", "").await;
         }
-        if let Some(mut known) = self.desk.take(&key) {
-            // The hub has lost patience, or its connection: what counts is what it is waiting for now.
-            known.what.line = line;
-            known.end = Instant::now() + LOCK;
-            if matches!(known.stage, Stage::Late(_)) {
-                self.unwatch(&known);
-                let now = Instant::now();
-                return self.deliver(known.what, key, (now, now + LOCK)).await;
-            }
-            let _ = self.desk.put(known);
-            return;
+        if let Some(known) = self.desk.take(&key) {
+            return self.again(known, order.line).await;
         }
         let incoming = Incoming {
-            device: &device,
+            device: &order.device,
             method: None,
-            id: &id,
+            id: &order.id,
             props: &command.properties,
             payload: &payload,
             received: Timestamp::now(),
         };
-        let asked = self.parts.rules.rules().command(&incoming);
-        let made = |command: String| Made { command, publishes: Vec::new(), answer: None };
-        let number = self.number;
-        let order = |made| Order { number, device, made, kind: Kind::Message, who: command.user_id, id, expires, line };
-        match asked {
+        match self.parts.rules.rules().command(&incoming) {
             Commanded::Made(made) => {
-                let now = Instant::now();
-                self.deliver(order(made), key, (now, now + LOCK)).await;
+                order.made = made;
+                self.take(order, key).await;
             }
             Commanded::NoRule => {
-                let detail = "no [[command]] takes it";
-                self.finish(order(made(String::new())), &key, "no_rule", detail).await;
+                let detail = format!("no [[command]] takes it: {}", telling::properties(&command.properties));
+                self.finish(order, &key, "no_rule", &detail).await;
             }
             Commanded::Refused { command, reason, detail } => {
-                self.finish(order(made(command)), &key, reason.label(), &detail).await;
+                order.made = Made::nothing(command);
+                self.finish(order, &key, reason.label(), &detail).await;
             }
         }
     }
 
+    /// A message on the desk has come again: the hub has lost patience, or its connection. What counts is what it is
+    /// waiting for now.
+    async fn again(&mut self, mut known: Case<Order>, line: Return) {
+        let now = Instant::now();
+        known.what.line = line;
+        known.stay(now + LOCK);
+        if matches!(known.stage, Stage::Late(_)) && !known.what.made.once {
+            self.unwatch(&known);
+            return self.deliver(known.what, known.key, (now, now + LOCK)).await;
+        }
+        self.tell(&known.what, "repeated", "the hub sent it again while it waits here", false);
+        let _ = self.desk.put(known);
+    }
+
     /// Publishes what a command made, as soon as it may be; until `end` it waits here.
-    async fn deliver(&mut self, order: Order, key: String, (now, end): (Instant, Instant)) {
+    async fn deliver(&mut self, mut order: Order, key: String, (now, end): (Instant, Instant)) {
         let is_method = matches!(order.kind, Kind::Method(_));
         let Some(first) = order.made.publishes.first() else { return self.finish(order, &key, "nothing", "").await };
         if order.expires.is_some_and(|expires| expires <= Timestamp::now()) {
-            return self.finish(order, &key, "expired", "").await;
+            return self.tell(&order, "expired", "", false);
         }
         let fenced = order.made.publishes.iter().find(|p| !self.settings.fence.allows(&order.device, &p.topic));
         if let Some(publish) = fenced {
@@ -306,6 +324,9 @@ impl Downlink {
             Err(at) => return self.wait(order, key, (Stage::Due(at), end)).await,
             Ok(()) => {}
         }
+        if !self.note_begin(&mut order, &key) {
+            return self.wait(order, key, (Stage::Due(now + LOOK), end)).await;
+        }
         let answer = order.made.answer.clone();
         if let Some((topic, _)) = &answer {
             self.parts.watch.add(topic);
@@ -317,6 +338,7 @@ impl Downlink {
             let why = "who subscribes is away or has no room for";
             return self.nobody(order, key, why, (now, end)).await;
         }
+        order.begun = false;
         match answer {
             None => self.finish(order, &key, "published", "").await,
             Some((topic, answer)) => {
@@ -413,7 +435,10 @@ impl Downlink {
                 }
                 // It was told already.
                 (Stage::Late(_), _) => self.unwatch(&case),
-                (Stage::Due(_), _) => self.tell(&case.what, "given_back", "the hub will send it again", false),
+                (Stage::Due(_), _) => {
+                    self.withdraw(&case.what);
+                    self.tell(&case.what, "given_back", "the hub will send it again", false);
+                }
             }
         }
     }
@@ -439,49 +464,11 @@ impl Downlink {
         if told.is_err() {
             self.parts.metrics.commanded(&order.made.command, "line_lost");
         }
-        log(&order, outcome, detail, &self.parts.metrics);
-    }
-
-    /// Counts, logs and writes down an outcome.
-    fn tell(&mut self, order: &Order, outcome: &'static str, detail: &str, complete: bool) {
-        self.parts.metrics.commanded(&order.made.command, outcome);
-        self.note(order, outcome, detail, complete);
-        log(order, outcome, detail, &self.parts.metrics);
-    }
-
-    /// Writes an outcome into the audit log.
-    fn note(&mut self, order: &Order, outcome: &'static str, detail: &str, complete: bool) {
-        let publish = order.made.publishes.first();
-        self.parts.audit.write(&json!({
-            "at": Timestamp::now().to_string(),
-            "kind": match &order.kind { Kind::Message => "message", Kind::Method(_) => "method" },
-            "command": order.made.command,
-            "device": order.device,
-            "id": order.id,
-            "user": order.who,
-            "topic": publish.map(|publish| publish.topic.as_str()),
-            "bytes": publish.map(|publish| publish.payload.len()),
-            "outcome": outcome,
-            "detail": Some(detail).filter(|detail| !detail.is_empty()),
-            "complete": complete,
-        }));
+        telling::log(&order, outcome, detail, &self.parts.metrics);
     }
 }
 
 /// What makes a message the same when it comes again. The length tells where the device ends: both may have blanks.
 fn key(device: &str, id: &str) -> String {
     format!("{} {device} {id}", device.len())
-}
-
-fn log(order: &Order, outcome: &'static str, detail: &str, metrics: &Metrics) {
-    let command = order.made.command.as_str();
-    let fine = matches!(outcome, "published" | "acknowledged" | "answered" | "dry_run" | "nothing");
-    metrics.log_pace(&format!("command {command} {outcome}"), |left_out| {
-        let (device, detail) = (excerpt(&order.device), excerpt(detail));
-        if fine {
-            tracing::info!(command, device, outcome, detail, left_out, "a command from the hub");
-        } else {
-            tracing::warn!(command, device, outcome, detail, left_out, "a command from the hub");
-        }
-    });
 }

@@ -5,7 +5,7 @@
 //! its commit. When the window closes, its message goes into the spool of all messages, and once it is on disk
 //! there, its contributions are done with here ([`closing`] has the steps). What becomes of contributions is written down
 //! among them ([`marks`]), so that a window is after any crash either done with or there as it was, however many there
-//! are: a crash loses nothing, and repeats a message only between two commits, with the same body and another `$.mid`. A
+//! are: a crash loses nothing, and repeats a message only between two commits, with the same body and the same `$.mid`. A
 //! start reads the contributions back into their windows before clients come ([`recover`]).
 //!
 //! | what is full | what happens |

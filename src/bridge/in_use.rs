@@ -4,16 +4,19 @@
 //! ones and half of the new. Asking takes no lock. Whoever began with the old rules ends with them;
 //! [`InUse::replace`] waits for that, so that afterwards nobody remembers anything for a rule that is gone.
 //!
-//! The [`Memory`] of the rules is here, because it outlives them.
+//! The [`Memory`] of the rules is here, because it outlives them, and the journal of what it must not forget.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::births::Kept;
 use super::meters::Meters;
 use crate::message::Timestamp;
 use crate::rules::{Memory, RuleSet};
@@ -29,6 +32,7 @@ const LONGEST_PUBLISH: Duration = Duration::from_secs(5);
 pub struct InUse {
     current: ArcSwap<Current>,
     memory: Memory,
+    births: OnceLock<Arc<Kept>>,
     /// The names of rules that have a counter.
     counted: Mutex<HashSet<String>>,
     /// The bytes that the hub bills as one message.
@@ -43,6 +47,8 @@ pub(super) struct Current {
     pub(super) has_urgent: bool,
     /// Some rule has `to = "reported"`.
     pub(super) has_reported: bool,
+    /// Some rule has `decode = "sparkplug"`.
+    pub(super) hears_births: bool,
     pub(super) meters: Meters,
     since: Timestamp,
 }
@@ -52,7 +58,23 @@ impl InUse {
     pub(super) fn new(set: RuleSet, block: Option<usize>) -> Self {
         let mut counted = HashSet::new();
         let current = ArcSwap::from_pointee(Current::new(set, block, &mut counted));
-        Self { current, memory: Memory::default(), counted: Mutex::new(counted), block, replaced: Notify::new() }
+        let (memory, births) = (Memory::default(), OnceLock::new());
+        Self { current, memory, births, counted: Mutex::new(counted), block, replaced: Notify::new() }
+    }
+
+    /// Writes Sparkplug births down in a folder of the state, from when rules ask for them.
+    pub(super) fn keep_births(&self, state: &Path) -> io::Result<()> {
+        let kept = self.births.get_or_init(|| Arc::new(Kept::new(state, self.memory.births().clone())));
+        if self.load().hears_births { kept.open() } else { Ok(()) }
+    }
+
+    pub(super) fn kept_births(&self) -> Option<Arc<Kept>> {
+        self.births.get().cloned()
+    }
+
+    /// False while Sparkplug births would not survive a restart; `None` where no rule has asked for them.
+    pub fn births_are_kept(&self) -> Option<bool> {
+        self.births.get()?.is_sound()
     }
 
     /// The rules for one publish. Not to be kept.
@@ -82,6 +104,13 @@ impl InUse {
 
     /// Takes new rules. Returns when no publish is on its way through the old ones; blocks, for a moment, until then.
     pub fn replace(&self, set: RuleSet) {
+        if set.hears_births()
+            && let Some(Err(error)) = self.births.get().map(|kept| kept.open())
+        {
+            tracing::error!(
+                "Sparkplug births would not survive a restart: {error}; the next change of the rules tries again"
+            );
+        }
         let new = Current::new(set.clone(), self.block, &mut self.counted.lock());
         let mut old = self.current.swap(Arc::new(new));
         let deadline = Instant::now() + LONGEST_PUBLISH;
@@ -109,6 +138,7 @@ impl Current {
             meters: Meters::new(&set, block, is_counted),
             has_urgent: set.has_urgent(),
             has_reported: set.has_reported(),
+            hears_births: set.hears_births(),
             since: Timestamp::now(),
             set,
         }

@@ -7,8 +7,8 @@ use crate::message::{Content, HubMessage, Publish, RecordWriter};
 /// Characters of a `$.mid` at most, and what a topic has beside names and values.
 const TOPIC_OVERHEAD: usize = 512;
 
-/// A `$.mid` as long as one can be.
-pub(super) const LONGEST_ID: &str = "0123456789abcdef-18446744073709551615";
+/// A `$.mid` as long as one can be: that of a message of a window.
+pub(super) const LONGEST_ID: &str = "0123456789abcdef-4611686018427387904-4611686018427387904";
 
 /// The identity of the uplink: what is addressed to it goes up as it is.
 #[derive(Debug, Clone)]

@@ -2,11 +2,13 @@
 //!
 //! Everything is looked at before anything is stored: what does not fit its twin sends the whole publish into the
 //! quarantine. Then its messages are stored as ever, and only with them what is reported is taken, so that a publish that
-//! is offered again reports nothing twice. Its acknowledgement waits for all of it.
+//! is offered again reports nothing twice. Its acknowledgement waits for all of it, and its client is read on meanwhile; where too much
+//! waits for the disk, it is not.
 
-use super::twins::{Ready, Refused};
+use super::commits::REPORTED;
+use super::twins::{Ready, Refused, Twins};
 use super::{Bridge, Current};
-use crate::broker::Offer;
+use crate::broker::{Offer, Sequences};
 use crate::message::HubMessage;
 use crate::rules::{Output, RuleIndex};
 
@@ -38,19 +40,82 @@ impl Bridge {
     /// Takes what goes into twins, where the publish itself was taken.
     pub(super) fn report(&self, now: &Current, reported: Vec<(RuleIndex, Ready)>, taken: Offer) -> Offer {
         let Some(twins) = self.twins.as_ref().filter(|_| !reported.is_empty()) else { return taken };
-        let (others, sequence) = match taken {
-            Offer::Full => return Offer::Full,
-            Offer::Taken(sequence) => (None, sequence),
-            Offer::TakenAfter(others, sequence) => (Some(others), sequence),
+        let take = |parts: Sequences| {
+            let changes = reported.into_iter().map(|(rule, ready)| (now.set.name(rule), ready));
+            parts.and(REPORTED, twins.take(changes))
         };
-        let changes = reported.into_iter().map(|(rule, ready)| (now.set.name(rule), ready));
-        let durable = twins.take(changes);
-        let all = async move {
-            if let Some(others) = others {
-                others.await;
-            }
-            durable.await;
+        match taken {
+            Offer::Full => Offer::Full,
+            Offer::Taken(parts) => Offer::Taken(take(parts)),
+            Offer::TakenAfter(others, parts) => Offer::TakenAfter(others, take(parts)),
+        }
+    }
+
+    /// False while too much of what is reported waits for the disk.
+    pub(super) fn has_room_to_report(&self) -> bool {
+        self.twins.as_ref().is_none_or(Twins::has_room)
+    }
+
+    /// Returns when what was refused for that is worth offering again.
+    pub(super) async fn room_to_report(&self, refused: &Output) {
+        let Some(twins) = self.twins.as_ref().filter(|twins| !twins.has_room()) else { return };
+        let reports = {
+            let now = self.rules.load();
+            now.has_reported && refused.records().any(|(rule, _)| now.set.reported(rule).is_some())
         };
-        Offer::TakenAfter(Box::pin(all), sequence)
+        if reports {
+            twins.room().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future as _;
+    use std::task::{Context, Waker};
+
+    use super::super::tests::bridge;
+    use super::*;
+    use crate::broker::{Commits as _, Ingest as _};
+    use crate::journal::Journal;
+    use crate::message::{Publish, Timestamp};
+
+    /// A client that reports more than the disk takes is read no more until it does, and nobody else is held up.
+    #[tokio::test]
+    async fn what_waits_for_the_journal_is_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let rules = "[[rule]]\ntopic = \"twin/{d}\"\ndevice = \"{d}\"\nto = \"reported\"\n\
+            [[rule]]\ntopic = \"plain/a\"\ndevice = \"d\"\n";
+        let (bridge, writer, _spools) = bridge(dir.path(), Some("own"), rules);
+        let journal = Journal::stuck();
+        let bridge = bridge.reporting(Twins::kept_in(journal.clone()));
+        let (mut scratch, mut commits) = (bridge.scratch(), bridge.commits());
+        let payload = format!("{{\"text\":\"{}\"}}", "x".repeat(4000));
+        let publish = |topic: &'static str| Publish {
+            topic,
+            payload: payload.as_bytes(),
+            client: "c",
+            user: None,
+            qos: 1,
+            retain: false,
+            received: Timestamp(0),
+        };
+        let mut taken = Vec::new();
+        while let Offer::Taken(parts) = bridge.offer(&mut scratch, &publish("twin/a")) {
+            assert!(!commits.cover(parts), "nothing is on disk");
+            taken.push(parts);
+        }
+        assert!((1000..1050).contains(&taken.len()), "4 MiB may wait: {}", taken.len());
+        let mut waits = Box::pin(bridge.room(&scratch));
+        assert!(waits.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        let mut other = bridge.scratch();
+        assert!(matches!(bridge.offer(&mut other, &publish("plain/a")), Offer::Taken(_)));
+        bridge.room(&other).await;
+        journal.go_on();
+        waits.await;
+        assert!(taken.into_iter().all(|parts| commits.cover(parts)));
+        assert!(matches!(bridge.offer(&mut scratch, &publish("twin/a")), Offer::Taken(_)));
+        drop(bridge);
+        writer.join();
     }
 }

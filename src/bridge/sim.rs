@@ -105,7 +105,7 @@ impl Plan {
         uplink::Options {
             target: Target::Hub(target),
             window: self.window,
-            hub_rate: self.hub_rate,
+            hub_rate: uplink::HubRate::of(self.hub_rate),
             live_first: self.live_first,
             mark_late: true,
             max_age: self.max_age.then_some(Duration::from_secs(1_000_000)),

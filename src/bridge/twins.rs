@@ -16,7 +16,6 @@
 //! The bridge's own identity has a twin, too: what the bridge says about itself goes through
 //! [`report_own`](Twins::report_own), what is desired of it comes through [`own_desired`](Twins::own_desired).
 
-use std::future::Future;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -34,11 +33,13 @@ use crate::metrics::{Metrics, billable_by_rule};
 use crate::rules::RuleSet;
 use crate::uplink::Wanted;
 
+mod account;
 mod book;
 mod desired;
 mod records;
 mod talk;
 
+pub use account::{Account, Listed, Refusal};
 use book::Book;
 pub use desired::Plant;
 pub use talk::{Parts, run};
@@ -80,6 +81,8 @@ struct Shared {
     /// Something waits in `Book::touched`.
     touched: Notify,
     own_desired: watch::Sender<Option<Arc<Desired>>>,
+    /// What the hub refused last.
+    refused: Mutex<Option<Refusal>>,
     metrics: Metrics,
 }
 
@@ -107,13 +110,18 @@ pub fn open(state: &Path, whose: Whose, metrics: Metrics) -> io::Result<(Twins, 
     let waiting = book.waiting();
     metrics.reported_recovered(waiting);
     metrics.reported_waiting(waiting);
-    let own = book.desired(&whose.own).filter(|desired| desired.version.is_some());
-    let own_desired = watch::Sender::new(own.cloned().map(Arc::new));
-    let shared = Shared { whose, book: Mutex::new(book), journal, touched: Notify::new(), own_desired, metrics };
-    Ok((Twins(Arc::new(shared)), writer))
+    Ok((Twins::over((book, journal), whose, metrics), writer))
 }
 
 impl Twins {
+    fn over((book, journal): (Book, Journal), whose: Whose, metrics: Metrics) -> Self {
+        let own = book.desired(&whose.own).filter(|desired| desired.version.is_some());
+        let own_desired = watch::Sender::new(own.cloned().map(Arc::new));
+        let (book, touched, refused) = (Mutex::new(book), Notify::new(), Mutex::default());
+        let shared = Shared { whose, book, journal, touched, own_desired, refused, metrics };
+        Self(Arc::new(shared))
+    }
+
     /// To be reported in the bridge's own twin, where that holds it with what waits for it. Kept in memory only: who
     /// reports says it again after a start.
     pub fn report_own(&self, change: &Properties, every: Duration) -> Result<(), twin::TwinError> {
@@ -159,11 +167,8 @@ impl Twins {
         Ok(Ready { device, change, every })
     }
 
-    /// Takes changes of one publish. What is returned waits until the disk has them.
-    pub(super) fn take<'r>(
-        &self,
-        changes: impl Iterator<Item = (&'r str, Ready)>,
-    ) -> impl Future<Output = ()> + Send + 'static {
+    /// Takes changes of one publish. Gives the number of the last record there is of them, 0 where there is none.
+    pub(super) fn take<'r>(&self, changes: impl Iterator<Item = (&'r str, Ready)>) -> u64 {
         let now = Instant::now();
         let mut last = 0;
         {
@@ -177,7 +182,34 @@ impl Twins {
             self.0.metrics.reported_waiting(book.waiting());
         }
         self.0.touched.notify_one();
-        self.0.journal.durable(last)
+        last
+    }
+
+    /// The number of the last record that is on disk.
+    pub(super) fn committed(&self) -> Option<watch::Receiver<u64>> {
+        self.0.journal.committed()
+    }
+
+    /// True where changes may be taken; false while too many wait for the disk.
+    pub(super) fn has_room(&self) -> bool {
+        self.0.journal.has_room()
+    }
+
+    /// Returns when changes may be taken.
+    pub(super) async fn room(&self) {
+        self.0.journal.room().await;
+    }
+
+    /// Everything that is kept is written to the journal.
+    pub(super) fn write_anew(&self) {
+        let book = self.0.book.lock();
+        self.0.journal.begin_anew();
+        for (device, twin) in book.all() {
+            for record in records::all(device, twin) {
+                self.0.journal.append(&record);
+            }
+        }
+        self.0.journal.written_anew();
     }
 
     /// With what twins want of the hub.
@@ -208,6 +240,15 @@ impl Twins {
             push_twin_name(device, &mut name);
             (own.clone(), vec![DEVICES.to_owned(), name])
         }
+    }
+}
+
+#[cfg(test)]
+impl Twins {
+    /// Twins over a journal that a test has.
+    pub(super) fn kept_in(journal: Journal) -> Self {
+        let whose = Whose { own: "own".into(), per_device: false, block: None, comes_down: false, own_twin: false };
+        Self::over((Book::default(), journal), whose, Metrics::register())
     }
 }
 
@@ -264,7 +305,9 @@ mod tests {
         let refused = loop {
             let json = format!("{{\"v{taken}\":\"{text}\"}}");
             match twins.ready("d", json.as_bytes(), Duration::ZERO) {
-                Ok(ready) => drop(twins.take([("r", ready)].into_iter())),
+                Ok(ready) => {
+                    twins.take([("r", ready)].into_iter());
+                }
                 Err((reason, _)) => break reason,
             }
             taken += 1;
@@ -278,15 +321,16 @@ mod tests {
     async fn names_that_go_away_have_a_limit_and_nothing_does_not_wait() {
         let dir = tempfile::tempdir().unwrap();
         let (twins, _writer) = twins(dir.path(), true);
-        twins
-            .take([("r", twins.ready("d", b"{}", Duration::ZERO).unwrap_or_else(|_| unreachable!()))].into_iter())
-            .await;
+        let nothing = twins.ready("d", b"{}", Duration::ZERO).unwrap_or_else(|_| unreachable!());
+        assert_eq!(twins.take([("r", nothing)].into_iter()), 0);
         assert_eq!(twins.0.book.lock().waiting(), 0);
         let mut taken = 0;
         let refused = loop {
             let json = format!("{{\"{taken:01000}\":null}}");
             match twins.ready("d", json.as_bytes(), Duration::ZERO) {
-                Ok(ready) => drop(twins.take([("r", ready)].into_iter())),
+                Ok(ready) => {
+                    twins.take([("r", ready)].into_iter());
+                }
                 Err((reason, _)) => break reason,
             }
             taken += 1;
@@ -302,7 +346,7 @@ mod tests {
         for n in 0..7 {
             let json = format!("{{\"v{n}\":\"{text}\"}}");
             let ready = twins.ready("", json.as_bytes(), Duration::ZERO).unwrap_or_else(|_| unreachable!());
-            drop(twins.take([("r", ready)].into_iter()));
+            twins.take([("r", ready)].into_iter());
         }
         for (length, expect) in [(5, Err(())), (4, Ok(()))] {
             let change: Vec<_> = (0..length).map(|n| (n.to_string(), Value::from("y".repeat(1100)))).collect();

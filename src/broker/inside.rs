@@ -45,3 +45,12 @@ impl Inside {
         self.0.has_subscriber(topic)
     }
 }
+
+#[cfg(test)]
+impl Inside {
+    /// Of a broker that nobody connects to.
+    pub(crate) fn of_nobody() -> Self {
+        let (options, metrics) = (super::Options::default(), crate::metrics::Metrics::register());
+        Self(Arc::new(Router::new(&options, metrics, super::Restored::default())))
+    }
+}

@@ -118,6 +118,24 @@ pub enum Offer {
     Full,
 }
 
+impl Offer {
+    /// The same, where something else has to be awaited, too.
+    #[must_use]
+    pub fn and_after(self, more: impl Future<Output = ()> + Send + 'static) -> Self {
+        match self {
+            Self::Full => Self::Full,
+            Self::Taken(sequences) => Self::TakenAfter(Box::pin(more), sequences),
+            Self::TakenAfter(written, sequences) => {
+                let both = async move {
+                    written.await;
+                    more.await;
+                };
+                Self::TakenAfter(Box::pin(both), sequences)
+            }
+        }
+    }
+}
+
 /// How the broker listens and what it bounds.
 #[derive(Debug, Clone)]
 pub struct Options {

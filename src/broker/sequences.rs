@@ -1,7 +1,7 @@
 //! What must be on disk before a publish is acknowledged.
 
 /// How many logs an ingest may keep what it makes of a publish in.
-pub const LOGS: usize = 3;
+pub const LOGS: usize = 4;
 
 /// A sequence for each log of the ingest: the last one of what the publish left there, 0 where it left nothing. Logs
 /// commit in order, so they say all that an acknowledgement has to wait for.

@@ -172,6 +172,9 @@ fn show(state: &Path, id: String, as_json: bool) -> Result<bool, String> {
     match (&device.hub, &device.assigned) {
         (Some(hub), Some(assigned)) => {
             let _ = writeln!(out, "hub        {}, as the provisioning service said {assigned}", plain(hub));
+            if let Some(there) = &device.there {
+                let _ = writeln!(out, "there      {}, the id the provisioning service gave it", plain(there));
+            }
         }
         (Some(hub), None) => {
             let _ = writeln!(out, "hub        {}", plain(hub));

@@ -117,13 +117,21 @@ pub(super) fn run(args: Args) -> ExitCode {
             Err(error) => return could_not_run(&format!("cannot read {}: {error}", path.display())),
         },
     };
-    if let Some(bag) = d2c::addressed(topic, own(&args.gateway)) {
+    let configured = match args.config.as_deref().map(identity::load).transpose() {
+        Ok(configured) => configured,
+        Err(code) => return code,
+    };
+    let gateway = configured.as_ref().and_then(|configured| configured.gateway.clone()).unwrap_or(args.gateway);
+    if let Some(bag) = d2c::addressed(topic, own(&gateway)) {
         let addressed = Addressed { topic, bag, payload: payload.as_deref().unwrap_or_default() };
         return addressed.tell(args.json);
     }
-    let (set, identities) = match load(&args.config, &args.rules) {
-        Ok(loaded) => loaded,
-        Err(code) => return code,
+    let (set, identities) = match configured {
+        Some(configured) => (configured.rules, configured.identities),
+        None => match load(&args.rules) {
+            Ok(set) => (set, None),
+            Err(code) => return code,
+        },
     };
     let received = args.at.unwrap_or_else(Timestamp::now);
     let set = &set;
@@ -163,7 +171,7 @@ pub(super) fn run(args: Args) -> ExitCode {
         publish: &publish,
         presence,
         explanation: &explanation,
-        gateway: &args.gateway,
+        gateway: &gateway,
         identities: identities.as_ref(),
         has_payload: payload.is_some(),
         all: args.all,
@@ -182,15 +190,12 @@ fn moment(text: &str) -> Result<Timestamp, String> {
     Ok(Timestamp(time.as_millisecond()))
 }
 
-/// The rules, and the devices where a configuration is named.
-fn load(config: &Option<PathBuf>, rules: &[PathBuf]) -> Result<(RuleSet, Option<Identities>), ExitCode> {
-    if let Some(config) = config {
-        return identity::load(config);
-    }
+/// The rules of some files.
+fn load(rules: &[PathBuf]) -> Result<RuleSet, ExitCode> {
     let sources =
         read_rule_files(rules, "brownbridge explain TOPIC --rules PATH").map_err(|problem| could_not_run(&problem))?;
     let loaded = rules::load(&sources);
-    loaded.rules.map(|set| (set, None)).ok_or_else(|| {
+    loaded.rules.ok_or_else(|| {
         print_findings(&loaded.diagnostics, &sources);
         ExitCode::from(1)
     })
@@ -215,7 +220,9 @@ impl Told<'_> {
     /// The topic a message goes up on. Its id is made when it is stored.
     fn hub_topic(&self, message: &HubMessage<'_>) -> String {
         let has_own = self.identities.is_some_and(|identities| identities.has(message.device));
-        let (device, module) = if has_own { (message.device, None) } else { own(self.gateway) };
+        let there = self.identities.filter(|_| has_own).and_then(|identities| identities.there(message.device));
+        let device = there.as_deref().unwrap_or(message.device);
+        let (device, module) = if has_own { (device, None) } else { own(self.gateway) };
         let identity = Identity { hub: "", device, module };
         let mut topic = String::new();
         d2c::push_topic(

@@ -168,10 +168,9 @@ fn peek(state: &Path, first: usize, device: Option<String>, as_json: bool) -> Re
         return Ok(true);
     }
     let mut out = String::new();
-    let rows = messages.iter().map(|Peeked { message_id, device, age_seconds, size, payload, .. }| {
-        let number = message_id.rsplit('-').next().unwrap_or_default();
+    let rows = messages.iter().map(|Peeked { number, device, age_seconds, size, payload, .. }| {
         let payload: String = payload.chars().take(60).collect();
-        [number.to_owned(), own_or(device), span(Duration::from_secs(*age_seconds)), bytes(*size), plain(&payload)]
+        [number.to_string(), own_or(device), span(Duration::from_secs(*age_seconds)), bytes(*size), plain(&payload)]
     });
     columns(&mut out, ["NUMBER", "DEVICE", "AGE", "SIZE", "PAYLOAD"], rows);
     print(&out);

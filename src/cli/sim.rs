@@ -18,7 +18,7 @@ use crate::hub::connection_string::is_id;
 use crate::hub::limits::MQTT_PORT;
 use crate::hub::sas::Key;
 use crate::hubsim::site::Site;
-use crate::hubsim::{self, ByIdentity, Counts, Credential, Misbehave, Options, Received, Running};
+use crate::hubsim::{self, ByIdentity, Counts, Credential, Keeping, Misbehave, Options, Received, Running};
 use crate::message::Timestamp;
 
 mod site;
@@ -75,6 +75,9 @@ pub(super) struct Args {
     /// Behave as the edgeHub of IoT Edge
     #[arg(long)]
     edge: bool,
+    /// Send a cloud-to-device message again when it was not acknowledged for so long
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    lock: u64,
     /// Do not print messages, only count them
     #[arg(long)]
     quiet: bool,
@@ -344,6 +347,7 @@ fn options(args: Args, output: Option<mpsc::Sender<Vec<Received>>>) -> anyhow::R
         disabled,
         edge: args.edge,
         output,
+        keeping: Keeping { lock: Duration::from_secs(args.lock), ..Keeping::default() },
         misbehave: args.faults.misbehave(),
         ..Options::default()
     })

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::check::{could_not_run, print};
 use super::running::{admin_address, default_config, get};
 use super::text::{bytes, columns, plain, span};
-use crate::app::status::{Connected, MAX_CLIENTS, Report};
+use crate::app::status::{Connected, MAX_CLIENTS, Report, Sparkplug};
 
 /// Shows a running bridge: uplink, spool, counters, and who is connected.
 #[derive(clap::Args)]
@@ -67,7 +67,8 @@ fn shown(report: &Report) -> String {
         (None, false) => "not connected yet".to_owned(),
     };
     let via = report.uplink.via.as_ref().map_or(String::new(), |via| format!(" by {}", plain(via)));
-    let _ = writeln!(out, "uplink     {uplink}{via}; {acknowledged}");
+    let pace = report.uplink.hub_rate.map_or(String::new(), |rate| format!("; a backlog follows within {rate}/s"));
+    let _ = writeln!(out, "uplink     {uplink}{via}; {acknowledged}{pace}");
     let spool = &report.spool;
     let waiting = match spool.waiting {
         0 => "nothing waits".to_owned(),
@@ -90,6 +91,7 @@ fn shown(report: &Report) -> String {
             let _ = writeln!(out, "           {} is {}: {trouble}", plain(&device.id), plain(&device.state));
         }
     }
+    way_back(&mut out, report);
     let rules = &report.rules;
     let word = if rules.count == 1 { "rule" } else { "rules" };
     let _ = writeln!(out, "rules      {} {word}, {}, in use since {}", rules.count, rules.hash, rules.since);
@@ -105,6 +107,9 @@ fn shown(report: &Report) -> String {
     if report.windows.messages > 0 {
         let (messages, open) = (report.windows.messages, report.windows.open);
         let _ = writeln!(out, "windows    {messages} messages wait for others in {open} windows");
+    }
+    if let Some(sparkplug) = &report.sparkplug {
+        births(&mut out, sparkplug);
     }
     let c = &report.counters;
     let _ = writeln!(
@@ -131,6 +136,49 @@ fn shown(report: &Report) -> String {
     out
 }
 
+fn births(out: &mut String, sparkplug: &Sparkplug) {
+    let &Sparkplug { nodes, births, bytes: size, kept } = sparkplug;
+    let nodes = format!("{nodes} edge {}", if nodes == 1 { "node" } else { "nodes" });
+    let lost = if kept { "" } else { "; NOT KEPT over a restart, the disk does not take them" };
+    let _ = writeln!(out, "sparkplug  {births} births hold, of {nodes}; {}{lost}", bytes(size as u64));
+}
+
+/// Commands and twins.
+fn way_back(out: &mut String, report: &Report) {
+    if let Some(commands) = &report.commands {
+        let outcomes = commands.outcomes.iter().map(|(outcome, count)| format!("{count} {}", plain(outcome)));
+        let outcomes = outcomes.collect::<Vec<_>>().join(", ");
+        let outcomes = if outcomes.is_empty() { "none yet" } else { outcomes.as_str() };
+        let waiting = if commands.waiting > 0 { format!("; {} wait", commands.waiting) } else { String::new() };
+        let _ = writeln!(out, "commands   {outcomes}{waiting}");
+        for one in &commands.last {
+            let (at, kind, outcome) = (plain(&one.at), plain(&one.kind), plain(&one.outcome));
+            let (command, device) = (plain(&one.command), plain(&one.device));
+            let topic = one.topic.as_ref().map_or(String::new(), |topic| format!(", {}", plain(topic)));
+            let why = one.detail.as_ref().map_or(String::new(), |why| format!(": {}", plain(why)));
+            let _ = writeln!(out, "           {at} {kind} {command} for {device}{topic}: {outcome}{why}");
+        }
+    }
+    let Some(twins) = report.twins.as_ref().filter(|twins| twins.count > 0) else { return };
+    let word = if twins.count == 1 { "twin" } else { "twins" };
+    let waiting = match twins.waiting {
+        0 => "the hub has all that is reported".to_owned(),
+        waiting => format!("{waiting} changes wait for the hub"),
+    };
+    let _ = writeln!(out, "twins      {} {word}; {waiting}", twins.count);
+    let version = |version: Option<u64>| version.map_or("not known yet".to_owned(), |version| version.to_string());
+    for twin in &twins.listed {
+        let (desired, reported) = (version(twin.desired_version), version(twin.reported_version));
+        let waiting = if twin.waiting > 0 { format!(", {} changes wait", twin.waiting) } else { String::new() };
+        let device = plain(&twin.device);
+        let _ = writeln!(out, "           {device}: version desired {desired}, reported {reported}{waiting}");
+    }
+    if let Some(refused) = &twins.last_refused {
+        let (at, device, detail) = (plain(&refused.at), plain(&refused.device), plain(&refused.detail));
+        let _ = writeln!(out, "           {at} the hub refused {device} with {}: {detail}", refused.status);
+    }
+}
+
 fn table(out: &mut String, clients: &[Connected]) {
     const HEADS: [&str; 8] = ["CLIENT", "FROM", "VIA", "MQTT", "KEEP-ALIVE", "SINCE", "IN", "OUT"];
     let rows = clients.iter().map(|client| {
@@ -155,6 +203,24 @@ fn table(out: &mut String, clients: &[Connected]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_known_of_sparkplug() {
+        for (nodes, births, kept, expect) in [
+            (0, 0, true, "sparkplug  0 births hold, of 0 edge nodes; 0 B\n"),
+            (1, 4, true, "sparkplug  4 births hold, of 1 edge node; 0 B\n"),
+            (
+                2,
+                4,
+                false,
+                "sparkplug  4 births hold, of 2 edge nodes; 0 B; NOT KEPT over a restart, the disk does not take them\n",
+            ),
+        ] {
+            let mut out = String::new();
+            super::births(&mut out, &Sparkplug { nodes, births, bytes: 0, kept });
+            assert_eq!(out, expect);
+        }
+    }
 
     #[test]
     fn a_client_id_cannot_steer_the_terminal() {

@@ -45,7 +45,7 @@ pub struct Devices {
     pub idle_timeout: Duration,
     /// Most connections at one time.
     pub max_connections: usize,
-    /// Connects a second; `None` is what the tier allows.
+    /// Connects a second at each hub; `None` is what the tier allows.
     pub connect_rate: Option<u32>,
     /// Most disk space of all shelves, in bytes.
     pub shelf_max_size: u64,

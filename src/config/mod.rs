@@ -79,6 +79,10 @@ pub struct Commands {
     pub own_twin: bool,
     /// How often its counters are told.
     pub own_twin_every: Duration,
+    /// So many devices are listed there, with whether they are there.
+    pub own_twin_presence: usize,
+    /// A device that was not heard of for so long is quiet.
+    pub own_twin_quiet_after: Duration,
     /// What is desired of the bridge in its twin is done.
     pub desired: bool,
     /// Largest size of the audit log.

@@ -100,6 +100,11 @@ impl<T> Desk<T> {
 }
 
 impl<T> Case<T> {
+    /// It stays at least until then: what it was given to wait for an answer is not cut short.
+    pub fn stay(&mut self, until: Instant) {
+        self.end = self.end.max(until);
+    }
+
     fn time(&self) -> Instant {
         match self.stage {
             Stage::Due(at) | Stage::Answer(_, at) => at.min(self.end),
@@ -148,6 +153,17 @@ mod tests {
         }
         assert!(desk.take("").is_none(), "what has no key is never the same");
         assert_eq!(desk.len(), 1);
+    }
+
+    #[test]
+    fn what_comes_again_does_not_cut_short_what_it_waits_for() {
+        let start = Instant::now();
+        let at = |secs| start + Duration::from_secs(secs);
+        for (end, again, expect) in [(300, 120, 300), (60, 119, 119)] {
+            let mut case = Case { key: String::new(), stage: Stage::Late("t".into()), end: at(end), what: () };
+            case.stay(at(again));
+            assert_eq!(case.end, at(expect));
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! in the form of IoT Plug and Play ("Writable properties").
 //!
 //! ```json
-//! { "bridge": { "log_level": "debug",
+//! { "bridge": { "log_level": "debug", "hub_rate": 50,
 //!               "rule_files": { "20-energy": false },
 //!               "tuning": { "temperature": { "throttle": 30, "change": 0.5 } } } }
 //! ```
@@ -10,6 +10,7 @@
 //! | parameter | values |
 //! |---|---|
 //! | `log_level` | `error`, `warn`, `info`, `debug` |
+//! | `hub_rate` | messages a second that the hub is taken to take, from 1 to 60,000: the backlog follows at nine tenths of what live ones leave of it |
 //! | `rule_files` | names of rule files without `.toml`, and whether their rules are in use |
 //! | `tuning` | names of rules, each with other numbers for its `throttle` (in seconds) and for the `change` of its `report_by_exception` |
 //!
@@ -26,6 +27,8 @@ pub const COMPONENT: &str = "bridge";
 const MOST: usize = 100;
 /// The longest throttle: a day.
 const THROTTLE_MAX: f64 = 86_400.0;
+/// Most messages a second: what the largest hub takes, ten units of S3.
+const RATE_MAX: u64 = 60_000;
 /// Levels of the log that may be desired.
 const LEVELS: [&str; 4] = ["error", "warn", "info", "debug"];
 
@@ -34,6 +37,8 @@ const LEVELS: [&str; 4] = ["error", "warn", "info", "debug"];
 pub enum Parameter {
     /// How much the log says.
     LogLevel,
+    /// The pace of the uplink.
+    HubRate,
     /// Which rule files are in use.
     RuleFiles,
     /// Numbers of rules.
@@ -42,12 +47,13 @@ pub enum Parameter {
 
 impl Parameter {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::LogLevel, Self::RuleFiles, Self::Tuning];
+    pub const ALL: [Self; 4] = [Self::LogLevel, Self::HubRate, Self::RuleFiles, Self::Tuning];
 
     /// Its name in the twin.
     pub fn name(self) -> &'static str {
         match self {
             Self::LogLevel => "log_level",
+            Self::HubRate => "hub_rate",
             Self::RuleFiles => "rule_files",
             Self::Tuning => "tuning",
         }
@@ -68,6 +74,8 @@ pub struct Tune {
 pub struct Wishes {
     /// How much the log says.
     pub log_level: Option<&'static str>,
+    /// Messages a second that the hub is taken to take.
+    pub hub_rate: Option<u32>,
     /// Rule files, and whether they are in use.
     pub rule_files: BTreeMap<String, bool>,
     /// Rules, and their numbers.
@@ -80,6 +88,7 @@ impl Wishes {
         let mut wishes = self.clone();
         match (parameter, value) {
             (Parameter::LogLevel, value) => wishes.log_level = value.map(level).transpose()?,
+            (Parameter::HubRate, value) => wishes.hub_rate = value.map(rate).transpose()?,
             (Parameter::RuleFiles, value) => wishes.rule_files = entries(value, flag)?,
             (Parameter::Tuning, value) => wishes.tuning = entries(value, tune)?,
         }
@@ -96,7 +105,8 @@ impl Wishes {
             (name.clone(), Value::Object(numbers.collect()))
         });
         let tuning: Map<String, Value> = tunes.collect();
-        json!({"log_level": self.log_level, "rule_files": self.rule_files, "tuning": tuning})
+        let Self { log_level, hub_rate, rule_files, .. } = self;
+        json!({"log_level": log_level, "hub_rate": hub_rate, "rule_files": rule_files, "tuning": tuning})
     }
 
     /// Reads what [`to_json`](Self::to_json) wrote; what is not understood is left out.
@@ -120,6 +130,12 @@ pub fn acknowledged(value: &Value, status: u16, version: Option<u64>, descriptio
 fn level(value: &Value) -> Result<&'static str, String> {
     let known = LEVELS.into_iter().find(|level| value.as_str() == Some(level));
     known.ok_or_else(|| format!("a level of the log is one of {}", LEVELS.join(", ")))
+}
+
+fn rate(value: &Value) -> Result<u32, String> {
+    let rate = value.as_u64().filter(|rate| (1..=RATE_MAX).contains(rate));
+    let rate = rate.and_then(|rate| u32::try_from(rate).ok());
+    rate.ok_or_else(|| format!("messages a second are a whole number from 1 to {RATE_MAX}"))
 }
 
 fn entries<T>(
@@ -166,22 +182,34 @@ mod tests {
 
     #[test]
     fn what_may_be_desired() {
-        use Parameter::{LogLevel, RuleFiles, Tuning};
+        use Parameter::{HubRate, LogLevel, RuleFiles, Tuning};
+        let all = |changed: Value| {
+            let mut all = json!({"log_level": null, "hub_rate": null, "rule_files": {}, "tuning": {}});
+            all.as_object_mut().unwrap().extend(changed.as_object().unwrap().clone());
+            all
+        };
+        let whole = "messages a second are a whole number from 1 to 60000";
         for (parameter, value, expect) in [
-            (LogLevel, json!("debug"), Ok(json!({"log_level": "debug", "rule_files": {}, "tuning": {}}))),
+            (LogLevel, json!("debug"), Ok(all(json!({"log_level": "debug"})))),
             (LogLevel, json!("trace"), Err("a level of the log is one of error, warn, info, debug")),
             (LogLevel, json!(3), Err("a level of the log is one of error, warn, info, debug")),
+            (HubRate, json!(1), Ok(all(json!({"hub_rate": 1})))),
+            (HubRate, json!(60_000), Ok(all(json!({"hub_rate": 60_000})))),
+            (HubRate, json!(0), Err(whole)),
+            (HubRate, json!(60_001), Err(whole)),
+            (HubRate, json!(0.5), Err(whole)),
+            (HubRate, json!("50"), Err(whole)),
             (
                 RuleFiles,
                 json!({"20-energy": false, "30": true, "__t": "c", "gone": null}),
-                Ok(json!({"log_level": null, "rule_files": {"20-energy": false, "30": true}, "tuning": {}})),
+                Ok(all(json!({"rule_files": {"20-energy": false, "30": true}}))),
             ),
             (RuleFiles, json!({"20-energy": "off"}), Err("`20-energy` is true or false")),
             (RuleFiles, json!([]), Err("this is an object: names and what is to become of them")),
             (
                 Tuning,
                 json!({"temp": {"throttle": 30, "change": 0.5}}),
-                Ok(json!({"log_level": null, "rule_files": {}, "tuning": {"temp": {"throttle": 30.0, "change": 0.5}}})),
+                Ok(all(json!({"tuning": {"temp": {"throttle": 30.0, "change": 0.5}}}))),
             ),
             (Tuning, json!({"temp": {"throttle": 0}}), Err("`throttle` of `temp` is a number above 0")),
             (Tuning, json!({"temp": {"throttle": 1e9}}), Err("`throttle` of `temp` is from 0.001 to 86400 seconds")),

@@ -70,6 +70,8 @@ pub struct Described {
     pub hub: Option<String>,
     /// When the provisioning service told that hub.
     pub assigned: Option<String>,
+    /// The device id there, where the service assigned another.
+    pub there: Option<String>,
 }
 
 /// Knows what devices connect with. It is asked before each new connection, so what it says may change.

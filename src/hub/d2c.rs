@@ -41,7 +41,7 @@ impl<'a> Sender<'a> {
 
 /// Appends the whole topic of `message`.
 ///
-/// An empty `message_id` is not sent. A bag as the plant wrote it goes up as it is, with nothing added.
+/// An empty `message_id` is not sent, and one of the message's own goes before it. A bag as the plant wrote it goes up as it is, with nothing added.
 pub fn push_topic<'a>(out: &mut String, sender: &Sender<'a>, message: &HubMessage<'a>, message_id: &str) {
     push_prefix(out, &sender.identity);
     let start = out.len();
@@ -51,6 +51,7 @@ pub fn push_topic<'a>(out: &mut String, sender: &Sender<'a>, message: &HubMessag
         }
         return;
     }
+    let message_id = message.own_id.unwrap_or(message_id);
     if !message_id.is_empty() {
         bag::push(out, start, "$.mid", message_id);
     }
@@ -151,7 +152,7 @@ pub fn size<'a>(sender: &Sender<'a>, message: &HubMessage<'a>, message_id: &str)
         return message.body.len() + bag_size(given);
     }
     const CREATED: usize = "2026-01-01T00:00:00.000Z".len();
-    let system = message_id.len()
+    let system = message.own_id.unwrap_or(message_id).len()
         + message.content.content_type().map_or(0, str::len)
         + message.content.encoding().map_or(0, str::len)
         + CREATED;

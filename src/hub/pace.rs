@@ -40,6 +40,14 @@ impl Pace {
         Self { limit: limit.max(1.0), part: 1.0, tokens: 0.0, filled: now, last_late: now, looked: now }
     }
 
+    /// The same for a hub that takes another number of them.
+    pub fn with_limit(mut self, limit: f64, now: Instant) -> Self {
+        self.fill(now);
+        self.limit = limit.max(1.0);
+        self.tokens = self.tokens.clamp(-self.depth(), self.depth());
+        self
+    }
+
     /// Messages of the backlog a second while nothing else is sent.
     pub fn per_second(&self) -> f64 {
         self.limit * SHARE * self.part

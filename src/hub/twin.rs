@@ -8,6 +8,8 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
+use crate::message::{TWIN_DEPTH_MAX, twin_name_fault};
+
 /// An object of a twin.
 pub type Properties = Map<String, Value>;
 
@@ -15,12 +17,10 @@ pub type Properties = Map<String, Value>;
 pub const PROPERTIES_MAX_BYTES: usize = 32 * 1024;
 /// Most bytes of all tags.
 pub const TAGS_MAX_BYTES: usize = 8 * 1024;
-/// Longest name, in bytes.
-pub const NAME_MAX_BYTES: usize = 1024;
 /// Longest text, in bytes.
 pub const TEXT_MAX_BYTES: usize = 4096;
 /// How deep objects may be nested.
-pub const DEPTH_MAX: usize = 10;
+pub const DEPTH_MAX: usize = TWIN_DEPTH_MAX;
 /// Whole numbers lie between this and its negative.
 pub const INTEGER_MAX: i64 = 4_503_599_627_370_496;
 
@@ -36,7 +36,7 @@ pub enum TwinError {
     NotAnObject,
     /// All of it together, in bytes.
     TooLarge(usize),
-    /// A name, with what is wrong with it.
+    /// A name, with what one must be.
     Name(String, &'static str),
     /// The text under this name is too long.
     Text(String),
@@ -53,7 +53,7 @@ impl fmt::Display for TwinError {
             Self::TooLarge(size) => {
                 write!(f, "the properties have {size} bytes; a twin holds {PROPERTIES_MAX_BYTES} in each direction")
             }
-            Self::Name(name, why) => write!(f, "the name {name:?} {why}"),
+            Self::Name(name, why) => write!(f, "{name:?} is no name in a twin, which {why}"),
             Self::Text(name) => write!(f, "the text {name:?} is longer than {TEXT_MAX_BYTES} bytes"),
             Self::Integer(name) => write!(f, "the number {name:?} is beyond ±{INTEGER_MAX}"),
             Self::TooDeep(name) => write!(f, "{name:?} lies deeper than {DEPTH_MAX} levels"),
@@ -104,15 +104,7 @@ fn member(name: &str, value: &Value, depth: usize) -> Result<(), TwinError> {
 }
 
 fn check_name(name: &str) -> Result<(), TwinError> {
-    let why = if name.is_empty() {
-        "is empty"
-    } else if name.len() > NAME_MAX_BYTES {
-        "is longer than 1024 bytes"
-    } else if name.chars().any(|c| c.is_control() || matches!(c, '.' | '$' | ' ')) {
-        "has a control character, `.`, `$` or a space in it"
-    } else {
-        return Ok(());
-    };
+    let Some(why) = twin_name_fault(name) else { return Ok(()) };
     let shown = name.get(..name.floor_char_boundary(100)).unwrap_or(name);
     Err(TwinError::Name(shown.to_owned(), why))
 }
@@ -226,13 +218,13 @@ mod tests {
             (json!([1]), Err(TwinError::NotAnObject)),
             (
                 json!({"a.b": 1}),
-                Err(TwinError::Name("a.b".into(), "has a control character, `.`, `$` or a space in it")),
+                Err(TwinError::Name("a.b".into(), "has no control character, `.`, `$` or space in it")),
             ),
             (
                 json!({"a": {"$x": 1}}),
-                Err(TwinError::Name("$x".into(), "has a control character, `.`, `$` or a space in it")),
+                Err(TwinError::Name("$x".into(), "has no control character, `.`, `$` or space in it")),
             ),
-            (json!({"": 1}), Err(TwinError::Name(String::new(), "is empty"))),
+            (json!({"": 1}), Err(TwinError::Name(String::new(), "is not empty"))),
             (json!({"a": "x".repeat(4096)}), Ok(())),
             (json!({"a": "x".repeat(4097)}), Err(TwinError::Text("a".into()))),
             (json!({"a": INTEGER_MAX}), Ok(())),

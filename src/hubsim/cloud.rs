@@ -5,7 +5,7 @@
 //! read loses changes of desired properties (it gets the whole with its next `GET`) and methods (they time out), as
 //! with a hub.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -15,6 +15,8 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
+use super::feedback::Feedback;
+use super::queue::{Delivery, Keeping, Queue};
 use super::sessions::Sessions;
 use crate::hub::back::{self, Command};
 use crate::hub::twin::{self, Properties, TwinError};
@@ -22,12 +24,6 @@ use crate::message::Timestamp;
 
 /// Devices with an entry at most.
 const DEVICES_MAX: usize = 10_000;
-/// Messages that wait for one device ("Understand cloud-to-device messaging").
-pub(super) const QUEUE_MAX: usize = 50;
-/// How often a message is delivered before it is dead-lettered; the hub's default.
-const DELIVERIES_MAX: u32 = 10;
-/// How long a message waits that names no expiry; the hub's default.
-const TIME_TO_LIVE: Duration = Duration::from_secs(3600);
 /// What may be on its way to one connection.
 const DOWN_MAX: usize = 64;
 
@@ -40,18 +36,6 @@ pub(super) enum Down {
     Commands,
 }
 
-/// A message that waits for its device.
-#[derive(Debug, Clone)]
-pub(super) struct Queued {
-    id: u64,
-    pub(super) command: Command,
-    pub(super) body: Bytes,
-    expires: Instant,
-    deliveries: u32,
-    /// A connection has it and has not acknowledged it.
-    locked: bool,
-}
-
 #[derive(Debug, Default)]
 struct Device {
     desired: Properties,
@@ -60,7 +44,7 @@ struct Device {
     /// Versions begin with 1, so these count the changes.
     changes: Changes,
     line: Option<(u64, mpsc::Sender<Down>)>,
-    queue: VecDeque<Queued>,
+    queue: Queue,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -75,6 +59,8 @@ struct Changes {
 pub(super) struct Cloud {
     devices: Mutex<HashMap<String, Device>>,
     calls: Mutex<HashMap<String, Call>>,
+    keeping: Keeping,
+    pub(super) feedback: Feedback,
     next: AtomicU64,
     /// Twin operations in this second, and which second it is.
     operations: Mutex<(u64, u32)>,
@@ -120,6 +106,11 @@ pub(super) struct Change {
 pub(super) struct Full;
 
 impl Cloud {
+    /// Without devices.
+    pub(super) fn new(keeping: Keeping) -> Self {
+        Self { keeping, ..Self::default() }
+    }
+
     fn next(&self) -> u64 {
         self.next.fetch_add(1, Relaxed)
     }
@@ -141,7 +132,6 @@ impl Cloud {
         let id = self.next();
         let _ = self.with(identity, |device| {
             device.line = Some((id, sender.clone()));
-            device.queue.iter_mut().for_each(|queued| queued.locked = false);
             if !device.queue.is_empty() {
                 let _ = sender.try_send(Down::Commands);
             }
@@ -150,13 +140,15 @@ impl Cloud {
         Line { id, down }
     }
 
-    /// Its connection is over; what it has not acknowledged waits again.
+    /// Its connection is over; what it has not acknowledged waits again, at the latest when its lock ends.
     pub(super) fn detach(&self, identity: &str, line: &Line) {
         if let Some(device) = self.devices.lock().get_mut(identity)
             && device.line.as_ref().is_some_and(|(id, _)| *id == line.id)
         {
             device.line = None;
-            device.queue.iter_mut().for_each(|queued| queued.locked = false);
+            if self.keeping.release_on_close {
+                device.queue.release(Instant::now());
+            }
         }
     }
 
@@ -171,49 +163,64 @@ impl Cloud {
         self.changed.notify_waiters();
     }
 
-    /// The next message for it that is neither expired nor on its way.
-    pub(super) fn take(&self, identity: &str) -> Option<(u64, Queued)> {
-        let now = Instant::now();
+    /// What `act` makes of the queue of a device after what its time has brought, and feedback about what has ended.
+    fn with_queue<T>(&self, identity: &str, act: impl FnOnce(&mut Queue, Instant) -> T) -> Option<T> {
         let mut devices = self.devices.lock();
-        let device = devices.get_mut(identity)?;
-        device.queue.retain(|queued| queued.locked || (queued.expires > now && queued.deliveries < DELIVERIES_MAX));
-        let queued = device.queue.iter_mut().find(|queued| !queued.locked)?;
-        (queued.locked, queued.deliveries) = (true, queued.deliveries + 1);
-        Some((queued.id, queued.clone()))
+        let queue = &mut devices.get_mut(identity)?.queue;
+        let now = Instant::now();
+        queue.look(now, &self.keeping);
+        let made = act(queue, now);
+        for (command, outcome) in queue.ended() {
+            self.feedback.add(identity, &command, outcome);
+        }
+        Some(made)
     }
 
-    /// The device has acknowledged a message: it is complete.
-    pub(super) fn complete(&self, identity: &str, id: u64) {
-        if let Some(device) = self.devices.lock().get_mut(identity) {
-            device.queue.retain(|queued| queued.id != id);
-        }
+    /// The next message for it that is enqueued; it is invisible then.
+    pub(super) fn take(&self, identity: &str) -> Option<Delivery> {
+        let lock = self.next();
+        self.with_queue(identity, |queue, now| queue.take(lock, now, &self.keeping))?
+    }
+
+    /// When one of its messages may come again.
+    pub(super) fn next_lock_end(&self, identity: &str) -> Option<Instant> {
+        self.devices.lock().get(identity)?.queue.next_lock_end()
+    }
+
+    /// The device has acknowledged the message under this lock; false where the lock is lost.
+    pub(super) fn complete(&self, identity: &str, lock: u64) -> bool {
+        self.with_queue(identity, |queue, now| queue.complete(lock, now)).unwrap_or(false)
     }
 
     /// Puts a message into the queue of a device.
     pub(super) fn send(&self, identity: &str, command: Command, body: Bytes) -> Result<(), Full> {
-        let life = command.expiry.as_deref().and_then(remaining).unwrap_or(TIME_TO_LIVE);
-        let expires = Instant::now() + life;
-        let queued = Queued { id: self.next(), command, body, expires, deliveries: 0, locked: false };
-        self.with(identity, |device| {
-            if device.queue.len() >= QUEUE_MAX {
-                return Err(Full);
-            }
-            device.queue.push_back(queued);
-            if let Some((_, line)) = &device.line {
-                let _ = line.try_send(Down::Commands);
-            }
-            Ok(())
-        })?
+        let life = command.expiry.as_deref().and_then(remaining).unwrap_or(self.keeping.time_to_live);
+        let id = self.next();
+        self.with(identity, |_| ())?;
+        let added = self.with_queue(identity, |queue, now| queue.add(id, (command, body), now + life));
+        if added != Some(true) {
+            return Err(Full);
+        }
+        self.subscribed(identity);
+        Ok(())
     }
 
     /// Throws away what waits for a device, and says how much that was.
     pub(super) fn purge(&self, identity: &str) -> usize {
-        self.devices.lock().get_mut(identity).map_or(0, |device| device.queue.drain(..).count())
+        self.with_queue(identity, |queue, _| queue.purge()).unwrap_or(0)
     }
 
-    /// How much waits for a device.
+    /// How much waits for a device, or is on its way to it.
     pub(super) fn waiting(&self, identity: &str) -> usize {
-        self.devices.lock().get(identity).map_or(0, |device| device.queue.len())
+        self.with_queue(identity, |queue, _| queue.len()).unwrap_or(0)
+    }
+
+    /// The next batch of feedback, and the token of its lock.
+    pub(super) fn receive_feedback(&self) -> Option<(String, Value)> {
+        for identity in self.known().0 {
+            self.waiting(&identity);
+        }
+        self.feedback.receive(self.keeping.feedback_lock)
     }
 
     /// True while it is connected.

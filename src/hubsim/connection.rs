@@ -23,6 +23,7 @@ use super::admission::Admitted;
 use super::cloud::{Down, Line};
 use super::counters::Closed;
 use super::names::{self, EventsTopic};
+use super::queue::{Delivery, QUEUE_MAX};
 use super::received::{Received, Source};
 use super::sessions::Hold;
 use crate::hub::back::{self, Upward};
@@ -69,8 +70,17 @@ pub(super) struct Connection {
     identity: String,
     line: Line,
     /// Messages to the device that it has not acknowledged, and the packet identifier after the last of them.
-    unacknowledged: Vec<(NonZeroU16, u64)>,
+    unacknowledged: Vec<Unacknowledged>,
+    /// When one of them may be sent again.
+    look: Option<Instant>,
     last_id: u16,
+}
+
+/// A message to the device.
+struct Unacknowledged {
+    packet_id: NonZeroU16,
+    message: u64,
+    lock: u64,
 }
 
 /// What the next wait brought.
@@ -117,6 +127,7 @@ impl Connection {
             line: shared.cloud.attach(&admitted.identity),
             identity: admitted.identity,
             unacknowledged: Vec::new(),
+            look: None,
             last_id: 0,
             hold,
             shared,
@@ -142,7 +153,7 @@ impl Connection {
             match self.wait().await {
                 Event::Data => {}
                 Event::AcksDue => self.release_acks(),
-                Event::Down(Down::Publish(topic, payload)) => self.say(topic, payload, None),
+                Event::Down(Down::Publish(topic, payload)) => self.say(topic, payload),
                 Event::Down(Down::Commands) => self.send_commands(),
                 Event::Closed(closed) => return closed,
             }
@@ -344,7 +355,7 @@ impl Connection {
             }
             _ => return self.foreign(),
         };
-        self.say(topic, body.into(), None);
+        self.say(topic, body.into());
         Continue(())
     }
 
@@ -370,16 +381,16 @@ impl Connection {
         if self.shared.options.edge { Continue(()) } else { Break(Closed::Topic) }
     }
 
-    /// Writes a publish; with a packet identifier it is of QoS 1.
-    fn say(&mut self, topic: String, payload: Bytes, packet_id: Option<NonZeroU16>) {
-        let qos = if packet_id.is_some() { QoS::AtLeastOnce } else { QoS::AtMostOnce };
-        let topic = topic.into();
-        let publish = Publish { dup: false, retain: false, qos, topic, packet_id, payload, properties: None };
+    /// Writes a publish of QoS 0.
+    fn say(&mut self, topic: String, payload: Bytes) {
+        let (qos, topic) = (QoS::AtMostOnce, topic.into());
+        let publish = Publish { dup: false, retain: false, qos, topic, packet_id: None, payload, properties: None };
         self.send(Packet::Publish(Box::new(publish)));
     }
 
     /// Sends what waits for the device, once it is subscribed.
     fn send_commands(&mut self) {
+        self.look = None;
         let Source { device, module, .. } = &*self.source.clone();
         let identity = Identity { hub: &self.shared.options.host.clone(), device, module: module.as_deref() };
         let own = back::commands(&identity);
@@ -387,18 +398,25 @@ impl Connection {
         if !filters.iter().any(|filter| *filter == own || filter == "devices/+/messages/devicebound/#") {
             return;
         }
-        while let Some((id, queued)) = self.shared.cloud.take(&self.identity) {
+        for _ in 0..QUEUE_MAX {
+            let Some(delivery) = self.shared.cloud.take(&self.identity) else { break };
+            let Delivery { id: message, lock, again: dup, command, body: payload } = delivery;
+            // Its lock has ended: the acknowledgement of the packet before completes nothing any more.
+            self.unacknowledged.retain(|sent| sent.message != message);
             let packet_id = self.next_packet_id();
-            self.unacknowledged.push((packet_id, id));
-            self.say(queued.command.topic(&identity), queued.body, Some(packet_id));
+            self.unacknowledged.push(Unacknowledged { packet_id, message, lock });
+            let (qos, topic, packet_id) = (QoS::AtLeastOnce, command.topic(&identity).into(), Some(packet_id));
+            let publish = Publish { dup, retain: false, qos, topic, packet_id, payload, properties: None };
+            self.send(Packet::Publish(Box::new(publish)));
         }
+        self.look = self.shared.cloud.next_lock_end(&self.identity);
     }
 
     fn next_packet_id(&mut self) -> NonZeroU16 {
         loop {
             self.last_id = self.last_id.wrapping_add(1);
             if let Some(id) = NonZeroU16::new(self.last_id)
-                && self.unacknowledged.iter().all(|(used, _)| *used != id)
+                && self.unacknowledged.iter().all(|sent| sent.packet_id != id)
             {
                 return id;
             }
@@ -407,9 +425,14 @@ impl Connection {
 
     /// The PUBACK of a cloud-to-device message completes it.
     fn complete(&mut self, packet_id: NonZeroU16) {
-        if let Some(at) = self.unacknowledged.iter().position(|(id, _)| *id == packet_id) {
-            let (_, id) = self.unacknowledged.swap_remove(at);
-            self.shared.cloud.complete(&self.identity, id);
+        let sent = self.unacknowledged.iter().position(|sent| sent.packet_id == packet_id);
+        let lock = sent.map(|at| self.unacknowledged.swap_remove(at).lock);
+        if !lock.is_some_and(|lock| self.shared.cloud.complete(&self.identity, lock)) {
+            tracing::info!(
+                identity = self.identity,
+                packet_id,
+                "acknowledged too late: the lock is lost, it comes again"
+            );
         }
     }
 
@@ -458,6 +481,7 @@ impl Connection {
                 Ok(_) => Event::Data,
             },
             () = sleep_until(acks_due.unwrap_or(deadline)), if acks_due.is_some() => Event::AcksDue,
+            () = sleep_until(self.look.unwrap_or(deadline)), if self.look.is_some() => Event::Down(Down::Commands),
             Some(down) = self.line.down.recv() => Event::Down(down),
             () = sleep_until(deadline) => Event::Closed(reason),
         }

@@ -22,8 +22,8 @@
 //! | its token is over | closed 300 s later | same |
 //!
 //! Each device has a twin, a queue of cloud-to-device messages and direct methods; what a service does with them comes
-//! over HTTPS on the same port (`service`). There is MQTT over WebSocket, too (`websocket`). A message that a device has not acknowledged when its connection ends
-//! is sent again, ten times at most.
+//! over HTTPS on the same port (`service`). There is MQTT over WebSocket, too (`websocket`). A message that a device has not
+//! acknowledged when its lock of a minute ends is sent again (`queue`), and the service can hear what became of it (`feedback`).
 //!
 //! One simulator can be several hubs and a provisioning service ([`site`]).
 //!
@@ -57,7 +57,9 @@ mod cloud;
 mod connection;
 mod counters;
 pub mod dps;
+mod feedback;
 pub mod names;
+mod queue;
 mod received;
 mod service;
 mod sessions;
@@ -66,6 +68,7 @@ mod websocket;
 
 pub use authority::AuthorityError;
 pub use counters::{ByIdentity, Closed, Counts};
+pub use queue::Keeping;
 pub use received::{Received, Source};
 
 use accept::{Door, House, Shaper};
@@ -145,6 +148,8 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// Connections at once; a further one waits in the listen queue.
     pub max_connections: usize,
+    /// How cloud-to-device messages are kept.
+    pub keeping: Keeping,
     /// Where messages go, in batches; without it they are checked and counted.
     pub output: Option<mpsc::Sender<Vec<Received>>>,
     /// Faults on purpose.
@@ -167,6 +172,7 @@ impl Default for Options {
             handshake_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(60),
             max_connections: 10_000,
+            keeping: Keeping::default(),
             output: None,
             misbehave: Misbehave::default(),
         }
@@ -265,7 +271,8 @@ impl Shared {
             verifier: authority.client_verifier().map_err(StartError::Authority)?,
             named,
         };
-        let (sessions, cloud, counters) = (Sessions::default(), Cloud::default(), Counters::default());
+        let (sessions, cloud, counters) =
+            (Sessions::default(), Cloud::new(options.keeping.clone()), Counters::default());
         let (next_connect, next_message) = (Shaper::default(), Shaper::default());
         let restart = Notify::new();
         Ok(Arc::new(Self { options, register, sessions, cloud, counters, next_connect, next_message, restart, stop }))

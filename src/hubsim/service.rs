@@ -8,6 +8,9 @@
 //! | `POST /twins/{id}/methods` | calls a direct method and waits for its answer |
 //! | `POST /devices/{id}/messages/devicebound` | puts a cloud-to-device message into the device's queue |
 //! | `DELETE /devices/{id}/commands` | empties that queue |
+//! | `GET /messages/serviceBound/feedback` | a batch of what became of messages with `iothub-ack`; `ETag` is the token of its lock; 204 where there is nothing |
+//! | `DELETE /messages/serviceBound/feedback/{token}` | that batch is done |
+//! | `POST /messages/serviceBound/feedback/{token}/abandon` | that batch is to come again |
 //! | `GET /devices/{id}` `GET /devices` | the identities |
 //! | `POST /devices/query` | `SELECT * FROM devices`: all twins |
 //! | `GET /statistics/service` `GET /statistics/devices` | how many there are |
@@ -33,21 +36,20 @@ use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 
 use super::Shared;
-use super::cloud::{CallError, Change, NEVER, QUEUE_MAX};
+use super::cloud::{CallError, Change, NEVER};
 use super::connection::{PACKET_MAX, Stream};
 use super::counters::Closed;
 use super::websocket::Next;
-use crate::hub::back::Command;
 use crate::hub::bag;
 use crate::hub::sas::{Key, Token};
 use crate::hub::twin::{Properties, TwinError};
 use crate::message::Timestamp;
 use crate::secret::Secret;
 
+mod messages;
+
 /// The policy a service signs with.
 pub(super) const POLICY: &str = "iothubowner";
-/// The largest cloud-to-device message ("Understand cloud-to-device messaging").
-const COMMAND_MAX_BYTES: usize = 64 * 1024;
 /// The largest payload of a method, and with room around it of any request.
 const METHOD_MAX_BYTES: usize = 128 * 1024;
 const REQUEST_MAX_BYTES: usize = 160 * 1024;
@@ -182,6 +184,9 @@ async fn respond(request: Request<Incoming>, shared: &Shared) -> Result<Answer, 
             done(&known.iter().filter(|id| !id.contains('/')).map(|id| identity(id, shared)).collect())
         }
         ("POST", ["devices", "query"]) => query(&body, shared),
+        (method, ["messages", box_, "feedback", rest @ ..]) if box_.eq_ignore_ascii_case("servicebound") => {
+            messages::feedback((method, rest), shared)
+        }
         (method, [first @ ("devices" | "twins"), device, "modules", module, rest @ ..]) => {
             let id = known(&format!("{device}/{module}"), shared)?;
             of_identity((method, first, rest), &id, (&head.headers, body), shared).await
@@ -212,7 +217,7 @@ async fn of_identity(
             done(&json!({"deviceId": id, "moduleId": null, "totalMessagesPurged": purged}))
         }
         ("POST", "devices", ["messages", box_]) if box_.eq_ignore_ascii_case("devicebound") => {
-            send(id, headers, body, shared)
+            messages::send(id, headers, body, shared)
         }
         _ => Err(Failure::new(405, 405_000, "InvalidOperation", "this simulator does not do that")),
     }
@@ -331,39 +336,4 @@ async fn call(id: &str, body: &Bytes, shared: &Shared) -> Result<Answer, Failure
             Err(Failure::new(504, 504_101, "GatewayTimeout", format!("{id} has not answered in time")))
         }
     }
-}
-
-fn send(id: &str, headers: &HeaderMap, body: Bytes, shared: &Shared) -> Result<Answer, Failure> {
-    let value = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let (device, module) = id.split_once('/').map_or((id, None), |(device, module)| (device, Some(module)));
-    let to = match module {
-        Some(module) => format!("/devices/{device}/modules/{module}/messages/deviceBound"),
-        None => format!("/devices/{device}/messages/deviceBound"),
-    };
-    let properties = headers.iter().filter_map(|(name, value)| {
-        let name = name.as_str().strip_prefix("iothub-app-")?;
-        let value = value.to_str().ok()?;
-        Some((name.to_owned(), Some(value.to_owned()).filter(|value| !value.is_empty())))
-    });
-    let command = Command {
-        message_id: value("iothub-messageid"),
-        correlation_id: value("iothub-correlationid"),
-        user_id: value("iothub-userid"),
-        to: Some(to),
-        content_type: value("iothub-contenttype"),
-        content_encoding: value("iothub-contentencoding"),
-        expiry: value("iothub-expiry"),
-        ack: value("iothub-ack"),
-        properties: properties.collect(),
-    };
-    if body.len() > COMMAND_MAX_BYTES {
-        return Err(Failure::new(413, 413_001, "MessageTooLarge", "the message is larger than 64 KB"));
-    }
-    if shared.cloud.send(id, command, body).is_err() {
-        let text = format!("{QUEUE_MAX} messages wait for {id} already");
-        return Err(Failure::new(403, 403_004, "DeviceMaximumQueueDepthExceeded", text));
-    }
-    let mut answer = Answer::default();
-    *answer.status_mut() = StatusCode::NO_CONTENT;
-    Ok(answer)
 }

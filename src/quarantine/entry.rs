@@ -168,7 +168,7 @@ pub(super) fn of_message(message_id: &str, record: &[u8], reason: Reason<'_>) ->
         .collect();
     let entry = json!({
         "time": message.map_or_else(Timestamp::now, |message| message.created).to_string(),
-        "message_id": message_id,
+        "message_id": message.and_then(|message| message.own_id).unwrap_or(message_id),
         "device": message.map_or("", |message| message.device),
         "properties": properties,
         "rule": reason.rule,

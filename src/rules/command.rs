@@ -54,6 +54,8 @@ pub(super) struct Command {
     /// How the payload is written.
     pub(super) encode: Option<Encode>,
     pub(super) answer: Option<Answer>,
+    /// A message is published once at most.
+    pub(super) once: bool,
 }
 
 /// What a command waits for before it is complete.
@@ -167,6 +169,15 @@ pub struct Made {
     pub publishes: Vec<LocalPublish>,
     /// What is to be waited for, and on which topic.
     pub answer: Option<(String, Answer)>,
+    /// It may be published once at most.
+    pub once: bool,
+}
+
+impl Made {
+    /// Nothing, in the name of a command.
+    pub fn nothing(command: String) -> Self {
+        Self { command, publishes: Vec::new(), answer: None, once: false }
+    }
 }
 
 /// A publish to plant clients.
@@ -268,7 +279,7 @@ impl Command {
     }
 
     fn collect(&self, records: &Records) -> Result<Made, (QuarantineReason, String)> {
-        let mut made = Made { command: self.name.clone(), publishes: Vec::new(), answer: None };
+        let mut made = Made { once: self.once, ..Made::nothing(self.name.clone()) };
         let mut start = 0;
         for (_, end) in &records.ends {
             let record = records.bytes.get(start..*end).unwrap_or(&[]);

@@ -26,7 +26,7 @@ pub(super) mod keyvalue;
 pub(super) mod sparkplug;
 pub(super) mod xml;
 
-pub(super) use sparkplug::Births;
+pub use sparkplug::{Births, Keep, Tally, rebirth};
 
 /// Messages one rule makes of one publish at most.
 pub(super) const MAX_ITEMS: usize = 1_000;
@@ -66,7 +66,7 @@ impl Decode {
     /// The part of a payload that the format is about: text is without its byte order mark.
     pub(super) fn part<'p>(&self, payload: &'p [u8]) -> &'p [u8] {
         match self {
-            Self::Raw | Self::RawBase64 | Self::RawHex | Self::Binary(_) | Self::Sparkplug => payload,
+            Self::Raw | Self::RawBase64 | Self::RawHex | Self::Binary(_) | Self::Sparkplug { .. } => payload,
             Self::Json | Self::Text | Self::Number { .. } | Self::KeyValue(_) | Self::Csv(_) => without_mark(payload),
             Self::Kepware(_) | Self::Xml | Self::Coded(..) => without_mark(payload),
         }
@@ -136,7 +136,7 @@ pub(super) fn decode(
         Decode::Csv(options) => csv::decode(options, payload, out)?,
         Decode::Binary(layout) => binary::decode(layout, payload, out)?,
         Decode::Kepware(options) => kepware::decode(options, payload, out)?,
-        Decode::Sparkplug => sparkplug::decode(publish, births, out)?,
+        Decode::Sparkplug { rebirth } => sparkplug::decode((publish, *rebirth), births, out)?,
         Decode::Xml => xml::decode(payload, out)?,
         Decode::Coded(coding, inner) => {
             let mut bytes = std::mem::take(&mut out.bytes);

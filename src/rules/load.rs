@@ -25,6 +25,7 @@ mod read_command_test;
 mod read_decode;
 mod read_desired;
 mod read_on;
+mod read_pattern;
 mod read_reported;
 mod read_restraint;
 mod read_rule;
@@ -34,6 +35,7 @@ mod read_test;
 mod read_time;
 mod read_window;
 mod texts;
+mod twin_names;
 mod whole;
 pub(super) mod words;
 
@@ -140,6 +142,8 @@ struct Draft {
     on: Option<Event>,
     /// The topic filter, or the regex.
     filter: Option<String>,
+    /// What the topic filter was meant to take, where it has a mistake.
+    meant: Option<String>,
     regex: Option<String>,
     /// The warnings it is not to have.
     allow: Vec<String>,

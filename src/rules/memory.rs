@@ -160,6 +160,11 @@ impl Memory {
         now + self.shared.forgotten.load(Ordering::Relaxed)
     }
 
+    /// What Sparkplug births declared.
+    pub fn births(&self) -> &Births {
+        &self.births
+    }
+
     /// To be called once `rules` are in use and no publish is on its way through those before them any more. What rules that
     /// are gone have sent is forgotten, and their windows are closed; a rule goes on with what one of its name remembered.
     /// Births belong to no rule and stay.

@@ -130,6 +130,7 @@ mod window;
 
 pub use clock::Doubt;
 pub use command::{Answer, Commanded, Incoming, LocalPublish, Made, PassedBy};
+pub use decode::{Births, Keep as KeepBirths, Tally as BirthsTally, rebirth};
 pub use desired::Wish;
 pub use explain::{Explanation, Step, Tried, new_rule, new_rule_for_siblings};
 pub use gzip::plain_body;
@@ -449,6 +450,12 @@ impl RuleSet {
     /// True where some rule changes reported properties.
     pub fn has_reported(&self) -> bool {
         (0..self.0.rules.len()).any(|rule| self.reported(rule).is_some())
+    }
+
+    /// True where some rule knows metrics by the aliases that births gave them.
+    pub fn hears_births(&self) -> bool {
+        let formats = self.0.rules.iter().filter_map(|rule| rule.action.message()?.decode.as_ref());
+        formats.into_iter().any(rule::Decode::is_sparkplug)
     }
 
     /// True where a rule may hold messages back for what was sent before.

@@ -164,7 +164,10 @@ pub(super) enum Decode {
     Csv(Csv),
     Binary(Layout),
     Kepware(Kepware),
-    Sparkplug,
+    Sparkplug {
+        /// Edge nodes whose births are not known are asked for them.
+        rebirth: bool,
+    },
     Xml,
     /// Bytes written as text, and how those are read then; nothing takes them as they are.
     Coded(Coding, Option<Box<Decode>>),
@@ -177,6 +180,15 @@ impl Decode {
             Self::Kepware(kepware) => kepware.split.names(),
             Self::Coded(_, Some(inner)) => inner.names(),
             _ => &[],
+        }
+    }
+
+    /// Births give its metrics their names.
+    pub(super) fn is_sparkplug(&self) -> bool {
+        match self {
+            Self::Sparkplug { .. } => true,
+            Self::Coded(_, Some(inner)) => inner.is_sparkplug(),
+            _ => false,
         }
     }
 

@@ -74,7 +74,7 @@ const SLACK: i64 = 5_000;
 /// What a hub bills as one message, and what it counts of a message beside body, device and properties: id, content type
 /// and encoding, creation time, and the mark of late messages.
 const ONE_BLOCK: usize = 4096;
-const SYSTEM_BYTES: usize = 37 + 16 + 5 + 24 + 12;
+const SYSTEM_BYTES: usize = 56 + 16 + 5 + 24 + 12;
 
 /// The window of a rule.
 #[derive(Debug, PartialEq)]

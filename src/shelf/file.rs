@@ -240,10 +240,15 @@ impl Persist {
 }
 
 impl Append {
-    /// Appends and syncs; returns the new end.
-    pub(super) fn append(&mut self, messages: &[Shelved], now: i64) -> io::Result<u64> {
+    /// Appends and syncs; returns where each of them is.
+    pub(super) fn append(&mut self, messages: &[Shelved], now: i64) -> io::Result<Vec<Place>> {
         let mut out = Vec::new();
-        messages.iter().for_each(|message| format::push(&mut out, (self.salt, self.end), message, now));
+        let mut places = Vec::with_capacity(messages.len());
+        for message in messages {
+            let at = self.end + out.len() as u64;
+            format::push(&mut out, (self.salt, self.end), message, now);
+            places.push(Place { salt: self.salt, at, next: self.end + out.len() as u64 });
+        }
         let new = self.header.is_some();
         let file = OpenOptions::new().write(true).create(new).truncate(new).mode(0o600).open(&self.path)?;
         if let Some(header) = &self.header {
@@ -256,7 +261,7 @@ impl Append {
         if new {
             File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
         }
-        Ok(self.end + out.len() as u64)
+        Ok(places)
     }
 }
 

@@ -198,14 +198,20 @@ impl Shelves {
         Ok(Self { options, index: Mutex::new(index) })
     }
 
-    /// Puts messages on a device's shelf. Returns when they are durable; on `Err` none of them is there. Blocks for as
-    /// long as the disk takes; only one caller at a time.
-    pub fn append(&self, device: &str, messages: &[Shelved], now: i64) -> Result<(), ShelfError> {
+    /// Puts messages on a device's shelf. Returns when they are durable, and where; on `Err` none of them is there. Blocks
+    /// for as long as the disk takes; only one caller at a time.
+    pub fn append(&self, device: &str, messages: &[Shelved], now: i64) -> Result<Vec<Place>, ShelfError> {
         self.append_below(u64::MAX, device, messages, now)
     }
 
     /// The same, only where all shelves together take less than so many bytes.
-    pub fn append_below(&self, below: u64, device: &str, messages: &[Shelved], now: i64) -> Result<(), ShelfError> {
+    pub fn append_below(
+        &self,
+        below: u64,
+        device: &str,
+        messages: &[Shelved],
+        now: i64,
+    ) -> Result<Vec<Place>, ShelfError> {
         let more: u64 = messages.iter().map(format::size).sum();
         let mut file = {
             let mut index = self.index.lock();
@@ -221,14 +227,15 @@ impl Shelves {
         };
         let written = file.append(messages, now);
         let mut index = self.index.lock();
-        let Some(shelf) = index.shelves.get_mut(device) else { return Ok(()) };
-        shelf.appended(written.as_ref().ok().copied(), messages.len() as u64, now);
+        let Some(shelf) = index.shelves.get_mut(device) else { return Ok(Vec::new()) };
+        let end = written.as_ref().ok().map(|places| places.last().map_or(shelf.end(), |last| last.next));
+        shelf.appended(end, messages.len() as u64, now);
         match written {
-            Ok(_) => {
+            Ok(places) => {
                 for message in messages {
                     *index.stats.appended.entry(message.spool).or_default() += 1;
                 }
-                Ok(())
+                Ok(places)
             }
             Err(error) => {
                 if shelf.messages == 0 {

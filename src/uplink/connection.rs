@@ -9,11 +9,11 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::flight::Flight;
+use super::pacing::Pacing;
 use super::transport::{Transport, Up};
 use super::window::{Latency, Window};
 use super::wire::{Broken, Dial, Event, Sender, Wire};
 use super::{Backlog, Expiry, Isolation, Lane, Options, Outcome, Status, TOO_OLD, Waiting, now};
-use crate::hub::pace::Pace;
 use crate::message::{HubMessage, Timestamp};
 use crate::metrics::Metrics;
 
@@ -54,7 +54,7 @@ struct Line<'a, O> {
     outcome: &'a O,
     flight: Mutex<&'a mut Flight>,
     window: Mutex<&'a mut Window>,
-    pace: Option<Mutex<Pace>>,
+    pace: Mutex<Pacing>,
     /// Tells every acknowledgement to all who wait: the window may have room, the flight may be empty.
     room: Notify,
     /// Set when nothing more is to be handed over.
@@ -95,7 +95,7 @@ pub(super) async fn serve<D: Dial, B: Backlog, O: Outcome>(
         outcome,
         flight: Mutex::new(flight),
         window: Mutex::new(window),
-        pace: options.hub_rate.map(|rate| Mutex::new(Pace::new(f64::from(rate), now()))),
+        pace: Mutex::new(Pacing::new(options.hub_rate.clone())),
         room: Notify::new(),
         closing: CancellationToken::new(),
         connected: CancellationToken::new(),
@@ -189,8 +189,8 @@ impl<O: Outcome> Line<'_, O> {
         if window.limit() != before {
             self.tell_window(window.limit());
         }
-        if let (Some(pace), Latency { best: Some(best), recent }) = (&self.pace, window.latency()) {
-            pace.lock().latency(now, recent, best);
+        if let Latency { best: Some(best), recent } = window.latency() {
+            self.pace.lock().latency(now, recent, best);
         }
     }
 
@@ -204,7 +204,7 @@ impl<O: Outcome> Line<'_, O> {
             return;
         }
         let second = self.window.lock().second();
-        let second = self.options.hub_rate.map_or(second, |rate| second.min(u64::from(rate)));
+        let second = self.options.hub_rate.get().map_or(second, |rate| second.min(u64::from(rate)));
         if backlog.split(second) {
             tracing::info!("uplink: what waited follows in its own lane; what comes now goes first");
         }
@@ -237,7 +237,7 @@ impl<O: Outcome> Line<'_, O> {
     /// The next message to send; a late one when its time has come.
     async fn next<B: Backlog>(&self, backlog: &mut B) -> Option<Waiting> {
         loop {
-            let pause = self.pace.as_ref().map_or(Duration::ZERO, |pace| pace.lock().wait(now()));
+            let pause = self.pace.lock().wait(now());
             let down_to = if pause.is_zero() { Lane::Late } else { Lane::Live };
             if let Some(next) = backlog.next(down_to).now_or_never() {
                 return next;
@@ -285,9 +285,7 @@ impl<O: Outcome> Line<'_, O> {
             }
         };
         self.flight.lock().hand();
-        if let Some(pace) = &self.pace {
-            pace.lock().sent(now(), late);
-        }
+        self.pace.lock().sent(now(), late);
         self.metrics.uplink_publishes.increment(1);
         sender.publish(topic, body).await.map_err(|error| End::not_taken(&error))
     }
@@ -441,7 +439,7 @@ mod tests {
             outcome: &Nobody,
             flight: Mutex::new(&mut flight),
             window: Mutex::new(&mut window),
-            pace: None,
+            pace: Mutex::new(Pacing::new(options.hub_rate.clone())),
             room: Notify::new(),
             closing: CancellationToken::new(),
             connected: CancellationToken::new(),

@@ -2,8 +2,10 @@
 //!
 //! A hub takes so many connects a second and closes on who comes beyond that. When it restarts, a thousand connections
 //! end in one moment; each then waits for its [`turn`](Crowd::turn), so they come back in a row instead of a stampede.
+//! Where devices are at several hubs, each hub has a pace of its own: one that restarts does not hold up the others.
 //! The clock is compared once for all of them, not once for each that is refused.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -16,41 +18,58 @@ use crate::hub::clock::Skew;
 /// What comes at once after a quiet time: this part of a second's connects, at least one.
 const BURST: f64 = 0.1;
 
-/// Shared by the uplinks of one hub.
+/// Hubs with a pace of their own at one time; those beyond share one.
+const MOST_HUBS: usize = 64;
+/// The hub of those, which no hub is called.
+const BEYOND: &str = "";
+
+/// Shared by the uplinks of a program.
 #[derive(Debug)]
 pub struct Crowd {
     /// Time from one connect to the next.
     step: Duration,
     /// How far the next turn may lie before now.
     slack: Duration,
-    /// When the next turn is.
-    next: Mutex<Option<Instant>>,
+    /// When the next turn is, by hub.
+    next: Mutex<HashMap<Box<str>, Instant>>,
     clock: tokio::sync::Mutex<Clock>,
 }
 
 impl Crowd {
-    /// For a hub that takes so many connects a second.
+    /// For hubs of which each takes so many connects a second.
     pub fn new(per_second: u32) -> Self {
         let rate = f64::from(per_second.max(1));
         let step = Duration::from_secs_f64(1.0 / rate);
         let slack = step.mul_f64((rate * BURST).floor().max(1.0) - 1.0);
-        Self { step, slack, next: Mutex::new(None), clock: tokio::sync::Mutex::default() }
+        Self { step, slack, next: Mutex::default(), clock: tokio::sync::Mutex::default() }
     }
 
-    /// Returns when this one may connect. Turns are given in the order they are asked for; one that is not waited for
-    /// is lost.
-    pub async fn turn(&self) {
+    /// Returns when this one may connect to a hub. Turns are given in the order they are asked for; one that is not waited
+    /// for is lost.
+    pub async fn turn(&self, hub: &str) {
         let now = Instant::now();
-        let at = {
-            let mut next = self.next.lock();
-            let earliest = now.checked_sub(self.slack).unwrap_or(now);
-            let at = next.map_or(earliest, |next| next.max(earliest));
-            *next = Some(at + self.step);
-            at
-        };
+        let at = self.take(hub, now);
         if at > now {
             tokio::time::sleep_until(at).await;
         }
+    }
+
+    fn take(&self, hub: &str, now: Instant) -> Instant {
+        let earliest = now.checked_sub(self.slack).unwrap_or(now);
+        let mut next = self.next.lock();
+        if let Some(next) = next.get_mut(hub) {
+            let at = (*next).max(earliest);
+            *next = at + self.step;
+            return at;
+        }
+        if next.len() >= MOST_HUBS {
+            // One that was quiet for long enough has nothing to remember.
+            next.retain(|_, next| *next > earliest);
+        }
+        let hub = if next.len() < MOST_HUBS { hub } else { BEYOND };
+        let at = next.get(hub).map_or(earliest, |next| (*next).max(earliest));
+        next.insert(hub.into(), at + self.step);
+        at
     }
 
     /// What the hub's clock says about a refusal.
@@ -71,15 +90,23 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn connects_come_in_a_row() {
-        for (per_second, askers, at_once, seconds) in [(100, 1000, 10, 9.9), (10, 30, 1, 2.9), (1, 3, 1, 2.0)] {
+    async fn connects_come_in_a_row_at_each_hub() {
+        for (per_second, hubs, askers, at_once, seconds) in [
+            (100, 1, 1000, 10, 9.9),
+            (10, 1, 30, 1, 2.9),
+            (1, 1, 3, 1, 2.0),
+            // Each of them 30, beside each other.
+            (10, 4, 120, 4, 2.9),
+            // 64 have their own pace, the other 36 share one.
+            (1, 100, 100, 65, 35.0),
+        ] {
             let crowd = Arc::new(Crowd::new(per_second));
             let began = Instant::now();
             let asked: Vec<_> = (0..askers)
-                .map(|_| {
+                .map(|asker| {
                     let crowd = Arc::clone(&crowd);
                     tokio::spawn(async move {
-                        crowd.turn().await;
+                        crowd.turn(&format!("hub-{}", asker % hubs)).await;
                         began.elapsed()
                     })
                 })
@@ -89,9 +116,23 @@ mod tests {
                 came.push(asked.await.unwrap());
             }
             let early = came.iter().filter(|at| at.is_zero()).count();
-            assert_eq!(early, at_once, "{per_second}");
+            assert_eq!(early, at_once, "{per_second} {hubs}");
             let last = came.iter().max().unwrap().as_secs_f64();
-            assert!((last - seconds).abs() < 0.02, "{per_second}: {last}");
+            assert!((last - seconds).abs() < 0.02, "{per_second} {hubs}: {last}");
+            assert!(crowd.next.lock().len() <= MOST_HUBS + 1);
         }
+    }
+
+    /// Hubs that were quiet make room for others.
+    #[tokio::test(start_paused = true)]
+    async fn hubs_that_are_quiet_are_forgotten() {
+        let crowd = Crowd::new(10);
+        for hub in 0..1_000 {
+            let began = Instant::now();
+            crowd.turn(&format!("hub-{hub}")).await;
+            assert!(began.elapsed().is_zero(), "{hub}");
+            tokio::time::advance(Duration::from_millis(20)).await;
+        }
+        assert!(crowd.next.lock().len() <= MOST_HUBS);
     }
 }

@@ -56,42 +56,7 @@ impl Wire for Dialled {
 
     async fn event(&mut self, target: &Target) -> Result<Event, Broken> {
         match self.event_loop.poll().await {
-            // What has QoS 0 is an answer to the hub, and no message that goes up.
-            Ok(rumqttc::Event::Outgoing(Outgoing::Publish(0))) => Ok(Event::Other),
-            Ok(rumqttc::Event::Outgoing(Outgoing::Publish(packet_id))) => Ok(Event::Sent(packet_id)),
-            Ok(rumqttc::Event::Incoming(Incoming::ConnAck(_))) => {
-                if let Some(down) = &self.down {
-                    self.awaits_down = down.subscribe(&self.client, target);
-                }
-                if let Some(subscribed) = &self.subscribed {
-                    let wanted = self.down.as_ref().map(|down| down.filters(target)).unwrap_or_default();
-                    subscribed.connected(&self.client, target, &wanted);
-                }
-                Ok(Event::Connected)
-            }
-            Ok(rumqttc::Event::Incoming(Incoming::SubAck(ack))) => {
-                if let Some(down) = &self.down
-                    && std::mem::take(&mut self.awaits_down)
-                {
-                    down.subscribed(&self.client, target, &ack);
-                }
-                Ok(Event::Other)
-            }
-            Ok(rumqttc::Event::Incoming(Incoming::UnsubAck(_))) => {
-                if let Some(subscribed) = &self.subscribed {
-                    subscribed.unsubscribed();
-                }
-                Ok(Event::Other)
-            }
-            Ok(rumqttc::Event::Incoming(Incoming::Publish(publish))) => {
-                if let Some(down) = &self.down {
-                    down.arrived(&self.client, target, publish);
-                }
-                Ok(Event::Other)
-            }
-            Ok(rumqttc::Event::Incoming(Incoming::PubAck(ack))) => Ok(Event::Acknowledged(ack.pkid)),
-            Ok(rumqttc::Event::Outgoing(Outgoing::Disconnect)) => Ok(Event::Left),
-            Ok(_) => Ok(Event::Other),
+            Ok(event) => Ok(self.took(event, target)),
             Err(error) => {
                 let (reason, text) = self.explain(&error, target);
                 Err(Broken { reason, text })
@@ -147,6 +112,42 @@ fn dial(options: &Options, login: &Login) -> io::Result<Dialled> {
 }
 
 impl Dialled {
+    /// What happened, and what follows of it for the way down.
+    fn took(&mut self, event: rumqttc::Event, target: &Target) -> Event {
+        use rumqttc::Event::{Incoming as In, Outgoing as Out};
+        match event {
+            // What has QoS 0 is an answer to the hub, and no message that goes up.
+            Out(Outgoing::Publish(packet_id)) if packet_id > 0 => return Event::Sent(packet_id),
+            Out(Outgoing::Disconnect) => return Event::Left,
+            In(Incoming::PubAck(ack)) => return Event::Acknowledged(ack.pkid),
+            In(Incoming::ConnAck(_)) => {
+                if let Some(down) = &self.down {
+                    self.awaits_down = down.subscribe(&self.client, target);
+                }
+                if let Some(subscribed) = &self.subscribed {
+                    let wanted = self.down.as_ref().map(|down| down.filters(target)).unwrap_or_default();
+                    subscribed.connected(&self.client, target, &wanted);
+                }
+                return Event::Connected;
+            }
+            In(Incoming::SubAck(ack)) => {
+                if let Some(down) = &self.down
+                    && std::mem::take(&mut self.awaits_down)
+                {
+                    down.subscribed(&self.client, target, &ack);
+                }
+            }
+            In(Incoming::UnsubAck(_)) => self.subscribed.iter().for_each(|subscribed| subscribed.unsubscribed()),
+            In(Incoming::Publish(publish)) => {
+                if let Some(down) = &self.down {
+                    down.arrived(&self.client, target, publish);
+                }
+            }
+            _ => {}
+        }
+        Event::Other
+    }
+
     /// The counter's label and a sentence for an error of the event loop.
     fn explain(&self, error: &ConnectionError, target: &Target) -> (&'static str, String) {
         let (host, port) = target.server();
@@ -263,5 +264,78 @@ fn return_code(code: ConnectReturnCode) -> u8 {
         ConnectReturnCode::ServiceUnavailable => 3,
         ConnectReturnCode::BadUserNamePassword => 4,
         ConnectReturnCode::NotAuthorized => 5,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use rumqttc::mqttbytes::v4::{ConnAck, SubAck};
+    use rumqttc::tokio_rustls::rustls::crypto::ring;
+    use rumqttc::tokio_rustls::rustls::{ClientConfig, RootCertStore};
+    use rumqttc::{QoS, SubscribeReasonCode};
+    use tokio::sync::watch;
+
+    use super::super::{HubTarget, TwinNews, Wanted};
+    use super::*;
+    use crate::hub::connection_string::ConnectionString;
+    use crate::message::Timestamp;
+    use crate::metrics::Metrics;
+    use crate::outbound::Way;
+
+    fn hub() -> Target {
+        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().unwrap();
+        let text = "HostName=h.example;DeviceId=gw;SharedAccessKey=c2VjcmV0";
+        Target::Hub(HubTarget {
+            connection: ConnectionString::parse(text).unwrap(),
+            tls: Arc::new(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth()),
+            way: Way::default(),
+            transport: super::super::Transport::MQTT,
+            certificate_expiry: None,
+            token_lifetime: Duration::from_secs(3_600),
+            gateway: true,
+        })
+    }
+
+    /// Twins are asked for when the hub has granted their subscriptions. That is what its first answer is about: later
+    /// ones are about what is taken back.
+    #[tokio::test]
+    async fn twins_are_asked_for_once_the_first_answer_grants_them() {
+        let good = SubscribeReasonCode::Success(QoS::AtLeastOnce);
+        let (granted, refused) = (vec![good, good], vec![good, SubscribeReasonCode::Failure]);
+        let twins = Wanted { twins: true, desired: true, ..Wanted::default() };
+        let commands = Wanted { messages: true, methods: true, ..Wanted::default() };
+        for (name, wanted, answers, expect) in [
+            ("nothing is wanted", Wanted::default(), vec![&granted], 0),
+            ("no answer yet", twins, vec![], 0),
+            ("granted", twins, vec![&granted], 1),
+            ("refused", twins, vec![&refused], 0),
+            ("granted, and something is taken back", twins, vec![&granted, &granted, &refused], 1),
+            ("refused, and something is taken back", twins, vec![&refused, &granted], 0),
+            ("only commands are wanted", commands, vec![&granted], 0),
+        ] {
+            let (_wanted, receiver) = watch::channel(wanted);
+            let (down, mut arrivals) = Down::new(receiver, Metrics::register());
+            let target = hub();
+            let options = Options { target: hub(), down: Some(down), ..super::super::tests::options(1, 4) };
+            let mut dialled = dial(&options, &target.login(Timestamp(0))).unwrap();
+            // The second connection is as the first.
+            for connection in 1..=2 {
+                let connected = ConnAck::new(ConnectReturnCode::Success, false);
+                let event = rumqttc::Event::Incoming(Incoming::ConnAck(connected));
+                assert!(matches!(dialled.took(event, &target), Event::Connected));
+                let mut opened = 0;
+                for codes in &answers {
+                    let event = rumqttc::Event::Incoming(Incoming::SubAck(SubAck::new(1, (*codes).clone())));
+                    assert!(matches!(dialled.took(event, &target), Event::Other));
+                    while let Some(Some(news)) = arrivals.twins.next().now_or_never() {
+                        assert!(matches!(news, TwinNews::Opened(device, _) if device == "gw"), "{name}");
+                        opened += 1;
+                    }
+                }
+                assert_eq!(opened, expect, "{name}, connection {connection}");
+            }
+        }
     }
 }

@@ -46,6 +46,7 @@ mod diagnosis;
 mod dial;
 mod down;
 mod flight;
+mod pacing;
 mod relay;
 #[cfg(test)]
 pub(crate) mod sim;
@@ -60,6 +61,7 @@ mod wire;
 pub use credentials::{Credentials, Unassigned};
 pub use crowd::Crowd;
 pub use down::{Arrival, Arrivals, Down, Gone, Return, TwinLine, TwinNews, Twins, Wanted};
+pub use pacing::{HubRate, Pacing};
 pub use subscribed::Subscribed;
 pub use target::{HubTarget, MqttTarget, Target};
 pub use transport::Transport;
@@ -152,7 +154,7 @@ pub struct Options {
     /// Publishes in flight.
     pub window: WindowSize,
     /// Messages a second that the hub takes, where it is to be spared.
-    pub hub_rate: Option<u32>,
+    pub hub_rate: HubRate,
     /// New messages go before those that waited through an outage; otherwise nothing becomes late.
     pub live_first: bool,
     /// Late messages get the application property `replayed=true`.
@@ -175,7 +177,7 @@ pub struct Options {
     pub down: Option<Down>,
     /// What the hub was asked to send before, to be taken back where nothing takes it any more.
     pub subscribed: Option<Arc<Subscribed>>,
-    /// Set where this is one of many uplinks to the same hub: it waits for its turn to connect, and tells its comings and
+    /// Set where this is one of many uplinks: it waits for its turn to connect, and tells its comings and
     /// goings quietly.
     pub crowd: Option<Arc<Crowd>>,
 }
@@ -255,13 +257,6 @@ pub(crate) async fn run_over<D: Dial, C: Credentials, B: Backlog, O: Outcome>(
     let mut pause = options.backoff.0;
     metrics.uplink_state(CONNECTING);
     loop {
-        if let Some(crowd) = &options.crowd {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                () = crowd.turn() => {}
-            }
-        }
         let assigned = tokio::select! {
             biased;
             () = stop.cancelled() => return,
@@ -277,6 +272,13 @@ pub(crate) async fn run_over<D: Dial, C: Credentials, B: Backlog, O: Outcome>(
                     () = stop.cancelled() => return,
                     () = tokio::time::sleep(pause) => continue,
                 }
+            }
+        }
+        if let Some(crowd) = &options.crowd {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = crowd.turn(options.target.server().0) => {}
             }
         }
         status.send_modify(|status| status.via = options.target.transport().and_then(Transport::told));

@@ -62,7 +62,7 @@ pub(super) fn options(port: u16, window: u16) -> Options {
     Options {
         target: Target::Mqtt(target),
         window: WindowSize::Fixed(window),
-        hub_rate: None,
+        hub_rate: HubRate::default(),
         live_first: true,
         mark_late: false,
         max_age: None,
@@ -129,7 +129,7 @@ async fn late_messages_wait_for_their_pace_and_are_marked() {
     for (hub_rate, first_asked) in [(None, Lane::Late), (Some(1), Lane::Live)] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut options = options(listener.local_addr().unwrap().port(), 4);
-        (options.hub_rate, options.mark_late) = (hub_rate, true);
+        (options.hub_rate, options.mark_late) = (HubRate::of(hub_rate), true);
         if let Target::Mqtt(target) = &mut options.target {
             target.topic = "t/{properties}".into();
         }

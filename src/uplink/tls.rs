@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use rumqttc::tokio_rustls::rustls::crypto::ring;
 use rumqttc::tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use rumqttc::tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -99,6 +100,47 @@ pub fn roots(text: Option<&[u8]>) -> Result<RootCertStore, TlsError> {
         }
     }
     Ok(store)
+}
+
+/// Whom many connections trust; another one may take its place while they run. Asking takes no lock.
+#[derive(Debug)]
+pub struct Trust(ArcSwap<Trusted>);
+
+#[derive(Debug)]
+struct Trusted {
+    roots: Arc<RootCertStore>,
+    /// Of those that show no certificate.
+    client: Arc<ClientConfig>,
+}
+
+impl Trusted {
+    fn new(roots: Arc<RootCertStore>) -> Result<Arc<Self>, TlsError> {
+        let client = client(Arc::clone(&roots), None)?;
+        Ok(Arc::new(Self { roots, client }))
+    }
+}
+
+impl Trust {
+    /// Trusts these roots.
+    pub fn new(roots: impl Into<Arc<RootCertStore>>) -> Result<Self, TlsError> {
+        Trusted::new(roots.into()).map(|trusted| Self(ArcSwap::new(trusted)))
+    }
+
+    /// From now on these are trusted, and no others.
+    pub fn replace(&self, roots: Arc<RootCertStore>) -> Result<(), TlsError> {
+        self.0.store(Trusted::new(roots)?);
+        Ok(())
+    }
+
+    /// The roots as they are now.
+    pub fn roots(&self) -> Arc<RootCertStore> {
+        Arc::clone(&self.0.load().roots)
+    }
+
+    /// The settings of a client without a certificate, as they are now.
+    pub fn client(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.0.load().client)
+    }
 }
 
 /// The settings of a TLS client; `identity` is its own certificate chain and key.

@@ -26,6 +26,9 @@ const WINDOW: &str = "[[rule]]\nname = \"window\"\ntopic = \"plant1/packaging/{m
     batch = { max_messages = 10, max_wait = \"10s\" }\n";
 const ALARM: &str = "[[rule]]\nname = \"alarm\"\ntopic = \"plant1/packaging/{machine}/+\"\ndevice = \"{machine}\"\n\
     priority = \"high\"\n";
+/// One of twins.
+const REPORTED: &str = "[[rule]]\nname = \"reported\"\ntopic = \"plant1/packaging/{machine}/+\"\ndevice = \"{machine}\"\n\
+    to = \"reported\"\n";
 
 fn payload() -> Vec<u8> {
     let values: Vec<String> = (0..14).map(|n| format!("\"value{n:02}\": {}.5", n * 7)).collect();
@@ -113,6 +116,8 @@ fn ingest() {
         ("window beside another rule (continue)", format!("{WINDOW}continue = true\n{RULES}")),
         ("alarm alone", ALARM.to_owned()),
         ("alarm beside another rule (continue)", format!("{ALARM}continue = true\n{RULES}")),
+        ("reported alone", REPORTED.to_owned()),
+        ("reported beside another rule (continue)", format!("{REPORTED}continue = true\n{RULES}")),
     ];
     let more = more.iter().flat_map(|(name, rules)| [(1, 20), (10, 20)].map(|load| (*name, rules.clone(), load)));
     for (name, rules, (connections, window)) in plain.into_iter().chain(more) {

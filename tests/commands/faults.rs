@@ -52,13 +52,7 @@ async fn a_line_that_is_cut_before_the_answer_loses_it_and_nothing_else() {
     let mut plant = Plant::subscribed(world.bridge.mqtt, "plc", "plant/+/read/+").await;
     let device = async {
         let (topic, _) = plant.hears().await;
-        relay.set(Line { tear_after: Some(1), ..Line::default() });
-        plant.says("other", "something for the hub, so that the line is used").await;
-        until("the line is cut", PATIENCE, || {
-            (world.bridge.metric("brownbridge_uplink_reconnects_total") > 0.0).then_some(())
-        });
-        relay.set(Line::default());
-        until("it is back", PATIENCE, || (world.bridge.metric("brownbridge_uplink_connected") > 0.0).then_some(()));
+        world.cut(&relay, &plant).await;
         let id = topic.strip_prefix("plant/press7/read/").unwrap();
         plant.says(&format!("plant/answers/{id}"), "1").await;
         world.ended("line_lost", 1);

@@ -40,6 +40,11 @@ impl World {
     }
 }
 
+fn status(world: &World) -> Value {
+    let page = world.bridge.get("/status");
+    serde_json::from_str(page.split_once("\r\n\r\n").unwrap().1).unwrap()
+}
+
 async fn own_world(dir: &Path, sections: &str) -> World {
     std::fs::create_dir_all(dir.join("rules")).unwrap();
     std::fs::write(dir.join("rules/20-extra.toml"), EXTRA).unwrap();
@@ -68,11 +73,14 @@ async fn the_bridge_tells_about_itself() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_desired_of_the_bridge_is_taken_or_refused_and_kept() {
-    let dir = folder();
-    let mut world = own_world(dir.path(), OWN).await;
+    let (dir, own) = (folder(), format!("tier = \"S1\"\n{OWN}"));
+    let mut world = own_world(dir.path(), &own).await;
     for (parameter, value, status, why) in [
         ("log_level", json!("loud"), 400, "one of error, warn, info, debug"),
         ("log_level", json!("debug"), 200, ""),
+        ("hub_rate", json!(101), 400, "more than the 100 of `tier`"),
+        ("hub_rate", json!("fast"), 400, "a whole number from 1 to 60000"),
+        ("hub_rate", json!(50), 200, ""),
         ("rule_files", json!({"30-none": false}), 400, "no rule file is called `30-none`"),
         ("rule_files", json!({"30-none": null, "1": false, "20-extra": false}), 400, "are gone"),
         ("rule_files", json!({"1": null, "20-extra": false}), 200, ""),
@@ -105,19 +113,19 @@ async fn what_is_desired_of_the_bridge_is_taken_or_refused_and_kept() {
     assert_eq!(world.bridge.process.terminate(), Some(0));
     // The hub says nothing to this start.
     let nowhere = free_port();
-    world.bridge = launched(dir.path(), &world.sim, nowhere, (FILES, OWN));
-    let page = world.bridge.get("/status");
-    let status: Value = serde_json::from_str(page.split_once("\r\n\r\n").unwrap().1).unwrap();
-    assert_eq!(status["rules"]["count"], 1, "{status}");
+    world.bridge = launched(dir.path(), &world.sim, nowhere, (FILES, &own));
+    let status = status(&world);
+    assert_eq!((&status["rules"]["count"], &status["uplink"]["hub_rate"]), (&json!(1), &json!(50)), "{status}");
     world.bridge.process.kill();
-    world.bridge = bridge(dir.path(), &world.sim, world.sim.local_addr().port(), (FILES, OWN));
+    world.bridge = bridge(dir.path(), &world.sim, world.sim.local_addr().port(), (FILES, &own));
     let plant = Plant::subscribed(world.bridge.mqtt, "plc", "plant/#").await;
     check(&plant, &mut world).await;
 
     // What is no longer desired is as the files say.
-    world.desire(json!({"rule_files": null})).await;
+    world.desire(json!({"rule_files": null, "hub_rate": null})).await;
     world.reported("the rules are whole", |bridge| bridge["rules"]["count"] == json!(2)).await;
     world.reported("the answer is taken back", |bridge| bridge.get("rule_files").is_none()).await;
+    assert_eq!(self::status(&world)["uplink"]["hub_rate"], 100, "what the tier takes");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,4 +137,39 @@ async fn the_file_has_the_last_word() {
     assert_eq!((status, why.contains("desired = false")), (403, true), "{why}");
     let told = world.reported("the rules", |bridge| bridge["rules"].is_object()).await;
     assert_eq!(told["rules"]["count"], 2);
+}
+
+/// Devices come, go on to be listed by what matters, and go; and a restart knows who was there.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_there_is_told() {
+    let dir = folder();
+    let file = dir.path().join("state/presence.json");
+    std::fs::create_dir_all(dir.path().join("state")).unwrap();
+    let long_ago = brownbridge::message::Timestamp::now().0 - 3_600_000;
+    std::fs::write(&file, json!({"old one": long_ago}).to_string()).unwrap();
+    let few = format!("{OWN}own_twin_every = \"5s\"\nown_twin_presence = 2\n");
+    let mut world = own_world(dir.path(), &few).await;
+    let plant = Plant::subscribed(world.bridge.mqtt, "plc", "plant/#").await;
+    let told = world.reported("who was there", |bridge| bridge["presence"]["counts"]["quiet"] == 1).await;
+    let seen = told["presence"]["devices"]["old%20one"]["seen"].as_str().unwrap().to_owned();
+    assert_eq!(seen, format!("{}Z", &brownbridge::message::Timestamp(long_ago).to_string()[..16]));
+
+    for (device, connected, listed, unlisted) in
+        [("a.b", 1, ["a%2Eb", "old%20one"], 0), ("c", 2, ["a%2Eb", "old%20one"], 1), ("old one", 3, ["a%2Eb", "c"], 1)]
+    {
+        plant.says(&format!("extra/{device}"), "1").await;
+        let told = world.reported(device, |bridge| bridge["presence"]["counts"]["connected"] == connected).await;
+        let presence = &told["presence"];
+        let names: Vec<&String> = presence["devices"].as_object().unwrap().keys().collect();
+        assert_eq!(names, listed);
+        assert_eq!(presence["unlisted"], unlisted);
+    }
+    assert_eq!(world.bridge.process.terminate(), Some(0));
+    let kept: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(kept.as_object().unwrap().keys().collect::<Vec<_>>(), ["a.b", "c", "old one"]);
+    assert!(kept["old one"].as_i64() > Some(long_ago), "{kept}");
+
+    let none = format!("{OWN}own_twin_presence = 0\n");
+    world.bridge = bridge(dir.path(), &world.sim, world.sim.local_addr().port(), (FILES, &none));
+    world.reported("nobody is told of any more", |bridge| bridge.get("presence").is_none()).await;
 }

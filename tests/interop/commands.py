@@ -17,6 +17,7 @@ from rig import Bridge, Hub, Rows, Stage, arguments, check, need, until
 
 import requests
 from azure.iot.hub import IoTHubRegistryManager
+from azure.iot.hub.iothub_http_runtime_manager import IoTHubHttpRuntimeManager
 from azure.iot.hub.models import CloudToDeviceMethod, Twin, TwinProperties
 from azure.iot.hub.sastoken import SasToken
 
@@ -40,6 +41,13 @@ name  = "careful"
 props = { kind = "careful" }
 topic = "plant/{device}/do"
 ack   = { topic = "plant/{device}/done", within = "20s" }
+
+[[command]]
+name  = "stroke"
+props = { kind = "stroke" }
+topic = "plant/{device}/stroke"
+once  = true
+ack   = { topic = "plant/{device}/struck", within = "20s" }
 
 [[desired]]
 name        = "speed"
@@ -67,6 +75,7 @@ class World:
             "the simulator names its service", lambda: re.search(r"# service: .*\n", stage.said("sim")))[0])[1]
         self.service = IoTHubRegistryManager.from_connection_string(self.service_string)
         commands = self.hub.uplink() + '[commands]\nenabled = true\nallow = { "*" = ["plant/#"] }\n'
+        self.feedback = IoTHubHttpRuntimeManager.from_connection_string(self.service_string)
         self.bridge = Bridge(stage, program, commands, RULES)
         until("the uplink is up", lambda: self.bridge.metric("uplink_connected") == 1)
         self.heard = stage.folder / "heard"
@@ -88,6 +97,16 @@ class World:
                "?api-version=2021-04-12")
         sent = requests.post(url, data=body, headers={"Authorization": token, **headers}, timeout=10)
         check("the message is taken", sent.status_code, 204)
+
+    def told(self, message):
+        """What the service hears of a message: the SDK asks for the records, and says that it has them."""
+        def record():
+            answer = self.feedback.protocol.cloud_to_device_messages.receive_feedback_notification(raw=True).response
+            if answer.status_code == 204:
+                return None
+            self.feedback.complete_feedback_notification(answer.headers["ETag"].strip('"'))
+            return next((one["statusCode"] for one in answer.json() if one["originalMessageId"] == message), None)
+        return until(f"feedback about {message}", record)
 
     def call(self, method, payload):
         return self.service.invoke_device_method(self.hub.device, CloudToDeviceMethod(
@@ -131,6 +150,20 @@ def careful(world):
     check("audit", [json.loads(line)["outcome"] for line in lines[-2:]], ["published", "acknowledged"])
 
 
+def feedback(world):
+    headers = {"iothub-app-kind": "stroke", "iothub-app-device": "press8", "iothub-ack": "full"}
+    world.send({**headers, "iothub-messageid": "m-3"}, b"down")
+    world.hears("plant/press8/stroke 0 down")
+    world.says("plant/press8/struck", "")
+    check("of what was done", world.told("m-3"), "Success")
+    late = {**headers, "iothub-messageid": "m-4", "iothub-expiry": "2020-01-01T00:00:00Z"}
+    world.send(late, b"too late")
+    check("of what has expired", world.told("m-4"), "Expired")
+    lines = (world.stage.folder / "bridge.d/state/commands.jsonl").read_text().splitlines()
+    check("audit", [json.loads(line)["outcome"] for line in lines[-3:]], ["begun", "published", "acknowledged"])
+    world.service.protocol.cloud_to_device_messages.purge_cloud_to_device_message_queue(world.hub.device)
+
+
 def desired(world):
     def patch(properties):
         twin = Twin(properties=TwinProperties(desired={"devices": {"press-9": properties}}))
@@ -171,6 +204,7 @@ def main():
     rows.run("methods of the bridge itself", own_method, world)
     rows.run("a message becomes a retained publish", message, world)
     rows.run("a message is complete with the device's answer", careful, world)
+    rows.run("a service hears what became of its messages", feedback, world)
     rows.run("desired properties from the service SDK to retained publishes, and their acknowledgement", desired, world)
     rows.run("a publish of mosquitto_pub becomes a reported property", reported, world)
     rows.finish()

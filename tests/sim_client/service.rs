@@ -43,3 +43,25 @@ pub(crate) async fn ask_as(sim: &Running, (method, path): (&str, &str), headers:
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     (status, if body.is_empty() { Value::Null } else { serde_json::from_str(body).unwrap() })
 }
+
+/// The next records of feedback: the message and what became of it.
+pub(crate) async fn feedback(sim: &Running, count: usize) -> Vec<(String, String)> {
+    let path = format!("/messages/serviceBound/feedback?{API}");
+    let mut told = Vec::new();
+    let began = std::time::Instant::now();
+    while told.len() < count {
+        assert!(began.elapsed() < LONG, "only {told:?}");
+        let (status, records) = ask(sim, ("GET", &path), "", "").await;
+        assert!(status == 200 || status == 204 && records.is_null(), "{status} {records}");
+        for record in records.as_array().into_iter().flatten() {
+            assert_eq!(record["description"], record["statusCode"]);
+            let text = |name: &str| record[name].as_str().unwrap().to_owned();
+            told.push((text("originalMessageId"), text("statusCode")));
+        }
+    }
+    told
+}
+
+pub(crate) fn told(id: &str, status: &str) -> (String, String) {
+    (id.to_owned(), status.to_owned())
+}

@@ -1,7 +1,6 @@
 //! `[uplink.dps]`: who registers, and what is known from the last time.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use super::{Place, Uplinked};
 use crate::app::credentials::{Credentials, Dps};
@@ -121,8 +120,8 @@ impl Place {
         sources: &mut Vec<SourceFile>,
     ) -> Option<(Options, &'static str)> {
         let known = self.device_files((config, devices), sources)?.known;
-        let roots = Arc::new(self.roots(config)?);
-        let service = self.service(config, dps, &roots)?;
+        let trust = self.device_trust(config)?;
+        let service = self.service(config, dps, &trust);
         let with = known.describe(device);
         let options = known.find(device).and_then(|found| match provisioned::Given::try_from(found) {
             Ok(given) => service.registering(device, given),

@@ -224,6 +224,13 @@ impl Devices {
         devices.iter().take(most).map(|device| self.0.listed(device)).collect()
     }
 
+    /// What every device does, but for the bridge's own line.
+    pub fn conditions(&self) -> Vec<(String, Phase)> {
+        let all = self.0.all();
+        let others = all.iter().filter(|device| !device.is_own());
+        others.map(|device| (device.id.to_string(), Phase::from(device.state().phase))).collect()
+    }
+
     /// The devices that are in trouble, those on whose shelves most waits first; at most so many.
     pub fn worst(&self, most: usize) -> Vec<Listed> {
         let in_trouble = |device: &Arc<Device>| {

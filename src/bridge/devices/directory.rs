@@ -87,15 +87,18 @@ impl Accounts for Directory {
     fn describe(&self, device: &str) -> Described {
         let known = self.known();
         let proof = known.describe(device).to_owned();
-        let (hub, assigned) = match (known.hub_of(device), &self.service) {
-            (Some(hub), _) => (Some(hub.to_owned()), None),
-            (None, None) => (Some(self.host.clone()), None),
-            (None, Some(service)) => match service.assigned(device) {
-                Some(assigned) => (Some(assigned.hub.clone()), Some(assigned.at.clone())),
-                None => (None, None),
-            },
+        let fixed = |hub: &str| Described { hub: Some(hub.to_owned()), ..Described::default() };
+        let place = match (known.hub_of(device), &self.service) {
+            (Some(hub), _) => fixed(hub),
+            (None, None) => fixed(&self.host),
+            (None, Some(service)) => service.assigned(device).map_or_else(Described::default, |assigned| Described {
+                hub: Some(assigned.hub.clone()),
+                assigned: Some(assigned.at.clone()),
+                there: Some(assigned.device.clone()).filter(|there| there != device),
+                ..Described::default()
+            }),
         };
-        Described { proof, hub, assigned }
+        Described { proof, ..place }
     }
 
     fn accepted(&self, device: &str) {

@@ -17,10 +17,9 @@ use super::{Left, Shared, SpoolBacklog, Status};
 use crate::config::WhenRefused;
 use crate::hub::connection_string::is_id;
 use crate::hub::limits::D2C_MAX_BYTES;
-use crate::hub::pace::Pace;
 use crate::message::{HubMessage, excerpt};
 use crate::metrics::translated_by_rule;
-use crate::uplink::{Backlog as _, Isolation, Lane, Outcome, Waiting};
+use crate::uplink::{Backlog as _, Isolation, Lane, MessageId, Outcome, Pacing, Waiting};
 
 /// How long a message for which there is no room is kept in hand at least.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -53,7 +52,7 @@ struct Dispatcher<'a> {
     /// By lane.
     hands: [Option<InHand>; 3],
     shelving: Shelving,
-    pace: Option<Pace>,
+    pace: Pacing,
     /// Some line was connected at the last look.
     was_up: bool,
     ended: bool,
@@ -68,12 +67,11 @@ struct Dispatcher<'a> {
 
 /// Reads until the program ends.
 pub(super) async fn run(shared: &Arc<Shared>, mut backlog: SpoolBacklog, status: &watch::Sender<Status>) {
-    let rate = shared.options.uplink.hub_rate;
     let mut dispatcher = Dispatcher {
         shared,
         hands: [None, None, None],
         shelving: Shelving::default(),
-        pace: rate.map(|rate| Pace::new(f64::from(rate), Instant::now())),
+        pace: Pacing::new(shared.options.uplink.hub_rate.clone()),
         was_up: false,
         ended: false,
         ticks: 0,
@@ -129,7 +127,7 @@ impl Dispatcher<'_> {
             // Alarms of devices that can send go on.
             return (self.hands[0].is_none().then_some(Lane::Urgent), None);
         }
-        let pause = self.pace.as_mut().map_or(Duration::ZERO, |pace| pace.wait(Instant::now()));
+        let pause = self.pace.wait(Instant::now());
         match &self.hands {
             [Some(_), ..] => (None, None),
             [None, Some(_), _] => (Some(Lane::Urgent), None),
@@ -143,7 +141,8 @@ impl Dispatcher<'_> {
     fn split(&mut self, backlog: &mut SpoolBacklog) {
         let up = self.shared.any_connected();
         if up && !self.was_up && self.shared.options.uplink.live_first {
-            let second = self.shared.options.uplink.hub_rate.map_or(UNMEASURED, |rate| UNMEASURED.min(u64::from(rate)));
+            let second =
+                self.shared.options.uplink.hub_rate.get().map_or(UNMEASURED, |rate| UNMEASURED.min(u64::from(rate)));
             if backlog.split(second) {
                 tracing::info!("uplink: what waited follows in its own lane; what comes now goes first");
             }
@@ -155,9 +154,7 @@ impl Dispatcher<'_> {
     fn take(&mut self, waiting: Waiting) {
         // A line may have ended since: what it left is older.
         self.give_again();
-        if let Some(pace) = &mut self.pace {
-            pace.sent(Instant::now(), waiting.lane == Lane::Late);
-        }
+        self.pace.sent(Instant::now(), waiting.lane == Lane::Late);
         let waiting = apart(waiting);
         let named = HubMessage::parse(&waiting.record).map(|message| message.device).unwrap_or_default();
         if named.is_empty() || *named == *self.shared.options.plan.own.connection.device {
@@ -211,18 +208,18 @@ impl Dispatcher<'_> {
     fn give_again(&mut self) {
         loop {
             let left = self.shared.left.lock().pop_front();
-            let Some(Left { device, held, before_shelf }) = left else { return };
+            let Some(Left { device, held }) = left else { return };
             if device.state().phase == Phase::Denied {
                 self.shared.isolate_denied(&held.waiting);
                 continue;
             }
             let policy = self.shared.policy(&device);
             let (gateway, quarantine) = (policy == WhenRefused::Gateway, policy == WhenRefused::Quarantine);
-            if gateway && (before_shelf || !device.state().shelving) {
+            if gateway && !device.state().shelving {
                 // Without a look at the room: there is no way back for it, and there are few.
                 self.shared.own.take_left(held);
                 self.shared.want(&self.shared.own);
-            } else if quarantine && (before_shelf || !device.state().shelving) {
+            } else if quarantine && !device.state().shelving {
                 self.shared.isolate_refused(&device, &held.waiting);
             } else {
                 self.shelving.add(&device, held.waiting);
@@ -268,14 +265,14 @@ impl Dispatcher<'_> {
     async fn put_away(&mut self, written: Written) {
         for (device, messages, result) in written {
             match result {
-                Ok(()) => {
-                    let saved = leave_spool(&self.shared.outcome, &messages);
+                Ok(places) => {
+                    let came = device.came_to_shelf(&messages, &places);
+                    came.settled.into_iter().for_each(|place| {
+                        self.shared.shelves.settle(&device.id, place);
+                    });
+                    let saved = leave_spool(&self.shared.outcome, &came.to_leave);
                     if saved > 0 {
                         translated_by_rule("(saved on a shelf)").increment(saved);
-                    }
-                    {
-                        let mut state = device.state();
-                        state.to_shelf -= messages.len();
                     }
                     device.news.notify_waiters();
                     self.shared.want(&device);
@@ -336,8 +333,8 @@ impl Dispatcher<'_> {
 
 /// Takes out of the spool what has come to a shelf. Says how many of them the spool had given up meanwhile: those count as
 /// lost there, and would count as delivered, too, when they leave the shelf.
-pub(super) fn leave_spool(outcome: &impl Outcome, messages: &[Waiting]) -> u64 {
-    messages.iter().filter(|waiting| !outcome.delivered(waiting.id)).count() as u64
+pub(super) fn leave_spool(outcome: &impl Outcome, messages: &[MessageId]) -> u64 {
+    messages.iter().filter(|id| !outcome.delivered(**id)).count() as u64
 }
 
 impl Shared {
@@ -388,10 +385,10 @@ impl Shared {
             (state.is_removed, state.is_its_own) = (true, true);
             state.trouble = Some(REMOVED.to_owned());
         }
-        let (left, before_shelf) = device.clear(&mut state);
+        let left = device.clear(&mut state);
         drop(state);
         for held in left {
-            self.left.lock().push_back(Left { device: Arc::clone(device), held, before_shelf });
+            self.left.lock().push_back(Left { device: Arc::clone(device), held });
         }
         true
     }

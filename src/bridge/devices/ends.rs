@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Shared;
-use super::queue::Device;
+use super::queue::{Device, Home};
 use crate::message::Timestamp;
 use crate::quarantine::Reason;
 use crate::uplink::{Backlog, Isolation, Lane, MessageId, Outcome, TOO_OLD, Waiting};
@@ -39,9 +39,9 @@ impl Settle {
     /// Takes a message out of memory and, with `spool`, out of where it is kept. False where it was not there.
     fn settle(&self, id: MessageId, spool: impl FnOnce() -> bool) -> bool {
         let Some(held) = self.device.settle(id) else { return false };
-        let counts = match held.shelf {
-            None => spool(),
-            Some((home, place)) => {
+        let counts = match held.home {
+            Home::Spool | Home::OnItsWay => spool(),
+            Home::Shelf(home, place) => {
                 home.news.notify_waiters();
                 self.shared.shelves.settle(&home.id, place)
             }
@@ -70,12 +70,12 @@ impl Outcome for Settle {
 
     fn abandon(&self, id: MessageId, reason: &'static str) {
         let Some(held) = self.device.settle(id) else { return };
-        match held.shelf {
-            None => self.shared.outcome.abandon(id, reason),
-            Some((home, place)) if reason == TOO_OLD => {
+        match held.home {
+            Home::Spool | Home::OnItsWay => self.shared.outcome.abandon(id, reason),
+            Home::Shelf(home, place) if reason == TOO_OLD => {
                 self.shared.shelves.expire_one(&home.id, place);
             }
-            Some((home, place)) => {
+            Home::Shelf(home, place) => {
                 if self.shared.shelves.settle(&home.id, place) {
                     ::metrics::counter!("brownbridge_messages_shed_total", "reason" => reason).increment(1);
                 }
@@ -87,7 +87,10 @@ impl Outcome for Settle {
     async fn isolate(&self, waiting: &Waiting, isolation: &Isolation) {
         if !self.is_on_shelf(waiting.id) {
             self.shared.outcome.isolate(waiting, isolation).await;
-            self.settle(waiting.id, || true);
+            // It may have come to a shelf meanwhile: then the books have it twice, and it leaves twice.
+            if self.settle(waiting.id, || false) {
+                self.shared.metrics.isolated(isolation.reason);
+            }
             return;
         }
         self.shared.quarantine(waiting, isolation).await;

@@ -10,11 +10,10 @@ use super::ends::{Settle, Source};
 use super::queue::{Device, Phase};
 use super::register::Verdict;
 use super::{LONGEST_PAUSE, Left, OwnIdentity, Shared, WINDOW};
-use crate::config::WhenRefused;
 use crate::hub::accounts::{Account, Accounts, NoAccount};
 use crate::hub::connection_string::{Auth, ConnectionString};
 use crate::outbound::Way;
-use crate::uplink::{self, HubTarget, Status, Target, Unassigned, WindowSize, tls};
+use crate::uplink::{self, HubRate, HubTarget, Status, Target, Unassigned, WindowSize, tls};
 
 /// Refusals in a row after which a device that was never let in counts as refused. The first may be chance.
 const REFUSALS: u32 = 2;
@@ -138,7 +137,7 @@ async fn serve(shared: &Arc<Shared>, device: &Arc<Device>, leave: &CancellationT
             window => window,
         },
         // The dispatcher sees to lanes and pace, for all devices together.
-        hub_rate: None,
+        hub_rate: HubRate::default(),
         live_first: false,
         crowd: Some(Arc::clone(&shared.crowd)),
         // The certificate that is watched is the bridge's own.
@@ -247,13 +246,8 @@ pub(super) fn refused(shared: &Shared, device: &Arc<Device>, why: NoAccount) {
     if is_its_own && !shared.lets_in() {
         return; // Nobody is let in: this says nothing about the device.
     }
-    let waits = !is_its_own || shared.options.plan.when_refused == WhenRefused::Wait;
-    if waits && state.shelving && !state.has_shelf_in_memory() {
-        return; // A few messages that are older than its shelf: they go first when it is let in.
-    }
-    let (left, before_shelf) = device.clear(&mut state);
-    let left = left.into_iter().map(|held| Left { device: Arc::clone(device), held, before_shelf });
-    shared.left.lock().extend(left);
+    let left = device.clear(&mut state);
+    shared.left.lock().extend(left.into_iter().map(|held| Left { device: Arc::clone(device), held }));
 }
 
 impl Shared {
@@ -264,13 +258,13 @@ impl Shared {
             return Ok(own.clone());
         }
         let Account { connection, certificate } = self.options.plan.accounts.of(&device.id).await?;
-        let (mut tls, mut certificate_expiry) = (Arc::clone(&self.tls), None);
+        let (mut tls, mut certificate_expiry) = (self.options.plan.trust.client(), None);
         if let Some(certificate) = certificate {
             let pem = |error: tls::TlsError| NoAccount::new(format!("its certificate cannot be used: {error}"));
             let chain = tls::certificates(&certificate.chain).map_err(pem)?;
             let key = tls::private_key(certificate.key.expose().as_bytes()).map_err(pem)?;
             certificate_expiry = chain.first().and_then(|leaf| crate::hub::certificate::expiry(leaf));
-            tls = tls::client(Arc::clone(&self.options.plan.roots), Some((chain, key))).map_err(pem)?;
+            tls = tls::client(self.options.plan.trust.roots(), Some((chain, key))).map_err(pem)?;
         } else if matches!(connection.auth, Auth::X509) {
             return Err(NoAccount::new("its connection string says x509=true, but there is no certificate for it"));
         }

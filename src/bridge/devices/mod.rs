@@ -9,7 +9,8 @@
 //! approved it, or it sends more than its line takes while the lines of others stand idle) is put on the device's
 //! [shelf](crate::shelf), and only when it is durable there the spool is told that it is settled. While something is on
 //! a shelf, everything newer of that device goes behind it, so its messages stay in order; only urgent ones overtake the
-//! shelf of a device that is connected. When the hub as a whole is away, nothing is shelved: the dispatcher stops
+//! shelf of a device that is connected. What waits in memory when a shelf begins goes onto it first (see `transfer`), so
+//! the order holds over a restart, too. When the hub as a whole is away, nothing is shelved: the dispatcher stops
 //! reading, and the spool keeps what it has.
 //!
 //! | state of a device | its messages |
@@ -40,7 +41,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustls::RootCertStore;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -52,7 +52,7 @@ use crate::hub::accounts::Accounts;
 use crate::hub::device_table;
 use crate::metrics::Metrics;
 use crate::shelf::Shelves;
-use crate::uplink::{self, Crowd, HubTarget, Status, Target, Unassigned};
+use crate::uplink::{self, Crowd, HubTarget, Status, Target, Unassigned, tls};
 
 mod census;
 mod courses;
@@ -69,6 +69,7 @@ mod renewal;
 mod shelving;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod withdraw;
 
 pub use census::{Listed, Origin, Phase as Condition, Summary, origin};
@@ -135,7 +136,7 @@ pub struct Plan {
     /// The bridge's own identity and hub, as far as they were known at the start.
     pub own: HubTarget,
     /// Whom to trust.
-    pub roots: Arc<RootCertStore>,
+    pub trust: Arc<tls::Trust>,
     /// What devices connect with.
     pub accounts: Arc<dyn Accounts>,
     /// The address in [`Self::own`] is where every hub is reached, not only the bridge's own.
@@ -152,7 +153,7 @@ pub struct Plan {
     pub idle_timeout: Duration,
     /// Most connections.
     pub max_connections: usize,
-    /// Connects a second.
+    /// Connects a second at each hub.
     pub connect_rate: u32,
     /// Messages on a shelf for longer are given up.
     pub shelf_max_age: Option<Duration>,
@@ -181,8 +182,6 @@ pub struct Devices(Arc<Shared>);
 /// What dispatcher, lines and operator share.
 struct Shared {
     options: Options,
-    /// TLS of devices that have no certificate.
-    tls: Arc<rustls::ClientConfig>,
     outcome: SpoolOutcome,
     metrics: Metrics,
     shelves: Arc<Shelves>,
@@ -226,8 +225,6 @@ struct Roster {
 struct Left {
     device: Arc<Device>,
     held: Held,
-    /// It is older than what is on the device's shelf.
-    before_shelf: bool,
 }
 
 /// Who has a connection, and who waits for one.
@@ -250,12 +247,10 @@ struct Asking {
 pub fn open(options: Options, outcome: SpoolOutcome, metrics: Metrics) -> std::io::Result<Devices> {
     let shelves = Arc::clone(&options.shelves);
     let register = Register::open(&options.state, options.plan.allow.clone(), options.plan.table.clone())?;
-    let tls = uplink::tls::client(Arc::clone(&options.plan.roots), None).map_err(std::io::Error::other)?;
     let crowd = Arc::new(Crowd::new(options.plan.connect_rate));
     let bytes = Arc::new(AtomicUsize::new(0));
     let own = Device::new("", Phase::Idle, Arc::clone(&bytes));
     let shared = Arc::new(Shared {
-        tls,
         outcome,
         metrics,
         crowd,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use tokio::sync::Semaphore;
 
 use super::courses::{Courses, Next};
@@ -45,10 +45,8 @@ pub struct Service {
     pub api_version: String,
     /// What each registration brings along, JSON.
     pub payload: Option<String>,
-    /// TLS of devices without a certificate.
-    pub tls: Arc<ClientConfig>,
-    /// Whom devices with a certificate trust.
-    pub roots: Arc<RootCertStore>,
+    /// Whom devices trust.
+    pub trust: Arc<tls::Trust>,
     /// How long a hub may refuse a device until the service is asked again.
     pub ask_again_after: Duration,
     /// Registrations a minute, all devices together.
@@ -260,7 +258,7 @@ impl Service {
 
     fn tls_of(&self, id: &RegistrationId, certificate: Option<&Certificate>) -> Result<Arc<ClientConfig>, NoAccount> {
         match certificate {
-            None => Ok(Arc::clone(&self.tls)),
+            None => Ok(self.trust.client()),
             Some(certificate) => self.tls(id, certificate),
         }
     }
@@ -277,7 +275,7 @@ impl Service {
             );
             return Err(NoAccount::new(text));
         }
-        tls::client(Arc::clone(&self.roots), Some((chain, key))).map_err(pem)
+        tls::client(self.trust.roots(), Some((chain, key))).map_err(pem)
     }
 
     /// The name of a hub is gone, and the service's is there.

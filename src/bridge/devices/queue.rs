@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::A_TURN;
+use super::transfer::Transfer;
 use crate::message::Timestamp;
 use crate::shelf::{Chunk, Mark, Place, Placed, Shelved, Shelves};
 use crate::uplink::{Expiry, Lane, MessageId, Waiting};
@@ -56,13 +57,28 @@ impl Phase {
 #[derive(Debug, Clone)]
 pub(super) struct Held {
     pub(super) waiting: Waiting,
-    /// On this device's shelf, there; else in its spool.
-    pub(super) shelf: Option<(Arc<Device>, Place)>,
+    pub(super) home: Home,
+}
+
+/// Where a message in memory is kept on disk.
+#[derive(Debug, Clone)]
+pub(super) enum Home {
+    Spool,
+    /// In its spool, and soon on the shelf of the device whose queue this is; see [`super::transfer`].
+    OnItsWay,
+    /// On the shelf of this device, there.
+    Shelf(Arc<Device>, Place),
+}
+
+impl Home {
+    fn is_shelf_of(&self, id: &str) -> bool {
+        matches!(self, Self::Shelf(home, _) if *home.id == *id)
+    }
 }
 
 impl Held {
     pub(super) fn from_spool(waiting: Waiting) -> Self {
-        Self { waiting, shelf: None }
+        Self { waiting, home: Home::Spool }
     }
 
     pub(super) fn from_shelf(device: &Arc<Device>, placed: Placed) -> Self {
@@ -73,7 +89,7 @@ impl Held {
             _ => Lane::Late,
         };
         let waiting = Waiting { id: MessageId { spool, sequence }, lane, record };
-        Self { waiting, shelf: Some((Arc::clone(device), place)) }
+        Self { waiting, home: Home::Shelf(Arc::clone(device), place) }
     }
 
     fn len(&self) -> usize {
@@ -114,6 +130,8 @@ pub(super) struct State {
     pub(super) shelving: bool,
     /// Messages on their way to the shelf.
     pub(super) to_shelf: usize,
+    /// What is in memory and goes onto the shelf before all else.
+    pub(super) transfer: Option<Box<Transfer>>,
     /// How far the shelf was read.
     pub(super) read_to: Option<Mark>,
     /// Something else than messages is to be said over its line.
@@ -171,6 +189,7 @@ impl Device {
             bytes: 0,
             shelving: false,
             to_shelf: 0,
+            transfer: None,
             read_to: None,
             errand: false,
             sweeping: false,
@@ -211,7 +230,8 @@ impl Device {
         let way = match state.phase {
             Phase::Denied => Way::Denied,
             Phase::Held => Way::Shelf,
-            _ if state.shelving && !(urgent && connected) => Way::Shelf,
+            // An urgent one that follows another does not go where the other would come behind it after a restart.
+            _ if state.shelving && !(urgent && (connected || state.urgent_waits())) => Way::Shelf,
             Phase::Refused(_) if !due && !state.is_its_own => Way::Shelf,
             Phase::Refused(_) if !due => Way::Refused,
             // Thousands may wait for hours until they are registered; they must not take the room of the others.
@@ -310,24 +330,20 @@ impl Device {
         }
     }
 
-    /// Empties the queue. What is on the shelf will be read from there again; the rest is returned, and whether it is older
-    /// than what is on the shelf.
-    pub(super) fn clear(&self, state: &mut State) -> (Vec<Held>, bool) {
-        let own = |held: &Held| held.shelf.as_ref().is_some_and(|(home, ..)| home.id == self.id);
-        // The queue is of the shelf first and then of the spool, or of the spool and the shelf is behind it.
-        let (on_shelf, before_shelf) = (state.queue.iter().any(own), state.shelving);
+    /// Empties the queue. What is on the shelf, or will be, is read from there again; the rest is returned, and newer.
+    pub(super) fn clear(&self, state: &mut State) -> Vec<Held> {
+        let on_shelf = |held: &Held| matches!(held.home, Home::OnItsWay) || held.home.is_shelf_of(&self.id);
         self.all_bytes.fetch_sub(state.bytes, Ordering::Relaxed);
         state.bytes = 0;
         state.read_to = None;
-        state.shelving |= on_shelf;
-        let left: Vec<_> = state.queue.drain(..).filter(|held| !own(held)).collect();
-        (left, before_shelf && !on_shelf)
+        state.shelving |= state.queue.iter().any(on_shelf);
+        state.queue.drain(..).filter(|held| !on_shelf(held)).collect()
     }
 
     /// True where its line is to be filled from the shelf.
     pub(super) fn wants_more(&self) -> bool {
         let state = self.state();
-        state.shelving && state.queue.len() < LOW && state.has_room(self.is_own())
+        state.shelving && state.transfer.is_none() && state.queue.len() < LOW && state.has_room(self.is_own())
     }
 
     /// How far its shelf was read.
@@ -351,8 +367,8 @@ impl Device {
     pub(super) fn read_up_to(&self, state: &mut State, to: Option<Mark>, shelves: &Shelves) -> bool {
         state.read_to = to;
         if state.to_shelf == 0 && shelves.is_read(&self.id, to) {
+            // The place stays: messages before it may be on their way to the hub.
             state.shelving = false;
-            state.read_to = None;
         }
         !state.shelving
     }
@@ -377,7 +393,7 @@ impl Device {
     /// to the line stays.
     pub(super) fn take_back(&self, shelf: &str, place: Place) -> Kept {
         let mut state = self.state();
-        let is = |held: &Held| held.shelf.as_ref().is_some_and(|(home, at)| *home.id == *shelf && *at == place);
+        let is = |held: &Held| matches!(&held.home, Home::Shelf(home, at) if *home.id == *shelf && *at == place);
         if state.given.iter().any(is) {
             return Kept::Given;
         }
@@ -398,6 +414,9 @@ impl Device {
         state.bytes -= held.len();
         self.all_bytes.fetch_sub(held.len(), Ordering::Relaxed);
         state.active = Instant::now();
+        if matches!(held.home, Home::OnItsWay) {
+            state.settled_on_its_way(id);
+        }
         self.news.notify_waiters();
         Some(held)
     }
@@ -432,12 +451,18 @@ impl State {
 
     /// A message that was given is on a shelf.
     pub(super) fn is_on_shelf(&self, id: MessageId) -> bool {
-        self.given.iter().any(|held| held.waiting.id == id && held.shelf.is_some())
+        self.given.iter().any(|held| held.waiting.id == id && matches!(held.home, Home::Shelf(..)))
     }
 
-    /// Some of what is in memory is also on a shelf.
-    pub(super) fn has_shelf_in_memory(&self) -> bool {
-        self.queue.iter().any(|held| held.shelf.is_some())
+    /// All messages in memory, the oldest first but for urgent ones, which are sent before others.
+    pub(super) fn in_order(&mut self) -> impl Iterator<Item = &mut Held> {
+        self.given.iter_mut().chain(&mut self.queue)
+    }
+
+    /// An urgent message waits that only the spool keeps.
+    fn urgent_waits(&self) -> bool {
+        let is = |held: &Held| held.waiting.lane == Lane::Urgent && matches!(held.home, Home::Spool);
+        self.given.iter().chain(&self.queue).any(is)
     }
 
     /// Gives back the memory that its messages took.

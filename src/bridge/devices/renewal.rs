@@ -1,11 +1,15 @@
 //! New files of the devices, taken up while they run.
 
 use std::collections::HashSet;
+use std::sync::Arc;
+
+use rustls::RootCertStore;
 
 use super::Devices;
 use super::queue::Phase;
 use super::register::Verdict;
 use crate::fence::Name;
+use crate::uplink::tls;
 
 /// What came of new files, in devices that have named themselves.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -19,6 +23,17 @@ pub struct Renewed {
 }
 
 impl Devices {
+    /// From now on these roots are trusted: every line ends, and what has something to send connects anew, paced as always.
+    pub fn trust(&self, roots: Arc<RootCertStore>) -> Result<(), tls::TlsError> {
+        let shared = &self.0;
+        shared.options.plan.trust.replace(roots)?;
+        for device in shared.all().iter().filter(|device| !device.is_own()) {
+            device.ask_to_leave();
+        }
+        shared.wake.notify_one();
+        Ok(())
+    }
+
     /// From now on these ids may connect, by pattern and by name. Who may now does, who may no longer ends, and whose
     /// credentials `changed` connects anew. What they connect with has been replaced before.
     pub fn take_up(&self, (allow, table): (Vec<Name>, HashSet<String>), changed: impl Fn(&str) -> bool) -> Renewed {

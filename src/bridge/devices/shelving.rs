@@ -13,7 +13,7 @@ use super::{Shared, WhenRefused};
 use crate::bridge::Stores;
 use crate::message::Timestamp;
 use crate::metrics::translated_by_rule;
-use crate::shelf::{Placed, ShelfError, Shelved, Shelves};
+use crate::shelf::{Place, Placed, ShelfError, Shelved, Shelves};
 use crate::spool::AppendError;
 use crate::uplink::{Isolation, Lane, Waiting};
 
@@ -25,8 +25,8 @@ pub(super) const PIECE: usize = 256 << 10;
 /// More than a message takes on a shelf besides itself.
 const OVERHEAD: usize = 64;
 
-/// Messages of one device, and what became of them: `None` is for lack of room.
-pub(super) type Written = Vec<(Arc<Device>, Vec<Waiting>, Result<(), Option<io::Error>>)>;
+/// Messages of one device, and where they are now; `None` is for lack of room.
+pub(super) type Written = Vec<(Arc<Device>, Vec<Waiting>, Result<Vec<Place>, Option<io::Error>>)>;
 
 /// Messages on their way to shelves. One group is written at a time, the next one gathers meanwhile.
 #[derive(Default)]
@@ -41,16 +41,19 @@ pub(super) struct Shelving {
 }
 
 impl Shelving {
-    /// A message is to go onto a shelf, and with it everything of this device that comes later.
+    /// A message is to go onto a shelf, and with it everything of this device that comes later; what waits in memory goes
+    /// before it.
     pub(super) fn add(&mut self, device: &Arc<Device>, waiting: Waiting) {
-        {
+        let mut messages = {
             let mut state = device.state();
-            state.shelving = true;
-            state.to_shelf += 1;
-        }
-        self.messages += 1;
-        self.bytes += waiting.record.len();
-        self.waiting.push((Arc::clone(device), waiting));
+            let copies = state.begin_shelving();
+            state.to_shelf += copies.len() + 1;
+            copies
+        };
+        messages.push(waiting);
+        self.messages += messages.len();
+        self.bytes += messages.iter().map(|waiting| waiting.record.len()).sum::<usize>();
+        self.waiting.extend(messages.into_iter().map(|waiting| (Arc::clone(device), waiting)));
     }
 
     /// Messages that could not be written. Those of other devices go on.
@@ -166,7 +169,7 @@ impl Shared {
     /// of them has there goes up soon, and it would wait for ever behind those that are refused. Otherwise, where the
     /// shelf is full its oldest messages are given up for that; where all together are, the oldest of the longest shelf
     /// whose device sends nothing now, and where there is none, of the longest.
-    fn append(&self, device: &Device, messages: &[Waiting]) -> Result<(), ShelfError> {
+    fn append(&self, device: &Device, messages: &[Waiting]) -> Result<Vec<Place>, ShelfError> {
         let now = Timestamp::now().0;
         let messages: Vec<Shelved> = messages.iter().map(shelved).collect();
         let needed = messages.iter().map(|message| (message.record.len() + OVERHEAD) as u64).sum();

@@ -97,17 +97,18 @@ async fn what_was_given_to_a_line_that_ended_waits_in_its_order_and_urgent_ones_
     assert_eq!(order, [9, 1, 2, 3]);
 }
 
-/// What a refused device leaves: messages of its shelf are read from there again, those of the spool go behind them;
-/// where the shelf is newer than they are, that is said.
+/// What a refused device leaves: messages of its shelf, or on their way there, are read from there again; those of the spool
+/// go behind them.
 #[test]
-fn what_is_left_and_whether_it_is_older_than_the_shelf() {
+fn what_is_left_is_newer_than_the_shelf() {
     let spool = |device: &Arc<Device>, sequence| {
         device.offer(Held::from_spool(waiting(sequence, Lane::Live)), Instant::now()).unwrap();
     };
-    for (name, from_shelf, shelf_is_newer, left, before_shelf) in [
-        ("of the spool only", 0, false, vec![7, 8], false),
-        ("of the shelf, then of the spool", 3, false, vec![7, 8], false),
-        ("of the spool, then onto the shelf", 0, true, vec![7, 8], true),
+    for (name, from_shelf, shelf_begins, left) in [
+        ("of the spool only", 0, false, vec![7, 8]),
+        ("of the shelf, then of the spool", 3, false, vec![7, 8]),
+        ("of the spool, then onto the shelf", 0, true, vec![]),
+        ("all of that", 3, true, vec![]),
     ] {
         let device = device(Phase::Idle);
         let (_dir, shelves) = shelves();
@@ -115,12 +116,13 @@ fn what_is_left_and_whether_it_is_older_than_the_shelf() {
         device.take_chunk(shelves.read("d", None, 64).unwrap(), &shelves);
         spool(&device, 7);
         spool(&device, 8);
-        device.state().shelving = shelf_is_newer;
+        if shelf_begins {
+            Shelving::default().add(&device, waiting(9, Lane::Live));
+        }
         let mut state = device.state();
-        let (got, before) = device.clear(&mut state);
-        let got: Vec<u64> = got.iter().map(|held| held.waiting.id.sequence).collect();
-        assert_eq!((got, before), (left, before_shelf), "{name}");
-        assert_eq!(state.shelving, from_shelf > 0 || shelf_is_newer, "{name}");
+        let got: Vec<u64> = device.clear(&mut state).iter().map(|held| held.waiting.id.sequence).collect();
+        assert_eq!(got, left, "{name}");
+        assert_eq!(state.shelving, from_shelf > 0 || shelf_begins, "{name}");
         assert!(state.is_drained(), "{name}");
     }
 }
@@ -224,6 +226,123 @@ fn who_gets_the_last_room_of_all_shelves() {
     assert!(shelves.append_below(taken + 1, "e", &one, 0).is_ok());
 }
 
+/// One device that sends more than its line takes, its spool, its shelf, and a line.
+struct Flood {
+    _dir: tempfile::TempDir,
+    shelves: Shelves,
+    device: Arc<Device>,
+    shelving: Shelving,
+    /// What is not settled in the spool.
+    spool: std::collections::BTreeSet<u64>,
+    written: Vec<(Vec<Waiting>, Vec<shelf::Place>)>,
+    delivered: Vec<u64>,
+}
+
+impl Flood {
+    fn begin() -> Self {
+        let (dir, shelves) = shelves();
+        let device = device(Phase::Connected(Instant::now()));
+        let (spool, written, delivered) = Default::default();
+        Self { _dir: dir, shelves, device, shelving: Shelving::default(), spool, written, delivered }
+    }
+
+    /// The dispatcher reads so many messages.
+    fn comes(&mut self, sequences: std::ops::Range<u64>) {
+        for sequence in sequences {
+            let message = waiting(sequence, Lane::Live);
+            self.spool.insert(sequence);
+            if self.device.offer(Held::from_spool(message.clone()), Instant::now()).is_err() {
+                self.shelving.add(&self.device, message);
+            }
+        }
+    }
+
+    /// What has gathered is durable on the shelf.
+    fn write(&mut self) {
+        for (_, messages) in pieces(self.shelving.group()) {
+            let shelved: Vec<_> = messages.iter().map(shelved).collect();
+            let places = self.shelves.append("d", &shelved, 0).unwrap();
+            self.written.push((messages, places));
+        }
+    }
+
+    /// The dispatcher hears of it.
+    fn put_away(&mut self) {
+        for (messages, places) in std::mem::take(&mut self.written) {
+            let came = self.device.came_to_shelf(&messages, &places);
+            came.settled.into_iter().for_each(|place| assert!(self.shelves.settle("d", place)));
+            came.to_leave.iter().for_each(|id| assert!(self.spool.remove(&id.sequence), "{id:?}"));
+        }
+    }
+
+    /// The line delivers so many messages, as far as there are any.
+    fn deliver(&mut self, most: usize) {
+        for _ in 0..most {
+            if self.device.wants_more() {
+                let chunk = self.shelves.read("d", self.device.read_to(), 64).unwrap();
+                self.device.take_chunk(chunk, &self.shelves);
+            }
+            let Some(message) = self.device.next() else { return };
+            self.delivered.push(message.id.sequence);
+            match self.device.settle(message.id).unwrap().home {
+                Home::Shelf(_, place) => assert!(self.shelves.settle("d", place)),
+                Home::Spool | Home::OnItsWay => assert!(self.spool.remove(&message.id.sequence)),
+            }
+        }
+    }
+
+    /// The program ends here, and comes again: it reads the spool, and the shelf.
+    fn restart(&mut self) {
+        self.device = device(Phase::Connected(Instant::now()));
+        if !self.shelves.devices().is_empty() {
+            self.device.is_on_shelf();
+        }
+        (self.shelving, self.written) = (Shelving::default(), Vec::new());
+        for sequence in std::mem::take(&mut self.spool) {
+            self.comes(sequence..sequence + 1);
+            self.write();
+            self.put_away();
+        }
+    }
+}
+
+/// 200 messages come, 128 of them are in memory when the shelf begins; then the program ends, or goes on.
+#[test]
+fn the_order_holds_wherever_a_flood_is_cut() {
+    type Step = fn(&mut Flood);
+    let steps: [(&str, Step); 8] = [
+        ("128 in memory", |flood| flood.comes(0..128)),
+        ("some are delivered", |flood| flood.deliver(20)),
+        ("the shelf begins", |flood| flood.comes(128..200)),
+        ("some are delivered before it is written", |flood| flood.deliver(20)),
+        ("it is written", Flood::write),
+        ("some are delivered before the spool hears of it", |flood| flood.deliver(20)),
+        ("the spool hears of it", Flood::put_away),
+        ("some are delivered", |flood| flood.deliver(30)),
+    ];
+    for cut in 0..=steps.len() {
+        let mut flood = Flood::begin();
+        for (_, step) in steps.iter().take(cut) {
+            step(&mut flood);
+        }
+        let came = flood.spool.iter().copied().chain(flood.delivered.iter().copied()).max().map_or(0, |last| last + 1);
+        let came = came.max(if cut > 2 { 200 } else { 0 });
+        if cut < steps.len() {
+            flood.restart();
+        }
+        flood.deliver(1_000);
+        let name = cut.checked_sub(1).map_or("nothing yet", |at| steps[at].0);
+        // The first arrivals: a restart may repeat.
+        let mut seen = HashSet::new();
+        let first: Vec<u64> = flood.delivered.iter().copied().filter(|sequence| seen.insert(*sequence)).collect();
+        assert!(first.iter().copied().eq(0..came), "cut where {name}: {first:?}");
+        let repeats = flood.delivered.len() - first.len();
+        assert!(repeats == 0 || cut == 5 || cut == 6, "cut where {name}: {repeats} repeats");
+        assert!(flood.spool.is_empty() && flood.shelves.devices().is_empty(), "cut where {name}");
+        assert!(!flood.device.state().shelving && flood.device.state().is_resting(), "cut where {name}");
+    }
+}
+
 #[test]
 fn pieces_are_small_and_in_order() {
     let device = device(Phase::Held);
@@ -256,7 +375,7 @@ fn what_the_spool_gave_up_while_it_came_to_a_shelf_is_counted() {
         }
     }
     for (given_up, expect) in [(0, 0), (3, 3), (9, 5)] {
-        let messages: Vec<_> = (0..5).map(|sequence| waiting(sequence, Lane::Live)).collect();
+        let messages: Vec<_> = (0..5).map(|sequence| waiting(sequence, Lane::Live).id).collect();
         assert_eq!(dispatch::leave_spool(&Spool(given_up), &messages), expect);
     }
 }

@@ -3,6 +3,7 @@
 //! `<state>/commands.jsonl` grows to half the size it may have and then becomes `commands.1.jsonl`, in place of the one
 //! before. A line that cannot be written is told in the log of the program; the command goes its way.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -12,15 +13,25 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::key;
+use super::once::{BEGUN, Said, WITHDRAWN};
 
 const NAME: &str = "commands.jsonl";
 const OLD: &str = "commands.1.jsonl";
 /// What is read of it at start.
 const TAIL: u64 = 1 << 20;
+/// Lines that are shown.
+const RECENT: usize = 8;
 
 /// The log. A clone writes into the same.
 #[derive(Debug, Clone)]
-pub struct Audit(Arc<Mutex<Log>>);
+pub struct Audit(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    log: Mutex<Log>,
+    /// The last lines. By themselves, for who looks at them is not to wait for the disk.
+    recent: Mutex<VecDeque<Value>>,
+}
 
 #[derive(Debug)]
 struct Log {
@@ -36,20 +47,53 @@ impl Audit {
     /// In the folder `state`, both files together no larger than `max_size`.
     pub fn new(state: &Path, max_size: u64) -> Self {
         let (path, old) = (state.join(NAME), state.join(OLD));
-        Self(Arc::new(Mutex::new(Log { path, old, most: max_size / 2, open: None, told: false })))
+        let log = Mutex::new(Log { path, old, most: max_size / 2, open: None, told: false });
+        Self(Arc::new(Shared { log, recent: Mutex::default() }))
     }
 
     /// Adds a line.
-    pub(in crate::bridge) fn write(&self, line: &Value) {
-        self.0.lock().write(line);
+    pub fn write(&self, line: &Value) {
+        self.remember(line);
+        self.0.log.lock().write(line);
     }
 
-    /// The messages that the end of the log says were done, oldest first.
-    pub(super) fn done(&self) -> Vec<String> {
-        let log = self.0.lock();
+    fn remember(&self, line: &Value) {
+        let mut recent = self.0.recent.lock();
+        if recent.len() >= RECENT {
+            recent.pop_front();
+        }
+        recent.push_back(line.clone());
+    }
+
+    /// The last few lines since the start, the newest first. No payload is in them.
+    pub fn recent(&self) -> Vec<Value> {
+        self.0.recent.lock().iter().rev().cloned().collect()
+    }
+
+    /// True while a line is on its way to the disk.
+    #[cfg(test)]
+    pub(in crate::bridge) fn is_busy(&self) -> bool {
+        self.0.log.is_locked()
+    }
+
+    /// Adds a line that is on the disk then; false where it is not.
+    pub(super) fn write_through(&self, line: &Value) -> bool {
+        self.remember(line);
+        let mut log = self.0.log.lock();
+        log.write(line);
+        let synced = log.open.as_ref().is_some_and(|(file, _)| file.sync_data().is_ok());
+        if !synced {
+            log.open = None;
+        }
+        synced
+    }
+
+    /// What the end of the log says about messages that may come again, oldest first.
+    pub(super) fn said(&self) -> Vec<Said> {
+        let log = self.0.log.lock();
         let texts = [&log.old, &log.path].map(|path| tail(path).unwrap_or_default());
         let lines = texts.iter().flat_map(|text| text.split(|byte| *byte == b'\n'));
-        lines.filter_map(|line| done(&serde_json::from_slice(line).ok()?)).collect()
+        lines.filter_map(|line| said(&serde_json::from_slice(line).ok()?)).collect()
     }
 }
 
@@ -86,6 +130,10 @@ impl Log {
     fn file(&self) -> io::Result<(File, u64)> {
         let mut file = File::options().create(true).append(true).read(true).open(&self.path)?;
         let mut size = file.metadata()?.len();
+        if size == 0 {
+            // The name of a new file is to outlive a power failure, too.
+            self.path.parent().map(|folder| File::open(folder)?.sync_all()).transpose()?;
+        }
         // A line that a crash cut off is ended, so that the next one is whole.
         if size > 0 {
             file.seek(SeekFrom::Start(size - 1))?;
@@ -100,13 +148,20 @@ impl Log {
     }
 }
 
-/// What a line says was done.
-fn done(line: &Value) -> Option<String> {
+/// What a line says.
+fn said(line: &Value) -> Option<Said> {
     let text = |name: &str| line.get(name)?.as_str();
     let (device, id) = (text("device")?, text("id")?);
-    let outcome = matches!(text("outcome")?, "published" | "acknowledged" | "acknowledged_late");
-    let complete = line.get("complete")?.as_bool()? && text("kind")? == "message";
-    (complete && outcome && !id.is_empty()).then(|| key(device, id))
+    if text("kind")? != "message" || id.is_empty() {
+        return None;
+    }
+    let key = key(device, id);
+    match (text("outcome")?, line.get("complete")?.as_bool()?) {
+        ("published" | "acknowledged" | "acknowledged_late" | "duplicate", true) => Some(Said::Done(key)),
+        (BEGUN, _) => Some(Said::Begun(key)),
+        (WITHDRAWN, _) => Some(Said::Withdrawn(key)),
+        _ => None,
+    }
 }
 
 fn tail(path: &Path) -> io::Result<Vec<u8>> {
@@ -132,10 +187,15 @@ mod tests {
     fn what_was_done_is_known_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let audit = Audit::new(dir.path(), 1 << 20);
-        assert!(audit.done().is_empty());
-        for (id, outcome, complete) in
-            [(1, "published", true), (2, "published", false), (3, "no_rule", true), (4, "acknowledged", true)]
-        {
+        assert!(audit.said().is_empty());
+        for (id, outcome, complete) in [
+            (1, "published", true),
+            (2, "published", false),
+            (3, "no_rule", true),
+            (4, "acknowledged", true),
+            (6, "begun", false),
+            (6, "withdrawn", false),
+        ] {
             audit.write(&line(id, outcome, complete));
         }
         drop(audit);
@@ -143,7 +203,10 @@ mod tests {
         torn.write_all(b"{\"kind\":\"mess").unwrap();
         let audit = Audit::new(dir.path(), 1 << 20);
         audit.write(&line(5, "acknowledged_late", true));
-        assert_eq!(audit.done(), ["1 d 1", "1 d 4", "1 d 5"]);
+        let key = |id: u32| format!("1 d {id}");
+        let expect =
+            [Said::Done(key(1)), Said::Done(key(4)), Said::Begun(key(6)), Said::Withdrawn(key(6)), Said::Done(key(5))];
+        assert_eq!(audit.said(), expect);
     }
 
     #[test]
@@ -155,7 +218,7 @@ mod tests {
         }
         let sizes = [NAME, OLD].map(|name| fs::metadata(dir.path().join(name)).unwrap().len());
         assert!(sizes.iter().all(|size| (1..=2_000).contains(size)), "{sizes:?}");
-        assert_eq!(audit.done().last().map(String::as_str), Some("1 d 999"));
+        assert_eq!(audit.said().last(), Some(&Said::Done("1 d 999".to_owned())));
     }
 
     #[test]
@@ -164,8 +227,10 @@ mod tests {
         let gone = dir.path().join("gone");
         let audit = Audit::new(&gone, 4_000);
         audit.write(&line(1, "published", true));
+        assert!(!audit.write_through(&line(3, "begun", false)));
         fs::create_dir(&gone).unwrap();
         audit.write(&line(2, "published", true));
-        assert_eq!(audit.done(), ["1 d 2"]);
+        assert!(audit.write_through(&line(4, "begun", false)));
+        assert_eq!(audit.said(), [Said::Done("1 d 2".to_owned()), Said::Begun("1 d 4".to_owned())]);
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::own::Own;
 use super::{Downlink, Instant, Kind, Order};
 use crate::hub::back;
-use crate::message::Timestamp;
+use crate::message::{Timestamp, excerpt};
 use crate::rules::{Commanded, Incoming, Made};
 use crate::uplink::{Arrival, Return};
 
@@ -23,7 +23,6 @@ impl Downlink {
             received: Timestamp::now(),
         };
         let asked = self.parts.rules.rules().command(&incoming);
-        let made = |command: String| Made { command, publishes: Vec::new(), answer: None };
         let number = self.number;
         let order = |made| Order {
             number,
@@ -33,6 +32,7 @@ impl Downlink {
             who: None,
             id: rid,
             expires: None,
+            begun: false,
             line,
         };
         match asked {
@@ -41,13 +41,13 @@ impl Downlink {
                 self.deliver(order(made), String::new(), (now, now)).await;
             }
             Commanded::Refused { command, reason, detail } => {
-                self.finish(order(made(command)), "", reason.label(), &detail).await;
+                self.finish(order(Made::nothing(command)), "", reason.label(), &detail).await;
             }
             Commanded::NoRule => match Own::named(name).filter(|_| self.settings.own_methods) {
-                Some(own) => self.own_method(own, &payload, order(made(format!("({name})")))).await,
+                Some(own) => self.own_method(own, &payload, order(Made::nothing(format!("({name})")))).await,
                 None => {
-                    let detail = "no [[command]] has such a method";
-                    self.finish(order(made(String::new())), "", "no_rule", detail).await;
+                    let detail = format!("no [[command]] has the method {}", excerpt(name));
+                    self.finish(order(Made::nothing(String::new())), "", "no_rule", &detail).await;
                 }
             },
         }

@@ -19,6 +19,7 @@ use super::super::Bridge;
 use super::super::meters::Meter;
 use super::super::urgent::durable;
 use super::{Holding, marks};
+use crate::message;
 use crate::metrics::{window_closed, windows_unmarked};
 use crate::rules::Closed;
 use crate::spool::{AppendError, Ranges};
@@ -27,6 +28,8 @@ use crate::spool::{AppendError, Ranges};
 const AT_ONCE: usize = 1_000;
 const BYTES_AT_ONCE: usize = 4 << 20;
 const SEQUENCES_AT_ONCE: usize = 128 << 10;
+/// What a `$.mid` takes in a record, with its name and lengths.
+const ROOM_FOR_ID: usize = 64;
 /// Windows that become messages without a pause.
 const FOLDED: usize = 64;
 /// Stretches that are done with under one lock.
@@ -35,6 +38,17 @@ const STRETCHES: usize = 1_000;
 const PATIENCE: Duration = Duration::from_millis(50);
 
 impl Holding {
+    /// Gives the message of a window a `$.mid` that is made of what it is made of: one that is made again after a crash
+    /// has the same. Two windows never begin and end with the same contributions.
+    fn named(&self, mut closed: Closed) -> Closed {
+        let Some((first, last)) = closed.sequences.span() else { return closed };
+        let id = format!("{:016x}-{first}-{last}", self.spool.id());
+        let mut record = Vec::with_capacity(closed.record.len() + ROOM_FOR_ID);
+        message::push_with_id(&mut record, &closed.record, &id);
+        closed.record = record;
+        closed
+    }
+
     /// Writes marks and waits until they are on disk. False where there is no room.
     async fn write(&self, notes: Vec<marks::Note>) -> bool {
         let mut last = 0;
@@ -165,7 +179,7 @@ impl Bridge {
         {
             bytes += closed.record.len();
             sequences += closed.sequences.len();
-            group.push(closed);
+            group.push(self.stores.held.named(closed));
             if group.len().is_multiple_of(FOLDED) {
                 tokio::task::yield_now().await;
             }
@@ -224,5 +238,107 @@ impl Bridge {
             durable(spool.clone(), last.map_or(0, |ticket| ticket.0)).await;
         }
         (count, done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+
+    use super::super::super::Offer;
+    use super::super::super::tests::bridge_over;
+    use super::*;
+    use crate::broker::Ingest as _;
+    use crate::config::Durability;
+    use crate::message::{Publish, Timestamp};
+    use crate::rules::Closing;
+    use crate::spool;
+
+    const RULES: &str = "[[rule]]\ntopic = \"window/{d}\"\ndevice = \"{d}\"\ndecode = \"text\"\n\
+        batch = { max_messages = 2, max_bytes = 100000, max_wait = \"1d\" }\n";
+    /// A failing test ends.
+    const PATIENCE: Duration = Duration::from_secs(30);
+    const SEGMENT: u64 = 64 << 10;
+    /// Windows of one group, and the bytes of each half of one.
+    const GROUP: usize = 24;
+    const HALF: usize = 6_000;
+
+    fn offer(bridge: &Bridge, topic: &str, bytes: usize) {
+        let (payload, received) = (vec![b'x'; bytes], Timestamp(0));
+        let publish = Publish { topic, payload: &payload, client: "c", user: None, qos: 1, retain: false, received };
+        assert!(matches!(bridge.offer(&mut bridge.scratch(), &publish), Offer::Taken(_)), "{topic}");
+    }
+
+    /// Drives `storing`, which does not end, until something is so.
+    async fn until(mut storing: Pin<&mut impl Future<Output = ()>>, is_so: impl Fn() -> bool) {
+        let is_so = async {
+            while !is_so() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = &mut storing => panic!("there is no room for all windows"),
+            () = is_so => {}
+            () = tokio::time::sleep(PATIENCE) => panic!("nothing comes of it"),
+        }
+    }
+
+    /// The spool has room for a part of a group, and there are as many marks as may be. A crash behind the second part:
+    /// what was announced and not stored is made again as it was announced, and nothing of it is in a window that goes on.
+    #[tokio::test]
+    async fn what_is_announced_and_not_stored_yet_stays_announced() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = spool::Options {
+            durability: Durability::Os,
+            segment_size: Some(SEGMENT),
+            ..spool::Options::new("", 16 * SEGMENT)
+        };
+        let open = || bridge_over(dir.path(), Some("own"), RULES, options.clone());
+        let (bridge, writer, (spools, held_spool)) = open();
+        let (normal, held) = (&spools[0], &bridge.stores.held);
+        // It waits for ever, so that no mark is passed.
+        offer(&bridge, "window/first", 1);
+        while held.marks.lock().count() < 256 {
+            (0..2).for_each(|_| offer(&bridge, "window/small", 1));
+            bridge.store_closed().await;
+        }
+        assert_eq!(held.marks.lock().count(), 256);
+        let (record, mut filled) = (vec![0; 12_000], 0);
+        while !normal.appender.stats().full {
+            filled += u64::from(normal.appender.try_append(std::iter::once(record.as_slice())).is_ok());
+            tokio::task::yield_now().await;
+        }
+        for window in 0..GROUP {
+            let topic = format!("window/{window}");
+            for _ in 0..2 {
+                held.spool.room().await;
+                offer(&bridge, &topic, HALF);
+            }
+        }
+        let mut storing = Box::pin(bridge.store_closed());
+        let small = normal.appender.stats().appended - filled;
+        for part in 1..=2 {
+            let waiting = held.waiting();
+            // The bytes of one segment and a half.
+            normal.acker.ack_ranges(&[(1, small + part * 8)]);
+            until(storing.as_mut(), || held.waiting() < waiting).await;
+        }
+        let left = usize::try_from(held.waiting() / 2).unwrap();
+        assert!((2..GROUP).contains(&left), "{left} of {GROUP} windows are not done with");
+        drop(storing);
+        drop((bridge, held_spool, spools));
+        writer.join();
+
+        let (bridge, writer, _spools) = open();
+        bridge.recover();
+        let (open, closed) = bridge.rules.memory().count_windows();
+        assert_eq!(open, 1, "{closed} of {left} windows are made again, only the one that waits goes on");
+        assert!((1..=left).contains(&closed), "{closed} of {left}");
+        while let Some(closed) = bridge.rules.memory().fetch_closed() {
+            assert_eq!((closed.why, closed.messages), (Closing::Repeated, 2));
+        }
+        drop(bridge);
+        writer.join();
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use parking_lot::Mutex;
 
-/// Keeps the counters, each as the sum over its labels; the ends of connections by reason.
+/// Keeps the counters, each as the sum over its labels; the ends of connections and of windows by reason.
 #[derive(Default, Clone)]
 pub(super) struct Books(Arc<Mutex<BTreeMap<String, Arc<AtomicU64>>>>);
 
@@ -24,7 +24,11 @@ impl Recorder for Books {
 
     fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
         let name = match key.labels().find(|label| label.key() == "reason") {
-            Some(reason) if key.name().ends_with("reconnects_total") => format!("{} {}", key.name(), reason.value()),
+            Some(reason)
+                if ["reconnects_total", "windows_closed_total"].iter().any(|name| key.name().ends_with(name)) =>
+            {
+                format!("{} {}", key.name(), reason.value())
+            }
             _ => key.name().to_owned(),
         };
         Counter::from_arc(Arc::clone(self.0.lock().entry(name).or_default()))

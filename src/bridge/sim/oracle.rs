@@ -10,8 +10,8 @@ pub(super) type Key = (String, u64);
 /// One arrival, read.
 struct Seen {
     mid: String,
-    spool: u64,
-    sequence: u64,
+    /// Its spool and the sequence there; a message of a window is called by what it was made of.
+    place: Option<(u64, u64)>,
     device: String,
     body: Body,
     late: bool,
@@ -144,8 +144,10 @@ impl Oracle {
     pub(super) fn judge(&mut self, arrivals: &[Arrival], durable: impl Fn(u64) -> Option<u64>) {
         for (at, arrival) in arrivals.iter().enumerate().skip(self.judged) {
             let seen = read(arrival);
-            let known = durable(seen.spool).expect("a spool of this life");
-            assert!(seen.sequence <= known, "{} was sent and only {known} are durable", seen.mid);
+            if let Some((spool, sequence)) = seen.place {
+                let known = durable(spool).expect("a spool of this life");
+                assert!(sequence <= known, "{} was sent and only {known} are durable", seen.mid);
+            }
             self.judge_content(&seen);
             if arrival.connection != self.connection {
                 (self.connection, self.control) = (arrival.connection, Some((String::new(), 0)));
@@ -177,8 +179,8 @@ impl Oracle {
         for number in numbers {
             let first = || (seen.body.clone(), seen.mid.clone());
             let (body, mid) = self.combined.entry((seen.device.clone(), number)).or_insert_with(first);
-            self.tally.combined_again += u64::from(*mid != seen.mid);
             assert!(*body == seen.body || self.unmarked, "{number} is in {body:?} and in {:?}", seen.body);
+            assert_eq!(*body == seen.body, *mid == seen.mid, "{number} of {body:?}: {mid} and {}", seen.mid);
         }
     }
 
@@ -210,6 +212,11 @@ impl Oracle {
         }
         let before = before.map(|(_, last)| last).filter(|last| last.life == self.life);
         let told = before.is_some_and(|last| last.told || arrivals[last.at].told);
+        let Some((spool, sequence)) = seen.place else {
+            // It may have been made, and stored, a second time.
+            self.control.take_if(|_| !told);
+            return told;
+        };
         if told {
             let (good, count) = self.control.get_or_insert((String::from("-"), 9));
             let is_control = (good.is_empty() || good == mid) && *count < 3;
@@ -225,11 +232,11 @@ impl Oracle {
                 let cut = arrivals[last.at].connection != arrivals[at].connection;
                 assert!(cut, "{mid} was sent twice on one line");
             }
-            None if self.unordered.get(&seen.spool).is_some_and(|to| seen.sequence <= *to) => {}
+            None if self.unordered.get(&spool).is_some_and(|to| sequence <= *to) => {}
             None => {
-                let last = self.order.entry((seen.spool, seen.late)).or_default();
-                assert!(*last < seen.sequence, "{mid} after {last} in its lane, late: {}", seen.late);
-                *last = seen.sequence;
+                let last = self.order.entry((spool, seen.late)).or_default();
+                assert!(*last < sequence, "{mid} after {last} in its lane, late: {}", seen.late);
+                *last = sequence;
             }
         }
         false
@@ -254,11 +261,13 @@ fn read(arrival: &Arrival) -> Seen {
     let (_, bag) = arrival.topic.rsplit_once('/').expect("a topic with a bag");
     let property = |name: &str| bag.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
     let mid = property("%24.mid").or_else(|| property("$.mid")).expect("a message id").to_owned();
-    let (spool, sequence) = mid.split_once('-').expect("spool and sequence");
     let device = property("device").expect("a device").to_owned();
+    let parts: Vec<&str> = mid.split('-').collect();
+    let number = |text: &str| text.parse::<u64>().expect("a number");
+    let spool = u64::from_str_radix(parts[0], 16).expect("hex");
+    assert_eq!(parts.len(), if is_of_window(&device) { 3 } else { 2 }, "{mid} of {device}");
     Seen {
-        spool: u64::from_str_radix(spool, 16).expect("hex"),
-        sequence: sequence.parse().expect("a number"),
+        place: (parts.len() == 2).then(|| (spool, number(parts[1]))),
         body: read_body(&device, std::str::from_utf8(&arrival.body).expect("a text")),
         device,
         late: property("replayed").is_some(),

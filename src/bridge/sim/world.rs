@@ -408,6 +408,7 @@ impl World {
         self.oracle.finish(self.given_up + given_up(&self.stats()));
         self.oracle.tally.connections = self.hub.connections();
         self.oracle.tally.renewed = self.books.count("uplink_reconnects_total token_renewal");
+        self.oracle.tally.combined_again = self.books.count("windows_closed_total repeated");
     }
 }
 

@@ -38,6 +38,8 @@ pub(super) struct Twin {
     /// What of them is not, and when it is tried again.
     pub(super) todo: ToDo,
     pub(super) plant_at: Option<Instant>,
+    /// The version of what is reported, as the hub said after a change.
+    pub(super) reported_version: Option<u64>,
     /// Its line was asked to stay open.
     pub(super) errand: bool,
     /// When it is looked after by itself.
@@ -55,6 +57,7 @@ impl Twin {
             published: Published::default(),
             todo: ToDo::default(),
             plant_at: None,
+            reported_version: None,
             errand: false,
             at: None,
             touched: false,
@@ -149,6 +152,11 @@ impl Book {
     /// What is desired, as far as it is known.
     pub(super) fn desired(&self, device: &str) -> Option<&Desired> {
         self.twins.get(device).map(|twin| twin.exchange.desired())
+    }
+
+    /// A twin, where it is known.
+    pub(super) fn known(&self, device: &str) -> Option<&Twin> {
+        self.twins.get(device)
     }
 
     /// All twins.

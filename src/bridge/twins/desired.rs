@@ -142,6 +142,11 @@ impl Desk {
         Self { rates: Rates::new(plant.rate), plant, metrics }
     }
 
+    #[cfg(test)]
+    pub(super) fn audit(&self) -> &Audit {
+        &self.plant.audit
+    }
+
     /// What the desired properties of a hub's device ask for that is not with the plant.
     pub(super) fn look(
         &self,

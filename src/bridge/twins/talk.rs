@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::book::Twin;
 use super::desired::{Desk, Done, Plant};
-use super::{Shared, Twins, records};
+use super::{Refusal, Shared, Twins, records};
 use crate::bridge::InUse;
 use crate::bridge::devices::Devices;
 use crate::downlink::Rates;
@@ -87,14 +87,7 @@ struct Talk {
 impl Talk {
     /// Everything that is kept is written to the journal.
     fn write_anew(&self) {
-        let book = self.shared.book.lock();
-        self.shared.journal.begin_anew();
-        for (device, twin) in book.all() {
-            for record in records::all(device, twin) {
-                self.shared.journal.append(&record);
-            }
-        }
-        self.shared.journal.written_anew();
+        Twins(Arc::clone(&self.shared)).write_anew();
     }
 
     /// Rules that were taken up may want something else.
@@ -153,7 +146,13 @@ impl Talk {
     fn arrived(&self, arrival: &Arrival) {
         let Arrival { device, topic, payload, .. } = arrival;
         match Downward::parse(topic) {
-            Some(Downward::TwinAnswer { status, rid, .. }) => self.answered(device, (status, rid), payload),
+            Some(Downward::TwinAnswer { status, rid, version }) => {
+                if let (200..300, Some(version)) = (status, version) {
+                    let mut book = self.shared.book.lock();
+                    book.with_known(device, |twin| twin.reported_version = Some(version));
+                }
+                self.answered(device, (status, rid), payload);
+            }
             Some(Downward::Desired { version }) => {
                 let change = |twin: &mut Twin| twin.exchange.desired_changed(version, payload);
                 let changed = self.shared.book.lock().with_known(device, change);
@@ -202,6 +201,7 @@ impl Talk {
                 self.ended(device, "refused", changes);
                 let detail = String::from_utf8_lossy(payload);
                 let detail = excerpt(&detail);
+                *self.shared.refused.lock() = Some(Refusal::now(device, status, detail));
                 self.shared.metrics.log_pace(&format!("twin {status}"), |left_out| {
                     tracing::warn!(device, status, detail, changes, left_out, "the hub refuses a twin operation");
                 });
@@ -360,3 +360,6 @@ impl Talk {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

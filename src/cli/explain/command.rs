@@ -140,6 +140,9 @@ fn in_words(asked: &Commanded, out: &mut String) {
                 let _ = writeln!(out, "\npublish by command `{}`", made.command);
                 let _ = write_publish(out, publish);
             }
+            if made.once {
+                out.push_str("\nonce at most: what may have been published is not published again, and without a message id nothing is\n");
+            }
             match &made.answer {
                 Some((topic, answer)) => {
                     writeln!(out, "\ncomplete with an answer on {topic} within {:?}", answer.within)
@@ -159,7 +162,7 @@ fn in_json(asked: &Commanded) -> serde_json::Value {
         Commanded::Made(made) => {
             let publishes: Vec<_> = made.publishes.iter().map(publish_in_json).collect();
             let answer = made.answer.as_ref().map(|(topic, _)| topic);
-            json!({"command": made.command, "publishes": publishes, "answer": answer})
+            json!({"command": made.command, "publishes": publishes, "answer": answer, "once": made.once})
         }
     }
 }

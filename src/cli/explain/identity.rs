@@ -19,8 +19,17 @@ pub(super) struct Identities {
     state: PathBuf,
 }
 
-/// The rules of a configuration, and its devices where each has an identity of its own.
-pub(super) fn load(path: &Path) -> Result<(RuleSet, Option<Identities>), ExitCode> {
+/// What a configuration says.
+pub(super) struct Configured {
+    pub(super) rules: RuleSet,
+    /// Its devices, where each has an identity of its own.
+    pub(super) identities: Option<Identities>,
+    /// The bridge itself, as `--gateway` takes it; none where the uplink is no hub.
+    pub(super) gateway: Option<String>,
+}
+
+/// Reads a configuration with its rules.
+pub(super) fn load(path: &Path) -> Result<Configured, ExitCode> {
     let loaded = settings::load(path, &|name| std::env::var(name).ok())
         .map_err(|error| could_not_run(&settings::cannot_read(path, &error)))?;
     let Some(settings) = loaded.settings else {
@@ -29,13 +38,23 @@ pub(super) fn load(path: &Path) -> Result<(RuleSet, Option<Identities>), ExitCod
     };
     let state = settings.state;
     let identities = settings.devices.map(|planned| Identities { planned, state });
-    Ok((settings.rules, identities))
+    let own = settings.own;
+    let gateway = own.device.map(|device| match own.module {
+        Some(module) => format!("{device}/{module}"),
+        None => device,
+    });
+    Ok(Configured { rules: settings.rules, identities, gateway })
 }
 
 impl Identities {
     /// It has an identity of its own.
     pub(super) fn has(&self, device: &str) -> bool {
         !device.is_empty() && *device != *self.planned.plan.own.connection.device
+    }
+
+    /// What the device is called at its hub, where the provisioning service assigned another id.
+    pub(super) fn there(&self, device: &str) -> Option<String> {
+        self.planned.plan.accounts.describe(device).there
     }
 
     fn origin(&self, device: &str) -> Result<Origin, String> {
@@ -54,6 +73,10 @@ impl Identities {
             (Some(hub), Some(at)) => writeln!(out, "  hub         {hub}, as the provisioning service said {at}"),
             (Some(hub), None) => writeln!(out, "  hub         {hub}"),
             (None, _) => writeln!(out, "  hub         not known yet: the provisioning service will be asked"),
+        }?;
+        match account.there {
+            Some(there) => writeln!(out, "  there       {there}, the id the provisioning service gave it"),
+            None => Ok(()),
         }
     }
 
@@ -61,7 +84,7 @@ impl Identities {
         match self.origin(device) {
             Ok(Origin { verdict, admission, account }) => json!({
                 "verdict": verdict, "admission": admission, "credentials": account.proof, "hub": account.hub,
-                "assigned": account.assigned,
+                "assigned": account.assigned, "there": account.there,
             }),
             Err(problem) => json!({ "problem": problem }),
         }

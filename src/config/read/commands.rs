@@ -17,6 +17,8 @@ pub(in crate::config) fn commands(section: &mut Section<'_, '_, '_>) -> Commands
         own_methods: section.flag("own_methods", true),
         own_twin: section.flag("own_twin", false),
         own_twin_every: section.duration("own_twin_every", Duration::from_secs(300)),
+        own_twin_presence: section.count("own_twin_presence", 100, 0..=500),
+        own_twin_quiet_after: section.duration("own_twin_quiet_after", Duration::from_secs(900)),
         desired: section.flag("desired", true),
         own_line: section.flag("own_line", true),
         audit_max_size: section.size("audit_max_size", 16 << 20, 64 << 10..=1 << 40),

@@ -13,12 +13,10 @@
 //! A metric that comes again in one payload (buffered history) begins a new object with the metric's own time.
 //!
 //! Data messages may name metrics by the alias that the birth gave them. What births say is kept in [`Births`], which
-//! belongs to the caller and is bounded; a data message with an alias nobody has declared is refused.
+//! belongs to the caller and is bounded; a data message with an alias nobody has declared is refused, and its node is
+//! asked for its births where the rule says so.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
-
-use parking_lot::Mutex;
+use std::collections::HashSet;
 
 use super::{Decoded, ITEM_NAMES, push_base64, push_key, push_string};
 use crate::message::{Publish, Timestamp};
@@ -26,38 +24,18 @@ use crate::rules::QuarantineReason;
 use crate::rules::number;
 use crate::rules::refusal::{Refusal, shown};
 
+mod births;
+mod declared;
+mod rebirth;
+mod records;
 mod wire;
 
+pub use births::{Births, Keep, Tally};
+pub use rebirth::rebirth;
 use wire::{Fault, Metric, Payload, Value, code};
-
-/// Bytes of names, and what goes with them, that all births together may hold.
-const MAX_BYTES: usize = 32 << 20;
-
-/// What a metric costs beside its name.
-const PER_METRIC: usize = 96;
 
 /// Templates in templates.
 const MAX_NESTING: usize = 8;
-
-/// The aliases and datatypes that births declared, per edge node. A clone is another handle to the same births.
-#[derive(Debug, Clone, Default)]
-pub(in crate::rules) struct Births(Arc<Mutex<Known>>);
-
-#[derive(Debug, Default)]
-struct Known {
-    nodes: HashMap<String, Node>,
-    bytes: usize,
-    births: u64,
-}
-
-#[derive(Debug, Default)]
-struct Node {
-    aliases: HashMap<u64, (String, u32)>,
-    /// Datatypes by device and name.
-    datatypes: HashMap<(String, String), u32>,
-    bytes: usize,
-    born: u64,
-}
 
 /// Who sent a payload, and what kind it is.
 struct Sender<'t> {
@@ -67,83 +45,38 @@ struct Sender<'t> {
 }
 
 impl<'t> Sender<'t> {
-    /// From `spBv1.0/group/kind/node[/device]`.
+    /// From `spBv1.0/group/kind/node[/device]`; what is of the node itself has no device.
     fn of(topic: &'t str) -> Option<Self> {
         let mut levels = topic.split('/');
         let _namespace = levels.next().filter(|level| *level == "spBv1.0")?;
         let (group, kind, node) = (levels.next()?, levels.next()?, levels.next()?);
-        Some(Self { node: format!("{group}/{node}"), kind, device: levels.next().unwrap_or("") })
+        let device = match kind {
+            "NBIRTH" | "NDEATH" => "",
+            "DBIRTH" | "DDEATH" => levels.next().filter(|device| !device.is_empty())?,
+            _ => levels.next().unwrap_or(""),
+        };
+        Some(Self { node: format!("{group}/{node}"), kind, device })
+    }
+
+    fn is_data(&self) -> bool {
+        matches!(self.kind, "NDATA" | "DDATA")
     }
 }
 
-impl Known {
-    /// Takes up what a birth or death says.
-    fn hear(&mut self, sender: &Sender<'_>, metrics: &[Metric<'_>]) {
-        match sender.kind {
-            "NBIRTH" | "NDEATH" => self.forget(&sender.node),
-            _ => {}
-        }
-        if !matches!(sender.kind, "NBIRTH" | "DBIRTH") {
-            return;
-        }
-        self.births += 1;
-        let births = self.births;
-        let node = self.nodes.entry(sender.node.clone()).or_default();
-        node.born = births;
-        for metric in metrics {
-            let Some(name) = metric.name else { continue };
-            let datatype = metric.datatype.unwrap_or(0);
-            let size = 2 * name.len() + sender.device.len() + PER_METRIC;
-            let mut grown = false;
-            if let Some(alias) = metric.alias {
-                grown |= node.aliases.insert(alias, (name.to_owned(), datatype)).is_none();
-            }
-            grown |= node.datatypes.insert((sender.device.to_owned(), name.to_owned()), datatype).is_none();
-            if grown {
-                node.bytes += size;
-                self.bytes += size;
-            }
-        }
-        while self.bytes > MAX_BYTES {
-            let Some(oldest) = self.nodes.iter().min_by_key(|(_, node)| node.born).map(|(name, _)| name.clone()) else {
-                break;
-            };
-            self.forget(&oldest);
-        }
-    }
-
-    fn forget(&mut self, node: &str) {
-        if let Some(gone) = self.nodes.remove(node) {
-            self.bytes -= gone.bytes;
-        }
-    }
-}
-
-impl Node {
-    /// The name and datatype of a metric.
-    fn resolve<'n>(&'n self, device: &str, metric: &Metric<'n>) -> Option<(&'n str, u32)> {
-        let declared = metric.alias.and_then(|alias| self.aliases.get(&alias));
-        let name = metric.name.or(declared.map(|(name, _)| name.as_str()))?;
-        let datatype = metric.datatype.or(declared.map(|(_, datatype)| *datatype));
-        let datatype = datatype.or_else(|| self.datatypes.get(&(device.to_owned(), name.to_owned())).copied());
-        Some((name, datatype.unwrap_or(0)))
-    }
-}
-
-pub(super) fn decode(publish: &Publish<'_>, births: &Births, out: &mut Decoded) -> Result<(), Refusal> {
+/// With `asks` the node is asked for its births where the aliases of its data are not known.
+pub(super) fn decode((publish, asks): (&Publish<'_>, bool), births: &Births, out: &mut Decoded) -> Result<(), Refusal> {
     let payload = Payload::read(publish.payload).map_err(|fault| unreadable(fault, publish.payload))?;
     let sender = Sender::of(publish.topic);
-    let mut known = births.0.lock();
-    if let Some(sender) = &sender {
-        known.hear(sender, &payload.metrics);
-    }
-    let nobody = Node::default();
-    let node = sender.as_ref().and_then(|sender| known.nodes.get(&sender.node)).unwrap_or(&nobody);
-    let device = sender.as_ref().map_or("", |sender| sender.device);
+    let scope = sender.as_ref().map(|sender| births.scope(sender, &payload.metrics)).unwrap_or_default();
     let mut objects: Vec<Vec<(&str, u32, &Metric<'_>)>> = Vec::new();
     let mut names: HashSet<&str> = HashSet::new();
     for metric in &payload.metrics {
-        let Some((name, datatype)) = node.resolve(device, metric) else { return Err(unknown_alias(metric)) };
+        let Some((name, datatype)) = scope.resolve(metric) else {
+            if let Some(sender) = sender.filter(|sender| asks && metric.alias.is_some() && sender.is_data()) {
+                births.ask_rebirth(&sender.node);
+            }
+            return Err(unknown_alias(metric, asks));
+        };
         if objects.is_empty() || !names.insert(name) {
             names.clear();
             names.insert(name);
@@ -185,14 +118,16 @@ fn unreadable(fault: Fault, payload: &[u8]) -> Refusal {
     Refusal::undecoded(format!("the payload is not Sparkplug B: {fault}: {}", shown(payload)))
 }
 
-fn unknown_alias(metric: &Metric<'_>) -> Refusal {
+fn unknown_alias(metric: &Metric<'_>, asked: bool) -> Refusal {
     let detail = match metric.alias {
         Some(alias) => format!(
-            "no birth has declared the alias {alias}: the edge node was born before brownbridge was there, ask it for a rebirth"
+            "no birth has declared the alias {alias}: the edge node was born before brownbridge was there, {} for a rebirth",
+            if asked { "it is asked" } else { "ask it" }
         ),
         None => "a metric has neither name nor alias".to_owned(),
     };
-    Refusal::new(QuarantineReason::UnknownAlias, detail)
+    let advice = (!asked).then_some("decode = { format = \"sparkplug\", rebirth = true }");
+    Refusal::new(QuarantineReason::UnknownAlias, detail).advise(advice)
 }
 
 fn push_whole(value: u64, out: &mut Vec<u8>) {

@@ -13,14 +13,15 @@
 //! | `too-long` | what is known of a message alone is more than the hub takes |
 //! | `unused-name` | a name from the topic that nothing refers to; one that begins with `_` may be unused |
 //!
-//! A lint is told only of rules without a mistake: one finding must not be the echo of another.
+//! A lint is told only of rules without a mistake: one finding must not be the echo of another. `never-runs` asks the
+//! topics alone, and is told wherever those say enough.
 
 use std::collections::{HashMap, HashSet};
 
 use regex_syntax::hir::{Hir, HirKind};
 use toml::de::{DeTable, DeValue};
 
-use super::read_rule::Asked;
+use super::read_pattern::Asked;
 use crate::diag::walk::{Reader, Report, Text};
 use crate::diag::{Diagnostic, Span, nearest};
 use crate::rules::pattern::Level;
@@ -137,7 +138,7 @@ fn loose_regex(text: &Text<'_>, report: &mut Report<'_>) {
 fn constant_device<'a>(table: &'a DeTable<'a>, asked: &Asked, message: &Message, report: &mut Report<'_>) -> bool {
     let constant = message.device.0.iter().all(|part| matches!(part, Part::Literal(_)));
     // The payload says of which devices and nodes its values are.
-    let says_itself = matches!(message.decode, Some(Decode::Kepware(_) | Decode::Sparkplug));
+    let says_itself = matches!(message.decode, Some(Decode::Kepware(_) | Decode::Sparkplug { .. }));
     let Some(device) = table.get("device").filter(|_| constant && !says_itself && takes_many(asked)) else {
         return false;
     };

@@ -40,17 +40,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
     let mut keys = Reader::new(table, "command");
     let name = keys.string("name", report);
     let method = keys.string("method", report);
-    let mut names = Names {
-        names: NAMES.map(str::to_owned).to_vec(),
-        columns: Vec::new(),
-        of_pattern: 0,
-        place: None,
-        open: false,
-        regex: false,
-        on: false,
-        command: true,
-        answer: None,
-    };
+    let mut names = Names::down(&NAMES);
     let device = keys.any("device").and_then(|entry| pattern(&entry, &mut names, report));
     let mut props = Vec::new();
     if let Some((table, _)) = keys.table("props", report) {
@@ -61,6 +51,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
     }
     let complete = keys.any("complete");
     let on_ack = keys.word("complete", &COMPLETE, "unknown-word", report);
+    let once = keys.boolean("once", report);
     let answer = read_answer(&mut keys, method.is_some(), &mut names, report);
     let message = read_message(&mut keys, (&mut names, Makes::Command, false), tables, report);
     let encode = read_encode(&mut keys, report);
@@ -89,6 +80,10 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
         }
         _ => {}
     }
+    if let (Some((true, place)), true) = (&once, method.is_some()) {
+        let title = "`once` means nothing beside `method`: a hub calls once";
+        report.push(Diagnostic::warning("unused-key", title, report.file).at(place.clone(), ""));
+    }
     let name_span = name.map_or(span.clone(), |name| name.span());
     let written = table.get("topic").and_then(|topic| topic.get_ref().as_str()).unwrap_or("(command)");
     let shown = name.or(method).map_or(written, |name| name.value).to_owned();
@@ -111,6 +106,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
             qos,
             retain,
             answer: answer.filter(|_| waits),
+            once: once.is_some_and(|(once, _)| once),
         }
     });
     Draft { file: report.file, name: shown, name_span, command }

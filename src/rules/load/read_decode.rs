@@ -62,6 +62,10 @@ fn read_nested<'a>(entry: &Entry<'a>, outer: bool, report: &mut Report<'_>) -> O
         "base64" => coded(Coding::Base64, &mut keys, outer, report),
         "binary" => read_binary::read(&mut keys, &name, report),
         "kepware" => kepware(&mut keys, report),
+        "sparkplug" => {
+            let rebirth = keys.boolean("rebirth", report).is_some_and(|(rebirth, _)| rebirth);
+            Some(Decode::Sparkplug { rebirth })
+        }
         other => match plain(other) {
             Some(decode) => Some(decode),
             None => {
@@ -91,7 +95,7 @@ pub(super) fn plain(name: &str) -> Option<Decode> {
             good: Box::default(),
             keys: Keys::default(),
         }),
-        "sparkplug" => Decode::Sparkplug,
+        "sparkplug" => Decode::Sparkplug { rebirth: false },
         "xml" => Decode::Xml,
         _ => return None,
     })

@@ -3,10 +3,10 @@
 use toml::de::DeTable;
 
 use super::read_command::{self, Draft};
-use super::read_path;
 use super::read_rule::{Makes, read_message};
 use super::read_table::Tables;
 use super::texts::Names;
+use super::{read_path, twin_names};
 use crate::diag::walk::{Reader, Report};
 use crate::diag::{Diagnostic, Span};
 use crate::rules::command::{Command, Levels, PAYLOAD, TOPIC};
@@ -25,19 +25,14 @@ pub(super) fn read<'a>(
     let mut keys = Reader::new(table, "desired");
     let name = keys.string("name", report);
     let by_leaf = keys.word("split", &SPLITS, "unknown-word", report).unwrap_or(true);
-    let at = keys.string("at", report).and_then(|text| read_path(&text, report)).unwrap_or_default();
+    let at = keys.string("at", report).and_then(|text| {
+        let path = read_path(&text, report)?;
+        twin_names::place(&text, &path, report);
+        Some(path)
+    });
+    let at = at.unwrap_or_default();
     let known: &[&str] = if by_leaf { &NAMES_OF_LEAF } else { &NAMES };
-    let mut names = Names {
-        names: known.iter().map(|name| (*name).to_owned()).collect(),
-        columns: Vec::new(),
-        of_pattern: 0,
-        place: None,
-        open: false,
-        regex: false,
-        on: false,
-        command: true,
-        answer: None,
-    };
+    let mut names = Names::down(known);
     let device = keys.any("device").and_then(|entry| read_command::pattern(&entry, &mut names, report));
     let acknowledge = keys.boolean("acknowledge", report).is_some_and(|(yes, _)| yes);
     let message = read_message(&mut keys, (&mut names, Makes::Command, false), tables, report);
@@ -69,6 +64,7 @@ pub(super) fn read<'a>(
             qos,
             retain,
             answer: None,
+            once: false,
         };
         Desired { command, at, by_leaf, has_payload, acknowledge }
     });

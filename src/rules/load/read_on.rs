@@ -2,7 +2,7 @@
 
 use regex::Regex;
 
-use super::read_rule::{Asked, read_regex};
+use super::read_pattern::{Asked, read_regex};
 use crate::diag::nearest;
 use crate::diag::walk::{Reader, Report, Text, text};
 use crate::message::Event;

@@ -2,6 +2,7 @@
 
 use super::durations;
 use super::texts::Names;
+use super::twin_names;
 use crate::diag::Diagnostic;
 use crate::diag::walk::{Reader, Report, Text};
 use crate::rules::rule::Reported;
@@ -40,6 +41,7 @@ pub(super) fn read(keys: &mut Reader<'_>, names: &Names, report: &mut Report<'_>
             report.push(found.help("make the message with another rule, and `continue = true` in the first"));
         }
     }
+    twin_names::fields(keys, report);
     Some(Reported { at: at.map(|text| path(&text, names, report)).unwrap_or_default(), every })
 }
 
@@ -63,5 +65,6 @@ fn path(text: &Text<'_>, names: &Names, report: &mut Report<'_>) -> Vec<Template
         report.push(found.help(format!("at most {DEPTH_MAX} names with dots between them: at = \"press.{{nr}}\"")));
         return Vec::new();
     }
+    twin_names::place_of_rule(text, &parts, report);
     parts.into_iter().map(|part| names.template(&Text::new(part, &text.span()), report)).collect()
 }

@@ -9,10 +9,15 @@ use super::texts::Names;
 use crate::diag::Diagnostic;
 use crate::diag::walk::{Entry, Reader, Report, text, type_name};
 use crate::rules::restraint::{Change, Dedupe, Report as ByException, Restraint};
+use crate::rules::template::Template;
 
 /// Reads what a rule holds back; none where it holds nothing back.
-pub(super) fn read(keys: &mut Reader<'_>, names: &Names, report: &mut Report<'_>) -> Option<Restraint> {
-    let dedupe = dedupe(keys, names, report);
+pub(super) fn read(
+    keys: &mut Reader<'_>,
+    (names, device): (&mut Names, &Template),
+    report: &mut Report<'_>,
+) -> Option<Restraint> {
+    let dedupe = dedupe(keys, (names, device), report);
     let by_exception = by_exception(keys, report);
     let throttle = durations::longer_than_nothing(keys, "throttle", report);
     (dedupe.is_some() || by_exception.is_some() || throttle.is_some()).then_some(Restraint {
@@ -31,14 +36,14 @@ pub(super) fn lone_per(entry: &Entry<'_>, report: &mut Report<'_>) {
 }
 
 /// `dedupe = "10s"` or `dedupe = { within = "10s", key = "{.id}" }`.
-fn dedupe(keys: &mut Reader<'_>, names: &Names, report: &mut Report<'_>) -> Option<Dedupe> {
+fn dedupe(keys: &mut Reader<'_>, (names, device): (&mut Names, &Template), report: &mut Report<'_>) -> Option<Dedupe> {
     let entry = keys.any("dedupe")?;
     let DeValue::Table(table) = entry.value.get_ref() else {
         return durations::of_entry(&entry, report).map(|within| Dedupe { within, key: None });
     };
     let mut keys = Reader::new(table, "dedupe");
     let within = durations::longer_than_nothing(&mut keys, "within", report);
-    let key = keys.string("key", report).map(|text| names.template(&text, report));
+    let key = keys.string("key", report).map(|text| names.template_of_sent(&text, device, report));
     let mistyped = keys.finish(report);
     if !table.contains_key("within") && !mistyped.contains(&"within") {
         let found = report.new_error("bad-duration", "`dedupe` does not say for how long").at(entry.value.span(), "");

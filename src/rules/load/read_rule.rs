@@ -1,20 +1,19 @@
 //! One `[[rule]]`.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
-use regex_syntax::ast;
 use toml::de::DeTable;
 
 use super::read_table::{self, Tables};
-use super::texts::Names;
+use super::texts::{Names, Unknown};
 use super::{
-    Draft, line, lint, read_command, read_decode, read_on, read_reported, read_restraint, read_shape, read_time,
-    read_window,
+    Draft, line, lint, read_command, read_decode, read_on, read_pattern, read_reported, read_restraint, read_shape,
+    read_time, read_window,
 };
-use crate::diag::walk::{Reader, Report, Text, text};
+use crate::diag::walk::{Reader, Report, text};
 use crate::diag::{Diagnostic, SourceFile, Span};
 use crate::rules::expr::Expr;
-use crate::rules::pattern::{self, Level, Mistake, Pattern};
 use crate::rules::rule::{Action, Message, Rule};
 use crate::rules::shape::Reshape;
 use crate::rules::template::Template;
@@ -52,21 +51,6 @@ const OF_MESSAGES: [&str; 22] = [
 /// What `compress` can be.
 pub(super) const COMPRESSIONS: [(&str, bool); 2] = [("gzip", true), ("none", false)];
 
-/// A compiled regex may grow to this.
-const REGEX_LIMIT: usize = 16 << 20;
-
-/// What the pattern of a rule came to.
-#[derive(Default)]
-pub(super) struct Asked {
-    pub(super) pattern: Option<Pattern>,
-    /// The pattern as written.
-    pub(super) text: String,
-    pub(super) names: Vec<String>,
-    pub(super) place: Option<Span>,
-    pub(super) filter: Option<String>,
-    pub(super) regex: Option<String>,
-}
-
 pub(super) fn read<'a>(
     table: &'a DeTable<'a>,
     span: &Span,
@@ -81,7 +65,7 @@ pub(super) fn read<'a>(
         Some(event) => read_on::pattern(&mut keys, event, report),
         None => {
             read_on::without(&mut keys, table.contains_key("on"), report);
-            read_pattern(&mut keys, report)
+            read_pattern::read(&mut keys, report)
         }
     };
     let goes_on = keys.boolean("continue", report).is_some_and(|(yes, _)| yes);
@@ -102,7 +86,7 @@ pub(super) fn read<'a>(
             columns: Vec::new(),
             of_pattern: asked.names.len(),
             place: asked.place.clone(),
-            open: asked.pattern.is_none(),
+            unknown: Cell::new(asked.unknown(on.is_some())),
             regex: asked.regex.is_some() && on.is_none(),
             on: on.is_some(),
             command: false,
@@ -112,17 +96,15 @@ pub(super) fn read<'a>(
         read_message(&mut keys, (&mut names, makes, urgent), tables, report)
             .map(|message| Action::Send(Box::new(message)))
     };
-    let picky = match &action {
-        Some(Action::Send(message)) => message.is_picky(),
-        _ => table.contains_key("when"),
-    };
     let mistyped = keys.finish(report);
+    let picky = may_let_by(action.as_ref().and_then(Action::message), table, &mistyped);
+    let goes_on = goes_on || mistyped.contains(&"continue");
     let missing = |key: &str| table.get(key).is_none() && !mistyped.contains(&key);
     if missing("topic") && missing("regex") && missing("on") {
         let found = report.new_error("no-topic", "the rule does not say which topics it takes");
         report.push(found.at(span.clone(), "no `topic`").help("topic = \"plant1/{line}/{machine}\""));
     }
-    if !drops && missing("device") {
+    if !drops && !table.contains_key("device") {
         no_device(&shown, &name_span, &asked.names, report);
     }
     let sound = !report.found.iter().skip(before).any(|found| found.is_error());
@@ -156,9 +138,21 @@ pub(super) fn read<'a>(
         goes_on: (goes_on && !drops) || picky,
         on,
         filter: asked.filter,
+        meant: asked.meant,
         regex: asked.regex,
         allow: allow.into_iter().map(str::to_owned).collect(),
         rule,
+    }
+}
+
+/// Whether a rule may let publishes go by; also where the key that says so has a mistake.
+fn may_let_by(message: Option<&Message>, table: &DeTable<'_>, mistyped: &[&str]) -> bool {
+    let has = |key: &str| table.contains_key(key) || mistyped.contains(&key);
+    match message {
+        Some(message) => {
+            message.is_picky() || (message.when.is_none() && has("when")) || (message.lookup.is_none() && has("lookup"))
+        }
+        None => has("when"),
     }
 }
 
@@ -182,148 +176,6 @@ fn no_device(rule: &str, place: &Span, names: &[String], report: &mut Report<'_>
     report.push(found.help(format!("device = \"{}\"", device_name(names))));
 }
 
-fn read_pattern<'a>(keys: &mut Reader<'a>, report: &mut Report<'_>) -> Asked {
-    match (keys.any("topic"), keys.any("regex")) {
-        (Some(topic), Some(regex)) => {
-            let found = report.new_error("two-patterns", "a rule has `topic` or `regex`, not both");
-            report.push(found.at(regex.key_span, "one too many").context(topic.key_span, "the other one"));
-            Asked::default()
-        }
-        (Some(topic), None) => text(&topic, report).map(|text| read_topic(&text, report)).unwrap_or_default(),
-        (None, Some(regex)) => text(&regex, report).map(|text| read_regex(&text, report)).unwrap_or_default(),
-        (None, None) => Asked::default(),
-    }
-}
-
-fn read_topic(text: &Text<'_>, report: &mut Report<'_>) -> Asked {
-    let (levels, mistakes) = pattern::levels(text.value);
-    let sound = mistakes.is_empty();
-    for mistake in mistakes {
-        let part = |part| text.part(report.text, part);
-        let found = match mistake {
-            Mistake::Mixed(level) => report
-                .new_error("bad-topic", "a wildcard must be a whole topic level")
-                .at(part(level), "mixed with other characters")
-                .help("to match inside a level, use `regex = '...'` instead of `topic`"),
-            Mistake::Hash(level) => report
-                .new_error("bad-topic", "`#` must be the last topic level")
-                .at(part(level), "levels follow")
-                .help("for exactly one level write `+` or a name in braces"),
-            Mistake::Name(name) => report
-                .new_error("bad-name", "this cannot be the name of a topic level")
-                .at(part(name), "")
-                .help("a name has letters, digits and `_`, and is not `time`, `topic` or `client`"),
-            Mistake::Twice(name, first) => report
-                .new_error("bad-name", "two topic levels have the same name")
-                .at(part(name), "again")
-                .context(part(first), "first here"),
-            Mistake::Filter(error) => report.new_error("bad-topic", error.to_string()).at(text.span(), ""),
-        };
-        report.push(found);
-    }
-    foreign_wildcards(text, &levels, report);
-    let filter = pattern::filter(&levels);
-    Asked {
-        text: text.value.to_owned(),
-        names: pattern::names(&levels),
-        place: Some(text.span()),
-        filter: sound.then(|| filter.clone()),
-        regex: None,
-        pattern: sound.then(|| Pattern::Topic { filter, levels }),
-    }
-}
-
-/// Warns of levels that are wildcards or names elsewhere, and that MQTT takes as they stand. `$name` is none of
-/// them: topics of that kind exist.
-fn foreign_wildcards(text: &Text<'_>, levels: &[Level], report: &mut Report<'_>) {
-    let mut at = 0;
-    for (level, written) in levels.iter().zip(text.value.split('/')) {
-        let exact = text.exact_part(report.text, at..at + written.len());
-        let place = exact.clone().unwrap_or(text.span());
-        at += written.len() + 1;
-        if !matches!(level, Level::Literal(_)) {
-            continue;
-        }
-        if written == "*" {
-            let found = Diagnostic::warning("odd-level", "`*` is no MQTT wildcard", report.file).at(place, "");
-            report.push(found.help("write `+` or `{name}` for one level, `#` for all that follow"));
-        } else if let Some(name) = placeholder_elsewhere(written) {
-            let title = format!("`{written}` takes only a level that is written so");
-            let found = Diagnostic::warning("odd-level", title, report.file).at(place, "a name is in braces");
-            report.push(match exact {
-                Some(place) => found.fix(place, format!("{{{name}}}")),
-                None => found.help(format!("write {{{name}}}")),
-            });
-        }
-    }
-}
-
-/// The name in `<name>`, `:name` or `%name%`.
-fn placeholder_elsewhere(level: &str) -> Option<&str> {
-    let between = |open, close| level.strip_prefix(open)?.strip_suffix(close);
-    between('<', '>')
-        .or_else(|| between('%', '%'))
-        .or_else(|| level.strip_prefix(':'))
-        .filter(|name| pattern::is_name(name))
-}
-
-pub(super) fn read_regex(text: &Text<'_>, report: &mut Report<'_>) -> Asked {
-    let mut asked = Asked {
-        text: text.value.to_owned(),
-        place: Some(text.span()),
-        regex: Some(text.value.to_owned()),
-        ..Asked::default()
-    };
-    match regex::RegexBuilder::new(text.value).size_limit(REGEX_LIMIT).build() {
-        Ok(regex) => {
-            let named = || regex.capture_names().enumerate().filter_map(|(group, name)| Some((group, name?)));
-            asked.names = named().map(|(_, name)| name.to_owned()).collect();
-            let groups = named().map(|(group, _)| group).collect();
-            asked.pattern = Some(Pattern::Regex { text: text.value.to_owned(), regex, groups });
-        }
-        Err(error) => {
-            asked.regex = None;
-            bad_regex(text, &error, report);
-        }
-    }
-    asked
-}
-
-fn bad_regex(text: &Text<'_>, error: &regex::Error, report: &mut Report<'_>) {
-    let found = report.new_error("bad-regex", "this regex does not work");
-    report.push(match ast::parse::Parser::new().parse(text.value) {
-        Err(syntax) => {
-            let part = syntax.span().start.offset..syntax.span().end.offset;
-            let found = found.at(text.part(report.text, part), syntax.kind().to_string());
-            match regex_advice(syntax.kind()) {
-                Some(advice) => found.help(advice),
-                None => found,
-            }
-        }
-        Ok(_) => found.at(text.span(), error.to_string().lines().last().unwrap_or("")),
-    });
-}
-
-/// What to do about the mistakes people make in a regex.
-fn regex_advice(kind: &ast::ErrorKind) -> Option<&'static str> {
-    match kind {
-        ast::ErrorKind::GroupUnclosed | ast::ErrorKind::GroupUnopened => {
-            Some("a group is written (..); a parenthesis that is meant as it stands is written \\( or \\)")
-        }
-        ast::ErrorKind::UnsupportedLookAround => {
-            Some("write what the topic looks like; a rule before this one can take those that are not wanted")
-        }
-        ast::ErrorKind::GroupNameInvalid | ast::ErrorKind::GroupNameEmpty | ast::ErrorKind::GroupNameUnexpectedEof => {
-            Some("a name has letters, digits and `_`, a letter first: (?<line>[^/]+)")
-        }
-        ast::ErrorKind::RepetitionMissing => {
-            Some("`*` and `+` repeat what stands before them; one topic level is [^/]+, any text is .*")
-        }
-        ast::ErrorKind::UnsupportedBackreference => Some("a regex here cannot refer to its own groups"),
-        _ => None,
-    }
-}
-
 /// What a table with the keys of a body makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Makes {
@@ -344,7 +196,8 @@ pub(super) fn read_message(
         let decode = read_decode::read(&entry, report);
         match &decode {
             Some(decode) => names.bring(decode.names().iter().copied(), &entry.value.span(), report),
-            None => names.open |= read_decode::brings_names(&entry),
+            None if read_decode::brings_names(&entry) => names.unknown.set(Unknown::Open),
+            None => {}
         }
         (decode, entry.value.span())
     });
@@ -415,8 +268,8 @@ pub(super) fn read_message(
 }
 
 /// Reads what makes messages fewer and smaller.
-fn read_cost(keys: &mut Reader<'_>, names: &Names, message: &mut Message, urgent: bool, report: &mut Report<'_>) {
-    let mut restraint = read_restraint::read(keys, names, report);
+fn read_cost(keys: &mut Reader<'_>, names: &mut Names, message: &mut Message, urgent: bool, report: &mut Report<'_>) {
+    let mut restraint = read_restraint::read(keys, (names, &message.device), report);
     message.gzip = keys.word("compress", &COMPRESSIONS, "unknown-word", report).unwrap_or(false);
     let gzip = message.gzip;
     let mut window = read_window::read(keys, names, report).map(|combine| {
@@ -424,7 +277,7 @@ fn read_cost(keys: &mut Reader<'_>, names: &Names, message: &mut Message, urgent
         Window::new(combine, gzip, urgent)
     });
     if let Some(entry) = keys.any("per") {
-        let per = text(&entry, report).map(|text| names.template(&text, report));
+        let per = text(&entry, report).map(|text| names.template_of_sent(&text, &message.device, report));
         let aggregate = window.as_mut().filter(|window| matches!(window.combine, Combine::Aggregate(_)));
         if restraint.is_none() && aggregate.is_none() {
             read_restraint::lone_per(&entry, report);

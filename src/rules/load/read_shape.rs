@@ -24,7 +24,7 @@ pub(super) fn expression(text: &Text<'_>, names: &Names, report: &mut Report<'_>
             tell_never(&expr, text, report);
             Some(expr)
         }
-        Err(Mistake { wrong: Wrong::Variable(_), .. }) if names.open => None,
+        Err(Mistake { wrong: Wrong::Variable(_), .. }) if names.is_open() => None,
         Err(mistake) => {
             tell(&mistake, text, names, report);
             None
@@ -99,7 +99,7 @@ pub(super) fn script(keys: &mut Reader<'_>, names: &Names, report: &mut Report<'
         Ok(script) => Some(script),
         Err(mistakes) => {
             for mistake in mistakes {
-                if !(names.open && matches!(mistake.wrong, Wrong::Variable(_))) {
+                if !(names.is_open() && matches!(mistake.wrong, Wrong::Variable(_))) {
                     tell(&mistake, &text, names, report);
                 }
             }

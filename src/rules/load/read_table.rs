@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::is_table_file;
 use super::lint::escaped_length;
-use super::texts::Names;
+use super::texts::{Names, Unknown};
 use crate::diag::walk::{Entry, Reader, Report, type_name};
 use crate::diag::{Diagnostic, SourceFile, Span, nearest};
 use crate::rules::decode::csv::{Rows, twice};
@@ -281,7 +281,7 @@ pub(super) fn lookup(
     }
     let key = key.map(|key| names.template(&key, report));
     // Where the table is not known, neither are the names it brings.
-    let open = std::mem::replace(&mut names.open, true);
+    let unknown = names.unknown.replace(Unknown::Open);
     let name = name?;
     let Some(known) = tables.by_name.get(name.value) else {
         let found = report.new_error("unknown-table", format!("there is no table `{}`", name.value));
@@ -294,7 +294,7 @@ pub(super) fn lookup(
     };
     known.used.set(true);
     let found = known.table.clone()?;
-    names.open = open;
+    names.unknown.set(unknown);
     names.bring_columns(&found.columns, &name.span(), report);
     let miss = match (default, skip) {
         (Some((_, span)), Some(_)) => {

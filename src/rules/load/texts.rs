@@ -1,5 +1,7 @@
 //! Templates and `add` values of a rule, with the names they may use.
 
+use std::cell::Cell;
+
 use toml::Spanned;
 use toml::de::DeValue;
 
@@ -13,6 +15,22 @@ const KNOWN_IN_COMMANDS: &str =
 
 const KNOWN_IN_DESIRED: &str = "known are {device}, with `split = \"leaf\"` {path} and {name}, {time} and the names in `device`; a field of the body is written {.field}";
 
+const DEVICE: &str = "device";
+
+const WITH_A_DOT: &str = "a field of the payload is written with a dot: {.field}";
+
+/// What a name that is not known comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unknown {
+    /// A finding.
+    Wrong,
+    /// A finding in a template, and only the first one: the regex that would bring the names is broken, and whether
+    /// mending it brings this one too is for its author to see.
+    WrongOnce,
+    /// No finding: what would bring more names has a mistake of its own.
+    Open,
+}
+
 /// The names a rule's templates may use.
 pub(super) struct Names {
     pub(super) names: Vec<String>,
@@ -22,8 +40,8 @@ pub(super) struct Names {
     pub(super) of_pattern: usize,
     /// The pattern they come from.
     pub(super) place: Option<Span>,
-    /// A key this version does not run would bring more names, so an unknown one is no finding.
-    pub(super) open: bool,
+    /// What an unknown one is.
+    pub(super) unknown: Cell<Unknown>,
     /// They come from a regex.
     pub(super) regex: bool,
     /// The rule is for what clients do: there is no publish.
@@ -35,6 +53,26 @@ pub(super) struct Names {
 }
 
 impl Names {
+    /// Those of what comes down, before its patterns bring more.
+    pub(super) fn down(known: &[&str]) -> Self {
+        Self {
+            names: known.iter().map(|name| (*name).to_owned()).collect(),
+            columns: Vec::new(),
+            of_pattern: 0,
+            place: None,
+            unknown: Cell::new(Unknown::Wrong),
+            regex: false,
+            on: false,
+            command: true,
+            answer: None,
+        }
+    }
+
+    /// An expression or a script may use names that are not known here.
+    pub(super) fn is_open(&self) -> bool {
+        self.unknown.get() != Unknown::Wrong
+    }
+
     /// The names that what comes down may use.
     fn known_down(&self) -> &'static str {
         if self.names.iter().any(|name| name == "id") { KNOWN_IN_COMMANDS } else { KNOWN_IN_DESIRED }
@@ -89,6 +127,20 @@ impl Names {
         template
     }
 
+    /// Reads a template that is asked once the message has its `device`, which `{device}` stands for, where that is no name
+    /// of the rule's own.
+    pub(super) fn template_of_sent(&mut self, text: &Text<'_>, device: &Template, report: &mut Report<'_>) -> Template {
+        if self.names.iter().chain(&self.columns).any(|name| name == DEVICE) {
+            return self.template(text, report);
+        }
+        let own = self.names.len();
+        self.names.push(DEVICE.to_owned());
+        let template = self.template(text, report);
+        self.names.pop();
+        let meant = |part| if part == Part::Capture(own) { device.0.clone() } else { vec![part] };
+        Template(template.0.into_iter().flat_map(meant).collect())
+    }
+
     fn tell(&self, mistake: Mistake, text: &Text<'_>, report: &mut Report<'_>) {
         let syntax = |report: &mut Report<'_>, title: &str, part: Span, help: &str| {
             let found = report.new_error("template-syntax", title).at(text.part(report.text, part), "");
@@ -120,7 +172,7 @@ impl Names {
                     "write {name} for a name from the topic, {.field} for a field of the payload",
                 );
             }
-            Mistake::Unknown(_) if self.open => {}
+            Mistake::Unknown(_) if self.unknown.get() == Unknown::Open => {}
             Mistake::Unknown(part) => {
                 let name = text.value.get(part.clone()).unwrap_or("");
                 let exact = text.exact_part(report.text, part);
@@ -143,7 +195,12 @@ impl Names {
                 if !brought.is_empty() {
                     found = found.help(format!("further names of this {what}: {}", brought.join(", ")));
                 }
-                report.push(match (self.meant(name), exact) {
+                let broken = self.unknown.get() == Unknown::WrongOnce;
+                let meant = self.meant(name).map_err(|advice| if broken { WITH_A_DOT } else { advice });
+                if broken {
+                    self.unknown.set(Unknown::Open);
+                }
+                report.push(match (meant, exact) {
                     (Ok(meant), Some(place)) => found.fix(place, meant),
                     (Ok(meant), None) => found.help(format!("did you mean {{{meant}}}?")),
                     (Err(advice), _) => found.help(advice),
@@ -173,6 +230,9 @@ impl Names {
             _ => match (nearest(name, known), lower.strip_prefix("payload.")) {
                 (Some(meant), _) => Ok(meant.to_owned()),
                 (None, Some(field)) => Ok(format!(".{field}")),
+                (None, None) if lower == DEVICE => {
+                    Err("`per` and the key of `dedupe` know {device}; here write what `device` says")
+                }
                 (None, None) => Err("known are {time}, {topic}, {client}; a field of the payload is written {.field}"),
             },
         }

@@ -35,7 +35,7 @@ fn takes_all(early: &Draft, late: &Draft) -> bool {
     if early.on != late.on {
         return false;
     }
-    match (&early.filter, &late.filter) {
+    match (&early.filter, &late.meant) {
         (Some(wide), Some(narrow)) => pattern::covers(wide, narrow),
         (None, None) => early.regex.is_some() && early.regex == late.regex,
         // `#` takes all but `$SYS` and its like.

@@ -133,6 +133,7 @@ const COMMAND: &[Key] = &[
     key("retain", Flag, "the publish stays with the broker"),
     key("complete", Words(words::completions), "when the message is acknowledged to the hub"),
     key("ack", Table("ack"), "the answer of the plant that completes the message"),
+    key("once", Flag, "a message is published once at most, over restarts and power failures, too"),
     key("response", Table("response"), "the answer of the plant that answers the method"),
 ];
 
@@ -181,6 +182,7 @@ const DECODE: &[Key] = &[
     key("split", Words(words::splits), "kepware: a message for each device or for each tag"),
     key("quality", Words(words::qualities), "kepware: what becomes of values of bad quality"),
     key("good", Either(&[Plain, List(&Plain)]), "kepware: the words for good quality where they are others"),
+    key("rebirth", Flag, "sparkplug: edge nodes whose births are not known are asked to send them again"),
     key("keys", Table("keys"), "kepware: how the members are called in a template of your own"),
 ];
 

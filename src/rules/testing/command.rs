@@ -98,7 +98,7 @@ pub(super) fn run(rules: &RuleSet, test: &CommandTest) -> Vec<(Span, String)> {
 /// What becomes of desired properties, as if one command made all of it.
 fn desired(rules: &RuleSet, test: &CommandTest) -> Commanded {
     let properties = serde_json::from_slice(&test.payload).unwrap_or_default();
-    let mut made = Made { command: String::new(), publishes: Vec::new(), answer: None };
+    let mut made = Made::nothing(String::new());
     let wishes = rules.desired((&test.device, TEST_TIME), &properties);
     if wishes.is_empty() {
         return Commanded::NoRule;

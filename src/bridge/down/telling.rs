@@ -1,0 +1,72 @@
+//! What becomes of commands, for those who look on: the audit log, the metrics and the log of the program.
+
+use serde_json::{Value, json};
+
+use super::{Downlink, Kind, Order};
+use crate::message::{Timestamp, excerpt};
+use crate::metrics::Metrics;
+
+/// Properties that are told where no command takes a message.
+const MOST_TOLD: usize = 8;
+
+impl Downlink {
+    /// Counts, logs and writes down an outcome.
+    pub(super) fn tell(&mut self, order: &Order, outcome: &'static str, detail: &str, complete: bool) {
+        self.parts.metrics.commanded(&order.made.command, outcome);
+        self.note(order, outcome, detail, complete);
+        log(order, outcome, detail, &self.parts.metrics);
+    }
+
+    /// Writes an outcome into the audit log.
+    pub(super) fn note(&mut self, order: &Order, outcome: &'static str, detail: &str, complete: bool) {
+        self.parts.audit.write(&order.line_of(outcome, detail, complete));
+    }
+}
+
+impl Order {
+    /// Its line in the audit log.
+    pub(super) fn line_of(&self, outcome: &str, detail: &str, complete: bool) -> Value {
+        let publish = self.made.publishes.first();
+        json!({
+            "at": Timestamp::now().to_string(),
+            "kind": match &self.kind { Kind::Message => "message", Kind::Method(_) => "method" },
+            "command": self.made.command,
+            "device": self.device,
+            "id": self.id,
+            "user": self.who,
+            "topic": publish.map(|publish| publish.topic.as_str()),
+            "bytes": publish.map(|publish| publish.payload.len()),
+            "outcome": outcome,
+            "detail": Some(detail).filter(|detail| !detail.is_empty()),
+            "complete": complete,
+        })
+    }
+}
+
+pub(super) fn log(order: &Order, outcome: &'static str, detail: &str, metrics: &Metrics) {
+    let command = order.made.command.as_str();
+    let fine = matches!(outcome, "published" | "acknowledged" | "answered" | "dry_run" | "nothing" | "duplicate");
+    metrics.log_pace(&format!("command {command} {outcome}"), |left_out| {
+        let (device, detail) = (excerpt(&order.device), excerpt(detail));
+        if fine {
+            tracing::info!(command, device, outcome, detail, left_out, "a command from the hub");
+        } else {
+            tracing::warn!(command, device, outcome, detail, left_out, "a command from the hub");
+        }
+    });
+}
+
+/// The properties of a message, as `brownbridge explain --command` takes them.
+pub(super) fn properties(properties: &[(String, Option<String>)]) -> String {
+    if properties.is_empty() {
+        return "it has no properties".to_owned();
+    }
+    let mut told = String::from("its properties are");
+    for (name, value) in properties.iter().take(MOST_TOLD) {
+        told.push(' ');
+        told.push_str(excerpt(name));
+        told.push('=');
+        told.push_str(excerpt(value.as_deref().unwrap_or("")));
+    }
+    told
+}

@@ -1,0 +1,324 @@
+//! Births, deaths and what is written down of them.
+
+use proptest::prelude::*;
+
+use super::super::super::tests::decode_with;
+use super::*;
+use crate::rules::rule::Decode;
+
+/// Keeps records in memory.
+#[derive(Debug, Default)]
+struct Tape(Mutex<Vec<Vec<u8>>>, Mutex<Vec<String>>);
+
+impl Keep for Tape {
+    fn keep(&self, record: &[u8]) -> u64 {
+        let mut records = self.0.lock();
+        records.push(record.to_vec());
+        records.len() as u64
+    }
+
+    fn ask_rebirth(&self, node: &str) {
+        self.1.lock().push(node.to_owned());
+    }
+}
+
+impl Tape {
+    fn records(&self) -> Vec<Vec<u8>> {
+        self.0.lock().clone()
+    }
+}
+
+fn taped() -> (Births, Arc<Tape>) {
+    let (births, tape) = (Births::default(), Arc::new(Tape::default()));
+    births.keep_with(Arc::<Tape>::clone(&tape));
+    (births, tape)
+}
+
+fn restored(records: &[Vec<u8>]) -> Births {
+    let births = Births::default();
+    assert!(records.iter().all(|record| births.restore(record)));
+    births
+}
+
+/// Everything that is known, as it is written anew.
+fn written(births: &Births) -> Vec<Vec<u8>> {
+    let mut records = Vec::new();
+    births.nodes().iter().for_each(|node| births.write(node, |record| records.push(record.to_vec())));
+    records
+}
+
+fn sorted(mut records: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    records.sort_unstable();
+    records
+}
+
+fn field(number: u8, bytes: &[u8], out: &mut Vec<u8>) {
+    out.push(number << 3 | 2);
+    varint(bytes.len(), out);
+    out.extend_from_slice(bytes);
+}
+
+fn varint(mut value: usize, out: &mut Vec<u8>) {
+    while value >= 0x80 {
+        out.push(u8::try_from(value & 0x7f).unwrap() | 0x80);
+        value >>= 7;
+    }
+    out.push(u8::try_from(value).unwrap());
+}
+
+/// A payload of Int32 metrics with these names and aliases; one is `bdSeq` with its value.
+fn payload(bd_seq: Option<u8>, metrics: &[(&str, u8)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (name, alias) in metrics {
+        let mut metric = Vec::new();
+        if !name.is_empty() {
+            field(1, name.as_bytes(), &mut metric);
+        }
+        metric.extend_from_slice(&[0x10, *alias, 0x20, 3, 0x50, 7]);
+        field(2, &metric, &mut out);
+    }
+    if let Some(value) = bd_seq {
+        let mut metric = Vec::new();
+        field(1, b"bdSeq", &mut metric);
+        metric.extend_from_slice(&[0x20, 8, 0x58, value]);
+        field(2, &metric, &mut out);
+    }
+    out
+}
+
+fn hear(births: &Births, topic: &str, payload: &[u8]) -> Result<Vec<String>, String> {
+    decode_with(&Decode::Sparkplug { rebirth: false }, &format!("spBv1.0/g/{topic}"), payload, births)
+}
+
+/// The name that an alias has in a data message.
+fn name(births: &Births, topic: &str, alias: u8) -> String {
+    match hear(births, topic, &payload(None, &[("", alias)])) {
+        Ok(made) => made[0].split('"').nth(1).unwrap().to_owned(),
+        Err(_) => String::new(),
+    }
+}
+
+/// What each message writes down, and how the metrics 1 of the node and 2 of its device are called after it. Whoever
+/// reads what was written, or what is written anew, knows the same.
+#[test]
+fn births_hold_as_long_as_the_specification_says() {
+    let (births, tape) = taped();
+    let (a, b, x, y) = ([("a", 1)], [("b", 1)], [("x", 2)], [("y", 2)]);
+    let none: [(&str, u8); 0] = [];
+    for (step, (topic, bd_seq, metrics, record, node, device)) in [
+        ("NDEATH/n", Some(0), &none[..], "", "", ""),
+        ("NBIRTH/n", Some(1), &a, "birth", "a", ""),
+        ("NBIRTH/n", Some(1), &a, "", "a", ""),
+        ("DBIRTH/n/d", None, &x, "birth", "a", "x"),
+        ("DBIRTH/n/d", None, &x, "", "a", "x"),
+        // A rebirth was asked for: the device keeps its names.
+        ("NBIRTH/n", Some(1), &a, "", "a", "x"),
+        // The will of an earlier connection.
+        ("NDEATH/n", Some(0), &none, "", "a", "x"),
+        ("NDEATH/n", Some(1), &none, "death", "", ""),
+        ("NDEATH/n", Some(1), &none, "", "", ""),
+        ("NBIRTH/n", Some(2), &a, "again", "a", ""),
+        ("DBIRTH/n/d", None, &x, "again", "a", "x"),
+        ("DBIRTH/n/d", None, &y, "birth", "a", "y"),
+        ("DBIRTH/n", None, &b, "", "a", "y"),
+        ("DDEATH/n/other", None, &none, "", "a", "y"),
+        ("DDEATH/n/d", None, &none, "death", "a", ""),
+        ("DDEATH/n/d", None, &none, "", "a", ""),
+        ("DBIRTH/n/d", None, &y, "again", "a", "y"),
+        ("NBIRTH/n", Some(3), &a, "again", "a", ""),
+        ("DBIRTH/n/d", None, &y, "again", "a", "y"),
+        ("NBIRTH/n", Some(3), &b, "birth", "b", ""),
+        // The device did not come in the session before.
+        ("NBIRTH/n", Some(4), &b, "again", "b", ""),
+        ("DBIRTH/n/d", None, &y, "birth", "b", "y"),
+        // Nodes that count no sessions.
+        ("NDEATH/n", None, &none, "death", "", ""),
+        ("NBIRTH/n", None, &b, "birth", "b", ""),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let before = tape.records().len();
+        hear(&births, topic, &payload(bd_seq, metrics)).unwrap();
+        let records = tape.records();
+        let kinds: Vec<_> = records[before..].iter().map(|record| std::str::from_utf8(record).unwrap()).collect();
+        let kind = kinds.first().map_or("", |record| record.split('"').nth(1).unwrap());
+        assert_eq!((kind, kinds.len() < 2), (record, true), "step {step}: {topic}");
+        for (who, births) in
+            [("live", births.clone()), ("read", restored(&records)), ("anew", restored(&written(&births)))]
+        {
+            let names = (name(&births, "NDATA/n", 1), name(&births, "DDATA/n/d", 2));
+            assert_eq!((names.0.as_str(), names.1.as_str()), (node, device), "{who}, step {step}: {topic}");
+        }
+        assert_eq!(sorted(written(&restored(&records))), sorted(written(&births)), "step {step}: {topic}");
+    }
+    let tally = births.tally();
+    let counts = [tally.changed, tally.repeated, tally.unchanged, tally.died, tally.superseded, tally.no_room];
+    assert_eq!((tally.nodes, tally.births, counts), (1, 1, [6, 6, 3, 5, 2, 0]));
+}
+
+#[test]
+fn aliases_of_a_device_come_before_those_of_its_node() {
+    let births = Births::default();
+    hear(&births, "NBIRTH/n", &payload(None, &[("a", 1), ("b", 2), ("c", 2)])).unwrap();
+    hear(&births, "DBIRTH/n/d", &payload(None, &[("x", 1)])).unwrap();
+    hear(&births, "DBIRTH/n/e", &payload(None, &[("z", 3)])).unwrap();
+    for (topic, alias, expect) in [
+        ("NDATA/n", 1, "a"),
+        ("NDATA/n", 2, "c"),
+        ("NDATA/n", 3, ""),
+        ("DDATA/n/d", 1, "x"),
+        ("DDATA/n/d", 2, "c"),
+        ("DDATA/n/d", 3, ""),
+        ("DDATA/n/e", 3, "z"),
+        ("DDATA/m/d", 1, ""),
+    ] {
+        assert_eq!(name(&births, topic, alias), expect, "{topic} {alias}");
+    }
+}
+
+/// The last message of a session may use its aliases.
+#[test]
+fn a_death_is_read_by_the_birth_that_it_ends() {
+    let births = Births::default();
+    hear(&births, "DBIRTH/n/d", &payload(None, &[("x", 1)])).unwrap();
+    assert_eq!(name(&births, "DDEATH/n/d", 1), "x");
+    assert_eq!(name(&births, "DDEATH/n/d", 1), "");
+}
+
+#[test]
+fn a_node_is_asked_for_its_births_where_the_rule_says_so() {
+    let (births, tape) = taped();
+    hear(&births, "DBIRTH/n/d", &payload(None, &[("x", 1)])).unwrap();
+    for (topic, name, alias, rebirth, expect) in [
+        ("spBv1.0/g/DDATA/n/d", "", 1, true, None),
+        ("spBv1.0/g/DDATA/n/d", "y", 2, true, None),
+        ("spBv1.0/g/DDATA/n/d", "", 2, false, None),
+        ("spBv1.0/g/DDATA/n/d", "", 2, true, Some("g/n")),
+        ("spBv1.0/h/NDATA/m", "", 1, true, Some("h/m")),
+        ("spBv1.0/h/NCMD/m", "", 1, true, None),
+        ("spBv1.0/h/DDEATH/m/d", "", 1, true, None),
+        ("other/h/NDATA/m", "", 1, true, None),
+    ] {
+        let _ = decode_with(&Decode::Sparkplug { rebirth }, topic, &payload(None, &[(name, alias)]), &births);
+        assert_eq!(tape.1.lock().pop().as_deref(), expect, "{topic} {alias} {rebirth}");
+    }
+    let (topic, command) = super::super::rebirth("g/n", crate::message::Timestamp(1_000)).unwrap();
+    assert_eq!(topic, "spBv1.0/g/NCMD/n");
+    let read = decode_with(&Decode::Sparkplug { rebirth: false }, &topic, &command, &births).unwrap();
+    assert_eq!(read, [r#"{"time":"1970-01-01T00:00:01.000Z","Node Control/Rebirth":true}"#]);
+}
+
+#[test]
+fn births_are_bounded() {
+    let long = "n".repeat(60_000);
+    for (nodes, metric) in [(600, long.as_str()), (MAX_NODES + 20, "m")] {
+        let (births, tape) = taped();
+        hear(&births, "NBIRTH/0", &payload(None, &[(metric, 1)])).unwrap();
+        for node in 1..nodes {
+            hear(&births, &format!("NBIRTH/{node}"), &payload(None, &[(metric, 1)])).unwrap();
+            if node == 9 {
+                // It says again what it said: there is nothing to write down, and it is the youngest.
+                hear(&births, "NBIRTH/1", &payload(None, &[(metric, 1)])).unwrap();
+            }
+            assert!(births.tally().bytes <= MAX_BYTES && births.tally().nodes <= MAX_NODES);
+        }
+        let known = births.nodes();
+        assert!(!known.contains(&"g/0".to_owned()) && known.last() == Some(&format!("g/{}", nodes - 1)));
+        let gone = usize::try_from(births.tally().no_room).unwrap();
+        assert_eq!(gone, nodes - known.len());
+        assert_eq!(known.contains(&"g/1".to_owned()), gone < 9, "{gone}");
+        let mut again = restored(&tape.records()).nodes();
+        again.sort_unstable();
+        let mut known = known;
+        known.sort_unstable();
+        assert_eq!(again, known);
+    }
+}
+
+#[test]
+fn what_is_no_record_says_nothing() {
+    for record in [
+        "",
+        "{}",
+        "[]",
+        r#"["birth","g/n",""]"#,
+        r#"["birth","g/n","",0,[["a",1]]]"#,
+        r#"["birth","g/n","",0,[["a",1,-1]]]"#,
+        r#"["death","g/n"]"#,
+        r#"["stands","g/n","",0,1,[]]"#,
+        r#"["later","g/n",""]"#,
+    ] {
+        assert!(!Births::default().restore(record.as_bytes()), "{record}");
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Step {
+    kind: &'static str,
+    node: u8,
+    device: u8,
+    bd_seq: Option<u8>,
+    metrics: Vec<(&'static str, u8)>,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let kind = prop::sample::select(vec!["NBIRTH", "DBIRTH", "DBIRTH", "DDEATH", "NDEATH"]);
+    let metrics = prop::collection::vec((prop::sample::select(vec!["a", "b", "\"\u{1f}"]), 0..3_u8), 0..3);
+    let step = (kind, 0..2_u8, 0..3_u8, prop::option::of(0..3_u8), metrics);
+    let step = step.prop_map(|(kind, node, device, bd_seq, metrics)| Step { kind, node, device, bd_seq, metrics });
+    prop::collection::vec(step, 0..30)
+}
+
+fn follow(births: &Births, steps: &[Step]) {
+    for Step { kind, node, device, bd_seq, metrics } in steps {
+        let topic = if kind.starts_with('N') { format!("{kind}/{node}") } else { format!("{kind}/{node}/{device}") };
+        hear(births, &topic, &payload(*bd_seq, metrics)).unwrap();
+    }
+}
+
+/// What is called how.
+fn names(births: &Births) -> Vec<String> {
+    let topics = (0..2).flat_map(|node| {
+        let devices = (0..3).map(move |device| format!("DDATA/{node}/{device}"));
+        devices.chain([format!("NDATA/{node}")])
+    });
+    topics.flat_map(|topic| (0..3).map(|alias| name(births, &topic, alias)).collect::<Vec<_>>()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Wherever the program ends, and wherever everything was written anew before, what is read names the same metrics.
+    #[test]
+    fn a_restart_forgets_no_name(before in steps(), after in steps()) {
+        let (births, tape) = taped();
+        follow(&births, &before);
+        let anew = written(&births);
+        let so_far = tape.records().len();
+        follow(&births, &after);
+        let records = tape.records();
+        let read = restored(&records);
+        prop_assert_eq!(sorted(written(&read)), sorted(written(&births)));
+        let rewritten = restored(&[&anew[..], &records[so_far..]].concat());
+        prop_assert_eq!(names(&rewritten), names(&births));
+        let tally = births.tally();
+        let again = read.tally();
+        prop_assert_eq!((again.nodes, again.births, again.bytes), (tally.nodes, tally.births, tally.bytes));
+        let known = births.0.lock();
+        let all = || known.nodes.values().flat_map(|node| &node.births);
+        let bytes: usize = all().map(|(device, birth)| size(device, &birth.declared)).sum();
+        let names: usize = known.nodes.keys().map(|name| name.len() + PER_BIRTH).sum();
+        prop_assert_eq!(tally.bytes, bytes + names);
+        prop_assert_eq!(tally.births, all().filter(|(_, birth)| birth.alive).count());
+    }
+
+    #[test]
+    fn any_record_is_read_or_passed_over(bytes: Vec<u8>, text in "\\[\"(birth|again|death|stands)\",\"a\",\"\",[0-9a-z,\"\\[\\]]{0,20}\\]") {
+        let births = Births::default();
+        births.restore(&bytes);
+        if births.restore(text.as_bytes()) {
+            assert!(written(&births).iter().all(|record| births.restore(record)));
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! What is written down of births, as JSON: what is no record of this kind says nothing.
+//!
+//! | record | meaning |
+//! |---|---|
+//! | `["birth", node, device, bdSeq, metrics]` | a birth; that of the node itself has no device and ends those of its devices |
+//! | `["again", node, device, bdSeq]` | the same, with the metrics it had before it ended |
+//! | `["death", node, device]` | the birth has ended; that of the node itself with all of its devices |
+//! | `["stands", node, device, bdSeq, alive, metrics]` | what is known of a birth; it ends no other |
+//! | `["forgotten", node, ""]` | nothing of the node is known any more |
+//!
+//! A node is written as `group/node`, no device as an empty text, a metric as `[name, alias, datatype]`, with `null` for no alias.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::declared::{Declared, Named};
+
+/// What changes about the birth of a device, or of the node itself where there is no device.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Change {
+    Born { bd_seq: Option<u64>, declared: Arc<Declared> },
+    Again { bd_seq: Option<u64> },
+    Dead,
+    Stands { bd_seq: Option<u64>, alive: bool, declared: Arc<Declared> },
+    Forgotten,
+}
+
+/// What is written down of a change.
+pub(super) fn record((node, device): (&str, &str), change: &Change) -> Vec<u8> {
+    let written = |declared: &Declared| {
+        let metrics = declared.metrics().iter().map(|metric| json!([metric.name, metric.alias, metric.datatype]));
+        Value::Array(metrics.collect())
+    };
+    let record = match change {
+        Change::Born { bd_seq, declared } => json!(["birth", node, device, bd_seq, written(declared)]),
+        Change::Again { bd_seq } => json!(["again", node, device, bd_seq]),
+        Change::Dead => json!(["death", node, device]),
+        Change::Stands { bd_seq, alive, declared } => {
+            json!(["stands", node, device, bd_seq, alive, written(declared)])
+        }
+        Change::Forgotten => json!(["forgotten", node, device]),
+    };
+    record.to_string().into_bytes()
+}
+
+/// The node, the device and the change of a record.
+pub(super) fn read(record: &[u8]) -> Option<(String, String, Change)> {
+    let Ok(Value::Array(fields)) = serde_json::from_slice(record) else { return None };
+    let [Value::String(kind), Value::String(node), Value::String(device), rest @ ..] = fields.as_slice() else {
+        return None;
+    };
+    let change = match (kind.as_str(), rest) {
+        ("birth", [bd_seq, metrics]) => {
+            Change::Born { bd_seq: bd_seq.as_u64(), declared: Arc::new(declared(metrics)?) }
+        }
+        ("again", [bd_seq]) => Change::Again { bd_seq: bd_seq.as_u64() },
+        ("death", []) => Change::Dead,
+        ("stands", [bd_seq, Value::Bool(alive), metrics]) => {
+            let declared = Arc::new(declared(metrics)?);
+            Change::Stands { bd_seq: bd_seq.as_u64(), alive: *alive, declared }
+        }
+        ("forgotten", []) => Change::Forgotten,
+        _ => return None,
+    };
+    Some((node.clone(), device.clone(), change))
+}
+
+fn declared(metrics: &Value) -> Option<Declared> {
+    let named = metrics.as_array()?.iter().map(|metric| {
+        let [Value::String(name), alias, datatype] = metric.as_array()?.as_slice() else { return None };
+        let datatype = u32::try_from(datatype.as_u64()?).ok()?;
+        Some(Named { name: name.as_str().into(), alias: alias.as_u64(), datatype })
+    });
+    Some(Declared::new(named.collect::<Option<_>>()?))
+}
