@@ -383,10 +383,12 @@ impl Device {
         Some(waiting)
     }
 
-    /// A line that is not there has no token in use; its certificate is there all the same.
-    pub(super) fn forget_tokens(&self) {
+    /// A line that is not there has no token in use. Its certificate is there all the same: that of a device in a file,
+    /// which may have been renewed.
+    pub(super) fn forget_expiry(&self) {
         let mut state = self.state();
-        state.expiry = Expiry { certificate: state.expiry.certificate, ..Expiry::default() };
+        let certificate = state.expiry.certificate.filter(|_| self.is_own());
+        state.expiry = Expiry { certificate, ..Expiry::default() };
     }
 
     /// Takes a message that was read from a shelf, its own or that of another, out of the queue again; one that was given
