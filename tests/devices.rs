@@ -651,6 +651,26 @@ fn an_operator_sees_and_drops_what_is_on_shelves() {
     assert_conserved(&bridge);
 }
 
+/// What a refused device has goes over the bridge's own line: an operator drops what waits there, and not what is on its way.
+#[test]
+fn an_operator_drops_what_waits_in_the_bridges_own_line() {
+    let dir = folder();
+    let file = dir.path().join("ids");
+    fs::write(&file, "!bad\n").unwrap();
+    let args = ["--device-file", file.to_str().unwrap(), "--puback-delay", "15000"];
+    let sim = Sim::start(&dir.path().join("hub"), free_port(), &args);
+    let bridge = start(dir.path(), &sim, "window = 16", "allow = [\"nobody\"]\nwhen_refused = \"gateway\"");
+    publish(&bridge, "bad", 0..200);
+    until("on its shelf", PATIENCE, || (bridge.metric("brownbridge_shelf_messages") == 200.0).then_some(()));
+    assert_eq!(devices(dir.path(), &["approve", "bad"]).0, 0);
+    // As many as may be in flight; the rest waits behind them.
+    until("some are on their way", PATIENCE, || (sim.received().len() == 16).then_some(()));
+    assert_eq!(queue(dir.path(), &["drop", "--device", "bad", "--yes"]), "184 messages dropped\n");
+    until("the rest is acknowledged", PATIENCE, || (bridge.metric("brownbridge_shelf_messages") == 0.0).then_some(()));
+    assert_eq!(sim.received().len(), 16, "nothing that was dropped is sent");
+    assert_conserved(&bridge);
+}
+
 /// A denied device is swept into the quarantine; who approves it meanwhile stops that, and the rest goes up in order.
 #[test]
 fn an_approval_stops_a_sweep() {

@@ -152,7 +152,7 @@ pub(super) struct State {
     pub(super) last_delivered: Option<Timestamp>,
     /// When what it connects with ends, as far as it was seen.
     pub(super) expiry: Expiry,
-    /// Ends the line.
+    /// Ends the line, or has its hub asked for anew.
     leave: Option<CancellationToken>,
 }
 
@@ -303,7 +303,7 @@ impl Device {
         }
     }
 
-    /// Asks its line to end; false where that is no use any more.
+    /// Asks its line to end, or its registration to begin anew; false where that is no use any more.
     pub(super) fn ask_to_leave(&self) -> bool {
         let state = self.state();
         let open = state.leave.as_ref().filter(|leave| !leave.is_cancelled());
@@ -312,11 +312,18 @@ impl Device {
 
     /// A line begins.
     pub(super) fn begin(&self) -> CancellationToken {
+        {
+            let mut state = self.state();
+            state.phase = Phase::Connecting;
+            state.active = Instant::now();
+        }
+        self.may_be_ended()
+    }
+
+    /// Is cancelled when what it does now is to end, see [`Self::ask_to_leave`].
+    pub(super) fn may_be_ended(&self) -> CancellationToken {
         let leave = CancellationToken::new();
-        let mut state = self.state();
-        state.phase = Phase::Connecting;
-        state.active = Instant::now();
-        state.leave = Some(leave.clone());
+        self.state().leave = Some(leave.clone());
         leave
     }
 
