@@ -138,6 +138,8 @@ pub(super) struct State {
     pub(super) errand: bool,
     /// Somebody drains the shelf another way.
     pub(super) sweeping: bool,
+    /// Since when it has been short of room: no message found any, and it was not half empty since.
+    short_since: Option<Instant>,
     /// When a message came or went last.
     pub(super) active: Instant,
     /// Refusals in a row.
@@ -193,6 +195,7 @@ impl Device {
             read_to: None,
             errand: false,
             sweeping: false,
+            short_since: None,
             active: Instant::now(),
             refusals: 0,
             pause: Duration::ZERO,
@@ -239,6 +242,9 @@ impl Device {
             _ if !state.has_room(self.is_own()) => Way::Blocked,
             _ => Way::Queued,
         };
+        if way == Way::Blocked {
+            state.short_since.get_or_insert(now);
+        }
         if way != Way::Queued {
             return Err((held, way));
         }
@@ -267,6 +273,11 @@ impl Device {
     /// True where there is room for more.
     pub(super) fn has_room(&self) -> bool {
         self.state().has_room(self.is_own())
+    }
+
+    /// It has been short of room for so long: now and then there is room for one, and the next finds none.
+    pub(super) fn is_short_for(&self, patience: Duration) -> bool {
+        self.state().short_since.is_some_and(|since| since.elapsed() >= patience)
     }
 
     /// Since when it has had nothing to do; `None` while it has.
@@ -316,6 +327,7 @@ impl Device {
             let mut state = self.state();
             state.phase = Phase::Connecting;
             state.active = Instant::now();
+            state.short_since = None;
         }
         self.may_be_ended()
     }
@@ -423,6 +435,9 @@ impl Device {
         state.bytes -= held.len();
         self.all_bytes.fetch_sub(held.len(), Ordering::Relaxed);
         state.active = Instant::now();
+        if state.is_half_empty(self.is_own()) {
+            state.short_since = None;
+        }
         if matches!(held.home, Home::OnItsWay) {
             state.settled_on_its_way(id);
         }
@@ -447,6 +462,11 @@ impl State {
     fn has_room(&self, own: bool) -> bool {
         let (messages, bytes) = if own { (MOST_OWN, MOST_BYTES_OWN) } else { (MOST, MOST_BYTES) };
         self.in_memory() < messages && self.bytes < bytes
+    }
+
+    fn is_half_empty(&self, own: bool) -> bool {
+        let (messages, bytes) = if own { (MOST_OWN, MOST_BYTES_OWN) } else { (MOST, MOST_BYTES) };
+        self.in_memory() <= messages / 2 && self.bytes <= bytes / 2
     }
 
     pub(super) fn in_memory(&self) -> usize {
