@@ -267,6 +267,33 @@ fn without_the_service_known_devices_go_on_and_new_ones_wait() {
     assert_conserved(&bridge);
 }
 
+/// A key that is put right while its device waits for its turn to register: the wrong one is not tried any more.
+#[test]
+fn a_key_that_changes_while_its_device_registers_is_the_one_it_registers_with() {
+    let dir = folder();
+    let single = "[[enrolment]]\nid = \"press-3\"\nkey_file = \"single.key\"\n";
+    let site = site(&dir.path().join("site"), free_port(), single);
+    let state = dir.path().join("bridge");
+    fs::create_dir_all(&state).unwrap();
+    let table = |key: &str| fs::write(state.join("devices.csv"), format!("id,key\npress-3,{key}\n")).unwrap();
+    table(KEY);
+    let uplink = devices("table = \"devices.csv\"\nallow = [\"d-*\"]\nwhen_refused = \"quarantine\"");
+    // Twelve others are before it, a second each.
+    let bridge = site.bridge(&state, &uplink, &format!("{}\nregistrations_per_minute = 60", own()));
+    for device in 0..12 {
+        publish(&bridge, &format!("d-{device}"), 0..1);
+    }
+    publish(&bridge, "press-3", 0..5);
+    until("it registers", PATIENCE, || show(&state, "press-3").contains(": registering").then_some(()));
+    table(OTHER);
+    let pid = rustix::process::Pid::from_raw(bridge.process.id().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    until_arrived(&site, "hub-a.example", "press-3", 0..5);
+    assert_eq!(registrations(&bridge), 13.0, "each once, and none that was refused");
+    assert!(support::quarantined(&state).is_empty());
+    assert_conserved(&bridge);
+}
+
 /// The bridge itself has a connection string, and the devices have the service.
 #[test]
 fn a_connection_string_beside_the_service_is_the_bridge_itself() {

@@ -467,6 +467,27 @@ fn kill_9_with_shelves_loses_nothing() {
     assert_ledger(&bridge, 4, u64::from(next) * 5);
 }
 
+/// The line of the device that floods is slow, but never so slow that a message waits long for its place in the queue.
+#[test]
+fn a_flood_that_flows_does_not_hold_up_the_others() {
+    let dir = folder();
+    let sim = Sim::start(&dir.path().join("hub"), free_port(), &["--puback-delay", "50"]);
+    let bridge = start(dir.path(), &sim, "", "allow = [\"*\"]");
+    for device in 0..5 {
+        publish(&bridge, &format!("calm-{device}"), 0..1);
+        until_arrived(&sim, &format!("calm-{device}"), &[0]);
+    }
+    // 640 a second: nine seconds of it are before the others' messages.
+    publish(&bridge, "flood", 0..6_000);
+    publish(&bridge, "calm-4", 1..2);
+    until_arrived(&sim, "calm-4", &[0, 1]);
+    let early = arrived(&sim, "flood").len();
+    assert!(early < 5_000, "{early} of the flood came before the message of another device");
+    until("the whole flood", PATIENCE, || (arrived(&sim, "flood").len() == 6_000).then_some(()));
+    assert!(arrived(&sim, "flood").is_sorted());
+    assert_conserved(&bridge);
+}
+
 /// Part of a flood is in memory and in the spool, newer messages are on the shelf: a start finds both, and their order.
 #[test]
 fn kill_9_in_a_flood_keeps_the_order_of_the_device() {
@@ -575,13 +596,14 @@ fn idle_connections_are_closed_and_certificates_open_them_again() {
     let sim = Sim::start(&dir.path().join("hub"), free_port(), &["--device", "gateway", "--x509", "x-1"]);
     let more = format!("allow = [\"x-*\"]\nidle_timeout = \"1s\"\ncertificates = {:?}", sim.dir);
     let bridge = start(dir.path(), &sim, "", &more);
+    let soonest = "brownbridge_certificate_expiry_timestamp_seconds";
+    until("the end is told before it has connected", PATIENCE, || (bridge.metric(soonest) > 1e9).then_some(()));
     for number in 0..2 {
         publish(&bridge, "x-1", number..number + 1);
         until_arrived(&sim, "x-1", &(0..=number).collect::<Vec<_>>());
         until("it is closed", PATIENCE, || (bridge.metric("brownbridge_uplink_connections") == 0.0).then_some(()));
         until_state(dir.path(), "x-1", "idle");
     }
-    let soonest = "brownbridge_certificate_expiry_timestamp_seconds";
     until("the first end is told", PATIENCE, || (bridge.metric(soonest) > 1e9).then_some(()));
     assert_eq!(bridge.metric("brownbridge_credentials_expiring"), 0.0);
     let method = sim.received()[0]["system"]["iothub-connection-auth-method"].to_string();
@@ -647,6 +669,26 @@ fn an_operator_sees_and_drops_what_is_on_shelves() {
     publish(&bridge, "c", 0..5);
     until("on its shelf", PATIENCE, || (bridge.metric("brownbridge_shelf_messages") == 5.0).then_some(()));
     assert_eq!(queue(dir.path(), &["drop", "--all", "--yes"]), "5 messages dropped\n");
+    assert_conserved(&bridge);
+}
+
+/// What a refused device has goes over the bridge's own line: an operator drops what waits there, and not what is on its way.
+#[test]
+fn an_operator_drops_what_waits_in_the_bridges_own_line() {
+    let dir = folder();
+    let file = dir.path().join("ids");
+    fs::write(&file, "!bad\n").unwrap();
+    let args = ["--device-file", file.to_str().unwrap(), "--puback-delay", "15000"];
+    let sim = Sim::start(&dir.path().join("hub"), free_port(), &args);
+    let bridge = start(dir.path(), &sim, "window = 16", "allow = [\"nobody\"]\nwhen_refused = \"gateway\"");
+    publish(&bridge, "bad", 0..200);
+    until("on its shelf", PATIENCE, || (bridge.metric("brownbridge_shelf_messages") == 200.0).then_some(()));
+    assert_eq!(devices(dir.path(), &["approve", "bad"]).0, 0);
+    // As many as may be in flight; the rest waits behind them.
+    until("some are on their way", PATIENCE, || (sim.received().len() == 16).then_some(()));
+    assert_eq!(queue(dir.path(), &["drop", "--device", "bad", "--yes"]), "184 messages dropped\n");
+    until("the rest is acknowledged", PATIENCE, || (bridge.metric("brownbridge_shelf_messages") == 0.0).then_some(()));
+    assert_eq!(sim.received().len(), 16, "nothing that was dropped is sent");
     assert_conserved(&bridge);
 }
 
@@ -776,6 +818,80 @@ fn what_a_removed_device_leaves_goes_as_configured() {
         let waiting = if policy == "wait" { 25 } else { 5 };
         until("held", PATIENCE, || (listed(dir.path())["b"]["shelved"] == waiting).then_some(()));
     }
+}
+
+/// The certificates of devices, in a folder and in a table, and what is told of each.
+#[test]
+fn check_tells_what_a_hub_refuses_in_the_certificates_of_devices() {
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+    let dir = folder();
+    let path = dir.path().join("certificates");
+    for folder in ["certificates", "rules"] {
+        fs::create_dir_all(dir.path().join(folder)).unwrap();
+    }
+    fs::write(dir.path().join("rules/1.toml"), RULES).unwrap();
+    let named = |name: &str, years: (i32, i32)| {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        (params.not_before, params.not_after) = (date_time_ymd(years.0, 1, 1), date_time_ymd(years.1, 1, 1));
+        params
+    };
+    let (now, over, to_come) = ((2020, 4000), (2020, 2021), (3999, 4000));
+    let mut ca = named("plant root", now);
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let root = ca.self_signed(&KeyPair::generate().unwrap()).unwrap().pem();
+    let issuer = Issuer::new(ca, KeyPair::generate().unwrap());
+    let write = |id: &str, name: &str, years| {
+        let key = KeyPair::generate().unwrap();
+        let leaf = named(name, years).signed_by(&key, &issuer).unwrap().pem();
+        fs::write(path.join(format!("{id}.pem")), format!("{leaf}{root}")).unwrap();
+        fs::write(path.join(format!("{id}.key")), key.serialize_pem()).unwrap();
+        (leaf, key.serialize_pem())
+    };
+    let head = "[uplink]\nidentity = \"per-device\"\n\
+        connection_string = \"HostName=h.example;DeviceId=g;SharedAccessKey=a2V5\"\n[uplink.devices]\nallow = [\"*\"]\n";
+    let folder = "certificates = \"certificates\"\n";
+    let table = "table = \"devices.toml\"\n";
+    fs::write(
+        dir.path().join("devices.toml"),
+        "[[device]]\nid = \"a\"\ncertificate = \"certificates/a.pem\"\ncertificate_key = \"certificates/a.key\"\n",
+    )
+    .unwrap();
+    let check = |devices: &str| {
+        fs::write(dir.path().join("bridge.toml"), format!("{head}{devices}")).unwrap();
+        let out = Command::new(BINARY).arg("check").arg(dir.path().join("bridge.toml")).output().unwrap();
+        let told = String::from_utf8(out.stderr).unwrap() + &String::from_utf8(out.stdout).unwrap();
+        assert!(!told.contains("PRIVATE"), "{told}");
+        (out.status.code().unwrap(), told)
+    };
+    for devices in [folder, table] {
+        let place = if devices == table { "devices.toml:3" } else { "bridge.toml:6" };
+        for (case, years, name, expect, code) in [
+            ("sound", now, "a", "", 0),
+            ("over", over, "a", "a.pem: the certificate has expired", 1),
+            ("to come", to_come, "a", "a.pem: the certificate is good from 3999-01-01", 1),
+            ("of another", now, "b", "a.pem: the certificate is for \"b\", and the device is \"a\"", 0),
+            ("turned round", now, "a", "the device's own certificate is number 2 and must be first", 1),
+            ("of another key", now, "a", "the key is not the one of the certificate", 1),
+        ] {
+            let (leaf, _) = write("a", name, years);
+            match case {
+                "turned round" => fs::write(path.join("a.pem"), format!("{root}{leaf}")).unwrap(),
+                "of another key" => {
+                    fs::write(path.join("a.key"), KeyPair::generate().unwrap().serialize_pem()).unwrap();
+                }
+                _ => {}
+            }
+            let (status, told) = check(devices);
+            assert!(told.contains(expect) && status == code, "{case}: {status} {told}");
+            assert_eq!(told.contains(place), !expect.is_empty(), "{case}: {told}");
+        }
+    }
+    (0..30).for_each(|n| drop(write(&format!("d-{n:02}"), &format!("d-{n:02}"), over)));
+    write("a", "a", now);
+    let (_, told) = check(folder);
+    assert_eq!(told.matches("has expired").count(), 20, "{told}");
+    assert!(told.contains("10 more findings in certificates are not told"), "{told}");
 }
 
 #[test]

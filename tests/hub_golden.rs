@@ -748,3 +748,109 @@ fn provisioning_over_mqtt_says_what_the_sdks_say() {
     }
     assert!(answers >= 18, "{answers}");
 }
+
+/// `{name}`s of a documented text, filled in.
+fn filled(documented: &Value, values: &[(&str, &str)]) -> String {
+    values.iter().fold(text(documented).to_owned(), |text, (name, value)| text.replace(name, value))
+}
+
+#[test]
+fn provisioning_over_rest_is_as_documented() {
+    let file = golden("dps_http");
+    let contract = &file["wire_contract"];
+    let values = [("{idScope}", "0ne00000A0A"), ("{registrationId}", "reg-01"), ("{operationId}", "5.a")];
+    let mut known = 0;
+    for version in rows(contract, "api_versions_in_spec") {
+        let registration = registration("Reg-01", text(version), None);
+        for operation in rows(contract, "operations") {
+            let request = match text(&operation["name"]) {
+                "RegisterDevice" => Request::Register,
+                "OperationStatusLookup" => Request::Status("5.a".into()),
+                // Nobody here asks for what is known without registering.
+                other => {
+                    assert_eq!(other, "DeviceRegistrationStatusLookup");
+                    continue;
+                }
+            };
+            let asked = request.http(&registration);
+            let path = format!("{}?api-version={}", filled(&operation["path"], &values), text(version));
+            assert_eq!((asked.method, asked.path), (text(&operation["method"]), path));
+            known += 1;
+        }
+    }
+    assert!(known >= 10, "{known}");
+
+    let documented = &contract["response_200_202"];
+    let answer = |status: &str, substatus: &str| {
+        let mut state = documented["registrationState"].clone();
+        let assigned = [("assignedHub", "h.example"), ("deviceId", "d"), ("status", status), ("substatus", substatus)];
+        assigned.iter().for_each(|(key, value)| state[*key] = (*value).into());
+        state["errorCode"] = 0.into();
+        state["x509"]["enrollmentGroupId"] = "line-1".into();
+        state.as_object_mut().unwrap().remove("symmetricKey");
+        let body = serde_json::json!({"operationId": "5.a", "status": status, "registrationState": state});
+        let code = if status == "assigning" { 202 } else { 200 };
+        let body = body.to_string();
+        let reply = Reply { status: code, retry_after: None, body: body.as_bytes() };
+        Dialogue::begin(Duration::ZERO).answered(&reply, Duration::ZERO, 0.0)
+    };
+    for status in text(&documented["status"]).split('|') {
+        let step = match answer(status, "initialAssignment") {
+            Step::Done(assignment) => format!("{} of {:?}", assignment.hub, assignment.group),
+            Step::Ask(..) => "ask".to_owned(),
+            Step::Failed(trouble) => trouble.kind.label().to_owned(),
+        };
+        let expect = match status {
+            "assigned" => "h.example of Some(\"line-1\")",
+            "assigning" => "ask",
+            "disabled" => "disabled",
+            "unassigned" | "failed" => "failed",
+            other => panic!("{other}"),
+        };
+        assert_eq!(step, expect, "{status}");
+    }
+    for substatus in text(&documented["registrationState"]["substatus"]).split('|') {
+        let Step::Done(assignment) = answer("assigned", substatus) else { panic!("{substatus}") };
+        assert!(assignment.how() != substatus && assignment.how() != "assigned", "{substatus} has no words");
+    }
+}
+
+#[test]
+fn provisioning_over_mqtt_is_as_documented() {
+    let file = golden("dps_mqtt");
+    let documented = &file["documented"];
+    let values = [
+        ("{idScope}", "0ne00000A0A"),
+        ("{registration_id}", "reg-01"),
+        ("{urlencoded}", "x"),
+        ("{request_id}", "7"),
+        ("{operationId}", "5.a"),
+        ("{seconds}", "3"),
+    ];
+    let registration = registration("reg-01", "2019-03-31", None);
+    assert_eq!(registration.id.as_str(), filled(&documented["client_id"], &values));
+    assert_eq!(registration.username("x"), filled(&documented["username_forms"][1], &values));
+    let token = registration.token(&Key::parse("a2V5").unwrap(), 4_000_000_000);
+    let token = Token::parse(token.expose()).unwrap();
+    assert_eq!(
+        (token.audience, token.key_name.as_str()),
+        (filled(&documented["sr"], &values), text(&documented["skn"]))
+    );
+    assert_eq!(REPLIES, text(&documented["subscribe"]));
+    assert_eq!(Request::Register.topic("7"), filled(&documented["register_topic"], &values));
+    assert_eq!(Request::Status("5.a".into()).topic("7"), filled(&documented["query_topic"], &values));
+    let body = documented["observed_error_body"].to_string();
+    let mut statuses = Vec::new();
+    for topic in rows(documented, "responses") {
+        let topic = filled(topic, &values);
+        let topic = ReplyTopic::parse(&topic).unwrap();
+        assert_eq!((topic.request_id, topic.retry_after), ("7", (topic.status == 202).then_some(3)));
+        statuses.push(topic.status);
+    }
+    assert_eq!(statuses, [202, 200, 401]);
+    let reply = Reply { status: 401, retry_after: None, body: body.as_bytes() };
+    let Step::Failed(trouble) = Dialogue::begin(Duration::ZERO).answered(&reply, Duration::ZERO, 0.0) else {
+        panic!("a refusal")
+    };
+    assert!(trouble.kind.label() == "refused" && trouble.text.contains("error 401002"), "{trouble}");
+}

@@ -84,6 +84,21 @@ async fn it_introduces_itself_prints_messages_and_ends_cleanly() {
 }
 
 #[test]
+fn the_first_device_of_a_file_is_introduced() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ids");
+    for (text, expect) in [("!off\n# spare\n m-1\nm-2\n", "m-1"), ("!off\n", "dev-01"), ("", "dev-01")] {
+        std::fs::write(&file, text).unwrap();
+        let mut child = sim(&["--device-file", file.to_str().unwrap(), "--listen", "127.0.0.1:0", "--quiet"]);
+        let uplink = introduction(&mut BufReader::new(child.stderr.take().unwrap()));
+        let connection = uplink["connection_string"].as_str().unwrap();
+        assert!(connection.contains(&format!("DeviceId={expect};")), "{text:?}: {connection}");
+        interrupt(&child);
+        assert!(child.wait().unwrap().success());
+    }
+}
+
+#[test]
 fn a_certificate_comes_with_its_section() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().to_str().unwrap();

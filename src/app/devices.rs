@@ -1,17 +1,13 @@
 //! What `[uplink.devices]` names, read and checked: who may connect, and with what.
 
-use std::collections::{HashMap, HashSet};
-use std::fs;
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
-
-use rustls::RootCertStore;
-use zeroize::Zeroizing;
 
 use super::settings::Place;
 use crate::bridge::devices::Plan;
 use crate::bridge::devices::directory::Directory;
-use crate::bridge::devices::known::{Known, mark};
+use crate::bridge::devices::known::Known;
 use crate::bridge::devices::provisioned::{Provisioned, Service};
 use crate::config::{self, Config, Devices, Given, Placed, WhenFull};
 use crate::diag::{Diagnostic, SourceFile};
@@ -23,10 +19,10 @@ use crate::hub::sas::Key;
 use crate::outbound::Way;
 use crate::provision::assignments::Assignments;
 use crate::uplink::HubTarget;
-use crate::uplink::tls::{self, TlsError};
+use crate::uplink::tls;
+use certificates::{AllSeen, Tried};
 
-/// What tells the certificates of devices from others.
-type Marks = HashMap<String, u64>;
+pub(super) mod certificates;
 
 /// What the files of the devices say.
 pub(super) struct DeviceFiles {
@@ -93,9 +89,10 @@ impl Place {
         (config, devices): (&Config, &Devices),
         sources: &mut Vec<SourceFile>,
     ) -> Option<DeviceFiles> {
+        let provisioned = config.uplink.dps.is_some();
         let listed = match &devices.table {
-            Some(file) => self.device_table(file, sources),
-            None => Some((Vec::new(), Marks::new())),
+            Some(file) => self.device_table(file, provisioned, sources),
+            None => Some((Vec::new(), AllSeen::new())),
         };
         let of_dps = config.uplink.dps.as_ref().map(|dps| dps.group_key.clone());
         let of_devices = Given { text: devices.group_key.clone(), file: devices.group_key_file.clone() };
@@ -107,18 +104,18 @@ impl Place {
                 text.and_then(|text| self.group_key(text.value.expose(), text.span)).map(Some)
             }
         };
-        let mut marks = Marks::new();
+        let mut seen = AllSeen::new();
         let certificates = devices.certificates.as_ref().map(|folder| {
             let path = self.base.join(&folder.value);
             if !path.is_dir() {
                 let title = format!("{} is no folder", path.display());
                 self.error("no-such-file", title, &folder.span, Some("a folder with ID.pem and ID.key of each device"));
             }
-            marks = self.folder_of_certificates(&path, folder);
+            seen = self.folder_of_certificates(&path, folder, provisioned);
             path
         });
         let ((listed, of_table), group_key) = (listed?, group_key?);
-        marks.extend(of_table);
+        seen.extend(of_table);
         self.warn_of_strangers(devices, &listed);
         Some(DeviceFiles {
             allow: devices.allow.iter().map(|pattern| Name::new(&pattern.value)).collect(),
@@ -127,7 +124,7 @@ impl Place {
                 table: listed.into_iter().map(|device| (device.id, device.proof)).collect(),
                 group_key,
                 certificates,
-                marks,
+                seen,
             },
         })
     }
@@ -177,8 +174,13 @@ impl Place {
         Key::parse(text.trim()).inspect_err(|error| self.error("bad-key", error.to_string(), &span, Some(help))).ok()
     }
 
-    /// Reads the table; the files of certificates that it names are tried, and marked.
-    fn device_table(&mut self, file: &Placed<String>, sources: &mut Vec<SourceFile>) -> Option<(Vec<Listed>, Marks)> {
+    /// Reads the table; the certificates that it names are tried.
+    fn device_table(
+        &mut self,
+        file: &Placed<String>,
+        provisioned: bool,
+        sources: &mut Vec<SourceFile>,
+    ) -> Option<(Vec<Listed>, AllSeen)> {
         let text = self.read(file, Some("table = \"devices.toml\"   # [[device]] with id and key"))?;
         let Ok(text) = String::from_utf8(text) else {
             self.error("not-utf8", format!("{} is not UTF-8 text", file.value), &file.span, None);
@@ -191,53 +193,18 @@ impl Place {
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         sources.push(SourceFile { path: path.display().to_string(), text: device_table::masked(&text) });
         let mut sound = !found.iter().any(Diagnostic::is_error);
-        let mut marks = Marks::new();
         self.found.extend(found);
+        let mut tried = Tried::new(number, provisioned);
         for device in &mut listed {
             let Proof::Certificate { certificate, key } = &mut device.proof else { continue };
             for (name, _) in [&mut *certificate, &mut *key] {
                 *name = folder.join(&*name).display().to_string();
             }
-            let wrong = [&*certificate, &*key].into_iter().find(|(name, _)| !Path::new(name).is_file());
-            let wrong = match wrong {
-                Some((name, span)) => Some(("no-such-file", format!("there is no {name}"), span)),
-                None => match usable(&certificate.0, &key.0) {
-                    Ok(mark) => {
-                        marks.insert(device.id.clone(), mark);
-                        None
-                    }
-                    Err(error) => Some(("tls", error.to_string(), &certificate.1)),
-                },
-            };
-            if let Some((code, title, span)) = wrong {
-                self.found.push(Diagnostic::error(code, title, number).at(span.clone(), ""));
-                sound = false;
-            }
+            tried.pair((Path::new(&certificate.0), Path::new(&key.0)), &device.id, [&certificate.1, &key.1]);
         }
-        sound.then_some((listed, marks))
-    }
-
-    /// Tries the certificates of a folder, and marks them.
-    fn folder_of_certificates(&mut self, folder: &Path, named: &Placed<String>) -> Marks {
-        let mut marks = Marks::new();
-        let files = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-        for chain in files.filter(|path| path.extension().is_some_and(|ending| ending == "pem")) {
-            let key = chain.with_extension("key");
-            let name = chain.display().to_string();
-            if !key.is_file() {
-                let title = format!("there is no {}, the key of {name}", key.display());
-                self.error("no-such-file", title, &named.span, Some("a folder with ID.pem and ID.key of each device"));
-                continue;
-            }
-            match usable(&name, &key.display().to_string()) {
-                Ok(mark) => {
-                    let id = chain.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-                    marks.insert(id, mark);
-                }
-                Err(error) => self.error("tls", format!("{name} and its key: {error}"), &named.span, None),
-            }
-        }
-        marks
+        let (seen, sound_files) = self.tell(tried, &file.value);
+        sound &= sound_files;
+        sound.then_some((listed, seen))
     }
 
     /// Without a table and a pattern nobody may connect before an operator says so.
@@ -251,12 +218,4 @@ impl Place {
             self.found.push(found.help(help));
         }
     }
-}
-
-/// Whether a certificate and a key can be used together; what tells them from others.
-fn usable(chain: &str, key: &str) -> Result<u64, TlsError> {
-    let (chain, key) = (fs::read(chain).unwrap_or_default(), Zeroizing::new(fs::read(key).unwrap_or_default()));
-    let identity = (tls::certificates(&chain)?, tls::private_key(&key)?);
-    tls::client(RootCertStore::empty(), Some(identity))?;
-    Ok(mark(&[&chain, &key]))
 }

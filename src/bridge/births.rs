@@ -414,7 +414,9 @@ mod tests {
             let mut birth = b"\x12\xe8\xd4\x03\x0a\xe0\xd4\x03".to_vec();
             birth.extend_from_slice(name.as_bytes());
             birth.extend_from_slice(b"\x10\x01\x20\x0b");
-            let Offer::TakenAfter(on_disk, _) = alone.offer("spBv1.0/g/NBIRTH/n", &birth, 1) else { panic!() };
+            let Offer::TakenAfter(on_disk, _) = alone.offer("spBv1.0/g/NBIRTH/n", &birth, 1) else {
+                panic!("no room any more: {written} bytes make {}", size())
+            };
             on_disk.await;
             written += birth.len() as u64;
             if size() < written / 2 {

@@ -167,8 +167,7 @@ fn simulate(args: Args) -> anyhow::Result<()> {
 
 async fn serve(args: Args) -> anyhow::Result<()> {
     let (output, messages) = mpsc::channel(BATCHES);
-    let first = args.device.first().or(args.x509.first()).map_or("dev-01", |d| d.split('=').next().unwrap_or(d));
-    let (first, x509, quiet) = (first.to_owned(), args.x509.clone(), args.quiet);
+    let (first, x509, quiet) = (args.first_device(), args.x509.clone(), args.quiet);
     let output = (!quiet).then_some(output);
     // Before it says that it is ready: from then on Ctrl-C must end it cleanly.
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for Ctrl-C")?;
@@ -227,6 +226,22 @@ async fn serve(args: Args) -> anyhow::Result<()> {
             std::process::exit(2)
         }
     }
+}
+
+impl Args {
+    /// The device that is introduced.
+    fn first_device(&self) -> String {
+        let given = self.device.first().or(self.x509.first());
+        let given = given.map(|device| device.split('=').next().unwrap_or(device).to_owned());
+        let text = || std::fs::read_to_string(self.device_file.as_ref()?).ok();
+        let in_file = || listed(&text()?).find(|id| !id.starts_with('!')).map(str::to_owned);
+        given.or_else(in_file).unwrap_or_else(|| "dev-01".to_owned())
+    }
+}
+
+/// The lines of a file of devices.
+fn listed(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
 }
 
 /// What runs.
@@ -290,7 +305,7 @@ fn read_devices(
 ) -> anyhow::Result<(HashMap<String, Credential>, HashSet<String>)> {
     let text = std::fs::read_to_string(file).with_context(|| format!("--device-file: {}", file.display()))?;
     let mut disabled = HashSet::new();
-    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+    for line in listed(&text) {
         let id = line.strip_prefix('!').unwrap_or(line);
         anyhow::ensure!(is_id(id), "--device-file {}: {id:?} is no device id", file.display());
         match line.starts_with('!') {

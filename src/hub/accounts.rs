@@ -85,6 +85,9 @@ pub trait Accounts: Send + Sync + 'static {
     /// What is known without asking.
     fn describe(&self, device: &str) -> Described;
 
+    /// Tells when the certificate of each device ends, in seconds since 1970.
+    fn each_end(&self, with: &mut dyn FnMut(&str, i64));
+
     /// The hub let this device in.
     fn accepted(&self, device: &str);
 

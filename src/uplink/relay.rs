@@ -15,6 +15,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use base64::Engine as _;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use rumqttc::tokio_rustls::TlsConnector;
 use rumqttc::tokio_rustls::rustls::ClientConfig;
@@ -34,8 +36,10 @@ use crate::websocket::Goodbye;
 use crate::websocket::client;
 
 const MAX_REQUEST: usize = 4096;
-/// Time for the request of who connects here.
-const REQUEST: Duration = Duration::from_secs(2);
+/// Time for the request of who connects here. Where thousands of lines come up at once, `rumqttc` may be slow to make it.
+const REQUEST: Duration = Duration::from_secs(25);
+/// Who may be about to make a request at one time: `rumqttc`, and programs that have no business here.
+const ASKING: usize = 16;
 /// Time until MQTT may begin: TCP, proxy, TLS and WebSocket. Less than `rumqttc` waits, which knows no reason.
 const OPEN: Duration = Duration::from_secs(27);
 /// How long the last bytes may take after the end: DISCONNECT is among them.
@@ -217,11 +221,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 /// The connection of who knows the password; `None` where none comes any more.
 async fn accept(listener: std::net::TcpListener, authorization: &str) -> Option<TcpStream> {
     let listener = TcpListener::from_std(listener).ok()?;
+    let mut asking = FuturesUnordered::new();
     loop {
-        let (mut near, _) = listener.accept().await.ok()?;
-        if timeout(REQUEST, is_authorized(&mut near, authorization)).await.unwrap_or(false) {
-            near.set_nodelay(true).ok()?;
-            return Some(near);
+        tokio::select! {
+            taken = listener.accept(), if asking.len() < ASKING => {
+                let (mut near, _) = taken.ok()?;
+                asking.push(async move {
+                    let asked = timeout(REQUEST, is_authorized(&mut near, authorization)).await;
+                    asked.unwrap_or(false).then_some(near)
+                });
+            }
+            Some(near) = asking.next(), if !asking.is_empty() => if let Some(near) = near {
+                near.set_nodelay(true).ok()?;
+                return Some(near);
+            }
         }
     }
 }
@@ -241,6 +254,25 @@ async fn is_authorized(near: &mut TcpStream, authorization: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn silent_strangers_hold_nobody_up() {
+        let far = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = far.local_addr().unwrap().port();
+        let route = Route { way: Way::default(), host: "127.0.0.1".into(), port, carrier: Carrier::Bytes };
+        let relay = Relay::start(route, None).unwrap();
+        let mut strangers = Vec::new();
+        for _ in 0..ASKING - 1 {
+            strangers.push(TcpStream::connect(("127.0.0.1", relay.port)).await.unwrap());
+        }
+        let mut near = TcpStream::connect(("127.0.0.1", relay.port)).await.unwrap();
+        let right = authorization(&relay.password);
+        let request = format!("CONNECT h:1 HTTP/1.1\r\nProxy-Authorization: {right}\r\n\r\n");
+        near.write_all(request.as_bytes()).await.unwrap();
+        // One after the other they would take longer.
+        let answered = timeout(REQUEST / 2, near.read_u8()).await;
+        assert!(answered.is_ok_and(|answer| answer.is_ok()));
+    }
 
     #[tokio::test]
     async fn only_who_has_the_password_gets_through() {

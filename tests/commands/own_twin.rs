@@ -46,9 +46,12 @@ fn status(world: &World) -> Value {
 }
 
 async fn own_world(dir: &Path, sections: &str) -> World {
+    own_world_at(dir, sim(|_| ()).await, sections)
+}
+
+fn own_world_at(dir: &Path, (sim, messages): (Running, Messages), sections: &str) -> World {
     std::fs::create_dir_all(dir.join("rules")).unwrap();
     std::fs::write(dir.join("rules/20-extra.toml"), EXTRA).unwrap();
-    let (sim, messages) = sim(|_| ()).await;
     let bridge = bridge(dir, &sim, sim.local_addr().port(), (FILES, sections));
     World { sim, messages, bridge }
 }
@@ -152,7 +155,9 @@ async fn who_is_there_is_told() {
     let plant = Plant::subscribed(world.bridge.mqtt, "plc", "plant/#").await;
     let told = world.reported("who was there", |bridge| bridge["presence"]["counts"]["quiet"] == 1).await;
     let seen = told["presence"]["devices"]["old%20one"]["seen"].as_str().unwrap().to_owned();
-    assert_eq!(seen, format!("{}Z", &brownbridge::message::Timestamp(long_ago).to_string()[..16]));
+    let whole = brownbridge::message::Timestamp(long_ago).to_string();
+    assert!(seen.ends_with('Z') && whole.starts_with(seen.trim_end_matches('Z')), "{seen} of {whole}");
+    assert_eq!(seen.len(), "2026-11-21T15:30Z".len());
 
     for (device, connected, listed, unlisted) in
         [("a.b", 1, ["a%2Eb", "old%20one"], 0), ("c", 2, ["a%2Eb", "old%20one"], 1), ("old one", 3, ["a%2Eb", "c"], 1)]
@@ -172,4 +177,23 @@ async fn who_is_there_is_told() {
     let none = format!("{OWN}own_twin_presence = 0\n");
     world.bridge = bridge(dir.path(), &world.sim, world.sim.local_addr().port(), (FILES, &none));
     world.reported("nobody is told of any more", |bridge| bridge.get("presence").is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_a_line_and_who_is_held_is_told() {
+    let dir = folder();
+    let (sim, messages) = sim(|_| ()).await;
+    let sections = format!(
+        "identity = \"per-device\"\n[uplink.devices]\nallow = [\"press*\"]\ngroup_key_file = {:?}\n{OWN}own_twin_every = \"5s\"\n",
+        sim.ca_file().with_file_name("master.key")
+    );
+    let world = own_world_at(dir.path(), (sim, messages), &sections);
+    let plant = Plant::subscribed(world.bridge.mqtt, "plc", "plant/#").await;
+    for device in ["press7", "oven"] {
+        plant.says(&format!("extra/{device}"), "1").await;
+    }
+    let both = json!({"connected": 1, "quiet": 0, "refused": 1});
+    let told = world.reported("both", |bridge| bridge["presence"]["counts"] == both).await;
+    let state = |device: &str| told["presence"]["devices"][device]["state"].clone();
+    assert_eq!((state("press7"), state("oven")), (json!("connected"), json!("refused")));
 }

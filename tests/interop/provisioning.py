@@ -50,7 +50,7 @@ host = "hub-b.example"
 [[enrolment]]
 id = "press-4"
 key_file = "key"
-device = "Press-4"
+device = "plant-1:press-4"
 [[enrolment]]
 group = "line-1"
 key_file = "key"
@@ -166,18 +166,18 @@ def main():
     stage = rig.Stage()
     site = Site(stage, program)
     rows = [
-        ("Python, a key of its own", lambda: python_row(site, "press-4", KEY, "hub-a.example", "Press-4")),
-        ("Python, a payload", lambda: python_row(site, "press-4", KEY, "hub-a.example", "Press-4", {"site": "Plant 1"})),
+        ("Python, a key of its own", lambda: python_row(site, "press-4", KEY, "hub-a.example", "plant-1:press-4")),
+        ("Python, a payload", lambda: python_row(site, "press-4", KEY, "hub-a.example", "plant-1:press-4", {"site": "Plant 1"})),
         ("Python, the key of a group",
          lambda: python_row(site, "press-5", derived(KEY, "press-5"), "hub-b.example", "press-5")),
         ("Python, a certificate", lambda: python_row(site, "press-6", None, "hub-b.example", "press-6")),
         ("Python by WebSocket, a key",
-         lambda: python_row(site, "press-4", KEY, "hub-a.example", "Press-4", websockets=True)),
+         lambda: python_row(site, "press-4", KEY, "hub-a.example", "plant-1:press-4", websockets=True)),
         ("Python by WebSocket, a certificate",
          lambda: python_row(site, "press-6", None, "hub-b.example", "press-6", websockets=True)),
         ("Python, disabled", lambda: python_refused(site, "off", KEY)),
         ("Python, a wrong key", lambda: python_refused(site, "press-4", derived(KEY, "x"))),
-        ("Node over REST, a key of its own", lambda: node_row(site, stage, "press-4", KEY, "hub-a.example", "Press-4")),
+        ("Node over REST, a key of its own", lambda: node_row(site, stage, "press-4", KEY, "hub-a.example", "plant-1:press-4")),
         ("Node over REST, the key of a group",
          lambda: node_row(site, stage, "press-9", derived(KEY, "press-9"), "hub-b.example", "press-9")),
         ("Node over REST, a certificate", lambda: node_row(site, stage, "press-6", None, "hub-b.example", "press-6")),

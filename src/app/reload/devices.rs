@@ -7,16 +7,20 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use super::{BridgeToml, NotTaken, Watched};
+use crate::app::credentials::DAY;
 use crate::app::devices::DeviceFiles;
+use crate::app::devices::certificates::ending;
 use crate::app::settings::{Place, cannot_read};
 use crate::bridge::devices::directory::Directory;
 use crate::bridge::devices::{Devices, Renewed};
 use crate::config::{self, Config};
 use crate::diag::{Diagnostic, SourceFile, rendered};
 use crate::hub::device_table::Proof;
+use crate::message::Timestamp;
 
 /// Files of certificates that are looked at one by one. Of a larger folder only the folder is: what is put in place by
 /// renaming, as tools do, and what comes and goes shows there.
@@ -29,6 +33,8 @@ pub(in crate::app) struct DeviceTables {
     config: Config,
     directory: Arc<Directory>,
     devices: Devices,
+    /// When the ends of certificates were last told, in seconds since 1970.
+    told: AtomicI64,
 }
 
 /// What was read.
@@ -45,7 +51,9 @@ impl DeviceTables {
         (config, directory): (Config, Arc<Directory>),
         devices: Devices,
     ) -> Self {
-        Self { bridge_toml, config, directory, devices }
+        // The start has told them.
+        let told = AtomicI64::new(Timestamp::now().as_secs());
+        Self { bridge_toml, config, directory, devices, told }
     }
 
     fn base(&self) -> &Path {
@@ -158,5 +166,16 @@ impl Watched for DeviceTables {
             tracing::info!(listed, let_in, removed, changed, "{} are taken up{told}", Self::WHAT);
         }
         Ok(())
+    }
+
+    fn turn(&self) {
+        let now = Timestamp::now().as_secs();
+        if now - self.told.load(Ordering::Relaxed) < DAY {
+            return;
+        }
+        self.told.store(now, Ordering::Relaxed);
+        if let Some(ending) = ending(self.directory.known().ends(), now) {
+            tracing::warn!("{ending}");
+        }
     }
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
+use super::doubts::{self, Doubt};
 use super::{Place, Uplinked};
-use crate::app::credentials::{Credentials, DAY, EXPIRES_SOON, Files};
+use crate::app::credentials::{Credentials, Files};
 use crate::bridge::Own;
 use crate::config::{self, Config, Given, Kind, Placed};
 use crate::diag::Span;
@@ -208,39 +209,23 @@ impl Place {
 
     /// Tells a chain that no hub can follow, and a certificate that ends.
     fn check_chain(&mut self, chain: &[CertificateDer<'_>], file: &Placed<String>) {
-        if let Err(error) = certificate::check_chain(chain.iter().map(|der| &**der)) {
-            let help = "one file: the device's own certificate, then the one that signed it, and so on";
-            self.error("bad-chain", format!("{}: {error}", file.value), &file.span, Some(help));
+        if let Some(Doubt { code, title, help }) = doubts::order(chain, &file.value) {
+            self.error(code, title, &file.span, help);
         }
-        let now = Timestamp::now().as_secs();
-        let Some((begin, end)) = chain.first().and_then(|leaf| certificate::validity(leaf)) else { return };
-        let name = &file.value;
-        let (code, title) = if begin > now {
-            let from = Timestamp(begin.saturating_mul(1_000));
-            let title = format!(
-                "{name}: the certificate is good from {from} on; until then the hub refuses it. Is the clock right?"
-            );
-            ("not-yet-valid", title)
-        } else if end < now {
-            ("expired", format!("{name}: the certificate has expired; the hub refuses it"))
-        } else if end - now < EXPIRES_SOON {
-            ("expires-soon", format!("{name}: the certificate expires in {} days", (end - now) / DAY))
-        } else {
-            return;
-        };
-        self.warning(code, title, &file.span);
+        self.doubt(doubts::time(chain, &file.value, Timestamp::now().as_secs()), &file.span);
     }
 
     /// Tells a certificate that is hardly this device's.
     fn check_name(&mut self, (leaf, file): (&CertificateDer<'_>, &Placed<String>), device: &str) {
-        let Some(name) = certificate::common_name(leaf).filter(|name| name != device) else { return };
-        let title = format!(
-            "{}: the certificate is for {name:?}, and the device is {device:?}: right only where the hub knows it by its \
-             thumbprint",
-            file.value
-        );
-        self.warning("another-name", title, &file.span);
-        self.help("signed by a CA, its common name is the device id, upper and lower case included");
+        self.doubt(doubts::name(leaf, &file.value, (device, false)), &file.span);
+    }
+
+    fn doubt(&mut self, doubt: Option<Doubt>, span: &Span) {
+        let Some(Doubt { code, title, help }) = doubt else { return };
+        self.warning(code, title, span);
+        if let Some(help) = help {
+            self.help(help);
+        }
     }
 
     /// Tells roots that lead nowhere: what signs nobody, what is over, and what older guides pin and no hub uses any more.

@@ -121,16 +121,13 @@ struct Next {
 }
 
 impl Next {
-    fn of(all: impl Iterator<Item = Expiry>, now: i64) -> Self {
+    /// And this one.
+    fn add(&mut self, expiry: Expiry, now: i64) {
         let first = |a: Option<i64>, b: Option<i64>| a.into_iter().chain(b).min();
-        all.fold(Self::default(), |next, expiry| {
-            let ends = first(expiry.given, expiry.certificate);
-            Self {
-                token: first(next.token, expiry.token()),
-                certificate: first(next.certificate, expiry.certificate),
-                soon: next.soon + u64::from(ends.is_some_and(|ends| ends - now < SOON)),
-            }
-        })
+        let ends = first(expiry.given, expiry.certificate);
+        self.token = first(self.token, expiry.token());
+        self.certificate = first(self.certificate, expiry.certificate);
+        self.soon += u64::from(ends.is_some_and(|ends| ends - now < SOON));
     }
 }
 
@@ -333,6 +330,23 @@ impl Shared {
         self.any_connected() || self.admitted.lock().is_some_and(|at| at.elapsed() < ADMITTED)
     }
 
+    /// What ends: of each line that is there what it uses, of the others what the files have.
+    fn next_end(&self, now: i64) -> Next {
+        let mut next = Next::default();
+        let devices = self.devices.lock();
+        for device in std::iter::once(&self.own).chain(&devices.in_order) {
+            let expiry = device.state().expiry;
+            next.add(expiry, now);
+        }
+        self.options.plan.accounts.each_end(&mut |id, ends| {
+            let in_use = devices.by_id.get(id).is_some_and(|device| device.state().expiry.certificate.is_some());
+            if !in_use {
+                next.add(Expiry { certificate: Some(ends), ..Expiry::default() }, now);
+            }
+        });
+        next
+    }
+
     /// Tells metrics and status how the devices are.
     #[expect(clippy::cast_precision_loss)]
     pub(super) fn publish(self: &Arc<Self>, status: &watch::Sender<Status>) {
@@ -344,8 +358,7 @@ impl Shared {
         let connected = self.connected.load(Ordering::Relaxed);
         ::metrics::gauge!("brownbridge_uplink_connections").set(connected as f64);
         self.metrics.uplink_connected.set(f64::from(u8::from(connected > 0)));
-        let expiries = self.all();
-        let next = Next::of(expiries.iter().map(|device| device.state().expiry), Timestamp::now().as_secs());
+        let next = self.next_end(Timestamp::now().as_secs());
         crate::metrics::credentials_end(next.token, next.certificate, next.soon);
         let (last_puback, trouble) = (*self.last_puback.lock(), self.trouble.lock().clone());
         let state = match (connected > 0, &trouble) {
@@ -381,7 +394,8 @@ mod tests {
             (vec![certificate(far + 5), certificate(50), renewed(200)], Some(200), Some(50), 1),
             (vec![certificate(101), certificate(102), given(103)], Some(103), Some(101), 3),
         ] {
-            let next = Next::of(all.iter().copied(), 100);
+            let mut next = Next::default();
+            all.iter().for_each(|expiry| next.add(*expiry, 100));
             assert_eq!(next, Next { token, certificate: own, soon }, "{all:?}");
         }
     }

@@ -101,6 +101,10 @@ impl Accounts for Directory {
         Described { proof, ..place }
     }
 
+    fn each_end(&self, with: &mut dyn FnMut(&str, i64)) {
+        self.known().ends().for_each(|(device, ends)| with(device, ends));
+    }
+
     fn accepted(&self, device: &str) {
         if let Some(service) = self.asked_for(device) {
             service.accepted(device);

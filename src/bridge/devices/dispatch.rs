@@ -1,8 +1,10 @@
 //! The dispatcher: reads the spools and gives each message its way.
 //!
 //! A message for which there is no room is kept in hand, one a lane; then only lanes above it are read. In hand it waits
-//! while the hub as a whole is slow or away. Where other lines stand idle it is its device that is slow: after
-//! [`PATIENCE`] it goes onto the shelf, and with it all that follows, until the line has caught up.
+//! while the hub as a whole is slow or away. Where other lines stand idle it is its device that is slow: once that has
+//! been short of room for [`PATIENCE`] the message goes onto the shelf, and with it all that follows, until the line has
+//! caught up. That the one message waits for a moment only is no sign that all is well: were each to wait for a moment,
+//! all devices would go at the pace of this one.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,7 +23,7 @@ use crate::message::{HubMessage, excerpt};
 use crate::metrics::translated_by_rule;
 use crate::uplink::{Backlog as _, Isolation, Lane, MessageId, Outcome, Pacing, Waiting};
 
-/// How long a message for which there is no room is kept in hand at least.
+/// How long a device is short of room before it may be found slow.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// How often it is looked at who is slow.
 const LOOK: Duration = Duration::from_millis(50);
@@ -232,8 +234,12 @@ impl Dispatcher<'_> {
         for lane in 0..self.hands.len() {
             let Some(hand) = self.hands.get_mut(lane).and_then(Option::take) else { continue };
             let InHand { device, held, since } = hand;
-            let waited = since.elapsed() >= PATIENCE;
-            if waited && !device.has_room() && self.is_slow(&device) {
+            let stalls = match held.waiting.lane {
+                Lane::Urgent | Lane::Live => device.is_short_for(PATIENCE),
+                // What waits behind a late one is late anyway, and on the shelf it would be before what is new.
+                Lane::Late => since.elapsed() >= PATIENCE && !device.has_room(),
+            };
+            if stalls && self.is_slow(&device) {
                 tracing::debug!(
                     device = &*device.id,
                     "it sends more than its line takes: the rest goes onto its shelf"

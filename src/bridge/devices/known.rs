@@ -23,8 +23,17 @@ pub struct Known {
     pub group_key: Option<Key>,
     /// The folder of certificates.
     pub certificates: Option<PathBuf>,
-    /// What tells one state of the certificates from the next, by device: [`mark`] of chain and key.
-    pub marks: HashMap<String, u64>,
+    /// The certificates as they were when they were read, by device.
+    pub seen: HashMap<String, Seen>,
+}
+
+/// A certificate as it was when it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// What tells it from the next: [`mark`] of chain and key.
+    pub mark: u64,
+    /// When it ends, in seconds since 1970.
+    pub ends: Option<i64>,
 }
 
 /// What tells a certificate, or another text, from others.
@@ -103,7 +112,7 @@ impl Known {
     }
 
     fn mark_of(&self, device: &str) -> u64 {
-        let of_certificate = || self.marks.get(device).copied();
+        let of_certificate = || self.seen.get(device).map(|seen| seen.mark);
         match self.table.get(device) {
             Some(Proof::Connection(connection)) => {
                 let proof = match &connection.auth {
@@ -122,6 +131,17 @@ impl Known {
                 of_certificate().or_else(group).unwrap_or_default()
             }
         }
+    }
+
+    /// When the certificates that are in use end, by device.
+    pub fn ends(&self) -> impl Iterator<Item = (&str, i64)> {
+        let is_in_use = |device: &str| match self.table.get(device) {
+            Some(Proof::Key(_)) => false,
+            Some(Proof::Connection(connection)) => matches!(connection.auth, Auth::X509),
+            Some(Proof::Certificate { .. } | Proof::Elsewhere) | None => true,
+        };
+        let ends = self.seen.iter().filter_map(|(device, seen)| Some((device.as_str(), seen.ends?)));
+        ends.filter(move |(device, _)| is_in_use(device))
     }
 
     /// A device's certificate in the folder, where there is one.
@@ -192,6 +212,27 @@ mod tests {
         assert!(proof(&known, "e").contains("nobody knows"));
     }
 
+    /// A certificate that lies there unused may end.
+    #[test]
+    fn whose_certificates_end() {
+        let string = |text: &str| Proof::Connection(ConnectionString::parse(text).unwrap());
+        let seen = |ends| Seen { mark: 1, ends };
+        let table = [
+            ("key", Proof::Key(Key::parse("a2V5").unwrap())),
+            ("string", string("HostName=h;DeviceId=string;SharedAccessKey=a2V5")),
+            ("x509", string("HostName=h;DeviceId=x509;x509=true")),
+            ("listed", Proof::Elsewhere),
+        ];
+        let known = Known {
+            table: table.map(|(id, proof)| (id.to_owned(), proof)).into(),
+            seen: ["key", "string", "x509", "listed", "folder"].map(|id| (id.to_owned(), seen(Some(7)))).into(),
+            ..Known::default()
+        };
+        let mut ends: Vec<_> = known.ends().collect();
+        ends.sort_unstable();
+        assert_eq!(ends, [("folder", 7), ("listed", 7), ("x509", 7)]);
+    }
+
     #[test]
     fn what_a_device_connects_with_is_told_from_before() {
         let key = |text: &str| Proof::Key(Key::parse(text).unwrap());
@@ -200,7 +241,7 @@ mod tests {
             table: proof.map(|proof| ("d".to_owned(), proof)).into_iter().collect(),
             group_key: group.map(|text| Key::parse(text).unwrap()),
             certificates: None,
-            marks: certificate.map(|mark| ("d".to_owned(), mark)).into_iter().collect(),
+            seen: certificate.map(|mark| ("d".to_owned(), Seen { mark, ends: None })).into_iter().collect(),
         };
         let (first, (a, b)) = ("HostName=h;DeviceId=d;SharedAccessKey=a2V5", ("a2V5", "YWJj"));
         for (name, before, after, same) in [

@@ -90,7 +90,7 @@ pub(super) async fn run(shared: Arc<Shared>, device: Arc<Device>) {
     let leave = device.begin();
     let why = serve(&shared, &device, &leave).await;
     device.end();
-    device.forget_tokens();
+    device.forget_expiry();
     let mut again = false;
     match why {
         Why::Stopped => {}

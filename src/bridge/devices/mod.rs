@@ -299,13 +299,17 @@ pub async fn run(devices: Devices, backlog: SpoolBacklog, status: watch::Sender<
 async fn ask_for_hub(shared: Arc<Shared>, device: Arc<Device>) {
     // Somebody may have denied it while it waited.
     let wanted = |device: &Device| device.state().phase == Phase::Registering;
-    let answer = if wanted(&device) {
-        tokio::select! {
-            answer = shared.options.plan.accounts.of(&device.id) => Some(answer),
-            () = shared.stop.cancelled() => None,
+    let answer = loop {
+        if !wanted(&device) {
+            break None;
         }
-    } else {
-        None
+        let anew = device.may_be_ended();
+        tokio::select! {
+            answer = shared.options.plan.accounts.of(&device.id) => break Some(answer),
+            () = shared.stop.cancelled() => break None,
+            // What it proves itself with is another now.
+            () = anew.cancelled() => {}
+        }
     };
     match answer.filter(|_| wanted(&device)) {
         None => {}

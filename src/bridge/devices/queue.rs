@@ -138,6 +138,8 @@ pub(super) struct State {
     pub(super) errand: bool,
     /// Somebody drains the shelf another way.
     pub(super) sweeping: bool,
+    /// Since when it has been short of room: no message found any, and it was not half empty since.
+    short_since: Option<Instant>,
     /// When a message came or went last.
     pub(super) active: Instant,
     /// Refusals in a row.
@@ -152,7 +154,7 @@ pub(super) struct State {
     pub(super) last_delivered: Option<Timestamp>,
     /// When what it connects with ends, as far as it was seen.
     pub(super) expiry: Expiry,
-    /// Ends the line.
+    /// Ends the line, or has its hub asked for anew.
     leave: Option<CancellationToken>,
 }
 
@@ -193,6 +195,7 @@ impl Device {
             read_to: None,
             errand: false,
             sweeping: false,
+            short_since: None,
             active: Instant::now(),
             refusals: 0,
             pause: Duration::ZERO,
@@ -239,6 +242,9 @@ impl Device {
             _ if !state.has_room(self.is_own()) => Way::Blocked,
             _ => Way::Queued,
         };
+        if way == Way::Blocked {
+            state.short_since.get_or_insert(now);
+        }
         if way != Way::Queued {
             return Err((held, way));
         }
@@ -267,6 +273,11 @@ impl Device {
     /// True where there is room for more.
     pub(super) fn has_room(&self) -> bool {
         self.state().has_room(self.is_own())
+    }
+
+    /// It has been short of room for so long: now and then there is room for one, and the next finds none.
+    pub(super) fn is_short_for(&self, patience: Duration) -> bool {
+        self.state().short_since.is_some_and(|since| since.elapsed() >= patience)
     }
 
     /// Since when it has had nothing to do; `None` while it has.
@@ -303,7 +314,7 @@ impl Device {
         }
     }
 
-    /// Asks its line to end; false where that is no use any more.
+    /// Asks its line to end, or its registration to begin anew; false where that is no use any more.
     pub(super) fn ask_to_leave(&self) -> bool {
         let state = self.state();
         let open = state.leave.as_ref().filter(|leave| !leave.is_cancelled());
@@ -312,11 +323,19 @@ impl Device {
 
     /// A line begins.
     pub(super) fn begin(&self) -> CancellationToken {
+        {
+            let mut state = self.state();
+            state.phase = Phase::Connecting;
+            state.active = Instant::now();
+            state.short_since = None;
+        }
+        self.may_be_ended()
+    }
+
+    /// Is cancelled when what it does now is to end, see [`Self::ask_to_leave`].
+    pub(super) fn may_be_ended(&self) -> CancellationToken {
         let leave = CancellationToken::new();
-        let mut state = self.state();
-        state.phase = Phase::Connecting;
-        state.active = Instant::now();
-        state.leave = Some(leave.clone());
+        self.state().leave = Some(leave.clone());
         leave
     }
 
@@ -383,10 +402,12 @@ impl Device {
         Some(waiting)
     }
 
-    /// A line that is not there has no token in use; its certificate is there all the same.
-    pub(super) fn forget_tokens(&self) {
+    /// A line that is not there has no token in use. Its certificate is there all the same: that of a device in a file,
+    /// which may have been renewed.
+    pub(super) fn forget_expiry(&self) {
         let mut state = self.state();
-        state.expiry = Expiry { certificate: state.expiry.certificate, ..Expiry::default() };
+        let certificate = state.expiry.certificate.filter(|_| self.is_own());
+        state.expiry = Expiry { certificate, ..Expiry::default() };
     }
 
     /// Takes a message that was read from a shelf, its own or that of another, out of the queue again; one that was given
@@ -414,6 +435,9 @@ impl Device {
         state.bytes -= held.len();
         self.all_bytes.fetch_sub(held.len(), Ordering::Relaxed);
         state.active = Instant::now();
+        if state.is_half_empty(self.is_own()) {
+            state.short_since = None;
+        }
         if matches!(held.home, Home::OnItsWay) {
             state.settled_on_its_way(id);
         }
@@ -438,6 +462,11 @@ impl State {
     fn has_room(&self, own: bool) -> bool {
         let (messages, bytes) = if own { (MOST_OWN, MOST_BYTES_OWN) } else { (MOST, MOST_BYTES) };
         self.in_memory() < messages && self.bytes < bytes
+    }
+
+    fn is_half_empty(&self, own: bool) -> bool {
+        let (messages, bytes) = if own { (MOST_OWN, MOST_BYTES_OWN) } else { (MOST, MOST_BYTES) };
+        self.in_memory() <= messages / 2 && self.bytes <= bytes / 2
     }
 
     pub(super) fn in_memory(&self) -> usize {
