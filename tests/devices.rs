@@ -467,27 +467,6 @@ fn kill_9_with_shelves_loses_nothing() {
     assert_ledger(&bridge, 4, u64::from(next) * 5);
 }
 
-/// The line of the device that floods is slow, but never so slow that a message waits long for its place in the queue.
-#[test]
-fn a_flood_that_flows_does_not_hold_up_the_others() {
-    let dir = folder();
-    let sim = Sim::start(&dir.path().join("hub"), free_port(), &["--puback-delay", "50"]);
-    let bridge = start(dir.path(), &sim, "", "allow = [\"*\"]");
-    for device in 0..5 {
-        publish(&bridge, &format!("calm-{device}"), 0..1);
-        until_arrived(&sim, &format!("calm-{device}"), &[0]);
-    }
-    // 640 a second: nine seconds of it are before the others' messages.
-    publish(&bridge, "flood", 0..6_000);
-    publish(&bridge, "calm-4", 1..2);
-    until_arrived(&sim, "calm-4", &[0, 1]);
-    let early = arrived(&sim, "flood").len();
-    assert!(early < 5_000, "{early} of the flood came before the message of another device");
-    until("the whole flood", PATIENCE, || (arrived(&sim, "flood").len() == 6_000).then_some(()));
-    assert!(arrived(&sim, "flood").is_sorted());
-    assert_conserved(&bridge);
-}
-
 /// Part of a flood is in memory and in the spool, newer messages are on the shelf: a start finds both, and their order.
 #[test]
 fn kill_9_in_a_flood_keeps_the_order_of_the_device() {

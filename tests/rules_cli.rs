@@ -77,7 +77,7 @@ fn commands() {
         (vec!["check", "--config", "tests/golden/bridge/typos.toml"], 1, "typos.toml: 3 errors\n", "did you mean"),
         (vec!["test"], 0, "51 passed, 0 failed\n", ""),
         (vec!["test", "--json"], 0, "\"passed\":true", ""),
-        (vec!["test", "tests/golden/rules/failing.toml"], 1, "0 passed, 9 failed\n", "want 1500, got 1450"),
+        (vec!["test", "tests/golden/rules/failing.toml"], 1, "0 passed, 12 failed\n", "want 1500, got 1450"),
         (vec!["test", typos], 1, "no test was run: the rules have errors\n", "error: unknown format `jsn`"),
         (vec!["test", "no/such"], 2, "", "name one, e.g. brownbridge test PATH (No such file"),
         (
@@ -170,6 +170,8 @@ fn explanations() {
         "cells/7 --payload 1 --rules tests/golden/rules/shape.toml",
         "ms --payload {\"ts\":1767225600} --rules tests/golden/rules/time.toml",
         "plant/hall2/oven/temp --payload 1 --rules tests/golden/rules/many.toml --all",
+        "energy/m1 --payload P=12.5;U=231 --rules tests/golden/rules/failing.toml",
+        "energy/m9 --payload P=12.5;U=231 --rules tests/golden/rules/failing.toml",
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_brownbridge"));
         // Now, but for the times in what it says.
@@ -376,8 +378,8 @@ fn junit() {
         (
             vec![case],
             1,
-            "0 passed, 9 failed\n",
-            ["9", "9", "0"],
+            "0 passed, 12 failed\n",
+            ["12", "12", "0"],
             Some(("failure", "test-failed", "want 1500, got 1450")),
         ),
         (

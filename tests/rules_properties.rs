@@ -9,6 +9,9 @@ use brownbridge::message::{Content, HubMessage, Publish, Timestamp};
 use brownbridge::rules::{Output, QuarantineReason, RuleSet, Verdict, forward, load};
 use proptest::prelude::*;
 
+#[path = "rules_properties/memory.rs"]
+mod memory;
+
 fn rules(text: &str) -> RuleSet {
     let sources = [SourceFile { path: "r.toml".into(), text: text.into() }];
     let loaded = load(&sources);

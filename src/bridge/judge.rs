@@ -137,7 +137,7 @@ impl<'j> Judge<'j> {
                 let held_back = out.held_back().iter().find(|(holds, _)| *holds == rule).map(|(_, why)| why);
                 let (reason, detail) = match held_back {
                     Some(why) => (why.label(), why.to_string().into()),
-                    None if out.let_by().contains(&rule) => ("rule", "its `when` or `lookup` lets it go by".into()),
+                    None if out.let_by().contains(&rule) => ("rule", self.rules.why_let_by(rule).into()),
                     None if out.clears_retained() => {
                         ("retained_cleared", "it only takes the retained message away".into())
                     }

@@ -258,11 +258,12 @@ impl Told<'_> {
         for tried in shown.iter().filter_map(|at| self.explanation.tried.get(*at)) {
             writeln!(out, "  {} ({}:{})  {}", tried.name, tried.path, tried.line, tried.pattern)?;
             writeln!(out, "    {}", tried.step.in_words())?;
-            if let Step::Took { captures } | Step::LetBy { captures } = &tried.step {
+            if let Step::Took { captures } | Step::LetBy { captures, .. } = &tried.step {
                 for (name, text) in captures {
                     writeln!(out, "    {{{name}}} = {text}")?;
                 }
             }
+            tried.decoded.iter().try_for_each(|object| writeln!(out, "    decoded  {object}"))?;
         }
         match self.explanation.tried.len() - shown.len() {
             0 => Ok(()),
@@ -406,7 +407,7 @@ impl Told<'_> {
             };
             json!({
                 "rule": tried.name, "path": tried.path, "line": tried.line, "pattern": tried.pattern,
-                "took": captures.is_some(), "why": tried.step.in_words(), "captures": captures,
+                "took": captures.is_some(), "why": tried.step.in_words(), "captures": captures, "decoded": tried.decoded,
             })
         });
         let held = explanation.output.held().map(|(rule, held)| (rule, rules::held_record(held), true));

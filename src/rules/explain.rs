@@ -1,12 +1,18 @@
 //! Why a publish takes the way it takes: for people, and for the messages of failing tests.
 
+use super::decode::{self, Births, Body, Decoded};
 use super::json;
+use super::lookup::Miss;
 use super::number::is_number;
 use super::pattern::{Level, Pattern};
 use super::rule::{Action, Rule};
 use super::{Output, RuleIndex, RuleSet, Verdict};
 use crate::diag::nearest as nearest_word;
 use crate::message::{Event, Presence, Publish};
+
+/// Decoded objects that are shown, and the bytes of each.
+const OBJECTS: usize = 3;
+const LONGEST_OBJECT: usize = 400;
 
 /// What happens to a publish, and why.
 #[derive(Debug)]
@@ -36,6 +42,8 @@ pub struct Tried {
     pub pattern: String,
     /// How it went.
     pub step: Step,
+    /// What its `decode` made of the payload, where that is not the payload itself.
+    pub decoded: Vec<String>,
     /// How much the topic looks like what the rule takes; only to be compared.
     pub likeness: i32,
 }
@@ -52,6 +60,8 @@ pub enum Step {
     LetBy {
         /// Name and text of each.
         captures: Vec<(String, String)>,
+        /// Which of the two, and what it asks.
+        why: String,
     },
     /// A level differs.
     Level {
@@ -75,7 +85,7 @@ impl Step {
     pub fn in_words(&self) -> String {
         match self {
             Self::Took { .. } => "takes it".to_owned(),
-            Self::LetBy { .. } => "takes the topic, but its `when` or `lookup` lets this publish go by".to_owned(),
+            Self::LetBy { why, .. } => format!("takes the topic, and lets this publish go by: {why}"),
             Self::Level { number, want: Some(want), got: Some(got) } => {
                 format!("level {number} is `{got}`, the rule wants `{want}`")
             }
@@ -98,7 +108,13 @@ impl Step {
 pub(super) fn explain(rules: &RuleSet, publish: &Publish<'_>) -> Explanation {
     let mut output = Output::new();
     let verdict = rules.translate(publish, &mut output);
-    retrace(rules, None, publish.topic, (verdict, output))
+    let mut explanation = retrace(rules, None, publish.topic, (verdict, output));
+    for tried in &mut explanation.tried {
+        if let (Step::Took { .. } | Step::LetBy { .. }, Some(rule)) = (&tried.step, rules.0.rules.get(tried.rule)) {
+            tried.decoded = decoded(&explanation.output.memory().births, rule, publish);
+        }
+    }
+    explanation
 }
 
 pub(super) fn presence(rules: &RuleSet, presence: &Presence<'_>) -> Explanation {
@@ -106,7 +122,7 @@ pub(super) fn presence(rules: &RuleSet, presence: &Presence<'_>) -> Explanation 
     let verdict = rules.presence(presence, &mut output);
     let mut explanation = retrace(rules, Some(presence.event), presence.client, (verdict, output));
     for tried in &mut explanation.tried {
-        if let Step::Took { captures } | Step::LetBy { captures } = &mut tried.step {
+        if let Step::Took { captures } | Step::LetBy { captures, .. } = &mut tried.step {
             captures.push(("address".to_owned(), presence.address.to_owned()));
             if presence.event == Event::Disconnect {
                 captures.push(("reason".to_owned(), presence.reason.to_owned()));
@@ -118,12 +134,48 @@ pub(super) fn presence(rules: &RuleSet, presence: &Presence<'_>) -> Explanation 
     explanation
 }
 
+/// What a rule's `decode` makes of a payload: the first objects, and how many more there are.
+fn decoded(births: &Births, rule: &Rule, publish: &Publish<'_>) -> Vec<String> {
+    let Some(format) = rule.action.message().and_then(|message| message.decode.as_ref()) else { return Vec::new() };
+    let mut decoded = Decoded::default();
+    if !matches!(decode::decode(format, (publish, false), births, &mut decoded), Ok(Body::Items(_))) {
+        return Vec::new();
+    }
+    let text = |item| {
+        let text = String::from_utf8_lossy(decoded.body(item)).into_owned();
+        match text.get(..text.floor_char_boundary(LONGEST_OBJECT)) {
+            Some(head) if head.len() < text.len() => format!("{head} ..."),
+            _ => text,
+        }
+    };
+    let mut objects: Vec<String> = decoded.items.iter().take(OBJECTS).map(text).collect();
+    if let Some(more) = decoded.items.len().checked_sub(OBJECTS).filter(|more| *more > 0) {
+        objects.push(format!("and {more} more"));
+    }
+    objects
+}
+
+/// Why a rule lets a publish of its topics go by, as far as the rule alone tells.
+pub(super) fn why_let_by(rule: &Rule) -> String {
+    let message = rule.action.message();
+    let lookup = message.and_then(|message| message.lookup.as_ref()).filter(|lookup| lookup.miss == Miss::Skip);
+    let when = rule.when.as_ref().map(|when| format!("its `when` is not true: {when}"));
+    let row = lookup.map(|lookup| format!("its table `{}` has no row for it", lookup.name));
+    match (row, when) {
+        (Some(row), Some(when)) => format!("{row}, or {when}"),
+        (Some(why), None) | (None, Some(why)) => why,
+        (None, None) => "it makes nothing of it".to_owned(),
+    }
+}
+
 /// Tries the rules for an event, or for publishes, in order, as far as the verdict came.
 fn retrace(rules: &RuleSet, on: Option<Event>, text: &str, (verdict, output): (Verdict, Output)) -> Explanation {
     let mut tried = Vec::new();
     for (index, rule) in rules.0.rules.iter().enumerate().filter(|(_, rule)| rule.on == on) {
         let step = match attempt(rule, text) {
-            Step::Took { captures } if output.let_by().contains(&index) => Step::LetBy { captures },
+            Step::Took { captures } if output.let_by().contains(&index) => {
+                Step::LetBy { captures, why: why_let_by(rule) }
+            }
             step => step,
         };
         let ends = matches!(step, Step::Took { .. }) && ends_here(rule, index, verdict);
@@ -134,6 +186,7 @@ fn retrace(rules: &RuleSet, on: Option<Event>, text: &str, (verdict, output): (V
             line: rule.line,
             pattern: rule.written.clone(),
             step,
+            decoded: Vec::new(),
             likeness: likeness(rule.pattern.levels(), text),
         });
         if ends {

@@ -374,6 +374,11 @@ impl RuleSet {
         explain::explain(self, publish)
     }
 
+    /// Why a rule lets a publish of its topics go by, where it does.
+    pub fn why_let_by(&self, rule: RuleIndex) -> String {
+        self.0.rules.get(rule).map(explain::why_let_by).unwrap_or_default()
+    }
+
     /// The same for the coming or going of a client.
     pub fn explain_presence(&self, presence: &Presence<'_>) -> Explanation {
         explain::presence(self, presence)

@@ -37,6 +37,8 @@ pub(super) struct Rule {
     pub(super) goes_on: bool,
     /// It may let a publish of its topics go by.
     pub(super) picky: bool,
+    /// Its `when` as the user wrote it, on one line.
+    pub(super) when: Option<Box<str>>,
     /// Its message goes up before those of other rules.
     pub(super) urgent: bool,
     pub(super) action: Action,

@@ -29,7 +29,7 @@
 
 use serde_json::Value;
 
-use super::{HeldBack, Output, QuarantineReason, RuleSet, Step, Verdict, plain_body};
+use super::{Output, QuarantineReason, RuleSet, Step, Verdict, plain_body};
 use crate::diag::{Diagnostic, Span};
 use crate::message::{Event, HubMessage, Publish, Timestamp};
 use course::Course;
@@ -167,11 +167,15 @@ fn run_one(rules: &RuleSet, test: &Test) -> Vec<Diagnostic> {
         return command::run(rules, command).into_iter().map(tell).collect();
     }
     let mut out = Output::new();
-    let Course { records, verdict, last, why, doubts, steps } = Course::play(rules, test, &mut out);
+    let Course { records, verdict, last, nothing, doubts, steps } = Course::play(rules, test, &mut out);
     let Some(last) = last else { return Vec::new() };
     let parsed = records.iter().map(|(how, record)| Some((*how, HubMessage::parse(record).ok()?)));
     let made: Vec<Made<'_>> = parsed.flatten().collect();
-    let came = || outcome(rules, verdict, (made.len(), test.on.is_some()), (&out, why));
+    let came = || match (verdict, made.len()) {
+        (Verdict::Translated, 1) => "a message is made".to_owned(),
+        (Verdict::Translated, made) => format!("{made} messages are made"),
+        _ => nothing.clone(),
+    };
     let mut wrong: Vec<(Span, String)> = Vec::new();
     match (&test.want, verdict) {
         (Want::Quarantine(want, _), Verdict::Quarantined { reason, .. }) if *want == reason => {}
@@ -181,7 +185,8 @@ fn run_one(rules: &RuleSet, test: &Test) -> Vec<Diagnostic> {
             wrong.push((last.topic_span.clone(), came()));
         }
         (Want::Count(want, span), _) if *want != made.len() => {
-            wrong.push((span.clone(), format!("want {want} messages, got {}", made.len())));
+            let why = if made.is_empty() { format!(": {}", came()) } else { String::new() };
+            wrong.push((span.clone(), format!("{}{why}", want_other(*want, made.len()))));
         }
         (Want::Count(..), _) => {}
         (Want::Messages(_), Verdict::Unmatched | Verdict::Dropped { .. }) => {
@@ -209,20 +214,15 @@ fn run_one(rules: &RuleSet, test: &Test) -> Vec<Diagnostic> {
     wrong.into_iter().map(tell).collect()
 }
 
-fn outcome(
-    rules: &RuleSet,
-    verdict: Verdict,
-    (made, on): (usize, bool),
-    (out, why): (&Output, Option<HeldBack>),
-) -> String {
+/// What became of a publish of which nothing was made.
+fn nothing(rules: &RuleSet, verdict: Verdict, on: bool, out: &Output) -> String {
     match verdict {
-        Verdict::Translated if made == 1 => "a message is made".to_owned(),
-        Verdict::Translated => format!("{made} messages are made"),
+        Verdict::Translated => String::new(),
         Verdict::Dropped { rule } if out.let_by().contains(&rule) => {
-            format!("rule `{}` lets it go by: its `when` is not true, or its table has no such key", rules.name(rule))
+            format!("rule `{}` lets it go by: {}", rules.name(rule), rules.why_let_by(rule))
         }
-        Verdict::Dropped { rule } => match why {
-            Some(why) => format!("rule `{}` holds it back: {why}", rules.name(rule)),
+        Verdict::Dropped { rule } => match out.held_back().first() {
+            Some((_, why)) => format!("rule `{}` holds it back: {why}", rules.name(rule)),
             None if out.clears_retained() => "it only takes the retained message away".to_owned(),
             None => format!("rule `{}` drops it", rules.name(rule)),
         },
@@ -234,13 +234,17 @@ fn outcome(
 
 /// Which rules took the publish, and the payload they saw, unless that is told elsewhere.
 fn background(rules: &RuleSet, publish: &Publish<'_>, with_payload: bool) -> Vec<String> {
-    let mut lines = Vec::new();
+    let (mut lines, mut decoded) = (Vec::new(), Vec::new());
     for tried in rules.explain(publish).tried {
-        if let Step::Took { captures } = tried.step {
-            let names: serde_json::Map<String, Value> =
-                captures.into_iter().map(|(name, text)| (name, Value::String(text))).collect();
-            lines.push(format!("rule `{}` takes it: {}", tried.name, Value::Object(names)));
-        }
+        let (takes, captures) = match tried.step {
+            Step::Took { captures } => ("takes it", captures),
+            Step::LetBy { captures, .. } => ("takes the topic", captures),
+            _ => continue,
+        };
+        let names: serde_json::Map<String, Value> =
+            captures.into_iter().map(|(name, text)| (name, Value::String(text))).collect();
+        lines.push(format!("rule `{}` {takes}: {}", tried.name, Value::Object(names)));
+        decoded.extend(tried.decoded.into_iter().map(|object| format!("  decoded  {object}")));
     }
     if with_payload && !lines.is_empty() {
         let payload = match serde_json::from_slice::<Value>(publish.payload) {
@@ -248,13 +252,19 @@ fn background(rules: &RuleSet, publish: &Publish<'_>, with_payload: bool) -> Vec
             Err(_) => String::from_utf8_lossy(publish.payload).into_owned(),
         };
         lines.push(format!("  payload  {payload}"));
+        lines.append(&mut decoded);
     }
     lines
 }
 
+fn want_other(want: usize, got: usize) -> String {
+    let messages = if want == 1 { "message" } else { "messages" };
+    format!("want {want} {messages}, got {got}")
+}
+
 fn compare(wants: &[WantMessage], made: &[Made<'_>], topic: &Span, wrong: &mut Vec<(Span, String)>) {
     if wants.len() != made.len() {
-        let label = format!("want {} messages, got {}", wants.len(), made.len());
+        let label = want_other(wants.len(), made.len());
         wrong.push((wants.first().map_or(topic.clone(), |want| want.span.clone()), label));
     }
     for (want, (How { urgent, reported }, got)) in wants.iter().zip(made) {

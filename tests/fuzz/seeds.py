@@ -41,6 +41,7 @@ def main() -> None:
     rich = packet(0x32, text(b"a/b") + b"\0\x09" + bytes([len(properties) - 1]) + properties[1:] + b"z")
     both = traffic(False) + traffic(True)
     rules = HERE.parent.parent / "rules"
+    golden = HERE.parent / "golden" / "rules"
     publishes = {"10": b"plant1/packaging/wrapper3/speed\nc\n{\"rpm\": 1}", "20": b"gw07-press/temp/oil\nc\n{\"v\": 61.5}",
                  "30": b"iotgateway/a\nc\n{}", "40": b"plant1/x/y/z\nc\n12.0"}
     seeds = {
@@ -59,7 +60,15 @@ def main() -> None:
         ],
         "topic_filter": [b"a/+/c\n#\n$SYS/#\n+/+\na/b/c", b"$SYS/#\n#\n$SYS/a"],
         "rule_file_then_publish": [
-            file.read_bytes() + b"\n" + publishes[file.name[:2]] for file in sorted(rules.glob("*.toml"))
+            file.read_bytes() + b"\n" + publishes.get(file.name[:2], b"a/b/c\nc\n{\"a\": 1}") for file in sorted(rules.glob("*.toml"))
+        ] + [
+            (golden / name).read_bytes() + b"\n" + publish for name, publish in [
+                ("window.toml", b"per/a/x\nc\n{\"motor\":{\"temp\":70},\"state\":\"run\"}"),
+                ("restraint.toml", b"throttle-result/a/x/1\nc\n{\"slot\":1}"),
+                ("twin.toml", b"plant/press7/tool/1\npress-7\n{\"motor\":{\"speed\":12}}"),
+                ("command.toml", b"plc/press7/set\npress7\n{\"value\":12}"),
+                ("script.toml", b"a/b\nc\n{\"a\":[1,2]}"),
+            ]
         ],
         "spool_recover": [
             harm(0, 1, 5000, 0, 0) + harm(0x13, 0, 4200, 0, 300),

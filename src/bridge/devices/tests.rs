@@ -79,6 +79,26 @@ fn a_queue_is_bounded() {
     assert_eq!(taken, 128);
 }
 
+/// A line that makes room all the time, one place after the other, is slow all the same.
+#[test]
+fn a_device_is_short_of_room_until_its_queue_is_half_empty() {
+    let device = device(Phase::Connected(Instant::now()));
+    let offer = |sequence| device.offer(Held::from_spool(waiting(sequence, Lane::Live)), Instant::now()).is_ok();
+    let settle = || device.next().is_some_and(|waiting| device.settle(waiting.id).is_some());
+    let is_short = || device.is_short_for(Duration::ZERO);
+    assert!((0..128).all(offer) && !is_short(), "there was room for all");
+    for sequence in 128..200 {
+        assert!(!offer(sequence) && is_short());
+        assert!(settle() && offer(sequence) && is_short(), "room for one is no room");
+    }
+    assert!(!device.is_short_for(Duration::from_secs(3_600)), "not for so long");
+    assert!((0..63).all(|_| settle()) && is_short());
+    assert!(settle() && !is_short(), "half empty");
+    assert!((200..264).all(offer) && !offer(264) && is_short());
+    device.begin();
+    assert!(!is_short(), "the hub was away: that is not its fault");
+}
+
 #[tokio::test]
 async fn what_was_given_to_a_line_that_ended_waits_in_its_order_and_urgent_ones_go_first() {
     use crate::uplink::Backlog as _;

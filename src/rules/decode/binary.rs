@@ -196,10 +196,11 @@ fn push(field: &Field, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
         Kind::Bool => push_bool(out, bytes.iter().any(|byte| *byte != 0)),
         Kind::Bcd { bytes: size } => push_bcd(field, size, in_order(bytes, field.order), out)?,
         Kind::Text { .. } => {
-            let text = bytes.split(|byte| *byte == 0).next().unwrap_or(&[]);
+            // Blanks of ASCII only: without a no-break space at its end, Latin-1 may look like UTF-8.
+            let text = bytes.split(|byte| *byte == 0).next().unwrap_or(&[]).trim_ascii_end();
             match std::str::from_utf8(text) {
-                Ok(text) => push_string(out, text.trim_end()),
-                Err(_) => push_string(out, text.iter().map(|byte| char::from(*byte)).collect::<String>().trim_end()),
+                Ok(text) => push_string(out, text),
+                Err(_) => push_string(out, &text.iter().map(|byte| char::from(*byte)).collect::<String>()),
             }
         }
         Kind::Bytes { .. } => {
@@ -294,6 +295,7 @@ mod tests {
             ),
             (vec![field("x", Kind::Text { bytes: 4 })], b"ab\0d", Ok("{\"x\":\"ab\"}")),
             (vec![field("x", Kind::Text { bytes: 2 })], b"\xe4 ", Ok("{\"x\":\"\u{e4}\"}")),
+            (vec![field("x", Kind::Text { bytes: 4 })], b"\xc2\x86\xa0 ", Ok("{\"x\":\"\u{c2}\u{86}\u{a0}\"}")),
             (vec![field("x", Kind::Bytes { bytes: 2 })], b"\0\xff", Ok("{\"x\":\"AP8=\"}")),
             (vec![Field { count: Some(3), ..field("x", integer(1, false)) }], b"\x01\x02\x03", Ok("{\"x\":[1,2,3]}")),
             (vec![field("", Kind::Skip { bytes: 2 }), field("x", Kind::Bool)], b"??\x02", Ok("{\"x\":true}")),

@@ -3,7 +3,8 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use toml::de::DeTable;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 use super::read_table::{self, Tables};
 use super::texts::{Names, Unknown};
@@ -125,6 +126,7 @@ pub(super) fn read<'a>(
             names: asked.names,
             goes_on,
             picky,
+            when: written(table.get("when")),
             urgent,
             action,
         }),
@@ -143,6 +145,12 @@ pub(super) fn read<'a>(
         allow: allow.into_iter().map(str::to_owned).collect(),
         rule,
     }
+}
+
+/// A text on one line.
+fn written(value: Option<&Spanned<DeValue<'_>>>) -> Option<Box<str>> {
+    let words: Vec<&str> = value?.get_ref().as_str()?.split_whitespace().collect();
+    Some(words.join(" ").into())
 }
 
 /// Whether a rule may let publishes go by; also where the key that says so has a mistake.

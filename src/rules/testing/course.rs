@@ -2,7 +2,7 @@
 
 use super::{How, On, Sent, Test};
 use crate::message::{Presence, excerpt};
-use crate::rules::{HeldBack, Output, RuleSet, Verdict};
+use crate::rules::{Output, RuleSet, Verdict};
 
 /// At most so many publishes are listed where a test fails.
 const LISTED: usize = 20;
@@ -15,8 +15,8 @@ pub(super) struct Course<'t> {
     pub(super) verdict: Verdict,
     /// The last one that was sent: what is quarantined ends the test.
     pub(super) last: Option<&'t Sent>,
-    /// Why the last one was held back.
-    pub(super) why: Option<HeldBack>,
+    /// What became of the last one, where nothing was made of it.
+    pub(super) nothing: String,
     /// Times that were not believed, each told once.
     pub(super) doubts: Vec<String>,
     /// Where there are several publishes: what became of each.
@@ -30,7 +30,7 @@ impl<'t> Course<'t> {
             records: Vec::new(),
             verdict: Verdict::Unmatched,
             last: None,
-            why: None,
+            nothing: String::new(),
             doubts: Vec::new(),
             steps: Vec::new(),
         };
@@ -47,7 +47,7 @@ impl<'t> Course<'t> {
             };
             course.keep(rules, out);
             course.last = Some(sent);
-            course.why = out.held_back().first().map(|(_, why)| *why);
+            course.nothing = super::nothing(rules, course.verdict, test.on.is_some(), out);
             course.tell_doubts(rules, out);
             let outcome = course.outcome(rules, out, course.records.len() - before);
             course.steps.push(format!("{}  {} -> {outcome}", at(sent), what(test, sent)));

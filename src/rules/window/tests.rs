@@ -303,7 +303,7 @@ fn a_batch_fits_a_billed_block() {
     let closed = closed.unwrap();
     let message = HubMessage::parse(&closed.record).unwrap();
     let named: usize = message.properties().map(|(name, value)| name.len() + value.len()).sum();
-    let size = message.body.len() + named + "device12345".len() + 37 + 16 + 5 + 24 + 12;
+    let size = message.body.len() + named + "device12345".len() + 56 + 16 + 5 + 24 + 12;
     assert!((4096 - 8..=4096).contains(&size), "{size}");
 }
 
