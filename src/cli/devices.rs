@@ -7,10 +7,13 @@ use std::time::Duration;
 
 use super::check::{could_not_run, print, print_error};
 use super::running::{self, default_config};
-use super::text::{bytes, columns, plain, span};
+use super::text::{beginning, bytes, columns, of, plain, span};
 use crate::app::status::Device;
 use crate::control::{Answer, DEVICES_AT_ONCE, Request};
 use crate::message::excerpt;
+
+/// Devices that are looked for by their names before they are let in or kept out.
+const MOST_LOOKED_FOR: usize = 20;
 
 /// Shows the devices of a running bridge with identity = "per-device", lets them in and keeps them out.
 #[derive(clap::Args)]
@@ -138,7 +141,7 @@ pub(super) fn table(out: &mut String, devices: &[Device]) {
             device.shelved.to_string(),
             bytes(device.shelf_bytes),
             device.delivered.to_string(),
-            plain(trouble.split(". ").next().unwrap_or_default()).chars().take(70).collect(),
+            beginning(&plain(trouble.split(". ").next().unwrap_or_default()), 70),
         ]
     });
     columns(out, ["DEVICE", "STATE", "QUEUED", "SHELVED", "SIZE", "DELIVERED", "TROUBLE"], rows);
@@ -158,11 +161,13 @@ fn show(state: &Path, id: String, as_json: bool) -> Result<bool, String> {
         return Ok(true);
     }
     let mut out = format!("{}: {}\n", plain(&device.id), device.state);
-    let _ = writeln!(out, "queued     {} messages", device.queued);
+    let _ = writeln!(out, "queued     {}", of(device.queued, "message", "messages"));
     let since = device.shelved_since.map_or_else(String::new, |since| format!(", the oldest since {since}"));
-    let _ = writeln!(out, "on shelf   {} messages, {}{since}", device.shelved, bytes(device.shelf_bytes));
+    let shelved = of(device.shelved, "message", "messages");
+    let _ = writeln!(out, "on shelf   {shelved}, {}{since}", bytes(device.shelf_bytes));
     let last = device.last_delivered.map_or_else(String::new, |at| format!(", the last {at}"));
-    let _ = writeln!(out, "delivered  {} messages since the start{last}", device.delivered);
+    let delivered = of(device.delivered, "message", "messages");
+    let _ = writeln!(out, "delivered  {delivered} since the start{last}");
     if let Some(admission) = &device.admission {
         let _ = writeln!(out, "admission  {}", plain(admission));
     }
@@ -194,15 +199,32 @@ fn show(state: &Path, id: String, as_json: bool) -> Result<bool, String> {
     Ok(true)
 }
 
+/// Of a few devices those that the bridge has not heard of.
+fn unseen<'i>(state: &Path, ids: &'i [String]) -> Result<Vec<&'i str>, String> {
+    let mut unseen = Vec::new();
+    for id in ids.iter().take(MOST_LOOKED_FOR) {
+        if devices(state, Some(id.clone()), None)?.is_empty() {
+            unseen.push(id.as_str());
+        }
+    }
+    Ok(unseen)
+}
+
 fn say(state: &Path, ids: Vec<String>, approve: bool) -> Result<bool, String> {
     let what = if approve { "let in" } else { "kept out" };
     let mut said = 0;
+    let unseen = unseen(state, &ids)?;
     for some in ids.chunks(crate::control::MAX_DEVICES) {
         match ask(state, &Request::DevicesSay { ids: some.to_vec(), approve })? {
             Answer::Said(count) => said += count,
             _ => return Err("the bridge gave another answer".to_owned()),
         }
     }
-    print(&format!("{said} devices are {what} from now on\n"));
+    let mut out = format!("{} {what} from now on\n", of(said, "device is", "devices are"));
+    for id in unseen {
+        let _ =
+            writeln!(out, "no message has named the device {} since the bridge started: is it spelled so?", plain(id));
+    }
+    print(&out);
     Ok(true)
 }
