@@ -371,7 +371,12 @@ impl RuleSet {
 
     /// Says which rules were tried and why each took the publish or did not.
     pub fn explain(&self, publish: &Publish<'_>) -> Explanation {
-        explain::explain(self, publish)
+        explain::explain(self, publish, Output::new())
+    }
+
+    /// The same where these births are known. A birth or death is taken up in them.
+    pub fn explain_with(&self, publish: &Publish<'_>, births: Births) -> Explanation {
+        explain::explain(self, publish, Output::sharing(&Memory::of_births(births)))
     }
 
     /// Why a rule lets a publish of its topics go by, where it does.

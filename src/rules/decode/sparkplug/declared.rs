@@ -80,6 +80,11 @@ impl Declared {
 }
 
 impl Scope {
+    /// True where the birth of the sender itself holds.
+    pub(super) fn is_born(&self) -> bool {
+        self.own.is_some()
+    }
+
     /// The name and datatype of a metric.
     pub(super) fn resolve<'n>(&'n self, metric: &Metric<'n>) -> Option<(&'n str, u32)> {
         let births = || [&self.own, &self.node].into_iter().flatten();
