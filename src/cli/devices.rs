@@ -157,7 +157,10 @@ fn show(state: &Path, id: String, as_json: bool) -> Result<bool, String> {
         print(&format!("{}\n", serde_json::to_string(&device).map_err(|error| error.to_string())?));
         return Ok(true);
     }
-    let mut out = format!("{}: {}\n", plain(&device.id), device.state);
+    let mut out = match device.id.as_str() {
+        "" => format!("{} is the bridge itself: {}\n", plain(&id), device.state),
+        id => format!("{}: {}\n", plain(id), device.state),
+    };
     let _ = writeln!(out, "queued     {} messages", device.queued);
     let since = device.shelved_since.map_or_else(String::new, |since| format!(", the oldest since {since}"));
     let _ = writeln!(out, "on shelf   {} messages, {}{since}", device.shelved, bytes(device.shelf_bytes));
@@ -194,14 +197,38 @@ fn show(state: &Path, id: String, as_json: bool) -> Result<bool, String> {
     Ok(true)
 }
 
+/// Of so many devices it is told one by one what approving them does.
+const TOLD: usize = 20;
+
+/// What devices do; nothing where they have not named themselves.
+fn states(state: &Path, ids: &[String]) -> Result<Vec<Option<String>>, String> {
+    let one = |id: &String| Ok(devices(state, Some(id.clone()), None)?.pop().map(|device| device.state));
+    ids.iter().map(one).collect()
+}
+
+/// What becomes of a device that is approved.
+fn approved(before: Option<&str>) -> &'static str {
+    match before {
+        None => "not seen yet: it is let in when a message names it",
+        Some("refused") => "was refused: it is tried now, and asks the provisioning service again where it has one",
+        Some("held" | "denied") => "is let in now",
+        Some("connected") => "was connected and stays so: nothing is tried or asked again",
+        Some(_) => "might connect before: nothing is tried or asked again",
+    }
+}
+
 fn say(state: &Path, ids: Vec<String>, approve: bool) -> Result<bool, String> {
     let what = if approve { "let in" } else { "kept out" };
+    let before = if approve && ids.len() <= TOLD { states(state, &ids)? } else { Vec::new() };
     let mut said = 0;
     for some in ids.chunks(crate::control::MAX_DEVICES) {
         match ask(state, &Request::DevicesSay { ids: some.to_vec(), approve })? {
             Answer::Said(count) => said += count,
             _ => return Err("the bridge gave another answer".to_owned()),
         }
+    }
+    for (id, before) in ids.iter().zip(&before) {
+        print(&format!("{}: {}\n", plain(id), approved(before.as_deref())));
     }
     print(&format!("{said} devices are {what} from now on\n"));
     Ok(true)
