@@ -175,7 +175,10 @@ fn what_is_wrong_with_new_rules_is_told_and_the_old_ones_stay() {
         (
             "cut off by a full disk",
             &|| write(""),
-            &["the rules on disk lack what they had: ", "10-test.toml is empty, and had rules (to be without its rules, "],
+            &[
+                "the rules on disk lack what they had: ",
+                "10-test.toml is empty, and had rules (to be without its rules, ",
+            ],
             "3",
         ),
         (

@@ -190,9 +190,8 @@ impl Watched for RuleFiles {
                 }
             }
         };
-        let shown_by = shown_by.map_or(String::new(), |command| {
-            format!(" (`brownbridge {command} {}` shows it)", self.path.display())
-        });
+        let shown_by = shown_by
+            .map_or(String::new(), |command| format!(" (`brownbridge {command} {}` shows it)", self.path.display()));
         let why = match known_by == before.hash() {
             true => format!("the rules in use {what}{shown_by}"),
             false => format!("the rules on disk {what}; older ones stay in use{shown_by}"),
