@@ -297,6 +297,12 @@ impl Bridge {
         }
     }
 
+    /// What a publish is translated with that was in the quarantine: other than [`scratch`](Ingest::scratch) it makes no
+    /// birth of Sparkplug undone by an older one.
+    pub fn scratch_for_retry(&self) -> Output {
+        Output::sharing(&self.rules.memory().retried())
+    }
+
     /// Whether [`offer`](Ingest::offer) puts the publish into the quarantine where it answers [`Offer::TakenAfter`],
     /// which it also does where a part of what it made has no room yet.
     pub fn would_fail(&self, out: &mut Output, publish: &Publish<'_>) -> bool {

@@ -75,11 +75,19 @@ impl Done {
         }
     }
 
-    /// Forgets one.
-    pub fn forget(&mut self, key: &str) {
-        if self.known.remove(key) {
-            self.order.retain(|known| known != key);
-        }
+    /// How many are remembered.
+    pub fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// True where none is.
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// All of them, the oldest first.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.order.iter().map(String::as_str)
     }
 
     /// True where it is remembered.

@@ -234,7 +234,8 @@ impl Journal {
     pub fn written_anew(&self) {
         let mut pending = self.0.pending.lock();
         pending.anew = false;
-        if !pending.broken {
+        // What was given since the end came is not in it: the files before have to stay.
+        if !pending.broken && !pending.closed {
             pending.orders.push(Order::Complete);
             self.0.work.notify_one();
         }
@@ -407,6 +408,28 @@ mod tests {
         let mut files: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
         files.sort();
         files
+    }
+
+    /// The end comes while everything is written anew: what is given after it is in no file, so no file may go.
+    #[test]
+    fn a_rewriting_that_the_end_cuts_short_removes_nothing() {
+        for (ends, expect) in [(true, &[&b"a"[..], b"b", b"a"][..]), (false, &[b"a", b"b"])] {
+            let dir = tempfile::tempdir().unwrap();
+            let (_, journal, writer, _) = all(dir.path());
+            journal.begin_anew();
+            [b"a", b"b"].iter().for_each(|record| _ = journal.append(*record));
+            journal.written_anew();
+            writer.join();
+            let (_, journal, writer, _) = all(dir.path());
+            journal.begin_anew();
+            journal.append(b"a");
+            journal.0.pending.lock().closed = ends;
+            journal.append(b"b");
+            journal.written_anew();
+            writer.join();
+            let (records, ..) = all(dir.path());
+            assert_eq!(records, expect, "{ends}");
+        }
     }
 
     #[test]

@@ -117,14 +117,16 @@ impl Way {
     }
 
     /// Whether the name this way dials for `host` leads anywhere; `None` where that cannot be said here: a proxy looks it
-    /// up, or nobody answers.
+    /// up, or nobody says that there is no such name.
     pub async fn resolves(&self, host: &str) -> Option<bool> {
         if self.proxy.is_some() {
             return None;
         }
         let host = self.address.as_ref().map_or(host, |(host, _)| host);
-        let found = timeout(LOOKUP, lookup_host((host, 0))).await.ok()?;
-        Some(found.is_ok_and(|mut addresses| addresses.next().is_some()))
+        match timeout(LOOKUP, lookup_host((host, 0))).await.ok()? {
+            Ok(mut addresses) => Some(addresses.next().is_some()),
+            Err(error) => is_no_name(&error).then_some(false),
+        }
     }
 
     /// Where a connection to `host` goes, for people.
@@ -154,6 +156,16 @@ impl Way {
         }
         Err(last)
     }
+}
+
+/// True where the names' servers say that there is no such name, or none with an address. What they cannot say now is no
+/// answer, and the standard library tells the two apart by the words of the system's library only, which are not translated
+/// here: those of glibc and musl.
+fn is_no_name(error: &io::Error) -> bool {
+    let text = error.to_string();
+    ["Name or service not known", "No address associated with", "Name does not resolve", "Name has no usable address"]
+        .into_iter()
+        .any(|words| text.contains(words))
 }
 
 impl Proxy {
@@ -379,6 +391,24 @@ mod tests {
         let error = way.open("hub.example", 8883).await.unwrap_err();
         assert!(error.to_string().starts_with("no connection to the proxy 127.0.0.1:"), "{error}");
         assert_eq!(ProxyError::within(&error).map(ProxyError::is_for_place), Some(false));
+    }
+
+    #[test]
+    fn what_is_said_of_a_name_that_is_not_there() {
+        for (text, expect) in [
+            ("Name or service not known", true),
+            ("No address associated with hostname", true),
+            ("Name does not resolve", true),
+            ("Name has no usable address", true),
+            ("Temporary failure in name resolution", false),
+            ("Non-recoverable failure in name resolution", false),
+            ("Try again", false),
+            ("Unrecoverable error", false),
+            ("", false),
+        ] {
+            let error = io::Error::other(format!("failed to lookup address information: {text}"));
+            assert_eq!(is_no_name(&error), expect, "{text}");
+        }
     }
 
     #[tokio::test]

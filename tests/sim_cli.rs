@@ -128,6 +128,8 @@ fn it_says_why_it_cannot_run() {
         (&["--device", "d=/nonexistent"], "/nonexistent"),
         (&["--device", &with_key], "the key is not base64"),
         (&["--cut-every", "0"], "--cut-every"),
+        (&["--lock", "0"], "--lock"),
+        (&["--lock", "86401"], "--lock"),
     ] {
         let Output { status, stdout, stderr } = sim(arguments).wait_with_output().unwrap();
         let said = String::from_utf8(stderr).unwrap();

@@ -177,7 +177,7 @@ impl Operator {
             (None, _) => return Outcome::Kept,
             (Some(_), _) => None,
         };
-        let mut scratch = self.bridge.scratch();
+        let mut scratch = self.bridge.scratch_for_retry();
         let offer = |scratch: &mut _| match (&publish, &record) {
             (Some(publish), _) => self.bridge.offer(scratch, publish),
             (None, record) => self.bridge.send_again(record.as_deref().unwrap_or_default()),

@@ -78,6 +78,7 @@ fn commands(settings: &mut Settings) -> Commands {
             dry_run: commands.dry_run,
             own_methods: commands.own_methods,
             shown: std::mem::take(&mut settings.shown),
+            state: settings.state.clone(),
         },
         audit: Audit::new(&settings.state, commands.audit_max_size),
     }

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -87,20 +87,26 @@ pub(super) fn prepare(settings: &mut Settings) -> (Arc<Mutex<Tuned>>, Option<Pre
     };
     let kept = settings.state.join(NAME);
     let text = may.ok().and_then(|()| fs::read_to_string(&kept).ok()).unwrap_or_default();
-    let wishes = Wishes::from_json(&serde_json::from_str(&text).unwrap_or(Value::Null));
-    let tuned = tuned(&wishes);
+    let mut wishes = Wishes::from_json(&serde_json::from_str(&text).unwrap_or(Value::Null));
+    // What is not in use is forgotten: else it were answered as taken when the hub says it again.
+    let mut tuned = tuned(&wishes);
     if tuned != Tuned::default() {
         match tuned.load(&settings.rule_path).and_then(|(candidate, _)| candidate.rules(&settings.rules)) {
             Ok(rules) => settings.rules = rules,
-            Err(why) => tracing::warn!("what was desired of the rules is not in use: {why}"),
+            Err(why) => {
+                tracing::warn!("what was desired of the rules is not in use: {why}");
+                tuned = Tuned::default();
+                (wishes.rule_files, wishes.tuning) = Default::default();
+            }
         }
     }
-    if let (Some(level), Some(change)) = (wishes.log_level, &settings.log_level)
-        && let Err(why) = change(Some(level))
+    if let Some(level) = wishes.log_level
+        && let Err((_, why)) = set_level(settings.log_level.as_ref(), Some(level))
     {
         tracing::warn!("the log stays as it is: {why}");
+        wishes.log_level = None;
     }
-    let prepared = Prepared {
+    let mut prepared = Prepared {
         hub_rate: settings.uplink.hub_rate.clone(),
         tier_rate: tier_rate(&settings.config),
         presence: Presence::open(settings),
@@ -113,6 +119,7 @@ pub(super) fn prepare(settings: &mut Settings) -> (Arc<Mutex<Tuned>>, Option<Pre
     };
     if let Err(why) = prepared.pace(prepared.wishes.hub_rate) {
         tracing::warn!("the pace of the uplink is as bridge.toml says: {why}");
+        prepared.wishes.hub_rate = None;
     }
     (Arc::new(Mutex::new(tuned)), Some(prepared))
 }
@@ -125,6 +132,13 @@ pub(super) fn is_wanted(settings: &Settings) -> bool {
 
 fn in_component(properties: Properties) -> Properties {
     Properties::from_iter([(COMPONENT.to_owned(), properties.into())])
+}
+
+fn set_level(change: Option<&LogLevel>, level: Option<&'static str>) -> Result<(), Refused> {
+    match change {
+        Some(change) => change(level).map_err(|why| (400, why)),
+        None => Err((501, "this log has one level".to_owned())),
+    }
 }
 
 fn tuned(wishes: &Wishes) -> Tuned {
@@ -184,7 +198,7 @@ impl Prepared {
                         own.tell_presence();
                     }
                     _ = look.tick() => own.tell("facts", own.facts(), EVERY),
-                    _ = keep.tick() => own.prepared.presence.iter_mut().for_each(Presence::keep),
+                    _ = keep.tick() => own.keep_presence().await,
                 }
             }
         };
@@ -193,9 +207,7 @@ impl Prepared {
             () = stop.cancelled() => {}
             () = work => {}
         }
-        if let Some(mut presence) = own.prepared.presence.take() {
-            let _ = tokio::task::spawn_blocking(move || presence.keep()).await;
-        }
+        own.keep_presence().await;
     }
 }
 
@@ -234,6 +246,16 @@ impl OwnTwin {
             }
         }
         self.tell("presence", json!({"presence": now}), EVERY);
+    }
+
+    /// Writes down which devices were heard of.
+    async fn keep_presence(&mut self) {
+        let Some(mut presence) = self.prepared.presence.take() else { return };
+        let kept = tokio::task::spawn_blocking(move || {
+            presence.keep();
+            presence
+        });
+        self.prepared.presence = kept.await.ok();
     }
 
     /// False where there is no room for it; that is said once for each part, until there is.
@@ -325,16 +347,13 @@ impl OwnTwin {
             return Ok(());
         }
         match parameter {
-            Parameter::LogLevel => match &self.prepared.log_level {
-                Some(change) => change(wishes.log_level).map_err(|why| (400, why))?,
-                None => return Err((501, "this log has one level".to_owned())),
-            },
+            Parameter::LogLevel => set_level(self.prepared.log_level.as_ref(), wishes.log_level)?,
             Parameter::HubRate => self.prepared.pace(wishes.hub_rate).map_err(|why| (400, why))?,
             Parameter::RuleFiles | Parameter::Tuning => self.bend(tuned(&wishes)).await?,
         }
         tracing::info!(parameter = parameter.name(), "what is desired in the twin is taken");
         self.prepared.wishes = wishes;
-        self.keep();
+        self.keep().await;
         Ok(())
     }
 
@@ -357,10 +376,12 @@ impl OwnTwin {
         })
     }
 
-    fn keep(&self) {
-        let path: &Path = &self.prepared.kept;
-        if let Err(error) = write(path, &self.prepared.wishes.to_json().to_string()) {
-            tracing::warn!("{} cannot be written, a restart will not know it: {error}", path.display());
+    async fn keep(&self) {
+        let (path, text) = (self.prepared.kept.clone(), self.prepared.wishes.to_json().to_string());
+        let written = tokio::task::spawn_blocking(move || write(&path, &text)).await;
+        if let Ok(Err(error)) = written {
+            let path = self.prepared.kept.display();
+            tracing::warn!("{path} cannot be written, a restart will not know it: {error}");
         }
     }
 }

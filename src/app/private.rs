@@ -15,12 +15,13 @@ use rustix::fs::Mode;
 const FOLDERS: [&str; 9] =
     ["assignments", "births", "held", "quarantine", "sessions", "shelf", "spool", "twins", "urgent"];
 /// Its files there.
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     "commands.1.jsonl",
     "commands.jsonl",
     "control.sock",
     "devices.json",
     "ledger.json",
+    "once.jsonl",
     "own_twin.json",
     "presence.json",
     "sequences.json",

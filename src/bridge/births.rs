@@ -11,7 +11,8 @@
 //! Where no rule decodes Sparkplug there is no journal. It is opened with the first rules that do, and stays.
 //!
 //! Where a rule says `rebirth = true`, an edge node whose births are not known is asked for them: by an NCMD to the clients
-//! of the broker, once in [`REBIRTH_PAUSE`] at most. It is a publish of the bridge itself, and goes to no rule.
+//! of the broker, once in [`REBIRTH_PAUSE`] at most. So is one whose births are those of an earlier process, at its first
+//! data by alias: what it said last before a crash may not have come to the disk. It is a publish of the bridge itself, and goes to no rule.
 //!
 //! What is known is bounded, and so is the journal: it is written anew when it has grown to a multiple of that.
 
@@ -84,8 +85,8 @@ impl KeepBirths for Appends {
         self.0.append(record)
     }
 
-    fn ask_rebirth(&self, node: &str) {
-        self.1.ask(node, Instant::now());
+    fn ask_rebirth(&self, node: &str) -> bool {
+        self.1.ask(node, Instant::now())
     }
 }
 
@@ -98,19 +99,22 @@ struct Asks {
 }
 
 impl Asks {
-    fn ask(&self, node: &str, now: Instant) {
+    /// False where there is no place for it now.
+    fn ask(&self, node: &str, now: Instant) -> bool {
         let mut asked = self.asked.lock();
         let is_over = |at: &Instant| now.saturating_duration_since(*at) >= REBIRTH_PAUSE;
         if asked.get(node).is_some_and(|at| !is_over(at)) {
-            return;
+            return true;
         }
         if asked.len() >= MAX_ASKED {
             asked.retain(|_, at| !is_over(at));
         }
         // Whoever has no place now is asked at one of its next messages.
-        if asked.len() < MAX_ASKED && self.queue.try_send(node.to_owned()).is_ok() {
+        let has_place = asked.len() < MAX_ASKED && self.queue.try_send(node.to_owned()).is_ok();
+        if has_place {
             asked.insert(node.to_owned(), now);
         }
+        has_place
     }
 }
 
@@ -200,7 +204,7 @@ impl Kept {
             metrics.rebirth(if reaches { "asked" } else { "no_subscriber" });
             metrics.log_pace("rebirth", |left_out| {
                 let node = excerpt(&node);
-                tracing::info!(node, reaches, left_out, "an edge node was asked for its births, which are not known");
+                tracing::info!(node, reaches, left_out, "an edge node was asked for its births");
             });
         }
     }
@@ -400,7 +404,7 @@ mod tests {
         }
         // Whoever finds the queue full is asked later.
         let now = began + Duration::from_secs(100);
-        ["g/1", "g/2", "g/3"].iter().for_each(|node| asks.ask(node, now));
+        assert_eq!(["g/1", "g/2", "g/3"].map(|node| asks.ask(node, now)), [true, true, false]);
         assert_eq!((to_ask.try_recv().unwrap(), to_ask.try_recv().unwrap()), ("g/1".into(), "g/2".into()));
         asks.ask("g/3", now);
         assert_eq!(to_ask.try_recv().unwrap(), "g/3");

@@ -35,6 +35,7 @@
 //! | `stopped` | the bridge ends | no | 503 |
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,6 +57,7 @@ use crate::uplink::{Arrival, Return, Wanted};
 
 mod answers;
 mod audit;
+mod begun;
 mod method;
 mod once;
 mod own;
@@ -63,6 +65,7 @@ mod telling;
 
 pub use answers::{Answered, Watch};
 pub use audit::Audit;
+use begun::Begun;
 use own::Ended;
 pub use own::{Reload, findings_excerpt};
 
@@ -83,6 +86,8 @@ pub struct Settings {
     pub own_methods: bool,
     /// `bridge.toml` without its secrets.
     pub shown: String,
+    /// Where it is kept what was published and must not be again.
+    pub state: PathBuf,
 }
 
 /// What the way down uses of the other parts.
@@ -143,7 +148,7 @@ pub struct Downlink {
     desk: Desk<Order>,
     done: Done,
     /// Messages that may be published once, and may have been.
-    begun: Done,
+    begun: Begun,
     rates: Rates,
     started: Instant,
     number: u64,
@@ -153,9 +158,9 @@ pub struct Downlink {
 }
 
 impl Downlink {
-    /// With nothing on the desk; what the audit log says was done is known.
+    /// With nothing on the desk; what was done is known.
     pub fn new(settings: Settings, parts: Parts) -> Self {
-        let (done, begun) = once::known(&parts.audit);
+        let (done, begun) = once::known(&settings.state, &parts.audit);
         let rates = Rates::new(settings.rate);
         let (jobs, own) = (JoinSet::new(), HashMap::new());
         Self {
@@ -202,12 +207,15 @@ impl Downlink {
         }
         let own = std::mem::take(&mut self.own).into_values();
         let waiting: Vec<Order> = self.desk.clear().into_iter().map(|case| case.what).chain(own).collect();
+        // An answer may wait for a line that takes nothing, and the end of the program does not.
+        for order in &waiting {
+            self.withdraw(order);
+            self.tell(order, "stopped", "", false);
+        }
         for order in waiting {
             if let Kind::Method(rid) = &order.kind {
                 method::answer(&order.line, rid, 503, &json!({"error": "the bridge is stopping"})).await;
             }
-            self.withdraw(&order);
-            self.tell(&order, "stopped", "", false);
         }
     }
 
@@ -254,7 +262,7 @@ impl Downlink {
         let expires = expires.map(|at| Timestamp(at.as_millisecond()));
         let (number, made, kind) = (self.number, Made::nothing(String::new()), Kind::Message);
         let mut order = Order { number, device, made, kind, who: command.user_id, id, expires, begun: false, line };
-        if self.done.has(&key) {
+        if self.done.has(&key) || self.begun.is_done(&key) {
             return self.finish(order, &key, "duplicate", "").await;
         }
         if let Some(known) = self.desk.take(&key) {
@@ -379,6 +387,7 @@ impl Downlink {
     async fn wait(&mut self, order: Order, key: String, (stage, end): (Stage, Instant)) {
         if let Err(case) = self.desk.put(Case { key, stage, end, what: order }) {
             self.unwatch(&case);
+            self.withdraw(&case.what);
             if let Kind::Method(rid) = &case.what.kind {
                 let body = json!({"error": "too many commands wait"});
                 method::answer(&case.what.line, rid, 503, &body).await;
@@ -451,6 +460,7 @@ impl Downlink {
                 if matches!(outcome, "published" | "acknowledged" | "acknowledged_late") && !key.is_empty() {
                     self.done.add(key);
                 }
+                self.begun.finished(key);
                 self.note(&order, outcome, detail, true);
                 order.line.complete().await
             }

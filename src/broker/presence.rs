@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 
 use super::wire::Close;
-use super::{Ingest, Offer, Shared};
+use super::{Ingest, Offer, Shared, serve};
 use crate::message::{Event, Presence, Timestamp};
 
 /// What was told and is not settled yet.
@@ -50,7 +50,7 @@ pub(super) async fn settle<I: Ingest>(told: Option<Told<I::Scratch>>, who: Who<'
     loop {
         match told.offer {
             Offer::Taken(_) => return,
-            Offer::TakenAfter(written, _) if waits.is_ok() => return written.await,
+            Offer::TakenAfter(written, _) if waits.is_ok() => return serve::wait_for_disk(written, shared).await,
             Offer::TakenAfter(..) => return,
             Offer::Full if shared.stop.is_cancelled() => return dropped("presence_at_shutdown", shared),
             Offer::Full if waits.is_err() => return dropped("presence_without_room", shared),

@@ -1,6 +1,7 @@
 //! The life of one connection: handshake, session, traffic, will.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use bytestring::ByteString;
@@ -16,6 +17,10 @@ use super::session::{DelayedWill, after};
 use super::wire::Close;
 use super::{Ingest, Offer, Shared, gate, handshake, presence, upkeep};
 use crate::message::{self, Timestamp};
+
+/// How long a will or an event, once taken, waits to be written; and how long after the stop.
+const PATIENCE: Duration = Duration::from_secs(5);
+const LAST: Duration = Duration::from_secs(1);
 
 /// Serves one socket from its first byte to its end.
 pub(super) async fn serve<S, I>(mut stream: S, peer: impl Into<Peer>, shared: &Shared<I>)
@@ -108,10 +113,26 @@ where
     let mut will = will.zip(due).map(|(publish, due)| DelayedWill { publish, user, due });
     let delayed = if wait == 0 { None } else { will.take() };
     upkeep::settle(place.leave(delayed), close, shared).await;
-    if let Some(will) = will {
-        publish_will(&will, &client_id, close, shared).await;
+    let told = presence::settle(told, who, shared);
+    match will {
+        Some(will) => _ = tokio::join!(told, publish_will(&will, &client_id, close, shared)),
+        None => told.await,
     }
-    presence::settle(told, who, shared).await;
+}
+
+/// Waits until what was taken is written, as long as the disk writes: nobody asks for an acknowledgement, and a disk that
+/// is full must not hold up the ends of sessions, nor that of the program.
+pub(super) async fn wait_for_disk<I>(written: impl Future<Output = ()>, shared: &Shared<I>) {
+    let stopped = async {
+        shared.stop.cancelled().await;
+        tokio::time::sleep(LAST).await;
+    };
+    tokio::select! {
+        biased;
+        () = written => {}
+        () = tokio::time::sleep(PATIENCE) => {}
+        () = stopped => {}
+    }
 }
 
 /// Publishes a will as if its client had. It may wait like any publish, but nobody is there to be slowed down by
@@ -135,7 +156,7 @@ pub(super) async fn publish_will<I: Ingest>(will: &DelayedWill, client: &str, cl
     loop {
         match answer {
             Offer::Taken(_) => return,
-            Offer::TakenAfter(written, _) if waits.is_ok() => return written.await,
+            Offer::TakenAfter(written, _) if waits.is_ok() => return wait_for_disk(written, shared).await,
             Offer::TakenAfter(..) => return,
             Offer::Full if close == Close::ShuttingDown || shared.stop.is_cancelled() => {
                 return shared.metrics.dropped("will_at_shutdown");

@@ -76,7 +76,7 @@ pub(super) struct Args {
     #[arg(long)]
     edge: bool,
     /// Send a cloud-to-device message again when it was not acknowledged for so long
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     lock: u64,
     /// Do not print messages, only count them
     #[arg(long)]
@@ -229,6 +229,10 @@ async fn serve(args: Args) -> anyhow::Result<()> {
 }
 
 impl Args {
+    fn keeping(&self) -> Keeping {
+        Keeping { lock: Duration::from_secs(self.lock), ..Keeping::default() }
+    }
+
     /// The device that is introduced.
     fn first_device(&self) -> String {
         let given = self.device.first().or(self.x509.first());
@@ -337,6 +341,7 @@ fn options(args: Args, output: Option<mpsc::Sender<Vec<Received>>>) -> anyhow::R
     if let Some(file) = &args.device_file {
         (devices, disabled) = read_devices(file, devices)?;
     }
+    let keeping = args.keeping();
     let default_host = if args.edge { "hub.example" } else { "localhost" };
     Ok(Options {
         listen: args.listen,
@@ -347,7 +352,7 @@ fn options(args: Args, output: Option<mpsc::Sender<Vec<Received>>>) -> anyhow::R
         disabled,
         edge: args.edge,
         output,
-        keeping: Keeping { lock: Duration::from_secs(args.lock), ..Keeping::default() },
+        keeping,
         misbehave: args.faults.misbehave(),
         ..Options::default()
     })

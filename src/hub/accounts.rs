@@ -82,6 +82,11 @@ pub trait Accounts: Send + Sync + 'static {
     /// [`Self::of`] answers from what is known.
     fn is_at_hand(&self, device: &str) -> bool;
 
+    /// How many devices may wait at one time for what is not at hand.
+    fn asks_at_once(&self) -> usize {
+        1
+    }
+
     /// What is known without asking.
     fn describe(&self, device: &str) -> Described;
 

@@ -45,7 +45,7 @@ use tokio_util::sync::CancellationToken;
 use super::accept::{self, Door, House};
 use super::authority::Authority;
 use super::dps::{self, Attestation, Enrolment, Roots, Service};
-use super::{AuthorityError, Counts, Misbehave, Options, Received, Shared, StartError, bind};
+use super::{AuthorityError, Counts, Keeping, Misbehave, Options, Received, Shared, StartError, bind};
 use crate::hub::certificate;
 use crate::hub::connection_string::{is_host, is_id};
 use crate::hub::dps::{HOST, RegistrationId};
@@ -265,6 +265,8 @@ pub struct Common {
     pub base: PathBuf,
     /// Where messages go.
     pub output: Option<mpsc::Sender<Vec<Received>>>,
+    /// How messages are kept until they are acknowledged.
+    pub keeping: Keeping,
     /// Faults on purpose.
     pub misbehave: Misbehave,
 }
@@ -325,7 +327,8 @@ pub async fn start(plan: &Plan, common: Common) -> Result<Site, SiteError> {
     for hub in &plan.hubs {
         let (output, misbehave) = (common.output.clone(), common.misbehave.clone());
         let disabled = hub.disabled.clone();
-        let options = Options { host: hub.host.clone(), disabled, output, misbehave, ..Options::default() };
+        let keeping = common.keeping.clone();
+        let options = Options { host: hub.host.clone(), disabled, output, keeping, misbehave, ..Options::default() };
         hubs.push(Shared::new(options, (false, true), &authority, stop.clone())?);
     }
     let roots = roots_of(&enrolments)?;
@@ -419,5 +422,22 @@ impl Site {
 impl Drop for Site {
     fn drop(&mut self) {
         self.stop.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn each_hub_keeps_messages_as_it_is_told() {
+        let plan = "scope = \"0ne1\"\nlisten = [\"127.0.0.1:0\"]\n[[hub]]\nhost = \"a.example\"\n[[hub]]\nhost = \"b.example\"\n";
+        let lock = Duration::from_secs(5);
+        let common = Common { keeping: Keeping { lock, ..Keeping::default() }, ..Common::default() };
+        let site = start(&Plan::parse(plan).unwrap(), common).await.unwrap();
+        assert!(site.hubs.len() == 2 && site.hubs.iter().all(|hub| hub.options.keeping.lock == lock));
+        site.stop().await;
     }
 }

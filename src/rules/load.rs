@@ -43,7 +43,7 @@ pub use lint::{FIRM_LINTS, LINTS};
 use read_table::Tables;
 
 /// Every code a rule file can be answered with.
-pub const CODES: [&str; 51] = [
+pub const CODES: [&str; 52] = [
     "bad-decode",
     "bad-encode",
     "bad-duration",
@@ -68,6 +68,7 @@ pub const CODES: [&str; 51] = [
     "no-rules",
     "no-topic",
     "no-want",
+    "not-once",
     "odd-level",
     "overlap",
     "raw-with-fields",

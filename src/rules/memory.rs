@@ -170,6 +170,12 @@ impl Memory {
         &self.births
     }
 
+    /// A handle for publishes that were in the quarantine, see [`Births::retried`].
+    #[must_use]
+    pub fn retried(&self) -> Self {
+        Self { births: self.births.retried(), shared: Arc::clone(&self.shared) }
+    }
+
     /// To be called once `rules` are in use and no publish is on its way through those before them any more. What rules that
     /// are gone have sent is forgotten, and their windows are closed; a rule goes on with what one of its name remembered.
     /// Births belong to no rule and stay.

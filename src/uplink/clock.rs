@@ -4,6 +4,9 @@
 //! `Date` header of any answer. So after a refusal of a token that was made here, and only then, it is asked: once every
 //! [`AGAIN`], with the same roots and by the same way. No answer is no finding.
 //!
+//! Each hub has a clock of its own, and each gateway: one that is wrong holds only those who connect there, and of them
+//! only those whose tokens are made here.
+//!
 //! | the clock is | what happens |
 //! |---|---|
 //! | right | the refusal has another reason |
@@ -11,7 +14,13 @@
 //! | set | the next connection is made at once |
 //! | wrong for [`HELD`] | one connection is made all the same: the refusal may have another reason, too |
 
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::{Target, now};
 use crate::hub::clock::Skew;
@@ -28,12 +37,28 @@ const HELD: Duration = Duration::from_secs(600);
 /// What the clock is compared with, in sentences.
 const THE_HUBS: &str = "the hub's";
 
-/// The difference to the hub's clock, asked for when it matters.
+/// Clocks that are known at one time.
+const MOST: usize = 64;
+
+/// The differences to the clocks of hubs, asked for when it matters. No lock is held while somebody is asked.
 #[derive(Debug, Default)]
-pub(super) struct Clock {
+pub(super) struct Clocks {
+    /// Somewhere no connection is made. Looked at before every connect, and most of the time all there is to look at.
+    holding: AtomicBool,
+    /// By host.
+    clocks: Mutex<HashMap<Box<str>, Clock>>,
+    /// Tells that somebody was asked.
+    told: Notify,
+}
+
+/// The difference to one of them.
+#[derive(Debug, Default)]
+struct Clock {
     asked: Option<Asked>,
     /// Since when no connection is made.
     held: Option<Instant>,
+    /// It is being asked.
+    asking: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -53,20 +78,118 @@ pub(super) fn explain(skew: Skew) -> String {
     }
 }
 
-impl Clock {
-    /// What the hub's clock says about a refusal.
-    pub(super) async fn compare(&mut self, target: &Target) -> Option<Skew> {
-        self.ask(target, AGAIN).await;
-        let skew = self.skew(Timestamp::now())?;
-        self.held = skew.is_wrong().then(now);
+impl Clocks {
+    /// What the clock of the target's hub says about a refusal. Who is refused while it is asked waits for what it says.
+    pub(super) async fn compare(&self, target: &Target) -> Option<Skew> {
+        let (way, host, tls) = target.clock()?;
+        loop {
+            let told = self.told.notified();
+            match self.step(host, AGAIN) {
+                Step::Known => break,
+                Step::Ask => self.ask(host, way.time(host, tls)).await,
+                Step::Wait => told.await,
+            }
+        }
+        self.judge(host, Timestamp::now())
+    }
+
+    /// Why no connection is to be made to the target now.
+    pub(super) async fn holds(&self, target: &Target) -> Option<Skew> {
+        if !self.holding.load(Ordering::Acquire) {
+            return None;
+        }
+        let (way, host, tls) = target.clock()?;
+        self.clocks.lock().get(host)?.held?;
+        // While somebody else asks, what was said before is good.
+        if let Step::Ask = self.step(host, WHILE_HELD) {
+            self.ask(host, way.time(host, tls)).await;
+        }
+        self.still_held(host, Timestamp::now())
+    }
+
+    /// What is to be done for an answer that is no older than that.
+    fn step(&self, host: &str, age: Duration) -> Step {
+        let mut clocks = self.clocks.lock();
+        if !clocks.contains_key(host) && clocks.len() >= MOST {
+            clocks.retain(|_, clock| clock.held.is_some() || clock.asking || clock.is_younger(AGAIN));
+            if clocks.len() >= MOST {
+                return Step::Known;
+            }
+        }
+        let clock = clocks.entry(host.into()).or_default();
+        match (clock.is_younger(age), clock.asking) {
+            (true, _) => Step::Known,
+            (false, true) => Step::Wait,
+            (false, false) => {
+                clock.asking = true;
+                Step::Ask
+            }
+        }
+    }
+
+    async fn ask(&self, host: &str, answer: impl Future<Output = Option<i64>>) {
+        // Whoever asks may be given up meanwhile.
+        let asking = Asking { clocks: self, host };
+        let theirs = answer.await;
+        let mut clocks = self.clocks.lock();
+        if let Some(clock) = clocks.get_mut(host) {
+            clock.asked = Some(Asked { at: now(), theirs });
+            if let Some(skew) = clock.skew(Timestamp::now()) {
+                metrics::clock_ahead(skew.0);
+            }
+        }
+        drop(clocks);
+        drop(asking);
+    }
+
+    /// From here on nobody connects there while it is wrong.
+    fn judge(&self, host: &str, wall: Timestamp) -> Option<Skew> {
+        let mut clocks = self.clocks.lock();
+        let clock = clocks.get_mut(host)?;
+        let skew = clock.skew(wall)?;
+        clock.held = skew.is_wrong().then(now);
+        self.look(&clocks);
         Some(skew)
     }
 
-    /// Why no connection is to be made now.
-    pub(super) async fn holds(&mut self, target: &Target) -> Option<Skew> {
-        self.held?;
-        self.ask(target, WHILE_HELD).await;
-        self.still_held(Timestamp::now())
+    fn still_held(&self, host: &str, wall: Timestamp) -> Option<Skew> {
+        let mut clocks = self.clocks.lock();
+        let skew = clocks.get_mut(host)?.still_held(wall);
+        self.look(&clocks);
+        skew
+    }
+
+    fn look(&self, clocks: &HashMap<Box<str>, Clock>) {
+        self.holding.store(clocks.values().any(|clock| clock.held.is_some()), Ordering::Release);
+    }
+}
+
+enum Step {
+    /// There is nothing to ask.
+    Known,
+    Ask,
+    /// Somebody asks.
+    Wait,
+}
+
+/// Ends the asking.
+struct Asking<'a> {
+    clocks: &'a Clocks,
+    host: &'a str,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if let Some(clock) = self.clocks.clocks.lock().get_mut(self.host) {
+            clock.asking = false;
+        }
+        self.clocks.told.notify_waiters();
+    }
+}
+
+impl Clock {
+    fn is_younger(&self, age: Duration) -> bool {
+        self.asked.is_some_and(|asked| now().duration_since(asked.at) <= age)
     }
 
     fn still_held(&mut self, wall: Timestamp) -> Option<Skew> {
@@ -76,19 +199,6 @@ impl Clock {
             self.held = None;
         }
         skew
-    }
-
-    /// Asks, where the last answer is older than that.
-    async fn ask(&mut self, target: &Target, age: Duration) {
-        if self.asked.is_some_and(|asked| now().duration_since(asked.at) <= age) {
-            return;
-        }
-        let Some((way, host, tls)) = target.clock() else { return };
-        let theirs = way.time(host, tls).await;
-        self.asked = Some(Asked { at: now(), theirs });
-        if let Some(skew) = self.skew(Timestamp::now()) {
-            metrics::clock_ahead(skew.0);
-        }
     }
 
     /// By what was said last and the time since: a clock that is set meanwhile is right at once.
@@ -102,6 +212,10 @@ impl Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::connection_string::{Auth, ConnectionString};
+    use crate::hub::sas::Key;
+    use crate::secret::Secret;
+    use crate::uplink::{HubTarget, Transport, tls};
 
     #[tokio::test(start_paused = true)]
     async fn connecting_waits_for_a_right_clock_and_not_for_ever() {
@@ -119,7 +233,8 @@ mod tests {
             (-3_600, -3_600, 601, false),
         ] {
             let at = |off: i64, since: i64| Timestamp(hub.0 + (off + since) * 1_000);
-            let mut clock = Clock { asked: Some(Asked { at: now(), theirs: Some(hub.as_secs()) }), held: None };
+            let asked = Some(Asked { at: now(), theirs: Some(hub.as_secs()) });
+            let mut clock = Clock { asked, ..Clock::default() };
             clock.held = clock.skew(at(first, 0)).filter(|skew| skew.is_wrong()).map(|_| now());
             tokio::time::advance(Duration::from_secs(after)).await;
             let after = i64::try_from(after).unwrap();
@@ -127,5 +242,73 @@ mod tests {
             assert_eq!(held.is_some(), expect, "{first} {later} {after}");
             assert_eq!(clock.held.is_some(), expect, "{first} {later} {after}");
         }
+    }
+
+    fn target(host: &str, auth: Auth) -> Target {
+        let connection =
+            ConnectionString { host: host.to_owned(), device: "d".to_owned(), module: None, gateway: None, auth };
+        let trust = tls::client(rustls::RootCertStore::empty(), None).unwrap();
+        Target::Hub(HubTarget {
+            connection,
+            tls: trust,
+            transport: Transport::MQTT,
+            way: crate::outbound::Way::default(),
+            certificate_expiry: None,
+            token_lifetime: Duration::from_secs(3_600),
+            gateway: false,
+        })
+    }
+
+    /// A clock that is wrong, or does not answer, is no matter of who does not depend on it.
+    #[tokio::test(start_paused = true)]
+    async fn each_host_holds_its_own() {
+        let clocks = Clocks::default();
+        let key = || Auth::Key(Key::parse("AAAA").unwrap());
+        let ours = Timestamp::now().as_secs();
+        for (host, theirs) in [("wrong", Some(ours + 7_200)), ("right", Some(ours)), ("silent", None)] {
+            assert!(matches!(clocks.step(host, AGAIN), Step::Ask), "{host}");
+            clocks.ask(host, std::future::ready(theirs)).await;
+            assert_eq!(clocks.judge(host, Timestamp::now()).map(Skew::is_wrong), theirs.map(|at| at > ours), "{host}");
+        }
+        for (host, auth, expect) in [
+            ("wrong", key(), true),
+            ("right", key(), false),
+            ("silent", key(), false),
+            ("other", key(), false),
+            ("wrong", Auth::X509, false),
+            ("wrong", Auth::Token(Secret::new("SharedAccessSignature sr=x".to_owned())), false),
+        ] {
+            assert_eq!(clocks.holds(&target(host, auth)).await.is_some(), expect, "{host}");
+        }
+        // While one is asked, nobody else waits for what it says before connecting, and nothing is asked twice.
+        tokio::time::advance(WHILE_HELD + Duration::from_secs(1)).await;
+        assert!(matches!(clocks.step("wrong", WHILE_HELD), Step::Ask));
+        let mut asked = Box::pin(clocks.ask("wrong", std::future::pending()));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(asked.as_mut().poll(&mut context).is_pending());
+        for (host, expect) in [("wrong", true), ("right", false)] {
+            assert_eq!(clocks.holds(&target(host, key())).await.is_some(), expect, "{host}");
+        }
+        assert!(matches!(clocks.step("wrong", WHILE_HELD), Step::Wait));
+        drop(asked);
+        assert!(matches!(clocks.step("wrong", WHILE_HELD), Step::Ask), "who was given up asks no more");
+        clocks.ask("wrong", std::future::ready(Some(Timestamp::now().as_secs()))).await;
+        assert!(clocks.holds(&target("wrong", key())).await.is_none(), "it was set");
+        assert!(!clocks.holding.load(Ordering::Relaxed));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_clocks_are_known_than_may_be() {
+        let clocks = Clocks::default();
+        for host in 0..2 * MOST {
+            let host = format!("hub-{host}");
+            if let Step::Ask = clocks.step(&host, AGAIN) {
+                clocks.ask(&host, std::future::ready(Some(0))).await;
+            }
+        }
+        assert_eq!(clocks.clocks.lock().len(), MOST);
+        tokio::time::advance(AGAIN + Duration::from_secs(1)).await;
+        assert!(matches!(clocks.step("new", AGAIN), Step::Ask));
+        assert_eq!(clocks.clocks.lock().len(), 1);
     }
 }

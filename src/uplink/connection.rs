@@ -190,8 +190,13 @@ impl<O: Outcome> Line<'_, O> {
             self.tell_window(window.limit());
         }
         if let Latency { best: Some(best), recent } = window.latency() {
-            self.pace.lock().latency(now, recent, best);
+            self.paced(|pace| pace.latency(now, recent, best));
         }
+    }
+
+    /// Where the hub is to be spared; else nothing is locked.
+    fn paced<T>(&self, with: impl FnOnce(&mut Pacing) -> T) -> Option<T> {
+        self.options.hub_rate.get().map(|_| with(&mut self.pace.lock()))
     }
 
     fn tell_window(&self, limit: usize) {
@@ -237,7 +242,7 @@ impl<O: Outcome> Line<'_, O> {
     /// The next message to send; a late one when its time has come.
     async fn next<B: Backlog>(&self, backlog: &mut B) -> Option<Waiting> {
         loop {
-            let pause = self.pace.lock().wait(now());
+            let pause = self.paced(|pace| pace.wait(now())).unwrap_or_default();
             let down_to = if pause.is_zero() { Lane::Late } else { Lane::Live };
             if let Some(next) = backlog.next(down_to).now_or_never() {
                 return next;
@@ -285,7 +290,7 @@ impl<O: Outcome> Line<'_, O> {
             }
         };
         self.flight.lock().hand();
-        self.pace.lock().sent(now(), late);
+        self.paced(|pace| pace.sent(now(), late));
         self.metrics.uplink_publishes.increment(1);
         sender.publish(topic, body).await.map_err(|error| End::not_taken(&error))
     }

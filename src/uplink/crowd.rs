@@ -3,7 +3,7 @@
 //! A hub takes so many connects a second and closes on who comes beyond that. When it restarts, a thousand connections
 //! end in one moment; each then waits for its [`turn`](Crowd::turn), so they come back in a row instead of a stampede.
 //! Where devices are at several hubs, each hub has a pace of its own: one that restarts does not hold up the others.
-//! The clock is compared once for all of them, not once for each that is refused.
+//! The clock of a hub is compared once for all of them, not once for each that is refused.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,9 +11,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::Target;
-use super::clock::Clock;
-use crate::hub::clock::Skew;
+use super::clock::Clocks;
 
 /// What comes at once after a quiet time: this part of a second's connects, at least one.
 const BURST: f64 = 0.1;
@@ -32,7 +30,7 @@ pub struct Crowd {
     slack: Duration,
     /// When the next turn is, by hub.
     next: Mutex<HashMap<Box<str>, Instant>>,
-    clock: tokio::sync::Mutex<Clock>,
+    pub(super) clocks: Clocks,
 }
 
 impl Crowd {
@@ -41,7 +39,7 @@ impl Crowd {
         let rate = f64::from(per_second.max(1));
         let step = Duration::from_secs_f64(1.0 / rate);
         let slack = step.mul_f64((rate * BURST).floor().max(1.0) - 1.0);
-        Self { step, slack, next: Mutex::default(), clock: tokio::sync::Mutex::default() }
+        Self { step, slack, next: Mutex::default(), clocks: Clocks::default() }
     }
 
     /// Returns when this one may connect to a hub. Turns are given in the order they are asked for; one that is not waited
@@ -70,16 +68,6 @@ impl Crowd {
         let at = next.get(hub).map_or(earliest, |next| (*next).max(earliest));
         next.insert(hub.into(), at + self.step);
         at
-    }
-
-    /// What the hub's clock says about a refusal.
-    pub(super) async fn compare(&self, target: &Target) -> Option<Skew> {
-        self.clock.lock().await.compare(target).await
-    }
-
-    /// Why nobody may connect now.
-    pub(super) async fn holds(&self, target: &Target) -> Option<Skew> {
-        self.clock.lock().await.holds(target).await
     }
 }
 

@@ -67,7 +67,7 @@ pub use target::{HubTarget, MqttTarget, Target};
 pub use transport::Transport;
 pub use window::WindowSize;
 
-use clock::Clock;
+use clock::Clocks;
 use connection::End;
 use diagnosis::{Closed, Diagnosis};
 use flight::Flight;
@@ -369,19 +369,20 @@ struct Ended {
 /// What helps to understand the end of a connection.
 #[derive(Default)]
 struct Watch {
-    clock: Clock,
+    clocks: Clocks,
     diagnosis: Diagnosis,
 }
 
 impl Watch {
+    /// What this line knows itself where it is alone.
+    fn clocks<'a>(&'a self, options: &'a Options) -> &'a Clocks {
+        options.crowd.as_ref().map_or(&self.clocks, |crowd| &crowd.clocks)
+    }
+
     /// Where the next connection goes, once the clock allows one.
     async fn target(&mut self, credentials: &impl Credentials, options: &Options) -> Result<Target, Unassigned> {
         let target = credentials::ask(credentials).await?;
-        let held = match &options.crowd {
-            Some(crowd) => crowd.holds(&target).await,
-            None => self.clock.holds(&target).await,
-        };
-        match held {
+        match self.clocks(options).holds(&target).await {
             None => Ok(target),
             Some(skew) => {
                 Err(Unassigned { reason: "clock", text: clock::explain(skew), pause: credentials::CLOCK_AGAIN })
@@ -416,11 +417,7 @@ impl Watch {
                 if let Some(text) = target.token_expired(Timestamp::now()) {
                     return plain("token_expired", text);
                 }
-                let skew = match &options.crowd {
-                    Some(crowd) => crowd.compare(target).await,
-                    None => self.clock.compare(target).await,
-                };
-                match skew {
+                match self.clocks(options).compare(target).await {
                     Some(skew) if skew.is_wrong() => plain("clock", format!("{}. {text}", clock::explain(skew))),
                     Some(skew) => plain(reason, format!("{text}. Checked: {}", clock::explain(skew))),
                     None => plain(reason, text),

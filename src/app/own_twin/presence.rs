@@ -46,7 +46,7 @@ impl Presence {
         let kept: BTreeMap<String, i64> = serde_json::from_str(&text).unwrap_or_default();
         let now = Timestamp::now();
         // A clock that was ahead must not keep somebody present.
-        let known = kept.iter().map(|(device, at)| (device.clone(), Timestamp((*at).clamp(0, now.0))));
+        let known = kept.iter().map(|(device, at)| (device.clone(), Timestamp((*at).min(now.0))));
         Some(Self { seen: Arc::new(Seen::new(known)), most, quiet_after, path, kept })
     }
 

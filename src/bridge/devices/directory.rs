@@ -84,6 +84,10 @@ impl Accounts for Directory {
         self.asked_for(device).is_none_or(|service| service.is_at_hand(device))
     }
 
+    fn asks_at_once(&self) -> usize {
+        self.service.as_ref().map_or(1, |service| service.at_once())
+    }
+
     fn describe(&self, device: &str) -> Described {
         let known = self.known();
         let proof = known.describe(device).to_owned();

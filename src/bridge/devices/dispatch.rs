@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::queue::{Device, Held, Phase, Way, apart};
+use super::queue::{Device, Held, Phase, State, Way, apart};
 use super::register::Verdict;
 use super::shelving::{Shelving, Written};
 use super::{Left, Shared, SpoolBacklog, Status};
@@ -69,18 +69,7 @@ struct Dispatcher<'a> {
 
 /// Reads until the program ends.
 pub(super) async fn run(shared: &Arc<Shared>, mut backlog: SpoolBacklog, status: &watch::Sender<Status>) {
-    let mut dispatcher = Dispatcher {
-        shared,
-        hands: [None, None, None],
-        shelving: Shelving::default(),
-        pace: Pacing::new(shared.options.uplink.hub_rate.clone()),
-        was_up: false,
-        ended: false,
-        ticks: 0,
-        place: 0,
-        any_refused: false,
-        look_again: None,
-    };
+    let mut dispatcher = Dispatcher::new(shared);
     let mut tick = tokio::time::interval(TICK);
     loop {
         dispatcher.give_again();
@@ -119,7 +108,22 @@ pub(super) async fn run(shared: &Arc<Shared>, mut backlog: SpoolBacklog, status:
     }
 }
 
-impl Dispatcher<'_> {
+impl<'a> Dispatcher<'a> {
+    fn new(shared: &'a Arc<Shared>) -> Self {
+        Self {
+            shared,
+            hands: [None, None, None],
+            shelving: Shelving::default(),
+            pace: Pacing::new(shared.options.uplink.hub_rate.clone()),
+            was_up: false,
+            ended: false,
+            ticks: 0,
+            place: 0,
+            any_refused: false,
+            look_again: None,
+        }
+    }
+
     /// Down to which lane may be read, and how long the late one has to wait.
     fn reads(&mut self) -> (Option<Lane>, Option<Duration>) {
         if self.ended || !self.shared.has_room() || self.shelving.is_full_for(Lane::Urgent) {
@@ -183,9 +187,15 @@ impl Dispatcher<'_> {
             Ok(()) => return self.shared.want(device),
             Err(left) => left,
         };
+        // Somebody may have emptied its queue since the last look: that is older.
+        self.give_again();
         // A hub that lets in nobody says nothing about a device: that waits like everything else.
         let way = if way == Way::Refused && !self.shared.lets_in() { Way::Blocked } else { way };
-        match (way, self.shared.options.plan.when_refused) {
+        let when_refused = self.shared.options.plan.when_refused;
+        if way == Way::Refused && when_refused != WhenRefused::Wait && self.shared.give_up_queue(device) {
+            return self.give(device, held);
+        }
+        match (way, when_refused) {
             (Way::Queued, _) => {}
             (Way::Blocked, _) => {
                 if let Some(hand) = self.hands.get_mut(held.waiting.lane as usize) {
@@ -218,15 +228,25 @@ impl Dispatcher<'_> {
             let policy = self.shared.policy(&device);
             let (gateway, quarantine) = (policy == WhenRefused::Gateway, policy == WhenRefused::Quarantine);
             if gateway && !device.state().shelving {
-                // Without a look at the room: there is no way back for it, and there are few.
-                self.shared.own.take_left(held);
-                self.shared.want(&self.shared.own);
+                self.over_own_line(held);
             } else if quarantine && !device.state().shelving {
                 self.shared.isolate_refused(&device, &held.waiting);
             } else {
                 self.shelving.add(&device, held.waiting);
             }
         }
+    }
+
+    /// Behind what the bridge's own line has already, also where that is on its shelf.
+    fn over_own_line(&mut self, held: Held) {
+        let own = &self.shared.own;
+        if own.state().shelving {
+            self.shelving.add(own, held.waiting);
+        } else {
+            // Without a look at the room: there is no way back for it, and there are few.
+            own.take_left(held);
+        }
+        self.shared.want(own);
     }
 
     /// Tries again what found no room.
@@ -391,12 +411,26 @@ impl Shared {
             (state.is_removed, state.is_its_own) = (true, true);
             state.trouble = Some(REMOVED.to_owned());
         }
-        let left = device.clear(&mut state);
-        drop(state);
-        for held in left {
-            self.left.lock().push_back(Left { device: Arc::clone(device), held });
-        }
+        self.leave_queue(device, &mut state);
         true
+    }
+
+    /// What waits in the queue of a device is given its way anew. Whoever sees the device without it finds it there: the
+    /// state stays locked.
+    pub(super) fn leave_queue(&self, device: &Arc<Device>, state: &mut State) {
+        let left = device.clear(state);
+        self.left.lock().extend(left.into_iter().map(|held| Left { device: Arc::clone(device), held }));
+    }
+
+    /// A device that was refused while the hub let in nobody has kept its queue, and now what is newer goes another way: the
+    /// queue goes before it. False where there is none.
+    pub(super) fn give_up_queue(&self, device: &Arc<Device>) -> bool {
+        let mut state = device.state();
+        let kept = matches!(state.phase, Phase::Refused(_)) && !state.is_drained();
+        if kept {
+            self.leave_queue(device, &mut state);
+        }
+        kept
     }
 
     /// Sends a message to the quarantine.
@@ -413,6 +447,9 @@ impl Shared {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;
 
 /// The largest message fits into a queue of any device.
 const _: () = assert!(D2C_MAX_BYTES < 1 << 20);

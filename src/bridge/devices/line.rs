@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::ends::{Settle, Source};
 use super::queue::{Device, Phase};
 use super::register::Verdict;
-use super::{LONGEST_PAUSE, Left, OwnIdentity, Shared, WINDOW};
+use super::{LONGEST_PAUSE, OwnIdentity, Shared, WINDOW};
 use crate::hub::accounts::{Account, Accounts, NoAccount};
 use crate::hub::connection_string::{Auth, ConnectionString};
 use crate::outbound::Way;
@@ -246,8 +246,7 @@ pub(super) fn refused(shared: &Shared, device: &Arc<Device>, why: NoAccount) {
     if is_its_own && !shared.lets_in() {
         return; // Nobody is let in: this says nothing about the device.
     }
-    let left = device.clear(&mut state);
-    shared.left.lock().extend(left.into_iter().map(|held| Left { device: Arc::clone(device), held }));
+    shared.leave_queue(device, &mut state);
 }
 
 impl Shared {

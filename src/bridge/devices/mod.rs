@@ -94,8 +94,6 @@ const LONGEST_PAUSE: u32 = 5;
 const WINDOW: u16 = 32;
 /// Messages on their way to the quarantine; with so many nothing more is read.
 const ISOLATIONS: usize = 64;
-/// Devices that ask for their hub at one time.
-const REGISTERING: usize = 16;
 
 /// The bridge's own identity, asked before each connection of its own line. See [`uplink::Credentials`], which cannot be
 /// had as an object.
@@ -431,7 +429,7 @@ impl Shared {
 
     /// Has devices ask for their hub, as many as may at one time.
     fn ask(self: &Arc<Self>, asking: &mut Asking) {
-        while asking.now < REGISTERING
+        while asking.now < self.options.plan.accounts.asks_at_once()
             && !self.stop.is_cancelled()
             && let Some(device) = asking.line.pop_front()
         {

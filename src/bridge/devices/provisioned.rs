@@ -1,6 +1,6 @@
 //! The hubs of devices as the Device Provisioning Service tells them, and what it told before.
 //!
-//! `Courses` knows who is to ask when; here it is done: at most eight dialogues at one time, each paced, and what
+//! `Courses` knows who is to ask when; here it is done: dialogues beside each other, each paced, and what
 //! they told is written down in [`Assignments`] before it is used.
 
 use std::collections::HashMap;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustls::ClientConfig;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::courses::{Courses, Next};
 use super::known::Found;
@@ -25,8 +25,10 @@ use crate::provision::assignments::{Assigned, Assignments};
 use crate::provision::{self, Proof, Transport};
 use crate::uplink::tls;
 
-/// Registrations under way at one time.
-const AT_ONCE: usize = 8;
+/// Registrations under way at one time, at least and at most.
+const AT_ONCE: std::ops::RangeInclusive<usize> = 8..=128;
+/// Seconds that a registration may take without slowing down the others. The service is asked for a result every few.
+const TAKES: usize = 10;
 /// How long it is believed that a name is there, or gone.
 const NAME_HOLDS: Duration = Duration::from_secs(60);
 
@@ -97,6 +99,7 @@ pub struct Provisioned {
     /// Locked while it is written.
     file: Arc<Mutex<Assignments>>,
     places: Semaphore,
+    at_once: usize,
     /// Whether the names of hubs are gone, as they were looked up last.
     names: tokio::sync::Mutex<HashMap<String, (Instant, bool)>>,
 }
@@ -106,7 +109,14 @@ impl Provisioned {
     pub fn new(service: Service, file: Assignments) -> Self {
         let courses = Courses::new(file.known(), service.ask_again_after, service.per_minute);
         let (courses, file) = (Mutex::new(courses), Arc::new(Mutex::new(file)));
-        Self { service, courses, file, places: Semaphore::new(AT_ONCE), names: tokio::sync::Mutex::default() }
+        let at_once = at_once(service.per_minute);
+        let (places, names) = (Semaphore::new(at_once), tokio::sync::Mutex::default());
+        Self { service, courses, file, places, at_once, names }
+    }
+
+    /// Registrations under way at one time.
+    pub(super) fn at_once(&self) -> usize {
+        self.at_once
     }
 
     /// The account of a device that proves itself so.
@@ -134,8 +144,7 @@ impl Provisioned {
         certificate: Option<&Certificate>,
     ) -> Result<Arc<Assigned>, NoAccount> {
         let tls = self.service.tls_of(&id, certificate)?;
-        let _place = self.places.acquire().await;
-        self.turn().await;
+        let _place = self.turn().await;
         let options = self.service.options(id, (proof, tls));
         let id = &options.registration.id;
         tracing::debug!("provisioning: asking {} which hub {id} belongs to", options.host);
@@ -159,13 +168,15 @@ impl Provisioned {
         }
     }
 
-    /// Returns when the next registration may begin.
-    async fn turn(&self) {
+    /// Returns when the next registration may begin, with its place.
+    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
         loop {
             let at = self.courses.lock().turn(Instant::now());
             tokio::time::sleep_until(at.into()).await;
+            // Nobody closes it.
+            let place = self.places.acquire().await.ok();
             if !self.courses.lock().is_paused(Instant::now()) {
-                return;
+                return place;
             }
         }
     }
@@ -301,8 +312,26 @@ impl Service {
     }
 }
 
+/// As many as begin in the time that one may take.
+fn at_once(per_minute: u32) -> usize {
+    let at_pace = usize::try_from(per_minute).unwrap_or(usize::MAX).saturating_mul(TAKES).div_ceil(60);
+    at_pace.clamp(*AT_ONCE.start(), *AT_ONCE.end())
+}
+
 fn registration_id(device: &str) -> Result<RegistrationId, NoAccount> {
     RegistrationId::parse(device).map_err(|error| {
         NoAccount::new(format!("it cannot be registered with the provisioning service under its id: {error}"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_at_one_time_as_keep_the_pace() {
+        for (per_minute, expect) in [(1, 8), (48, 8), (49, 9), (300, 50), (768, 128), (60_000, 128), (u32::MAX, 128)] {
+            assert_eq!(at_once(per_minute), expect, "{per_minute}");
+        }
+    }
 }

@@ -411,10 +411,15 @@ impl Device {
     }
 
     /// Takes a message that was read from a shelf, its own or that of another, out of the queue again; one that was given
-    /// to the line stays.
-    pub(super) fn take_back(&self, shelf: &str, place: Place) -> Kept {
+    /// to the line stays. So with one that has come to its shelf, of which this queue was not told yet.
+    pub(super) fn take_back(&self, shelf: &str, placed: &Placed) -> Kept {
         let mut state = self.state();
-        let is = |held: &Held| matches!(&held.home, Home::Shelf(home, at) if *home.id == *shelf && *at == place);
+        let Placed { place, shelved: Shelved { spool, sequence, .. } } = *placed;
+        let is = |held: &Held| match &held.home {
+            Home::Spool => false,
+            Home::OnItsWay => *self.id == *shelf && held.waiting.id == MessageId { spool, sequence },
+            Home::Shelf(home, at) => *home.id == *shelf && *at == place,
+        };
         if state.given.iter().any(is) {
             return Kept::Given;
         }

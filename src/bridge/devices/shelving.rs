@@ -206,6 +206,8 @@ impl Shared {
         if std::mem::replace(&mut device.state().sweeping, true) {
             return;
         }
+        // What was read from the shelf already goes before the rest.
+        self.give_up_queue(device);
         let (shared, device) = (Arc::clone(self), Arc::clone(device));
         self.lines.spawn(async move {
             tokio::select! {

@@ -363,6 +363,47 @@ fn the_order_holds_wherever_a_flood_is_cut() {
     }
 }
 
+/// What an operator takes off a shelf is on its way to the hub, or not: also while the queue does not know yet that it is
+/// on the shelf.
+#[test]
+fn what_comes_to_a_shelf_is_taken_back_or_stays() {
+    for hears in [false, true] {
+        let mut flood = Flood::begin();
+        flood.comes(0..130);
+        let given: Vec<_> = (0..3).map(|_| flood.device.next().unwrap().id.sequence).collect();
+        assert_eq!(given, [0, 1, 2]);
+        flood.write();
+        if hears {
+            flood.put_away();
+        }
+        let placed = |sequence: u64| {
+            let all = flood.shelves.read("d", None, 200).unwrap().messages;
+            all.into_iter().find(|placed| placed.shelved.sequence == sequence).unwrap()
+        };
+        for (shelf, sequence, expect) in [
+            ("d", 0, Kept::Given),
+            ("d", 2, Kept::Given),
+            ("e", 2, Kept::OnShelf),
+            ("e", 3, Kept::OnShelf),
+            ("d", 3, Kept::Queued),
+            ("d", 3, Kept::OnShelf),
+            ("d", 127, Kept::Queued),
+            ("d", 128, Kept::OnShelf),
+        ] {
+            let placed = placed(sequence);
+            assert_eq!(flood.device.take_back(shelf, &placed), expect, "{shelf} {sequence}, {hears}");
+        }
+        for sequence in [3, 127, 128] {
+            assert!(flood.shelves.settle("d", placed(sequence).place));
+        }
+        flood.put_away();
+        flood.device.end();
+        flood.deliver(1_000);
+        assert!(flood.delivered.iter().copied().eq((0..130).filter(|sequence| ![3, 127, 128].contains(sequence))));
+        assert!(flood.spool.is_empty() && flood.shelves.devices().is_empty() && flood.device.state().is_resting());
+    }
+}
+
 #[test]
 fn pieces_are_small_and_in_order() {
     let device = device(Phase::Held);

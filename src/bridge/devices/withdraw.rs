@@ -66,7 +66,7 @@ impl Devices {
                     let meant = HubMessage::parse(&placed.shelved.record).is_ok_and(|message| which(&message));
                     // What a refused device has may be on its way over the bridge's own line.
                     let mut lines = known.iter().chain([&self.0.own]);
-                    let mut stays = || lines.any(|line| line.take_back(&id, placed.place) == Kept::Given);
+                    let mut stays = || lines.any(|line| line.take_back(&id, placed) == Kept::Given);
                     if meant && !stays() && self.0.shelves.settle(&id, placed.place) {
                         withdrawn.messages += 1;
                     }

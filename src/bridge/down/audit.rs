@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::key;
-use super::once::{BEGUN, Said, WITHDRAWN};
+use super::once::{BEGUN, WITHDRAWN};
 
 const NAME: &str = "commands.jsonl";
 const OLD: &str = "commands.1.jsonl";
@@ -21,6 +21,14 @@ const OLD: &str = "commands.1.jsonl";
 const TAIL: u64 = 1 << 20;
 /// Lines that are shown.
 const RECENT: usize = 8;
+
+/// What a line says about a message that may come again.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    Done(String),
+    Begun(String),
+    Withdrawn(String),
+}
 
 /// The log. A clone writes into the same.
 #[derive(Debug, Clone)]
@@ -76,18 +84,6 @@ impl Audit {
         self.0.log.is_locked()
     }
 
-    /// Adds a line that is on the disk then; false where it is not.
-    pub(super) fn write_through(&self, line: &Value) -> bool {
-        self.remember(line);
-        let mut log = self.0.log.lock();
-        log.write(line);
-        let synced = log.open.as_ref().is_some_and(|(file, _)| file.sync_data().is_ok());
-        if !synced {
-            log.open = None;
-        }
-        synced
-    }
-
     /// What the end of the log says about messages that may come again, oldest first.
     pub(super) fn said(&self) -> Vec<Said> {
         let log = self.0.log.lock();
@@ -130,10 +126,6 @@ impl Log {
     fn file(&self) -> io::Result<(File, u64)> {
         let mut file = File::options().create(true).append(true).read(true).open(&self.path)?;
         let mut size = file.metadata()?.len();
-        if size == 0 {
-            // The name of a new file is to outlive a power failure, too.
-            self.path.parent().map(|folder| File::open(folder)?.sync_all()).transpose()?;
-        }
         // A line that a crash cut off is ended, so that the next one is whole.
         if size > 0 {
             file.seek(SeekFrom::Start(size - 1))?;
@@ -227,10 +219,8 @@ mod tests {
         let gone = dir.path().join("gone");
         let audit = Audit::new(&gone, 4_000);
         audit.write(&line(1, "published", true));
-        assert!(!audit.write_through(&line(3, "begun", false)));
         fs::create_dir(&gone).unwrap();
         audit.write(&line(2, "published", true));
-        assert!(audit.write_through(&line(4, "begun", false)));
-        assert_eq!(audit.said(), [Said::Done("1 d 2".to_owned()), Said::Begun("1 d 4".to_owned())]);
+        assert_eq!(audit.said(), [Said::Done("1 d 2".to_owned())]);
     }
 }

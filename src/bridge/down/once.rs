@@ -1,12 +1,15 @@
 //! Commands that are published once at most, also where the bridge is killed or loses its power in between.
 //!
-//! Before such a message is published, the audit log says `begun`, on the disk. A message of which that is known is never
+//! Before such a message is published, [`Begun`] has it, on the disk. A message of which that is known is never
 //! published (again): where its command waits for an answer, one that comes late still completes it; else it is left to
 //! the hub until it expires, so that the service hears of it if it asked to. What was begun and could not be published
 //! is withdrawn when it leaves the desk.
 
+use std::path::Path;
 use std::time::Instant;
 
+use super::audit::Said;
+use super::begun::Begun;
 use super::{Audit, Done, Downlink, Kind, LOCK, Order, Stage, Timestamp};
 
 /// Messages that are known again after they were done, and as many that were begun.
@@ -15,25 +18,16 @@ const REMEMBERED: usize = 10_000;
 pub(super) const BEGUN: &str = "begun";
 pub(super) const WITHDRAWN: &str = "withdrawn";
 
-/// What a line of the audit log says about a message that may come again.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Said {
-    Done(String),
-    Begun(String),
-    Withdrawn(String),
-}
-
 /// The messages that were done, and those that may have been published.
-pub(super) fn known(audit: &Audit) -> (Done, Done) {
-    let (mut done, mut begun) = (Done::new(REMEMBERED), Done::new(REMEMBERED));
-    for said in audit.said() {
-        match said {
-            Said::Done(key) => done.add(&key),
-            Said::Begun(key) => begun.add(&key),
-            Said::Withdrawn(key) => begun.forget(&key),
+pub(super) fn known(state: &Path, audit: &Audit) -> (Done, Begun) {
+    let mut done = Done::new(REMEMBERED);
+    let said = audit.said();
+    for said in &said {
+        if let Said::Done(key) = said {
+            done.add(key);
         }
     }
-    (done, begun)
+    (done, Begun::open(state, REMEMBERED, &said))
 }
 
 impl Downlink {
@@ -67,18 +61,17 @@ impl Downlink {
         if !order.made.once || order.begun || matches!(order.kind, Kind::Method(_)) {
             return true;
         }
-        if !self.parts.audit.write_through(&order.line_of(BEGUN, "", false)) {
-            return false;
+        order.begun = self.begun.begin(key, order.expires, Timestamp::now());
+        if order.begun {
+            self.note(order, BEGUN, "", false);
         }
-        self.begun.add(key);
-        order.begun = true;
-        true
+        order.begun
     }
 
     /// What was begun and not published may be published when it comes again.
     pub(super) fn withdraw(&mut self, order: &Order) {
         if order.begun {
-            self.begun.forget(&super::key(&order.device, &order.id));
+            self.begun.withdraw(&super::key(&order.device, &order.id));
             self.note(order, WITHDRAWN, "", false);
         }
     }

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::Twins;
+use super::book::Twin;
 use crate::message::{Timestamp, excerpt};
 
 /// How all twins are.
@@ -55,24 +56,31 @@ impl Twins {
     /// How they are now; so many of them are listed.
     pub fn account(&self, most: usize) -> Account {
         let own = self.0.whose.own.as_str();
-        let book = self.0.book.lock();
-        let mut all: Vec<_> = book.all().map(|(device, twin)| (twin.exchange.waits(), device)).collect();
-        all.sort_unstable_by_key(|(waits, device)| (***device != *own, Reverse(*waits), Arc::clone(device)));
-        let shown = all.iter().take(most).filter_map(|(waiting, device)| {
-            let twin = book.known(device)?;
-            Some(Listed {
-                device: device.to_string(),
-                desired: twin.exchange.desired().version,
-                reported: twin.reported_version,
-                waiting: *waiting,
-            })
-        });
-        Account {
-            twins: all.len(),
-            waiting: book.waiting(),
-            listed: shown.collect(),
-            refused: self.0.refused.lock().clone(),
+        // Who reports waits for the book: it is closed again before anything is put in order.
+        let (mut all, waiting) = {
+            let book = self.0.book.lock();
+            let one = |(device, twin): (&Arc<str>, &Twin)| {
+                let versions = (twin.exchange.desired().version, twin.reported_version);
+                (twin.exchange.waits(), Arc::clone(device), versions)
+            };
+            (book.all().map(one).collect::<Vec<_>>(), book.waiting())
+        };
+        let twins = all.len();
+        let order = |(waits, device, _): &(u64, Arc<str>, _), (other_waits, other, _): &(u64, Arc<str>, _)| {
+            (**device != *own, Reverse(waits), device).cmp(&(**other != *own, Reverse(other_waits), other))
+        };
+        if most < all.len() {
+            all.select_nth_unstable_by(most, order);
+            all.truncate(most);
         }
+        all.sort_unstable_by(order);
+        let listed = all.into_iter().map(|(waiting, device, (desired, reported))| Listed {
+            device: device.to_string(),
+            desired,
+            reported,
+            waiting,
+        });
+        Account { twins, waiting, listed: listed.collect(), refused: self.0.refused.lock().clone() }
     }
 }
 

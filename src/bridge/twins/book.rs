@@ -154,11 +154,6 @@ impl Book {
         self.twins.get(device).map(|twin| twin.exchange.desired())
     }
 
-    /// A twin, where it is known.
-    pub(super) fn known(&self, device: &str) -> Option<&Twin> {
-        self.twins.get(device)
-    }
-
     /// All twins.
     pub(super) fn all(&self) -> impl Iterator<Item = (&Arc<str>, &Twin)> {
         self.twins.iter()

@@ -48,6 +48,32 @@ async fn wills_that_find_no_room_are_bounded() {
     assert_eq!(bench.offered().len(), 2, "a tenth of the connections may wait");
 }
 
+/// A disk that does not take what a will says, as that of an edge node of Sparkplug: the end of the connection does not wait
+/// for ever, and the end of the program hardly.
+#[tokio::test(start_paused = true)]
+async fn a_will_that_is_not_written_holds_up_no_end() {
+    let will = [text("elsewhere/a"), text("offline")].concat();
+    for (written, stops, seconds) in [(true, false, 0), (false, false, 5), (false, true, 1)] {
+        let bench = Bench::new();
+        bench.shared.ingest.written.add_permits(usize::from(written));
+        let input = packet(0x10, &[&text("MQTT"), &[4, 6, 0, 0], &text("a"), &will]);
+        let stream = Flood { input: std::io::Cursor::new(input), output: Arc::default() };
+        let began = tokio::time::Instant::now();
+        let stop = async {
+            while bench.offered().is_empty() {
+                tokio::task::yield_now().await;
+            }
+            if stops {
+                bench.shared.stop.cancel();
+            }
+        };
+        let ends = serve::serve(stream, SocketAddr::from(([127, 0, 0, 1], 9)), &bench.shared);
+        let ends = tokio::time::timeout(Duration::from_secs(60), async { tokio::join!(ends, stop) });
+        assert!(ends.await.is_ok(), "{written} {stops}");
+        assert_eq!((bench.offered(), began.elapsed().as_secs()), (vec!["elsewhere/a".to_owned()], seconds), "{stops}");
+    }
+}
+
 /// A socket that never runs dry: a client that publishes QoS 0 without a pause.
 struct Flood {
     input: std::io::Cursor<Vec<u8>>,

@@ -24,7 +24,8 @@ pub(super) async fn start(
     }
     plan.websocket.extend(args.websocket);
     let base = path.parent().map(Path::to_owned).unwrap_or_default();
-    let common = Common { dir: args.dir, base, output, misbehave: args.faults.misbehave() };
+    let keeping = args.keeping();
+    let common = Common { dir: args.dir, base, output, keeping, misbehave: args.faults.misbehave() };
     let site = site::start(&plan, common).await.with_context(|| path.display().to_string())?;
     std::io::stderr().write_all(introduction(&site, &plan)?.as_bytes()).context("stderr")?;
     Ok(site)

@@ -67,12 +67,21 @@ impl<'t> Sender<'t> {
 pub(super) fn decode((publish, asks): (&Publish<'_>, bool), births: &Births, out: &mut Decoded) -> Result<(), Refusal> {
     let payload = Payload::read(publish.payload).map_err(|fault| unreadable(fault, publish.payload))?;
     let sender = Sender::of(publish.topic);
-    let scope = sender.as_ref().map(|sender| births.scope(sender, &payload.metrics)).unwrap_or_default();
+    let (metrics, received) = (&payload.metrics, publish.received);
+    let scope = sender.as_ref().map(|sender| births.scope(sender, metrics, received)).unwrap_or_default();
+    let asked = sender.as_ref().filter(|sender| asks && sender.is_data());
+    if let Some(sender) = asked.filter(|_| scope.restored && metrics.iter().any(|metric| metric.name.is_none())) {
+        // The last birth before a crash may not have come to the disk.
+        births.ask_rebirth(&sender.node);
+    }
     let mut objects: Vec<Vec<(&str, u32, &Metric<'_>)>> = Vec::new();
     let mut names: HashSet<&str> = HashSet::new();
     for metric in &payload.metrics {
         let Some((name, datatype)) = scope.resolve(metric) else {
-            if let Some(sender) = sender.filter(|sender| asks && metric.alias.is_some() && sender.is_data()) {
+            if let Some(alias) = metric.alias.filter(|_| scope.is_later()) {
+                return Err(of_earlier_births(alias));
+            }
+            if let Some(sender) = asked.filter(|_| metric.alias.is_some()) {
                 births.ask_rebirth(&sender.node);
             }
             return Err(unknown_alias(metric, asks, scope.is_born()));
@@ -116,6 +125,13 @@ pub(super) fn decode((publish, asks): (&Publish<'_>, bool), births: &Births, out
 
 fn unreadable(fault: Fault, payload: &[u8]) -> Refusal {
     Refusal::undecoded(format!("the payload is not Sparkplug B: {fault}: {}", shown(payload)))
+}
+
+fn of_earlier_births(alias: u64) -> Refusal {
+    let detail = format!(
+        "the births that declared the alias {alias} for this message are not known any more: others came since"
+    );
+    Refusal::new(QuarantineReason::UnknownAlias, detail)
 }
 
 fn unknown_alias(metric: &Metric<'_>, asked: bool, born: bool) -> Refusal {

@@ -19,7 +19,17 @@ pub(super) fn decode_with(
     payload: &[u8],
     births: &Births,
 ) -> Result<Vec<String>, String> {
-    let publish = Publish { topic, payload, client: "c", user: None, qos: 1, retain: false, received: Timestamp(0) };
+    decode_received(format, (topic, 0), payload, births)
+}
+
+/// The same for a publish that was received then.
+pub(super) fn decode_received(
+    format: &Decode,
+    (topic, at): (&str, i64),
+    payload: &[u8],
+    births: &Births,
+) -> Result<Vec<String>, String> {
+    let publish = Publish { topic, payload, client: "c", user: None, qos: 1, retain: false, received: Timestamp(at) };
     let mut out = Decoded::default();
     match decode(format, (&publish, false), births, &mut out) {
         Ok(_) => Ok(out.items.iter().map(|item| String::from_utf8(out.body(item).to_vec()).unwrap()).collect()),

@@ -29,7 +29,7 @@ use crate::rules::rule::{Decode, Message, Value};
 use crate::rules::template::{Part, Template};
 
 /// The warnings that are not about one rule, or not to be allowed: `check --deny` can name them all the same.
-pub const FIRM_LINTS: [&str; 2] = ["unused-key", "unused-table"];
+pub const FIRM_LINTS: [&str; 3] = ["not-once", "unused-key", "unused-table"];
 
 /// The warnings that one rule can allow, and `check --deny` can name.
 pub const LINTS: [&str; 10] = [

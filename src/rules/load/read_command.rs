@@ -51,11 +51,12 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
     }
     let complete = keys.any("complete");
     let on_ack = keys.word("complete", &COMPLETE, "unknown-word", report);
-    let once = keys.boolean("once", report);
+    let once = read_once(&mut keys, method.is_some(), report);
     let answer = read_answer(&mut keys, method.is_some(), &mut names, report);
     let message = read_message(&mut keys, (&mut names, Makes::Command, false), tables, report);
     let encode = read_encode(&mut keys, report);
-    let (qos, retain) = how(&mut keys, false, report);
+    // Any other may be sent again to a device that was away before it had acknowledged it.
+    let (qos, retain) = how(&mut keys, (if once { 2 } else { 1 }, false), report);
     let mistyped = keys.finish(report);
     let missing = |key: &str| table.get(key).is_none() && !mistyped.contains(&key);
     if missing("topic") {
@@ -80,10 +81,6 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
         }
         _ => {}
     }
-    if let (Some((true, place)), true) = (&once, method.is_some()) {
-        let title = "`once` means nothing beside `method`: a hub calls once";
-        report.push(Diagnostic::warning("unused-key", title, report.file).at(place.clone(), ""));
-    }
     let name_span = name.map_or(span.clone(), |name| name.span());
     let written = table.get("topic").and_then(|topic| topic.get_ref().as_str()).unwrap_or("(command)");
     let shown = name.or(method).map_or(written, |name| name.value).to_owned();
@@ -106,21 +103,44 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
             qos,
             retain,
             answer: answer.filter(|_| waits),
-            once: once.is_some_and(|(once, _)| once),
+            once,
         }
     });
     Draft { file: report.file, name: shown, name_span, command }
 }
 
-/// Reads `qos` and `retain`; `retained` is meant where nothing is said.
-pub(super) fn how(keys: &mut Reader<'_>, retained: bool, report: &mut Report<'_>) -> (u8, bool) {
-    let qos = keys.integer("qos", report).map_or(1, |(qos, place)| {
+/// Reads `once`, and tells what a device would hear twice all the same.
+fn read_once(keys: &mut Reader<'_>, is_method: bool, report: &mut Report<'_>) -> bool {
+    let Some((true, place)) = keys.boolean("once", report) else { return false };
+    if is_method {
+        let title = "`once` means nothing beside `method`: a hub calls once";
+        report.push(Diagnostic::warning("unused-key", title, report.file).at(place, ""));
+        return false;
+    }
+    if let Some(retain) = keys.any("retain").filter(|entry| entry.value.get_ref().as_bool() == Some(true)) {
+        let found = report.new_error("not-once", "a retained message is heard again with every subscription");
+        let found = found.at(retain.value.span(), "").context(place.clone(), "the device is to hear it once");
+        report.push(found.help("remove `retain`, or `once` where hearing it again does no harm"));
+    }
+    let qos = keys.any("qos").filter(|entry| entry.value.get_ref().as_integer().is_some_and(|qos| qos.as_str() == "1"));
+    if let Some(qos) = qos {
+        let title = "with QoS 1 a device may hear a message twice, where its connection breaks";
+        let found = Diagnostic::warning("not-once", title, report.file).at(qos.value.span(), "");
+        let found = found.context(place, "the device is to hear it once");
+        report.push(found.help("remove `qos`: with `once` it is 2; or 0"));
+    }
+    true
+}
+
+/// Reads `qos` and `retain`; these are meant where nothing is said.
+pub(super) fn how(keys: &mut Reader<'_>, meant: (u8, bool), report: &mut Report<'_>) -> (u8, bool) {
+    let qos = keys.integer("qos", report).map_or(meant.0, |(qos, place)| {
         u8::try_from(qos).ok().filter(|qos| *qos <= 2).unwrap_or_else(|| {
             report.error("wrong-type", "`qos` is 0, 1 or 2", place, "");
-            1
+            meant.0
         })
     });
-    (qos, keys.boolean("retain", report).map_or(retained, |(retain, _)| retain))
+    (qos, keys.boolean("retain", report).map_or(meant.1, |(retain, _)| retain))
 }
 
 /// Reads `encode`: the words of `decode`, the other way round.

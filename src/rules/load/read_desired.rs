@@ -37,7 +37,7 @@ pub(super) fn read<'a>(
     let acknowledge = keys.boolean("acknowledge", report).is_some_and(|(yes, _)| yes);
     let message = read_message(&mut keys, (&mut names, Makes::Command, false), tables, report);
     let encode = read_command::read_encode(&mut keys, report);
-    let (qos, retain) = read_command::how(&mut keys, true, report);
+    let (qos, retain) = read_command::how(&mut keys, (1, true), report);
     let mistyped = keys.finish(report);
     if table.get("topic").is_none() && !mistyped.contains(&"topic") {
         let found = report.new_error("no-topic", "what is desired goes nowhere").at(span.clone(), "no `topic`");

@@ -1,8 +1,6 @@
 //! Names that no twin has, told where they are written: nothing that a hub would refuse at run time is left to it, as far
 //! as it does not depend on a payload.
 
-use toml::de::DeTable;
-
 use crate::diag::Diagnostic;
 use crate::diag::walk::{Reader, Report, Text};
 use crate::message::{TWIN_DEPTH_MAX, is_in_twin_names, twin_name_fault};
@@ -37,28 +35,19 @@ pub(super) fn place_of_rule(text: &Text<'_>, parts: &[&str], report: &mut Report
     for part in parts {
         let start = end;
         end = start + part.len() + 1;
-        let mut depth = 0_usize;
-        let fixed = |c: char| {
-            match c {
-                '{' => depth += 1,
-                '}' => depth = depth.saturating_sub(1),
-                _ => return if depth == 0 { Some(c) } else { None },
-            }
-            None
-        };
-        let fixed: String = part.chars().filter_map(fixed).collect();
-        let Some(why) = twin_name_fault(&fixed).filter(|_| !fixed.is_empty()) else { continue };
+        let name: String = fixed(part).filter_map(|(c, is_fixed)| is_fixed.then_some(c)).collect();
+        let Some(why) = twin_name_fault(&name).filter(|_| !name.is_empty()) else { continue };
         let place = text.part(report.text, start..start + part.len());
         let title = format!("a name in a twin {why}");
-        if fixed.chars().all(is_in_twin_names) {
+        if name.chars().all(is_in_twin_names) {
             report.push(report.new_error("bad-path", title).at(place, "").help("a shorter name"));
             continue;
         }
         let found = Diagnostic::warning("bad-path", title, report.file);
         let found = found.at(place, "its characters are put in as `%20` and the like");
         report.push(match text.exact_part(report.text, start..start + part.len()) {
-            Some(exact) => found.fix(exact, cleaned(part)),
-            None => found.help(format!("write {}", cleaned(part))),
+            Some(exact) => found.fix(exact, cleaned(fixed(part))),
+            None => found.help(format!("write {}", cleaned(fixed(part)))),
         });
     }
 }
@@ -67,15 +56,28 @@ pub(super) fn place_of_rule(text: &Text<'_>, parts: &[&str], report: &mut Report
 pub(super) fn fields<'a>(keys: &mut Reader<'a>, report: &mut Report<'_>) {
     let table = |keys: &mut Reader<'a>, key| keys.any(key).and_then(|entry| entry.value.get_ref().as_table());
     let (add, set, rename) = (table(keys, "add"), table(keys, "set"), table(keys, "rename"));
+    let removed = keys.any("remove").and_then(|entry| entry.value.get_ref().as_array());
+    let removed: Vec<Vec<&str>> =
+        removed.into_iter().flatten().filter_map(|name| Some(path_of(name.get_ref().as_str()?))).collect();
+    let is_removed = |path: &[&str]| removed.iter().any(|removed| path.starts_with(removed));
     for (key, _) in add.into_iter().flatten() {
         field(&Text::new(key.get_ref(), &key.span()), [key.get_ref().as_ref()].into_iter(), report);
     }
-    let renamed = |key: &str| rename.is_some_and(|rename: &DeTable<'_>| rename.contains_key(key));
-    for (key, _) in set.into_iter().flatten().filter(|(key, _)| !renamed(key.get_ref())) {
-        let path = key.get_ref().strip_prefix('.').unwrap_or(key.get_ref());
-        field(&Text::new(key.get_ref(), &key.span()), path.split('.').filter(|name| !name.is_empty()), report);
+    let renamed: Vec<Vec<&str>> = rename.into_iter().flatten().map(|(key, _)| path_of(key.get_ref())).collect();
+    for (key, _) in set.into_iter().flatten() {
+        let path = path_of(key.get_ref());
+        if is_removed(&path) {
+            continue;
+        }
+        // A name that `rename` takes is not the one that is sent.
+        let stays = |(at, _): &(usize, &&str)| !renamed.iter().any(|old| path.get(..=*at) == Some(&**old));
+        let names = path.iter().enumerate().filter(stays).map(|(_, name)| *name);
+        field(&Text::new(key.get_ref(), &key.span()), names, report);
     }
-    for (_, value) in rename.into_iter().flatten() {
+    for (old, value) in rename.into_iter().flatten() {
+        if is_removed(&path_of(old.get_ref())) {
+            continue;
+        }
         if let Some(name) = value.get_ref().as_str().filter(|name| !name.is_empty()) {
             field(&Text::new(name, &value.span()), [name].into_iter(), report);
         }
@@ -88,12 +90,32 @@ fn field<'n>(text: &Text<'_>, mut names: impl Iterator<Item = &'n str>, report: 
     let found = report.new_error("bad-path", title).at(text.span(), "the hub would take nothing of this rule");
     let found = match name.chars().all(is_in_twin_names) {
         true => found.help("a shorter name"),
-        false => found.fix(text.span(), format!("\"{}\"", text.value.replace(name, &cleaned(name)))),
+        false => found
+            .fix(text.span(), format!("\"{}\"", text.value.replace(name, &cleaned(name.chars().map(|c| (c, true)))))),
     };
     report.push(found);
 }
 
-/// The name with something in place of what a twin does not take.
-fn cleaned(name: &str) -> String {
-    name.chars().map(|c| if is_in_twin_names(c) { c } else { '_' }).collect()
+/// The names of a path as a rule writes it.
+fn path_of(text: &str) -> Vec<&str> {
+    text.split('.').filter(|name| !name.is_empty()).collect()
+}
+
+/// The characters of a template, and whether they are sent as they are.
+fn fixed(template: &str) -> impl Iterator<Item = (char, bool)> {
+    let mut depth = 0_usize;
+    template.chars().map(move |c| {
+        let before = depth;
+        match c {
+            '{' => depth += 1,
+            '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        (c, before == 0 && depth == 0)
+    })
+}
+
+/// With something in place of what a twin does not take.
+fn cleaned(name: impl Iterator<Item = (char, bool)>) -> String {
+    name.map(|(c, is_fixed)| if !is_fixed || is_in_twin_names(c) { c } else { '_' }).collect()
 }

@@ -13,6 +13,10 @@
 //! An NBIRTH that says what the one before it said, with the same `bdSeq`, begins no session: a rebirth was asked for, and
 //! the births of the devices follow.
 //!
+//! What an operator takes out of the quarantine again may be of an earlier session, see [`Births::retried`]: a birth or
+//! death from before what was heard last of its node changes nothing, and aliases that were declared after a message was
+//! received name nothing in it.
+//!
 //! All births together hold so many bytes and so many nodes at most; beyond that the nodes go whose last birth was the
 //! longest ago.
 //!
@@ -25,9 +29,10 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::Sender;
-use super::declared::{Declared, Scope};
+use super::declared::{Declared, InForce, Scope};
 use super::records::{self, Change};
 use super::wire::{Metric, Value};
+use crate::message::Timestamp;
 
 /// Bytes that all births together may hold.
 pub(super) const MAX_BYTES: usize = 32 << 20;
@@ -38,15 +43,20 @@ const PER_BIRTH: usize = 160;
 
 /// What births declared, per edge node. A clone is another handle to the same births.
 #[derive(Debug, Clone, Default)]
-pub struct Births(Arc<Mutex<Known>>);
+pub struct Births {
+    known: Arc<Mutex<Known>>,
+    /// What is heard through this handle was received some time ago.
+    retried: bool,
+}
 
 /// Writes down what is told, and asks for what is missing. It does not wait.
 pub trait Keep: fmt::Debug + Send + Sync {
     /// Takes a record and gives it a number, which is higher than those before.
     fn keep(&self, record: &[u8]) -> u64;
 
-    /// The births of an edge node are not known and would be needed. Said for each message that needs them.
-    fn ask_rebirth(&self, node: &str);
+    /// The births of an edge node are not known and would be needed. Said for each message that needs them. True where
+    /// it is asked now, or was a moment ago.
+    fn ask_rebirth(&self, node: &str) -> bool;
 }
 
 /// How many births there are, and what became of those that there were.
@@ -95,6 +105,10 @@ struct Node {
     order: u64,
     /// The number of the last record about it.
     record: u64,
+    /// When the message was received that changed it last, in milliseconds since 1970.
+    heard: i64,
+    /// An earlier process wrote down what is known, and may have missed what the node said last.
+    restored: bool,
 }
 
 #[derive(Debug)]
@@ -102,6 +116,9 @@ struct Birth {
     declared: Arc<Declared>,
     alive: bool,
     session: u64,
+    /// When it was declared, and when it was said last, in milliseconds since 1970.
+    since: i64,
+    said: i64,
 }
 
 impl Node {
@@ -122,11 +139,12 @@ impl Node {
         ended
     }
 
-    fn put(&mut self, device: &str, declared: Arc<Declared>, alive: bool) {
+    fn put(&mut self, device: &str, declared: Arc<Declared>, (alive, since): (bool, i64)) {
         self.remove(device);
         self.bytes += size(device, &declared);
         self.alive += usize::from(alive);
-        self.births.insert(device.to_owned(), Birth { declared, alive, session: self.session });
+        let session = self.session;
+        self.births.insert(device.to_owned(), Birth { declared, alive, session, since, said: since });
     }
 
     fn remove(&mut self, device: &str) {
@@ -136,10 +154,10 @@ impl Node {
         }
     }
 
-    fn revive(&mut self, device: &str) {
+    fn revive(&mut self, device: &str, at: i64) {
         if let Some(birth) = self.births.get_mut(device) {
             self.alive += usize::from(!birth.alive);
-            (birth.alive, birth.session) = (true, self.session);
+            (birth.alive, birth.session, birth.said) = (true, self.session, at);
         }
     }
 
@@ -155,8 +173,13 @@ impl Node {
         ended
     }
 
-    /// What a message with these metrics changes.
-    fn change(&self, sender: &Sender<'_>, metrics: &[Metric<'_>]) -> Option<Change> {
+    /// Something was heard of it that was received after that.
+    fn was_heard_after(&self, at: i64) -> bool {
+        self.heard > at || self.births.values().any(|birth| birth.said > at)
+    }
+
+    /// What a message with these metrics, received then, changes.
+    fn change(&self, sender: &Sender<'_>, metrics: &[Metric<'_>], at: i64) -> Option<Change> {
         let device = sender.device;
         let known = self.births.get(device);
         match sender.kind {
@@ -164,27 +187,29 @@ impl Node {
                 let bd_seq = device.is_empty().then(|| bd_seq(metrics)).flatten();
                 let declared = Declared::of(metrics);
                 match known.filter(|known| *known.declared == declared) {
-                    None => Some(Change::Born { bd_seq, declared: Arc::new(declared) }),
+                    None => Some(Change::Born { bd_seq, declared: Arc::new(declared), at }),
                     Some(same) if same.alive && (!device.is_empty() || self.bd_seq == bd_seq) => None,
-                    Some(_) => Some(Change::Again { bd_seq }),
+                    Some(_) => Some(Change::Again { bd_seq, at }),
                 }
             }
             "NDEATH" => {
                 let late = bd_seq(metrics).is_some_and(|of| self.bd_seq.is_some_and(|now| of != now));
-                (self.alive > 0 && !late).then_some(Change::Dead)
+                (self.alive > 0 && !late).then_some(Change::Dead { at })
             }
-            "DDEATH" => known.is_some_and(|birth| birth.alive).then_some(Change::Dead),
+            "DDEATH" => known.is_some_and(|birth| birth.alive).then_some(Change::Dead { at }),
             _ => None,
         }
     }
 
-    fn scope(&self, device: &str) -> Scope {
-        let declared = |device: &str| {
+    /// What names the metrics of a message now, or of one that was received then.
+    fn scope(&self, device: &str, received: Option<i64>) -> Scope {
+        let in_force = |device: &str| {
             let birth = self.births.get(device).filter(|birth| birth.alive)?;
-            Some(Arc::clone(&birth.declared))
+            let is_later = received.is_some_and(|received| birth.since > received);
+            Some(InForce { declared: Arc::clone(&birth.declared), is_later })
         };
-        let node = if device.is_empty() { None } else { declared("") };
-        Scope { own: declared(device), node }
+        let node = if device.is_empty() { None } else { in_force("") };
+        Scope { own: in_force(device), node, restored: self.restored && received.is_none() }
     }
 }
 
@@ -202,27 +227,28 @@ impl Known {
             }
             None => return 0,
         };
-        if matches!(change, Change::Again { .. }) && !node.births.contains_key(device) {
+        if matches!(change, Change::Again { .. }) && !device.is_empty() && !node.births.contains_key(device) {
             return 0;
         }
         let (bytes, alive) = (node.bytes, node.alive);
-        if !matches!(change, Change::Dead) {
+        node.heard = change.heard();
+        if !matches!(change, Change::Dead { .. }) {
             self.order += 1;
             node.order = self.order;
         }
         let mut ended = 0;
         if device.is_empty() {
             match change {
-                Change::Born { bd_seq, .. } | Change::Again { bd_seq } => ended = node.begin_session(*bd_seq),
+                Change::Born { bd_seq, .. } | Change::Again { bd_seq, .. } => ended = node.begin_session(*bd_seq),
                 Change::Stands { bd_seq, .. } => node.bd_seq = *bd_seq,
-                Change::Dead | Change::Forgotten => {}
+                Change::Dead { .. } | Change::Forgotten => {}
             }
         }
         match change {
-            Change::Born { declared, .. } => node.put(device, Arc::clone(declared), true),
-            Change::Stands { alive, declared, .. } => node.put(device, Arc::clone(declared), *alive),
-            Change::Again { .. } => node.revive(device),
-            Change::Dead => ended = node.end(device),
+            Change::Born { declared, at, .. } => node.put(device, Arc::clone(declared), (true, *at)),
+            Change::Stands { alive, declared, since, .. } => node.put(device, Arc::clone(declared), (*alive, *since)),
+            Change::Again { at, .. } => node.revive(device, *at),
+            Change::Dead { .. } => ended = node.end(device),
             Change::Forgotten => {}
         }
         self.tally.bytes = self.tally.bytes + node.bytes - bytes;
@@ -231,11 +257,11 @@ impl Known {
     }
 
     /// Takes up what a birth or death says, and writes it down.
-    fn hear(&mut self, sender: &Sender<'_>, metrics: &[Metric<'_>]) {
+    fn hear(&mut self, sender: &Sender<'_>, metrics: &[Metric<'_>], at: i64) {
         let nobody = Node::default();
         let node = self.nodes.get(&sender.node).unwrap_or(&nobody);
-        let Some(change) = node.change(sender, metrics) else {
-            return self.unchanged(sender);
+        let Some(change) = node.change(sender, metrics, at) else {
+            return self.unchanged(sender, at);
         };
         let ended = self.apply((&sender.node, sender.device), &change) as u64;
         let tally = &mut self.tally;
@@ -244,23 +270,29 @@ impl Known {
             Change::Again { .. } => (tally.repeated, tally.superseded) = (tally.repeated + 1, tally.superseded + ended),
             _ => tally.died += ended,
         }
-        if let Some(keep) = &self.keep {
-            let record = keep.keep(&records::record((&sender.node, sender.device), &change));
-            if let Some(node) = self.nodes.get_mut(&sender.node) {
-                node.record = record;
+        if let Some(node) = self.nodes.get_mut(&sender.node) {
+            node.restored &= sender.kind != "NBIRTH";
+            if let Some(keep) = &self.keep {
+                node.record = keep.keep(&records::record((&sender.node, sender.device), &change));
             }
         }
         self.make_room();
     }
 
-    /// A birth that said what is known makes its node young; a death that ends nothing says nothing.
-    fn unchanged(&mut self, sender: &Sender<'_>) {
+    /// A birth that said what is known makes its node young; a death that ends nothing says nothing. A birth that several
+    /// rules read, or that found no room at first, is heard more than once and counts once.
+    fn unchanged(&mut self, sender: &Sender<'_>, at: i64) {
         if let Some(node) = self.nodes.get_mut(&sender.node)
             && matches!(sender.kind, "NBIRTH" | "DBIRTH")
         {
             self.order += 1;
             node.order = self.order;
-            self.tally.unchanged += 1;
+            node.restored &= sender.kind != "NBIRTH";
+            if let Some(birth) = node.births.get_mut(sender.device)
+                && std::mem::replace(&mut birth.said, at) != at
+            {
+                self.tally.unchanged += 1;
+            }
         }
     }
 
@@ -284,19 +316,28 @@ impl Known {
 }
 
 impl Births {
+    /// A handle for what was in the quarantine: it may be older than what is known, and then changes nothing.
+    #[must_use]
+    pub fn retried(&self) -> Self {
+        Self { known: Arc::clone(&self.known), retried: true }
+    }
+
     /// Takes up what a message says about births, and returns what names its metrics.
-    pub(super) fn scope(&self, sender: &Sender<'_>, metrics: &[Metric<'_>]) -> Scope {
-        let mut known = self.0.lock();
-        let scope = |known: &Known| known.nodes.get(&sender.node).map(|node| node.scope(sender.device));
+    pub(super) fn scope(&self, sender: &Sender<'_>, metrics: &[Metric<'_>], received: Timestamp) -> Scope {
+        let (mut known, at) = (self.known.lock(), received.0);
+        let then = self.retried.then_some(at);
+        let scope = |known: &Known| known.nodes.get(&sender.node).map(|node| node.scope(sender.device, then));
+        let is_past = |node: &Node| self.retried && node.was_heard_after(at);
         match sender.kind {
+            _ if known.nodes.get(&sender.node).is_some_and(is_past) => scope(&known),
             "NBIRTH" | "DBIRTH" => {
-                known.hear(sender, metrics);
+                known.hear(sender, metrics, at);
                 scope(&known)
             }
             "NDEATH" | "DDEATH" => {
                 // The last message of a session may still use its aliases.
                 let before = scope(&known);
-                known.hear(sender, metrics);
+                known.hear(sender, metrics, at);
                 before
             }
             _ => scope(&known),
@@ -304,23 +345,25 @@ impl Births {
         .unwrap_or_default()
     }
 
-    /// The births of this node would be needed.
+    /// The births of this node would be needed, or those that an earlier process wrote down are to be heard again.
     pub(super) fn ask_rebirth(&self, node: &str) {
-        let keep = self.0.lock().keep.clone();
-        if let Some(keep) = keep {
-            keep.ask_rebirth(node);
+        let keep = self.known.lock().keep.clone();
+        if keep.is_some_and(|keep| keep.ask_rebirth(node))
+            && let Some(node) = self.known.lock().nodes.get_mut(node)
+        {
+            node.restored = false;
         }
     }
 
     /// How many there are, and what became of them.
     pub fn tally(&self) -> Tally {
-        let known = self.0.lock();
+        let known = self.known.lock();
         Tally { nodes: known.nodes.len(), ..known.tally }
     }
 
     /// Tells every change from now on.
     pub fn keep_with(&self, keep: Arc<dyn Keep>) {
-        self.0.lock().keep = Some(keep);
+        self.known.lock().keep = Some(keep);
     }
 
     /// The number of the last record about the edge node of this topic, where it is that of a birth or death. What such a
@@ -328,21 +371,24 @@ impl Births {
     pub fn record_of(&self, topic: &str) -> Option<u64> {
         topic.split('/').nth(2).filter(|kind| matches!(*kind, "NBIRTH" | "DBIRTH" | "NDEATH" | "DDEATH"))?;
         let sender = Sender::of(topic)?;
-        Some(self.0.lock().nodes.get(&sender.node)?.record)
+        Some(self.known.lock().nodes.get(&sender.node)?.record)
     }
 
     /// Takes up a record of an earlier process; false where it is none.
     pub fn restore(&self, record: &[u8]) -> bool {
         let Some((node, device, change)) = records::read(record) else { return false };
-        let mut known = self.0.lock();
+        let mut known = self.known.lock();
         known.apply((&node, &device), &change);
+        if let Some(node) = known.nodes.get_mut(&node) {
+            node.restored = true;
+        }
         known.make_room();
         true
     }
 
     /// The names of all edge nodes, in the order in which they were born last.
     pub fn nodes(&self) -> Vec<String> {
-        let known = self.0.lock();
+        let known = self.known.lock();
         let mut nodes: Vec<_> = known.nodes.iter().map(|(name, node)| (node.order, name.clone())).collect();
         nodes.sort_unstable();
         nodes.into_iter().map(|(_, name)| name).collect()
@@ -350,11 +396,12 @@ impl Births {
 
     /// Gives what is known of an edge node to `write`, as records. Nothing changes meanwhile.
     pub fn write(&self, node: &str, mut write: impl FnMut(&[u8])) {
-        let known = self.0.lock();
+        let known = self.known.lock();
         let Some(known) = known.nodes.get(node) else { return };
         for (device, birth) in &known.births {
             let (bd_seq, alive) = (known.bd_seq.filter(|_| device.is_empty()), birth.alive);
-            let stands = Change::Stands { bd_seq, alive, declared: Arc::clone(&birth.declared) };
+            let (since, heard) = (birth.since, known.heard);
+            let stands = Change::Stands { bd_seq, alive, declared: Arc::clone(&birth.declared), since, heard };
             write(&records::record((node, device), &stands));
         }
     }

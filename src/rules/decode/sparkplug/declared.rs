@@ -29,8 +29,18 @@ pub(super) struct Named {
 /// aliases of a node and its devices are told apart by the specification.
 #[derive(Debug, Default)]
 pub(super) struct Scope {
-    pub(super) own: Option<Arc<Declared>>,
-    pub(super) node: Option<Arc<Declared>>,
+    pub(super) own: Option<InForce>,
+    pub(super) node: Option<InForce>,
+    /// An earlier process wrote this down, and the node was not heard since.
+    pub(super) restored: bool,
+}
+
+/// A birth that holds.
+#[derive(Debug)]
+pub(super) struct InForce {
+    pub(super) declared: Arc<Declared>,
+    /// It was declared after the message was received: its aliases say nothing about that.
+    pub(super) is_later: bool,
 }
 
 impl PartialEq for Declared {
@@ -85,13 +95,22 @@ impl Scope {
         self.own.is_some()
     }
 
+    fn births(&self) -> impl Iterator<Item = &InForce> {
+        [&self.own, &self.node].into_iter().flatten()
+    }
+
+    /// Some birth was declared after the message was received.
+    pub(super) fn is_later(&self) -> bool {
+        self.births().any(|birth| birth.is_later)
+    }
+
     /// The name and datatype of a metric.
     pub(super) fn resolve<'n>(&'n self, metric: &Metric<'n>) -> Option<(&'n str, u32)> {
-        let births = || [&self.own, &self.node].into_iter().flatten();
-        let declared = metric.alias.and_then(|alias| births().find_map(|birth| birth.by_alias(alias)));
+        let births = || self.births().filter(|birth| !birth.is_later);
+        let declared = metric.alias.and_then(|alias| births().find_map(|birth| birth.declared.by_alias(alias)));
         let name = metric.name.or(declared.map(|declared| &*declared.name))?;
         let datatype = metric.datatype.or(declared.map(|declared| declared.datatype));
-        let datatype = datatype.or_else(|| Some(self.own.as_ref()?.by_name(name)?.datatype));
+        let datatype = datatype.or_else(|| Some(self.own.as_ref()?.declared.by_name(name)?.datatype));
         Some((name, datatype.unwrap_or(0)))
     }
 }

@@ -2,13 +2,15 @@
 //!
 //! | record | meaning |
 //! |---|---|
-//! | `["birth", node, device, bdSeq, metrics]` | a birth; that of the node itself has no device and ends those of its devices |
-//! | `["again", node, device, bdSeq]` | the same, with the metrics it had before it ended |
-//! | `["death", node, device]` | the birth has ended; that of the node itself with all of its devices |
-//! | `["stands", node, device, bdSeq, alive, metrics]` | what is known of a birth; it ends no other |
+//! | `["birth", node, device, bdSeq, metrics, at]` | a birth; that of the node itself has no device and ends those of its devices |
+//! | `["again", node, device, bdSeq, at]` | the same, with the metrics it had before it ended |
+//! | `["death", node, device, at]` | the birth has ended; that of the node itself with all of its devices |
+//! | `["stands", node, device, bdSeq, alive, metrics, since, heard]` | what is known of a birth; it ends no other |
 //! | `["forgotten", node, ""]` | nothing of the node is known any more |
 //!
 //! A node is written as `group/node`, no device as an empty text, a metric as `[name, alias, datatype]`, with `null` for no alias.
+//! Times are milliseconds since 1970: when the message was received, when the birth was declared, and when the node was heard
+//! last. A record may lack them.
 
 use std::sync::Arc;
 
@@ -19,11 +21,22 @@ use super::declared::{Declared, Named};
 /// What changes about the birth of a device, or of the node itself where there is no device.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Change {
-    Born { bd_seq: Option<u64>, declared: Arc<Declared> },
-    Again { bd_seq: Option<u64> },
-    Dead,
-    Stands { bd_seq: Option<u64>, alive: bool, declared: Arc<Declared> },
+    Born { bd_seq: Option<u64>, declared: Arc<Declared>, at: i64 },
+    Again { bd_seq: Option<u64>, at: i64 },
+    Dead { at: i64 },
+    Stands { bd_seq: Option<u64>, alive: bool, declared: Arc<Declared>, since: i64, heard: i64 },
     Forgotten,
+}
+
+impl Change {
+    /// When its node was heard last.
+    pub(super) fn heard(&self) -> i64 {
+        match *self {
+            Self::Born { at, .. } | Self::Again { at, .. } | Self::Dead { at } => at,
+            Self::Stands { heard, .. } => heard,
+            Self::Forgotten => 0,
+        }
+    }
 }
 
 /// What is written down of a change.
@@ -33,11 +46,11 @@ pub(super) fn record((node, device): (&str, &str), change: &Change) -> Vec<u8> {
         Value::Array(metrics.collect())
     };
     let record = match change {
-        Change::Born { bd_seq, declared } => json!(["birth", node, device, bd_seq, written(declared)]),
-        Change::Again { bd_seq } => json!(["again", node, device, bd_seq]),
-        Change::Dead => json!(["death", node, device]),
-        Change::Stands { bd_seq, alive, declared } => {
-            json!(["stands", node, device, bd_seq, alive, written(declared)])
+        Change::Born { bd_seq, declared, at } => json!(["birth", node, device, bd_seq, written(declared), at]),
+        Change::Again { bd_seq, at } => json!(["again", node, device, bd_seq, at]),
+        Change::Dead { at } => json!(["death", node, device, at]),
+        Change::Stands { bd_seq, alive, declared, since, heard } => {
+            json!(["stands", node, device, bd_seq, alive, written(declared), since, heard])
         }
         Change::Forgotten => json!(["forgotten", node, device]),
     };
@@ -51,19 +64,24 @@ pub(super) fn read(record: &[u8]) -> Option<(String, String, Change)> {
         return None;
     };
     let change = match (kind.as_str(), rest) {
-        ("birth", [bd_seq, metrics]) => {
-            Change::Born { bd_seq: bd_seq.as_u64(), declared: Arc::new(declared(metrics)?) }
-        }
-        ("again", [bd_seq]) => Change::Again { bd_seq: bd_seq.as_u64() },
-        ("death", []) => Change::Dead,
-        ("stands", [bd_seq, Value::Bool(alive), metrics]) => {
+        ("birth", [bd_seq, metrics, times @ ..]) => {
             let declared = Arc::new(declared(metrics)?);
-            Change::Stands { bd_seq: bd_seq.as_u64(), alive: *alive, declared }
+            Change::Born { bd_seq: bd_seq.as_u64(), declared, at: time(times, 0) }
+        }
+        ("again", [bd_seq, times @ ..]) => Change::Again { bd_seq: bd_seq.as_u64(), at: time(times, 0) },
+        ("death", times) => Change::Dead { at: time(times, 0) },
+        ("stands", [bd_seq, Value::Bool(alive), metrics, times @ ..]) => {
+            let (declared, since, heard) = (Arc::new(declared(metrics)?), time(times, 0), time(times, 1));
+            Change::Stands { bd_seq: bd_seq.as_u64(), alive: *alive, declared, since, heard }
         }
         ("forgotten", []) => Change::Forgotten,
         _ => return None,
     };
     Some((node.clone(), device.clone(), change))
+}
+
+fn time(times: &[Value], which: usize) -> i64 {
+    times.get(which).and_then(Value::as_i64).unwrap_or(0)
 }
 
 fn declared(metrics: &Value) -> Option<Declared> {

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::super::tests::decode_with;
+use super::super::super::tests::{decode_received, decode_with};
 use super::*;
 use crate::rules::rule::Decode;
 
@@ -17,8 +17,9 @@ impl Keep for Tape {
         records.len() as u64
     }
 
-    fn ask_rebirth(&self, node: &str) {
+    fn ask_rebirth(&self, node: &str) -> bool {
         self.1.lock().push(node.to_owned());
+        true
     }
 }
 
@@ -154,7 +155,142 @@ fn births_hold_as_long_as_the_specification_says() {
     }
     let tally = births.tally();
     let counts = [tally.changed, tally.repeated, tally.unchanged, tally.died, tally.superseded, tally.no_room];
-    assert_eq!((tally.nodes, tally.births, counts), (1, 1, [6, 6, 3, 5, 2, 0]));
+    assert_eq!(
+        (tally.nodes, tally.births, counts),
+        (1, 1, [6, 6, 0, 5, 2, 0]),
+        "what is said in one moment is one birth"
+    );
+}
+
+/// `topic` at `at`, live or out of the quarantine.
+fn hear_at(births: &Births, (topic, at): (&str, i64), payload: &[u8]) -> Result<Vec<String>, String> {
+    decode_received(&Decode::Sparkplug { rebirth: false }, (&format!("spBv1.0/g/{topic}"), at), payload, births)
+}
+
+/// A birth that two rules read, or that found no room at first, counts once.
+#[test]
+fn a_birth_counts_once() {
+    let births = Births::default();
+    for (topic, at, changed, unchanged) in [
+        ("NBIRTH/n", 1, 1, 0),
+        ("NBIRTH/n", 1, 1, 0),
+        ("DBIRTH/n/d", 1, 2, 0),
+        ("NBIRTH/n", 2, 2, 1),
+        ("NBIRTH/n", 2, 2, 1),
+        ("DBIRTH/n/d", 2, 2, 2),
+        ("DBIRTH/n/e", 2, 3, 2),
+        ("DBIRTH/n/d", 3, 3, 3),
+        ("DBIRTH/n/d", 3, 3, 3),
+    ] {
+        let name = topic.replace("NBIRTH/n", "a");
+        hear_at(&births, (topic, at), &payload(Some(1), &[(name.as_str(), 1)])).unwrap();
+        let tally = births.tally();
+        assert_eq!((tally.changed, tally.unchanged), (changed, unchanged), "{topic} at {at}");
+    }
+}
+
+/// What comes out of the quarantine is older than what was heard since, or not: also after a restart.
+#[test]
+fn what_is_retried_undoes_no_birth_that_came_since() {
+    let none: [(&str, u8); 0] = [];
+    for (name, live, (topic, at, metrics), expect) in [
+        ("a session that is over", &[("NBIRTH/n", 10, "new")][..], ("NBIRTH/n", 5, &[("old", 1)][..]), "new"),
+        ("its end", &[("NBIRTH/n", 10, "new")], ("NDEATH/n", 5, &none), "new"),
+        ("a birth nobody heard", &[("NBIRTH/n", 10, "new")], ("NBIRTH/n", 15, &[("newest", 1)]), "newest"),
+        ("the first birth at all", &[], ("NBIRTH/n", 5, &[("old", 1)]), "old"),
+        (
+            "it is told by the clock of now",
+            &[("NBIRTH/n", 10, "new"), ("NBIRTH/n", 3, "now")],
+            ("NDEATH/n", 2, &none),
+            "now",
+        ),
+        ("after its death", &[("NBIRTH/n", 10, "new"), ("NDEATH/n", 20, "")], ("NBIRTH/n", 15, &[("old", 1)]), ""),
+    ] {
+        let (births, tape) = taped();
+        for (topic, at, metric) in live {
+            let metrics = [(*metric, 1)];
+            hear_at(&births, (topic, *at), &payload(None, if metric.is_empty() { &none } else { &metrics })).unwrap();
+        }
+        for (who, births) in
+            [("read", restored(&tape.records())), ("anew", restored(&written(&births))), ("live", births.clone())]
+        {
+            hear_at(&births.retried(), (topic, at), &payload(None, metrics)).unwrap();
+            assert_eq!(super::tests::name(&births, "NDATA/n", 1), expect, "{name}, {who}");
+        }
+    }
+}
+
+/// Data of an earlier session does not get the names of now.
+#[test]
+fn data_is_not_named_by_births_that_came_after_it() {
+    let births = Births::default();
+    hear_at(&births, ("NBIRTH/n", 10), &payload(None, &[("a", 1)])).unwrap();
+    hear_at(&births, ("DBIRTH/n/d", 20), &payload(None, &[("x", 2)])).unwrap();
+    // It says the same again: what it said before still holds.
+    hear_at(&births, ("DBIRTH/n/d", 30), &payload(None, &[("x", 2)])).unwrap();
+    let (retried, later) = (births.retried(), Err("others came since"));
+    for (births, topic, at, metric, expect) in [
+        (&retried, "NDATA/n", 10, ("", 1), Ok("a")),
+        (&retried, "NDATA/n", 9, ("", 1), later),
+        (&retried, "NDATA/n", 9, ("a", 1), Ok("a")),
+        (&births, "NDATA/n", 9, ("", 1), Ok("a")),
+        (&retried, "DDATA/n/d", 25, ("", 2), Ok("x")),
+        (&retried, "DDATA/n/d", 19, ("", 2), later),
+        (&retried, "DDATA/n/d", 19, ("", 1), Ok("a")),
+        (&retried, "DDATA/n/d", 25, ("", 3), Err("no birth has declared")),
+    ] {
+        let made = hear_at(births, (topic, at), &payload(None, &[metric]));
+        let made = made.map(|made| made[0].split('"').nth(1).unwrap().to_owned());
+        match expect {
+            Ok(name) => assert_eq!(made.as_deref(), Ok(name), "{topic} at {at}, {metric:?}"),
+            Err(words) => assert!(made.as_ref().is_err_and(|why| why.contains(words)), "{topic} at {at}: {made:?}"),
+        }
+    }
+}
+
+/// What an earlier process wrote down may be older than what the node said last: it is asked once, by data that needs it.
+#[test]
+fn a_node_is_asked_once_after_a_restart() {
+    let (births, tape) = taped();
+    hear(&births, "NBIRTH/n", &payload(Some(1), &[("a", 1)])).unwrap();
+    let records = tape.records();
+    let data: &[(&str, &[(&str, u8)])] = &[("NDATA/n", &[("", 1)])];
+    for (name, messages, rebirth, expect) in [
+        ("by alias", [data, data].concat(), true, 1),
+        ("the rule does not ask", [data, data].concat(), false, 0),
+        ("by name", vec![("NDATA/n", &[("a", 1)][..])], true, 0),
+        ("it was born since", [&[("NBIRTH/n", &[("a", 1)][..])], data].concat(), true, 0),
+        ("it was born otherwise", [&[("NBIRTH/n", &[("b", 1)][..])], data].concat(), true, 0),
+        ("a device was born", [&[("DBIRTH/n/d", &[("b", 2)][..])], data].concat(), true, 1),
+    ] {
+        let (births, tape) = (restored(&records), Arc::new(Tape::default()));
+        births.keep_with(Arc::<Tape>::clone(&tape));
+        for (topic, metrics) in messages {
+            let bd_seq = topic.starts_with("NBIRTH").then_some(1);
+            let format = Decode::Sparkplug { rebirth };
+            decode_with(&format, &format!("spBv1.0/g/{topic}"), &payload(bd_seq, metrics), &births).unwrap();
+        }
+        assert_eq!(*tape.1.lock(), vec!["g/n"; expect], "{name}");
+    }
+}
+
+/// Records of an earlier version have no times, and a node may have said again what the journal has no birth of.
+#[test]
+fn records_that_lack_something() {
+    let device = r#"["stands","g/n","d",null,true,[["x",2,3]]]"#;
+    for (records, node, of_device) in [
+        (&[r#"["birth","g/n","",1,[["a",1,3]]]"#][..], "a", ""),
+        (&[r#"["stands","g/n","",1,true,[["a",1,3]]]"#, device], "a", "x"),
+        (&[r#"["birth","g/n","",1,[["a",1,3]]]"#, r#"["death","g/n",""]"#, r#"["again","g/n","",2]"#], "a", ""),
+        // The session of the device is over, whatever the node said.
+        (&[device, r#"["again","g/n","",2,7]"#], "", ""),
+        (&[device, r#"["again","g/n","e",2,7]"#], "", "x"),
+    ] {
+        let records: Vec<_> = records.iter().map(|record| record.as_bytes().to_vec()).collect();
+        let births = restored(&records);
+        let names = (name(&births, "NDATA/n", 1), name(&births, "DDATA/n/d", 2));
+        assert_eq!((names.0.as_str(), names.1.as_str()), (node, of_device), "{records:?}");
+    }
 }
 
 #[test]
@@ -305,7 +441,7 @@ proptest! {
         let tally = births.tally();
         let again = read.tally();
         prop_assert_eq!((again.nodes, again.births, again.bytes), (tally.nodes, tally.births, tally.bytes));
-        let known = births.0.lock();
+        let known = births.known.lock();
         let all = || known.nodes.values().flat_map(|node| &node.births);
         let bytes: usize = all().map(|(device, birth)| size(device, &birth.declared)).sum();
         let names: usize = known.nodes.keys().map(|name| name.len() + PER_BIRTH).sum();
@@ -336,11 +472,14 @@ fn any_record() -> impl Strategy<Value = String> {
         "",
         ",null",
         ",1",
+        ",1,8",
         ",1,[]",
+        ",1,[[\"a\",1,3]],9",
         ",2,[[\"a\",1,3]]",
         ",null,[[\"b\",null,3],[\"a\",1,3]]",
         ",null,[[\"b\",1]]",
         ",7,true,[[\"c\",3,3]]",
+        ",7,true,[[\"c\",3,3]],5,9",
         ",null,false,[[\"c\",3,3]]",
         ",null,0,[]",
     ]);
