@@ -414,6 +414,11 @@ impl RuleSet {
         !self.0.desired.is_empty()
     }
 
+    /// True where the command of this name publishes a message once at most.
+    pub fn is_once(&self, command: &str) -> bool {
+        self.0.commands.iter().any(|one| one.name == command && one.once)
+    }
+
     /// True where a command takes cloud-to-device messages.
     pub fn takes_messages(&self) -> bool {
         self.0.commands.iter().any(|command| command.method.is_none())
