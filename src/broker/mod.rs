@@ -216,8 +216,10 @@ struct Shared<I> {
     doors: gate::Doors,
     metrics: Metrics,
     stop: CancellationToken,
-    /// Places for wills that wait for room.
-    wills: Semaphore,
+    /// Places for wills and events that wait for room, or to be written.
+    wills: Arc<Semaphore>,
+    /// What the broker does beside its callers.
+    tasks: TaskTracker,
 }
 
 impl<I> Shared<I> {
@@ -228,9 +230,9 @@ impl<I> Shared<I> {
         stop: CancellationToken,
     ) -> Self {
         let router = Arc::new(Router::new(&options, metrics.clone(), restored));
-        let wills = Semaphore::new((options.max_connections / 10).max(1));
+        let wills = Arc::new(Semaphore::new((options.max_connections / 10).max(1)));
         let doors = gate::Doors::new(&options);
-        Self { options, ingest, router, doors, metrics, stop, wills }
+        Self { options, ingest, router, doors, metrics, stop, wills, tasks: TaskTracker::new() }
     }
 }
 
@@ -256,10 +258,9 @@ impl Broker {
         let address = |listener: &Listener| Ok((listener.transport.name(), listener.socket.local_addr()?));
         let addresses = listeners.iter().map(address).collect::<std::io::Result<_>>()?;
         let stop = CancellationToken::new();
-        let tasks = TaskTracker::new();
         let places = Arc::new(Semaphore::new(options.max_connections));
         let shared = Arc::new(Shared::new((options, restored), ingest, metrics, stop.clone()));
-        let census = Arc::clone(&shared.router.census);
+        let (tasks, census) = (shared.tasks.clone(), Arc::clone(&shared.router.census));
         let inside = Inside::new(Arc::clone(&shared.router));
         for listener in listeners {
             tasks.spawn(listen::accept(listener, Arc::clone(&shared), Arc::clone(&places), tasks.clone()));

@@ -5,6 +5,7 @@
 //! What comes and goes while there is no room waits in few places, as wills do; the rest is dropped and counted.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use super::wire::Close;
 use super::{Ingest, Offer, Shared, serve};
@@ -46,14 +47,16 @@ pub(super) fn goes<I: Ingest>(who: Who<'_>, close: Close, shared: &Shared<I>) ->
 /// Waits until what was told is taken.
 pub(super) async fn settle<I: Ingest>(told: Option<Told<I::Scratch>>, who: Who<'_>, shared: &Shared<I>) {
     let Some(mut told) = told else { return };
-    let waits = shared.wills.try_acquire();
+    let mut place = Arc::clone(&shared.wills).try_acquire_owned().ok();
     loop {
         match told.offer {
             Offer::Taken(_) => return,
-            Offer::TakenAfter(written, _) if waits.is_ok() => return serve::wait_for_disk(written, shared).await,
-            Offer::TakenAfter(..) => return,
+            Offer::TakenAfter(written, _) => {
+                let Some(place) = place.take() else { return };
+                return serve::wait_for_disk(written, place, shared).await;
+            }
             Offer::Full if shared.stop.is_cancelled() => return dropped("presence_at_shutdown", shared),
-            Offer::Full if waits.is_err() => return dropped("presence_without_room", shared),
+            Offer::Full if place.is_none() => return dropped("presence_without_room", shared),
             Offer::Full => {
                 tokio::select! {
                     () = shared.ingest.room(&told.scratch) => {}

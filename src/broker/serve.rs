@@ -1,11 +1,13 @@
 //! The life of one connection: handshake, session, traffic, will.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use bytestring::ByteString;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::census::Client;
@@ -18,7 +20,7 @@ use super::wire::Close;
 use super::{Ingest, Offer, Shared, gate, handshake, presence, upkeep};
 use crate::message::{self, Timestamp};
 
-/// How long a will or an event, once taken, waits to be written; and how long after the stop.
+/// How long an end waits until its will and its event, once taken, are written; and how long that may take after the stop.
 const PATIENCE: Duration = Duration::from_secs(5);
 const LAST: Duration = Duration::from_secs(1);
 
@@ -120,18 +122,29 @@ where
     }
 }
 
-/// Waits until what was taken is written, as long as the disk writes: nobody asks for an acknowledgement, and a disk that
-/// is full must not hold up the ends of sessions, nor that of the program.
-pub(super) async fn wait_for_disk<I>(written: impl Future<Output = ()>, shared: &Shared<I>) {
-    let stopped = async {
-        shared.stop.cancelled().await;
+/// Waits until what was taken is written, as long as the disk writes: a disk that is full must not hold up the ends of
+/// sessions, nor that of the program. Beyond that it goes on by itself, in its place: a part may be stored already, and
+/// the rest is stored by nothing but this future.
+pub(super) async fn wait_for_disk<I>(
+    written: Pin<Box<dyn Future<Output = ()> + Send>>,
+    place: OwnedSemaphorePermit,
+    shared: &Shared<I>,
+) {
+    let stop = shared.stop.clone();
+    let stopped = async move {
+        stop.cancelled().await;
         tokio::time::sleep(LAST).await;
     };
-    tokio::select! {
-        biased;
-        () = written => {}
-        () = tokio::time::sleep(PATIENCE) => {}
-        () = stopped => {}
+    let mut written = Box::pin(async move {
+        let _place = place;
+        tokio::select! {
+            biased;
+            () = written => {}
+            () = stopped => {}
+        }
+    });
+    if tokio::time::timeout(PATIENCE, &mut written).await.is_err() {
+        shared.tasks.spawn(written);
     }
 }
 
@@ -152,16 +165,18 @@ pub(super) async fn publish_will<I: Ingest>(will: &DelayedWill, client: &str, cl
     let mut scratch = shared.ingest.scratch();
     let mut answer = shared.ingest.offer(&mut scratch, &publish);
     shared.metrics.publishes_received.increment(1);
-    let waits = shared.wills.try_acquire();
+    let mut place = Arc::clone(&shared.wills).try_acquire_owned().ok();
     loop {
         match answer {
             Offer::Taken(_) => return,
-            Offer::TakenAfter(written, _) if waits.is_ok() => return wait_for_disk(written, shared).await,
-            Offer::TakenAfter(..) => return,
+            Offer::TakenAfter(written, _) => {
+                let Some(place) = place.take() else { return };
+                return wait_for_disk(written, place, shared).await;
+            }
             Offer::Full if close == Close::ShuttingDown || shared.stop.is_cancelled() => {
                 return shared.metrics.dropped("will_at_shutdown");
             }
-            Offer::Full if waits.is_err() => return shared.metrics.dropped("will_without_room"),
+            Offer::Full if place.is_none() => return shared.metrics.dropped("will_without_room"),
             Offer::Full => {
                 tokio::select! {
                     () = shared.ingest.room(&scratch) => {}

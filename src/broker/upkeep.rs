@@ -18,10 +18,14 @@ const GATHER: Duration = Duration::from_millis(100);
 /// Ends sessions and publishes wills when they are due, until the broker stops.
 pub(super) async fn expire<I: Ingest>(shared: Arc<Shared<I>>) {
     // Those an earlier process left may be more than there may be now.
-    settle(std::iter::from_fn(|| shared.router.make_room()), Close::Lost, &shared).await;
+    while let Some(due) = shared.router.make_room() {
+        hand_on(due, &shared).await;
+    }
     loop {
-        while let Some(due) = shared.router.take_due(Instant::now()) {
-            settle([due], Close::Lost, &shared).await;
+        while !shared.stop.is_cancelled()
+            && let Some(due) = shared.router.take_due(Instant::now())
+        {
+            hand_on(due, &shared).await;
         }
         let next = shared.router.next_due();
         tokio::select! {
@@ -29,6 +33,18 @@ pub(super) async fn expire<I: Ingest>(shared: Arc<Shared<I>>) {
             () = shared.router.clients.due_changed.notified() => {}
             () = tokio::time::sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
         }
+    }
+}
+
+/// Publishes the will of a session that has ended, and waits for nothing: where it has no room, or is not written at once,
+/// it goes on by itself in its place.
+async fn hand_on<I: Ingest>(due: Due, shared: &Arc<Shared<I>>) {
+    let owned = Arc::clone(shared);
+    let mut settled = Box::pin(async move { settle([due], Close::Lost, &owned).await });
+    tokio::select! {
+        biased;
+        () = &mut settled => {}
+        () = std::future::ready(()) => drop(shared.tasks.spawn(settled)),
     }
 }
 

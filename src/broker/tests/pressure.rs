@@ -71,6 +71,44 @@ async fn a_will_that_is_not_written_holds_up_no_end() {
         let ends = tokio::time::timeout(Duration::from_secs(60), async { tokio::join!(ends, stop) });
         assert!(ends.await.is_ok(), "{written} {stops}");
         assert_eq!((bench.offered(), began.elapsed().as_secs()), (vec!["elsewhere/a".to_owned()], seconds), "{stops}");
+        // What holds up nobody any more is written when it can be.
+        bench.shared.ingest.written.add_permits(1);
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(bench.shared.ingest.written.available_permits(), usize::from(written || stops), "{written} {stops}");
+        assert_eq!(
+            bench.shared.wills.available_permits(),
+            bench.shared.options.max_connections / 10,
+            "its place is free"
+        );
+    }
+}
+
+/// The wills of sessions that end at one time, on a disk that takes none of them, or that has no room for them.
+#[tokio::test(start_paused = true)]
+async fn delayed_wills_do_not_wait_for_each_other() {
+    for (room, at_the_stop) in [(usize::MAX, false), (0, false), (usize::MAX, true)] {
+        let bench = Bench::new();
+        tokio::spawn(upkeep::expire(Arc::clone(&bench.shared)));
+        for id in ["a", "b", "c"] {
+            let will = [&[5, 0x18, 0, 0, 0, 10][..], &text(&format!("elsewhere/{id}")), &text("gone")].concat();
+            let connect = packet(0x10, &[&text("MQTT"), &[5, 6, 0, 0, 5, 0x11, 0, 0, 0, 100], &text(id), &will]);
+            let mut client = bench.open();
+            client.send(&connect).await;
+            client.read().await;
+        }
+        *bench.shared.ingest.room_left.lock() = room;
+        tokio::time::sleep(Duration::from_secs(11)).await;
+        if at_the_stop {
+            bench.shared.stop.cancel();
+        }
+        *bench.shared.ingest.room_left.lock() = usize::MAX;
+        bench.shared.ingest.room.notify_waiters();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(bench.offered(), ["elsewhere/a", "elsewhere/b", "elsewhere/c"], "{room}");
+        bench.shared.ingest.written.add_permits(3);
+        bench.shared.tasks.close();
+        bench.shared.tasks.wait().await;
+        assert_eq!(bench.shared.ingest.written.available_permits(), 0, "all are written: {room} {at_the_stop}");
     }
 }
 
