@@ -117,7 +117,8 @@ where
     upkeep::settle(place.leave(delayed), close, shared).await;
     let told = presence::settle(told, who, shared);
     match will {
-        Some(will) => _ = tokio::join!(told, publish_will(&will, &client_id, close, shared)),
+        // The will first: where one place is left, it has that.
+        Some(will) => _ = tokio::join!(publish_will(&will, &client_id, close, shared), told),
         None => told.await,
     }
 }

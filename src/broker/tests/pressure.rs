@@ -112,6 +112,21 @@ async fn delayed_wills_do_not_wait_for_each_other() {
     }
 }
 
+/// A will tells others what has happened; that its client has gone they can do without.
+#[tokio::test(start_paused = true)]
+async fn the_last_place_is_for_the_will() {
+    let bench = Bench::with(Options { max_connections: 10, ..Options::default() });
+    *bench.shared.ingest.presences.lock() = Some(Vec::new());
+    *bench.shared.ingest.room_left.lock() = 0;
+    let will = packet(0x10, &[&text("MQTT"), &[4, 6, 0, 0], &text("a"), &text("state/a"), &text("offline")]);
+    drop(bench.connect(&will).await);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    *bench.shared.ingest.room_left.lock() = usize::MAX;
+    bench.shared.ingest.room.notify_waiters();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(bench.offered(), ["state/a"]);
+}
+
 /// A socket that never runs dry: a client that publishes QoS 0 without a pause.
 struct Flood {
     input: std::io::Cursor<Vec<u8>>,
