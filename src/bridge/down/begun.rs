@@ -1,5 +1,5 @@
-//! The messages that may be published once, and may have been: `<state>/once.jsonl`. No restart, and nothing that
-//! happens to other commands, makes it forget one as long as the hub may send it again.
+//! The messages that may be published once, and may have been: `<state>/once.jsonl`. No restart, no clock that is set, and
+//! nothing that happens to other commands makes it forget one that is open as long as the hub may send it again.
 //!
 //! A line of JSON for each change. The whole is written anew, into a new file, with the first change after a start or a
 //! failure, and where most lines say nothing any more.
@@ -11,13 +11,16 @@
 //! | `{"key":"6 press7 m-1"}` | it was not published after all |
 //!
 //! `until` is when the hub has given it up: two days after it was sent at the latest, or as the message says, and
-//! `MARGIN` for clocks that differ. So many are open at one time; then nothing more is begun, and no open one makes way.
-//! Of those that are over, as many are known, the last ones.
+//! `MARGIN` for clocks that differ. So many are open at one time; then those make way that it has given up, and where there
+//! are none nothing more is begun. Of those that are over, of which the hub was told, as many are known: the last ones.
+//!
+//! After a failure the file is left alone for `RETRY`, and nothing is begun: messages that wait ask every second.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +35,8 @@ const LONGEST: i64 = 2 * 86_400_000;
 const MARGIN: i64 = 86_400_000;
 /// Lines that may say nothing any more, beside as many as say something.
 const SLACK: usize = 100;
+/// How long a file that cannot be read or written is left alone.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// See the module documentation.
 #[derive(Debug)]
@@ -45,6 +50,8 @@ pub(super) struct Begun {
     file: Option<(File, usize)>,
     /// What the file says is known.
     is_read: bool,
+    /// When it could not be read or written last.
+    failed: Option<Instant>,
     told: bool,
 }
 
@@ -64,11 +71,11 @@ impl Begun {
         let path = state.join(NAME);
         let is_new = matches!(path.try_exists(), Ok(false));
         let (open, done) = (HashMap::new(), Done::new(most));
-        let mut begun = Self { path, most, open, done, file: None, is_read: false, told: false };
+        let mut begun = Self { path, most, open, done, file: None, is_read: false, failed: None, told: false };
         if is_new {
             begun.take_over(audit);
         } else if let Err(error) = begun.read() {
-            begun.tell(&format!("cannot be read: {error}"));
+            begun.fail(&format!("cannot be read: {error}"));
         }
         begun
     }
@@ -118,10 +125,13 @@ impl Begun {
 
     /// It is published now. False where that cannot be kept, or is known already: then it must not be.
     pub(super) fn begin(&mut self, key: &str, expires: Option<Timestamp>, now: Timestamp) -> bool {
+        if self.rests() {
+            return false;
+        }
         if !self.is_read
             && let Err(error) = self.read()
         {
-            self.tell(&format!("cannot be read: {error}"));
+            self.fail(&format!("cannot be read: {error}"));
             return false;
         }
         if self.has(key) || self.is_done(key) {
@@ -136,7 +146,7 @@ impl Begun {
         }
         let until = until(expires, now);
         self.open.insert(key.to_owned(), until);
-        let kept = self.write(&Line { key: key.into(), until: Some(until), done: false }, now);
+        let kept = self.write(&Line { key: key.into(), until: Some(until), done: false });
         if !kept {
             self.open.remove(key);
         } else if std::mem::take(&mut self.told) {
@@ -149,36 +159,40 @@ impl Begun {
     pub(super) fn finished(&mut self, key: &str) {
         if self.open.remove(key).is_some() {
             self.done.add(key);
-            self.write(&Line { key: key.into(), until: None, done: true }, Timestamp::now());
+            self.write(&Line { key: key.into(), until: None, done: true });
         }
     }
 
     /// It was not published.
     pub(super) fn withdraw(&mut self, key: &str) {
         if self.open.remove(key).is_some() {
-            self.write(&Line { key: key.into(), until: None, done: false }, Timestamp::now());
+            self.write(&Line { key: key.into(), until: None, done: false });
         }
     }
 
     /// Writes a change that was made; false where it is not on the disk. One that takes back is not waited for: without
     /// it nothing is done twice.
-    fn write(&mut self, line: &Line<'_>, now: Timestamp) -> bool {
+    fn write(&mut self, line: &Line<'_>) -> bool {
+        if self.rests() {
+            return false;
+        }
         let most = 2 * (self.open.len() + self.done.len()) + SLACK;
         let written = match self.file.take().filter(|(_, lines)| *lines < most) {
             Some((file, lines)) => add(file, line).map(|file| (file, lines + 1)),
-            None => self.write_anew(now),
+            None => {
+                let new = self.path.with_extension("jsonl.new");
+                self.write_anew(&new).inspect_err(|_| _ = fs::remove_file(&new))
+            }
         };
         match written {
             Ok(file) => self.file = Some(file),
-            Err(error) => self.tell(&format!("cannot be written: {error}")),
+            Err(error) => self.fail(&format!("cannot be written: {error}")),
         }
         self.file.is_some()
     }
 
-    fn write_anew(&mut self, now: Timestamp) -> io::Result<(File, usize)> {
-        self.open.retain(|_, until| *until > now.0);
-        let new = self.path.with_extension("jsonl.new");
-        let mut file = BufWriter::new(File::create(&new)?);
+    fn write_anew(&self, new: &Path) -> io::Result<(File, usize)> {
+        let mut file = BufWriter::new(File::create(new)?);
         let open = self.open.iter().map(|(key, until)| Line { key: key.into(), until: Some(*until), done: false });
         let done = self.done.keys().map(|key| Line { key: key.into(), until: None, done: true });
         for line in open.chain(done) {
@@ -187,9 +201,19 @@ impl Begun {
         }
         let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_data()?;
-        fs::rename(&new, &self.path)?;
+        fs::rename(new, &self.path)?;
         self.path.parent().map(|folder| File::open(folder)?.sync_all()).transpose()?;
         Ok((file, self.open.len() + self.done.len()))
+    }
+
+    /// It failed a moment ago.
+    fn rests(&self) -> bool {
+        self.failed.is_some_and(|at| at.elapsed() < RETRY)
+    }
+
+    fn fail(&mut self, why: &str) {
+        self.failed = Some(Instant::now());
+        self.tell(why);
     }
 
     fn tell(&mut self, why: &str) {
@@ -223,6 +247,11 @@ mod tests {
 
     fn now() -> Timestamp {
         Timestamp::now()
+    }
+
+    /// Lets the time pass for which it is left alone; true where there was one.
+    fn lapse(begun: &mut Begun) -> bool {
+        begun.failed.take().is_some()
     }
 
     fn lines(folder: &Path) -> usize {
@@ -293,6 +322,8 @@ mod tests {
         let mut begun = Begun::open(&gone, 10, &[]);
         assert!(!begun.begin("a", None, now()) && !begun.has("a"));
         fs::create_dir(&gone).unwrap();
+        assert!(!begun.begin("a", None, now()), "it is not tried for each message anew");
+        assert!(lapse(&mut begun), "it failed");
         assert!(begun.begin("a", None, now()));
 
         // What cannot be read may know it.
@@ -303,10 +334,32 @@ mod tests {
         assert!(!begun.begin("b", None, now()));
         fs::remove_dir(&file).unwrap();
         fs::rename(&aside, &file).unwrap();
+        assert!(lapse(&mut begun), "it failed");
         for (key, expect) in [("a", false), ("b", true)] {
             assert_eq!(begun.begin(key, None, now()), expect, "{key}");
         }
         assert!(Begun::open(&gone, 10, &[]).has("b"));
+
+        // What was written on the way there does not fill the disk.
+        let other = dir.path().join("other");
+        fs::create_dir(&other).unwrap();
+        let mut begun = Begun::open(&other, 10, &[]);
+        fs::create_dir(other.join(NAME)).unwrap();
+        assert!(!begun.begin("a", None, now()));
+        assert_eq!(fs::read_dir(&other).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_makes_it_forget_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Begun::open(dir.path(), 10, &[]).begin("a", None, NOW));
+        let ahead = Timestamp(NOW.0 + 100 * LONGEST);
+        for (key, at) in [("b", ahead), ("c", NOW)] {
+            // It is written anew with the first change.
+            let mut begun = Begun::open(dir.path(), 10, &[]);
+            assert!(begun.begin(key, None, at), "{key}");
+            assert!(!begun.begin("a", None, at), "{key}");
+        }
     }
 
     #[test]
