@@ -325,6 +325,7 @@ impl Downlink {
         let is_method = matches!(order.kind, Kind::Method(_));
         let Some(first) = order.made.publishes.first() else { return self.finish(order, &key, "nothing", "").await };
         if order.expires.is_some_and(|expires| expires <= Timestamp::now()) {
+            self.withdraw(&order);
             return self.tell(&order, "expired", "", false);
         }
         let fenced = order.made.publishes.iter().find(|p| !self.settings.fence.allows(&order.device, &p.topic));

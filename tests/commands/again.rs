@@ -33,6 +33,16 @@ impl World {
     }
 }
 
+/// A plant client that has a session, and is away.
+async fn goes_away(world: &World) {
+    let at = world.bridge.mqtt;
+    let mut away = MqttOptions::new("plc", at.ip().to_string(), at.port());
+    away.set_clean_session(false);
+    let plant = Plant::with(away, "plant/#", QoS::AtMostOnce).await;
+    plant.client.disconnect().await.unwrap();
+    until("it is away", PATIENCE, || (world.bridge.metric("brownbridge_broker_connections") == 0.0).then_some(()));
+}
+
 /// What the plant hears next is what it says itself: nothing was published before.
 async fn hears_nothing(plant: &mut Plant) {
     plant.says("plant/marker", "").await;
@@ -160,12 +170,7 @@ async fn once_is_once_also_where_the_answer_is_too_late_and_the_device_was_away(
 async fn what_was_written_down_and_found_no_room_may_be_published_after_a_restart() {
     let dir = folder();
     let mut world = short_lock(dir.path()).await;
-    let at = world.bridge.mqtt;
-    let mut away = MqttOptions::new("plc", at.ip().to_string(), at.port());
-    away.set_clean_session(false);
-    let plant = Plant::with(away, "plant/#", QoS::AtMostOnce).await;
-    plant.client.disconnect().await.unwrap();
-    until("it is away", PATIENCE, || (world.bridge.metric("brownbridge_broker_connections") == 0.0).then_some(()));
+    goes_away(&world).await;
     world.send(&headers("blind", "m-1"), "go").await;
     world.repeated("came_again", 2);
     assert_eq!(world.bridge.process.terminate(), Some(0));
@@ -176,6 +181,19 @@ async fn what_was_written_down_and_found_no_room_may_be_published_after_a_restar
     let mut plant = Plant::subscribed(world.bridge.mqtt, "other", "plant/#").await;
     assert_eq!(plant.hears().await, pair("plant/press7/do", "go"));
     assert_eq!(feedback(&world.sim, 1).await, [told("m-1", "Success")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_down_and_expires_unpublished_is_taken_back() {
+    let dir = folder();
+    let world = short_lock(dir.path()).await;
+    goes_away(&world).await;
+    let soon = brownbridge::message::Timestamp(brownbridge::message::Timestamp::now().0 + 2_000);
+    world.send(&format!("{}iothub-expiry: {soon}\r\n", headers("blind", "m-1")), "go").await;
+    world.ended("expired", 1);
+    let mut written: Vec<_> = audit(dir.path()).into_iter().map(|(_, outcome, _)| outcome).collect();
+    written.retain(|outcome| outcome != "came_again");
+    assert_eq!(written, ["begun", "withdrawn", "expired"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
