@@ -16,7 +16,8 @@
 //! What an operator takes out of the quarantine again may be of an earlier session, see [`Births::retried`]: a birth or
 //! death from before what was heard last of its node changes nothing, and a message that was
 //! received while other births held than now gets no name by alias. One from before the first birth does: data comes
-//! before the rebirth that it makes a node asked for.
+//! before the rebirth that it makes a node asked for. Where births went that may have named it, for want of room or with
+//! sessions long past, the first birth since then names nothing that was received while they held.
 //!
 //! All births together hold so many bytes and so many nodes at most; beyond that the nodes go whose last birth was the
 //! longest ago.
@@ -89,6 +90,8 @@ struct Known {
     /// Births there were, which tells the nodes' age.
     order: u64,
     tally: Tally,
+    /// When a node was forgotten last for want of room.
+    forgotten: i64,
     keep: Option<Arc<dyn Keep>>,
 }
 
@@ -108,6 +111,8 @@ struct Node {
     record: u64,
     /// When the message was received that changed it last, in milliseconds since 1970.
     heard: i64,
+    /// Until when births held that are not known any more, at the longest.
+    dropped: i64,
     /// An earlier process wrote down what is known, and may have missed what the node said last.
     restored: bool,
 }
@@ -138,12 +143,16 @@ impl Node {
     /// An NBIRTH; returns how many births it ended.
     fn begin_session(&mut self, bd_seq: Option<u64>, at: i64) -> usize {
         let ended = self.alive - usize::from(self.births.get("").is_some_and(|own| own.alive));
-        let (session, mut freed) = (self.session, 0);
+        let (session, mut freed, mut dropped) = (self.session, 0, self.dropped);
         self.births.retain(|device, birth| {
             let stays = device.is_empty() || birth.session == session;
-            freed += if stays { 0 } else { size(device, &birth.declared) };
+            if !stays {
+                freed += size(device, &birth.declared);
+                dropped = dropped.max(birth.ended);
+            }
             stays
         });
+        self.dropped = dropped;
         self.bytes -= freed;
         self.births.values_mut().for_each(|birth| _ = birth.end(at));
         self.alive = 0;
@@ -155,7 +164,7 @@ impl Node {
     /// A birth that declares something else than the one before it.
     fn bear(&mut self, device: &str, declared: Arc<Declared>, at: i64) {
         let before = self.births.get(device);
-        let since = before.map_or(0, |before| if before.alive { at } else { before.ended });
+        let since = before.map_or(self.dropped, |before| if before.alive { at } else { before.ended });
         self.put(device, Birth { declared, alive: true, session: self.session, since, said: at, ended: 0 });
     }
 
@@ -242,7 +251,8 @@ impl Known {
             Some(node) => node,
             None if matches!(change, Change::Born { .. } | Change::Stands { .. }) => {
                 self.tally.bytes += name.len() + PER_BIRTH;
-                self.nodes.entry(name.to_owned()).or_default()
+                let node = Node { dropped: self.forgotten, ..Node::default() };
+                self.nodes.entry(name.to_owned()).or_insert(node)
             }
             None => return 0,
         };
@@ -267,7 +277,8 @@ impl Known {
         }
         match change {
             Change::Born { declared, at, .. } => node.bear(device, Arc::clone(declared), *at),
-            Change::Stands { alive, declared, since, ended, .. } => {
+            Change::Stands { alive, declared, since, ended, dropped, .. } => {
+                node.dropped = node.dropped.max(*dropped);
                 let (declared, alive, session) = (Arc::clone(declared), *alive, node.session);
                 node.put(device, Birth { declared, alive, session, since: *since, said: *since, ended: *ended });
             }
@@ -300,7 +311,7 @@ impl Known {
                 node.record = keep.keep(&records::record((&sender.node, sender.device), &change));
             }
         }
-        self.make_room();
+        self.make_room(at);
     }
 
     /// A birth that said what is known makes its node young; a death that ends nothing says nothing. A birth that several
@@ -320,10 +331,11 @@ impl Known {
         }
     }
 
-    fn make_room(&mut self) {
+    fn make_room(&mut self, at: i64) {
         while self.tally.bytes > MAX_BYTES || self.nodes.len() > MAX_NODES {
             let oldest = self.nodes.iter().min_by_key(|(_, node)| node.order).map(|(name, _)| name.clone());
             let Some(oldest) = oldest else { break };
+            self.forgotten = self.forgotten.max(at);
             self.tally.no_room += self.forget(&oldest) as u64;
             if let Some(keep) = &self.keep {
                 keep.keep(&records::record((&oldest, ""), &Change::Forgotten));
@@ -406,7 +418,7 @@ impl Births {
         if let Some(node) = known.nodes.get_mut(&node) {
             node.restored = true;
         }
-        known.make_room();
+        known.make_room(change.heard());
         true
     }
 
@@ -424,8 +436,9 @@ impl Births {
         let Some(known) = known.nodes.get(node) else { return };
         for (device, birth) in &known.births {
             let (bd_seq, alive) = (known.bd_seq.filter(|_| device.is_empty()), birth.alive);
-            let (since, ended, heard) = (birth.since, birth.ended, known.heard);
-            let stands = Change::Stands { bd_seq, alive, declared: Arc::clone(&birth.declared), since, heard, ended };
+            let (since, ended, heard, dropped) = (birth.since, birth.ended, known.heard, known.dropped);
+            let declared = Arc::clone(&birth.declared);
+            let stands = Change::Stands { bd_seq, alive, declared, since, heard, ended, dropped };
             write(&records::record((node, device), &stands));
         }
     }

@@ -5,12 +5,13 @@
 //! | `["birth", node, device, bdSeq, metrics, at]` | a birth; that of the node itself has no device and ends those of its devices |
 //! | `["again", node, device, bdSeq, at]` | the same, with the metrics it had before it ended |
 //! | `["death", node, device, at]` | the birth has ended; that of the node itself with all of its devices |
-//! | `["stands", node, device, bdSeq, alive, metrics, since, heard, ended]` | what is known of a birth; it ends no other |
+//! | `["stands", node, device, bdSeq, alive, metrics, since, heard, ended, dropped]` | what is known of a birth; it ends no other |
 //! | `["forgotten", node, ""]` | nothing of the node is known any more |
 //!
 //! A node is written as `group/node`, no device as an empty text, a metric as `[name, alias, datatype]`, with `null` for no alias.
 //! Times are milliseconds since 1970: when the message was received; until when another birth of the device held, when the
-//! node was heard last, and when the birth ended. A record may lack them.
+//! node was heard last, when the birth ended, and until when births of the node held that are not known any more. A record
+//! may lack them.
 
 use std::sync::Arc;
 
@@ -21,10 +22,27 @@ use super::declared::{Declared, Named};
 /// What changes about the birth of a device, or of the node itself where there is no device.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Change {
-    Born { bd_seq: Option<u64>, declared: Arc<Declared>, at: i64 },
-    Again { bd_seq: Option<u64>, at: i64 },
-    Dead { at: i64 },
-    Stands { bd_seq: Option<u64>, alive: bool, declared: Arc<Declared>, since: i64, heard: i64, ended: i64 },
+    Born {
+        bd_seq: Option<u64>,
+        declared: Arc<Declared>,
+        at: i64,
+    },
+    Again {
+        bd_seq: Option<u64>,
+        at: i64,
+    },
+    Dead {
+        at: i64,
+    },
+    Stands {
+        bd_seq: Option<u64>,
+        alive: bool,
+        declared: Arc<Declared>,
+        since: i64,
+        heard: i64,
+        ended: i64,
+        dropped: i64,
+    },
     Forgotten,
 }
 
@@ -49,8 +67,8 @@ pub(super) fn record((node, device): (&str, &str), change: &Change) -> Vec<u8> {
         Change::Born { bd_seq, declared, at } => json!(["birth", node, device, bd_seq, written(declared), at]),
         Change::Again { bd_seq, at } => json!(["again", node, device, bd_seq, at]),
         Change::Dead { at } => json!(["death", node, device, at]),
-        Change::Stands { bd_seq, alive, declared, since, heard, ended } => {
-            json!(["stands", node, device, bd_seq, alive, written(declared), since, heard, ended])
+        Change::Stands { bd_seq, alive, declared, since, heard, ended, dropped } => {
+            json!(["stands", node, device, bd_seq, alive, written(declared), since, heard, ended, dropped])
         }
         Change::Forgotten => json!(["forgotten", node, device]),
     };
@@ -72,8 +90,8 @@ pub(super) fn read(record: &[u8]) -> Option<(String, String, Change)> {
         ("death", times) => Change::Dead { at: time(times, 0) },
         ("stands", [bd_seq, Value::Bool(alive), metrics, times @ ..]) => {
             let (bd_seq, declared) = (bd_seq.as_u64(), Arc::new(declared(metrics)?));
-            let [since, heard, ended] = [0, 1, 2].map(|which| time(times, which));
-            Change::Stands { bd_seq, alive: *alive, declared, since, heard, ended }
+            let [since, heard, ended, dropped] = [0, 1, 2, 3].map(|which| time(times, which));
+            Change::Stands { bd_seq, alive: *alive, declared, since, heard, ended, dropped }
         }
         ("forgotten", []) => Change::Forgotten,
         _ => return None,

@@ -236,6 +236,12 @@ fn data_is_not_named_by_births_of_a_later_session() {
         ("NDEATH/o", 20, ("", 1)),
         ("NBIRTH/o", 30, ("b", 1)),
         ("DBIRTH/o/d", 30, ("y", 2)),
+        // Two sessions pass without the device, whose birth is known no more.
+        ("NBIRTH/p", 10, ("a", 1)),
+        ("DBIRTH/p/d", 10, ("x", 2)),
+        ("NBIRTH/p", 20, ("b", 1)),
+        ("NBIRTH/p", 30, ("c", 1)),
+        ("DBIRTH/p/d", 40, ("y", 2)),
     ] {
         hear_at(&live, (topic, at), &payload(None, &[metric])).unwrap();
     }
@@ -247,7 +253,7 @@ fn data_is_not_named_by_births_of_a_later_session() {
         (true, "NDATA/n", 11, ("", 1), Ok("a")),
         (true, "DDATA/n/d", 19, ("", 2), Ok("x")),
         (true, "DDATA/n/d", 25, ("", 2), Ok("x")),
-        (true, "DDATA/n/d", 25, ("", 3), Err("no birth has declared")),
+        (true, "DDATA/n/d", 25, ("", 3), Err("does not declare the alias")),
         (true, "NDATA/m", 19, ("", 1), later),
         (true, "NDATA/m", 19, ("b", 1), Ok("b")),
         (true, "NDATA/m", 20, ("", 1), Ok("b")),
@@ -257,6 +263,8 @@ fn data_is_not_named_by_births_of_a_later_session() {
         // Nothing held, and it was asked for its births.
         (true, "NDATA/o", 25, ("", 1), Ok("b")),
         (true, "DDATA/o/d", 25, ("", 2), Ok("y")),
+        (true, "DDATA/p/d", 15, ("", 2), later),
+        (true, "DDATA/p/d", 35, ("", 2), Ok("y")),
     ] {
         for (who, births) in [("live", &live), ("read", &read), ("anew", &anew)] {
             let births = if is_retried { births.retried() } else { births.clone() };
@@ -266,6 +274,25 @@ fn data_is_not_named_by_births_of_a_later_session() {
                 Ok(name) => assert_eq!(made.as_deref(), Ok(name), "{topic} at {at}, {metric:?}, {who}"),
                 Err(words) => assert!(made.is_err_and(|why| why.contains(words)), "{topic} at {at}, {who}"),
             }
+        }
+    }
+}
+
+/// A node that was forgotten for want of room may have had other births.
+#[test]
+fn data_is_not_named_by_births_after_a_node_was_forgotten() {
+    let births = Births::default();
+    hear_at(&births, ("NBIRTH/n", 10), &payload(None, &[("a", 1)])).unwrap();
+    for (other, at) in (0..MAX_NODES).zip(20..) {
+        hear_at(&births, (&format!("NBIRTH/other{other}"), at), &payload(None, &[("m", 1)])).unwrap();
+    }
+    let last = 20 + i64::try_from(MAX_NODES).unwrap() - 1;
+    hear_at(&births, ("NBIRTH/n", last + 10), &payload(None, &[("b", 1)])).unwrap();
+    let anew = restored(&written(&births));
+    for (at, is_named) in [(15, false), (last - 1, false), (last + 5, true)] {
+        for births in [&births, &anew] {
+            let made = hear_at(&births.retried(), ("NDATA/n", at), &payload(None, &[("", 1)]));
+            assert_eq!(made.is_ok_and(|made| made[0].contains("\"b\"")), is_named, "{at}");
         }
     }
 }
