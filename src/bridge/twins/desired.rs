@@ -295,11 +295,9 @@ struct Refused {
 }
 
 /// Whether a publish stays with the plant though nothing asks for it any more: what was desired instead is refused.
+/// Where its place is not known it is cleared, as it was before places were kept.
 fn stays(kept: &Kept, refused: &BTreeSet<String>) -> bool {
-    match &kept.place {
-        Some(place) => refused.contains(place),
-        None => !refused.is_empty(),
-    }
+    kept.place.as_ref().is_some_and(|place| refused.contains(place))
 }
 
 /// Stands for the place of a value in the twin, or of an object as a whole, which ends with a dot: no name has one.
