@@ -129,7 +129,7 @@ const COMMAND: &[Key] = &[
         DECODED,
         "how the payload is written, in the words of `decode`: as PLC words, hexadecimal digits, csv",
     ),
-    key("qos", Whole(0, 2), "the QoS of the publish, 1 where nothing is said"),
+    key("qos", Whole(0, 2), "the QoS of the publish; 1 where nothing is said, 2 with `once`"),
     key("retain", Flag, "the publish stays with the broker"),
     key("complete", Words(words::completions), "when the message is acknowledged to the hub"),
     key("ack", Table("ack"), "the answer of the plant that completes the message"),
