@@ -35,6 +35,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::hub::refused::{CLOCK, brief};
 use crate::message::{HubMessage, Timestamp, excerpt};
 use crate::metrics::Metrics;
 
@@ -200,7 +201,7 @@ pub struct Status {
     /// How many connections have ended so, or could not be made.
     pub failures: u64,
     /// What carries MQTT, where it is not the usual way.
-    pub via: Option<&'static str>,
+    pub via: Option<String>,
     /// When the proof of the last connection ends.
     pub expiry: Expiry,
 }
@@ -281,7 +282,9 @@ pub(crate) async fn run_over<D: Dial, C: Credentials, B: Backlog, O: Outcome>(
                 () = crowd.turn(options.target.server().0) => {}
             }
         }
-        status.send_modify(|status| status.via = options.target.transport().and_then(Transport::told));
+        let target = &options.target;
+        let via = target.transport().and_then(|transport| transport.told(target.server().1));
+        status.send_modify(|status| status.via = via);
         let started = now();
         let end = connection::serve(
             (&dial, &options),
@@ -417,7 +420,10 @@ impl Watch {
                 }
                 match self.clocks(options).compare(target).await {
                     Some(skew) if skew.is_wrong() => plain("clock", format!("{}. {text}", clock::explain(skew))),
-                    Some(skew) => plain(reason, format!("{text}. Checked: {}", clock::explain(skew))),
+                    Some(skew) => {
+                        let text = text.replace(CLOCK, "");
+                        plain(reason, format!("{text}. Checked: {}", clock::explain(skew)))
+                    }
                     None => plain(reason, text),
                 }
             }
@@ -440,8 +446,9 @@ fn tell(ended: Ended, (pause, options): (Duration, &Options), metrics: &Metrics,
     };
     if options.crowd.is_some() {
         let device = options.target.identity();
+        let told = if known { brief(&text) } else { &text };
         let log = |left_out| {
-            tracing::warn!(device, reason, left_out, "uplink: {text}; trying again in {pause:.1?}");
+            tracing::warn!(device, reason, left_out, "uplink: {told}; trying again in {pause:.1?}");
         };
         match reason {
             // A matter of this one; each is to be named.

@@ -203,6 +203,14 @@ impl Devices {
         summary
     }
 
+    /// Whether something of what waits may go in a moment: a device has messages and is neither kept out nor in trouble.
+    pub fn can_send(&self) -> bool {
+        self.0.all().iter().any(|device| {
+            let state = device.state();
+            !state.is_resting() && !state.phase.is_parked() && state.trouble.is_none()
+        })
+    }
+
     /// Which devices nothing is taken for.
     pub fn door(&self) -> Arc<Door> {
         Arc::clone(&self.0.door)
@@ -245,8 +253,11 @@ impl Devices {
         self.0.shelves.shares()
     }
 
-    /// One device.
+    /// One device. The bridge itself has no id here, whatever it is called at its hub.
     pub fn show(&self, id: &str) -> Option<Listed> {
+        if id.is_empty() || *id == *self.0.options.plan.own.connection.device {
+            return Some(self.0.listed(&self.0.own));
+        }
         let device = self.0.devices.lock().by_id.get(id).cloned();
         let mut listed = device.map(|device| self.0.listed(&device))?;
         listed.origin = Some(Origin::of(&self.0.register.lock(), &self.0.options.plan, id));

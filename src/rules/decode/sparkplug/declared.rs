@@ -90,6 +90,11 @@ impl Declared {
 }
 
 impl Scope {
+    /// True where the birth of the sender itself holds.
+    pub(super) fn is_born(&self) -> bool {
+        self.own.is_some()
+    }
+
     fn births(&self) -> impl Iterator<Item = &InForce> {
         [&self.own, &self.node].into_iter().flatten()
     }
