@@ -42,7 +42,7 @@ pub use judge::Judge;
 use judge::Settled;
 pub use watchers::{View, Watchers};
 
-pub use births::KeptBirths;
+pub use births::{KeptBirths, kept as kept_births};
 pub use commits::LogCommits;
 use commits::STORED;
 use devices::Door;

@@ -113,6 +113,28 @@ fn data_by_alias_has_its_names_after_kill_9() {
     let status = String::from_utf8(status.stdout).unwrap();
     assert!(status.contains("sparkplug  2 births hold, of 1 edge node; "), "{status}");
 
+    // What `explain` says, of which data, with the births that the bridge at work keeps or without.
+    let kept = fs::read_dir(dir.path().join("state/births")).unwrap().count();
+    let (by_alias, by_another) = (dir.path().join("by-alias"), dir.path().join("by-another"));
+    fs::write(&by_alias, hex(BY_ALIAS)).unwrap();
+    fs::write(&by_another, hex("120410637000")).unwrap();
+    for (source, payload, expect) in [
+        (["--config", "bridge.toml"], &by_alias, named),
+        (["--config", "bridge.toml"], &by_another, "the birth that holds does not declare the alias 99"),
+        (["--rules", "rules"], &by_alias, "explain knows no births: with --config it reads those the bridge keeps"),
+    ] {
+        let told = Command::new(BINARY)
+            .current_dir(dir.path())
+            .args(["explain", &topic("DDATA"), "--payload-file"])
+            .arg(payload)
+            .args(source)
+            .output()
+            .unwrap();
+        let told = String::from_utf8(told.stdout).unwrap();
+        assert!(told.contains(expect), "{source:?}: {told}");
+    }
+    assert_eq!(fs::read_dir(dir.path().join("state/births")).unwrap().count(), kept, "nothing is written");
+
     // As it is most often: nobody waits for an answer, and what the birth says is on disk soon.
     publish_unanswered(&bridge, "DBIRTH", OTHER_DBIRTH);
     until("the birth is on disk", PATIENCE, || on_disk(dir.path(), "Speed").then_some(()));

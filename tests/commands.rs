@@ -79,6 +79,12 @@ topic = "plant/{device}/do"
 once  = true
 
 [[command]]
+name  = "stroke"
+props = { kind = "stroke" }
+topic = "plant/{device}/stroke/{id}"
+once  = true
+
+[[command]]
 name  = "forbidden"
 props = { kind = "forbidden" }
 topic = "secret/{device}"

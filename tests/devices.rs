@@ -299,7 +299,13 @@ fn who_is_unknown_is_held_until_an_operator_speaks() {
     assert!(code == 0 && out.contains("stranger") && out.contains("enemy") && !out.contains("press-4"), "{out}");
     assert!(!by_device(&sim).contains_key("stranger"));
 
-    assert_eq!(devices(dir.path(), &["approve", "stranger"]).0, 0);
+    let (code, said) = devices(dir.path(), &["approve", "stranger", "press-4", "press-9"]);
+    for (id, expect) in [("stranger", "is let in now"), ("press-4", "was connected"), ("press-9", "not seen yet")] {
+        assert!(code == 0 && said.contains(&format!("{id}: {expect}")), "{said}");
+    }
+    let named = sim.connection_string.split(';').find_map(|part| part.strip_prefix("DeviceId=")).unwrap();
+    let (code, own) = devices(dir.path(), &["show", named]);
+    assert!(code == 0 && own.starts_with(&format!("{named} is the bridge itself: ")), "{own}");
     until_arrived(&sim, "stranger", &(0..20).collect::<Vec<_>>());
     assert_eq!(devices(dir.path(), &["deny", "enemy", "press-4"]).0, 0);
     until("the enemy's are in the quarantine", PATIENCE, || (quarantined(dir.path()).len() == 20).then_some(()));

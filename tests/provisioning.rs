@@ -65,7 +65,7 @@ fn a_bridge_finds_its_hub_by_key_and_by_certificate() {
             drained(&bridge);
             assert_eq!(bridge.process.terminate(), Some(0));
             let log = fs::read_to_string(&bridge.log).unwrap();
-            assert!(log.contains(&format!("is device {device} at {hub} (assigned for the first time)")), "{log}");
+            assert!(log.contains(&format!("is device {device} at {hub} (the hub it was assigned first)")), "{log}");
             assert!(!log.contains("MDEyMz") && !log.contains("SharedAccessSignature"), "{log}");
         }
     }
@@ -356,7 +356,7 @@ fn a_registration_by_hand_shows_each_step() {
         (
             configured(&[]),
             0,
-            "press-1 is device press-1 at hub-a.example (assigned for the first time)\nenrolment group: line-1\n",
+            "press-1 is device press-1 at hub-a.example (the hub it was assigned first)\nenrolment group: line-1\n",
             "asked: register this device\n",
         ),
         (configured(&["Press-2"]), 0, "press-2 is device press-2 at hub-a.example", "answered: 202, assigning\n"),

@@ -161,18 +161,26 @@ fn what_is_wrong_with_new_rules_is_told_and_the_old_ones_stay() {
         (
             "a typing error",
             &|| write(&edition(2, 2).replace("device = \"{d}\"", "devcie = \"{d}\"")),
-            &["the rules on disk have ", "devcie", "^^^^^^", "10-test.toml:4:1"],
+            &["the rules on disk have ", "devcie", "^^^^^^", "10-test.toml:4:1", " (`brownbridge check "],
             "1",
         ),
         ("mended", &|| write(&edition(3, 3)), &["new rules are in use"], "3"),
         (
             "a failing test",
             &|| write(&edition(4, 5)),
-            &["the rules on disk do not pass their own tests: 1 failure: ", "got \"4\"", "^^^"],
+            &["the rules on disk do not pass their own tests: 1 failure: ", "got \"4\"", "^^^", " (`brownbridge test "],
             "3",
         ),
         ("as they were", &|| write(&edition(3, 3)), &["the rules on disk are again those in use"], "3"),
-        ("cut off by a full disk", &|| write(""), &["the file is empty, and had rules"], "3"),
+        (
+            "cut off by a full disk",
+            &|| write(""),
+            &[
+                "the rules on disk lack what they had: ",
+                "10-test.toml is empty, and had rules (to be without its rules, ",
+            ],
+            "3",
+        ),
         (
             "the folder is gone",
             &|| fs::rename(&rules, &away).unwrap(),

@@ -377,7 +377,7 @@ fn the_rule_that_comes_near_is_named_with_a_topic_for_both() {
     publish_all(bridge.mqtt, "else/where", ["{}"]);
     let (_, text, _) = ran(command(dir.path(), &["unmatched"]));
     let near = "# near: rule temps (rules/10-test.toml:2) takes plant/line1/+/temp, but level 2 is `line7`, the rule wants `line1`\n\
-        # it would take both with  topic = \"plant/+/+/temp\"\n[[rule]]\n";
+        # if it is meant for these, too: it takes both with  topic = \"plant/+/+/temp\"\n[[rule]]\n";
     assert!(text.contains(near) && text.matches("# near").count() == 1, "{text}");
     let (_, json, _) = ran(command(dir.path(), &["unmatched", "--json"]));
     let told: Value = serde_json::from_str(&json).unwrap();

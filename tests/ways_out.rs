@@ -110,7 +110,7 @@ fn every_identity_goes_by_websocket() {
         assert_eq!(bridge.metric("brownbridge_uplink_reconnects_total{reason=\"websocket\"}"), 0.0, "{name}");
         let page = bridge.get("/status");
         let shown = !uplink.contains("per-device");
-        assert_eq!(page.contains("WebSocket on port 443"), shown, "{name}: {page}");
+        assert_eq!(page.contains(&format!("WebSocket on port {}", web.port())), shown, "{name}: {page}");
     }
     let place = web.to_string();
     assert_eq!(*asked.lock().unwrap(), [place.clone(), place]);

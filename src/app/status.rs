@@ -325,7 +325,7 @@ impl Uplink {
             hub_rate,
             connected: status.connected.is_some(),
             trouble: status.trouble.clone().or_else(|| status.warning.clone()),
-            via: status.via.map(str::to_owned),
+            via: status.via.clone(),
             last_acknowledged_seconds_ago: status.last_puback.map(|at| at.elapsed().as_secs()),
         }
     }

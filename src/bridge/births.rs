@@ -45,6 +45,25 @@ const MAX_ASKED: usize = 10_000;
 /// Nodes that wait to be asked.
 const MAX_TO_ASK: usize = 256;
 
+/// Looks again where the bridge wrote everything anew meanwhile.
+const LOOKS: usize = 5;
+
+/// The births that a bridge has kept in its state folder, which may be at work: nothing is changed.
+pub fn kept(state: &Path) -> io::Result<Births> {
+    let mut looks = 0;
+    loop {
+        let births = Births::default();
+        let looked = journal::look(&state.join(FOLDER), |record| {
+            births.restore(record);
+        });
+        looks += 1;
+        match looked {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && looks < LOOKS => {}
+            looked => return looked.map(|_| births),
+        }
+    }
+}
+
 /// Where births are written down.
 #[derive(Debug)]
 pub(super) struct Kept {

@@ -276,7 +276,8 @@ impl Downlink {
             payload: &payload,
             received: Timestamp::now(),
         };
-        match self.parts.rules.rules().command(&incoming) {
+        let rules = self.parts.rules.rules();
+        match rules.command(&incoming) {
             Commanded::Made(made) => {
                 order.made = made;
                 self.take(order, key).await;
@@ -287,6 +288,11 @@ impl Downlink {
                     format!("no [[command]] takes it: {}", telling::properties(&command.properties))
                 });
                 self.finish(order, &key, "no_rule", &detail).await;
+            }
+            // A topic with `{id}` cannot be made without one: the missing id is the reason, not what follows from it.
+            Commanded::Refused { command, .. } if key.is_empty() && rules.is_once(&command) => {
+                order.made = Made::nothing(command);
+                self.finish(order, &key, "no_id", once::NO_ID).await;
             }
             Commanded::Refused { command, reason, detail } => {
                 order.made = Made::nothing(command);

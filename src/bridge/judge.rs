@@ -66,8 +66,7 @@ impl<'j> Judge<'j> {
     where
         'j: 'a,
     {
-        let made = |(rule, record)| self.made(self.rules.name(rule), self.rules.is_urgent(rule), record);
-        out.records().filter_map(made).collect()
+        out.records().filter_map(|(rule, record)| self.made_by(rule, record)).collect()
     }
 
     fn forwards(&self, publish: &Publish<'_>) -> bool {
@@ -98,12 +97,10 @@ impl<'j> Judge<'j> {
                 let name = |rule| rules.name(rule);
                 let all = || {
                     let held = out.held().filter_map(move |(rule, held)| {
-                        let made = self.made(name(rule), rules.is_urgent(rule), rules::held_record(held))?;
+                        let made = self.made_by(rule, rules::held_record(held))?;
                         Some(Made { held: true, ..made })
                     });
-                    out.records()
-                        .filter_map(move |(rule, record)| self.made(name(rule), rules.is_urgent(rule), record))
-                        .chain(held)
+                    out.records().filter_map(move |(rule, record)| self.made_by(rule, record)).chain(held)
                 };
                 let too_large = super::any_too_large(self.own, out).map(|(rule, why)| (rule, "too_large", why.into()));
                 match too_large.or_else(|| self.no_twin(out)) {
@@ -165,9 +162,18 @@ impl<'j> Judge<'j> {
         }
     }
 
+    fn made_by<'a>(&self, rule: RuleIndex, record: &'a [u8]) -> Option<Made<'a>>
+    where
+        'j: 'a,
+    {
+        let rules = self.rules;
+        let made = self.made(rules.name(rule), rules.is_urgent(rule), record)?;
+        Some(Made { reported: rules.reported(rule).is_some(), ..made })
+    }
+
     pub(super) fn made<'a>(&self, rule: &'a str, urgent: bool, record: &'a [u8]) -> Option<Made<'a>> {
         let message = HubMessage::parse(record).ok()?;
-        Some(Made { rule, urgent, held: false, size: self.own.size_of(&message), message })
+        Some(Made { rule, urgent, held: false, reported: false, size: self.own.size_of(&message), message })
     }
 }
 

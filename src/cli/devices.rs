@@ -12,8 +12,8 @@ use crate::app::status::Device;
 use crate::control::{Answer, DEVICES_AT_ONCE, Request};
 use crate::message::excerpt;
 
-/// Devices that are looked for by their names before they are let in or kept out.
-const MOST_LOOKED_FOR: usize = 20;
+/// Of so many devices it is told one by one what letting them in or keeping them out does.
+const TOLD: usize = 20;
 
 /// Shows the devices of a running bridge with identity = "per-device", lets them in and keeps them out.
 #[derive(clap::Args)]
@@ -160,7 +160,10 @@ fn show(state: &Path, id: String, as_json: bool) -> Result<bool, String> {
         print(&format!("{}\n", serde_json::to_string(&device).map_err(|error| error.to_string())?));
         return Ok(true);
     }
-    let mut out = format!("{}: {}\n", plain(&device.id), device.state);
+    let mut out = match device.id.as_str() {
+        "" => format!("{} is the bridge itself: {}\n", plain(&id), device.state),
+        id => format!("{}: {}\n", plain(id), device.state),
+    };
     let _ = writeln!(out, "queued     {}", of(device.queued, "message", "messages"));
     let since = device.shelved_since.map_or_else(String::new, |since| format!(", the oldest since {since}"));
     let shelved = of(device.shelved, "message", "messages");
@@ -199,32 +202,37 @@ fn show(state: &Path, id: String, as_json: bool) -> Result<bool, String> {
     Ok(true)
 }
 
-/// Of a few devices those that the bridge has not heard of.
-fn unseen<'i>(state: &Path, ids: &'i [String]) -> Result<Vec<&'i str>, String> {
-    let mut unseen = Vec::new();
-    for id in ids.iter().take(MOST_LOOKED_FOR) {
-        if devices(state, Some(id.clone()), None)?.is_empty() {
-            unseen.push(id.as_str());
-        }
+/// What devices do; nothing where they have not named themselves.
+fn states(state: &Path, ids: &[String]) -> Result<Vec<Option<String>>, String> {
+    let one = |id: &String| Ok(devices(state, Some(id.clone()), None)?.pop().map(|device| device.state));
+    ids.iter().map(one).collect()
+}
+
+/// What becomes of a device that was in this state.
+fn said(before: Option<&str>, approve: bool) -> &'static str {
+    match before {
+        None => "not seen yet: no message has named it since the bridge started. Is it spelled so?",
+        Some(_) if !approve => "is kept out now",
+        Some("refused") => "was refused: it is tried now, and asks the provisioning service again where it has one",
+        Some("held" | "denied") => "is let in now",
+        Some("connected") => "was connected and stays so: nothing is tried or asked again",
+        Some(_) => "was let in before: nothing is tried or asked again",
     }
-    Ok(unseen)
 }
 
 fn say(state: &Path, ids: Vec<String>, approve: bool) -> Result<bool, String> {
     let what = if approve { "let in" } else { "kept out" };
-    let mut said = 0;
-    let unseen = unseen(state, &ids)?;
+    let before = if ids.len() <= TOLD { states(state, &ids)? } else { Vec::new() };
+    let mut count = 0;
     for some in ids.chunks(crate::control::MAX_DEVICES) {
         match ask(state, &Request::DevicesSay { ids: some.to_vec(), approve })? {
-            Answer::Said(count) => said += count,
+            Answer::Said(some) => count += some,
             _ => return Err("the bridge gave another answer".to_owned()),
         }
     }
-    let mut out = format!("{} {what} from now on\n", of(said, "device is", "devices are"));
-    for id in unseen {
-        let _ =
-            writeln!(out, "no message has named the device {} since the bridge started: is it spelled so?", plain(id));
+    for (id, before) in ids.iter().zip(&before) {
+        print(&format!("{}: {}\n", plain(id), said(before.as_deref(), approve)));
     }
-    print(&out);
+    print(&format!("{} {what} from now on\n", of(count, "device is", "devices are")));
     Ok(true)
 }

@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 
 use super::check::{could_not_run, print, print_error, print_findings};
 use super::running::default_config;
-use crate::app::settings::cannot_read;
 use crate::app::settings::dps::{Enrolment, enrolment};
+use crate::app::settings::{self, cannot_read};
+use crate::bridge::devices::{Origin, origin};
 use crate::hub::dps::{Assignment, Trouble};
 use crate::message::Timestamp;
 use crate::provision::{self, Options, Proof, cache};
@@ -99,6 +100,9 @@ pub(super) fn run(args: Args) -> ExitCode {
     };
     let result = runtime.block_on(register(options, found.of_device));
     print(&if args.json { shown_as_json(options, &result) } else { shown(options, &result) });
+    if let (Ok(_), Some(_)) = (&result, found.of_device) {
+        tell_admission(&args.config, &options.registration.id.to_string());
+    }
     match (&result, args.save) {
         (Err(_), _) => ExitCode::from(1),
         (Ok(_), false) => ExitCode::SUCCESS,
@@ -154,6 +158,20 @@ async fn register(options: &Options, of_device: Option<&str>) -> Result<Assignme
     });
     step(&format!("{} in ID scope {}, with {proof}", registration.id, registration.scope));
     provision::register(options, |seen| step(&seen.to_string())).await
+}
+
+/// Says where the bridge would not let a device in.
+fn tell_admission(config: &Path, device: &str) {
+    let loaded = settings::load(config, &|name| std::env::var(name).ok());
+    let Some(settings) = loaded.ok().and_then(|loaded| loaded.settings) else { return };
+    let Some(planned) = settings.devices else { return };
+    if let Ok(Origin { verdict, admission, .. }) = origin(&planned.plan, &settings.state, device)
+        && verdict != "allowed"
+    {
+        print_error(&format!(
+            "the bridge does not let it in, it is {verdict}: {admission}; `brownbridge devices approve {device}` does\n"
+        ));
+    }
 }
 
 fn shown(options: &Options, result: &Result<Assignment, Trouble>) -> String {

@@ -80,7 +80,8 @@ pub(super) struct Args {
     /// When it comes: 2026-11-21T06:00:00Z; now, where nothing is said.
     #[arg(long, value_name = "TIME", value_parser = moment)]
     at: Option<Timestamp>,
-    /// Takes the rules of this configuration instead, and says under which identity a message goes up
+    /// Takes the rules of this configuration instead, and the Sparkplug births its bridge has kept; says under which
+    /// identity a message goes up
     #[arg(long, value_name = "FILE", conflicts_with_all = ["rules", "gateway"])]
     config: Option<PathBuf>,
     /// Shows every rule that was tried, not only the nearest.
@@ -126,10 +127,10 @@ pub(super) fn run(args: Args) -> ExitCode {
         let addressed = Addressed { topic, bag, payload: payload.as_deref().unwrap_or_default() };
         return addressed.tell(args.json);
     }
-    let (set, identities) = match configured {
-        Some(configured) => (configured.rules, configured.identities),
+    let (set, identities, births) = match configured {
+        Some(configured) => (configured.rules, configured.identities, Some(configured.births)),
         None => match load(&args.rules) {
-            Ok(set) => (set, None),
+            Ok(set) => (set, None, None),
             Err(code) => return code,
         },
     };
@@ -164,7 +165,7 @@ pub(super) fn run(args: Args) -> ExitCode {
     };
     let explanation = match &presence {
         Some(presence) => set.explain_presence(presence),
-        None => set.explain(&publish),
+        None => set.explain_with(&publish, births.clone().unwrap_or_default()),
     };
     let told = Told {
         set,
@@ -174,6 +175,7 @@ pub(super) fn run(args: Args) -> ExitCode {
         gateway: &gateway,
         identities: identities.as_ref(),
         has_payload: payload.is_some(),
+        knows_births: births.is_some(),
         all: args.all,
     };
     print(&if args.json { told.as_json() } else { told.in_words() });
@@ -210,6 +212,8 @@ struct Told<'a> {
     /// Where a configuration says that devices have identities of their own.
     identities: Option<&'a Identities>,
     has_payload: bool,
+    /// False where a running bridge may know births that are not known here.
+    knows_births: bool,
     all: bool,
 }
 
@@ -302,6 +306,16 @@ impl Told<'_> {
         }
     }
 
+    /// Why it goes to the quarantine.
+    fn detail(&self) -> &str {
+        match self.explanation.verdict {
+            Verdict::Quarantined { reason: QuarantineReason::UnknownAlias, .. } if !self.knows_births => {
+                "explain knows no births: with --config it reads those the bridge keeps"
+            }
+            _ => self.payload_missing().unwrap_or(self.explanation.output.detail()),
+        }
+    }
+
     fn write_outcome(&self, out: &mut String) -> fmt::Result {
         let (set, output) = (self.set, &self.explanation.output);
         for (rule, record) in output.records() {
@@ -334,7 +348,7 @@ impl Told<'_> {
                 if let Some(missing) = self.payload_missing() {
                     return writeln!(out, "\nrule `{name}` needs a payload ({reason}): {missing}");
                 }
-                writeln!(out, "\nrule `{name}` puts it into quarantine ({reason}): {}", output.detail())?;
+                writeln!(out, "\nrule `{name}` puts it into quarantine ({reason}): {}", self.detail())?;
                 match output.advice() {
                     Some(advice) => writeln!(out, "the rule could say: {advice}"),
                     None => Ok(()),
@@ -436,7 +450,7 @@ impl Told<'_> {
         let told = json!({
             "topic": self.presence.is_none().then_some(self.publish.topic),
             "client": self.publish.client, "verdict": verdict, "rule": rule, "reason": reason,
-            "detail": self.payload_missing().unwrap_or(explanation.output.detail()),
+            "detail": self.detail(),
             "advice": explanation.output.advice().filter(|_| self.payload_missing().is_none()),
             "tried": tried.collect::<Vec<_>>(), "messages": messages.collect::<Vec<_>>(),
             "nearest": nearest.map(|tried| tried.name.as_str()),

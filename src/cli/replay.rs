@@ -204,7 +204,15 @@ fn write_changes(out: &mut String, (new, old): (&Side, &Side), replay: &Replay, 
             windows => writeln!(out, "\nno publish changes, nor does one of {} messages of windows", count(windows)),
         };
     }
-    writeln!(out, "\n{} of {} change", count(replay.changes.changed), count(replay.changes.publishes))?;
+    let (changed, all) = (count(replay.changes.changed), count(replay.changes.publishes));
+    match replay.recorded.passages {
+        0 => writeln!(out, "\n{changed} of {all} publishes change")?,
+        // Rules are asked about those, too.
+        passages => {
+            let times = of(passages, "time", "times");
+            writeln!(out, "\n{changed} of {all} change (publishes, and {times} that a client came or went)")?;
+        }
+    }
     if replay.changes.window_messages > 0 {
         let (changed, all) = (replay.changes.window_messages_changed, replay.changes.window_messages);
         writeln!(out, "{} of {} messages of windows change", count(changed), count(all))?;

@@ -102,10 +102,7 @@ fn shown(report: &Report) -> String {
         let _ = writeln!(out, "NOT IN USE a change of {}: {}", plain(&refused.since), plain(&refused.why));
     }
     if !report.refused.is_empty() {
-        let _ = writeln!(
-            out,
-            "           `brownbridge check` shows what is wrong; what is mended is taken up without a restart"
-        );
+        out.push_str("           what is mended is taken up without a restart\n");
     }
     if report.windows.messages > 0 {
         let (messages, open) = (report.windows.messages, report.windows.open);

@@ -167,7 +167,8 @@ impl Pens {
             let _ = writeln!(out, "{}  {}", self.label(DIM, "in"), payload(&sight.payload));
         }
         for message in &sight.messages {
-            let _ = writeln!(out, "{}  {}", self.label(GREEN, "out"), self.message(sight, message));
+            let label = if message.reported { "twin" } else { "out" };
+            let _ = writeln!(out, "{}  {}", self.label(GREEN, label), self.message(sight, message));
         }
         if sight.more_messages > 0 {
             let _ = writeln!(out, "{}  and {} more messages", self.label(GREEN, "out"), sight.more_messages);
@@ -209,6 +210,9 @@ impl Pens {
         if !message.rule.is_empty() {
             about.push(format!("rule {}", plain(&message.rule)));
         }
+        if message.reported {
+            about.push("a change of the twin, no message".to_owned());
+        }
         if message.urgent {
             about.push("priority high".to_owned());
         }
@@ -243,7 +247,10 @@ pub(super) fn why(sight: &Sight) -> String {
         "rule" => by_rule,
         reason => format!("{reason} {by_rule}"),
     };
-    let detail = if sight.detail.is_empty() { String::new() } else { format!(": {}", sight.detail) };
+    // The words of what a rule holds back begin with its reason.
+    let said = sight.detail.strip_prefix(&sight.reason).and_then(|rest| rest.strip_prefix(": "));
+    let detail = said.unwrap_or(&sight.detail);
+    let detail = if detail.is_empty() { String::new() } else { format!(": {detail}") };
     plain(&format!("{}{detail}", words.trim_end()))
 }
 
@@ -301,6 +308,7 @@ mod tests {
         let input = "           in  {\"rpm\": 1450}\n";
         let without = |verdict: &str| Sight { verdict: verdict.to_owned(), messages: Vec::new(), ..sight() };
         let as_it_came = Message { body: text("{\"rpm\": 1450}"), properties: Vec::new(), ..base.messages[0].clone() };
+        let reported = Message { reported: true, ..as_it_came.clone() };
         for (sight, expect) in [
             (
                 base.clone(),
@@ -311,6 +319,19 @@ mod tests {
             (
                 Sight { rule: "noise".into(), reason: "rule".into(), ..without("dropped") },
                 "      dropped  by rule noise\n",
+            ),
+            (
+                Sight {
+                    rule: "slow".into(),
+                    reason: "throttled".into(),
+                    detail: "throttled: 27 ms after the one before".into(),
+                    ..without("dropped")
+                },
+                "      dropped  throttled by rule slow: 27 ms after the one before\n",
+            ),
+            (
+                Sight { messages: vec![reported], ..sight() },
+                "         twin  wrapper3  as it came  (rule wrappers; a change of the twin, no message)\n",
             ),
             (
                 Sight {

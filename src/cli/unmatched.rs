@@ -1,5 +1,6 @@
 //! `brownbridge unmatched`.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,7 +21,7 @@ use crate::watch::sight::Excerpt;
 
 /// Shows the busiest topics that no rule of the running bridge takes, and a rule for each, ready to paste.
 ///
-/// Topics that differ in one level only are one row. Counted since the start of the bridge. Left out are topics that
+/// Topics that differ in one level only are one row, from two on in the level before the last, from three on in any other. Counted since the start of the bridge. Left out are topics that
 /// begin with $, answers to commands, and what a rule takes by now. Where a rule comes near, it is named, with the level
 /// that differs and a topic for both.
 #[derive(clap::Args)]
@@ -130,9 +131,15 @@ impl Told<'_> {
         out
     }
 
+    /// A rule for each row. Where two rows would have the same one, it is there once: the second could never run.
     fn rules(&self) -> String {
         let mut out = String::new();
+        let mut taken = HashSet::new();
         for (row, seen) in self.shown() {
+            let rule = self.rule(row, seen);
+            if !taken.insert(taken_topic(&rule).to_owned()) {
+                continue;
+            }
             let _ = writeln!(out, "# {}, e.g. {}", of(row.count, "publish", "publishes"), plain(&seen.topic));
             if let Some(near) = self.near(row, seen) {
                 let place = format!("{} ({}:{})", near.name, near.path, near.line);
@@ -144,10 +151,14 @@ impl Told<'_> {
                     plain(&near.why)
                 );
                 if let Some(both) = &near.both {
-                    let _ = writeln!(out, "# it would take both with  topic = {}", toml::Value::from(both.as_str()));
+                    let _ = writeln!(
+                        out,
+                        "# if it is meant for these, too: it takes both with  topic = {}",
+                        toml::Value::from(both.as_str())
+                    );
                 }
             }
-            out.push_str(&self.rule(row, seen));
+            out.push_str(&rule);
             out.push('\n');
         }
         out
@@ -186,6 +197,11 @@ impl Told<'_> {
             "topics": topics.collect::<Vec<_>>(),
         })
     }
+}
+
+/// The line that says which topics a new rule takes.
+fn taken_topic(rule: &str) -> &str {
+    rule.lines().find(|line| line.starts_with("topic ") || line.starts_with("regex ")).unwrap_or_default()
 }
 
 fn sample(seen: &Seen, most: usize) -> Excerpt {

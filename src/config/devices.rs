@@ -110,7 +110,8 @@ impl Section<'_, '_, '_> {
         report.push(found.help(
             "in [uplink.devices] one or more of\n  table = \"devices.toml\"           # id and key of each\n  \
              group_key = \"${GROUP_KEY}\"       # keys are derived from it\n  certificates = \"devices\"         \
-             # a folder with ID.pem and ID.key",
+             # a folder with ID.pem and ID.key\nor in [uplink.dps], where there is one\n  \
+             group_key = \"${GROUP_KEY}\"       # it is that of the bridge itself, too",
         ));
     }
 }

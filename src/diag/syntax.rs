@@ -54,6 +54,7 @@ fn in_words(report: &Report<'_>, line: &Span, span: Span, message: &str) -> Diag
     let told = brackets(report, line)
         .or_else(|| typographic(report, line, &span))
         .or_else(|| value(report, line, &span, message))
+        .or_else(|| inside(report, line))
         .or_else(|| separators(report, line, &span, message));
     if let Some(found) = told {
         return found;
@@ -162,6 +163,48 @@ fn value(report: &Report<'_>, line: &Span, span: &Span, message: &str) -> Option
     })
 }
 
+/// A value without quotes inside of `{ key = value }`.
+fn inside(report: &Report<'_>, line: &Span) -> Option<Diagnostic> {
+    let text = report.text.get(line.clone())?;
+    let (mut depth, mut quote) = (0, None);
+    for (at, c) in text.char_indices() {
+        match (quote, c) {
+            (Some(open), _) if open == c => quote = None,
+            (Some(_), _) => {}
+            (None, '"' | '\'') => quote = Some(c),
+            (None, '{') => depth += 1,
+            (None, '}') => depth -= 1,
+            (None, '=') if depth > 0 => {
+                let value = text.get(at + 1..)?;
+                let word = inner_value(value);
+                if !is_unquoted(word) || word.trim_matches(['{', '}', ' ']).is_empty() {
+                    continue;
+                }
+                let start = line.start + at + 1 + value.len() - value.trim_start().len();
+                let place = start..start + word.len();
+                let found = report.new_error("toml-syntax", "text must be in quotes").at(place.clone(), "");
+                return Some(if may_be_secret(text) { found } else { found.fix(place, format!("\"{word}\"")) });
+            }
+            (None, _) => {}
+        }
+    }
+    None
+}
+
+/// The first value of `rest`, as far as the comma or the brace that ends it.
+fn inner_value(rest: &str) -> &str {
+    let mut depth = 0_usize;
+    for (at, c) in rest.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth > 0 => depth -= 1,
+            ',' | '}' if depth == 0 => return rest.get(..at).unwrap_or(rest).trim(),
+            _ => {}
+        }
+    }
+    without_comment(rest).trim()
+}
+
 /// What stands between keys and values: `=`, a comma, a new line.
 fn separators(report: &Report<'_>, line: &Span, span: &Span, message: &str) -> Option<Diagnostic> {
     let syntax = |title: &str| report.new_error("toml-syntax", title);
@@ -262,6 +305,11 @@ mod tests {
             ("a = ‘x’", "text must be in straight quotes", Some("\"x\"")),
             ("a = ‘\\d’", "text must be in straight quotes", None),
             ("a = { b = „x“, c = 1 }", "text must be in straight quotes", Some("\"x\"")),
+            ("add = { axis = {axis} }", "text must be in quotes", Some("\"{axis}\"")),
+            ("add = {axis={axis}}", "text must be in quotes", Some("\"{axis}\"")),
+            ("a = { s = \"=x, {\", b = plant/{line}, c = 1 } # d", "text must be in quotes", Some("\"plant/{line}\"")),
+            ("a = [\n{ n = 1, device = {hall} },\n]", "text must be in quotes", Some("\"{hall}\"")),
+            ("a = { b = {}, password = s3cret }", "text must be in quotes", None),
             ("a = { b = 1 c = 2 }", "a comma is missing", Some(",")),
             ("a = { b = \"x\" c = 2 }", "a comma is missing", Some(",")),
             ("a = \"x\" b = 1", "each key has a line of its own", None),

@@ -105,8 +105,7 @@ impl Step {
     }
 }
 
-pub(super) fn explain(rules: &RuleSet, publish: &Publish<'_>) -> Explanation {
-    let mut output = Output::new();
+pub(super) fn explain(rules: &RuleSet, publish: &Publish<'_>, mut output: Output) -> Explanation {
     let verdict = rules.translate(publish, &mut output);
     let mut explanation = retrace(rules, None, publish.topic, (verdict, output));
     for tried in &mut explanation.tried {

@@ -160,6 +160,11 @@ impl Memory {
         now + self.shared.forgotten.load(Ordering::Relaxed)
     }
 
+    /// One that knows these births and nothing else.
+    pub fn of_births(births: Births) -> Self {
+        Self { births, ..Self::default() }
+    }
+
     /// What Sparkplug births declared.
     pub fn births(&self) -> &Births {
         &self.births

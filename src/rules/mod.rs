@@ -371,7 +371,12 @@ impl RuleSet {
 
     /// Says which rules were tried and why each took the publish or did not.
     pub fn explain(&self, publish: &Publish<'_>) -> Explanation {
-        explain::explain(self, publish)
+        explain::explain(self, publish, Output::new())
+    }
+
+    /// The same where these births are known. A birth or death is taken up in them.
+    pub fn explain_with(&self, publish: &Publish<'_>, births: Births) -> Explanation {
+        explain::explain(self, publish, Output::sharing(&Memory::of_births(births)))
     }
 
     /// Why a rule lets a publish of its topics go by, where it does.
@@ -407,6 +412,11 @@ impl RuleSet {
     /// True where there is a `[[desired]]`.
     pub fn takes_desired(&self) -> bool {
         !self.0.desired.is_empty()
+    }
+
+    /// True where the command of this name publishes a message once at most.
+    pub fn is_once(&self, command: &str) -> bool {
+        self.0.commands.iter().any(|one| one.name == command && one.once)
     }
 
     /// True where a command takes cloud-to-device messages.

@@ -38,7 +38,8 @@ impl RuleSet {
             line: rule.line,
             pattern: rule.written.clone(),
             why: attempt(rule, topic).in_words(),
-            both: both(rule, topic, open),
+            // What waits in a window belongs to one kind of value: others in it make a wrong aggregate.
+            both: both(rule, topic, open).filter(|_| rule.window().is_none()),
         })
     }
 
@@ -117,6 +118,17 @@ mod tests {
                 (near.name.as_str(), level.get(..1).unwrap_or(""), near.both.as_deref())
             });
             assert_eq!(told, expect, "{rules:?} {topic}");
+        }
+    }
+
+    /// A temperature does not belong into an aggregate of vibrations.
+    #[test]
+    fn nothing_is_proposed_for_a_rule_with_a_window() {
+        for (more, expect) in [("", Some("w9/{m}/+/{axis}")), ("aggregate = { every = \"1m\" }\n", None)] {
+            let text = format!("[[rule]]\ntopic = \"w9/{{m}}/vib/{{axis}}\"\ndevice = \"{{m}}\"\n{more}");
+            let rules = rules::load(&[SourceFile { path: "r.toml".into(), text }]).rules.unwrap();
+            let near = rules.near("w9/line1/m4/temp", None).unwrap();
+            assert_eq!(near.both.as_deref(), expect, "{more}");
         }
     }
 

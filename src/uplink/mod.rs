@@ -201,7 +201,7 @@ pub struct Status {
     /// How many connections have ended so, or could not be made.
     pub failures: u64,
     /// What carries MQTT, where it is not the usual way.
-    pub via: Option<&'static str>,
+    pub via: Option<String>,
     /// When the proof of the last connection ends.
     pub expiry: Expiry,
 }
@@ -282,7 +282,9 @@ pub(crate) async fn run_over<D: Dial, C: Credentials, B: Backlog, O: Outcome>(
                 () = crowd.turn(options.target.server().0) => {}
             }
         }
-        status.send_modify(|status| status.via = options.target.transport().and_then(Transport::told));
+        let target = &options.target;
+        let via = target.transport().and_then(|transport| transport.told(target.server().1));
+        status.send_modify(|status| status.via = via);
         let started = now();
         let end = connection::serve(
             (&dial, &options),

@@ -87,13 +87,14 @@ impl Transport {
         if self.websocket { WEBSOCKET_PORT } else { MQTT_PORT }
     }
 
-    /// How it is told to people, where it is not the usual way.
-    pub(super) fn told(&self) -> Option<&'static str> {
-        match (self.websocket, self.learned.is_some()) {
-            (true, false) => Some("WebSocket on port 443"),
-            (true, true) => Some("WebSocket on port 443, because port 8883 could not be reached"),
-            (false, _) => None,
-        }
+    /// How it is told to people, where it is not the usual way; `port` is the one that is connected to.
+    pub(super) fn told(&self, port: u16) -> Option<String> {
+        let because = match (self.learned.is_some(), port == WEBSOCKET_PORT) {
+            (false, _) => String::new(),
+            (true, true) => format!(", because port {MQTT_PORT} could not be reached"),
+            (true, false) => ", because bare MQTT led to no connection".to_owned(),
+        };
+        self.websocket.then(|| format!("WebSocket on port {port}{because}"))
     }
 
     /// The hub has let a line in over it.
@@ -168,8 +169,23 @@ mod tests {
             }
             transport.decide();
             assert_eq!(transport.port(), expect, "{ends}");
-            assert_eq!(transport.told().is_some(), expect == 443, "{ends}");
+            assert_eq!(transport.told(443).is_some(), expect == 443, "{ends}");
             assert_eq!(told % 2 == 1, expect == 443, "{ends}: told {told} times");
+        }
+    }
+
+    #[test]
+    fn the_way_is_told_with_the_port_in_use() {
+        let found = |websocket| Transport { websocket, ..Transport::auto() };
+        for (transport, port, expect) in [
+            (Transport::MQTT, 8883, None),
+            (found(false), 8883, None),
+            (Transport::WEBSOCKET, 443, Some("WebSocket on port 443")),
+            (Transport::WEBSOCKET, 8443, Some("WebSocket on port 8443")),
+            (found(true), 443, Some("WebSocket on port 443, because port 8883 could not be reached")),
+            (found(true), 8443, Some("WebSocket on port 8443, because bare MQTT led to no connection")),
+        ] {
+            assert_eq!(transport.told(port).as_deref(), expect, "{transport:?} {port}");
         }
     }
 

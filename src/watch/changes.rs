@@ -306,7 +306,14 @@ mod tests {
     fn treated<'a>(fate: Fate<'a>, records: &'a [Vec<u8>]) -> Treated<'a> {
         let made = records.iter().map(|record| {
             let message = HubMessage::parse(record).unwrap();
-            Made { rule: "r", urgent: message.device == "alarm", held: false, size: message.body.len(), message }
+            Made {
+                rule: "r",
+                urgent: message.device == "alarm",
+                held: false,
+                reported: false,
+                size: message.body.len(),
+                message,
+            }
         });
         let publish = Publish {
             topic: "t",

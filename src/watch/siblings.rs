@@ -1,5 +1,5 @@
 //! Topics that differ in one level only, as one row: `plant1/+/temp` instead of `plant1/press1/temp`,
-//! `plant1/press2/temp` and so on.
+//! `plant1/press2/temp` and so on. Two are enough where that is the level before the last, three elsewhere.
 //!
 //! Greedy: of all levels that could be left open the one that joins most topics does, then the one that joins most of
 //! the rest; among equals the one with more publishes, then the one further in front.
@@ -11,6 +11,8 @@ use super::busiest::Seen;
 
 /// Fewer topics stay apart: two that differ in a level may well be two kinds of message.
 const FEWEST: usize = 3;
+/// In the level before the last stands the machine, mostly, so there two are siblings already.
+const FEWEST_MACHINES: usize = 2;
 /// Levels that may be left open.
 const LEVELS: usize = 16;
 
@@ -47,7 +49,7 @@ pub fn families(topics: &[Seen]) -> Vec<Family> {
     let count = |members: &[usize]| members.iter().filter_map(|place| topics.get(*place)).map(|seen| seen.count).sum();
     let mut candidates: Vec<(Open<'_>, Vec<usize>, u64)> = open
         .into_iter()
-        .filter(|(_, members)| members.len() >= FEWEST)
+        .filter(|(key, members)| members.len() >= key.fewest())
         .map(|(key, members)| {
             let count = count(&members);
             (key, members, count)
@@ -59,7 +61,7 @@ pub fn families(topics: &[Seen]) -> Vec<Family> {
     let mut families = Vec::new();
     for (key, members, _) in candidates {
         let members: Vec<usize> = members.into_iter().filter(|place| !taken.contains(place)).collect();
-        if members.len() >= FEWEST {
+        if members.len() >= key.fewest() {
             taken.extend(&members);
             families.push(family(key.pattern(), key.level, members, topics));
         }
@@ -90,6 +92,12 @@ impl Open<'_> {
     fn pattern(&self) -> String {
         format!("{}+{}", self.before, self.behind)
     }
+
+    /// How many make a family.
+    fn fewest(&self) -> usize {
+        let is_machine = self.behind.bytes().filter(|byte| *byte == b'/').count() == 1;
+        if is_machine { FEWEST_MACHINES } else { FEWEST }
+    }
 }
 
 fn openings(topic: &str) -> impl Iterator<Item = Open<'_>> {
@@ -116,7 +124,9 @@ mod tests {
     #[test]
     fn families_of_topics() {
         for (topics, expect) in [
-            (&["a/1/t", "a/2/t"][..], &["a/1/t", "a/2/t"][..]),
+            (&["a/1/t", "a/2/t"][..], &["a/+/t*2"][..]),
+            (&["a/1/t", "a/1/u"], &["a/1/t", "a/1/u"]),
+            (&["a/1/b/t", "a/2/b/t"], &["a/1/b/t", "a/2/b/t"]),
             (&["a/1/t", "a/2/t", "a/3/t"], &["a/+/t*3"]),
             // Five machines with three signals each: by signal, not by machine.
             (

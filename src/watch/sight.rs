@@ -11,7 +11,7 @@
 //! | `payload` | `size` in bytes, and the beginning as `text`, or as `hex` where it is not UTF-8 |
 //! | `verdict` | `translated`, `addressed`, `unmatched`, `dropped`, `quarantined` |
 //! | `rule`, `reason`, `detail` | which rule dropped or failed, the reason as in the metrics, and in words |
-//! | `messages` | what goes to the hub: `rule`, `device`, `properties`, `content_type`, `content_encoding`, `urgent`, `held` (it waits in a window), `time`, `size`, `body` |
+//! | `messages` | what goes to the hub: `rule`, `device`, `properties`, `content_type`, `content_encoding`, `urgent`, `held` (it waits in a window), `reported` (a change of the twin instead of a message), `time`, `size`, `body` |
 //! | `more_messages` | how many messages are left out |
 //!
 //! Texts from outside are cut at 1,024 bytes, so that a sight is small whatever a client sends.
@@ -108,6 +108,8 @@ pub struct Made<'a> {
     pub urgent: bool,
     /// It waits in a window and becomes part of a message later.
     pub held: bool,
+    /// It is a change of the twin, and no message.
+    pub reported: bool,
     /// Bytes as the hub counts them, with its properties.
     pub size: usize,
     /// The message.
@@ -291,6 +293,8 @@ pub struct Message {
     pub urgent: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reported: bool,
     pub time: String,
     pub size: usize,
     pub body: Excerpt,
@@ -372,6 +376,7 @@ impl Message {
             content_encoding: message.content.encoding().map(cut),
             urgent: made.urgent,
             held: made.held,
+            reported: made.reported,
             time: message.created.to_string(),
             size: made.size,
             body: Excerpt::new(message.body, most),
@@ -442,8 +447,14 @@ mod tests {
             received: Timestamp(0),
         };
         let presence = Presence { event: Event::Connect, client: "c", address: "::1", reason: "", at: Timestamp(0) };
-        let made =
-            Made { rule: "r", urgent: false, held: false, size: 0, message: HubMessage::parse(&record).unwrap() };
+        let made = Made {
+            rule: "r",
+            urgent: false,
+            held: false,
+            reported: false,
+            size: 0,
+            message: HubMessage::parse(&record).unwrap(),
+        };
         let quarantined = || Fate::Quarantined { rule: "q", reason: "not_json", detail: "".into() };
         let dropped = || Fate::Dropped { rule: "d", reason: "rule", detail: "".into() };
         let of = |fate, made, presence| Treated { publish, presence, fate, made };
@@ -486,8 +497,14 @@ mod tests {
             RecordWriter::begin(&mut record, Timestamp(0), Content::Json, |out| out.extend_from_slice(long.as_bytes()));
         (0..50).for_each(|_| writer.property(&long, |out| out.extend_from_slice(long.as_bytes())));
         writer.finish(|out| out.extend_from_slice(long.as_bytes())).unwrap();
-        let made =
-            Made { rule: &long, urgent: true, held: true, size: 1, message: HubMessage::parse(&record).unwrap() };
+        let made = Made {
+            rule: &long,
+            urgent: true,
+            held: true,
+            reported: false,
+            size: 1,
+            message: HubMessage::parse(&record).unwrap(),
+        };
         let publish = Publish {
             topic: &long,
             payload: &[0xff; 60_000],

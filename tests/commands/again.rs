@@ -123,6 +123,9 @@ async fn what_may_have_been_published_once_is_left_to_the_hub_until_it_expires()
     // What could not be known again is not taken.
     world.send("iothub-app-kind: blind\r\niothub-app-device: press7\r\n", "three").await;
     world.ended("no_id", 1);
+    // Nor where its topic could not be made, either.
+    world.send("iothub-app-kind: stroke\r\niothub-app-device: press7\r\n", "four").await;
+    world.ended("no_id", 2);
     hears_nothing(&mut plant).await;
     until_empty(&world).await;
 }

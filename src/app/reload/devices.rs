@@ -152,7 +152,10 @@ impl Watched for DeviceTables {
     fn take(&self, found: Read, asked: bool) -> Result<(), NotTaken> {
         let told = rendered(&found.found, &found.sources);
         let Some(DeviceFiles { allow, table, known }) = found.files else {
-            let why = format!("{} have errors, what they said before stays in use", Self::WHAT);
+            let why = format!(
+                "{} have errors, what they said before stays in use (`brownbridge check` shows them)",
+                Self::WHAT
+            );
             tracing::error!("{why}:\n{told}");
             return Err(NotTaken { why, findings: told });
         };

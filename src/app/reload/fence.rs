@@ -46,7 +46,8 @@ impl Watched for Fence {
                 Ok(())
             }
             None => {
-                let why = format!("{} have errors, the old ones stay in use", Self::WHAT);
+                let why =
+                    format!("{} have errors, the old ones stay in use (`brownbridge check` shows them)", Self::WHAT);
                 tracing::error!("{why}:\n{told}");
                 // The findings show lines of the files, which are for who may read them.
                 Err(why.into())

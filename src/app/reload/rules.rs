@@ -26,6 +26,10 @@ const MOST_NAMES: usize = 8;
 /// Findings that one line of the log has room for.
 const MOST_FINDINGS: usize = 50;
 
+/// A file that had rules and has no text any more.
+const EMPTIED: &str = "emptied-file";
+const EMPTIED_HELP: &str = "to be without its rules, remove the file or write a comment into it";
+
 /// What somebody else than the files says about the rules: files that are not in use, and other numbers.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(in crate::app) struct Tuned {
@@ -92,6 +96,17 @@ pub(in crate::app) struct Candidate {
     failures: Vec<Diagnostic>,
 }
 
+/// Why rules cannot be used.
+#[derive(Default)]
+struct Refusal {
+    /// In words that follow "the rules".
+    what: String,
+    /// For the log.
+    findings: String,
+    /// The command that finds the same.
+    shown_by: Option<&'static str>,
+}
+
 impl RuleFiles {
     /// Those at `path`, of which `in_use` was read.
     pub(in crate::app) fn new(path: PathBuf, in_use: Arc<InUse>, tuned: Arc<Mutex<Tuned>>) -> Self {
@@ -140,9 +155,8 @@ impl Watched for RuleFiles {
         let (candidate, wrong) = tuned.load_from(read(&self.path)?, |loaded, sources| {
             let emptied = |source: &SourceFile| source.text.trim().is_empty() && had_rules.contains(&source.path);
             for (file, _) in sources.iter().enumerate().filter(|(_, source)| emptied(source)) {
-                let found = Diagnostic::error("emptied-file", "the file is empty, and had rules", file);
-                let help = "to be without its rules, remove the file or write a comment into it";
-                loaded.diagnostics.push(Diagnostic { help: vec![help.to_owned()], ..found });
+                let found = Diagnostic::error(EMPTIED, "the file is empty, and had rules", file);
+                loaded.diagnostics.push(Diagnostic { help: vec![EMPTIED_HELP.to_owned()], ..found });
             }
         })?;
         for wrong in wrong {
@@ -162,8 +176,8 @@ impl Watched for RuleFiles {
         }
         let known_by = known_by.clone();
         let before = self.in_use.rules();
-        let (what, findings) = match &found {
-            Err(problem) => (format!("cannot be read: {problem}"), String::new()),
+        let Refusal { what, findings, shown_by } = match &found {
+            Err(problem) => Refusal { what: format!("cannot be read: {problem}"), ..Refusal::default() },
             Ok(candidate) => {
                 last.tables.clone_from(&candidate.loaded.tables);
                 match candidate.refusal(&before) {
@@ -176,9 +190,11 @@ impl Watched for RuleFiles {
                 }
             }
         };
+        let shown_by = shown_by
+            .map_or(String::new(), |command| format!(" (`brownbridge {command} {}` shows it)", self.path.display()));
         let why = match known_by == before.hash() {
-            true => format!("the rules in use {what}"),
-            false => format!("the rules on disk {what}; older ones stay in use"),
+            true => format!("the rules in use {what}{shown_by}"),
+            false => format!("the rules on disk {what}; older ones stay in use{shown_by}"),
         };
         tracing::error!("{why}{findings}");
         last.refused = Some((known_by, why.clone()));
@@ -192,25 +208,39 @@ impl Candidate {
     pub(in crate::app) fn rules(self, before: &RuleSet) -> Result<RuleSet, String> {
         match (self.refusal(before), self.loaded.rules) {
             (None, Some(rules)) => Ok(rules),
-            (Some((what, _)), _) => Err(format!("the rules on disk {what}")),
+            (Some(refusal), _) => Err(format!("the rules on disk {}", refusal.what)),
             (None, None) => Err("there are no rules on disk".to_owned()),
         }
     }
 
-    /// Why these rules cannot be used, where that is so: in words, and the findings for the log.
-    fn refusal(&self, before: &RuleSet) -> Option<(String, String)> {
+    /// Why these rules cannot be used, where that is so.
+    fn refusal(&self, before: &RuleSet) -> Option<Refusal> {
         let Self { sources, loaded, failures } = self;
         let errors: Vec<_> = loaded.diagnostics.iter().filter(|found| found.is_error()).collect();
         if let Some(first) = errors.first() {
-            let what = format!("have {}", self.summary(errors.len(), "error", first));
-            return Some((what, told(loaded.diagnostics.iter(), sources)));
+            let findings = told(loaded.diagnostics.iter(), sources);
+            // Only the running bridge knows what a file had, so no command would find fault with an empty one.
+            let (what, shown_by) = match errors.iter().all(|found| found.code == EMPTIED) {
+                true => (format!("lack what they had: {}", self.emptied(&errors)), None),
+                false => (format!("have {}", self.summary(errors.len(), "error", first)), Some("check")),
+            };
+            return Some(Refusal { what, findings, shown_by });
         }
         if let Some(first) = failures.first() {
             let what = format!("do not pass their own tests: {}", self.summary(failures.len(), "failure", first));
-            return Some((what, told(failures.iter(), sources)));
+            return Some(Refusal { what, findings: told(failures.iter(), sources), shown_by: Some("test") });
         }
         let vanished = loaded.rules.as_ref().is_none_or(RuleSet::is_empty) && !before.is_empty();
-        vanished.then(|| ("are gone (to run without any, restart)".to_owned(), String::new()))
+        let what = "are gone (to run without any, restart)";
+        vanished.then(|| Refusal { what: what.to_owned(), ..Refusal::default() })
+    }
+
+    fn emptied(&self, errors: &[&Diagnostic]) -> String {
+        let path = |found: &&Diagnostic| self.sources.get(found.file).map_or("", |source| &source.path).to_owned();
+        let first: Vec<String> = errors.iter().take(MOST_NAMES).map(path).collect();
+        let more = if errors.len() > MOST_NAMES { ", .." } else { "" };
+        let word = if errors.len() == 1 { "is" } else { "are" };
+        format!("{}{more} {word} empty, and had rules ({EMPTIED_HELP})", first.join(", "))
     }
 
     fn summary(&self, count: usize, word: &str, first: &Diagnostic) -> String {

@@ -38,7 +38,9 @@ impl Standing {
                 state.last_success = now;
             }
             Err(why) => {
-                let since = state.refused.get(what).map_or(now, |before| before.since);
+                // Another fault has a time of its own.
+                let same = state.refused.get(what).filter(|before| before.why == why);
+                let since = same.map_or(now, |before| before.since);
                 state.refused.insert(what, Refused { since, why });
             }
         }
@@ -75,9 +77,16 @@ mod tests {
     fn what_is_refused_is_told_since_the_first_time_until_it_is_put_right() {
         let standing = Standing::new(Timestamp(5));
         assert_eq!((standing.warning(), standing.last_success()), (None, Timestamp(5)));
+        let begin = |why: &str| {
+            let begun = Refused { since: Timestamp(7), why: why.to_owned() };
+            standing.0.lock().refused.insert("rules", begun);
+        };
+        begin("one");
         standing.note("rules", Err("one".to_owned()));
-        let since = standing.refused()[0].since;
+        assert_eq!(standing.refused()[0].since, Timestamp(7), "the same again");
         standing.note("rules", Err("two".to_owned()));
+        let since = standing.refused()[0].since;
+        assert!(since > Timestamp(7), "another one, at {since}");
         standing.note("users", Err("three".to_owned()));
         assert_eq!(standing.refused()[0], Refused { since, why: "two".to_owned() });
         assert!(standing.says("rules", "two") && !standing.says("rules", "one"));

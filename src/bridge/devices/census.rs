@@ -253,8 +253,11 @@ impl Devices {
         self.0.shelves.shares()
     }
 
-    /// One device.
+    /// One device. The bridge itself has no id here, whatever it is called at its hub.
     pub fn show(&self, id: &str) -> Option<Listed> {
+        if id.is_empty() || *id == *self.0.options.plan.own.connection.device {
+            return Some(self.0.listed(&self.0.own));
+        }
         let device = self.0.devices.lock().by_id.get(id).cloned();
         let mut listed = device.map(|device| self.0.listed(&device))?;
         listed.origin = Some(Origin::of(&self.0.register.lock(), &self.0.options.plan, id));

@@ -18,6 +18,9 @@ const REMEMBERED: usize = 10_000;
 pub(super) const BEGUN: &str = "begun";
 pub(super) const WITHDRAWN: &str = "withdrawn";
 
+/// Why a message without an id is refused.
+pub(super) const NO_ID: &str = "`once` takes no message without a message id: it could not be known again";
+
 /// The messages that were done, and those that may have been published.
 pub(super) fn known(state: &Path, audit: &Audit) -> (Done, Begun) {
     let mut done = Done::new(REMEMBERED);
@@ -38,8 +41,7 @@ impl Downlink {
             return self.deliver(order, key, (now, now + LOCK)).await;
         }
         if key.is_empty() {
-            let detail = "`once` takes no message without a message id: it could not be known again";
-            return self.finish(order, &key, "no_id", detail).await;
+            return self.finish(order, &key, "no_id", NO_ID).await;
         }
         if !self.begun.has(&key) {
             return self.deliver(order, key, (now, now + LOCK)).await;

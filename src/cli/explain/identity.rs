@@ -1,5 +1,5 @@
 //! Whose identity a message goes up under, where every device has one of its own. From a configuration and the state folder
-//! beside it; no bridge and no service is asked.
+//! beside it, which also has the Sparkplug births; no bridge and no service is asked.
 
 use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,8 @@ use super::super::check::{could_not_run, print_findings};
 use crate::app::devices::Planned;
 use crate::app::settings;
 use crate::bridge::devices::{Origin, origin};
-use crate::rules::RuleSet;
+use crate::bridge::kept_births;
+use crate::rules::{Births, RuleSet};
 
 /// The devices of a configuration.
 pub(super) struct Identities {
@@ -26,6 +27,8 @@ pub(super) struct Configured {
     pub(super) identities: Option<Identities>,
     /// The bridge itself, as `--gateway` takes it; none where the uplink is no hub.
     pub(super) gateway: Option<String>,
+    /// The births that its bridge has kept.
+    pub(super) births: Births,
 }
 
 /// Reads a configuration with its rules.
@@ -37,13 +40,14 @@ pub(super) fn load(path: &Path) -> Result<Configured, ExitCode> {
         return Err(ExitCode::from(1));
     };
     let state = settings.state;
+    let births = kept_births(&state).map_err(|error| could_not_run(&format!("the births cannot be read: {error}")))?;
     let identities = settings.devices.map(|planned| Identities { planned, state });
     let own = settings.own;
     let gateway = own.device.map(|device| match own.module {
         Some(module) => format!("{device}/{module}"),
         None => device,
     });
-    Ok(Configured { rules: settings.rules, identities, gateway })
+    Ok(Configured { rules: settings.rules, identities, gateway, births })
 }
 
 impl Identities {

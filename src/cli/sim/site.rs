@@ -74,7 +74,33 @@ fn introduction(site: &Site, plan: &Plan) -> anyhow::Result<String> {
         let _ = writeln!(text, "host = {:?}", plan.host);
     }
     let _ = writeln!(text, "id_scope = {:?}\n{proofs}address = \"{address}\"\n", plan.scope);
+    text.push_str(&per_device(site, plan, &address));
     Ok(text)
+}
+
+/// The same for devices that register for themselves, as a comment; nothing without a group whose key they share.
+fn per_device(site: &Site, plan: &Plan, address: &str) -> String {
+    let keyed = |enrolment: &Enrolment| match &enrolment.attestation {
+        Attestation::Key(key) if enrolment.is_group => Some((enrolment.name.clone(), key.encode())),
+        _ => None,
+    };
+    let Some((group, key)) = site.enrolments().iter().find_map(keyed) else { return String::new() };
+    let mut whole = format!(
+        "[uplink]\nidentity = \"per-device\"\nca_file = {:?}\naddress = \"{address}\"\n\n[uplink.dps]\n",
+        site.ca_file()
+    );
+    if plan.host != crate::hub::dps::HOST {
+        let _ = writeln!(whole, "host = {:?}", plan.host);
+    }
+    let _ = writeln!(
+        whole,
+        "id_scope = {:?}\nregistration_id = \"bridge-1\"   # the bridge itself\ngroup_key = {:?}\naddress = \"{address}\"\n\n\
+         [uplink.devices]\nallow = [\"*\"]                   # which devices may connect",
+        plan.scope,
+        key.expose()
+    );
+    let lines = whole.lines().map(|line| format!("# {line}").trim_end().to_owned() + "\n");
+    format!("# Or, where each device registers for itself, in group {group}:\n#\n{}\n", lines.collect::<String>())
 }
 
 /// In a group any id will do.

@@ -63,7 +63,7 @@ impl Assignment {
     /// How the assignment came about, in words.
     pub fn how(&self) -> &str {
         match self.substatus.as_deref() {
-            Some("initialAssignment") => "assigned for the first time",
+            Some("initialAssignment") => "the hub it was assigned first",
             Some("deviceDataMigrated") => "moved here, its twin came along",
             Some("deviceDataReset") => "moved here, its twin begins anew",
             Some("reprovisionedToInitialAssignment") => "moved back to its first hub",

@@ -84,7 +84,7 @@ pub(super) fn decode((publish, asks): (&Publish<'_>, bool), births: &Births, out
             if let Some(sender) = asked.filter(|_| metric.alias.is_some()) {
                 births.ask_rebirth(&sender.node);
             }
-            return Err(unknown_alias(metric, asks));
+            return Err(unknown_alias(metric, asks, scope.is_born()));
         };
         if objects.is_empty() || !names.insert(name) {
             names.clear();
@@ -128,17 +128,19 @@ fn unreadable(fault: Fault, payload: &[u8]) -> Refusal {
 }
 
 fn of_earlier_births(alias: u64) -> Refusal {
-    let detail = format!(
-        "the births that declared the alias {alias} for this message are not known any more: others came since"
-    );
+    let detail =
+        format!("the birth that declared the alias {alias} for this message is not known any more: another came since");
     Refusal::new(QuarantineReason::UnknownAlias, detail)
 }
 
-fn unknown_alias(metric: &Metric<'_>, asked: bool) -> Refusal {
+fn unknown_alias(metric: &Metric<'_>, asked: bool, born: bool) -> Refusal {
+    let ask = if asked { "the edge node is asked" } else { "ask the edge node" };
     let detail = match metric.alias {
+        Some(alias) if born => format!(
+            "the birth that holds does not declare the alias {alias}: it is of another session or the sender has changed since, {ask} for a rebirth"
+        ),
         Some(alias) => format!(
-            "no birth has declared the alias {alias}: the edge node was born before brownbridge was there, {} for a rebirth",
-            if asked { "it is asked" } else { "ask it" }
+            "no birth that holds has declared the alias {alias}: its sender was born before brownbridge was there, or has died since, {ask} for a rebirth"
         ),
         None => "a metric has neither name nor alias".to_owned(),
     };

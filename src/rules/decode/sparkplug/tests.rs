@@ -20,13 +20,14 @@ fn aliases_live_from_birth_to_death() {
     let born = r#"{"time":"2026-11-21T00:00:00.000Z","seq":1,"Temperature":21.5,"Pressure":1.25,"Running":true,"Count":-5,"Total":1234567890123,"Batch":"B-42/°C","Spare":null}"#;
     let data = r#"{"time":"2026-11-21T00:00:01.000Z","seq":2,"Temperature":22,"Running":false}"#;
     let named = r#"{"time":"2026-11-21T00:00:02.000Z","seq":3,"Temperature":22.5}"#;
-    let unknown =
-        "no birth has declared the alias 1: the edge node was born before brownbridge was there, ask it for a rebirth";
+    let unknown = "no birth that holds has declared the alias 1: its sender was born before brownbridge was there, or has died since, ask the edge node for a rebirth";
+    let not_of_it = "the birth that holds does not declare the alias 99: it is of another session or the sender has changed since, ask the edge node for a rebirth";
     for (topic, payload, expect) in [
         ("spBv1.0/PlantA/DDATA/Line1/PLC-7", BY_ALIAS, Err(unknown)),
         ("spBv1.0/PlantA/DDATA/Line1/PLC-7", BY_NAME, Ok(named)),
         ("spBv1.0/PlantA/DBIRTH/Line1/PLC-7", DBIRTH, Ok(born)),
         ("spBv1.0/PlantA/DDATA/Line1/PLC-7", BY_ALIAS, Ok(data)),
+        ("spBv1.0/PlantA/DDATA/Line1/PLC-7", "120410637000", Err(not_of_it)),
         ("spBv1.0/PlantA/DDATA/Line2/PLC-7", BY_ALIAS, Err(unknown)),
         ("spBv1.0/PlantA/NDEATH/Line1", "", Ok("{}")),
         ("spBv1.0/PlantA/DDATA/Line1/PLC-7", BY_ALIAS, Err(unknown)),
