@@ -340,8 +340,8 @@ impl Bridge {
     }
 
     fn quarantined(&self, publish: &Publish<'_>, reason: Reason<'_>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        let stored = self.quarantine.put(publish, reason);
         let unsettled = self.unsettled(self.metrics.quarantined(reason.reason));
+        let stored = self.quarantine.put(publish, reason, || unsettled.settle());
         self.metrics.log_pace(&format!("{} {}", reason.rule, reason.reason), |left_out| {
             tracing::warn!(
                 topic = excerpt(publish.topic),
@@ -353,15 +353,13 @@ impl Bridge {
                 "a publish went to the quarantine"
             );
         });
-        Box::pin(async move {
-            stored.await;
-            unsettled.settle();
-        })
+        Box::pin(stored)
     }
 }
 
-/// A publish on its way into the quarantine, or with messages that wait for room: counted when they are there, or when
-/// its client is gone before that and they are nowhere, or nobody learns whether they are. Until then it is in progress.
+/// A publish that waits for room in the queue of the quarantine or in the spool: counted when it is there, or when its
+/// client is gone before it came that far. What is in the queue of the quarantine gets written whoever has gone, and is
+/// counted by its writer. Until then it is in progress.
 struct Unsettled {
     stored: bool,
     counter: Counter,
@@ -527,7 +525,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_publish_counts_once_even_if_its_client_does_not_wait_for_the_quarantine() {
+    async fn a_publish_that_the_quarantine_gets_counts_as_quarantined_even_if_its_client_does_not_wait() {
         let dir = tempfile::tempdir().unwrap();
         let recorder = PrometheusBuilder::new().build_recorder();
         let (bridge, writer, _spools) = bridge(dir.path(), Some("own"), "");
@@ -539,15 +537,18 @@ mod tests {
         let stored = metrics::with_local_recorder(&recorder, offer);
         stored.await;
         metrics::with_local_recorder(&recorder, || drop(offer()));
-        let page = recorder.handle().render();
-        for expect in [
-            "messages_quarantined_total{reason=\"bad_property_bag\"} 1\n",
-            "messages_dropped_total{reason=\"publisher_gone\"} 1\n",
-        ] {
-            assert!(page.contains(expect), "{page}");
-        }
         drop(bridge);
         writer.join();
+        let page = recorder.handle().render();
+        assert!(page.contains("messages_quarantined_total{reason=\"bad_property_bag\"} 2\n"), "{page}");
+        assert!(!page.contains("publisher_gone"), "{page}");
+        let mut kept = 0;
+        let count = |_| {
+            kept += 1;
+            true
+        };
+        quarantine::read(&dir.path().join("quarantine"), count).unwrap();
+        assert_eq!(kept, 2, "the books say what is there");
     }
 
     /// A birth that came through one connection names the metrics of another, and a clock that is not believed counts.

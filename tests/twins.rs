@@ -326,6 +326,45 @@ async fn the_fence_bounds_what_is_desired() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_is_refused_leaves_the_good_one_in_force() {
+    let dir = folder();
+    let (sim, _messages) = sim(|_| ()).await;
+    let start = || launched(dir.path(), &sim, sim.local_addr().port(), (DESIRED, COMMANDS));
+    let mut bridge = start();
+    let said = |value: Value, code: u16, version: u64, detail: &str| {
+        let answer = json!({"value": value, "ac": code, "av": version, "ad": detail});
+        reported(&sim, "gw", "/devices/press-7/motor/speed", answer)
+    };
+    let beyond = "beyond `when`: .value <= 80";
+    desire(&sim, "press-7", json!({"motor": {"speed": 500}})).await;
+    said(json!(500), 400, 2, beyond).await;
+    desire(&sim, "press-7", json!({"motor": {"speed": 12.5}})).await;
+    said(json!(12.5), 200, 3, "published").await;
+    desire(&sim, "press-7", json!({"motor": {"speed": 500}})).await;
+    said(json!(500), 400, 4, beyond).await;
+    came_to(&bridge, "motor", "beyond_when", 2.0);
+    let mut plant = Plant::subscribed(bridge.mqtt, "plc", "plant/#").await;
+    let speed = |payload: &str| pair("plant/press7/set/speed", payload);
+    assert_eq!(plant.hears().await, speed("12.5"), "what was good stays");
+    let audit = std::fs::read_to_string(dir.path().join("state/commands.jsonl")).unwrap();
+    let last: Value = serde_json::from_str(audit.lines().last().unwrap()).unwrap();
+    let told = ["outcome", "command", "device", "detail", "id"].map(|key| last[key].clone());
+    assert_eq!(json!(told), json!(["beyond_when", "motor", "press-7", beyond, 4]));
+
+    // Over a restart; and the good value again is nothing to publish, but an answer.
+    bridge.process.kill();
+    bridge = start();
+    desire(&sim, "press-7", json!({"motor": {"speed": 12.5}})).await;
+    said(json!(12.5), 200, 5, "published").await;
+    let mut plant = Plant::subscribed(bridge.mqtt, "plc", "plant/#").await;
+    assert_eq!(plant.hears().await, speed("12.5"));
+    desire(&sim, "press-7", json!({"motor": {"speed": null}})).await;
+    assert_eq!(plant.hears().await, speed(""), "what is desired no more is cleared");
+    came_to(&bridge, "motor", "published", 0.0);
+    came_to(&bridge, "(removed)", "cleared", 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_retained_waits_for_somebody() {
     let dir = folder();
     let world = world(dir.path(), DESIRED, Misbehave::default(), COMMANDS).await;

@@ -7,7 +7,7 @@
 //! | quarantine: writer thread | [`start`] | after the uplink | 64 entries |
 //! | births of Sparkplug: the journal's thread, and a task that has it written anew | [`start`], where a rule decodes Sparkplug | after the broker | 16 MiB of records |
 //! | sessions: the journal's thread | [`start`] | after the broker | 64 MiB of records |
-//! | uplink, on a thread of its own | [`start`] | after it drained, or `drain_timeout` | the spool; `window` in flight |
+//! | uplink, on a thread of its own | [`start`] | after what can go has gone, or `drain_timeout` | the spool; `window` in flight |
 //! | windows: closes those of rules with `batch`, `aggregate` or `pivot`, and stores their messages | [`start`] | after the broker | the holding spool; 10,000 closed ones |
 //! | dispatcher and a line a device, on that thread, instead of the one uplink | [`start`] | the same | 128 messages or 1 MB a device, 64 MB in all; 4,096 messages or 8 MB for the shelves |
 //! | watches of the files of the rules, the fence, the devices, the TLS listener and the uplink's TLS | [`start`] | after the broker | 1 request each; passwords wait for one of 2 places |
@@ -46,6 +46,7 @@ mod control;
 pub mod credentials;
 pub mod devices;
 mod down;
+mod drain;
 pub mod gate;
 pub mod inherited;
 mod keep;
@@ -66,6 +67,7 @@ use self::ledger::Ledger;
 use control::Operator;
 use credentials::{Identity, UplinkTls};
 use devices::Planned;
+use drain::Drain;
 use gate::Keeper;
 use inherited::Inherited;
 use page::Gauges;
@@ -172,6 +174,7 @@ pub struct Running {
     ledger: Arc<Ledger>,
     ledger_kept: JoinHandle<()>,
     ledger_stop: CancellationToken,
+    drain: Drain,
     drain_timeout: Duration,
 }
 
@@ -296,6 +299,8 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let births = KeptBirths::run(&bridge, broker.inside());
     let reloader = || files.reloader(Arc::clone(&bridge_toml));
     let lines = (shelves.clone(), devices.clone());
+    let drain =
+        Drain { stores: stores.clone(), status: status.clone(), devices: devices.clone(), shelves: shelves.clone() };
     let twins = down.as_ref().map(|down| down.twins.clone());
     let audit = down.as_ref().and_then(down::Prepared::audit);
     let down = down.map(|down| down.start((broker.inside(), &bridge), reloader(), lines, metrics)).transpose();
@@ -359,6 +364,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         ledger,
         ledger_kept,
         ledger_stop,
+        drain,
         drain_timeout: settings.config.uplink.drain_timeout,
     })
 }
@@ -513,22 +519,13 @@ impl Running {
         drop(self.bridge);
         let kept = tokio::task::spawn_blocking(move || self.sessions.join());
         let _ = tokio::time::timeout(BROKER_GRACE, async { tokio::join!(kept, self.births.stop()) }).await;
-        let drained = tokio::time::timeout(self.drain_timeout, drained(&self.stores)).await;
+        let _ = tokio::time::timeout(self.drain_timeout, self.drain.done()).await;
         self.uplink_stop.cancel();
         let _ = self.uplink.await;
         // The uplink was the last that could put something into it.
         let waiting = tokio::task::spawn_blocking(move || self.quarantine.join());
         let _ = tokio::time::timeout(BROKER_GRACE, waiting).await;
-        let left = self.stores.stats().waiting;
-        let held = self.stores.held.waiting();
-        if held > 0 {
-            tracing::info!("{held} messages for windows stay in the holding spool for the next start");
-        }
-        if drained.is_err() && left > 0 {
-            tracing::info!("{left} messages stay in the spool for the next start");
-        } else {
-            tracing::info!("everything is delivered");
-        }
+        self.drain.tell();
         self.ledger_stop.cancel();
         let _ = self.ledger_kept.await;
         self.ledger.close();
@@ -542,13 +539,5 @@ impl Running {
             Ok(Err(_)) => Err(spool::CloseError("its closing was cut off".into())),
             Err(_) => Err(spool::CloseError(format!("the disk did not answer within {CLOSE_GRACE:?}"))),
         }
-    }
-}
-
-/// Returns when nothing waits.
-async fn drained(stores: &Stores) {
-    let mut look = tokio::time::interval(Duration::from_millis(10));
-    while stores.stats().waiting > 0 {
-        look.tick().await;
     }
 }

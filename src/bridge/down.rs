@@ -21,7 +21,7 @@
 //! | `dry_run` | it would have been published | yes | 200 |
 //! | `expired` | its time has passed: the hub dead-letters it, and tells its service so | no | |
 //! | `duplicate` | it was done before | yes | |
-//! | `repeated` | the hub sent again what waits here; it goes on waiting | no | |
+//! | `came_again` | the hub sent again what waits here; nothing is published again, it goes on waiting | no | |
 //! | `no_id` | `once`, and the message has no id to be known by | yes | |
 //! | `not_repeated` | `once`, and it was or may have been published before; an answer still completes it | no | |
 //! | `bad_property_bag`, `not_understood` | the topic is none that a hub sends | yes | |
@@ -283,7 +283,10 @@ impl Downlink {
                 self.take(order, key).await;
             }
             Commanded::NoRule => {
-                let detail = format!("no [[command]] takes it: {}", telling::properties(&command.properties));
+                let passed_by = self.parts.rules.rules().passed_by(&incoming);
+                let detail = telling::passed_by(&passed_by).unwrap_or_else(|| {
+                    format!("no [[command]] takes it: {}", telling::properties(&command.properties))
+                });
                 self.finish(order, &key, "no_rule", &detail).await;
             }
             // A topic with `{id}` cannot be made without one: the missing id is the reason, not what follows from it.
@@ -308,7 +311,12 @@ impl Downlink {
             self.unwatch(&known);
             return self.deliver(known.what, known.key, (now, now + LOCK)).await;
         }
-        self.tell(&known.what, "repeated", "the hub sent it again while it waits here", false);
+        self.tell(
+            &known.what,
+            "came_again",
+            "the hub sent it again while it waits here; nothing was published again",
+            false,
+        );
         let _ = self.desk.put(known);
     }
 

@@ -7,10 +7,13 @@ use std::time::Duration;
 
 use super::check::{could_not_run, print, print_error};
 use super::running::{self, default_config};
-use super::text::{bytes, columns, plain, span};
+use super::text::{beginning, bytes, columns, of, plain, span};
 use crate::app::status::Device;
 use crate::control::{Answer, DEVICES_AT_ONCE, Request};
 use crate::message::excerpt;
+
+/// Of so many devices it is told one by one what letting them in or keeping them out does.
+const TOLD: usize = 20;
 
 /// Shows the devices of a running bridge with identity = "per-device", lets them in and keeps them out.
 #[derive(clap::Args)]
@@ -138,7 +141,7 @@ pub(super) fn table(out: &mut String, devices: &[Device]) {
             device.shelved.to_string(),
             bytes(device.shelf_bytes),
             device.delivered.to_string(),
-            plain(trouble.split(". ").next().unwrap_or_default()).chars().take(70).collect(),
+            beginning(&plain(trouble.split(". ").next().unwrap_or_default()), 70),
         ]
     });
     columns(out, ["DEVICE", "STATE", "QUEUED", "SHELVED", "SIZE", "DELIVERED", "TROUBLE"], rows);
@@ -161,11 +164,13 @@ fn show(state: &Path, id: String, as_json: bool) -> Result<bool, String> {
         "" => format!("{} is the bridge itself: {}\n", plain(&id), device.state),
         id => format!("{}: {}\n", plain(id), device.state),
     };
-    let _ = writeln!(out, "queued     {} messages", device.queued);
+    let _ = writeln!(out, "queued     {}", of(device.queued, "message", "messages"));
     let since = device.shelved_since.map_or_else(String::new, |since| format!(", the oldest since {since}"));
-    let _ = writeln!(out, "on shelf   {} messages, {}{since}", device.shelved, bytes(device.shelf_bytes));
+    let shelved = of(device.shelved, "message", "messages");
+    let _ = writeln!(out, "on shelf   {shelved}, {}{since}", bytes(device.shelf_bytes));
     let last = device.last_delivered.map_or_else(String::new, |at| format!(", the last {at}"));
-    let _ = writeln!(out, "delivered  {} messages since the start{last}", device.delivered);
+    let delivered = of(device.delivered, "message", "messages");
+    let _ = writeln!(out, "delivered  {delivered} since the start{last}");
     if let Some(admission) = &device.admission {
         let _ = writeln!(out, "admission  {}", plain(admission));
     }
@@ -197,39 +202,37 @@ fn show(state: &Path, id: String, as_json: bool) -> Result<bool, String> {
     Ok(true)
 }
 
-/// Of so many devices it is told one by one what approving them does.
-const TOLD: usize = 20;
-
 /// What devices do; nothing where they have not named themselves.
 fn states(state: &Path, ids: &[String]) -> Result<Vec<Option<String>>, String> {
     let one = |id: &String| Ok(devices(state, Some(id.clone()), None)?.pop().map(|device| device.state));
     ids.iter().map(one).collect()
 }
 
-/// What becomes of a device that is approved.
-fn approved(before: Option<&str>) -> &'static str {
+/// What becomes of a device that was in this state.
+fn said(before: Option<&str>, approve: bool) -> &'static str {
     match before {
-        None => "not seen yet: it is let in when a message names it",
+        None => "not seen yet: no message has named it since the bridge started. Is it spelled so?",
+        Some(_) if !approve => "is kept out now",
         Some("refused") => "was refused: it is tried now, and asks the provisioning service again where it has one",
         Some("held" | "denied") => "is let in now",
         Some("connected") => "was connected and stays so: nothing is tried or asked again",
-        Some(_) => "might connect before: nothing is tried or asked again",
+        Some(_) => "was let in before: nothing is tried or asked again",
     }
 }
 
 fn say(state: &Path, ids: Vec<String>, approve: bool) -> Result<bool, String> {
     let what = if approve { "let in" } else { "kept out" };
-    let before = if approve && ids.len() <= TOLD { states(state, &ids)? } else { Vec::new() };
-    let mut said = 0;
+    let before = if ids.len() <= TOLD { states(state, &ids)? } else { Vec::new() };
+    let mut count = 0;
     for some in ids.chunks(crate::control::MAX_DEVICES) {
         match ask(state, &Request::DevicesSay { ids: some.to_vec(), approve })? {
-            Answer::Said(count) => said += count,
+            Answer::Said(some) => count += some,
             _ => return Err("the bridge gave another answer".to_owned()),
         }
     }
     for (id, before) in ids.iter().zip(&before) {
-        print(&format!("{}: {}\n", plain(id), approved(before.as_deref())));
+        print(&format!("{}: {}\n", plain(id), said(before.as_deref(), approve)));
     }
-    print(&format!("{said} devices are {what} from now on\n"));
+    print(&format!("{} {what} from now on\n", of(count, "device is", "devices are")));
     Ok(true)
 }

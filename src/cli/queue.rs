@@ -120,6 +120,7 @@ fn shown(stat: &QueueStat) -> String {
     let oldest = span(Duration::from_secs(stat.oldest_seconds));
     let _ = match stat.waiting {
         0 => writeln!(out, "nothing waits; {} on disk", bytes(stat.disk_bytes)),
+        1 => writeln!(out, "1 message waits, for {oldest}; {} on disk", bytes(stat.disk_bytes)),
         waiting => {
             writeln!(out, "{waiting} messages wait, the oldest for {oldest}; {} on disk", bytes(stat.disk_bytes))
         }

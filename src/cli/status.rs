@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::check::{could_not_run, print};
 use super::running::{admin_address, default_config, get};
-use super::text::{bytes, columns, plain, span};
+use super::text::{beginning, bytes, columns, of, plain, span};
 use crate::app::status::{Connected, MAX_CLIENTS, Report, Sparkplug};
 
 /// Shows a running bridge: uplink, spool, counters, and who is connected.
@@ -72,6 +72,7 @@ fn shown(report: &Report) -> String {
     let spool = &report.spool;
     let waiting = match spool.waiting {
         0 => "nothing waits".to_owned(),
+        1 => format!("1 message waits, for {}", span(seconds(spool.oldest_age_seconds))),
         waiting => format!("{waiting} messages wait, the oldest for {}", span(seconds(spool.oldest_age_seconds))),
     };
     let full = if spool.full { "; FULL, nothing is acknowledged" } else { "" };
@@ -82,12 +83,14 @@ fn shown(report: &Report) -> String {
         let states = if states.is_empty() { "none yet".to_owned() } else { states.join(", ") };
         let shelved = match devices.shelved {
             0 => String::new(),
-            shelved => format!("; {shelved} messages on shelves, {} on disk", bytes(devices.shelf_bytes)),
+            shelved => {
+                format!("; {} on shelves, {} on disk", of(shelved, "message", "messages"), bytes(devices.shelf_bytes))
+            }
         };
         let _ = writeln!(out, "devices    {states}{shelved}");
         for device in &devices.worst {
             let trouble = device.trouble.as_deref().unwrap_or("`brownbridge devices approve` lets it in");
-            let trouble: String = plain(trouble).chars().take(100).collect();
+            let trouble = beginning(&plain(trouble), 100);
             let _ = writeln!(out, "           {} is {}: {trouble}", plain(&device.id), plain(&device.state));
         }
     }
@@ -103,7 +106,12 @@ fn shown(report: &Report) -> String {
     }
     if report.windows.messages > 0 {
         let (messages, open) = (report.windows.messages, report.windows.open);
-        let _ = writeln!(out, "windows    {messages} messages wait for others in {open} windows");
+        let _ = writeln!(
+            out,
+            "windows    {} for others in {}",
+            of(messages, "message waits", "messages wait"),
+            of(open as u64, "window", "windows")
+        );
     }
     if let Some(sparkplug) = &report.sparkplug {
         births(&mut out, sparkplug);
@@ -111,7 +119,7 @@ fn shown(report: &Report) -> String {
     let c = &report.counters;
     let _ = writeln!(
         out,
-        "publishes  {} received: {} translated, {} dropped on purpose, {} quarantined",
+        "publishes  {} received: {} translated, {} dropped, {} quarantined",
         c.received, c.translated, c.dropped, c.quarantined
     );
     let _ =

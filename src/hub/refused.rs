@@ -1,5 +1,13 @@
 //! What a refused CONNECT probably means, for a person who has only the log.
 
+/// The part of [`refused`] about the clock, for where that was compared and is not the reason.
+pub const CLOCK: &str = "the clock of this machine (a token more than 5 minutes off is refused); ";
+
+/// A refusal without what there is to look at, for who was told that before.
+pub fn brief(text: &str) -> &str {
+    text.split_once(". In the order to look at").map_or(text, |(brief, _)| brief)
+}
+
 /// The likely causes behind a CONNACK return code other than 0.
 ///
 /// The hub answers 5 to nearly every mistake and never says which, so the text lists what to look at,
@@ -51,5 +59,22 @@ pub fn tls_hint(error: &str) -> &'static str {
         ". The certificate is for another name: HostName (or GatewayHostName) must be the name in it"
     } else {
         ""
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_in_full_without_the_clock_and_in_brief() {
+        let full = refused(5);
+        let compared = full.replace(CLOCK, "");
+        assert!(compared.starts_with("not authorised. In the order to look at: the key ("), "{compared}");
+        for (text, expect) in
+            [(full, "not authorised"), (compared.as_str(), "not authorised"), (refused(1), refused(1))]
+        {
+            assert_eq!(brief(text), expect);
+        }
     }
 }

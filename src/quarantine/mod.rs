@@ -13,7 +13,8 @@
 //! | `nr` | a number that makes each line another one |
 //!
 //! [`Quarantine::put`] returns after fdatasync, so the publisher is acknowledged only then; entries that come
-//! together share one. A write that fails is repeated in a new file until it succeeds, and nobody is
+//! together share one. What is told by [`put`](Quarantine::put) of its being there is told by the writer, so that an entry
+//! counts also where its publisher has gone meanwhile. A write that fails is repeated in a new file until it succeeds, and nobody is
 //! acknowledged meanwhile. The folder is bounded: the oldest file goes first, its entries counted.
 //!
 //! An entry is named by a hash of its line. [`Quarantine::take`] writes a file anew without the entries taken and puts
@@ -28,6 +29,7 @@ use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::message::Publish;
@@ -59,7 +61,7 @@ pub struct Reason<'a> {
 }
 
 enum Job {
-    Put { line: Vec<u8>, done: oneshot::Sender<()> },
+    Put { line: Vec<u8>, settled: Box<dyn FnOnce() + Send>, done: oneshot::Sender<()> },
     Take { ids: HashSet<String>, done: oneshot::Sender<io::Result<Vec<String>>> },
 }
 
@@ -108,9 +110,15 @@ pub fn read(dir: &Path, mut with: impl FnMut(Entry) -> bool) -> io::Result<()> {
 }
 
 impl Quarantine {
-    /// Stores a publish; the future is ready when it is on disk.
-    pub fn put(&self, publish: &Publish<'_>, reason: Reason<'_>) -> impl Future<Output = ()> + Send + 'static {
-        self.store(entry::of_publish(publish, reason))
+    /// Stores a publish; the future is ready when it is on disk. `settled` is called then, also where the future is
+    /// dropped before; it is dropped uncalled where the future is dropped before there was room in the queue.
+    pub fn put(
+        &self,
+        publish: &Publish<'_>,
+        reason: Reason<'_>,
+        settled: impl FnOnce() + Send + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        self.store(entry::of_publish(publish, reason), Box::new(settled))
     }
 
     /// Stores a hub message; the future is ready when it is on disk.
@@ -120,15 +128,19 @@ impl Quarantine {
         record: &[u8],
         reason: Reason<'_>,
     ) -> impl Future<Output = ()> + Send + 'static {
-        self.store(entry::of_message(message_id, record, reason))
+        self.store(entry::of_message(message_id, record, reason), Box::new(|| ()))
     }
 
-    fn store(&self, line: Vec<u8>) -> impl Future<Output = ()> + Send + 'static {
+    fn store(&self, line: Vec<u8>, settled: Box<dyn FnOnce() + Send>) -> impl Future<Output = ()> + Send + 'static {
+        let (done, written) = oneshot::channel();
+        let sent = self.jobs.try_send(Job::Put { line, settled, done });
         let jobs = self.jobs.clone();
         async move {
-            let (done, written) = oneshot::channel();
-            let stored = jobs.send(Job::Put { line, done }).await.is_ok() && written.await.is_ok();
-            if !stored {
+            let sent = match sent {
+                Err(TrySendError::Full(job)) => jobs.send(job).await.is_ok(),
+                sent => sent.is_ok(),
+            };
+            if !(sent && written.await.is_ok()) {
                 // The program ends; what is not on disk is not acknowledged.
                 std::future::pending().await
             }
@@ -159,9 +171,9 @@ fn write(mut queue: mpsc::Receiver<Job>, mut files: Files) {
         let (mut lines, mut stored, mut takes) = (Vec::new(), Vec::new(), Vec::new());
         for job in jobs.drain(..) {
             match job {
-                Job::Put { mut line, done } => {
+                Job::Put { mut line, settled, done } => {
                     lines.append(&mut line);
-                    stored.push(done);
+                    stored.push((settled, done));
                 }
                 Job::Take { ids, done } => takes.push((ids, done)),
             }
@@ -170,7 +182,8 @@ fn write(mut queue: mpsc::Receiver<Job>, mut files: Files) {
             tracing::error!("the quarantine in {} cannot be written: {error}; trying again", files.dir.display());
             std::thread::sleep(RETRY);
         }
-        for done in stored {
+        for (settled, done) in stored {
+            settled();
             let _ = done.send(());
         }
         for (ids, done) in takes {

@@ -16,7 +16,8 @@ pub(crate) fn open() -> (Quarantine, Steps) {
 impl Steps {
     /// Stores one entry; `None` where none waits.
     pub(crate) fn store(&mut self) -> Option<Entry> {
-        let Job::Put { line, done } = self.0.try_recv().ok()? else { return None };
+        let Job::Put { line, settled, done } = self.0.try_recv().ok()? else { return None };
+        settled();
         let _ = done.send(());
         Entry::parse(std::str::from_utf8(&line).ok()?)
     }

@@ -29,7 +29,7 @@ async fn original_bytes_and_reason_are_kept_over_a_torn_line() {
     let dir = tempfile::tempdir().unwrap();
     for (payload, key, expect) in [(&b"{oops"[..], "payload", "{oops"), (&[0xff, 0x00][..], "payload_base64", "/wA=")] {
         let (quarantine, writer) = open(dir.path(), 1 << 20).unwrap();
-        quarantine.put(&publish(payload), REASON).await;
+        quarantine.put(&publish(payload), REASON, || ()).await;
         drop(quarantine);
         writer.join();
         let mut file = OpenOptions::new().append(true).open(newest(dir.path())).unwrap();
@@ -50,7 +50,7 @@ async fn the_oldest_files_go_first() {
     let (quarantine, writer) = open(dir.path(), 8 << 10).unwrap();
     for n in 0..100 {
         let payload = format!("{n:0400}");
-        quarantine.put(&publish(payload.as_bytes()), REASON).await;
+        quarantine.put(&publish(payload.as_bytes()), REASON, || ()).await;
     }
     drop(quarantine);
     writer.join();
@@ -66,7 +66,7 @@ async fn entries_are_taken_out_one_by_one_and_what_comes_later_is_kept() {
     let dir = tempfile::tempdir().unwrap();
     let (quarantine, writer) = open(dir.path(), 1 << 20).unwrap();
     for payload in ["a", "b", "b", "c"] {
-        quarantine.put(&publish(payload.as_bytes()), REASON).await;
+        quarantine.put(&publish(payload.as_bytes()), REASON, || ()).await;
     }
     let payloads = || entries(dir.path()).iter().map(|entry| entry.payload()).collect::<Vec<_>>();
     let id_of = |n: usize| entries(dir.path())[n].id.clone();
@@ -82,7 +82,7 @@ async fn entries_are_taken_out_one_by_one_and_what_comes_later_is_kept() {
         assert_eq!(taken.len(), expect_taken, "{take:?}");
         assert_eq!(payloads(), expect_left.iter().map(|text| text.as_bytes().to_vec()).collect::<Vec<_>>());
     }
-    quarantine.put(&publish(b"d"), REASON).await;
+    quarantine.put(&publish(b"d"), REASON, || ()).await;
     assert_eq!(payloads(), [b"d"]);
     let again = open(dir.path(), 1 << 20);
     assert!(again.is_err(), "one process at a time");
@@ -121,7 +121,7 @@ async fn what_root_does_leaves_the_files_to_their_owner() {
     }
     let (quarantine, writer) = open(dir.path(), 1 << 20).unwrap();
     for payload in ["a", "b"] {
-        quarantine.put(&publish(payload.as_bytes()), REASON).await;
+        quarantine.put(&publish(payload.as_bytes()), REASON, || ()).await;
     }
     let first = entries(dir.path()).remove(0).id;
     quarantine.take([first].into()).await.unwrap();
@@ -131,4 +131,31 @@ async fn what_root_does_leaves_the_files_to_their_owner() {
         let file = file.unwrap();
         assert_eq!(file.metadata().unwrap().uid(), 12_345, "{:?}", file.path());
     }
+}
+
+/// Who gives up waiting for room in the queue has put nothing there; who gives up later has.
+#[test]
+fn what_is_in_the_queue_is_settled_whoever_waits_for_it() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    let (jobs, queue) = mpsc::channel(2);
+    let quarantine = Quarantine { jobs };
+    let (one, settled) = (publish(b"x"), Arc::new(AtomicUsize::new(0)));
+    let put = || {
+        let settled = Arc::clone(&settled);
+        let count = move || {
+            settled.fetch_add(1, Ordering::Relaxed);
+        };
+        quarantine.put(&one, REASON, count)
+    };
+    let waits = put();
+    drop(put());
+    drop(put());
+    assert_eq!(Arc::strong_count(&settled), 3, "the third is nowhere, and nobody is to count it");
+    let dir = tempfile::tempdir().unwrap();
+    drop(waits);
+    drop(quarantine);
+    write(queue, Files::open(dir.path(), 1 << 20).unwrap());
+    assert_eq!((settled.load(Ordering::Relaxed), entries(dir.path()).len()), (2, 2));
 }

@@ -47,6 +47,8 @@ pub(super) struct Command {
     pub(super) device: Option<TextPattern>,
     pub(super) props: Vec<(Box<str>, TextPattern)>,
     pub(super) message: Message,
+    /// Its `when` as the user wrote it, on one line.
+    pub(super) when: Option<Box<str>>,
     pub(super) topic: Levels,
     pub(super) answer_topic: Option<Levels>,
     pub(super) qos: u8,
@@ -202,8 +204,12 @@ pub enum PassedBy {
     Device,
     /// This property is missing, or has another value.
     Property(String),
-    /// Its `when` is not true, or its table has no such key.
-    When,
+    /// Its `when`, which is this, is not true.
+    When(String),
+    /// This table of it has no row for it.
+    Lookup(String),
+    /// Its `when` or its table needs a body that can be read.
+    Body(QuarantineReason, String),
 }
 
 impl fmt::Display for PassedBy {
@@ -212,7 +218,9 @@ impl fmt::Display for PassedBy {
             Self::Method => f.write_str("`method` is another"),
             Self::Device => f.write_str("`device` does not match"),
             Self::Property(name) => write!(f, "the property `{name}` is missing or has another value"),
-            Self::When => f.write_str("its `when` is not true, or its table has no such key"),
+            Self::When(when) => write!(f, "its `when` is not true: {when}"),
+            Self::Lookup(table) => write!(f, "its table `{table}` has no row for it"),
+            Self::Body(_, detail) => f.write_str(detail),
         }
     }
 }
@@ -225,10 +233,15 @@ pub(super) fn passed_by(commands: &[Command], incoming: &Incoming<'_>) -> Vec<(S
     asked.map_while(|(name, asked)| Some((name, asked.ok()?.err()?))).collect()
 }
 
-/// Asks the commands in order.
+/// Asks the commands in order. A body that nobody can read is refused by the first that would have looked into it.
 pub(super) fn ask(commands: &[Command], incoming: &Incoming<'_>) -> Commanded {
+    let mut unreadable = None;
     for command in commands {
         match command.ask(incoming) {
+            Ok(Err(PassedBy::Body(reason, detail))) => {
+                let command = command.name.clone();
+                unreadable.get_or_insert(Commanded::Refused { command, reason, detail });
+            }
             Ok(Err(_)) => {}
             Ok(Ok(made)) => return Commanded::Made(made),
             Err((reason, detail)) => {
@@ -236,7 +249,7 @@ pub(super) fn ask(commands: &[Command], incoming: &Incoming<'_>) -> Commanded {
             }
         }
     }
-    Commanded::NoRule
+    unreadable.unwrap_or(Commanded::NoRule)
 }
 
 impl Command {
@@ -272,10 +285,27 @@ impl Command {
         let source = Source { publish: &publish, captures: &[], event: names, births: &births, state: "", marks: None };
         let (mut work, mut records) = (Work::default(), Records::default());
         match make::make(&self.message, 0, &source, &mut work, &mut records) {
-            Ok(Taken::No) => Ok(Err(PassedBy::When)),
+            Ok(Taken::When) => Ok(Err(self.passed_by(payload, PassedBy::When(self.written_when())))),
+            Ok(Taken::Lookup) => Ok(Err(self.passed_by(payload, PassedBy::Lookup(self.table())))),
             Ok(Taken::Yes) => self.collect(&records).map(Ok),
             Err(refusal) => Err((refusal.reason, refusal.detail)),
         }
+    }
+
+    /// Why `when` or `lookup` let a body go by.
+    fn passed_by(&self, payload: &[u8], why: PassedBy) -> PassedBy {
+        match make::unreadable(&self.message, payload) {
+            Some(refusal) => PassedBy::Body(refusal.reason, refusal.detail),
+            None => why,
+        }
+    }
+
+    fn written_when(&self) -> String {
+        self.when.as_deref().unwrap_or_default().to_owned()
+    }
+
+    fn table(&self) -> String {
+        self.message.lookup.as_ref().map(|lookup| lookup.name.to_string()).unwrap_or_default()
     }
 
     fn collect(&self, records: &Records) -> Result<Made, (QuarantineReason, String)> {

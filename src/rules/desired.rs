@@ -13,13 +13,21 @@
 //! | `{name}` of the pattern in `device` | as in commands |
 //! | `{.value}`, `{.field}` | a field of the body |
 //!
+//! A value for which only `when` or `lookup` has no room, because of what it is, is [`Beyond`](Unmade): somebody looks
+//! after the property, and will not have this. Whether it is that is told by asking again as if every look at the value
+//! were true: a `when` that is false all the same (`.name == "speed"` of `mode`) says that the property is none of its own.
+//! Where several may take a value (one for each range) it is beyond none of them as long as one takes it.
+//!
 //! As with commands, a topic has as many levels as its template, none of them empty by what was put in, and no wildcard.
 
 use serde_json::{Map, Value, json};
 
 use super::QuarantineReason;
-use super::command::{Command, LocalPublish};
-use crate::message::Timestamp;
+use super::command::{Command, LocalPublish, PassedBy};
+use super::expr::{Expr, Name, Scope};
+use super::json as text;
+use super::template::Facts;
+use crate::message::{Publish, Timestamp};
 
 /// The names that every one has.
 pub(super) const NAMES: [&str; 1] = ["device"];
@@ -48,10 +56,41 @@ pub struct Wish {
     pub path: Vec<String>,
     /// What lies there.
     pub value: Value,
+    /// It is an object as a whole, not one value.
+    pub whole: bool,
     /// What is to be published, or why nothing can be.
-    pub made: Result<Vec<LocalPublish>, (QuarantineReason, String)>,
+    pub made: Result<Vec<LocalPublish>, (Unmade, String)>,
     /// It is to be reported when that is done.
     pub acknowledge: bool,
+}
+
+/// Why nothing is made of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unmade {
+    /// It is beyond `when`.
+    Beyond,
+    /// The table has no row for it.
+    NoRow,
+    /// It cannot be worked on.
+    Reason(QuarantineReason),
+}
+
+impl Unmade {
+    /// A fixed word.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Beyond => "beyond_when",
+            Self::NoRow => "no_row",
+            Self::Reason(reason) => reason.label(),
+        }
+    }
+}
+
+impl Wish {
+    /// `when` or `lookup` let it go by because of its value.
+    pub fn is_let_by(&self) -> bool {
+        matches!(self.made, Err((Unmade::Beyond | Unmade::NoRow, _)))
+    }
 }
 
 /// What all make of the properties of a device.
@@ -64,12 +103,28 @@ pub(super) fn wishes(
     let mut path = Vec::new();
     leaves(properties, &mut path, &mut |path, value| {
         let takes = |rule: &&Desired| rule.by_leaf && rule.is_within(path);
-        wishes.extend(desired.iter().filter(takes).find_map(|rule| rule.of_leaf((device, received), path, value)));
+        let mut let_by: Option<Wish> = None;
+        for wish in desired.iter().filter(takes).filter_map(|rule| rule.of_leaf((device, received), path, value)) {
+            if !wish.is_let_by() {
+                return wishes.push(wish);
+            }
+            match &mut let_by {
+                Some(first) => first.acknowledge |= wish.acknowledge,
+                None => let_by = Some(wish),
+            }
+        }
+        wishes.extend(let_by);
     });
-    for rule in desired.iter().filter(|rule| !rule.by_leaf) {
+    let whole = desired.iter().filter(|rule| !rule.by_leaf).filter_map(|rule| {
         let found = rule.at.iter().try_fold(properties, |inner, name| inner.get(&**name)?.as_object());
-        wishes
-            .extend(found.filter(|found| !found.is_empty()).and_then(|found| rule.of_whole((device, received), found)));
+        found.filter(|found| !found.is_empty()).and_then(|found| rule.of_whole((device, received), found))
+    });
+    let whole: Vec<Wish> = whole.collect();
+    for (n, wish) in whole.iter().enumerate() {
+        let goes_before = |(m, other): (usize, &Wish)| other.path == wish.path && (m < n || !other.is_let_by());
+        if !(wish.is_let_by() && whole.iter().enumerate().any(goes_before)) {
+            wishes.push(wish.clone());
+        }
     }
     wishes
 }
@@ -106,7 +161,25 @@ impl Desired {
         self.wish((&path, &value), (device, &[device]), (body.as_bytes(), received))
     }
 
-    /// None where it lets it go by.
+    /// Why a value is let by; none where it is not for what it is.
+    fn let_by(&self, why: PassedBy, (names, body): (&[&str], &[u8]), received: Timestamp) -> Option<(Unmade, String)> {
+        let message = &self.command.message;
+        match why {
+            PassedBy::When(when) => {
+                let asked = with_any_value(message.when.as_ref()?, self.by_leaf);
+                let its_own = message.decode.is_some() || is_true(&asked, (names, body), received);
+                its_own.then(|| (Unmade::Beyond, format!("beyond `when`: {when}")))
+            }
+            PassedBy::Lookup(table) => {
+                let by_value = message.lookup.as_ref()?.key.has_field();
+                by_value.then(|| (Unmade::NoRow, format!("the table `{table}` has no row for it")))
+            }
+            PassedBy::Body(reason, detail) => Some((Unmade::Reason(reason), detail)),
+            _ => None,
+        }
+    }
+
+    /// None where it is not for it.
     fn wish<'a>(
         &'a self,
         (path, value): (&[String], &Value),
@@ -115,9 +188,9 @@ impl Desired {
     ) -> Option<Wish> {
         let names = self.command.names_of_device(device, names)?;
         let made = match self.command.made((&names, body), received) {
-            Ok(Err(_)) => return None,
+            Ok(Err(passed_by)) => Err(self.let_by(passed_by, (&names, body), received)?),
             Ok(Ok(made)) => Ok(made.publishes),
-            Err(refused) => Err(refused),
+            Err((reason, detail)) => Err((Unmade::Reason(reason), detail)),
         };
         let made = made.map(|mut publishes| {
             if self.by_leaf && !self.has_payload {
@@ -129,10 +202,49 @@ impl Desired {
             rule: self.command.name.clone(),
             path: path.to_vec(),
             value: value.clone(),
+            whole: !self.by_leaf,
             made,
             acknowledge: self.acknowledge,
         };
         Some(wish)
+    }
+}
+
+fn is_true(when: &Expr, (names, body): (&[&str], &[u8]), received: Timestamp) -> bool {
+    let publish = Publish { topic: "", payload: body, client: "", user: None, qos: 1, retain: false, received };
+    let (text, mut members) = (std::str::from_utf8(body).unwrap_or(""), Vec::new());
+    let _ = text::scan(text, Some(&mut members));
+    let facts = Facts {
+        publish: &publish,
+        captures: &[],
+        more: [names, &[]],
+        row: &[],
+        time: received,
+        text,
+        members: &members,
+    };
+    Scope::new(&facts).value(when).is_ok_and(|value| value.is_true())
+}
+
+/// A `when` as it would be with the best of values: what looks at the value is true.
+fn with_any_value(when: &Expr, by_leaf: bool) -> Expr {
+    let both = |[one, other]: &[Expr; 2]| Box::new([one, other].map(|part| with_any_value(part, by_leaf)));
+    match when {
+        Expr::And(parts) => Expr::And(both(parts)),
+        Expr::Or(parts) => Expr::Or(both(parts)),
+        when if reads_value(when, by_leaf) => Expr::Bool(true),
+        when => when.clone(),
+    }
+}
+
+fn reads_value(expr: &Expr, by_leaf: bool) -> bool {
+    match expr {
+        Expr::Field(of, name) if by_leaf && matches!(**of, Expr::Dot) => !matches!(&**name, "name" | "path"),
+        Expr::Dot | Expr::Field(..) | Expr::Index(..) | Expr::Call(..) | Expr::Test(_) => true,
+        Expr::Name(Name::Column(_)) => true,
+        // What stands behind `|` has the value before it as its payload.
+        Expr::Pipe(both) => both.first().is_some_and(|first| reads_value(first, by_leaf)),
+        other => other.parts().iter().any(|part| reads_value(part, by_leaf)),
     }
 }
 
@@ -163,6 +275,14 @@ mod tests {
                      payload = \"{.value} rpm\"\nretain = false\nqos = 2\n";
         let whole = "[[desired]]\nname = \"w\"\nat = \"motor\"\nsplit = \"whole\"\ntopic = \"all/{device}\"\n";
         let scaled = "[[desired]]\nname = \"s\"\ntopic = \"s/{name}\"\nset = { value = \".value * 2\" }\n";
+        let ranges = "[[desired]]\nname = \"lo\"\ntopic = \"lo/{name}\"\nwhen = '.value <= 50'\n\
+                      [[desired]]\nname = \"hi\"\ntopic = \"hi/{name}\"\nwhen = '.value > 50 and .value <= 90'\n";
+        let named = "[[desired]]\nname = \"n\"\ntopic = \"n/{name}\"\nwhen = '.name == \"speed\" and .value <= 80'\n";
+        let whole_of = |name: &str, topic: &str| {
+            format!("[[desired]]\nname = \"{name}\"\nsplit = \"whole\"\ntopic = \"{topic}\"\n")
+        };
+        let autos = format!("{}when = '.mode == \"auto\"'\n", whole_of("w2", "auto"));
+        let always = whole_of("w3", "any");
         let bad = "not_calculable";
         for (text, device, properties, expect) in [
             (
@@ -183,9 +303,23 @@ mod tests {
                 "{\"a/b\":1,\"#\":2,\"c\":3}",
                 vec!["a bad_topic", "a bad_topic", "a p/7/set/c 3 1 true"],
             ),
-            (bound, "d", r#"{"motor":{"speed":80,"top":81},"speed":1}"#, vec!["b m/speed 80 rpm 2 false"]),
+            (
+                bound,
+                "d",
+                r#"{"motor":{"speed":80,"top":81},"speed":1}"#,
+                vec!["b m/speed 80 rpm 2 false", "b beyond_when"],
+            ),
             (whole, "d", r#"{"motor":{"speed":80}}"#, vec![r#"w all/d {"speed":80} 1 true"#]),
             (whole, "d", r#"{"motor":{},"x":1}"#, vec![]),
+            // One for each range: beyond none of them as long as one takes it.
+            (ranges, "d", r#"{"a":12}"#, vec!["lo lo/a 12 1 true"]),
+            (ranges, "d", r#"{"a":70}"#, vec!["hi hi/a 70 1 true"]),
+            (ranges, "d", r#"{"a":500,"b":"x"}"#, vec!["lo beyond_when", "lo beyond_when"]),
+            // What is false of any value is about another property.
+            (named, "d", r#"{"speed":90,"mode":"auto"}"#, vec!["n beyond_when"]),
+            (named, "d", r#"{"speed":9}"#, vec!["n n/speed 9 1 true"]),
+            (&autos, "d", r#"{"mode":"manual"}"#, vec!["w2 beyond_when"]),
+            (&format!("{autos}{always}"), "d", r#"{"mode":"manual"}"#, vec![r#"w3 any {"mode":"manual"} 1 true"#]),
             (scaled, "d", r#"{"a":4,"b":"text"}"#, vec!["s s/a 8 1 true", bad]),
             (
                 &format!("{bound}{leaf}{whole}"),
@@ -210,7 +344,7 @@ mod tests {
                             format!("{} {} {payload} {} {}", wish.rule, publish.topic, publish.qos, publish.retain)
                         })
                         .collect(),
-                    Err((reason, _)) => vec![format!("{} {reason}", wish.rule)],
+                    Err((why, _)) => vec![format!("{} {}", wish.rule, why.label())],
                 })
                 .collect();
             let expect: Vec<_> = expect.iter().map(|one| if *one == bad { "s not_calculable" } else { *one }).collect();

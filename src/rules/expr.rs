@@ -151,7 +151,7 @@ const CHECKED: [&str; 3] = ["test", "time_of_day", "weekday"];
 
 impl Expr {
     /// What it is made of.
-    fn parts(&self) -> &[Self] {
+    pub(super) fn parts(&self) -> &[Self] {
         match self {
             Self::Field(inner, _) | Self::Index(inner, _) | Self::Negate(inner) => std::slice::from_ref(inner),
             Self::Math(_, both) | Self::Compare(_, both) => both.as_slice(),

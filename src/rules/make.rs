@@ -6,14 +6,14 @@ use parking_lot::Mutex;
 
 use super::clock::Doubt;
 use super::decode::{self, Births, Body, Decoded};
-use super::expr::Scope;
+use super::expr::{Expr, Scope};
 use super::gzip::{self, Gzip};
 use super::json::{self, Member};
 use super::lookup::{Lookup, Miss};
 use super::memory::{self, Marks};
 use super::refusal::{BASE64, Refusal, shown};
 use super::restraint::{HeldBack, Judged, Noted};
-use super::rule::Message;
+use super::rule::{Decode, Message};
 use super::script::Script;
 use super::shape;
 use super::template::{Facts, Gap, Place};
@@ -107,8 +107,10 @@ pub(super) struct Records {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Taken {
     Yes,
-    /// Its `when` or `lookup` lets it go by.
-    No,
+    /// Its `when` lets it go by.
+    When,
+    /// Its `lookup` lets it go by.
+    Lookup,
 }
 
 /// Makes all messages of a rule, or none.
@@ -136,6 +138,15 @@ pub(super) fn make(
     made
 }
 
+/// Why a body that `when` or `lookup` looks into is none they can look into.
+pub(super) fn unreadable(message: &Message, payload: &[u8]) -> Option<Refusal> {
+    let is_asked = message.when.as_ref().is_some_and(Expr::has_field)
+        || message.lookup.as_ref().is_some_and(|lookup| lookup.key.has_field());
+    let as_it_is = matches!(message.decode, None | Some(Decode::Json));
+    let body = (is_asked && as_it_is).then(|| decode::without_mark(payload))?;
+    object(message, body, &mut Vec::new()).err()
+}
+
 /// One rule at work on one publish.
 struct Maker<'m> {
     message: &'m Message,
@@ -159,12 +170,13 @@ impl Maker<'_> {
         match decode::decode(format, (publish, looked_at), self.source.births, decoded)? {
             Body::Payload(content) => self.one(&[], format.part(publish.payload), content),
             Body::Items(content) => {
-                let mut taken = if decoded.items.is_empty() { Taken::Yes } else { Taken::No };
+                let mut taken = if decoded.items.is_empty() { Taken::Yes } else { Taken::When };
                 for item in &decoded.items {
                     let names = decoded.names(item);
                     let names = names.get(..format.names().len()).unwrap_or(&[]);
-                    if self.one(names, decoded.body(item), content)? == Taken::Yes {
-                        taken = Taken::Yes;
+                    let of_item = self.one(names, decoded.body(item), content)?;
+                    if taken != Taken::Yes {
+                        taken = of_item;
                     }
                 }
                 Ok(taken)
@@ -206,11 +218,11 @@ impl Maker<'_> {
                 Refusal::new(QuarantineReason::NotCalculable, format!("`when` cannot be calculated: {problem}"))
             })?;
             if !value.is_true() {
-                return Ok(Taken::No);
+                return Ok(Taken::When);
             }
         }
-        if looked_up? == Taken::No {
-            return Ok(Taken::No);
+        if looked_up? != Taken::Yes {
+            return Ok(Taken::Lookup);
         }
         if strict {
             found?;
@@ -233,7 +245,7 @@ impl Maker<'_> {
             Some(row) if rendered => row,
             _ => match &lookup.miss {
                 Miss::Default(row) => row,
-                Miss::Skip => return Ok(Taken::No),
+                Miss::Skip => return Ok(Taken::Lookup),
                 Miss::Quarantine => {
                     let detail = match rendered {
                         true => format!("the table `{}` has no {}", lookup.name, shown(key.as_bytes())),

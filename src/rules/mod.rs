@@ -131,7 +131,7 @@ mod window;
 pub use clock::Doubt;
 pub use command::{Answer, Commanded, Incoming, LocalPublish, Made, PassedBy};
 pub use decode::{Births, Keep as KeepBirths, Tally as BirthsTally, rebirth};
-pub use desired::Wish;
+pub use desired::{Unmade, Wish};
 pub use explain::{Explanation, Step, Tried, new_rule, new_rule_for_siblings};
 pub use gzip::plain_body;
 pub use load::{CODES, FIRM_LINTS, FileSummary, LINTS, Loaded, is_table_file, load};

@@ -208,7 +208,7 @@ fn follow(
                 let source =
                     Source { publish, captures, event, births: &known.memory.births, state: &rule.state, marks };
                 match make::make(message, index, &source, work, records) {
-                    Ok(Taken::No) => {
+                    Ok(Taken::When | Taken::Lookup) => {
                         records.let_by.push(index);
                         continue;
                     }

@@ -35,6 +35,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::hub::refused::{CLOCK, brief};
 use crate::message::{HubMessage, Timestamp, excerpt};
 use crate::metrics::Metrics;
 
@@ -419,7 +420,10 @@ impl Watch {
                 }
                 match self.clocks(options).compare(target).await {
                     Some(skew) if skew.is_wrong() => plain("clock", format!("{}. {text}", clock::explain(skew))),
-                    Some(skew) => plain(reason, format!("{text}. Checked: {}", clock::explain(skew))),
+                    Some(skew) => {
+                        let text = text.replace(CLOCK, "");
+                        plain(reason, format!("{text}. Checked: {}", clock::explain(skew)))
+                    }
                     None => plain(reason, text),
                 }
             }
@@ -442,8 +446,9 @@ fn tell(ended: Ended, (pause, options): (Duration, &Options), metrics: &Metrics,
     };
     if options.crowd.is_some() {
         let device = options.target.identity();
+        let told = if known { brief(&text) } else { &text };
         let log = |left_out| {
-            tracing::warn!(device, reason, left_out, "uplink: {text}; trying again in {pause:.1?}");
+            tracing::warn!(device, reason, left_out, "uplink: {told}; trying again in {pause:.1?}");
         };
         match reason {
             // A matter of this one; each is to be named.

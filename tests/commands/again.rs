@@ -46,7 +46,7 @@ async fn what_comes_again_while_its_answer_is_awaited_is_not_published_again() {
     let mut plant = Plant::subscribed(world.bridge.mqtt, "plc", "plant/#").await;
     world.send(&headers("careful", "m-1"), "go").await;
     assert_eq!(plant.hears().await, pair("plant/press7/do", "go"));
-    world.repeated("repeated", 2);
+    world.repeated("came_again", 2);
     hears_nothing(&mut plant).await;
     plant.says("plant/press7/done", "").await;
     world.ended("acknowledged", 1);
@@ -80,7 +80,7 @@ async fn a_bridge_that_ends_while_an_answer_is_awaited_publishes_again_unless_on
         let mut plant = Plant::subscribed(world.bridge.mqtt, "plc", "plant/#").await;
         let expect = if kind == "single" {
             world.ended("not_repeated", 1);
-            world.repeated("repeated", 1);
+            world.repeated("came_again", 1);
             hears_nothing(&mut plant).await;
             "acknowledged_late"
         } else {
@@ -135,7 +135,7 @@ async fn once_is_once_also_where_the_answer_is_too_late_and_the_device_was_away(
     let dir = folder();
     let world = short_lock(dir.path()).await;
     world.send(&headers("single", "m-1"), "go").await;
-    world.repeated("repeated", 1);
+    world.repeated("came_again", 1);
     let mut plant = Plant::subscribed(world.bridge.mqtt, "plc", "plant/#").await;
     assert_eq!(plant.hears().await, pair("plant/press7/do", "go"));
     plant.says("plant/press7/done", "").await;
@@ -147,8 +147,8 @@ async fn once_is_once_also_where_the_answer_is_too_late_and_the_device_was_away(
     world.send(&headers("hurried", "m-2"), "two").await;
     assert_eq!(plant.hears().await, pair("plant/press7/do", "two"));
     world.ended("ack_timeout", 1);
-    let before = outcomes(&world.bridge).get("repeated").copied().unwrap_or(0);
-    world.repeated("repeated", before + 1);
+    let before = outcomes(&world.bridge).get("came_again").copied().unwrap_or(0);
+    world.repeated("came_again", before + 1);
     hears_nothing(&mut plant).await;
     plant.says("plant/press7/done", "").await;
     world.ended("acknowledged_late", 1);
@@ -167,7 +167,7 @@ async fn what_was_written_down_and_found_no_room_may_be_published_after_a_restar
     plant.client.disconnect().await.unwrap();
     until("it is away", PATIENCE, || (world.bridge.metric("brownbridge_broker_connections") == 0.0).then_some(()));
     world.send(&headers("blind", "m-1"), "go").await;
-    world.repeated("repeated", 2);
+    world.repeated("came_again", 2);
     assert_eq!(world.bridge.process.terminate(), Some(0));
     let written: Vec<_> = audit(dir.path()).into_iter().map(|(_, outcome, _)| outcome).collect();
     let count = |wanted: &str| written.iter().filter(|outcome| *outcome == wanted).count();

@@ -203,6 +203,14 @@ impl Devices {
         summary
     }
 
+    /// Whether something of what waits may go in a moment: a device has messages and is neither kept out nor in trouble.
+    pub fn can_send(&self) -> bool {
+        self.0.all().iter().any(|device| {
+            let state = device.state();
+            !state.is_resting() && !state.phase.is_parked() && state.trouble.is_none()
+        })
+    }
+
     /// Which devices nothing is taken for.
     pub fn door(&self) -> Arc<Door> {
         Arc::clone(&self.0.door)

@@ -12,6 +12,7 @@ use super::register::Verdict;
 use super::{LONGEST_PAUSE, OwnIdentity, Shared, WINDOW};
 use crate::hub::accounts::{Account, Accounts, NoAccount};
 use crate::hub::connection_string::{Auth, ConnectionString};
+use crate::hub::refused::brief;
 use crate::outbound::Way;
 use crate::uplink::{self, HubRate, HubTarget, Status, Target, Unassigned, WindowSize, tls};
 
@@ -145,7 +146,9 @@ async fn serve(shared: &Arc<Shared>, device: &Arc<Device>, leave: &CancellationT
         ..template.clone()
     };
     let stop = shared.stop.child_token();
-    let (status, seen) = watch::channel(Status::default());
+    // What was told of it before is not told in full again.
+    let trouble = device.state().trouble.clone();
+    let (status, seen) = watch::channel(Status { trouble, ..Status::default() });
     let settle = Settle { shared: Arc::clone(shared), device: Arc::clone(device) };
     let metrics = shared.metrics.of_one_of_many();
     let identity = match device.is_own() {
@@ -234,6 +237,7 @@ pub(super) fn refused(shared: &Shared, device: &Arc<Device>, why: NoAccount) {
     state.refusals = state.refusals.max(REFUSALS);
     shared.set_phase(&mut state, Phase::Refused(now + pause.mul_f64(rand::random_range(0.75..=1.0))));
     if !known {
+        let text = if state.trouble.as_ref() == Some(&text) { brief(&text) } else { &text };
         shared.metrics.log_pace_of("not let in", &device.id, |left_out| {
             tracing::warn!(
                 device = &*device.id,

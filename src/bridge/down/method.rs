@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::own::Own;
-use super::{Downlink, Instant, Kind, Order};
+use super::{Downlink, Instant, Kind, Order, telling};
 use crate::hub::back;
 use crate::message::{Timestamp, excerpt};
 use crate::rules::{Commanded, Incoming, Made};
@@ -22,7 +22,12 @@ impl Downlink {
             payload: &payload,
             received: Timestamp::now(),
         };
-        let asked = self.parts.rules.rules().command(&incoming);
+        let rules = self.parts.rules.rules();
+        let asked = rules.command(&incoming);
+        let passed_by = match asked {
+            Commanded::NoRule => telling::passed_by(&rules.passed_by(&incoming)),
+            _ => None,
+        };
         let number = self.number;
         let order = |made| Order {
             number,
@@ -46,7 +51,8 @@ impl Downlink {
             Commanded::NoRule => match Own::named(name).filter(|_| self.settings.own_methods) {
                 Some(own) => self.own_method(own, &payload, order(Made::nothing(format!("({name})")))).await,
                 None => {
-                    let detail = format!("no [[command]] has the method {}", excerpt(name));
+                    let none = || format!("no [[command]] has the method {}", excerpt(name));
+                    let detail = passed_by.unwrap_or_else(none);
                     self.finish(order(Made::nothing(String::new())), "", "no_rule", &detail).await;
                 }
             },

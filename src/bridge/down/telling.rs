@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{Downlink, Kind, Order};
 use crate::message::{Timestamp, excerpt};
 use crate::metrics::Metrics;
+use crate::rules::PassedBy;
 
 /// Properties that are told where no command takes a message.
 const MOST_TOLD: usize = 8;
@@ -45,7 +46,10 @@ impl Order {
 
 pub(super) fn log(order: &Order, outcome: &'static str, detail: &str, metrics: &Metrics) {
     let command = order.made.command.as_str();
-    let fine = matches!(outcome, "published" | "acknowledged" | "answered" | "dry_run" | "nothing" | "duplicate");
+    let fine = matches!(
+        outcome,
+        "published" | "acknowledged" | "answered" | "dry_run" | "nothing" | "duplicate" | "came_again"
+    );
     metrics.log_pace(&format!("command {command} {outcome}"), |left_out| {
         let (device, detail) = (excerpt(&order.device), excerpt(detail));
         if fine {
@@ -54,6 +58,16 @@ pub(super) fn log(order: &Order, outcome: &'static str, detail: &str, metrics: &
             tracing::warn!(command, device, outcome, detail, left_out, "a command from the hub");
         }
     });
+}
+
+/// Why commands that are for a device and its message let it go by all the same, where there are such.
+pub(super) fn passed_by(passed_by: &[(String, PassedBy)]) -> Option<String> {
+    let told = passed_by.iter().filter_map(|(name, why)| match why {
+        PassedBy::When(_) | PassedBy::Lookup(_) | PassedBy::Body(..) => Some(format!("{}: {why}", excerpt(name))),
+        PassedBy::Method | PassedBy::Device | PassedBy::Property(_) => None,
+    });
+    let told: Vec<String> = told.take(MOST_TOLD).collect();
+    (!told.is_empty()).then(|| told.join("; "))
 }
 
 /// The properties of a message, as `brownbridge explain --command` takes them.

@@ -1,15 +1,17 @@
 //! What is desired, with the plant: which publishes that takes, and which of them are there already.
 //!
 //! Every look at the desired properties gives all publishes they make under the rules in use. Those whose payload is with
-//! the plant already are left out; what was retained and is made no more is cleared. So it does not matter how often the
+//! the plant already are left out; what was retained and is made no more is cleared. A value that is refused (beyond `when`,
+//! a table without its row, a body that cannot be worked on) takes nothing out of the plant: what is there stays in force,
+//! until something better is desired, or nothing. So it does not matter how often the
 //! same is looked at: after a restart, a new connection, new rules. What nobody takes now, or is over the rate of its
 //! device, waits and is tried again; something newer for the same topic takes its place.
 //!
 //! The fence is that of commands: nothing is published beyond `allow`, or in a dry run. Every publish is in the audit log,
-//! and counted as a command is: `published`, `cleared`, `not_allowed`, `dry_run` or a reason of the quarantine; the last
-//! three once for each value.
+//! and counted as a command is: `published`, `cleared`, `not_allowed`, `dry_run`, `beyond_when`, `no_row` or a
+//! reason of the quarantine; all but the first two once for each value.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -40,6 +42,30 @@ struct Kept {
     hash: String,
     /// The broker keeps it.
     retained: bool,
+    /// Where what it was made of lies in the twin, see [`place`]; not known of what older versions wrote.
+    place: Option<String>,
+    /// Something was desired after it that was refused.
+    outlived: bool,
+}
+
+impl Kept {
+    fn to_json(&self) -> Value {
+        match (&self.place, self.outlived) {
+            (None, false) => json!([self.hash, self.retained]),
+            (place, outlived) => json!([self.hash, self.retained, place, outlived]),
+        }
+    }
+
+    fn from_json(value: &Value) -> Option<Self> {
+        let (hash, retained, more) = match value.as_array()?.as_slice() {
+            [hash, retained] => (hash, retained, None),
+            [hash, retained, place, outlived] => (hash, retained, Some((place, outlived))),
+            _ => return None,
+        };
+        let place = more.and_then(|(place, _)| place.as_str()).map(str::to_owned);
+        let outlived = more.and_then(|(_, outlived)| outlived.as_bool()).unwrap_or(false);
+        Some(Self { hash: hash.as_str()?.to_owned(), retained: retained.as_bool()?, place, outlived })
+    }
 }
 
 impl Published {
@@ -50,7 +76,7 @@ impl Published {
 
     /// As it is kept on disk.
     pub(super) fn to_json(&self) -> Value {
-        let one = |(topic, kept): (&String, &Kept)| (topic.clone(), json!([kept.hash, kept.retained]));
+        let one = |(topic, kept): (&String, &Kept)| (topic.clone(), kept.to_json());
         Value::Object(self.0.iter().map(one).collect::<Map<_, _>>())
     }
 
@@ -67,11 +93,7 @@ impl Published {
     pub(super) fn note(&mut self, topic: &str, kept: &Value) -> Option<()> {
         match kept {
             Value::Null => drop(self.0.remove(topic)),
-            kept => {
-                let [hash, retained] = kept.as_array()?.as_slice() else { return None };
-                let kept = Kept { hash: hash.as_str()?.to_owned(), retained: retained.as_bool()? };
-                self.0.insert(topic.to_owned(), kept);
-            }
+            kept => drop(self.0.insert(topic.to_owned(), Kept::from_json(kept)?)),
         }
         Some(())
     }
@@ -84,6 +106,8 @@ struct Order {
     device: String,
     publish: LocalPublish,
     hash: String,
+    /// Where what it is made of lies.
+    place: String,
     /// What is reported then: the value, and where it lies in the twin. Only one publish of a value has it.
     answer: Option<(Vec<String>, Value)>,
     version: Option<u64>,
@@ -160,7 +184,8 @@ impl Desk {
                 found.take((&device, &path), wish, desired.version);
             }
         }
-        let mut done = Done::default();
+        let refused = found.refused_places();
+        let mut done = found.stays(published, &refused);
         let told = std::mem::take(&mut todo.told);
         for Refused { key, order, outcome, detail } in found.refused {
             if told.get(&key) != Some(&order.hash) {
@@ -170,10 +195,11 @@ impl Desk {
             todo.told.insert(key, order.hash);
         }
         let wanted = |topic: &str| found.orders.contains_key(topic);
-        let cleared = published.0.iter().filter(|(topic, kept)| kept.retained && !wanted(topic));
-        let cleared: Vec<_> = cleared.map(|(topic, _)| (topic.clone(), clearing(topic, desired.version))).collect();
-        let gone = published.0.iter().filter(|(topic, kept)| !kept.retained && !wanted(topic));
-        done.noted.extend(gone.map(|(topic, _)| (topic.clone(), Value::Null)));
+        let gone = published.0.iter().filter(|(topic, kept)| !wanted(topic) && !stays(kept, &refused));
+        let (retained, gone): (Vec<_>, Vec<_>) = gone.partition(|(_, kept)| kept.retained);
+        let cleared = retained.into_iter().map(|(topic, _)| (topic.clone(), clearing(topic, desired.version)));
+        let cleared: Vec<_> = cleared.collect();
+        done.noted.extend(gone.into_iter().map(|(topic, _)| (topic.clone(), Value::Null)));
         let known = |order: &Order| published.0.get(&order.publish.topic).is_some_and(|kept| kept.hash == order.hash);
         todo.told.extend(told.into_iter().filter(|(key, _)| wanted(key)));
         todo.orders = found.orders.into_iter().filter(|(_, order)| !known(order)).chain(cleared).collect();
@@ -209,7 +235,7 @@ impl Desk {
             }
             self.tell(&order, if clears { "cleared" } else { "published" }, "");
             done.answers.extend(answer(&order, 200, "published"));
-            let kept = if clears { Value::Null } else { json!([order.hash, retain]) };
+            let kept = if clears { Value::Null } else { order.kept().to_json() };
             done.noted.push((topic, kept));
         }
         todo.orders = left;
@@ -268,9 +294,59 @@ struct Refused {
     detail: String,
 }
 
+/// Whether a publish stays with the plant though nothing asks for it any more: what was desired instead is refused.
+fn stays(kept: &Kept, refused: &BTreeSet<String>) -> bool {
+    match &kept.place {
+        Some(place) => refused.contains(place),
+        None => !refused.is_empty(),
+    }
+}
+
+/// Stands for the place of a value in the twin, or of an object as a whole, which ends with a dot: no name has one.
+fn place(path: &[String], whole: bool) -> String {
+    let mut place = path.join(".");
+    if whole {
+        place.push('.');
+    }
+    place
+}
+
+impl Order {
+    /// What is kept of it once it is published.
+    fn kept(&self) -> Kept {
+        let (hash, retained) = (self.hash.clone(), self.publish.retain);
+        Kept { hash, retained, place: Some(self.place.clone()), outlived: false }
+    }
+}
+
 impl Found {
+    fn refused_places(&self) -> BTreeSet<String> {
+        self.refused.iter().map(|refused| refused.order.place.clone()).collect()
+    }
+
+    /// What is to be noted of what stays with the plant, and reported of it where it is desired again.
+    fn stays(&self, published: &Published, refused: &BTreeSet<String>) -> Done {
+        let mut done = Done::default();
+        for (topic, kept) in &published.0 {
+            let now = match self.orders.get(topic) {
+                Some(order) if order.hash == kept.hash => {
+                    if kept.outlived {
+                        done.answers.extend(answer(order, 200, "published"));
+                    }
+                    order.kept()
+                }
+                None if stays(kept, refused) => Kept { outlived: true, ..kept.clone() },
+                _ => continue,
+            };
+            if now != *kept {
+                done.noted.push((topic.clone(), now.to_json()));
+            }
+        }
+        done
+    }
+
     fn take(&mut self, (device, prefix): (&str, &[String]), wish: Wish, version: Option<u64>) {
-        let Wish { rule, path, value, made, acknowledge } = wish;
+        let Wish { rule, path, value, whole, made, acknowledge } = wish;
         let path: Vec<String> = prefix.iter().cloned().chain(path).collect();
         let mut answer = acknowledge.then(|| (path.clone(), value.clone()));
         let mut order = |publish: LocalPublish, hash| Order {
@@ -278,6 +354,7 @@ impl Found {
             device: device.to_owned(),
             publish,
             hash,
+            place: place(&path, whole),
             answer: answer.take(),
             version,
         };
@@ -305,7 +382,7 @@ impl Found {
 fn clearing(topic: &str, version: Option<u64>) -> Order {
     let publish = LocalPublish { topic: topic.to_owned(), payload: Vec::new(), qos: 1, retain: true };
     let (rule, device, hash) = ("(removed)".to_owned(), String::new(), String::new());
-    Order { rule, device, publish, hash, answer: None, version }
+    Order { rule, device, publish, hash, place: String::new(), answer: None, version }
 }
 
 /// What is reported of a value, as IoT Plug and Play has it.

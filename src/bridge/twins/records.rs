@@ -99,6 +99,7 @@ mod tests {
             desired("d", &known, Some(&Published::default())),
             published("d", ("t/1", &json!(["00ff", true]))),
             published("d", ("t/2", &json!(["00ff", false]))),
+            published("d", ("t/3", &json!(["00ff", true, "motor.speed", true]))),
             desired("d", &known, None),
             published("d", ("t/2", &Value::Null)),
         ] {
@@ -109,7 +110,10 @@ mod tests {
         assert!(written.iter().all(|record| read(record, &mut again, now)));
         let kept = again.with("d", |twin| (twin.exchange.unconfirmed(), twin.exchange.desired().clone()));
         assert_eq!((again.waiting(), kept.1), (2, known));
-        assert_eq!(again.with("d", |twin| twin.published.to_json()), json!({"t/1": ["00ff", true]}));
+        assert_eq!(
+            again.with("d", |twin| twin.published.to_json()),
+            json!({"t/1": ["00ff", true], "t/3": ["00ff", true, "motor.speed", true]})
+        );
         assert_eq!(Value::Object(kept.0.applied(&Properties::new())), json!({"a": {"b": 2}}));
         assert!(read(&waits("d", &Change::default()), &mut again, now));
         assert_eq!(again.waiting(), 0);

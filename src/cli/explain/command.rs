@@ -67,7 +67,8 @@ pub(super) fn desired(of: (&str, Timestamp), payload: &[u8], set: &RuleSet, as_j
         return could_not_run("desired properties are a JSON object: --payload '{\"speed\": 12.5}'");
     };
     let (device, wishes) = (of.0, set.desired(of, &properties));
-    let (none, refused) = (wishes.is_empty(), wishes.iter().any(|wish| wish.made.is_err()));
+    let none = wishes.iter().all(Wish::is_let_by);
+    let refused = wishes.iter().any(|wish| wish.made.is_err());
     if as_json {
         let told: Vec<_> = wishes.iter().map(wish_in_json).collect();
         print(&format!("{}\n", json!({"device": device, "wishes": told})));
@@ -81,16 +82,17 @@ pub(super) fn desired(of: (&str, Timestamp), payload: &[u8], set: &RuleSet, as_j
                     writeln!(out, "\n{path}: publish by [[desired]] `{}`", wish.rule)?;
                     write_publish(&mut out, publish)
                 }),
-                Err((reason, detail)) => {
-                    writeln!(
-                        out,
-                        "\n{path}: [[desired]] `{}` cannot make anything of it ({reason}): {detail}",
-                        wish.rule
-                    )
+                Err((_, detail)) if wish.is_let_by() => {
+                    writeln!(out, "\n{path}: refused by [[desired]] `{}`: {} is {detail}", wish.rule, wish.value)
+                }
+                Err((why, detail)) => {
+                    let why = why.label();
+                    writeln!(out, "\n{path}: [[desired]] `{}` cannot make anything of it ({why}): {detail}", wish.rule)
                 }
             };
+            let code = if wish.made.is_ok() { "code" } else { "code 400" };
             if wish.acknowledge {
-                let _ = writeln!(out, "  and then    it is reported, with code and version (acknowledge)");
+                let _ = writeln!(out, "  and then    it is reported, with {code} and version (acknowledge)");
             }
         }
         if none {

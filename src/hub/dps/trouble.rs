@@ -11,6 +11,8 @@ use crate::message::excerpt;
 
 /// Pauses after refusals that only an operator can end: first and longest.
 const REFUSED: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(3_600));
+/// The part of a refusal about the clock, for where that was compared and is not the reason.
+const CLOCK_OF_THIS_MACHINE: &str = "the clock of this machine; ";
 /// Pauses while the clock of this machine is wrong.
 const CLOCK: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
 /// Pauses while the service is not there or in trouble.
@@ -110,7 +112,10 @@ impl Trouble {
         let clocks = skew.explain(THE_SERVICES);
         match skew.is_wrong() {
             true => Self { kind: Kind::Clock, text: format!("{clocks}. {}", self.text), retry_after: None },
-            false => Self { text: format!("{}. Checked: {clocks}", self.text), ..self },
+            false => {
+                let text = self.text.replace(CLOCK_OF_THIS_MACHINE, "");
+                Self { text: format!("{text}. Checked: {clocks}"), ..self }
+            }
         }
     }
 

@@ -128,9 +128,8 @@ fn unreadable(fault: Fault, payload: &[u8]) -> Refusal {
 }
 
 fn of_earlier_births(alias: u64) -> Refusal {
-    let detail = format!(
-        "the births that declared the alias {alias} for this message are not known any more: others came since"
-    );
+    let detail =
+        format!("the birth that declared the alias {alias} for this message is not known any more: another came since");
     Refusal::new(QuarantineReason::UnknownAlias, detail)
 }
 

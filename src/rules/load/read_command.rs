@@ -9,7 +9,7 @@ use super::durations;
 use super::read_decode;
 use super::read_on::text_pattern;
 use super::read_path;
-use super::read_rule::{Makes, read_message};
+use super::read_rule::{self, Makes, read_message};
 use super::read_table::Tables;
 use super::texts::Names;
 use crate::diag::walk::{Entry, Reader, Report, Text, text};
@@ -99,6 +99,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
             topic: levels(TOPIC).unwrap_or_else(|| Levels::of(&Template::default())),
             answer_topic: levels(ANSWER).filter(|_| waits),
             message,
+            when: read_rule::written(table.get("when")),
             encode,
             qos,
             retain,

@@ -3,7 +3,7 @@
 use toml::de::DeTable;
 
 use super::read_command::{self, Draft};
-use super::read_rule::{Makes, read_message};
+use super::read_rule::{self, Makes, read_message};
 use super::read_table::Tables;
 use super::texts::Names;
 use super::{read_path, twin_names};
@@ -58,6 +58,7 @@ pub(super) fn read<'a>(
             device,
             props: Vec::new(),
             message,
+            when: read_rule::written(table.get("when")),
             encode,
             topic,
             answer_topic: None,

@@ -148,7 +148,7 @@ pub(super) fn read<'a>(
 }
 
 /// A text on one line.
-fn written(value: Option<&Spanned<DeValue<'_>>>) -> Option<Box<str>> {
+pub(super) fn written(value: Option<&Spanned<DeValue<'_>>>) -> Option<Box<str>> {
     let words: Vec<&str> = value?.get_ref().as_str()?.split_whitespace().collect();
     Some(words.join(" ").into())
 }

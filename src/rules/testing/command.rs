@@ -2,7 +2,7 @@
 
 use super::{TEST_TIME, Want, differences};
 use crate::diag::Span;
-use crate::rules::{Commanded, Incoming, Made, QuarantineReason, RuleSet};
+use crate::rules::{Commanded, Incoming, Made, QuarantineReason, RuleSet, Unmade};
 
 /// A test of a command.
 #[derive(Debug, Clone)]
@@ -99,14 +99,16 @@ pub(super) fn run(rules: &RuleSet, test: &CommandTest) -> Vec<(Span, String)> {
 fn desired(rules: &RuleSet, test: &CommandTest) -> Commanded {
     let properties = serde_json::from_slice(&test.payload).unwrap_or_default();
     let mut made = Made::nothing(String::new());
-    let wishes = rules.desired((&test.device, TEST_TIME), &properties);
+    let mut wishes = rules.desired((&test.device, TEST_TIME), &properties);
+    wishes.retain(|wish| !wish.is_let_by());
     if wishes.is_empty() {
         return Commanded::NoRule;
     }
     for wish in wishes {
         match wish.made {
             Ok(publishes) => made.publishes.extend(publishes),
-            Err((reason, detail)) => return Commanded::Refused { command: wish.rule, reason, detail },
+            Err((Unmade::Reason(reason), detail)) => return Commanded::Refused { command: wish.rule, reason, detail },
+            Err(_) => {}
         }
         made.command = wish.rule;
     }

@@ -14,8 +14,9 @@
 //! the births of the devices follow.
 //!
 //! What an operator takes out of the quarantine again may be of an earlier session, see [`Births::retried`]: a birth or
-//! death from before what was heard last of its node changes nothing, and aliases that were declared after a message was
-//! received name nothing in it.
+//! death from before what was heard last of its node changes nothing, and a message that was
+//! received while other births held than now gets no name by alias. One from before the first birth does: data comes
+//! before the rebirth that it makes a node asked for.
 //!
 //! All births together hold so many bytes and so many nodes at most; beyond that the nodes go whose last birth was the
 //! longest ago.
@@ -116,14 +117,26 @@ struct Birth {
     declared: Arc<Declared>,
     alive: bool,
     session: u64,
-    /// When it was declared, and when it was said last, in milliseconds since 1970.
+    /// In milliseconds since 1970: until when another birth of this device held, when it was said last, and when it ended.
     since: i64,
     said: i64,
+    ended: i64,
+}
+
+impl Birth {
+    /// True where it held until now.
+    fn end(&mut self, at: i64) -> bool {
+        let held = std::mem::replace(&mut self.alive, false);
+        if held {
+            self.ended = at;
+        }
+        held
+    }
 }
 
 impl Node {
     /// An NBIRTH; returns how many births it ended.
-    fn begin_session(&mut self, bd_seq: Option<u64>) -> usize {
+    fn begin_session(&mut self, bd_seq: Option<u64>, at: i64) -> usize {
         let ended = self.alive - usize::from(self.births.get("").is_some_and(|own| own.alive));
         let (session, mut freed) = (self.session, 0);
         self.births.retain(|device, birth| {
@@ -132,19 +145,25 @@ impl Node {
             stays
         });
         self.bytes -= freed;
-        self.births.values_mut().for_each(|birth| birth.alive = false);
+        self.births.values_mut().for_each(|birth| _ = birth.end(at));
         self.alive = 0;
         self.session += 1;
         self.bd_seq = bd_seq;
         ended
     }
 
-    fn put(&mut self, device: &str, declared: Arc<Declared>, (alive, since): (bool, i64)) {
+    /// A birth that declares something else than the one before it.
+    fn bear(&mut self, device: &str, declared: Arc<Declared>, at: i64) {
+        let before = self.births.get(device);
+        let since = before.map_or(0, |before| if before.alive { at } else { before.ended });
+        self.put(device, Birth { declared, alive: true, session: self.session, since, said: at, ended: 0 });
+    }
+
+    fn put(&mut self, device: &str, birth: Birth) {
         self.remove(device);
-        self.bytes += size(device, &declared);
-        self.alive += usize::from(alive);
-        let session = self.session;
-        self.births.insert(device.to_owned(), Birth { declared, alive, session, since, said: since });
+        self.bytes += size(device, &birth.declared);
+        self.alive += usize::from(birth.alive);
+        self.births.insert(device.to_owned(), birth);
     }
 
     fn remove(&mut self, device: &str) {
@@ -162,10 +181,10 @@ impl Node {
     }
 
     /// Ends the birth of a device, or all; returns how many.
-    fn end(&mut self, device: &str) -> usize {
+    fn end(&mut self, device: &str, at: i64) -> usize {
         let mut ended = 0;
         for (name, birth) in &mut self.births {
-            if (device.is_empty() || name == device) && std::mem::replace(&mut birth.alive, false) {
+            if (device.is_empty() || name == device) && birth.end(at) {
                 ended += 1;
             }
         }
@@ -239,16 +258,21 @@ impl Known {
         let mut ended = 0;
         if device.is_empty() {
             match change {
-                Change::Born { bd_seq, .. } | Change::Again { bd_seq, .. } => ended = node.begin_session(*bd_seq),
+                Change::Born { bd_seq, at, .. } | Change::Again { bd_seq, at } => {
+                    ended = node.begin_session(*bd_seq, *at)
+                }
                 Change::Stands { bd_seq, .. } => node.bd_seq = *bd_seq,
                 Change::Dead { .. } | Change::Forgotten => {}
             }
         }
         match change {
-            Change::Born { declared, at, .. } => node.put(device, Arc::clone(declared), (true, *at)),
-            Change::Stands { alive, declared, since, .. } => node.put(device, Arc::clone(declared), (*alive, *since)),
+            Change::Born { declared, at, .. } => node.bear(device, Arc::clone(declared), *at),
+            Change::Stands { alive, declared, since, ended, .. } => {
+                let (declared, alive, session) = (Arc::clone(declared), *alive, node.session);
+                node.put(device, Birth { declared, alive, session, since: *since, said: *since, ended: *ended });
+            }
             Change::Again { at, .. } => node.revive(device, *at),
-            Change::Dead { .. } => ended = node.end(device),
+            Change::Dead { at } => ended = node.end(device, *at),
             Change::Forgotten => {}
         }
         self.tally.bytes = self.tally.bytes + node.bytes - bytes;
@@ -400,8 +424,8 @@ impl Births {
         let Some(known) = known.nodes.get(node) else { return };
         for (device, birth) in &known.births {
             let (bd_seq, alive) = (known.bd_seq.filter(|_| device.is_empty()), birth.alive);
-            let (since, heard) = (birth.since, known.heard);
-            let stands = Change::Stands { bd_seq, alive, declared: Arc::clone(&birth.declared), since, heard };
+            let (since, ended, heard) = (birth.since, birth.ended, known.heard);
+            let stands = Change::Stands { bd_seq, alive, declared: Arc::clone(&birth.declared), since, heard, ended };
             write(&records::record((node, device), &stands));
         }
     }

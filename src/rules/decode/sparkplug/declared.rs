@@ -39,7 +39,7 @@ pub(super) struct Scope {
 #[derive(Debug)]
 pub(super) struct InForce {
     pub(super) declared: Arc<Declared>,
-    /// It was declared after the message was received: its aliases say nothing about that.
+    /// When the message was received another one held: the aliases of this one say nothing about it.
     pub(super) is_later: bool,
 }
 
@@ -99,7 +99,7 @@ impl Scope {
         [&self.own, &self.node].into_iter().flatten()
     }
 
-    /// Some birth was declared after the message was received.
+    /// Some birth is later than the message.
     pub(super) fn is_later(&self) -> bool {
         self.births().any(|birth| birth.is_later)
     }

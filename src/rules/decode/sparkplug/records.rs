@@ -5,12 +5,12 @@
 //! | `["birth", node, device, bdSeq, metrics, at]` | a birth; that of the node itself has no device and ends those of its devices |
 //! | `["again", node, device, bdSeq, at]` | the same, with the metrics it had before it ended |
 //! | `["death", node, device, at]` | the birth has ended; that of the node itself with all of its devices |
-//! | `["stands", node, device, bdSeq, alive, metrics, since, heard]` | what is known of a birth; it ends no other |
+//! | `["stands", node, device, bdSeq, alive, metrics, since, heard, ended]` | what is known of a birth; it ends no other |
 //! | `["forgotten", node, ""]` | nothing of the node is known any more |
 //!
 //! A node is written as `group/node`, no device as an empty text, a metric as `[name, alias, datatype]`, with `null` for no alias.
-//! Times are milliseconds since 1970: when the message was received, when the birth was declared, and when the node was heard
-//! last. A record may lack them.
+//! Times are milliseconds since 1970: when the message was received; until when another birth of the device held, when the
+//! node was heard last, and when the birth ended. A record may lack them.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ pub(super) enum Change {
     Born { bd_seq: Option<u64>, declared: Arc<Declared>, at: i64 },
     Again { bd_seq: Option<u64>, at: i64 },
     Dead { at: i64 },
-    Stands { bd_seq: Option<u64>, alive: bool, declared: Arc<Declared>, since: i64, heard: i64 },
+    Stands { bd_seq: Option<u64>, alive: bool, declared: Arc<Declared>, since: i64, heard: i64, ended: i64 },
     Forgotten,
 }
 
@@ -49,8 +49,8 @@ pub(super) fn record((node, device): (&str, &str), change: &Change) -> Vec<u8> {
         Change::Born { bd_seq, declared, at } => json!(["birth", node, device, bd_seq, written(declared), at]),
         Change::Again { bd_seq, at } => json!(["again", node, device, bd_seq, at]),
         Change::Dead { at } => json!(["death", node, device, at]),
-        Change::Stands { bd_seq, alive, declared, since, heard } => {
-            json!(["stands", node, device, bd_seq, alive, written(declared), since, heard])
+        Change::Stands { bd_seq, alive, declared, since, heard, ended } => {
+            json!(["stands", node, device, bd_seq, alive, written(declared), since, heard, ended])
         }
         Change::Forgotten => json!(["forgotten", node, device]),
     };
@@ -71,8 +71,9 @@ pub(super) fn read(record: &[u8]) -> Option<(String, String, Change)> {
         ("again", [bd_seq, times @ ..]) => Change::Again { bd_seq: bd_seq.as_u64(), at: time(times, 0) },
         ("death", times) => Change::Dead { at: time(times, 0) },
         ("stands", [bd_seq, Value::Bool(alive), metrics, times @ ..]) => {
-            let (declared, since, heard) = (Arc::new(declared(metrics)?), time(times, 0), time(times, 1));
-            Change::Stands { bd_seq: bd_seq.as_u64(), alive: *alive, declared, since, heard }
+            let (bd_seq, declared) = (bd_seq.as_u64(), Arc::new(declared(metrics)?));
+            let [since, heard, ended] = [0, 1, 2].map(|which| time(times, which));
+            Change::Stands { bd_seq, alive: *alive, declared, since, heard, ended }
         }
         ("forgotten", []) => Change::Forgotten,
         _ => return None,
