@@ -198,3 +198,33 @@ fn an_unknown_node_is_asked_for_its_births() {
     asked("asked", 1);
     asked("no_subscriber", 1);
 }
+
+/// What an operator retries is older than what the device said since: the names of now stay, also over a restart.
+#[test]
+fn a_birth_out_of_the_quarantine_undoes_none_that_came_since() {
+    let dir = folder();
+    let sim = Sim::start(&dir.path().join("sim"), free_port(), &[]);
+    let mut bridge = Bridge::start(dir.path(), &sim, &RULES.replace("sparkplug", "json"), "");
+    publish(&bridge, "DBIRTH", DBIRTH);
+    assert_eq!(quarantined(dir.path()).len(), 1);
+    assert_eq!(bridge.process.terminate(), Some(0));
+
+    let mut bridge = Bridge::start(dir.path(), &sim, RULES, "");
+    publish(&bridge, "DBIRTH", OTHER_DBIRTH);
+    let retried = Command::new(BINARY)
+        .args(["quarantine", "retry", "--all", "--config"])
+        .arg(dir.path().join("bridge.toml"))
+        .output()
+        .unwrap();
+    assert_eq!(retried.status.code(), Some(0), "{retried:?}");
+    arrives(&sim, "Pressure");
+    publish(&bridge, "DDATA", BY_ALIAS);
+    arrives(&sim, r#""On":false"#);
+    assert_eq!(bridge.process.terminate(), Some(0));
+
+    let bridge = Bridge::start(dir.path(), &sim, RULES, "");
+    publish(&bridge, "DDATA", BY_ALIAS);
+    until("twice", PATIENCE, || (times(&sim, r#""On":false"#) == 2).then_some(()));
+    assert_eq!(times(&sim, r#""Running":false"#), 0, "the old birth names nothing");
+    drop(bridge);
+}

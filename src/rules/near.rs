@@ -124,7 +124,9 @@ mod tests {
     /// A temperature does not belong into an aggregate of vibrations.
     #[test]
     fn nothing_is_proposed_for_a_rule_with_a_window() {
-        for (more, expect) in [("", Some("w9/{m}/+/{axis}")), ("aggregate = { every = \"1m\" }\n", None)] {
+        for (more, expect) in
+            [("", Some("w9/{m}/+/{axis}")), ("aggregate = { every = \"1m\", fields = { v = \"mean\" } }\n", None)]
+        {
             let text = format!("[[rule]]\ntopic = \"w9/{{m}}/vib/{{axis}}\"\ndevice = \"{{m}}\"\n{more}");
             let rules = rules::load(&[SourceFile { path: "r.toml".into(), text }]).rules.unwrap();
             let near = rules.near("w9/line1/m4/temp", None).unwrap();

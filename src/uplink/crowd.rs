@@ -52,6 +52,12 @@ impl Crowd {
         }
     }
 
+    /// Whoever waits for a turn gives it up and asks anew: the turns that were given are free again.
+    pub fn begin_anew(&self) {
+        let now = Instant::now();
+        self.next.lock().values_mut().for_each(|next| *next = (*next).min(now));
+    }
+
     fn take(&self, hub: &str, now: Instant) -> Instant {
         let earliest = now.checked_sub(self.slack).unwrap_or(now);
         let mut next = self.next.lock();
@@ -108,6 +114,20 @@ mod tests {
             let last = came.iter().max().unwrap().as_secs_f64();
             assert!((last - seconds).abs() < 0.02, "{per_second} {hubs}: {last}");
             assert!(crowd.next.lock().len() <= MOST_HUBS + 1);
+        }
+    }
+
+    /// All who wait come anew, as with a new `ca_file`: the first of them need not wait for the turns that nobody takes.
+    #[tokio::test(start_paused = true)]
+    async fn turns_that_are_given_up_together_are_free_again() {
+        let crowd = Crowd::new(10);
+        for round in 0..3 {
+            let began = Instant::now();
+            let turns: Vec<_> = (0..1_000).map(|_| crowd.take("hub", began)).collect();
+            assert!(turns.first().unwrap().duration_since(began) <= crowd.step, "round {round}");
+            assert_eq!(turns.last().unwrap().duration_since(turns[0]), crowd.step * 999);
+            tokio::time::advance(Duration::from_secs(1)).await;
+            crowd.begin_anew();
         }
     }
 

@@ -27,6 +27,7 @@ impl Devices {
     pub fn trust(&self, roots: Arc<RootCertStore>) -> Result<(), tls::TlsError> {
         let shared = &self.0;
         shared.options.plan.trust.replace(roots)?;
+        shared.crowd.begin_anew();
         for device in shared.all().iter().filter(|device| !device.is_own()) {
             device.ask_to_leave();
         }

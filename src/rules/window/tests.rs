@@ -74,7 +74,8 @@ fn run(rules: &RuleSet, sent: &[Sent]) -> Vec<Came> {
         rules.due(Timestamp(START + one.at), &mut out);
         keep(&out, one.at, &mut came);
     }
-    let end = sent.last().map_or(0, |one| one.at);
+    // A window that the last message opened does not end in the moment at which the one before it did.
+    let end = sent.last().map_or(0, |one| one.at + 1);
     rules.finish(&mut out);
     keep(&out, end, &mut came);
     came

@@ -253,7 +253,7 @@ fn data_is_not_named_by_births_of_a_later_session() {
         (true, "NDATA/n", 11, ("", 1), Ok("a")),
         (true, "DDATA/n/d", 19, ("", 2), Ok("x")),
         (true, "DDATA/n/d", 25, ("", 2), Ok("x")),
-        (true, "DDATA/n/d", 25, ("", 3), Err("does not declare the alias")),
+        (true, "DDATA/n/d", 25, ("", 3), Err("does not declare the alias 3")),
         (true, "NDATA/m", 19, ("", 1), later),
         (true, "NDATA/m", 19, ("b", 1), Ok("b")),
         (true, "NDATA/m", 20, ("", 1), Ok("b")),
