@@ -420,3 +420,26 @@ fn devices(whose: &Whose, device: &str, properties: &Properties) -> Vec<(String,
     all.insert(0, (device.to_owned(), Vec::new(), own));
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What nothing asks for any more stays only where its very place has a refused value.
+    #[test]
+    fn what_stays_though_nothing_asks_for_it() {
+        let refused = BTreeSet::from(["motor.speed".to_owned()]);
+        for (entry, expect) in [
+            (json!(["00ff", true, "motor.speed", false]), true),
+            (json!(["00ff", true, "motor.speed", true]), true),
+            (json!(["00ff", true, "motor.top", false]), false),
+            (json!(["00ff", true, "motor.", false]), false),
+            // As older versions wrote it.
+            (json!(["00ff", true]), false),
+        ] {
+            let kept = Kept::from_json(&entry).unwrap();
+            assert_eq!(stays(&kept, &refused), expect, "{entry}");
+            assert!(!stays(&kept, &BTreeSet::new()), "{entry}");
+        }
+    }
+}
