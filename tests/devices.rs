@@ -615,6 +615,34 @@ fn what_is_on_shelves_goes_up_when_devices_have_no_lines_any_more() {
     assert_ledger(&bridge, 0, 20);
 }
 
+/// What waits for a held device, or for a hub that is not there, is not waited for at a stop, however long that may take,
+/// and is there at the next start.
+#[test]
+fn a_stop_does_not_wait_for_what_cannot_go() {
+    let dir = folder();
+    let mut sim = Sim::start(&dir.path().join("hub"), free_port(), &[]);
+    let begin = |sim: &Sim| start(dir.path(), sim, "drain_timeout = \"1h\"", "allow = [\"known\"]");
+    let mut bridge = begin(&sim);
+    publish(&bridge, "known", 0..3);
+    publish(&bridge, "stranger", 0..3);
+    until_arrived(&sim, "known", &[0, 1, 2]);
+    until("on the shelf", PATIENCE, || (listed(dir.path())["stranger"]["shelved"] == 3).then_some(()));
+    signal(&bridge.process, rustix::process::Signal::TERM);
+    assert_eq!(until("the end", PATIENCE, || bridge.process.exit_code()), 0);
+    drop(bridge);
+
+    let mut bridge = begin(&sim);
+    until("on the shelf", PATIENCE, || (listed(dir.path()).get("stranger")?["shelved"] == 3).then_some(()));
+    sim.process.kill();
+    publish(&bridge, "known", 3..6);
+    until("a hub that is not there", PATIENCE, || listed(dir.path())["known"]["trouble"].as_str().map(|_| ()));
+    signal(&bridge.process, rustix::process::Signal::TERM);
+    assert_eq!(until("the end", PATIENCE, || bridge.process.exit_code()), 0);
+    drop(bridge);
+    let bridge = begin(&sim);
+    assert_eq!(bridge.metric("brownbridge_spool_messages"), 3.0);
+}
+
 fn queue(dir: &Path, args: &[&str]) -> String {
     let out =
         Command::new(BINARY).arg("queue").args(args).arg("--config").arg(dir.join("bridge.toml")).output().unwrap();

@@ -72,6 +72,11 @@ impl Process {
         self.0.wait().unwrap().code()
     }
 
+    /// The exit code, once there is one.
+    pub fn exit_code(&mut self) -> Option<i32> {
+        self.0.try_wait().unwrap()?.code()
+    }
+
     /// Resident memory in KiB: now, and the most there was.
     pub fn rss(&self) -> (u64, u64) {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
