@@ -119,6 +119,8 @@ struct World {
 
 fn bridge(dir: &Path, sim: &Running, port: u16, what: (&str, &str)) -> Bridge {
     let bridge = launched(dir, sim, port, what);
+    // A hub keeps a session's subscriptions, so they alone do not tell of a line.
+    until("the uplink is up", PATIENCE, || (bridge.metric("brownbridge_uplink_connected") > 0.0).then_some(()));
     until("the bridge is subscribed", PATIENCE, || (!sim.subscriptions("gw").is_empty()).then_some(()));
     bridge
 }

@@ -271,7 +271,7 @@ async fn what_is_desired_is_retained_and_nothing_is_published_twice() {
     heard.sort();
     assert_eq!(heard, [pair("plant/press-7/mode", "mode=auto"), pair("plant/press7/set/speed", "12.5")], "retained");
     let subscriptions = ["$iothub/twin/res/#", "$iothub/twin/PATCH/properties/desired/#"];
-    assert_eq!(sim.subscriptions("gw"), subscriptions);
+    until("it listens", PATIENCE, || (sim.subscriptions("gw") == subscriptions).then_some(()));
     let answer = |value: Value, code: u16, version: u64, detail: &str| json!({"value": value, "ac": code, "av": version, "ad": detail});
     reported(&sim, "gw", "/devices/press-7/motor/speed", answer(json!(12.5), 200, 2, "published")).await;
 

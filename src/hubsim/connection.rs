@@ -294,11 +294,9 @@ impl Connection {
             Packet::Disconnect => return Break(Closed::Goodbye),
             Packet::PublishAck { packet_id } => self.complete(packet_id),
             Packet::Subscribe { packet_id, topic_filters } => {
-                let mut status = Vec::with_capacity(topic_filters.len());
-                for (filter, qos) in &topic_filters {
-                    self.subscribe(filter)?;
-                    status.push(SubscribeReturnCode::Success(qos.less_value(QoS::AtLeastOnce)));
-                }
+                self.subscribe(&topic_filters.iter().map(|(filter, _)| &**filter).collect::<Vec<_>>())?;
+                let granted = |qos: &QoS| SubscribeReturnCode::Success(qos.less_value(QoS::AtLeastOnce));
+                let status = topic_filters.iter().map(|(_, qos)| granted(qos)).collect();
                 self.send(Packet::SubscribeAck { packet_id, status });
                 self.shared.cloud.subscribed(&self.identity);
             }
@@ -316,15 +314,18 @@ impl Connection {
         Continue(())
     }
 
-    fn subscribe(&self, filter: &str) -> ControlFlow<Closed> {
+    fn subscribe(&self, filters: &[&str]) -> ControlFlow<Closed> {
         let Source { device, module, .. } = &*self.source;
-        let known = names::is_known_filter(filter, device, module.as_deref());
-        let kept = known && self.shared.sessions.subscribe(&self.hold, filter);
-        if kept || self.shared.options.edge {
-            return Continue(());
+        let (known, strange): (Vec<_>, Vec<_>) =
+            filters.iter().partition(|filter| names::is_known_filter(filter, device, module.as_deref()));
+        let too_many = self.shared.sessions.subscribe(&self.hold, &known);
+        match strange.first().copied().or(too_many) {
+            Some(filter) if !self.shared.options.edge => {
+                tracing::info!(%device, filter, "subscription refused");
+                Break(Closed::Subscribe)
+            }
+            _ => Continue(()),
         }
-        tracing::info!(%device, filter, "subscription refused");
-        Break(Closed::Subscribe)
     }
 
     /// Answers a request about the twin, and takes the answer to a method.

@@ -72,18 +72,20 @@ impl Sessions {
         Some(Hold { identity: identity.to_owned(), owner, taken_over, present })
     }
 
-    /// Adds a filter; false where the hub's limit is reached.
-    pub(super) fn subscribe(&self, hold: &Hold, filter: &str) -> bool {
+    /// Adds the filters of one SUBSCRIBE, all of them at once; the first that one is too many for.
+    pub(super) fn subscribe<'f>(&self, hold: &Hold, filters: &[&'f str]) -> Option<&'f str> {
         let mut sessions = self.lock();
-        let Some(session) = sessions.get_mut(&hold.identity).filter(|s| s.owner == hold.owner) else { return true };
-        if session.filters.iter().any(|f| f == filter) {
-            return true;
+        let session = sessions.get_mut(&hold.identity).filter(|s| s.owner == hold.owner)?;
+        for filter in filters {
+            if session.filters.iter().any(|f| f == filter) {
+                continue;
+            }
+            if session.filters.len() >= SUBSCRIPTIONS_MAX {
+                return Some(filter);
+            }
+            session.filters.push((*filter).to_owned());
         }
-        if session.filters.len() >= SUBSCRIPTIONS_MAX {
-            return false;
-        }
-        session.filters.push(filter.to_owned());
-        true
+        None
     }
 
     /// Removes a filter; false where it was never there.
