@@ -107,7 +107,7 @@ fn commands() {
         (
             explain(&["iotgateway/a/b"]),
             2,
-            "nearest: kepware agent (rules/30-kepware-agent.toml:5), but the topic goes on at level 3",
+            "nearest: kepware agent (rules/30-kepware-agent.toml:17), but the topic goes on at level 3",
             "",
         ),
         (explain(&["a/b/c"]), 2, "topic  = \"a/{machine}/c\"\n", ""),

@@ -132,8 +132,8 @@ fn shipped_rules() {
 fn publishes(vectors: &str) -> Vec<(String, Vec<u8>)> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/azure").join(vectors);
     let file: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-    let bytes =
-        |hex: &str| (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    let bytes = |hex: &str| hex.as_bytes().chunks(2).map(byte).collect();
     let payload = |vector: &Value| match (vector["payload_hex"].as_str(), vector["payload_kind"].as_str()) {
         (Some(hex), _) => bytes(hex),
         (None, Some("hex")) => bytes(vector["payload"].as_str().unwrap()),
