@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::builder::PossibleValuesParser;
 
 use super::text::colored;
-use crate::app::settings;
+use crate::app::{settings, text_file};
 use crate::diag::{Diagnostic, Severity, SourceFile};
 use crate::rules::{self, FileSummary};
 
@@ -120,7 +120,8 @@ fn as_config(path: &Path) -> Option<PathBuf> {
         return Some(inside);
     }
     let named = path.file_name().is_some_and(|name| name == BRIDGE_TOML);
-    let looks = || std::fs::read_to_string(path).is_ok_and(|text| looks_like_config(&text));
+    // A pipe can be read once only.
+    let looks = || path.is_file() && std::fs::read_to_string(path).is_ok_and(|text| looks_like_config(&text));
     (named || looks()).then(|| path.to_owned())
 }
 
@@ -143,7 +144,7 @@ fn check_rules(paths: &[PathBuf]) -> Result<Checked, String> {
 
 fn check_config(path: &Path) -> Result<Checked, String> {
     let loaded =
-        settings::load(path, &|name| std::env::var(name).ok()).map_err(|error| settings::cannot_read(path, &error))?;
+        settings::load(path, &|name| std::env::var(name).ok()).map_err(|error| text_file::cannot_read(path, &error))?;
     let mut found = loaded.diagnostics;
     for found in found.iter_mut().filter(|found| REFUSED.contains(&found.code)) {
         found.severity = Severity::Error;

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use super::check::{could_not_run, print, print_error, print_findings};
 use super::running::default_config;
 use crate::app::settings::dps::{Enrolment, enrolment};
-use crate::app::settings::{self, cannot_read};
+use crate::app::settings;
+use crate::app::text_file::{self, cannot_read};
 use crate::bridge::devices::{Origin, origin};
 use crate::hub::dps::{Assignment, Trouble};
 use crate::message::Timestamp;
@@ -84,7 +85,7 @@ pub(super) fn run(args: Args) -> ExitCode {
     let env = |name: &str| std::env::var(name).ok();
     let found = match args.by_hand.as_config(args.id.as_deref(), &env) {
         Some(text) => enrolment(Path::new("command line"), &text, None, &env),
-        None => match std::fs::read_to_string(&args.config) {
+        None => match text_file::read(&args.config) {
             Ok(text) => enrolment(&args.config, &text, args.id.as_deref(), &env),
             Err(error) => return could_not_run(&cannot_read(&args.config, &error)),
         },

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::check::{could_not_run, print, print_findings, read_rule_files};
+use crate::app::text_file;
 use crate::hub::bag::{self, BagError, Property};
 use crate::hub::connect::Identity;
 use crate::hub::d2c;
@@ -115,7 +116,7 @@ pub(super) fn run(args: Args) -> ExitCode {
         (None, None) => None,
         (None, Some(path)) => match std::fs::read(path) {
             Ok(payload) => Some(payload),
-            Err(error) => return could_not_run(&format!("cannot read {}: {error}", path.display())),
+            Err(error) => return could_not_run(&text_file::cannot_read(path, &error)),
         },
     };
     let configured = match args.config.as_deref().map(identity::load).transpose() {

@@ -12,7 +12,7 @@ use super::service;
 use crate::admin::Recorder;
 use crate::app::inherited::Inherited;
 use crate::app::settings::LogLevel;
-use crate::app::{self, Reloader, Running, private, settings};
+use crate::app::{self, Reloader, Running, private, settings, text_file};
 
 /// `EX_CONFIG` of sysexits.h: systemd need not try again.
 const BAD_CONFIGURATION: u8 = 78;
@@ -49,7 +49,7 @@ pub(super) fn run(args: Args) -> ExitCode {
     let loaded = match settings::load(&args.config, &|name| std::env::var(name).ok()) {
         Ok(loaded) => loaded,
         Err(error) => {
-            print_error(&format!("error: {}\n", settings::cannot_read(&args.config, &error)));
+            print_error(&format!("error: {}\n", text_file::cannot_read(&args.config, &error)));
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
