@@ -349,7 +349,8 @@ fn files_of_all_kinds() {
         let told = if codes.0 == 0 { "" } else { told };
         check(&["explain", "a", "--payload", "1", "--rules", &path], codes.1, explained, told);
     }
-    std::fs::write(path("mistake.toml"), format!("\u{feff}{rule}").replace('\n', "\r\n").replace("\"b\"", "\"{b}\"")).unwrap();
+    std::fs::write(path("mistake.toml"), format!("\u{feff}{rule}").replace('\n', "\r\n").replace("\"b\"", "\"{b}\""))
+        .unwrap();
     check(&["check", &path("mistake.toml")], 1, "mistake.toml: 1 error\n", "mistake.toml:3:12\n");
     check(&["explain", "a", "--payload-file", &path("none")], 2, "", "none is a folder: a file is needed here");
     for (name, told) in [("none", "none is a folder"), ("latin.toml", "latin.toml:2:10 is not UTF-8 text")] {
@@ -364,7 +365,8 @@ fn rules_from_a_pipe() {
     let rule = "[[rule]]\ntopic = \"a\"\ndevise = \"b\"\n";
     for args in [vec!["check", "/dev/stdin"], vec!["explain", "a", "--rules", "/dev/stdin"]] {
         let mut run = Command::new(env!("CARGO_BIN_EXE_brownbridge"));
-        let mut run = run.args(&args).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut run =
+            run.args(&args).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         run.stdin.take().unwrap().write_all(rule.as_bytes()).unwrap();
         let output = run.wait_with_output().unwrap();
         let told = String::from_utf8(output.stderr).unwrap();

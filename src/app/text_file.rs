@@ -65,7 +65,9 @@ pub fn cannot_read(path: &Path, error: &io::Error) -> String {
         (None, ErrorKind::InvalidData) => format!("{path} is not UTF-8 text: save it as UTF-8 in your editor"),
         (None, ErrorKind::IsADirectory) => format!("{path} is a folder: a file is needed here"),
         (None, ErrorKind::PermissionDenied) => {
-            format!("cannot read {path}: {error}: it and the folders it lies in must be readable for who runs brownbridge")
+            format!(
+                "cannot read {path}: {error}: it and the folders it lies in must be readable for who runs brownbridge"
+            )
         }
         (None, _) => format!("cannot read {path}: {error}"),
     }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::builder::PossibleValuesParser;
 
 use super::text::colored;
+use crate::amount::of_len;
 use crate::app::{settings, text_file};
 use crate::diag::{Diagnostic, Severity, SourceFile};
 use crate::rules::{self, FileSummary};
@@ -81,7 +82,7 @@ pub(super) fn run(args: Args) -> ExitCode {
     let is_denied = |found: &&Diagnostic| args.deny.iter().any(|kind| kind == ALL_WARNINGS || kind == found.code);
     let denied = checked.found.iter().filter(|found| !found.is_error()).filter(is_denied).count();
     if denied > 0 {
-        print_error(&format!("error: {} denied\n", counted(denied, "warning")));
+        print_error(&format!("error: {} denied\n", of_len(denied, "warning", "warnings")));
     }
     ExitCode::from(u8::from(checked.hash.is_none() || denied > 0))
 }
@@ -158,13 +159,13 @@ fn summary_line(file: usize, summary: Option<&FileSummary>, found: &[Diagnostic]
     let here = || found.iter().filter(|found| found.file == file);
     let errors = here().filter(|found| found.is_error()).count();
     let warnings = here().count() - errors;
-    let warned = if warnings == 0 { String::new() } else { format!(", {}", counted(warnings, "warning")) };
+    let warned = if warnings == 0 { String::new() } else { format!(", {}", of_len(warnings, "warning", "warnings")) };
     match (errors, summary) {
         (0, None) => format!("ok{warned}"),
         (0, Some(summary)) => {
             let commands = match summary.commands {
                 0 => String::new(),
-                commands => format!(", {}", counted(commands, "command")),
+                commands => format!(", {}", of_len(commands, "command", "commands")),
             };
             let desired = match summary.desired {
                 0 => String::new(),
@@ -172,16 +173,12 @@ fn summary_line(file: usize, summary: Option<&FileSummary>, found: &[Diagnostic]
             };
             format!(
                 "ok, {}{commands}{desired}, {}{warned}",
-                counted(summary.rules, "rule"),
-                counted(summary.tests, "test")
+                of_len(summary.rules, "rule", "rules"),
+                of_len(summary.tests, "test", "tests")
             )
         }
-        (errors, _) => format!("{}{warned}", counted(errors, "error")),
+        (errors, _) => format!("{}{warned}", of_len(errors, "error", "errors")),
     }
-}
-
-fn counted(count: usize, word: &str) -> String {
-    if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") }
 }
 
 /// Reads rule files; of a folder every `*.toml` in it, in name order. `usage` is how to name others.

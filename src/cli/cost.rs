@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::check::{could_not_run, print};
 use super::running::{admin_address, default_config, get};
 use super::text::{columns, plain, span};
+use crate::amount::{count, of};
 use crate::app::status::Report;
 use crate::config::units;
 
@@ -266,21 +267,17 @@ impl Bill {
                 false => "the uplink is no IoT Hub: nothing is billed by the message".to_owned(),
             };
         };
-        let of = format!(
-            "{:.0} % of the {quota} of {units} unit{} {}",
-            share * 100.0,
-            if units == 1 { "" } else { "s" },
-            plain(tier)
-        );
+        let units = of(units.into(), "unit", "units");
+        let share_of = format!("{:.0} % of the {} of {units} {}", share * 100.0, count(quota), plain(tier));
         if self.too_short {
             let observed = span(Duration::from_secs(self.observed_seconds));
-            return format!("{of} (observed for {observed} only: --for 10m looks longer)");
+            return format!("{share_of} (observed for {observed} only: --for 10m looks longer)");
         }
         if !self.is_over() {
-            return of;
+            return share_of;
         }
         let minutes = (1440.0 / share) as u64;
-        format!("{of}: OVER THE QUOTA, spent at {:02}:{:02} UTC each day", minutes / 60, minutes % 60)
+        format!("{share_of}: OVER THE QUOTA, spent at {:02}:{:02} UTC each day", minutes / 60, minutes % 60)
     }
 }
 
@@ -307,7 +304,12 @@ impl std::fmt::Display for Bill {
             self.saved_per_day.to_string(),
         ];
         columns(&mut out, HEADS, self.rules.iter().map(line).chain([total]));
-        let _ = writeln!(out, "\nforecast {} billed messages a day, {}", self.units_per_day, self.forecast());
+        let _ = writeln!(
+            out,
+            "\nforecast {} a day, {}",
+            of(self.units_per_day, "billed message", "billed messages"),
+            self.forecast()
+        );
         f.write_str(&out)
     }
 }
@@ -342,12 +344,12 @@ total           720       1680            12024
         for (more, expect) in [
             (
                 String::new(),
-                "forecast 1680 billed messages a day, no quota known: say `tier` and `units` in [uplink]\n",
+                "forecast 1,680 billed messages a day, no quota known: say `tier` and `units` in [uplink]\n",
             ),
-            (format!("{quota}8000\n"), "forecast 1680 billed messages a day, 21 % of the 8000 of 1 unit F1\n"),
+            (format!("{quota}8000\n"), "forecast 1,680 billed messages a day, 21 % of the 8,000 of 1 unit F1\n"),
             (
                 format!("{quota}840\n"),
-                "forecast 1680 billed messages a day, 200 % of the 840 of 1 unit F1: OVER THE QUOTA, spent at 12:00 UTC each day\n",
+                "forecast 1,680 billed messages a day, 200 % of the 840 of 1 unit F1: OVER THE QUOTA, spent at 12:00 UTC each day\n",
             ),
         ] {
             let bill = Bill::of(&Counts::of(&(PAGE.to_owned() + &more)), Duration::from_secs(3600));

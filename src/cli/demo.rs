@@ -17,8 +17,8 @@ use tokio::sync::{Notify, mpsc};
 
 use super::check::{could_not_run, print, print_findings};
 use super::run::{LogFormat, start_log, told_to_stop};
-use super::text::of;
 use crate::admin::Recorder;
+use crate::amount::of;
 use crate::app::{self, settings};
 use crate::bridge::InUse;
 use crate::config::units;

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::check::{could_not_run, print, print_error};
 use super::running::{self, default_config};
-use super::text::{beginning, bytes, columns, of, plain, span};
+use super::text::{beginning, bytes, columns, plain, span};
+use crate::amount::of;
 use crate::app::status::Device;
 use crate::control::{Answer, DEVICES_AT_ONCE, Request};
 use crate::message::excerpt;

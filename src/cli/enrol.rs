@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::check::{could_not_run, print, print_error, print_findings};
 use super::running::default_config;
-use crate::app::settings::dps::{Enrolment, enrolment};
 use crate::app::settings;
+use crate::app::settings::dps::{Enrolment, enrolment};
 use crate::app::text_file::{self, cannot_read};
 use crate::bridge::devices::{Origin, origin};
 use crate::hub::dps::{Assignment, Trouble};

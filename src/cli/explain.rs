@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::check::{could_not_run, print, print_findings, read_rule_files};
+use crate::amount::{count, of_len};
 use crate::app::text_file;
 use crate::hub::bag::{self, BagError, Property};
 use crate::hub::connect::Identity;
@@ -408,7 +409,12 @@ impl Told<'_> {
         }
         let plain = rules::plain_body(&message);
         if plain.len() != message.body.len() {
-            writeln!(out, "  compressed  {} bytes to {}", plain.len(), message.body.len())?;
+            writeln!(
+                out,
+                "  compressed  {} to {}",
+                of_len(plain.len(), "byte", "bytes"),
+                count(message.body.len() as u64)
+            )?;
         }
         write_body(out, &plain)
     }
@@ -546,7 +552,7 @@ fn body_hex(body: &[u8]) -> String {
 fn write_body(out: &mut String, body: &[u8]) -> fmt::Result {
     match std::str::from_utf8(body) {
         Ok(text) => writeln!(out, "  body        {text}"),
-        Err(_) => writeln!(out, "  body        {} bytes: {}", body.len(), hex(body)),
+        Err(_) => writeln!(out, "  body        {}: {}", of_len(body.len(), "byte", "bytes"), hex(body)),
     }
 }
 

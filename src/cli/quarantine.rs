@@ -11,6 +11,7 @@ use serde_json::json;
 use super::check::{could_not_run, print, print_error};
 use super::running::{self, default_config};
 use super::text::{bytes, columns, confirmed, plain, span};
+use crate::amount::of_len;
 use crate::control::{Answer, MAX_IDS, Outcome, Request, Retried};
 use crate::message::{Timestamp, excerpt};
 use crate::quarantine::{self, Entry};
@@ -133,7 +134,7 @@ fn list(state: &Path, reason: Option<&str>, last: Option<usize>, as_json: bool) 
     }
     let mut out = String::new();
     if older > 0 {
-        let _ = writeln!(out, "{older} older ones are not shown");
+        let _ = writeln!(out, "{} not shown", of_len(older, "older one is", "older ones are"));
     }
     let rows = entries.iter().map(|entry| {
         let (from, about) =
@@ -289,7 +290,7 @@ fn drop_entries(state: &Path, which: &Which, yes: bool) -> Result<bool, String> 
         print_error("nothing to delete\n");
         return Ok(true);
     }
-    if !yes && !confirmed(&format!("{} entries will be deleted for good.", ids.len()))? {
+    if !yes && !confirmed(&format!("{} will be deleted for good.", of_len(ids.len(), "entry", "entries")))? {
         print_error("nothing was deleted\n");
         return Ok(false);
     }
@@ -301,7 +302,7 @@ fn drop_entries(state: &Path, which: &Which, yes: bool) -> Result<bool, String> 
             None => drop_alone(state, ids)?,
         };
     }
-    print(&format!("{dropped} entries deleted\n"));
+    print(&format!("{} deleted\n", of_len(dropped, "entry", "entries")));
     Ok(dropped == ids.len())
 }
 

@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, error::TryRecvError};
 
 use super::run::{LogFormat, start_log};
+use crate::amount::of;
 use crate::hub::bag;
 use crate::hub::connection_string::is_id;
 use crate::hub::limits::MQTT_PORT;
@@ -215,7 +216,12 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let ([messages, dropped, connected], spread) = (sim.counts(), sim.spread());
     sim.stop().await;
     // Nobody may be left who reads stderr; that is no failure.
-    let _ = writeln!(std::io::stderr(), "{messages} messages, {dropped} dropped, {connected} connections{spread}");
+    let _ = writeln!(
+        std::io::stderr(),
+        "{}, {dropped} dropped, {}{spread}",
+        of(messages, "message", "messages"),
+        of(connected, "connection", "connections")
+    );
     // Whoever reads stdout may have stopped to do so without closing it: Ctrl-C must end that too.
     let joined = tokio::task::spawn_blocking(move || printer.join());
     match tokio::time::timeout(LAST_LINES, joined).await {
@@ -299,7 +305,7 @@ fn spread(by_identity: &BTreeMap<String, ByIdentity>) -> String {
         format!("{} to {}", fewest.unwrap_or(0), most.unwrap_or(0))
     };
     let (messages, connected) = (range(|counts| counts.messages), range(|counts| counts.connected));
-    format!("; {} devices, each {messages} messages in {connected} connections", by_identity.len())
+    format!("; {} devices; of each, messages {messages}, connections {connected}", by_identity.len())
 }
 
 /// The devices of a file, beside those that are given; and those that are disabled.
