@@ -121,8 +121,9 @@ fn as_config(path: &Path) -> Option<PathBuf> {
         return Some(inside);
     }
     let named = path.file_name().is_some_and(|name| name == BRIDGE_TOML);
-    // A pipe can be read once only.
-    let looks = || path.is_file() && std::fs::read_to_string(path).is_ok_and(|text| looks_like_config(&text));
+    // A pipe can be read once only, and nobody writes a configuration of a megabyte.
+    let is_small_file = path.metadata().is_ok_and(|found| found.is_file() && found.len() < 1 << 20);
+    let looks = || is_small_file && std::fs::read_to_string(path).is_ok_and(|text| looks_like_config(&text));
     (named || looks()).then(|| path.to_owned())
 }
 
