@@ -28,7 +28,7 @@ pub(super) struct Args {
     /// Prints the findings as JSON on stdout.
     #[arg(long)]
     json: bool,
-    /// Takes warnings for errors: all of them, or those of one kind. A rule can let one by: allow = ["overlap"].
+    /// Takes warnings for errors: all of them, or those of one kind. A rule or command can let one by: allow = ["overlap"].
     #[arg(long, value_name = "KIND", value_parser = denied_kinds())]
     deny: Vec<String>,
 }

@@ -22,21 +22,22 @@ use crate::config::units;
     after_help = "Examples:\n  brownbridge cost                       of the bridge of this machine, since its start\n  \
     brownbridge cost --for 10m             at the rate of the next ten minutes\n  \
     brownbridge cost --admin 10.0.0.5:9883 --json | jq '.rules[] | [.rule, .units_per_day]'\n\n\
-    A hub bills each 4 KB of a message that it begins (free tier: 0.5 KB), and counts messages sent again after a lost\n\
-    connection, which are not in here. What was seen in less than ten minutes since the start is told, and judged by nobody:\n\
-    how a plant begins is not how it goes on. Exit code: 0 within the quota, or `tier` is not set, or too short a look, 1 over\n\
-    the quota (with --for however short), 2 could not be asked."
+    A hub bills each 4 KB of a message that it begins (free tier: 0.5 KB), and also messages sent\n\
+    again after a lost connection, which are not in here. What was seen in less than ten minutes\n\
+    since the start is told and not judged: how a plant begins is not how it goes on.\n\n\
+    Exit code: 0 within the quota, no `tier` set, or too short a look, 1 over the quota (with --for\n\
+    however short), 2 could not be asked."
 )]
 pub(super) struct Args {
     /// The configuration that says where the admin page is [default: bridge.toml if it lies here, else
     /// /etc/brownbridge/bridge.toml]
     #[arg(long, value_name = "FILE", hide_default_value = true, default_value = default_config())]
     config: PathBuf,
-    /// Where the admin page is, instead of what the configuration says.
-    #[arg(long, value_name = "ADDRESS", conflicts_with = "config")]
+    /// Where the admin page is, instead of what the configuration says: 10.0.0.5:9883.
+    #[arg(long, value_name = "ADDR:PORT", conflicts_with = "config")]
     admin: Option<String>,
-    /// Looks on for so long instead of at everything since the start.
-    #[arg(long = "for", value_name = "DURATION")]
+    /// Looks on for this time, instead of at everything since the start: 30s, 10m.
+    #[arg(long = "for", value_name = "TIME")]
     during: Option<String>,
     /// Prints the figures as JSON on stdout.
     #[arg(long)]

@@ -23,8 +23,8 @@ const LONGEST: u64 = 65_535;
 #[command(after_help = "Examples:\n  brownbridge passwd users.toml panel            asks for the password, twice\n  \
     pass show panel | brownbridge passwd users.toml panel --stdin\n  \
     brownbridge passwd users.toml panel --delete\n\n\
-    The file gets Argon2id hashes and the mode 0600; a new one belongs to the owner of its folder. A running\n\
-    bridge takes it up within seconds.\n\
+    The file gets Argon2id hashes and the mode 0600; a new one belongs to the owner of its folder.\n\
+    A running bridge takes it up within seconds.\n\n\
     Exit code: 0 done, 1 the users file has errors, 2 could not run.")]
 pub(super) struct Args {
     /// The users file, `users` of [broker] in bridge.toml; made where there is none.

@@ -22,7 +22,8 @@ use crate::quarantine::{self, Entry};
     brownbridge quarantine show 3f9a               all of one entry, its payload included\n  \
     brownbridge quarantine retry --all --reason not_json   after the rules were mended\n  \
     brownbridge quarantine drop 3f9a 77c0 --yes\n\n\
-    An entry is named by its ID or the beginning of it. Exit code: 0 done, 1 not all of it, 2 could not run.")]
+    An entry is named by its ID or the beginning of it.\n\n\
+    Exit code: 0 done, 1 not all of it, 2 could not run.")]
 pub(super) struct Args {
     /// The configuration of the bridge whose quarantine it is [default: bridge.toml if it lies here, else
     /// /etc/brownbridge/bridge.toml]
@@ -36,8 +37,8 @@ pub(super) struct Args {
 enum Action {
     /// Lists the entries, the newest last.
     List {
-        /// Only entries with this reason.
-        #[arg(long)]
+        /// Only entries with this reason: not_json, lookup_miss.
+        #[arg(long, value_name = "REASON")]
         reason: Option<String>,
         /// Only so many, the newest.
         #[arg(long, value_name = "N")]
@@ -63,7 +64,7 @@ enum Action {
     Drop {
         #[command(flatten)]
         which: Which,
-        /// Does not ask.
+        /// Deletes without asking.
         #[arg(long)]
         yes: bool,
     },
@@ -73,14 +74,14 @@ enum Action {
 #[derive(clap::Args)]
 #[group(required = true, multiple = true)]
 struct Which {
-    /// IDs, or the beginnings of them.
-    #[arg(conflicts_with_all = ["all", "reason"])]
+    /// Their IDs, or the beginnings of them.
+    #[arg(value_name = "ID", conflicts_with_all = ["all", "reason"])]
     ids: Vec<String>,
     /// Every entry.
     #[arg(long)]
     all: bool,
-    /// Every entry with this reason.
-    #[arg(long)]
+    /// Every entry with this reason: not_json, lookup_miss.
+    #[arg(long, value_name = "REASON")]
     reason: Option<String>,
 }
 

@@ -31,19 +31,19 @@ pub(super) struct Args {
 
 #[derive(clap::Subcommand)]
 enum Action {
-    /// How much waits, how long, and of which devices.
+    /// Shows how much waits, how long, and of which devices.
     Stat {
         /// Prints it as JSON on stdout.
         #[arg(long)]
         json: bool,
     },
-    /// The messages that wait first.
+    /// Shows the messages that wait first.
     Peek {
-        /// How many, at most 1000.
+        /// Shows at most so many, 1000 at most.
         #[arg(long, value_name = "N", default_value_t = 10)]
         first: usize,
-        /// Only of this device.
-        #[arg(long)]
+        /// Only of this device; "" is the bridge's own.
+        #[arg(long, value_name = "ID")]
         device: Option<String>,
         /// Prints them as JSON on stdout.
         #[arg(long)]
@@ -53,7 +53,7 @@ enum Action {
     Drop {
         #[command(flatten)]
         selection: Selection,
-        /// Does not ask.
+        /// Deletes without asking.
         #[arg(long)]
         yes: bool,
     },
@@ -73,7 +73,7 @@ struct Selection {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     older_than: Option<Duration>,
     /// Of this device; "" is the bridge's own.
-    #[arg(long)]
+    #[arg(long, value_name = "ID")]
     device: Option<String>,
 }
 

@@ -30,7 +30,8 @@ use crate::watch::tally::{Tally, units};
 #[command(
     after_help = "Examples:\n  brownbridge replay line4.jsonl --rules rules            what comes out, by rule\n  \
     brownbridge replay line4.jsonl --rules rules.new --against rules\n  \
-    brownbridge replay line4.jsonl --rules new --against old --json | jq '.changes[] | {pattern, kinds, publishes}'\n\n\
+    brownbridge replay line4.jsonl --rules new --against old --json \\\n    \
+    | jq '.changes[] | {pattern, kinds, publishes}'\n\n\
     Exit code: 0 done and no change, 1 changes, 2 could not run (or the rules have errors)."
 )]
 pub(super) struct Args {
@@ -46,7 +47,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILTER", value_parser = filter)]
     topic: Option<String>,
     /// What becomes of publishes no rule takes, as in bridge.toml.
-    #[arg(long, value_name = "forward|drop", default_value = "forward")]
+    #[arg(long, value_name = "WHAT", default_value = "forward")]
     unmatched: How,
     /// The device id of the bridge itself: what is addressed to it goes up as it is.
     #[arg(long, value_name = "ID", default_value = "GATEWAY")]

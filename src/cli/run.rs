@@ -27,10 +27,11 @@ const SPOOL_FAILED: u8 = 74;
 pub(super) struct Args {
     /// The configuration; `bridge.toml.example` shows all of it [default: bridge.toml if it lies here, else
     /// /etc/brownbridge/bridge.toml]
-    #[arg(long, hide_default_value = true, default_value = default_config())]
+    #[arg(long, value_name = "FILE", hide_default_value = true, default_value = default_config())]
     config: PathBuf,
-    /// How log lines are written to stderr. The level is taken from BROWNBRIDGE_LOG (error, warn, info, debug).
-    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    /// How log lines are written to stderr. The level is taken from the environment variable BROWNBRIDGE_LOG: error,
+    /// warn, info (where nothing is said) or debug.
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text)]
     log: LogFormat,
 }
 

@@ -21,8 +21,8 @@ pub(super) struct Args {
     /// /etc/brownbridge/bridge.toml]
     #[arg(long, value_name = "FILE", hide_default_value = true, default_value = default_config())]
     config: PathBuf,
-    /// Where the admin page is, instead of what the configuration says.
-    #[arg(long, value_name = "ADDRESS", conflicts_with = "config")]
+    /// Where the admin page is, instead of what the configuration says: 10.0.0.5:9883.
+    #[arg(long, value_name = "ADDR:PORT", conflicts_with = "config")]
     admin: Option<String>,
     /// Prints the page as JSON on stdout.
     #[arg(long)]

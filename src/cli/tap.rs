@@ -25,7 +25,8 @@ use crate::watch::{Filter, Sight};
     brownbridge tap --topic 'plant1/+/temp' --count 5\n  \
     brownbridge tap --unmatched                    what no rule takes\n  \
     brownbridge tap --rule presses --for 10s --json | jq -r '.messages[].body.text'\n\n\
-    Exit code: 0 done, also by Ctrl-C, 1 the bridge ended, 2 could not run (no bridge runs, or it is another user's).")]
+    Exit code: 0 done, also by Ctrl-C, 1 the bridge ended, 2 could not run (no bridge runs, or it is\n\
+    another user's).")]
 pub(super) struct Args {
     /// The configuration of the bridge [default: bridge.toml if it lies here, else
     /// /etc/brownbridge/bridge.toml]
