@@ -155,6 +155,7 @@ const COMMAND: &[Key] = &[
     key("ack", Table("ack"), "the answer of the plant that completes the message"),
     key("once", Flag, "a message is published once at most, over restarts and power failures, too"),
     key("response", Table("response"), "the answer of the plant that answers the method"),
+    key("allow", List(&Words(lints)), "warnings of `check` that this command is not to have"),
 ];
 
 const DESIRED: &[Key] = &[
