@@ -289,6 +289,9 @@ impl Shared {
             Some(_) => self.all().into_iter().filter(|device| device.state().phase.is_parked()).collect(),
             None => Vec::new(),
         };
+        if parked.is_empty() && !self.shelves.is_to_persist() {
+            return;
+        }
         let shelves = Arc::clone(&self.shelves);
         tokio::task::spawn_blocking(move || {
             shelves.persist();
@@ -326,6 +329,9 @@ pub async fn give_back(shelves: Arc<Shelves>, stores: Stores) {
                 }
             }
         }
+        // Nobody else does it where devices have no lines.
+        let emptied = Arc::clone(&shelves);
+        let _ = tokio::task::spawn_blocking(move || emptied.persist()).await;
     }
 }
 
