@@ -109,6 +109,10 @@ impl Accounts for Directory {
         self.known().ends().for_each(|(device, ends)| with(device, ends));
     }
 
+    fn end_of(&self, device: &str) -> Option<i64> {
+        self.known().end_of(device)
+    }
+
     fn accepted(&self, device: &str) {
         if let Some(service) = self.asked_for(device) {
             service.accepted(device);

@@ -135,13 +135,22 @@ impl Known {
 
     /// When the certificates that are in use end, by device.
     pub fn ends(&self) -> impl Iterator<Item = (&str, i64)> {
-        let is_in_use = |device: &str| match self.table.get(device) {
+        let ends = self.seen.iter().filter_map(|(device, seen)| Some((device.as_str(), seen.ends?)));
+        ends.filter(|(device, _)| self.is_by_certificate(device))
+    }
+
+    /// When the certificate of a device ends, where that is in use.
+    pub fn end_of(&self, device: &str) -> Option<i64> {
+        self.seen.get(device).and_then(|seen| seen.ends).filter(|_| self.is_by_certificate(device))
+    }
+
+    /// Where a device has a certificate, that is what it proves itself with.
+    fn is_by_certificate(&self, device: &str) -> bool {
+        match self.table.get(device) {
             Some(Proof::Key(_)) => false,
             Some(Proof::Connection(connection)) => matches!(connection.auth, Auth::X509),
             Some(Proof::Certificate { .. } | Proof::Elsewhere) | None => true,
-        };
-        let ends = self.seen.iter().filter_map(|(device, seen)| Some((device.as_str(), seen.ends?)));
-        ends.filter(move |(device, _)| is_in_use(device))
+        }
     }
 
     /// A device's certificate in the folder, where there is one.
@@ -231,6 +240,10 @@ mod tests {
         let mut ends: Vec<_> = known.ends().collect();
         ends.sort_unstable();
         assert_eq!(ends, [("folder", 7), ("listed", 7), ("x509", 7)]);
+        for device in ["key", "string", "x509", "listed", "folder", "nobody"] {
+            let of_all = ends.iter().find(|(known, _)| *known == device).map(|(_, at)| *at);
+            assert_eq!(known.end_of(device), of_all, "{device}");
+        }
     }
 
     #[test]
