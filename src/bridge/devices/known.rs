@@ -57,7 +57,7 @@ pub enum Found {
 }
 
 impl Known {
-    /// What a device proves itself with.
+    /// What a device proves itself with. Blocks for as long as the disk takes, where it [may be in files](Self::may_be_in_files).
     pub fn find(&self, device: &str) -> Result<Found, NoAccount> {
         match self.table.get(device) {
             Some(Proof::Connection(connection)) => {
@@ -82,7 +82,13 @@ impl Known {
         Ok(Found::Group(group.clone()))
     }
 
-    /// The same in words, without reading any file.
+    /// [`Self::find`] looks at the disk.
+    pub fn may_be_in_files(&self, device: &str) -> bool {
+        self.is_by_certificate(device)
+            && (self.certificates.is_some() || matches!(self.table.get(device), Some(Proof::Certificate { .. })))
+    }
+
+    /// What a device proves itself with in words, without reading any file.
     pub fn describe(&self, device: &str) -> &'static str {
         match self.table.get(device) {
             Some(Proof::Connection(_)) => "the connection string in the devices table",
@@ -215,7 +221,15 @@ mod tests {
             ("e", derived("e")),
         ] {
             assert_eq!(proof(&known, device), expect, "{device}");
+            assert_eq!(known.may_be_in_files(device), ["b", "d", "e"].contains(&device), "{device}");
         }
+        known.certificates = None;
+        let file = |name| (dir.path().join(name).display().to_string(), 0..0);
+        known.table.insert("f".into(), Proof::Certificate { certificate: file("b.pem"), key: file("b.key") });
+        for (device, reads) in [("a", false), ("b", false), ("c", false), ("e", false), ("f", true)] {
+            assert_eq!(known.may_be_in_files(device), reads, "without a folder: {device}");
+        }
+        known.certificates = Some(dir.path().to_owned());
         assert!(proof(&known, "lone").contains("lone.key"), "a certificate without its key is told");
         known.group_key = None;
         assert!(proof(&known, "e").contains("nobody knows"));
