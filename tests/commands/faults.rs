@@ -39,7 +39,7 @@ async fn an_answer_after_the_deadline_answers_nothing() {
     });
     let outcomes: Vec<_> = outcomes(&world.bridge).into_iter().collect();
     assert_eq!(outcomes, [("timeout".to_owned(), 1)]);
-    assert_eq!(world.bridge.metric("brownbridge_commands_waiting"), 0.0);
+    world.at_rest();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -61,5 +61,5 @@ async fn a_line_that_is_cut_before_the_answer_loses_it_and_nothing_else() {
     assert_eq!(status, 504, "{answer}");
     let (_, pong) = call(&world, "ping", Value::Null).await;
     assert_eq!(pong["status"], 200, "{pong}");
-    assert_eq!(world.bridge.metric("brownbridge_commands_waiting"), 0.0);
+    world.at_rest();
 }
