@@ -290,11 +290,24 @@ fn tokens_and_keys_by_hand() {
     fs::write(dir.path().join("hub.secret"), format!("HostName=h.example;DeviceId=d;SharedAccessKey={KEY}\n")).unwrap();
     fs::write(dir.path().join("group.key"), format!("{KEY}\n")).unwrap();
     let service = format!("HostName=h.example;SharedAccessKeyName=owner;SharedAccessKey={KEY}");
+    let group = brownbridge::hub::sas::Key::parse(KEY).unwrap();
     let derived = "i5UM0PKI1Sb5mwGN8AjJz+/JmSdnyA6vEEm+l1Nvn/I=\n";
+    let as_written = group.derive("REG-01");
+    let as_written = as_written.expose();
     let json = format!("{{\"key\":{:?},\"registration_id\":\"reg-01\"}}\n", derived.trim());
     for (args, stdin, code, stdout, stderr) in [
         (vec!["derive-key", "reg-01", "--file", "group.key"], "", 0, derived, ""),
-        (vec!["derive-key", "REG-01", "--env", "GROUP"], "", 0, derived, ""),
+        (vec!["derive-key", "REG-01", "--env", "GROUP"], "", 0, derived, "derived from \"reg-01\", in lower case"),
+        (vec!["derive-key", "REG-01", "--as-written"], KEY, 0, as_written, "derived from \"REG-01\", as it is written"),
+        (vec!["derive-key", "reg-01", "--as-written"], KEY, 0, derived, ""),
+        (
+            vec!["derive-key", "REG-01", "--as-written", "--json"],
+            KEY,
+            0,
+            "{\"device_id\":\"REG-01\",\"key\":",
+            "derived",
+        ),
+        (vec!["derive-key", "a/b", "--as-written"], KEY, 2, "", "\"a/b\" is no device id"),
         (vec!["derive-key", "reg-01"], KEY, 0, derived, ""),
         (vec!["derive-key", "reg-01", "--json"], KEY, 0, json.as_str(), ""),
         (vec!["derive-key", "reg 01"], KEY, 2, "", "the registration id has ' ' in it"),
@@ -317,6 +330,67 @@ fn tokens_and_keys_by_hand() {
         let output = command(dir.path(), &args, stdin, &[("GROUP", KEY)]);
         check(&format!("{args:?}"), &output, code, stdout, stderr);
         assert!(!String::from_utf8_lossy(&output.stderr).contains("MDEy"), "{args:?}");
+    }
+}
+
+/// What `derive-key --config` prints is what the bridge connects with, also where an id has capitals: a hub tells them
+/// apart, the provisioning service does not.
+#[tokio::test]
+async fn a_derived_key_is_the_one_that_the_bridge_connects_with() {
+    use brownbridge::hub::accounts::Accounts as _;
+    use brownbridge::hub::connection_string::Auth;
+    const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    let group = brownbridge::hub::sas::Key::parse(KEY).unwrap();
+    let direct = "connection_string = \"HostName=h.example;DeviceId=b;SharedAccessKey=a2V5\"\nidentity = \"per-device\"\n\
+                  [uplink.devices]\nallow = [\"*\"]\ntable = \"devices.csv\"\n";
+    let of_devices = format!("{direct}group_key_file = \"group.key\"\n");
+    let of_dps = "identity = \"per-device\"\n[uplink.devices]\nallow = [\"*\"]\n[uplink.dps]\n\
+                  id_scope = \"0ne00000A0A\"\nregistration_id = \"b\"\ngroup_key_file = \"group.key\"\n";
+    let gateway = "[uplink.dps]\nid_scope = \"0ne00000A0A\"\nregistration_id = \"b\"\ngroup_key_file = \"group.key\"\n";
+    let assigned = |id: &str| {
+        format!(
+            "{{\"scope\":\"0ne00000A0A\",\"registration\":{id:?},\"hub\":\"h.example\",\"device\":{id:?},\"at\":\"now\"}}\n"
+        )
+    };
+    for (name, uplink, device, from, told) in [
+        ("direct", of_devices.as_str(), "SN-007", Some("SN-007"), "this bridge has no [uplink.dps]"),
+        ("direct, no capitals", &of_devices, "sn-007", Some("sn-007"), ""),
+        ("with the service", of_dps, "SN-007", Some("sn-007"), "this bridge has [uplink.dps]"),
+        ("with the service, no capitals", of_dps, "sn-007", Some("sn-007"), ""),
+        (
+            "its own key",
+            &of_devices,
+            "press-1",
+            Some("press-1"),
+            "does not use this key for press-1, but its key in the",
+        ),
+        ("no device id", &of_devices, "a/b", None, "\"a/b\" is no device id"),
+        ("no registration id", of_dps, "SN$7", None, "the registration id has '$' in it"),
+        ("one connection", gateway, "SN-007", Some("sn-007"), "this bridge has [uplink.dps]"),
+        ("no group", direct, "SN-007", None, "no group key to derive from"),
+    ] {
+        let dir = folder();
+        let path = dir.path().join("bridge.toml");
+        fs::create_dir_all(dir.path().join("state/assignments")).unwrap();
+        fs::create_dir_all(dir.path().join("rules")).unwrap();
+        fs::write(dir.path().join("rules/all.toml"), "[[rule]]\ntopic = \"{machine}\"\ndevice = \"{machine}\"\n")
+            .unwrap();
+        fs::write(dir.path().join("group.key"), KEY).unwrap();
+        fs::write(dir.path().join("devices.csv"), "id,key\npress-1,a2V5\n").unwrap();
+        fs::write(dir.path().join("state/assignments/devices.jsonl"), assigned("sn-007")).unwrap();
+        fs::write(&path, format!("state = \"state\"\n[uplink]\n{uplink}")).unwrap();
+        let output = command(dir.path(), &["derive-key", device, "--config", "bridge.toml"], "", &[]);
+        let expect = from.map(|from| format!("{}\n", group.derive(from).expose())).unwrap_or_default();
+        check(name, &output, if from.is_some() { 0 } else { 2 }, &expect, told);
+        let loaded = brownbridge::app::settings::load(&path, &|_| None).unwrap();
+        let Some(planned) = loaded.settings.and_then(|settings| settings.devices).filter(|_| from.is_some()) else {
+            assert!(name == "one connection" || from.is_none(), "{name}: {:?}", loaded.diagnostics);
+            continue;
+        };
+        let account = planned.directory.of(device).await.unwrap_or_else(|why| panic!("{name}: {why}"));
+        let Auth::Key(key) = account.connection.auth else { panic!("{name}") };
+        let own = format!("{}\n", key.encode().expose());
+        assert_eq!(own == expect, name != "its own key", "{name}: the bridge connects with another key");
     }
 }
 

@@ -106,6 +106,7 @@ pub struct Loaded {
     pub summaries: Vec<rules::FileSummary>,
 }
 
+pub mod derived;
 pub(super) mod doubts;
 pub mod dps;
 mod target;

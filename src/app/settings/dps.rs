@@ -180,7 +180,7 @@ impl Place {
         Some(Proof::Certificate)
     }
 
-    fn key(&mut self, given: &Given) -> Option<Key> {
+    pub(super) fn key(&mut self, given: &Given) -> Option<Key> {
         let text = self.given(given)?;
         let key = Key::parse(text.value.expose().trim());
         key.inspect_err(|error| {
