@@ -395,7 +395,7 @@ impl Place {
             let key = self.usable(tls::private_key(&key?), &tls.key.span, &tls.key.value);
             let roots = match roots {
                 None => None,
-                Some((file, text)) => Some(self.usable(tls::roots(Some(&text?)), &file.span, &file.value)?),
+                Some((file, text)) => Some(self.usable(tls::roots(&text?), &file.span, &file.value)?),
             };
             let server = broker::server_tls((chain?, key?), roots).map_err(TlsError::Pair);
             let server = self.usable(server, &tls.certificate.span, &tls.certificate.value)?;

@@ -13,6 +13,7 @@ use crate::diag::{Diagnostic, Span, nearest};
 use crate::secret::Secret;
 
 pub(super) mod commands;
+pub(super) mod roots;
 
 /// Longest keep-alive the hub honours, in seconds (it waits 1.5 times as long, at most 1767 s).
 const KEEP_ALIVE_MAX: u64 = 1_177;
