@@ -540,6 +540,23 @@ fn mistakes_with_certificates_are_told_before_a_start() {
             0,
             "the certificate is for \"press-7\", and the device is \"press-8\"",
         ),
+        (
+            "two gateways",
+            plain.replace("a2V5", "a2V5;GatewayHostName=a") + "\ngateway_host_name = \"b\"",
+            String::new(),
+            1,
+            "says GatewayHostName=a, and `gateway_host_name` b",
+        ),
+        (
+            "one gateway twice",
+            plain.replace("a2V5", "a2V5;GatewayHostName=a.b") + "\ngateway_host_name = \"A.B\"",
+            String::new(),
+            0,
+            "",
+        ),
+        ("no edge", format!("kind = \"edge\"\n{plain}"), String::new(), 1, "an edge needs `GatewayHostName`"),
+        ("an edge", format!("kind = \"edge\"\ngateway_host_name = \"e\"\n{plain}"), String::new(), 0, ""),
+        ("a URL", format!("gateway_host_name = \"https://e\"\n{plain}"), String::new(), 1, "is no host name"),
         ("leaf as root", format!("ca_file = {chain:?}\n{}", plain), String::new(), 0, "CN=press-7 is a server's or"),
         (
             "expired root",
@@ -548,7 +565,13 @@ fn mistakes_with_certificates_are_told_before_a_start() {
             0,
             "`ca_file`: CN=press-7 has expired",
         ),
-        ("leaf as extra", format!("extra_ca_file = {chain:?}\n{}", plain), String::new(), 0, "`extra_ca_file`: CN=press-7 is"),
+        (
+            "leaf as extra",
+            format!("extra_ca_file = {chain:?}\n{}", plain),
+            String::new(),
+            0,
+            "`extra_ca_file`: CN=press-7 is",
+        ),
         ("no such root", "extra_ca_file = [\"no.pem\"]\n".to_owned() + plain, String::new(), 1, "no.pem: No such file"),
         ("no root", format!("extra_ca_file = {key:?}\n{plain}"), String::new(), 1, "there is no certificate in it"),
         (

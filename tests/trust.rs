@@ -1,31 +1,49 @@
-//! Whom the uplink trusts: the system's roots, others beside them, others instead.
+//! Whom the uplink trusts (the system's roots, others beside them, others instead), and by which names things are called: a
+//! hub's in front of it, a device's model.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code")]
 
+#[path = "support/front.rs"]
+mod front;
 mod support;
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 
+use front::Front;
 use support::site::{HUBS, RULES, Site, chain};
-use support::{Bridge, PATIENCE, assert_conserved, folder, free_port, publish_all, until};
+use support::{Bridge, PATIENCE, Sim, assert_conserved, folder, free_port, publish_all, until};
 
 /// The variable by which the system's roots are others.
 const SYSTEM: &str = "SSL_CERT_FILE";
 
-/// A bridge whose devices register, each on a connection of its own: the service, the bridge's line and theirs all have
-/// to trust. `roots` is what `[uplink]` says about that.
-fn bridge(dir: &Path, site: &Site, (system, roots): (&Path, &str)) -> Bridge {
+/// A bridge with this `[uplink]` and what follows it.
+fn with_uplink(dir: &Path, uplink: &str, environment: &[(&str, &str)]) -> Bridge {
     let (mqtt, admin) = (free_port(), free_port());
     fs::create_dir_all(dir.join("rules")).unwrap();
     fs::write(dir.join("rules/1.toml"), RULES).unwrap();
-    let (port, group) = (site.port, site.dir.join("group.key"));
     let config = format!(
         "rules = \"rules\"\nstate = \"state\"\n[broker]\nlisten = \"127.0.0.1:{mqtt}\"\n[admin]\n\
-         listen = \"127.0.0.1:{admin}\"\n[uplink]\nidentity = \"per-device\"\naddress = \"127.0.0.1:{port}\"\n\
-         backoff_min = \"20ms\"\nbackoff_max = \"50ms\"\n{roots}\n[uplink.devices]\nallow = [\"*\"]\n[uplink.dps]\n\
-         id_scope = \"0ne00000A0A\"\naddress = \"127.0.0.1:{port}\"\nregistration_id = \"gw\"\ngroup_key_file = {group:?}\n"
+         listen = \"127.0.0.1:{admin}\"\n[uplink]\nbackoff_min = \"20ms\"\nbackoff_max = \"50ms\"\n{uplink}\n"
     );
-    Bridge::launch(dir, &config, (mqtt, admin), &[(SYSTEM, system.to_str().unwrap())])
+    Bridge::launch(dir, &config, (mqtt, admin), environment)
+}
+
+/// A bridge whose devices register, each on a connection of its own: the service, the bridge's line and theirs all have
+/// to trust. `roots` is what `[uplink]` says about that.
+fn bridge(dir: &Path, site: &Site, (system, roots): (&Path, &str)) -> Bridge {
+    let uplink = format!("address = \"127.0.0.1:{}\"\n{roots}\n{}", site.port, registering(site));
+    with_uplink(dir, &uplink, &[(SYSTEM, system.to_str().unwrap())])
+}
+
+/// Every device registers.
+fn registering(site: &Site) -> String {
+    format!(
+        "identity = \"per-device\"\n[uplink.devices]\nallow = [\"*\"]\n[uplink.dps]\nid_scope = \"0ne00000A0A\"\n\
+         address = \"127.0.0.1:{}\"\nregistration_id = \"gw\"\ngroup_key_file = {:?}\n",
+        site.port,
+        site.dir.join("group.key")
+    )
 }
 
 fn site(dir: &Path) -> Site {
@@ -85,5 +103,69 @@ fn an_extra_root_is_taken_up_when_its_file_changes() {
     fs::copy(site.dir.join("ca.pem"), &extra).unwrap();
     assert_eq!(site.last(1).1, "press-1");
     assert!(log().contains("is taken up by a planned reconnect"), "{}", log());
+    assert_conserved(&bridge);
+}
+
+/// The name in front of a hub is what is looked up, asked for and in the certificate; user name and token stay the hub's,
+/// or the simulator would refuse them.
+#[test]
+fn a_hub_is_reached_by_a_name_of_the_plant() {
+    const NAME: &str = "iot.plant.example";
+    let dir = folder();
+    let sim = Sim::start(&dir.path().join("hub"), free_port(), &["--host-name", "hub.example"]);
+    let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+    let front = Front::start(dir.path(), NAME, (at(sim.port), "hub.example", &sim.dir.join("ca.pem")));
+    let string = &sim.connection_string;
+    let own = string.split("DeviceId=").nth(1).unwrap().split(';').next().unwrap();
+    let key = format!("gateway_host_name = {NAME:?}");
+    let devices = format!(
+        "identity = \"per-device\"\n[uplink.devices]\nallow = [\"*\"]\ngroup_key_file = {:?}",
+        sim.dir.join("master.key")
+    );
+    let way = format!("ca_file = {:?}\naddress = \"127.0.0.1:{}\"", front.ca, front.port);
+    let mut messages = 0;
+    for (name, uplink, from) in [
+        ("in the connection string", format!("connection_string = \"{string};GatewayHostName={NAME}\"\n{way}"), own),
+        ("by the key", format!("connection_string = \"{string}\"\n{key}\n{way}"), own),
+        ("devices", format!("connection_string = \"{string}\"\n{key}\n{way}\n{devices}"), "press-1"),
+    ] {
+        let bridge = with_uplink(&dir.path().join(name.replace(' ', "-")), &uplink, &[]);
+        publish_all(bridge.mqtt, "t/press-1", ["{}"]);
+        messages += 1;
+        until(name, PATIENCE, || (sim.received().len() == messages).then_some(()));
+        assert_eq!(sim.received().pop().unwrap()["device"], from, "{name}");
+        let asked = std::mem::take(&mut *front.asked.lock().unwrap());
+        assert!(!asked.is_empty() && asked.iter().all(|name| name == NAME), "{name}: {asked:?}");
+        assert_conserved(&bridge);
+    }
+    // Without an address it is the name that is looked up.
+    let uplink = format!("connection_string = \"{string}\"\n{key}\nca_file = {:?}", front.ca);
+    let bridge = with_uplink(&dir.path().join("by-name"), &uplink, &[]);
+    publish_all(bridge.mqtt, "t/press-1", ["{}"]);
+    let told = format!("cannot reach {NAME}:8883");
+    until(&told, PATIENCE, || fs::read_to_string(&bridge.log).unwrap().contains(&told).then_some(()));
+}
+
+#[test]
+fn a_hub_that_the_service_tells_is_reached_by_a_name_of_the_plant() {
+    const NAME: &str = "iot.plant.example";
+    let dir = folder();
+    let site = site(&dir.path().join("site"));
+    let (hub, ca) = (SocketAddr::from(([127, 0, 0, 1], site.port)), site.dir.join("ca.pem"));
+    let front = Front::start(dir.path(), NAME, (hub, "hub-a.example", &ca));
+    let uplink = format!(
+        "gateway_host_name = {NAME:?}\nca_file = [{ca:?}, {:?}]\naddress = \"127.0.0.1:{}\"\n{}",
+        front.ca,
+        front.port,
+        registering(&site)
+    );
+    let bridge = with_uplink(&dir.path().join("bridge"), &uplink, &[]);
+    publish_all(bridge.mqtt, "t/press-1", ["{}"]);
+    assert_eq!(site.last(1), ("hub-a.example".to_owned(), "press-1".to_owned()));
+    // The bridge's own line goes the same way.
+    publish_all(bridge.mqtt, "unmatched", ["{}"]);
+    assert_eq!(site.last(2), ("hub-a.example".to_owned(), "gw".to_owned()));
+    let asked = front.asked.lock().unwrap().clone();
+    assert!(asked.len() == 2 && asked.iter().all(|name| name == NAME), "{asked:?}");
     assert_conserved(&bridge);
 }

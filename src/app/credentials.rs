@@ -108,6 +108,8 @@ pub struct Dps {
     pub ask_again_after: Duration,
     /// What is known.
     pub known: Option<Known>,
+    /// The name under which each hub is reached, where it is not its own.
+    pub gateway: Option<String>,
 }
 
 impl Dps {
@@ -121,7 +123,7 @@ impl Dps {
             Proof::Key(key) => Auth::Key(key.clone()),
             Proof::Certificate => Auth::X509,
         };
-        ConnectionString { host: hub, device, module: None, gateway: None, auth }
+        ConnectionString { host: hub, device, module: None, gateway: self.gateway.clone(), auth }
     }
 }
 
@@ -277,7 +279,8 @@ impl Identity {
             course.known.clone().map(|known| (known.hub, since))
         };
         let Some((name, since)) = known else { return };
-        let is_gone = hub.way.address.is_none()
+        let is_found_by_its_name = hub.way.address.is_none() && dps.gateway.is_none();
+        let is_gone = is_found_by_its_name
             && hub.way.resolves(&name).await == Some(false)
             && dps.options.way.resolves(&dps.options.host).await == Some(true);
         if is_gone {

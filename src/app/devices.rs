@@ -66,6 +66,7 @@ impl Place {
             own: own.clone(),
             trust,
             one_address,
+            gateway: config.uplink.gateway_host_name.as_ref().filter(|_| one_address).map(|name| name.value.clone()),
             allow,
             table,
             accounts: Arc::clone(&directory) as Arc<dyn Accounts>,

@@ -109,6 +109,7 @@ pub struct Loaded {
 pub mod derived;
 pub(super) mod doubts;
 pub mod dps;
+mod names;
 mod target;
 
 /// The uplink's target now, where it comes from, and what the bridge calls its own.

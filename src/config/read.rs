@@ -131,6 +131,12 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
         }
     }
 
+    /// A text that means nothing with a plain broker.
+    pub(super) fn for_a_hub(&mut self, key: &'static str, kind: Kind) -> Option<Placed<String>> {
+        self.only_for_a_hub(key, kind);
+        self.text(key)
+    }
+
     /// Tells a section that nothing reads.
     pub(super) fn unused_devices(&mut self, given: bool) {
         if let Some(Entry { key_span, .. }) = self.reader.any("devices").filter(|_| given) {

@@ -67,6 +67,7 @@ fn findings() {
             "[uplink]\nkind = \"mqtt\"\naddress = \"h:1\"\nidentity = \"per-device\"\ndevices.table = \"t\"",
             vec!["not-for-this-kind"],
         ),
+        ("[uplink]\nkind = \"mqtt\"\naddress = \"h:1\"\ngateway_host_name = \"g\"", vec!["not-for-this-kind"]),
         ("[uplink\n", vec!["toml-syntax"]),
         (&format!("{hub}bind = \"eth0\""), vec!["not-an-address"]),
         (

@@ -77,7 +77,8 @@ impl Place {
         let options = self.registering(config, dps, &way, None)?;
         let state = self.base.join(&config.state.value);
         let known = self.known(&state, &options.registration, dps);
-        let dps = Dps { options, state, ask_again_after: dps.ask_again_after, known };
+        let gateway = self.gateway_host_name(config);
+        let dps = Dps { options, state, ask_again_after: dps.ask_again_after, known, gateway };
         let connection = dps.connection(dps.known.as_ref());
         let own = Own {
             hub: connection.host.clone(),

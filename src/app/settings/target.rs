@@ -80,18 +80,20 @@ impl Place {
     fn hub(&mut self, config: &Config, way: Way) -> Option<Uplinked> {
         let uplink = &config.uplink;
         let text = self.connection_string(config)?;
-        let connection = match ConnectionString::parse(text.value.expose()) {
+        let mut connection = match ConnectionString::parse(text.value.expose()) {
             Ok(connection) => connection,
             Err(error) => {
                 self.error("connection-string", error.to_string(), &text.span, None);
                 return None;
             }
         };
+        self.put_gateway(&mut connection, (config, &text.span));
         if uplink.kind.value == Kind::Edge && connection.gateway.is_none() {
-            let help = "append ;GatewayHostName=<host name of the edge device> to the connection string";
+            let help = "append ;GatewayHostName=<host name of the edge device> to the connection string, or \
+                        gateway_host_name = \"<host name of the edge device>\"";
             self.error(
                 "no-gateway",
-                "an edge needs `GatewayHostName` in the connection string",
+                "an edge needs `GatewayHostName` in the connection string, or `gateway_host_name`",
                 &text.span,
                 Some(help),
             );

@@ -272,7 +272,8 @@ impl Shared {
             return Err(NoAccount::new("its connection string says x509=true, but there is no certificate for it"));
         }
         let same_hub = connection.host == own.connection.host;
-        let gateway = connection.gateway.clone().or_else(|| own.connection.gateway.clone().filter(|_| same_hub));
+        let of_own = || own.connection.gateway.clone().filter(|_| same_hub);
+        let gateway = connection.gateway.clone().or_else(of_own).or_else(|| self.options.plan.gateway.clone());
         let shorter = 1.0 - rand::random_range(0.0..SPREAD);
         Ok(HubTarget {
             connection: ConnectionString { gateway, ..connection },

@@ -64,6 +64,7 @@ fn plan(when_refused: WhenRefused) -> Plan {
         trust: Arc::new(trust),
         accounts: Arc::new(NoAccounts),
         one_address: false,
+        gateway: None,
         allow: Vec::new(),
         table: HashSet::from(["d".to_owned()]),
         when_refused,
