@@ -557,6 +557,14 @@ fn mistakes_with_certificates_are_told_before_a_start() {
         ("no edge", format!("kind = \"edge\"\n{plain}"), String::new(), 1, "an edge needs `GatewayHostName`"),
         ("an edge", format!("kind = \"edge\"\ngateway_host_name = \"e\"\n{plain}"), String::new(), 0, ""),
         ("a URL", format!("gateway_host_name = \"https://e\"\n{plain}"), String::new(), 1, "is no host name"),
+        ("no model", format!("model_id = \"press\"\n{plain}"), String::new(), 1, "no model id: it begins with `dtmi:`"),
+        (
+            "no model of devices",
+            format!("identity = \"per-device\"\n{plain}"),
+            "[uplink.devices]\ngroup_key = \"a2V5\"\nallow = [\"*\"]\nmodel_id = \"dtmi:com:press\"".to_owned(),
+            1,
+            "no model id: it ends with its version",
+        ),
         ("leaf as root", format!("ca_file = {chain:?}\n{}", plain), String::new(), 0, "CN=press-7 is a server's or"),
         (
             "expired root",

@@ -169,3 +169,53 @@ fn a_hub_that_the_service_tells_is_reached_by_a_name_of_the_plant() {
     assert!(asked.len() == 2 && asked.iter().all(|name| name == NAME), "{asked:?}");
     assert_conserved(&bridge);
 }
+
+/// The hub stamps messages with the model that the CONNECT named.
+#[test]
+fn devices_say_which_model_they_follow() {
+    let dir = folder();
+    let sim = Sim::start(&dir.path().join("hub"), free_port(), &[]);
+    let table = dir.path().join("devices.csv");
+    fs::write(&table, "id,model_id\npress-1,dtmi:com:example:Press;2\nvalve-1,\n").unwrap();
+    let way = format!(
+        "connection_string = {:?}\nca_file = {:?}\naddress = \"127.0.0.1:{}\"\n",
+        sim.connection_string,
+        sim.dir.join("ca.pem"),
+        sim.port
+    );
+    let devices = format!(
+        "identity = \"per-device\"\n[uplink.devices]\nallow = [\"*\"]\ntable = {table:?}\ngroup_key_file = {:?}\n",
+        sim.dir.join("master.key")
+    );
+    let own = "model_id = \"dtmi:com:example:Gateway;1\"\n";
+    let mut messages = 0;
+    for (name, uplink, topics) in [
+        ("none", way.clone(), vec![("t/press-1", None)]),
+        ("the bridge", format!("{way}{own}"), vec![("t/press-1", Some("dtmi:com:example:Gateway;1"))]),
+        (
+            "devices",
+            format!("{way}{own}{devices}model_id = \"dtmi:com:example:Valve;1\"\n"),
+            vec![
+                ("t/press-1", Some("dtmi:com:example:Press;2")),
+                ("t/valve-1", Some("dtmi:com:example:Valve;1")),
+                ("t/valve-2", Some("dtmi:com:example:Valve;1")),
+                ("unmatched", Some("dtmi:com:example:Gateway;1")),
+            ],
+        ),
+        (
+            "devices of the table",
+            format!("{way}{devices}"),
+            vec![("t/press-1", Some("dtmi:com:example:Press;2")), ("t/valve-1", None), ("unmatched", None)],
+        ),
+    ] {
+        let bridge = with_uplink(&dir.path().join(name.replace(' ', "-")), &uplink, &[]);
+        for (topic, expect) in topics {
+            publish_all(bridge.mqtt, topic, ["{}"]);
+            messages += 1;
+            until(name, PATIENCE, || (sim.received().len() == messages).then_some(()));
+            let last = sim.received().pop().unwrap();
+            assert_eq!(last["system"]["dt-dataschema"].as_str(), expect, "{name} {topic}");
+        }
+        assert_conserved(&bridge);
+    }
+}

@@ -403,6 +403,7 @@ mod tests {
             tls: files.read().unwrap().tls,
             transport: Transport::MQTT,
             way: Way::default(),
+            model_id: None,
             certificate_expiry: None,
             token_lifetime: Duration::from_secs(3_600),
             gateway: true,

@@ -238,6 +238,8 @@ pub struct Uplink {
     pub roots: Roots,
     /// The name under which the hub, or an edge in front of it, is looked up and proves itself, where it is not the hub's.
     pub gateway_host_name: Option<Placed<String>>,
+    /// The model that the bridge itself follows, where it is a plug-and-play device.
+    pub model_id: Option<Placed<String>>,
     /// What carries MQTT.
     pub transport: Transport,
     /// Host and port to connect to where they differ from what the name says.
@@ -454,6 +456,7 @@ fn uplink(section: &mut Section<'_, '_, '_>) -> Option<Uplink> {
         certificate: section.text("certificate"),
         key: section.text("key"),
         roots: read::roots::roots(section),
+        model_id: section.for_a_hub("model_id", kind.value),
         gateway_host_name: section.for_a_hub("gateway_host_name", kind.value),
         address: section.address("address", if transport == Transport::WebSocket { 443 } else { 8883 }),
         transport,

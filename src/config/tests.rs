@@ -68,6 +68,7 @@ fn findings() {
             vec!["not-for-this-kind"],
         ),
         ("[uplink]\nkind = \"mqtt\"\naddress = \"h:1\"\ngateway_host_name = \"g\"", vec!["not-for-this-kind"]),
+        ("[uplink]\nkind = \"mqtt\"\naddress = \"h:1\"\nmodel_id = \"dtmi:a;1\"", vec!["not-for-this-kind"]),
         ("[uplink\n", vec!["toml-syntax"]),
         (&format!("{hub}bind = \"eth0\""), vec!["not-an-address"]),
         (

@@ -16,6 +16,7 @@
 //! | [`d2c`] | the telemetry topic, its size, publishes already addressed to the hub |
 //! | [`back`] | topics of twins, direct methods and cloud-to-device messages |
 //! | [`bag`] | the property bag at the end of that topic |
+//! | [`model`] | the ids of plug-and-play models |
 //! | [`limits`] | numbers, with their source |
 //! | [`pace`] | how fast a backlog may follow |
 //! | [`refused`] | what a refused CONNECT probably means |
@@ -36,6 +37,7 @@ pub mod device_table;
 pub mod dps;
 pub mod exchange;
 pub mod limits;
+pub mod model;
 pub mod pace;
 pub mod refused;
 pub mod sas;

@@ -14,7 +14,7 @@ use tokio_util::codec::{Decoder as _, Encoder as _};
 
 use super::{Answer, BODY_MAX, CLIENT, Options, Proof, Seen, Tell, Transport, exposed, named};
 use crate::hub::connect::websocket_path;
-use crate::hub::dps::{Kind, REPLIES, ReplyTopic, Request, Trouble};
+use crate::hub::dps::{CLEAN_SESSION, Kind, REPLIES, ReplyTopic, Request, Trouble};
 use crate::secret::Secret;
 use crate::websocket::{WebSocket, client};
 
@@ -94,7 +94,7 @@ impl<'o> Line<'o> {
         let registration = &options.registration;
         let connect = Connect {
             keep_alive: KEEP_ALIVE,
-            clean_session: true,
+            clean_session: CLEAN_SESSION,
             client_id: registration.id.as_str().to_owned().into(),
             username: Some(registration.username(CLIENT).into()),
             password: exposed(self.token.as_ref()).map(|token| token.to_owned().into()),

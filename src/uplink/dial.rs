@@ -292,6 +292,7 @@ mod tests {
             tls: Arc::new(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth()),
             way: Way::default(),
             transport: super::super::Transport::MQTT,
+            model_id: None,
             certificate_expiry: None,
             token_lifetime: Duration::from_secs(3_600),
             gateway: true,

@@ -1,9 +1,10 @@
-//! What `[uplink]` calls things by: the name in front of a hub.
+//! What `[uplink]` calls things by: the name in front of a hub, the model of a device.
 
 use super::Place;
-use crate::config::Config;
+use crate::config::{Config, Placed};
 use crate::diag::Span;
 use crate::hub::connection_string::{ConnectionString, is_host};
+use crate::hub::model;
 
 impl Place {
     /// `gateway_host_name`, where it is a name.
@@ -26,5 +27,16 @@ impl Place {
             self.error("two-gateways", title, span, Some("remove one of them"));
         }
         connection.gateway = Some(name);
+    }
+
+    /// A `model_id`, where it is one.
+    pub(in crate::app) fn model_id(&mut self, given: Option<&Placed<String>>) -> Option<String> {
+        let given = given?;
+        if let Err(error) = model::check(&given.value) {
+            let title = format!("{:?} is no model id: {error}", given.value);
+            self.error("bad-model-id", title, &given.span, Some("model_id = \"dtmi:com:example:Gateway;1\""));
+            return None;
+        }
+        Some(given.value.clone())
     }
 }

@@ -155,7 +155,8 @@ impl Place {
             config::Transport::WebSocket => Transport::WEBSOCKET,
             config::Transport::Auto => Transport::auto(),
         };
-        Some(HubTarget { connection, tls, transport, way, certificate_expiry, token_lifetime, gateway: true })
+        let model_id = self.model_id(config.uplink.model_id.as_ref());
+        Some(HubTarget { connection, tls, transport, way, certificate_expiry, token_lifetime, model_id, gateway: true })
     }
 
     fn connection_string(&mut self, config: &Config) -> Option<Placed<Secret>> {

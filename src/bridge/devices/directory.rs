@@ -58,12 +58,16 @@ impl Directory {
     }
 
     async fn find(&self, device: &str) -> Result<Account, NoAccount> {
-        let found = self.known().find(device)?;
-        let Some(service) = &self.service else { return self.direct(device, found) };
-        match Given::try_from(found) {
-            Ok(given) => service.account(device, given).await,
-            Err(account) => Ok(*account),
-        }
+        let known = self.known();
+        let found = known.find(device)?;
+        let account = match &self.service {
+            None => self.direct(device, found)?,
+            Some(service) => match Given::try_from(found) {
+                Ok(given) => service.account(device, given).await?,
+                Err(account) => *account,
+            },
+        };
+        Ok(Account { model_id: known.model_of(device).map(str::to_owned), ..account })
     }
 
     fn direct(&self, device: &str, found: Found) -> Result<Account, NoAccount> {
@@ -75,7 +79,7 @@ impl Directory {
         };
         let (host, device) = (self.host.clone(), device.to_owned());
         let connection = ConnectionString { host, device, module: None, gateway: None, auth };
-        Ok(Account { connection, certificate })
+        Ok(Account { connection, model_id: None, certificate })
     }
 
     /// The service, where it is to be asked for this device.

@@ -260,7 +260,7 @@ impl Shared {
         if device.is_own() {
             return Ok(own.clone());
         }
-        let Account { connection, certificate } = self.options.plan.accounts.of(&device.id).await?;
+        let Account { connection, model_id, certificate } = self.options.plan.accounts.of(&device.id).await?;
         let (mut tls, mut certificate_expiry) = (self.options.plan.trust.client(), None);
         if let Some(certificate) = certificate {
             let pem = |error: tls::TlsError| NoAccount::new(format!("its certificate cannot be used: {error}"));
@@ -284,6 +284,7 @@ impl Shared {
                 ..own.way.clone()
             },
             certificate_expiry,
+            model_id,
             token_lifetime: own.token_lifetime.mul_f64(shorter),
             gateway: false,
         })

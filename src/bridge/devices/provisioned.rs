@@ -132,7 +132,8 @@ impl Provisioned {
             Next::Ask => self.register(id, proof, certificate.as_ref()).await?,
         };
         let (host, device) = (assigned.hub.clone(), assigned.device.clone());
-        Ok(Account { connection: ConnectionString { host, device, module: None, gateway: None, auth }, certificate })
+        let connection = ConnectionString { host, device, module: None, gateway: None, auth };
+        Ok(Account { connection, model_id: None, certificate })
     }
 
     async fn register(

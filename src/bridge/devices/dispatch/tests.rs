@@ -55,6 +55,7 @@ fn plan(when_refused: WhenRefused) -> Plan {
         tls: trust.client(),
         way: outbound::Way::default(),
         transport: Transport::MQTT,
+        model_id: None,
         certificate_expiry: None,
         token_lifetime: Duration::from_secs(3_600),
         gateway: false,
