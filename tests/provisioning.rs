@@ -439,6 +439,18 @@ fn a_registration_by_hand_shows_each_step() {
         (vec!["enrol".into(), "--config".into(), "bad.toml".into()], 2, "", "the registration id has ' ' in it"),
         (vec!["enrol".into(), "--config".into(), "none.toml".into()], 2, "", "cannot read none.toml"),
         (by_hand(&["press-3"]), 0, "press-3 is device press-3", "with a key"),
+        (by_hand(&["press-3", "--transport", "websocket"]), 0, "press-3 is device press-3", "which hub is it?"),
+        (
+            by_hand(&["press-3", "--bind", "127.0.0.1", "--api-version", "2021-06-01"]),
+            0,
+            "press-3 is device press-3",
+            "answered: 200\n",
+        ),
+        (by_hand(&["press-3", "--bind", "eth0"]), 2, "", "`bind` is not an IP address"),
+        (by_hand(&["press-3", "--proxy", "http://me:pass@h:1"]), 2, "", "into the environment variable DPS_PROXY"),
+        (by_hand(&["press-3", "--proxy", "https://h:1"]), 2, "", "only proxies that speak plain HTTP"),
+        (by_hand(&["press-3", "--host", "no.such:1"]), 2, "", "`host` is no host name"),
+        (by_hand(&[]), 2, "", "which device is it? brownbridge enrol ID"),
         (by_hand(&["press-3", "--transport", "mqtt"]), 0, "press-3 is device press-3", "which hub is it?"),
         (
             [by_hand(&[]), certificate.to_vec()].concat(),
@@ -462,11 +474,72 @@ fn a_registration_by_hand_shows_each_step() {
         let said = [output.stdout, output.stderr].concat();
         assert!(!String::from_utf8_lossy(&said).contains(group.expose()), "{args:?}");
     }
+    by_hand_in_words(&state, &by_hand(&["press-3"]), group.expose());
     let kept = fs::read_to_string(state.join("state/assignments/press-1.json")).unwrap();
     assert!(kept.contains("hub-a.example"), "{kept}");
     // A wrong key is told under the user's own line, with the key hidden.
     let output = command(&state, &["enrol", "--config", "bad.toml"], "", &[]);
     assert!(!String::from_utf8_lossy(&output.stderr).contains("Zm9v"), "{output:?}");
+}
+
+/// What a registration by hand reads from the environment, and what it says of ports that lead elsewhere; `good` is one that
+/// works.
+fn by_hand_in_words(dir: &Path, good: &[String], group: &str) {
+    let (proxy, asked) = proxy::start();
+    let proxy = format!("http://me:pass%20word@127.0.0.1:{proxy}");
+    let [shut, other] = [free_port(), web_port()].map(|port| format!("127.0.0.1:{port}"));
+    let given: Vec<&str> = good.iter().map(String::as_str).collect();
+    let root = given[given.iter().position(|arg| *arg == "--ca-file").unwrap() + 1];
+    let without_address = &given[..given.len() - 2];
+    let at = |address: &'static str| [without_address, &["--address", address]].concat();
+    let leaked = |text: &String| -> &'static str { Box::leak(text.clone().into_boxed_str()) };
+    let (shut, other) = (leaked(&shut), leaked(&other));
+    let mqtt = ["--transport", "mqtt"].as_slice();
+    let key = ("DPS_GROUP_KEY", group);
+    let blocked = "Where a firewall or proxy lets only port 443 out, set `transport` to \"rest\" or \"websocket\"";
+    for (name, args, environment, code, expect) in [
+        ("a proxy", given.clone(), vec![key, ("DPS_PROXY", &proxy)], 0, "through the proxy 127.0.0.1:"),
+        ("no proof", given.clone(), vec![], 2, "the environment variable DPS_SYMMETRIC_KEY or DPS_GROUP_KEY; a cert"),
+        ("two proofs", given.clone(), vec![key, ("DPS_SYMMETRIC_KEY", group)], 2, "are both set"),
+        ("no base64", given.clone(), vec![("DPS_SYMMETRIC_KEY", "Zm9v*")], 2, "the key is not base64"),
+        ("a shut port", [at(shut).as_slice(), mqtt].concat(), vec![key], 1, blocked),
+        ("a shut port of REST", at(shut), vec![key], 1, "Connection refused (os error 111)\n"),
+        (
+            "a port that hangs up",
+            [at(other).as_slice(), mqtt].concat(),
+            vec![key],
+            1,
+            "the other side closed the connection",
+        ),
+        ("a system without roots", given.clone(), vec![key, ("SSL_CERT_FILE", "/dev/null")], 0, "answered: 200\n"),
+        (
+            "a root beside the system's",
+            given.iter().map(|arg| if *arg == "--ca-file" { "--extra-ca-file" } else { *arg }).collect(),
+            vec![key, ("SSL_CERT_FILE", root)],
+            0,
+            "answered: 200\n",
+        ),
+    ] {
+        let output = command(dir, &args, "", &environment);
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert_eq!(output.status.code(), Some(code), "{name}: {said}");
+        assert!(
+            said.contains(expect) && !said.contains("https://") && !said.contains("command line"),
+            "{name}: {said}"
+        );
+        assert!(!said.contains(group) && !said.contains("Zm9v") && !said.contains("pass%20word"), "{name}: {said}");
+        assert_eq!(said.contains(blocked), name == "a shut port" || name == "a port that hangs up", "{name}: {said}");
+    }
+    assert_eq!(asked.lock().unwrap().len(), 1);
+}
+
+/// A port that hangs up at once, as something on the way does.
+fn web_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || listener.incoming().for_each(drop));
+    port
 }
 
 #[test]

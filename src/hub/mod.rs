@@ -19,6 +19,7 @@
 //! | [`model`] | the ids of plug-and-play models |
 //! | [`limits`] | numbers, with their source |
 //! | [`pace`] | how fast a backlog may follow |
+//! | [`broken`] | what an error of a line means |
 //! | [`refused`] | what a refused CONNECT probably means |
 //! | [`change`] | changes of reported properties that wait |
 //! | [`exchange`] | the dialogue about one twin |
@@ -27,6 +28,7 @@
 pub mod accounts;
 pub mod back;
 pub mod bag;
+pub mod broken;
 pub mod certificate;
 pub mod change;
 pub mod clock;
