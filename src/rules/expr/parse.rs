@@ -55,13 +55,30 @@ pub(in crate::rules) const VARIABLES: [(&str, Name); 6] = [
     ("retained", Name::Retained),
 ];
 
+/// A field of the payload that an expression names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::rules) struct Mention {
+    /// The names of the field and of those it lies in, up to an index.
+    pub(in crate::rules) path: Vec<Box<str>>,
+    pub(in crate::rules) at: Range<usize>,
+}
+
+/// The fields that an expression names, whatever its `$names` are; none where it has a mistake.
+pub(in crate::rules) fn mentions(text: &str) -> Vec<Mention> {
+    let mut parser = Parser::new(text, None);
+    match parser.pipe() {
+        Ok(_) => parser.mentions,
+        Err(_) => Vec::new(),
+    }
+}
+
 /// Reads a text.
 pub(in crate::rules) fn parse(text: &str, known: Known<'_>) -> Result<Expr, Mistake> {
     if text.len() > MAX_LENGTH {
         let wrong = Wrong::Syntax(format!("at most {MAX_LENGTH} bytes"));
         return Err(Mistake { at: 0..text.len(), wrong });
     }
-    let mut parser = Parser { text, at: 0, known, depth: 0 };
+    let mut parser = Parser::new(text, Some(known));
     let expr = parser.pipe()?;
     parser.space();
     match parser.rest().chars().next() {
@@ -82,13 +99,21 @@ pub(in crate::rules) fn parse(text: &str, known: Known<'_>) -> Result<Expr, Mist
 struct Parser<'t> {
     text: &'t str,
     at: usize,
-    known: Known<'t>,
+    /// The `$names`; none where every one is known.
+    known: Option<Known<'t>>,
     depth: usize,
+    /// How many `|` it is behind, where `.` is no more the payload.
+    piped: usize,
+    mentions: Vec<Mention>,
 }
 
 type Parsed = Result<Expr, Mistake>;
 
 impl<'t> Parser<'t> {
+    fn new(text: &'t str, known: Option<Known<'t>>) -> Self {
+        Self { text, at: 0, known, depth: 0, piped: 0, mentions: Vec::new() }
+    }
+
     fn rest(&self) -> &'t str {
         self.text.get(self.at..).unwrap_or("")
     }
@@ -151,10 +176,14 @@ impl<'t> Parser<'t> {
 
     fn pipe(&mut self) -> Parsed {
         let first = self.otherwise()?;
-        match self.take("|") {
-            true => Ok(Expr::Pipe(Box::new([first, self.nested(Self::pipe)?]))),
-            false => Ok(first),
+        if !self.take("|") {
+            return Ok(first);
         }
+        let moves = usize::from(!matches!(first, Expr::Dot));
+        self.piped += moves;
+        let second = self.nested(Self::pipe)?;
+        self.piped -= moves;
+        Ok(Expr::Pipe(Box::new([first, second])))
     }
 
     fn otherwise(&mut self) -> Parsed {
@@ -247,6 +276,19 @@ impl<'t> Parser<'t> {
 
     /// A term with `.field` and `[0]` behind it.
     fn postfix(&mut self) -> Parsed {
+        self.space();
+        let start = self.at;
+        let term = self.steps()?;
+        if self.piped == 0
+            && self.text.get(start..self.at).is_some_and(|text| text.starts_with('.'))
+            && let Some(path) = path(&term).filter(|path| !path.is_empty())
+        {
+            self.mentions.push(Mention { path, at: start..self.at });
+        }
+        Ok(term)
+    }
+
+    fn steps(&mut self) -> Parsed {
         let mut term = self.term()?;
         loop {
             let rest = self.rest();
@@ -347,9 +389,10 @@ impl<'t> Parser<'t> {
         self.at += 1;
         let name = self.peek_word();
         self.at += name.len();
+        let Some(known) = self.known else { return Ok(Expr::Name(Name::Topic)) };
         let position = |list: &[String]| list.iter().position(|known| known == name);
-        let found = position(self.known.names).map(Name::Capture);
-        let found = found.or_else(|| position(self.known.columns).map(Name::Column));
+        let found = position(known.names).map(Name::Capture);
+        let found = found.or_else(|| position(known.columns).map(Name::Column));
         let found = found.or_else(|| VARIABLES.iter().find(|(known, _)| *known == name).map(|(_, name)| *name));
         found.map(Expr::Name).ok_or_else(|| Mistake { at: start..self.at, wrong: Wrong::Variable(name.to_owned()) })
     }
@@ -475,6 +518,30 @@ impl<'t> Parser<'t> {
             return Err(Mistake { at: place, wrong: Wrong::Arguments(how) });
         }
         Ok(Expr::Call(*function, arguments.into()))
+    }
+}
+
+/// The path of a field, up to an index in it; none of what is no field of the payload.
+fn path(expr: &Expr) -> Option<Vec<Box<str>>> {
+    match expr {
+        Expr::Dot => Some(Vec::new()),
+        Expr::Index(of, _) => path(of),
+        Expr::Field(of, name) => {
+            let mut steps = path(of)?;
+            if !has_index(of) {
+                steps.push(name.clone());
+            }
+            Some(steps)
+        }
+        _ => None,
+    }
+}
+
+fn has_index(expr: &Expr) -> bool {
+    match expr {
+        Expr::Index(..) => true,
+        Expr::Field(of, _) => has_index(of),
+        _ => false,
     }
 }
 

@@ -6,6 +6,7 @@ use regex::Regex;
 use toml::de::DeTable;
 
 use super::durations;
+use super::lint;
 use super::read_decode;
 use super::read_on::text_pattern;
 use super::read_path;
@@ -87,6 +88,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
     let sound = !report.found.iter().skip(before).any(Diagnostic::is_error);
     let waits = method.is_some() || on_ack != Some(false);
     let command = message.filter(|_| sound).map(|message| {
+        lint::unknown_fields(table, &names.names, &message, report);
         let levels = |what: &str| {
             let template = message.props.iter().find(|(name, _)| **name == *what);
             template.map(|(_, template)| Levels::of(template))
