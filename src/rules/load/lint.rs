@@ -6,7 +6,7 @@
 //! | `empty-level` | a topic that begins or ends with `/`, or has `//` |
 //! | `loose-regex` | a regex without `^` and `$`, which takes whatever has it in it |
 //! | `never-runs` | a rule before this one takes everything |
-//! | `odd-level` | a level that is a wildcard or a name elsewhere, and stands for itself here |
+//! | `odd-level` | a level that is a wildcard or a name elsewhere, and stands for itself here; `$share/group/` |
 //! | `overlap` | a rule before this one takes some of the topics, and reads as the more general one |
 //! | `renamed-field` | a field by the name that `rename` gives it, where the rule still knows it by the old one |
 //! | `same-name` | a field that `rename` puts in the place of another one |
