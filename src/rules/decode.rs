@@ -23,9 +23,11 @@ pub(super) mod coding;
 pub(super) mod csv;
 pub(super) mod kepware;
 pub(super) mod keyvalue;
+pub(super) mod quality;
 pub(super) mod sparkplug;
 pub(super) mod xml;
 
+pub use quality::LeftOut;
 pub use sparkplug::{Births, Keep, Tally, rebirth};
 
 /// Messages one rule makes of one publish at most.
@@ -42,6 +44,8 @@ pub(super) struct Decoded {
     pub(super) items: Vec<Item>,
     /// The texts of the items' names.
     pub(super) names: String,
+    /// The values that are in none of the objects because of their quality.
+    pub(super) left_out: LeftOut,
     /// The bytes behind hexadecimal digits or base64.
     bytes: Vec<u8>,
 }
@@ -66,7 +70,7 @@ impl Decode {
     /// The part of a payload that the format is about: text is without its byte order mark.
     pub(super) fn part<'p>(&self, payload: &'p [u8]) -> &'p [u8] {
         match self {
-            Self::Raw | Self::RawBase64 | Self::RawHex | Self::Binary(_) | Self::Sparkplug { .. } => payload,
+            Self::Raw | Self::RawBase64 | Self::RawHex | Self::Binary(_) | Self::Sparkplug(_) => payload,
             Self::Json | Self::Text | Self::Number { .. } | Self::KeyValue(_) | Self::Csv(_) => without_mark(payload),
             Self::Kepware(_) | Self::Xml | Self::Coded(..) => without_mark(payload),
         }
@@ -83,6 +87,7 @@ impl Decoded {
         self.items.shrink_to(MAX_ITEMS);
         self.names.clear();
         self.names.shrink_to(kept);
+        self.left_out = LeftOut::default();
     }
 
     /// Ends the object that began at `start`.
@@ -136,7 +141,7 @@ pub(super) fn decode(
         Decode::Csv(options) => csv::decode(options, payload, out)?,
         Decode::Binary(layout) => binary::decode(layout, payload, out)?,
         Decode::Kepware(options) => kepware::decode(options, payload, out)?,
-        Decode::Sparkplug { rebirth } => sparkplug::decode((publish, *rebirth), births, out)?,
+        Decode::Sparkplug(options) => sparkplug::decode(*options, publish, births, out)?,
         Decode::Xml => xml::decode(payload, out)?,
         Decode::Coded(coding, inner) => {
             let mut bytes = std::mem::take(&mut out.bytes);
@@ -231,6 +236,18 @@ pub(super) fn push_key(out: &mut Vec<u8>, first: &mut bool, key: &str) {
     }
     push_string(out, key);
     out.push(b':');
+}
+
+/// Appends a list of texts.
+fn push_texts<'t>(out: &mut Vec<u8>, texts: impl Iterator<Item = &'t str>) {
+    out.push(b'[');
+    for (index, text) in texts.enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        push_string(out, text);
+    }
+    out.push(b']');
 }
 
 /// Text without the byte order mark that some programs put before it.

@@ -60,7 +60,7 @@ impl Encode {
             Decode::Binary(layout) => Self::Binary(Words::new(layout)?),
             Decode::Coded(coding, None) => Self::Coded(coding, None),
             Decode::Coded(coding, Some(inner)) => Self::Coded(coding, Some(Box::new(Self::of(*inner)?))),
-            Decode::Kepware(_) | Decode::Sparkplug { .. } | Decode::Xml => {
+            Decode::Kepware(_) | Decode::Sparkplug(_) | Decode::Xml => {
                 return Err("this format can only be read".to_owned());
             }
         })

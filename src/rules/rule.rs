@@ -8,6 +8,8 @@ use super::decode::coding::Coding;
 use super::decode::csv::Csv;
 use super::decode::kepware::Kepware;
 use super::decode::keyvalue::KeyValue;
+use super::decode::quality::Quality;
+use super::decode::sparkplug::Sparkplug;
 use super::expr::Expr;
 use super::lookup::{Lookup, Miss};
 use super::pattern::Pattern;
@@ -166,10 +168,7 @@ pub(super) enum Decode {
     Csv(Csv),
     Binary(Layout),
     Kepware(Kepware),
-    Sparkplug {
-        /// Edge nodes whose births are not known are asked for them.
-        rebirth: bool,
-    },
+    Sparkplug(Sparkplug),
     Xml,
     /// Bytes written as text, and how those are read then; nothing takes them as they are.
     Coded(Coding, Option<Box<Decode>>),
@@ -188,8 +187,18 @@ impl Decode {
     /// Births give its metrics their names.
     pub(super) fn is_sparkplug(&self) -> bool {
         match self {
-            Self::Sparkplug { .. } => true,
+            Self::Sparkplug(_) => true,
             Self::Coded(_, Some(inner)) => inner.is_sparkplug(),
+            _ => false,
+        }
+    }
+
+    /// It may leave values out because of their quality.
+    pub(super) fn grades(&self) -> bool {
+        match self {
+            Self::Kepware(kepware) => kepware.quality == Quality::Good,
+            Self::Sparkplug(sparkplug) => sparkplug.quality == Quality::Good,
+            Self::Coded(_, Some(inner)) => inner.grades(),
             _ => false,
         }
     }

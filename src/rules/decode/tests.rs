@@ -32,9 +32,22 @@ pub(super) fn decode_received(
     let publish = Publish { topic, payload, client: "c", user: None, qos: 1, retain: false, received: Timestamp(at) };
     let mut out = Decoded::default();
     match decode(format, (&publish, false), births, &mut out) {
-        Ok(_) => Ok(out.items.iter().map(|item| String::from_utf8(out.body(item).to_vec()).unwrap()).collect()),
+        Ok(_) => Ok(texts(&out)),
         Err(refusal) => Err(refusal.detail),
     }
+}
+
+/// What a payload becomes, and what is left out of it.
+pub(super) fn decode_graded(format: &Decode, payload: &[u8]) -> (Result<Vec<String>, String>, LeftOut) {
+    let publish =
+        Publish { topic: "t", payload, client: "c", user: None, qos: 1, retain: false, received: Timestamp(0) };
+    let mut out = Decoded::default();
+    let decoded = decode(format, (&publish, false), &Births::default(), &mut out);
+    (decoded.map(|_| texts(&out)).map_err(|refusal| refusal.detail), out.left_out)
+}
+
+fn texts(out: &Decoded) -> Vec<String> {
+    out.items.iter().map(|item| String::from_utf8(out.body(item).to_vec()).unwrap()).collect()
 }
 
 /// One row: the objects a payload becomes, or the words in which it is refused.
@@ -59,7 +72,7 @@ fn formats() -> Vec<Decode> {
     let split = |split| {
         Decode::Kepware(kepware::Kepware {
             split,
-            quality: kepware::Quality::Mark,
+            quality: quality::Quality::Mark,
             good: Box::default(),
             keys: kepware::Keys::default(),
         })

@@ -7,8 +7,10 @@ use crate::diag::nearest;
 use crate::diag::walk::{Entry, Reader, Report, Text, text};
 use crate::rules::decode::coding::Coding;
 use crate::rules::decode::csv::{Csv, twice};
-use crate::rules::decode::kepware::{Kepware, Keys, Quality, Split};
+use crate::rules::decode::kepware::{Kepware, Keys, Split};
 use crate::rules::decode::keyvalue::KeyValue;
+use crate::rules::decode::quality::Quality;
+use crate::rules::decode::sparkplug::Sparkplug;
 use crate::rules::rule::Decode;
 
 pub(super) const FORMATS: [&str; 12] =
@@ -64,7 +66,7 @@ fn read_nested<'a>(entry: &Entry<'a>, outer: bool, report: &mut Report<'_>) -> O
         "kepware" => kepware(&mut keys, report),
         "sparkplug" => {
             let rebirth = keys.boolean("rebirth", report).is_some_and(|(rebirth, _)| rebirth);
-            Some(Decode::Sparkplug { rebirth })
+            Some(Decode::Sparkplug(Sparkplug { rebirth, quality: quality(&mut keys, report) }))
         }
         other => match plain(other) {
             Some(decode) => Some(decode),
@@ -95,7 +97,7 @@ pub(super) fn plain(name: &str) -> Option<Decode> {
             good: Box::default(),
             keys: Keys::default(),
         }),
-        "sparkplug" => Decode::Sparkplug { rebirth: false },
+        "sparkplug" => Decode::Sparkplug(Sparkplug::default()),
         "xml" => Decode::Xml,
         _ => return None,
     })
@@ -127,6 +129,10 @@ fn unknown(name: &Text<'_>, report: &mut Report<'_>) {
 /// True where numbers have a decimal comma.
 fn decimal(keys: &mut Reader<'_>, report: &mut Report<'_>) -> bool {
     keys.word("decimal", &DECIMALS, "unknown-word", report).unwrap_or(false)
+}
+
+fn quality(keys: &mut Reader<'_>, report: &mut Report<'_>) -> Quality {
+    keys.word("quality", &QUALITIES, "unknown-word", report).unwrap_or(Quality::Good)
 }
 
 fn raw(keys: &mut Reader<'_>, report: &mut Report<'_>) -> Option<Decode> {
@@ -214,7 +220,7 @@ fn csv<'a>(keys: &mut Reader<'a>, name: &Text<'_>, report: &mut Report<'_>) -> O
 
 fn kepware<'a>(keys: &mut Reader<'a>, report: &mut Report<'_>) -> Option<Decode> {
     let split = keys.word("split", &SPLITS, "unknown-word", report).unwrap_or(Split::None);
-    let quality = keys.word("quality", &QUALITIES, "unknown-word", report).unwrap_or(Quality::Good);
+    let quality = quality(keys, report);
     let mut names = Keys::default();
     if let Some((table, _)) = keys.table("keys", report) {
         let mut keys = Reader::new(table, "keys");

@@ -180,7 +180,7 @@ const DECODE: &[Key] = &[
     key("rest", Words(words::rests), "binary: what becomes of a longer payload"),
     key("fields", List(&Table("field")), "binary: the fields, in the order in which they lie"),
     key("split", Words(words::splits), "kepware: a message for each device or for each tag"),
-    key("quality", Words(words::qualities), "kepware: what becomes of values of bad quality"),
+    key("quality", Words(words::qualities), "kepware, sparkplug: what becomes of values of bad quality"),
     key("good", Either(&[Plain, List(&Plain)]), "kepware: the words for good quality where they are others"),
     key("rebirth", Flag, "sparkplug: edge nodes whose births are not known are asked to send them again"),
     key("keys", Table("keys"), "kepware: how the members are called in a template of your own"),
