@@ -6,6 +6,7 @@ use super::clock::Clock;
 use super::decode::binary::Layout;
 use super::decode::coding::Coding;
 use super::decode::csv::Csv;
+use super::decode::encoding::Encoding;
 use super::decode::kepware::Kepware;
 use super::decode::keyvalue::KeyValue;
 use super::decode::quality::Quality;
@@ -170,11 +171,21 @@ pub(super) enum Decode {
     Kepware(Kepware),
     Sparkplug(Sparkplug),
     Xml,
+    /// Text that is no UTF-8, and how it is read then.
+    Encoded(Encoding, Box<Decode>),
     /// Bytes written as text, and how those are read then; nothing takes them as they are.
     Coded(Coding, Option<Box<Decode>>),
 }
 
 impl Decode {
+    /// The format, whatever encoding its text has.
+    pub(super) fn format(&self) -> &Self {
+        match self {
+            Self::Encoded(_, inner) => inner.format(),
+            format => format,
+        }
+    }
+
     /// The names it gives to each of its objects.
     pub(super) fn names(&self) -> &'static [&'static str] {
         match self {

@@ -64,6 +64,8 @@ fn formats() -> Vec<Decode> {
             binary::Kind::F32,
             binary::Kind::Bcd { bytes: 1 },
             binary::Kind::Text { bytes: 2 },
+            binary::Kind::S7 { length: 3, wide: false },
+            binary::Kind::S7 { length: 2, wide: true },
         ]
         .map(|kind| binary::Field { name: "x".into(), at: None, kind, order: binary::Order::WordSwapped, count: None })
         .into(),
@@ -91,6 +93,8 @@ fn formats() -> Vec<Decode> {
         split(kepware::Split::Device),
         split(kepware::Split::Tag),
         Decode::Xml,
+        Decode::Encoded(encoding::Encoding::Latin1, Box::new(Decode::Text)),
+        Decode::Encoded(encoding::Encoding::Utf16Be, Box::new(Decode::Text)),
     ]
 }
 

@@ -44,6 +44,11 @@ fn words() {
         let bit = |name, bit| field(name, FieldKind::Bit { bit, of: 0 });
         vec![field("w", U16), bit("run", 0), bit("fault", 9)]
     };
+    let s7 = |length, wide| field("x", FieldKind::S7 { length, wide });
+    let bits_of_array = || {
+        let bits = Field { count: Some(2), ..field("c", FieldKind::Bit { bit: 15, of: 0 }) };
+        vec![Field { count: Some(2), ..field("w", U16) }, field("b", FieldKind::Bit { bit: 16, of: 0 }), bits]
+    };
     for (fields, body, expect) in [
         (vec![field("x", U16)], r#"{"x": 513}"#, Ok(&b"\x02\x01"[..])),
         (vec![field("x", U16)], r#"{"x": 5.0, "other": []}"#, Ok(b"\0\x05")),
@@ -60,6 +65,22 @@ fn words() {
         (vec![field("x", FieldKind::Bcd { bytes: 2 })], r#"{"x":1234}"#, Ok(b"\x12\x34")),
         (vec![field("x", FieldKind::Text { bytes: 4 })], r#"{"x":"ab"}"#, Ok(b"ab\0\0")),
         (vec![field("x", FieldKind::Text { bytes: 2 })], r#"{"x":"äb"}"#, Ok(b"\xe4b")),
+        (vec![s7(6, false)], r#"{"x":"Kühl"}"#, Ok(b"\x06\x04K\xfchl\0\0")),
+        (vec![s7(2, true)], r#"{"x":"€"}"#, Ok(b"\0\x02\0\x01\x20\xac\0\0")),
+        (vec![s7(4, false)], r#"{"x":"Motor"}"#, Err("the field `x` is a text of 4 characters, the body's is longer")),
+        (
+            vec![s7(4, false)],
+            r#"{"x":"5€"}"#,
+            Err("the field `x` is a text of 4 characters, the body's has characters that are not in ISO 8859-1"),
+        ),
+        (
+            vec![s7(1, true)],
+            r#"{"x":"\ud83d\ude00"}"#,
+            Err("the field `x` is a text of 1 characters, the body's is longer"),
+        ),
+        (bits_of_array(), r#"{"w":[1,2],"b":true,"c":[true,false]}"#, Ok(b"\x80\x01\0\x02")),
+        (bits_of_array(), r#"{"b":true,"c":[false,true]}"#, Ok(b"\0\0\0\x01")),
+        (bits_of_array(), r#"{"b":true,"c":true}"#, Err("the field `c` is a list of 2, the body has none")),
         (vec![field("x", FieldKind::Bytes { bytes: 2 })], r#"{"x":"AP8="}"#, Ok(b"\0\xff")),
         (vec![field("x", FieldKind::Bool), field("y", FieldKind::Bool)], r#"{"x":true,"y":0}"#, Ok(b"\x01\0")),
         (vec![Field { count: Some(2), ..field("x", U16) }], r#"{"x":[1, 2]}"#, Ok(b"\0\x01\0\x02")),

@@ -297,7 +297,7 @@ fn same_names<'a>(table: &'a DeTable<'a>, message: &Message, report: &mut Report
 
 /// The fields that are there whatever the payload is: by the names of a decoder, or because the rule makes them.
 fn known_fields(message: &Message) -> HashSet<String> {
-    let mut known: HashSet<String> = match (&message.decode, &message.script) {
+    let mut known: HashSet<String> = match (message.decode.as_ref().map(Decode::format), &message.script) {
         (Some(Decode::Csv(csv)), None) => csv.names.iter().flatten().map(|name| name.to_string()).collect(),
         (Some(Decode::Binary(layout)), None) => layout.fields.iter().map(|field| field.name.to_string()).collect(),
         _ => HashSet::new(),

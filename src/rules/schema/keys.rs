@@ -170,6 +170,11 @@ const DECODED: Shape = Either(&[Words(words::plain_formats), Table("decode")]);
 const DECODE: &[Key] = &[
     key("format", Words(words::formats), "what the payload is"),
     key("decimal", Words(words::decimals), "number, keyvalue, csv: \",\" where numbers have a decimal comma"),
+    key(
+        "encoding",
+        Words(words::encodings),
+        "json, text, number, keyvalue, csv: what the text is written in; latin1 is Windows-1252",
+    ),
     key("as", Words(words::codings), "raw: the bytes as text in the field value_base64 or value_hex"),
     key("then", DECODED, "hex, base64: how the bytes are read further"),
     key("separator", Text, "keyvalue: between pairs; csv: between fields, one character"),
@@ -195,10 +200,14 @@ const FIELD: &[Key] = &[
         "where it begins, in bytes from 0; behind the field before it where this is not said",
     ),
     key("order", Words(words::orders), "how its bytes lie where it is not as in the others"),
-    key("count", Whole(1, i64::MAX), "an array of so many"),
-    key("length", Whole(1, i64::MAX), "string, bytes: so many bytes"),
+    key("count", Whole(1, i64::MAX), "an array of so many; with `bit` so many bits from that on"),
+    key("length", Whole(1, i64::MAX), "string, bytes: so many bytes; s7string, s7wstring: the declared length"),
     key("skip", Whole(1, i64::MAX), "no field: so many bytes nobody needs"),
-    key("bit", Whole(0, 63), "a bit of the field `of`; 0 is the least significant one"),
+    key(
+        "bit",
+        Whole(0, i64::MAX),
+        "a bit of the field `of`; 0 is the least significant one, of an array that of the first",
+    ),
     key("of", Text, "the field before it that the bit is of"),
 ];
 
