@@ -29,6 +29,26 @@ pub(super) const ROOT: &[Key] = &[
     ),
 ];
 
+/// What a table cannot do without: of each list, one key has to be there.
+pub(super) const NEEDS: &[(&str, &[&[&str]])] = &[
+    ("rule", &[&["topic", "regex", "on"], &["device", "drop"]]),
+    ("command", &[&["topic"]]),
+    ("desired", &[&["topic"]]),
+    ("ack", &[&["topic"]]),
+    ("response", &[&["topic"]]),
+    ("decode", &[&["format"]]),
+    ("field", &[&["type", "of", "skip"]]),
+    ("lookup", &[&["table"], &["key"]]),
+    ("scale", &[&["from", "factor", "offset", "round"]]),
+    ("time", &[&["from"]]),
+    ("dedupe", &[&["within"]]),
+    ("batch", &[&["max_wait"]]),
+    ("aggregate", &[&["every"], &["fields"]]),
+    ("pivot", &[&["name"], &["max_wait"]]),
+    ("table", &[&["file"]]),
+    ("test", &[&["want"], &["topic", "on", "send", "command", "desired"]]),
+];
+
 /// The tables below it; a table has the keys of all its lists.
 pub(super) const TABLES: &[(&str, &[&[Key]])] = &[
     ("rule", &[BODY, RULE]),
