@@ -224,8 +224,8 @@ fn push_bare_number(payload: &[u8], comma: bool, out: &mut Vec<u8>) -> Result<()
         detail.push_str(" (a decimal comma?)");
         advice = Some("decode = { format = \"number\", decimal = \",\" }");
     }
-    if comma && number::is_number(text) {
-        detail.push_str(" (with decimal = \",\", where a point may be for thousands)");
+    if comma && text.contains('.') && number::has_thousands(text) {
+        detail.push_str(" (with decimal = \",\" the point may be for thousands, or not)");
     } else if comma {
         detail.push_str(" (with decimal = \",\")");
     }

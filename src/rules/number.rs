@@ -51,7 +51,7 @@ pub(super) fn push_thousands(text: &str, out: &mut Vec<u8>) -> bool {
 }
 
 /// Digits with a point before every three of them.
-fn has_thousands(text: &str) -> bool {
+pub(super) fn has_thousands(text: &str) -> bool {
     let mut groups = text.trim_start_matches(['+', '-']).split('.');
     groups.next().is_some_and(|first| matches!(first.len(), 1..=3)) && groups.all(|group| group.len() == 3)
 }

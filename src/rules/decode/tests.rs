@@ -12,6 +12,10 @@ pub(super) fn hex(digits: &str) -> Vec<u8> {
     bytes
 }
 
+fn publish<'p>(topic: &'p str, payload: &'p [u8], at: i64) -> Publish<'p> {
+    Publish { topic, payload, client: "c", user: None, qos: 1, retain: false, received: Timestamp(at) }
+}
+
 /// The objects a payload becomes, or why it does not.
 pub(super) fn decode_with(
     format: &Decode,
@@ -29,9 +33,8 @@ pub(super) fn decode_received(
     payload: &[u8],
     births: &Births,
 ) -> Result<Vec<String>, String> {
-    let publish = Publish { topic, payload, client: "c", user: None, qos: 1, retain: false, received: Timestamp(at) };
     let mut out = Decoded::default();
-    match decode(format, (&publish, false), births, &mut out) {
+    match decode(format, (&publish(topic, payload, at), false), births, &mut out) {
         Ok(_) => Ok(texts(&out)),
         Err(refusal) => Err(refusal.detail),
     }
@@ -39,10 +42,8 @@ pub(super) fn decode_received(
 
 /// What a payload becomes, and what is left out of it.
 pub(super) fn decode_graded(format: &Decode, payload: &[u8]) -> (Result<Vec<String>, String>, LeftOut) {
-    let publish =
-        Publish { topic: "t", payload, client: "c", user: None, qos: 1, retain: false, received: Timestamp(0) };
     let mut out = Decoded::default();
-    let decoded = decode(format, (&publish, false), &Births::default(), &mut out);
+    let decoded = decode(format, (&publish("t", payload, 0), false), &Births::default(), &mut out);
     (decoded.map(|_| texts(&out)).map_err(|refusal| refusal.detail), out.left_out)
 }
 
@@ -55,6 +56,34 @@ pub(super) fn check(format: &Decode, payload: &[u8], expect: Result<Vec<&str>, &
     let made = decode_with(format, "t", payload, &Births::default());
     let expect = expect.map(|texts| texts.into_iter().map(str::to_owned).collect()).map_err(str::to_owned);
     assert_eq!(made, expect, "{format:?} {payload:?}");
+}
+
+/// What a rule could say instead, where what came is no UTF-8.
+#[test]
+fn encodings_are_named_by_their_looks() {
+    const LATIN_1: &str = "decode = { .., encoding = \"latin1\" }";
+    const UTF_16_LE: &str = "decode = { .., encoding = \"utf-16le\" }";
+    const UTF_16_BE: &str = "decode = { .., encoding = \"utf-16be\" }";
+    const JSON: &str = "decode = { format = \"json\", encoding = \"latin1\" }";
+    let number = || Decode::Number { comma: false };
+    for (format, payload, expect) in [
+        (Decode::Text, &b"M\xfcnchen\r\n"[..], Some(LATIN_1)),
+        (Decode::KeyValue(keyvalue::KeyValue::default()), b"a=\xb0C\0", Some(LATIN_1)),
+        (Decode::Text, b"\xff\xfea\0", Some(UTF_16_LE)),
+        (Decode::Text, b"\0\xfc\0b", Some(UTF_16_BE)),
+        (number(), b"2\x001\0", Some(UTF_16_LE)),
+        (number(), b"\x002\x001", Some(UTF_16_BE)),
+        (number(), b"\0\0\0", None),
+        (number(), b"x", None),
+        (Decode::Text, b"\x01\xff", Some(refusal::BASE64)),
+        (Decode::Json, b" {\"a\":\"\xb0\"}", Some(JSON)),
+        (Decode::Json, b"\xb0", Some(refusal::BASE64)),
+        (Decode::Xml, b"<a>\xb0</a>", Some(refusal::BASE64)),
+    ] {
+        let publish = publish("t", payload, 0);
+        let refused = decode(&format, (&publish, false), &Births::default(), &mut Decoded::default()).unwrap_err();
+        assert_eq!(refused.advice, expect, "{format:?} {payload:?}");
+    }
 }
 
 fn formats() -> Vec<Decode> {
