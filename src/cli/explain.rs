@@ -16,9 +16,10 @@ use crate::rules::{self, Explanation, Output, QuarantineReason, RuleSet, Step, V
 use crate::topic;
 
 mod command;
+mod fence;
 mod identity;
 
-use identity::Identities;
+use identity::{Configured, Identities};
 
 /// Says which rule takes a topic, or the coming or going of a client, and what the hub would receive.
 #[derive(clap::Args)]
@@ -127,22 +128,24 @@ pub(super) fn run(args: Args) -> ExitCode {
         let addressed = Addressed { topic, bag, payload: payload.as_deref().unwrap_or_default() };
         return addressed.tell(args.json);
     }
-    let (set, identities, births) = match configured {
-        Some(configured) => (configured.rules, configured.identities, Some(configured.births)),
+    let (set, identities, births, fence) = match configured {
+        Some(Configured { rules, identities, births, fence, .. }) => (rules, identities, Some(births), Some(fence)),
         None => match load(&args.rules) {
-            Ok(set) => (set, None, None),
+            Ok(set) => (set, None, None, None),
             Err(code) => return code,
         },
     };
     let received = args.at.unwrap_or_else(Timestamp::now);
     let set = &set;
     if let Some(device) = &args.desired {
-        return command::desired((device, received), payload.as_deref().unwrap_or(b"{}"), set, args.json);
+        let down = command::Desired { device, received, fence: fence.as_ref() };
+        return down.tell(set, payload.as_deref().unwrap_or(b"{}"), args.json);
     }
     if let Some(device) = &args.command {
         let (payload, method) = (payload.as_deref().unwrap_or_default(), args.method.as_deref());
-        let down = command::Down { device, method, id: &args.id, props: &args.prop, payload, received };
-        return down.tell(set, args.json);
+        let fence = fence.as_ref();
+        let down = command::Down { asked: device, fence, method, id: &args.id, payload, received };
+        return down.tell(set, &args.prop, args.json);
     }
     let presence = args.on.map(|on| Presence {
         event: match on {

@@ -338,7 +338,7 @@ impl<'a> Dispatcher<'a> {
                 _ => {}
             }
         }
-        if self.shared.options.plan.keep_own {
+        if self.shared.options.plan.keep_own.load(Ordering::Relaxed) {
             // It lines up where it has no line.
             self.shared.want(&self.shared.own);
         }

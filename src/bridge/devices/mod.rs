@@ -37,7 +37,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -145,8 +145,8 @@ pub struct Plan {
     pub table: HashSet<String>,
     /// What becomes of the messages of a refused device.
     pub when_refused: WhenRefused,
-    /// The bridge's own line stays open though nothing waits: the hub sends something on it.
-    pub keep_own: bool,
+    /// The bridge's own line stays open though nothing waits: the hub sends something on it. May change at any time.
+    pub keep_own: Arc<AtomicBool>,
     /// A connection without a message for so long is closed.
     pub idle_timeout: Duration,
     /// Most connections.
