@@ -5,7 +5,6 @@
 //! at the start. A bridge.toml with errors changes nothing, and is told until it is put right: somebody may have closed
 //! the fence in it.
 
-use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::{BridgeToml, NotTaken, Watched};
-use crate::app::settings::cannot_read;
+use crate::app::text_file::{self, cannot_read};
 use crate::config::{self, Commands};
 use crate::diag::{Diagnostic, SourceFile, rendered};
 use crate::downlink::{Fence, Terms};
@@ -66,7 +65,7 @@ impl Watched for CommandTerms {
     fn read(&self) -> Self::Found {
         let path = self.bridge_toml.path();
         let stays = |why: String| format!("{} stays as it was: {why}", Self::WHAT);
-        let text = fs::read_to_string(path).map_err(|error| stays(cannot_read(path, &error)))?;
+        let text = text_file::read(path).map_err(|error| stays(cannot_read(path, &error)))?;
         match config::parse(0, &text, &|name| std::env::var(name).ok()) {
             (Some(config), _) => Ok(terms(&config.commands)),
             (None, found) => {
@@ -104,6 +103,8 @@ impl Watched for CommandTerms {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
