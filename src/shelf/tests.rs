@@ -203,10 +203,13 @@ fn the_name_of_a_shelf_changes_hands_between_any_two_steps() {
 fn shelves_come_and_go_while_cursors_are_written() {
     let dir = tempfile::tempdir().unwrap();
     let shelves = Shelves::open(options(dir.path())).unwrap();
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+        // Ends with the rounds, also where one fails.
+        let _stop = stop;
+        let shelves = &shelves;
+        scope.spawn(move || {
+            while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
                 shelves.persist();
                 std::thread::yield_now();
             }
@@ -226,7 +229,6 @@ fn shelves_come_and_go_while_cursors_are_written() {
                 assert!(after_a_kill(dir.path()).ends_with(&expect), "{round}");
             }
         }
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     let expect = sequences(&all(&shelves, "d"));
     shelves.persist();
