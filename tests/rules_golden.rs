@@ -117,7 +117,7 @@ fn what_each_key_means() {
     check("time.toml", 6);
     check("shape.toml", 20);
     check("script.toml", 6);
-    check("command.toml", 16);
+    check("command.toml", 30);
     check("restraint.toml", 11);
     check("window.toml", 13);
     check("cost.toml", 3);
