@@ -218,7 +218,7 @@ fn shelves_come_and_go_while_cursors_are_written() {
         for round in 0..60 {
             shelves.append("d", &[message(2 * round, 10), message(2 * round + 1, 10)], 5).unwrap();
             expect.extend([2 * round, 2 * round + 1]);
-            let placed = all(&shelves, "d");
+            let placed = all(shelves, "d");
             assert_eq!(sequences(&placed), expect);
             for placed in placed.iter().take(1 + (round as usize) % 4) {
                 assert!(shelves.settle("d", placed.place));
