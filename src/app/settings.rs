@@ -107,9 +107,11 @@ pub struct Loaded {
     pub summaries: Vec<rules::FileSummary>,
 }
 
+pub mod derived;
 pub(super) mod doubts;
 pub mod dps;
 mod fenced;
+mod names;
 mod target;
 
 /// The uplink's target now, where it comes from, and what the bridge calls its own.
@@ -364,7 +366,7 @@ impl Place {
             let key = self.usable(tls::private_key(&key?), &tls.key.span, &tls.key.value);
             let roots = match roots {
                 None => None,
-                Some((file, text)) => Some(self.usable(tls::roots(Some(&text?)), &file.span, &file.value)?),
+                Some((file, text)) => Some(self.usable(tls::roots(&text?), &file.span, &file.value)?),
             };
             let server = broker::server_tls((chain?, key?), roots).map_err(TlsError::Pair);
             let server = self.usable(server, &tls.certificate.span, &tls.certificate.value)?;
