@@ -118,7 +118,7 @@ fn every_identity_goes_by_websocket() {
     let ca = sim.dir.join("ca.pem");
     let bare = bridge(&dir.path().join("bare"), &format!("address = \"{web}\"\nca_file = {ca:?}\n{sas}"));
     publish_all(bare.mqtt, "t/dev-01", ["{}"]);
-    told(&bare, "1 messages wait; uplink: ");
+    told(&bare, "1 message waits; uplink: ");
     assert_eq!(sim.received().len(), sent[0]);
 }
 

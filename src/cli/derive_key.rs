@@ -11,13 +11,15 @@ use crate::hub::sas::Key;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  brownbridge derive-key press-4 --env GROUP_KEY\n  \
     pass show dps/line-1 | brownbridge derive-key press-4\n\n\
-    The registration id is taken in lower case, as the service does. Exit code: 0 done, 2 could not run.")]
+    The registration id is taken in lower case, as the service does. The group key is read from a\n\
+    file, the environment or standard input, never from the command line.\n\n\
+    Exit code: 0 done, 2 could not run.")]
 pub(super) struct Args {
     /// The registration id of the device.
     id: String,
     #[command(flatten)]
     from: From,
-    /// Prints JSON on stdout.
+    /// Prints JSON on stdout: the registration id and its key.
     #[arg(long)]
     json: bool,
 }

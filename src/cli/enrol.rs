@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 
 use super::check::{could_not_run, print, print_error, print_findings};
 use super::running::default_config;
+use crate::app::settings;
 use crate::app::settings::dps::{Enrolment, enrolment};
-use crate::app::settings::{self, cannot_read};
+use crate::app::text_file::{self, cannot_read};
 use crate::bridge::devices::{Origin, origin};
 use crate::hub::dps::{Assignment, Trouble};
 use crate::message::Timestamp;
@@ -23,8 +24,9 @@ use crate::provision::{self, Options, Proof, cache};
     brownbridge enrol press-9                      a device, with what the bridge has for it\n  \
     brownbridge enrol press-4 --id-scope 0ne00000A0A --symmetric-key-file press-4.key\n  \
     brownbridge enrol --id-scope 0ne00000A0A --certificate press-4.pem --key press-4.key\n\n\
-    With --id-scope no configuration is read; a key then comes from a file, or from the environment variable\n\
-    DPS_SYMMETRIC_KEY or DPS_GROUP_KEY. Exit code: 0 assigned, 1 not assigned, 2 could not run."
+    With --id-scope no configuration is read; a key then comes from a file, or from the environment\n\
+    variable DPS_SYMMETRIC_KEY or DPS_GROUP_KEY.\n\n\
+    Exit code: 0 assigned, 1 not assigned, 2 could not run."
 )]
 pub(super) struct Args {
     /// The registration id [default: the one of the configuration or of the certificate]; with identity = "per-device" a
@@ -66,17 +68,17 @@ struct ByHand {
     /// PEM file of the roots to trust instead of the system's.
     #[arg(long, value_name = "FILE", requires = "id_scope")]
     ca_file: Option<String>,
-    /// How the service is spoken to.
-    #[arg(long, value_parser = ["rest", "mqtt"], requires = "id_scope")]
+    /// How the service is spoken to [default: rest].
+    #[arg(long, value_name = "WAY", value_parser = ["rest", "mqtt", "websocket"], requires = "id_scope")]
     transport: Option<String>,
-    /// The host name of the service.
+    /// The host name of the service [default: global.azure-devices-provisioning.net].
     #[arg(long, value_name = "NAME", requires = "id_scope")]
     host: Option<String>,
-    /// Connect here; the name in --host is still checked.
+    /// Connects here; the name in --host is still checked.
     #[arg(long, value_name = "ADDR:PORT", requires = "id_scope")]
     address: Option<String>,
-    /// JSON for a custom allocation.
-    #[arg(long, requires = "id_scope")]
+    /// What a custom allocation is told: '{"line": 4}'.
+    #[arg(long, value_name = "JSON", requires = "id_scope")]
     payload: Option<String>,
 }
 
@@ -84,7 +86,7 @@ pub(super) fn run(args: Args) -> ExitCode {
     let env = |name: &str| std::env::var(name).ok();
     let found = match args.by_hand.as_config(args.id.as_deref(), &env) {
         Some(text) => enrolment(Path::new("command line"), &text, None, &env),
-        None => match std::fs::read_to_string(&args.config) {
+        None => match text_file::read(&args.config) {
             Ok(text) => enrolment(&args.config, &text, args.id.as_deref(), &env),
             Err(error) => return could_not_run(&cannot_read(&args.config, &error)),
         },
