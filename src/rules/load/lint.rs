@@ -32,7 +32,7 @@ use crate::rules::template::{Part, Template};
 
 mod fields;
 
-pub(super) use fields::unknown as unknown_fields;
+pub(super) use fields::{unknown as unknown_fields, unknown_in_answer};
 
 /// The warnings that are not about one rule, or not to be allowed: `check --deny` can name them all the same.
 pub const FIRM_LINTS: [&str; 3] = ["not-once", "unused-key", "unused-table"];

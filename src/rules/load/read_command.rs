@@ -96,9 +96,11 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
     if let Some(message) = message.as_ref().filter(|_| sound && method.is_some()) {
         shared_answer(table, message, &names, report);
     }
+    if let Some(message) = message.as_ref().filter(|_| sound) {
+        lint::unknown_fields(table, &names.names, message, report);
+    }
     lint::let_by(&allow, before, report);
     let command = message.filter(|_| sound).map(|message| {
-        lint::unknown_fields(table, &names.names, &message, report);
         let levels = |what: &str| {
             let template = message.props.iter().find(|(name, _)| **name == *what);
             template.map(|(_, template)| Levels::of(template))
@@ -232,6 +234,7 @@ fn read_answer<'a>(
         report.push(report.new_error("unused-key", title).at(entry.key_span, "").help(format!("write `{key}`")));
     }
     let (table, span) = keys.table(key, report)?;
+    let before = report.found.len();
     let mut keys = Reader::new(table, key);
     let topic = keys.string("topic", report);
     let within = within(&mut keys, report);
@@ -240,6 +243,10 @@ fn read_answer<'a>(
     let makes = if method { Makes::Answer } else { Makes::Nothing };
     let message = read_message(&mut keys, (&mut known, makes, false), tables, report);
     keys.finish(report);
+    let sound = !report.found.iter().skip(before).any(Diagnostic::is_error);
+    if let Some(message) = message.as_ref().filter(|_| sound) {
+        lint::unknown_in_answer(table, &known.names, message, report);
+    }
     let status = message.as_ref().and_then(|message| message.props.iter().find(|(name, _)| **name == *STATUS));
     let status = status.and_then(|(_, template)| match template.0.first() {
         Some(Part::Field(path)) => Some(path.clone()),
