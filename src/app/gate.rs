@@ -19,6 +19,7 @@ use parking_lot::{Mutex, RwLock};
 use sha2::Sha256;
 use tokio::sync::Semaphore;
 
+use super::text_file;
 use crate::broker::{Gate, Judgement, Pass, Refusal, RefusalCode, Visitor};
 use crate::diag::{Diagnostic, SourceFile};
 use crate::fence::Caller;
@@ -127,9 +128,9 @@ impl Files {
 
 impl Read {
     fn open(&mut self, first: usize, path: &PathBuf) -> Option<String> {
-        std::fs::read_to_string(path)
+        text_file::read(path)
             .inspect_err(|error| {
-                let title = super::settings::cannot_read(path, error);
+                let title = text_file::cannot_read(path, error);
                 self.found.push(Diagnostic::error("no-such-file", title, first + self.sources.len()));
                 self.sources.push(SourceFile { path: path.display().to_string(), text: String::new() });
             })

@@ -15,6 +15,7 @@ use super::inherited::Inherited;
 use super::plant_tls;
 use super::reload::BridgeToml;
 pub use super::rule_files::{passed_by as passed_by_rule_files, read as read_rule_files};
+use super::text_file::{self, cannot_read};
 use crate::bridge::Own;
 use crate::config::{self, Config, OverRate, Placed, Unmatched, WhenFull};
 use crate::diag::{Diagnostic, SourceFile, Span};
@@ -117,7 +118,7 @@ type Uplinked = (Target, Credentials, Own);
 
 /// Reads `bridge.toml` at `path` and everything it names. `Err` only where that file itself cannot be read.
 pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> io::Result<Loaded> {
-    let text = fs::read_to_string(path)?;
+    let text = text_file::read(path)?;
     let base = path.parent().map(Path::to_owned).unwrap_or_default();
     let (first, first_found) = config::parse(0, &text, env);
     // The rule files come first in the list, so that their findings keep their places; bridge.toml is the last.
@@ -303,14 +304,6 @@ pub(super) fn tier_rate(config: &Config) -> Option<u32> {
 pub(super) fn quota(config: &Config) -> Option<(&'static str, u32, u64)> {
     let (tier, units) = (config.uplink.tier?, config.uplink.units);
     Some((tier, units, limits::daily_quota(tier, units)?))
-}
-
-/// Says which file cannot be read and why.
-pub fn cannot_read(path: &Path, error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::InvalidData => format!("{} is not UTF-8 text: save it as UTF-8 in your editor", path.display()),
-        _ => format!("cannot read {}: {error}", path.display()),
-    }
 }
 
 /// Turns what `bridge.toml` names into what it is, and keeps the findings.

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use super::check::{could_not_run, print, print_error, print_findings};
 use super::secret::From;
-use crate::app::settings::cannot_read;
 use crate::app::settings::derived::{Derived, derivation, derived_by_hand};
+use crate::app::text_file::{self, cannot_read};
 use crate::hub::dps::RegistrationId;
 use crate::hub::sas::Key;
 
@@ -16,8 +16,10 @@ use crate::hub::sas::Key;
     brownbridge derive-key press-4 --config /etc/brownbridge/bridge.toml     as that bridge does\n  \
     brownbridge derive-key press-4 --env GROUP_KEY                           as an enrolment group does\n  \
     pass show line-1 | brownbridge derive-key SN-007 --as-written            for a bridge without [uplink.dps]\n\n\
-    An id with capitals has two keys: the provisioning service derives from the id in lower case, a bridge without\n\
-    [uplink.dps] from the id as it is written. Exit code: 0 done, 2 could not run.")]
+    An id with capitals has two keys: the provisioning service derives from the id in lower case, a\n\
+    bridge without [uplink.dps] from the id as it is written. The group key is read from the\n\
+    configuration, a file, the environment or standard input, never from the command line.\n\n\
+    Exit code: 0 done, 2 could not run.")]
 pub(super) struct Args {
     /// The id of the device.
     id: String,
@@ -29,7 +31,7 @@ pub(super) struct Args {
     as_written: bool,
     #[command(flatten)]
     from: From,
-    /// Prints JSON on stdout.
+    /// Prints JSON on stdout: the registration id and its key.
     #[arg(long)]
     json: bool,
 }
@@ -50,7 +52,7 @@ pub(super) fn run(args: Args) -> ExitCode {
 }
 
 fn of_bridge(config: &Path, id: &str) -> Result<Derived, String> {
-    let text = std::fs::read_to_string(config).map_err(|error| cannot_read(config, &error))?;
+    let text = text_file::read(config).map_err(|error| cannot_read(config, &error))?;
     let found = derivation(config, &text, id, &|name| std::env::var(name).ok());
     print_findings(&found.diagnostics, &found.sources);
     found.derived.ok_or_else(|| "the configuration has errors".to_owned())

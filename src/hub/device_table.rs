@@ -27,6 +27,7 @@ use std::collections::HashMap;
 use super::connection_string::{ConnectionString, is_id};
 use super::model;
 use super::sas::Key;
+use crate::amount::of_len;
 use crate::diag::walk::{Reader, Report};
 use crate::diag::{Diagnostic, Span, nearest};
 
@@ -149,7 +150,7 @@ fn csv_rows<'s>(text: &'s str, report: &mut Report<'s>) -> Vec<Row<'s>> {
             continue;
         };
         if fields.len() > columns.len() {
-            let title = format!("{} fields under {} columns", fields.len(), columns.len());
+            let title = format!("{} fields under {}", fields.len(), of_len(columns.len(), "column", "columns"));
             report.error("csv-columns", title, at..at + line.len(), "");
             continue;
         }

@@ -43,7 +43,7 @@ pub use lint::{FIRM_LINTS, LINTS};
 use read_table::Tables;
 
 /// Every code a rule file can be answered with.
-pub const CODES: [&str; 52] = [
+pub const CODES: [&str; 53] = [
     "bad-decode",
     "bad-encode",
     "bad-duration",
@@ -75,6 +75,7 @@ pub const CODES: [&str; 52] = [
     "renamed-field",
     "reserved-property",
     "same-name",
+    "shared-answer",
     "script-syntax",
     "template-syntax",
     "toml-syntax",

@@ -10,11 +10,12 @@
 //! | `overlap` | a rule before this one takes some of the topics, and reads as the more general one |
 //! | `renamed-field` | a field by the name that `rename` gives it, where the rule still knows it by the old one |
 //! | `same-name` | a field that `rename` puts in the place of another one |
+//! | `shared-answer` | a method of a command whose answers all come on one topic, so that a late one answers the next call |
 //! | `too-long` | what is known of a message alone is more than the hub takes |
 //! | `unused-name` | a name from the topic that nothing refers to; one that begins with `_` may be unused |
 //!
-//! A lint is told only of rules without a mistake: one finding must not be the echo of another. `never-runs` asks the
-//! topics alone, and is told wherever those say enough.
+//! Those of commands are found where commands are read. A lint is told only of rules without a mistake: one finding must
+//! not be the echo of another. `never-runs` asks the topics alone, and is told wherever those say enough.
 
 use std::collections::{HashMap, HashSet};
 
@@ -31,8 +32,8 @@ use crate::rules::template::{Part, Template};
 /// The warnings that are not about one rule, or not to be allowed: `check --deny` can name them all the same.
 pub const FIRM_LINTS: [&str; 3] = ["not-once", "unused-key", "unused-table"];
 
-/// The warnings that one rule can allow, and `check --deny` can name.
-pub const LINTS: [&str; 10] = [
+/// The warnings that one rule or command can allow, and `check --deny` can name.
+pub const LINTS: [&str; 11] = [
     "constant-device",
     "empty-level",
     "loose-regex",
@@ -41,6 +42,7 @@ pub const LINTS: [&str; 10] = [
     "overlap",
     "renamed-field",
     "same-name",
+    "shared-answer",
     "too-long",
     "unused-name",
 ];
