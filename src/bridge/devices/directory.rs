@@ -58,7 +58,7 @@ impl Directory {
     }
 
     async fn find(&self, device: &str) -> Result<Account, NoAccount> {
-        let found = self.look_up(device).await?;
+        let (known, found) = self.look_up(device).await?;
         let account = match &self.service {
             None => self.direct(device, found)?,
             Some(service) => match Given::try_from(found) {
@@ -66,18 +66,20 @@ impl Directory {
                 Err(account) => *account,
             },
         };
-        Ok(Account { model_id: self.known().model_of(device).map(str::to_owned), ..account })
+        Ok(Account { model_id: known.model_of(device).map(str::to_owned), ..account })
     }
 
-    /// What the files say. Those that have to be read are read beside everything else.
-    async fn look_up(&self, device: &str) -> Result<Found, NoAccount> {
+    /// What the files say now. Those that have to be read are read beside everything else.
+    async fn look_up(&self, device: &str) -> Result<(Arc<Known>, Found), NoAccount> {
         let known = self.known();
         if !known.may_be_in_files(device) {
-            return known.find(device);
+            let found = known.find(device)?;
+            return Ok((known, found));
         }
-        let device = device.to_owned();
-        let read = tokio::task::spawn_blocking(move || known.find(&device)).await;
-        read.unwrap_or_else(|_| Err(NoAccount::new("its certificate was not read")))
+        let (name, beside) = (device.to_owned(), Arc::clone(&known));
+        let read = tokio::task::spawn_blocking(move || beside.find(&name)).await;
+        let found = read.unwrap_or_else(|_| Err(NoAccount::new("its certificate was not read")))?;
+        Ok((known, found))
     }
 
     fn direct(&self, device: &str, found: Found) -> Result<Account, NoAccount> {
