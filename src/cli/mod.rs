@@ -110,10 +110,11 @@ mod tests {
     use super::*;
 
     /// What values are called: the same thing has one word in all commands.
-    const WORDS: [&str; 32] = [
+    const WORDS: [&str; 33] = [
         "ADDR:PORT",
         "BYTES",
         "DEVICE",
+        "DIGITS",
         "EVENT",
         "FILE",
         "FILTER",

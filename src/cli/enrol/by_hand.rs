@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use crate::app::settings::dps::{Enrolment, enrolment};
+use crate::cli::check::print_error;
 use crate::config::proxy;
 
 /// The environment variables with the key of an individual enrolment, and of a group.
@@ -84,13 +85,12 @@ impl ByHand {
         }
         let text = self.as_config((scope, id), &keys, env);
         let found = enrolment(Path::new("command line"), &text, None, env);
-        match &found.options {
-            Some(_) => Ok(found),
-            None => {
-                let titles: Vec<&str> = found.diagnostics.iter().map(|found| found.title.as_str()).collect();
-                Err(titles.join("\n"))
-            }
+        let titles: Vec<&str> = found.diagnostics.iter().map(|found| found.title.as_str()).collect();
+        if found.options.is_none() {
+            return Err(titles.join("\n"));
         }
+        titles.iter().for_each(|title| print_error(&format!("warning: {title}\n")));
+        Ok(found)
     }
 
     /// The keys that come from the environment, with their variables.
