@@ -176,6 +176,9 @@ fn explanations() {
         "energy/m1 --payload P=12.5;U=231 --rules tests/golden/rules/failing.toml",
         "gw07-press/temp/oil --payload-hex 7b2276223a2036317d --rules rules",
         "energy/m9 --payload P=12.5;U=231 --rules tests/golden/rules/failing.toml",
+        "kepware/together --payload [{\"id\":\"C.D.T\",\"v\":1},{\"id\":\"C.D.U\",\"v\":2,\"q\":false}] --rules tests/golden/rules/decode.toml",
+        "kepware/together --payload [{\"id\":\"C.D.U\",\"v\":2,\"q\":false}] --rules tests/golden/rules/decode.toml",
+        "pairs/m1 --payload-hex 543d3231b043 --rules tests/golden/rules/decode.toml",
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_brownbridge"));
         // Now, but for the times in what it says.

@@ -340,6 +340,9 @@ impl Told<'_> {
         for (rule, doubt) in output.doubts() {
             writeln!(out, "\nrule `{}` does not take the time: {doubt}", set.name(rule))?;
         }
+        for (rule, left_out) in output.left_out() {
+            writeln!(out, "\nrule `{}`: {left_out}", set.name(*rule))?;
+        }
         match self.explanation.verdict {
             Verdict::Translated => Ok(()),
             Verdict::Dropped { rule } if output.let_by().contains(&rule) => {
@@ -347,6 +350,9 @@ impl Told<'_> {
             }
             Verdict::Dropped { .. } if output.clears_retained() => {
                 writeln!(out, "\nnothing is sent: an empty retained publish only takes the retained message away")
+            }
+            Verdict::Dropped { rule } if output.nothing_left(rule).is_some() => {
+                writeln!(out, "\nnothing is sent: there is nothing else in the payload")
             }
             Verdict::Dropped { rule } => writeln!(out, "\nnothing is sent: rule `{}` drops it", set.name(rule)),
             Verdict::Quarantined { rule, reason } => {

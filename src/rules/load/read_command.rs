@@ -99,6 +99,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
     }
     lint::let_by(&allow, before, report);
     let command = message.filter(|_| sound).map(|message| {
+        lint::unknown_fields(table, &names.names, &message, report);
         let levels = |what: &str| {
             let template = message.props.iter().find(|(name, _)| **name == *what);
             template.map(|(_, template)| Levels::of(template))
