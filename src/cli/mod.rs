@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     /// What values are called: the same thing has one word in all commands.
-    const WORDS: [&str; 31] = [
+    const WORDS: [&str; 33] = [
         "ADDR:PORT",
         "BYTES",
         "DEVICE",
@@ -140,6 +140,8 @@ mod tests {
         "STATE",
         "TEXT",
         "TIME",
+        "URL",
+        "VERSION",
         "WAY",
         "WHAT",
     ];
