@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -127,7 +127,7 @@ impl Files {
 }
 
 impl Read {
-    fn open(&mut self, first: usize, path: &PathBuf) -> Option<String> {
+    fn open(&mut self, first: usize, path: &Path) -> Option<String> {
         text_file::read(path)
             .inspect_err(|error| {
                 let title = text_file::cannot_read(path, error);
