@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
+#[path = "rules_cli/fence.rs"]
+mod fence;
+
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
@@ -176,6 +179,9 @@ fn explanations() {
         "energy/m1 --payload P=12.5;U=231 --rules tests/golden/rules/failing.toml",
         "gw07-press/temp/oil --payload-hex 7b2276223a2036317d --rules rules",
         "energy/m9 --payload P=12.5;U=231 --rules tests/golden/rules/failing.toml",
+        "kepware/together --payload [{\"id\":\"C.D.T\",\"v\":1},{\"id\":\"C.D.U\",\"v\":2,\"q\":false}] --rules tests/golden/rules/decode.toml",
+        "kepware/together --payload [{\"id\":\"C.D.U\",\"v\":2,\"q\":false}] --rules tests/golden/rules/decode.toml",
+        "pairs/m1 --payload-hex 543d3231b043 --rules tests/golden/rules/decode.toml",
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_brownbridge"));
         // Now, but for the times in what it says.

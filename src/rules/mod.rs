@@ -131,8 +131,8 @@ mod window;
 
 pub use answer::{Answer, Reply};
 pub use clock::Doubt;
-pub use command::{Commanded, Incoming, LocalPublish, Made, PassedBy};
-pub use decode::{Births, Keep as KeepBirths, Tally as BirthsTally, rebirth};
+pub use command::{Commanded, Destination, Incoming, LocalPublish, Made, PassedBy, addressee};
+pub use decode::{Births, Keep as KeepBirths, LeftOut, Tally as BirthsTally, rebirth};
 pub use desired::{Unmade, Wish};
 pub use explain::{Explanation, Step, Tried, new_rule, new_rule_for_siblings};
 pub use gzip::plain_body;
@@ -421,6 +421,12 @@ impl RuleSet {
         self.0.commands.iter().any(|one| one.name == command && one.once)
     }
 
+    /// Where what comes down may be published, in file order.
+    pub fn destinations(&self) -> impl Iterator<Item = Destination<'_>> {
+        let commands = self.0.commands.iter().map(|command| command.destination("[[command]]"));
+        commands.chain(self.0.desired.iter().map(|desired| desired.command.destination("[[desired]]")))
+    }
+
     /// True where a command takes cloud-to-device messages.
     pub fn takes_messages(&self) -> bool {
         self.0.commands.iter().any(|command| command.method.is_none())
@@ -479,6 +485,12 @@ impl RuleSet {
     pub fn restrains(&self, rule: RuleIndex) -> bool {
         let action = self.0.rules.get(rule).map(|rule| &rule.action);
         matches!(action, Some(rule::Action::Send(message)) if message.restraint.is_some())
+    }
+
+    /// True where a rule may leave values out because of their quality.
+    pub fn grades(&self, rule: RuleIndex) -> bool {
+        let message = self.0.rules.get(rule).and_then(|rule| rule.action.message());
+        message.and_then(|message| message.decode.as_ref()).is_some_and(rule::Decode::grades)
     }
 
     /// What a rule does with its messages over time, in words: a line for each key that remembers.

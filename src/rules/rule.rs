@@ -6,8 +6,11 @@ use super::clock::Clock;
 use super::decode::binary::{Kind, Layout};
 use super::decode::coding::Coding;
 use super::decode::csv::Csv;
-use super::decode::kepware::{Kepware, Quality, Split};
+use super::decode::encoding::Encoding;
+use super::decode::kepware::{Kepware, Split};
 use super::decode::keyvalue::KeyValue;
+use super::decode::quality::Quality;
+use super::decode::sparkplug::Sparkplug;
 use super::expr::Expr;
 use super::lookup::{Lookup, Miss};
 use super::pattern::Pattern;
@@ -166,16 +169,23 @@ pub(super) enum Decode {
     Csv(Csv),
     Binary(Layout),
     Kepware(Kepware),
-    Sparkplug {
-        /// Edge nodes whose births are not known are asked for them.
-        rebirth: bool,
-    },
+    Sparkplug(Sparkplug),
     Xml,
+    /// Text that is no UTF-8, and how it is read then.
+    Encoded(Encoding, Box<Decode>),
     /// Bytes written as text, and how those are read then; nothing takes them as they are.
     Coded(Coding, Option<Box<Decode>>),
 }
 
 impl Decode {
+    /// The format, whatever encoding its text has.
+    pub(super) fn format(&self) -> &Self {
+        match self {
+            Self::Encoded(_, inner) => inner.format(),
+            format => format,
+        }
+    }
+
     /// The names it gives to each of its objects.
     pub(super) fn names(&self) -> &'static [&'static str] {
         match self {
@@ -187,7 +197,7 @@ impl Decode {
 
     /// The fields of its objects, where no other can be in them.
     pub(super) fn fields(&self) -> Option<Vec<&str>> {
-        match self {
+        match self.format() {
             Self::Text | Self::Number { .. } => Some(vec!["value"]),
             Self::RawBase64 => Some(vec!["value_base64"]),
             Self::RawHex => Some(vec!["value_hex"]),
@@ -208,8 +218,18 @@ impl Decode {
     /// Births give its metrics their names.
     pub(super) fn is_sparkplug(&self) -> bool {
         match self {
-            Self::Sparkplug { .. } => true,
+            Self::Sparkplug(_) => true,
             Self::Coded(_, Some(inner)) => inner.is_sparkplug(),
+            _ => false,
+        }
+    }
+
+    /// It may leave values out because of their quality.
+    pub(super) fn grades(&self) -> bool {
+        match self {
+            Self::Kepware(kepware) => kepware.quality == Quality::Good,
+            Self::Sparkplug(sparkplug) => sparkplug.quality == Quality::Good,
+            Self::Coded(_, Some(inner)) => inner.grades(),
             _ => false,
         }
     }

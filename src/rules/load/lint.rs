@@ -150,7 +150,7 @@ fn loose_regex(text: &Text<'_>, report: &mut Report<'_>) {
 fn constant_device<'a>(table: &'a DeTable<'a>, asked: &Asked, message: &Message, report: &mut Report<'_>) -> bool {
     let constant = message.device.0.iter().all(|part| matches!(part, Part::Literal(_)));
     // The payload says of which devices and nodes its values are.
-    let says_itself = matches!(message.decode, Some(Decode::Kepware(_) | Decode::Sparkplug { .. }));
+    let says_itself = matches!(message.decode, Some(Decode::Kepware(_) | Decode::Sparkplug(_)));
     let Some(device) = table.get("device").filter(|_| constant && !says_itself && takes_many(asked)) else {
         return false;
     };
