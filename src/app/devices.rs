@@ -1,8 +1,9 @@
 //! What `[uplink.devices]` names, read and checked: who may connect, and with what.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::settings::Place;
 use crate::bridge::devices::Plan;
@@ -66,11 +67,12 @@ impl Place {
             own: own.clone(),
             trust,
             one_address,
+            gateway: config.uplink.gateway_host_name.as_ref().filter(|_| one_address).map(|name| name.value.clone()),
             allow,
             table,
             accounts: Arc::clone(&directory) as Arc<dyn Accounts>,
             when_refused: devices.when_refused,
-            keep_own: config.commands.enabled && config.commands.own_line,
+            keep_own: Arc::new(AtomicBool::new(config.commands.enabled.value && config.commands.own_line)),
             idle_timeout: devices.idle_timeout,
             max_connections: devices.max_connections,
             connect_rate: devices.connect_rate.or(tier).unwrap_or(limits::CONNECTS_PER_SECOND_MIN),
@@ -117,10 +119,13 @@ impl Place {
         let ((listed, of_table), group_key) = (listed?, group_key?);
         seen.extend(of_table);
         self.warn_of_strangers(devices, &listed);
+        let model_id = self.model_id(devices.model_id.as_ref());
         Some(DeviceFiles {
             allow: devices.allow.iter().map(|pattern| Name::new(&pattern.value)).collect(),
             table: listed.iter().map(|device| device.id.clone()).collect(),
             known: Known {
+                models: models_of(&listed),
+                model_id,
                 table: listed.into_iter().map(|device| (device.id, device.proof)).collect(),
                 group_key,
                 certificates,
@@ -218,4 +223,8 @@ impl Place {
             self.found.push(found.help(help));
         }
     }
+}
+
+fn models_of(listed: &[Listed]) -> HashMap<String, String> {
+    listed.iter().filter_map(|device| Some((device.id.clone(), device.model_id.clone()?))).collect()
 }

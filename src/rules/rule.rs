@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::clock::Clock;
-use super::decode::binary::Layout;
+use super::decode::binary::{Kind, Layout};
 use super::decode::coding::Coding;
 use super::decode::csv::Csv;
 use super::decode::encoding::Encoding;
-use super::decode::kepware::Kepware;
+use super::decode::kepware::{Kepware, Split};
 use super::decode::keyvalue::KeyValue;
 use super::decode::quality::Quality;
 use super::decode::sparkplug::Sparkplug;
@@ -192,6 +192,26 @@ impl Decode {
             Self::Kepware(kepware) => kepware.split.names(),
             Self::Coded(_, Some(inner)) => inner.names(),
             _ => &[],
+        }
+    }
+
+    /// The fields of its objects, where no other can be in them.
+    pub(super) fn fields(&self) -> Option<Vec<&str>> {
+        match self.format() {
+            Self::Text | Self::Number { .. } => Some(vec!["value"]),
+            Self::RawBase64 => Some(vec!["value_base64"]),
+            Self::RawHex => Some(vec!["value_hex"]),
+            Self::Csv(csv) => Some(csv.names.as_ref()?.iter().map(|name| &**name).collect()),
+            Self::Binary(layout) => {
+                let written = layout.fields.iter().filter(|field| !matches!(field.kind, Kind::Skip { .. }));
+                Some(written.map(|field| &*field.name).collect())
+            }
+            Self::Kepware(Kepware { split: Split::Tag, quality, .. }) => Some(match quality {
+                Quality::Mark => vec!["time", "value", "bad"],
+                Quality::Good | Quality::Keep => vec!["time", "value"],
+            }),
+            Self::Coded(_, Some(inner)) => inner.fields(),
+            _ => None,
         }
     }
 

@@ -148,14 +148,16 @@ pub struct Plan {
     pub accounts: Arc<dyn Accounts>,
     /// The address in [`Self::own`] is where every hub is reached, not only the bridge's own.
     pub one_address: bool,
+    /// The name under which every hub is reached, not only the bridge's own.
+    pub gateway: Option<String>,
     /// Ids that may connect, by pattern.
     pub allow: Vec<Name>,
     /// Ids that may connect, by name.
     pub table: HashSet<String>,
     /// What becomes of the messages of a refused device.
     pub when_refused: WhenRefused,
-    /// The bridge's own line stays open though nothing waits: the hub sends something on it.
-    pub keep_own: bool,
+    /// The bridge's own line stays open though nothing waits: the hub sends something on it. May change at any time.
+    pub keep_own: Arc<AtomicBool>,
     /// A connection without a message for so long is closed.
     pub idle_timeout: Duration,
     /// Most connections.

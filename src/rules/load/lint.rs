@@ -6,12 +6,13 @@
 //! | `empty-level` | a topic that begins or ends with `/`, or has `//` |
 //! | `loose-regex` | a regex without `^` and `$`, which takes whatever has it in it |
 //! | `never-runs` | a rule before this one takes everything |
-//! | `odd-level` | a level that is a wildcard or a name elsewhere, and stands for itself here |
+//! | `odd-level` | a level that is a wildcard or a name elsewhere, and stands for itself here; `$share/group/` |
 //! | `overlap` | a rule before this one takes some of the topics, and reads as the more general one |
 //! | `renamed-field` | a field by the name that `rename` gives it, where the rule still knows it by the old one |
 //! | `same-name` | a field that `rename` puts in the place of another one |
-//! | `shared-answer` | a method of a command whose answers all come on one topic, so that a late one answers the next call |
+//! | `shared-answer` | a method of a command whose answers look alike whatever call they are of |
 //! | `too-long` | what is known of a message alone is more than the hub takes |
+//! | `unknown-field` | a field that the decoder does not make, and nothing else before it |
 //! | `unused-name` | a name from the topic that nothing refers to; one that begins with `_` may be unused |
 //!
 //! Those of commands are found where commands are read. A lint is told only of rules without a mistake: one finding must
@@ -29,11 +30,15 @@ use crate::rules::pattern::Level;
 use crate::rules::rule::{Decode, Message, Value};
 use crate::rules::template::{Part, Template};
 
+mod fields;
+
+pub(super) use fields::{unknown as unknown_fields, unknown_in_answer};
+
 /// The warnings that are not about one rule, or not to be allowed: `check --deny` can name them all the same.
 pub const FIRM_LINTS: [&str; 3] = ["not-once", "unused-key", "unused-table"];
 
 /// The warnings that one rule or command can allow, and `check --deny` can name.
-pub const LINTS: [&str; 11] = [
+pub const LINTS: [&str; 12] = [
     "constant-device",
     "empty-level",
     "loose-regex",
@@ -44,6 +49,7 @@ pub const LINTS: [&str; 11] = [
     "same-name",
     "shared-answer",
     "too-long",
+    "unknown-field",
     "unused-name",
 ];
 
@@ -86,7 +92,11 @@ pub(super) fn rule<'a>(table: &'a DeTable<'a>, asked: &Asked, message: Option<&M
     if let Some(regex) = table.get("regex") {
         loose_regex(&Text::new(&asked.text, &regex.span()), report);
     }
-    let Some(message) = message.filter(|message| !message.drops) else { return };
+    let Some(message) = message else { return };
+    unknown_fields(table, &asked.names, message, report);
+    if message.drops {
+        return;
+    }
     too_long(table, message, report);
     renamed_fields(table, report);
     same_names(table, message, report);
@@ -299,11 +309,9 @@ fn same_names<'a>(table: &'a DeTable<'a>, message: &Message, report: &mut Report
 
 /// The fields that are there whatever the payload is: by the names of a decoder, or because the rule makes them.
 fn known_fields(message: &Message) -> HashSet<String> {
-    let mut known: HashSet<String> = match (message.decode.as_ref().map(Decode::format), &message.script) {
-        (Some(Decode::Csv(csv)), None) => csv.names.iter().flatten().map(|name| name.to_string()).collect(),
-        (Some(Decode::Binary(layout)), None) => layout.fields.iter().map(|field| field.name.to_string()).collect(),
-        _ => HashSet::new(),
-    };
+    let decode = message.decode.as_ref().filter(|_| message.script.is_none());
+    let made = decode.and_then(Decode::fields).into_iter().flatten();
+    let mut known: HashSet<String> = made.map(str::to_owned).collect();
     known.extend(message.set.iter().map(|set| set.path.join(".")));
     known.extend(message.scale.iter().map(|scale| scale.path.join(".")));
     known
@@ -356,7 +364,7 @@ fn gather<'a>(value: &'a DeValue<'a>, texts: &mut Vec<&'a str>) {
 }
 
 /// True for a text with `{name}`, or `$name` as scripts have it. What looks like a use counts as one.
-fn uses(text: &str, name: &str) -> bool {
+pub(super) fn uses(text: &str, name: &str) -> bool {
     let goes_on = |rest: &str| rest.starts_with(|c: char| c.is_alphanumeric() || c == '_');
     text.contains(&format!("{{{name}}}"))
         || text.split('$').skip(1).any(|rest| rest.strip_prefix(name).is_some_and(|rest| !goes_on(rest)))
