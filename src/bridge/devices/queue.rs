@@ -214,6 +214,12 @@ impl Device {
         self.state.lock()
     }
 
+    /// The same where nobody else has it now.
+    #[cfg(test)]
+    pub(super) fn try_state(&self) -> Option<MutexGuard<'_, State>> {
+        self.state.try_lock()
+    }
+
     /// It is the bridge's own line.
     pub(super) fn is_own(&self) -> bool {
         self.id.is_empty()
