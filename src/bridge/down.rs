@@ -497,3 +497,6 @@ impl Downlink {
 fn key(device: &str, id: &str) -> String {
     format!("{} {device} {id}", device.len())
 }
+
+#[cfg(test)]
+mod tests;
