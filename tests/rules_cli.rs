@@ -172,6 +172,13 @@ fn explanations() {
         "plant/hall2/oven/temp --payload 1 --rules tests/golden/rules/many.toml --all",
         "energy/m1 --payload P=12.5;U=231 --rules tests/golden/rules/failing.toml",
         "energy/m9 --payload P=12.5;U=231 --rules tests/golden/rules/failing.toml",
+        "--desired press-7 --payload {\"motor\":{\"speed\":80,\"top\":120},\"lamp\":\"red\"} --rules tests/golden/rules/twin.toml",
+        "--desired press-7 --payload {\"motor\":{\"top\":120},\"lamp\":\"blue\"} --rules tests/golden/rules/twin.toml",
+        "--desired horn-1 --payload {\"tone\":\"blue\"} --rules tests/golden/rules/twin.toml",
+        "--desired press-7 --payload {\"other\":1} --rules tests/golden/rules/twin.toml",
+        "--desired plc-1 --payload {\"limit\":40000} --rules tests/golden/rules/twin.toml",
+        "--command gw7 --prop kind=lamp --payload {\"nr\":3,\"state\":\"on\"} --rules tests/golden/rules/command.toml",
+        "--command gw7 --prop kind=other --rules tests/golden/rules/command.toml",
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_brownbridge"));
         // Now, but for the times in what it says.

@@ -135,7 +135,7 @@ async fn what_is_desired_of_the_bridge_is_taken_or_refused_and_kept() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_start_could_not_bring_into_use_is_refused_when_it_is_desired_again() {
     let dir = folder();
-    let kept = json!({"hub_rate": 200, "log_level": "debug"});
+    let kept = json!({"hub_rate": 200, "log_level": "debug", "rule_files": {"1": false, "20-extra": false}});
     std::fs::create_dir_all(dir.path().join("state")).unwrap();
     std::fs::write(dir.path().join("state/own_twin.json"), kept.to_string()).unwrap();
     // It is desired before the bridge asks for the first time.
@@ -143,7 +143,9 @@ async fn what_a_start_could_not_bring_into_use_is_refused_when_it_is_desired_aga
     let body = json!({"properties": {"desired": {"bridge": kept}}}).to_string();
     assert_eq!(ask(&sim, ("PATCH", &format!("/twins/gw?{API}")), "", &body).await.0, 200);
     let world = own_world_at(dir.path(), (sim, messages), &format!("tier = \"S1\"\n{OWN}"));
-    for (parameter, status, why) in [("hub_rate", 400, "more than the 100 of `tier`"), ("log_level", 200, "")] {
+    for (parameter, status, why) in
+        [("hub_rate", 400, "more than the 100 of `tier`"), ("log_level", 200, ""), ("rule_files", 400, "are gone")]
+    {
         let (ac, ad) = world.answered(parameter, &kept[parameter]).await;
         assert_eq!((ac, ad.contains(why)), (status, true), "{parameter}: {ad}");
     }

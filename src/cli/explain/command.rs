@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::write_body;
 use crate::cli::check::{could_not_run, print};
 use crate::message::Timestamp;
-use crate::rules::{Commanded, Incoming, LocalPublish, RuleSet, Wish};
+use crate::rules::{Commanded, Incoming, LocalPublish, RuleSet, Unmade, Wish};
 
 /// What is asked about.
 pub(super) struct Down<'a> {
@@ -67,7 +67,7 @@ pub(super) fn desired(of: (&str, Timestamp), payload: &[u8], set: &RuleSet, as_j
         return could_not_run("desired properties are a JSON object: --payload '{\"speed\": 12.5}'");
     };
     let (device, wishes) = (of.0, set.desired(of, &properties));
-    let none = wishes.iter().all(Wish::is_let_by);
+    let none = wishes.is_empty();
     let refused = wishes.iter().any(|wish| wish.made.is_err());
     if as_json {
         let told: Vec<_> = wishes.iter().map(wish_in_json).collect();
@@ -82,8 +82,11 @@ pub(super) fn desired(of: (&str, Timestamp), payload: &[u8], set: &RuleSet, as_j
                     writeln!(out, "\n{path}: publish by [[desired]] `{}`", wish.rule)?;
                     write_publish(&mut out, publish)
                 }),
-                Err((_, detail)) if wish.is_let_by() => {
+                Err((Unmade::Beyond, detail)) => {
                     writeln!(out, "\n{path}: refused by [[desired]] `{}`: {} is {detail}", wish.rule, wish.value)
+                }
+                Err((Unmade::NoRow, detail)) => {
+                    writeln!(out, "\n{path}: refused by [[desired]] `{}`: {}: {detail}", wish.rule, wish.value)
                 }
                 Err((why, detail)) => {
                     let why = why.label();

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use futures_util::FutureExt as _;
 use rumqttc::tokio_rustls::rustls::RootCertStore;
 
-use super::super::{Devices, Options, Plan, line, open, queue};
+use super::super::{Devices, Options, Plan, Renewed, line, open, queue};
 use super::*;
 use crate::bridge::holding::Holding;
 use crate::bridge::lanes;
@@ -18,8 +18,9 @@ use crate::shelf::{self, Shelves};
 use crate::uplink::{self, HubRate, HubTarget, Target, Transport, WindowSize, tls};
 use crate::{quarantine, spool};
 
-/// Nobody connects here.
-struct NoAccounts;
+/// Nobody connects here. It is noted for whom the service is to be asked anew.
+#[derive(Default)]
+struct NoAccounts(parking_lot::Mutex<Vec<String>>);
 
 impl Accounts for NoAccounts {
     fn of<'a>(&'a self, _: &'a str) -> Answer<'a> {
@@ -46,10 +47,12 @@ impl Accounts for NoAccounts {
         Box::pin(std::future::ready(false))
     }
 
-    fn ask_anew(&self, _: &str) {}
+    fn ask_anew(&self, device: &str) {
+        self.0.lock().push(device.to_owned());
+    }
 }
 
-fn plan(when_refused: WhenRefused) -> Plan {
+pub(in super::super) fn plan(when_refused: WhenRefused) -> Plan {
     let trust = tls::Trust::new(RootCertStore::empty()).unwrap();
     let text = "HostName=h.example;DeviceId=gw;SharedAccessKey=c2VjcmV0";
     let own = HubTarget {
@@ -64,7 +67,7 @@ fn plan(when_refused: WhenRefused) -> Plan {
     Plan {
         own,
         trust: Arc::new(trust),
-        accounts: Arc::new(NoAccounts),
+        accounts: Arc::<NoAccounts>::default(),
         one_address: false,
         allow: Vec::new(),
         table: HashSet::from(["d".to_owned()]),
@@ -108,13 +111,13 @@ fn options(dir: &std::path::Path, plan: Plan) -> Options {
 }
 
 /// Devices of such a plan, and what they stand on.
-struct Parts {
-    devices: Devices,
+pub(in super::super) struct Parts {
+    pub(in super::super) devices: Devices,
     _below: Box<dyn std::any::Any>,
 }
 
 impl Parts {
-    fn open(plan: Plan) -> Self {
+    pub(in super::super) fn open(plan: Plan) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let open_spool = |name: &str| spool::open(spool::Options::new(dir.path().join(name), 16 << 20)).unwrap();
         let (quarantine, writer) = quarantine::open(&dir.path().join("quarantine"), 1 << 20).unwrap();
@@ -392,4 +395,37 @@ async fn lines_connect_in_turns_and_begin_anew_with_other_roots() {
     (0..1_000).for_each(|_| _ = comes("one"));
     parts.devices.trust(Arc::new(RootCertStore::empty())).unwrap();
     assert!(comes("one"));
+}
+
+/// New files: who may connect now does, who may not any more ends, and who connects with something else does so at once,
+/// whatever pause the service or the hub has earned it.
+#[tokio::test]
+async fn new_files_are_taken_up_by_each_device() {
+    let (now, far) = (Instant::now(), Instant::now() + Duration::from_secs(3_600));
+    let nobody = Renewed::default();
+    let (let_in, removed, changed) =
+        (Renewed { let_in: 1, ..nobody }, Renewed { removed: 1, ..nobody }, Renewed { changed: 1, ..nobody });
+    for (phase, is_listed, is_changed, expect, then, asks_anew, leaves) in [
+        (Phase::Held, true, false, let_in, Phase::Idle, false, false),
+        (Phase::Held, false, true, nobody, Phase::Held, false, false),
+        (Phase::Idle, false, true, removed, Phase::Held, false, false),
+        (Phase::Connected(now), false, false, removed, Phase::Connected(now), false, true),
+        (Phase::Connected(now), true, true, changed, Phase::Connected(now), false, true),
+        (Phase::Connected(now), true, false, nobody, Phase::Connected(now), false, false),
+        (Phase::Refused(far), true, true, changed, Phase::Idle, true, false),
+        (Phase::Refused(far), true, false, nobody, Phase::Refused(far), false, false),
+        (Phase::Registering, true, true, changed, Phase::Registering, true, true),
+    ] {
+        let accounts = Arc::<NoAccounts>::default();
+        let parts = Parts::open(Plan { accounts: Arc::<NoAccounts>::clone(&accounts), ..plan(WhenRefused::Wait) });
+        let shared = &parts.devices.0;
+        let device = shared.device("d").unwrap();
+        let leave = device.may_be_ended();
+        shared.set_phase(&mut device.state(), phase);
+        let table = is_listed.then(|| "d".to_owned()).into_iter().collect();
+        let name = format!("{phase:?}, listed: {is_listed}, changed: {is_changed}");
+        assert_eq!(parts.devices.take_up((Vec::new(), table), |_| is_changed), expect, "{name}");
+        assert_eq!((device.state().phase, leave.is_cancelled()), (then, leaves), "{name}");
+        assert_eq!(accounts.0.lock().len(), usize::from(asks_anew), "{name}");
+    }
 }
