@@ -172,6 +172,12 @@ impl Metrics {
         ::metrics::counter!("brownbridge_broker_subscriptions_refused_total", "reason" => reason).increment(1);
     }
 
+    /// Counts a publish that a rule could not translate.
+    pub fn rule_failed(&self, rule: &str, reason: &str) {
+        ::metrics::counter!("brownbridge_rule_failures_total", "rule" => rule.to_owned(), "reason" => reason.to_owned())
+            .increment(1);
+    }
+
     /// Counts a message whose payload has a time that was not taken.
     pub fn time_ignored(&self, rule: &str, reason: &'static str) {
         ::metrics::counter!("brownbridge_time_ignored_total", "rule" => rule.to_owned(), "reason" => reason)
@@ -329,6 +335,11 @@ pub fn held_back_by_rule(rule: &str, reason: &'static str) -> Counter {
     ::metrics::counter!("brownbridge_messages_held_back_total", "rule" => rule.to_owned(), "reason" => reason)
 }
 
+/// The values that a rule left out of its messages because of their quality.
+pub fn left_out_by_rule(rule: &str, reason: &'static str) -> Counter {
+    ::metrics::counter!("brownbridge_values_left_out_total", "rule" => rule.to_owned(), "reason" => reason)
+}
+
 /// The messages of a rule that went into a window.
 pub fn combined_by_rule(rule: &str) -> Counter {
     ::metrics::counter!("brownbridge_messages_combined_total", "rule" => rule.to_owned())
@@ -387,6 +398,10 @@ pub fn describe_labelled() {
             "Messages not made because of throttle, report_by_exception or dedupe",
         ),
         (
+            "brownbridge_values_left_out_total",
+            "Values left out of messages because of their quality, by rule and reason",
+        ),
+        (
             "brownbridge_rule_marks_forgotten_total",
             "What rules sent last of something, forgotten because there was too much",
         ),
@@ -404,6 +419,7 @@ pub fn describe_labelled() {
         ),
         ("brownbridge_messages_dropped_total", "Publishes that make no hub message on purpose, by reason"),
         ("brownbridge_messages_quarantined_total", "Publishes put into the quarantine, by reason"),
+        ("brownbridge_rule_failures_total", "Publishes a rule could not translate, by rule and reason"),
         ("brownbridge_hub_messages_quarantined_total", "Stored hub messages put into the quarantine, by reason"),
         ("brownbridge_quarantine_taken_total", "Quarantined entries taken out by an operator, by what became of them"),
         (

@@ -101,6 +101,11 @@ topic    = "plant/impatient"
 response = { topic = "plant/impatient/answer", within = "1ms" }
 
 [[command]]
+method   = "shared"
+topic    = "plant/shared/{id}"
+response = { topic = "plant/shared", when = ".ref == $id", status = ".code", remove = ["ref", "code"] }
+
+[[command]]
 method = "reset"
 topic  = "plant/reset"
 "##;
@@ -158,6 +163,13 @@ impl World {
         until("the line is cut", PATIENCE, || (metric("brownbridge_uplink_reconnects_total") > 0.0).then_some(()));
         relay.set(Line::default());
         until("it is back", PATIENCE, || (metric("brownbridge_uplink_connected") > 0.0).then_some(()));
+    }
+
+    /// Waits until no command waits for anything.
+    fn at_rest(&self) {
+        until("no command waits", PATIENCE, || {
+            (self.bridge.metric("brownbridge_commands_waiting") == 0.0).then_some(())
+        });
     }
 
     async fn call(&self, method: &str, payload: Value) -> (u16, Value) {
@@ -239,7 +251,7 @@ async fn messages_become_publishes_and_are_acknowledged_when_their_command_says_
     let line = |outcome: &str, complete| ("hasty".to_owned(), outcome.to_owned(), complete);
     let expect = [line("acknowledged_late", true), line("ack_timeout", false), line("published", false)];
     assert_eq!(last, expect);
-    assert_eq!(world.bridge.metric("brownbridge_commands_waiting"), 0.0);
+    world.at_rest();
 }
 
 async fn until_empty(world: &World) {
@@ -293,7 +305,7 @@ async fn a_message_waits_for_its_device_and_not_longer_than_it_may() {
     assert_eq!(plant.hears().await, pair("plant/press7/set", "2"));
     world.ended("published", 2);
     assert_eq!(world.waiting().await, 1, "the one that has expired, until its lock ends");
-    assert_eq!(world.bridge.metric("brownbridge_commands_waiting"), 0.0);
+    world.at_rest();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -90,7 +90,7 @@ fn settled(name: &str, dir: &Path, mut bridge: Bridge, mut sim: Sim, acknowledge
     assert_eq!(bridge.metric("brownbridge_spool_lost_total"), 0.0, "{name}");
     assert_eq!(bridge.process.terminate(), Some(0), "{name}");
     assert_eq!(sim.process.terminate(), Some(0), "{name}");
-    assert_nothing_missing(&sim.received(), acknowledged);
+    assert_nothing_missing(|| sim.received(), acknowledged);
     assert!(quarantined(dir).is_empty(), "{name}");
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::{Bridge, Publisher, Sim, free_port, until};
+use support::{Bridge, Publisher, Sim, assert_conserved, free_port, until};
 
 const RULES: &str = "[[rule]]\nname = \"all\"\ntopic = \"t/{device}\"\ndevice = \"{device}\"\n\
     [[rule]]\nname = \"alarms\"\ntopic = \"alarm/{device}\"\ndevice = \"{device}\"\npriority = \"high\"\n\
@@ -81,17 +81,6 @@ fn after_an_outage(dir: &Path, late: usize) -> (Sim, Bridge) {
 
 fn drained(bridge: &Bridge) {
     until("the spool drains", PATIENCE, || (bridge.metric("brownbridge_spool_messages") == 0.0).then_some(()));
-}
-
-/// invariant 4
-fn assert_conserved(bridge: &Bridge) {
-    let m = |name: &str| bridge.metric(&format!("brownbridge_{name}"));
-    let taken = m("publishes_translated_total") + m("messages_dropped_total") + m("messages_quarantined_total");
-    assert_eq!(m("publishes_received_total"), taken);
-    let made = m("messages_translated_total") + m("spool_recovered_total");
-    let settled =
-        m("messages_delivered_total") + m("messages_shed_total") + m("spool_lost_total") + m("spool_messages");
-    assert_eq!(made, settled);
 }
 
 fn number(message: &Value) -> Option<usize> {

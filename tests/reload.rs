@@ -105,7 +105,7 @@ fn rules_change_under_load_and_each_publish_meets_one_edition() {
     assert_eq!(sim.process.terminate(), Some(0));
 
     let received = sim.received();
-    assert_nothing_missing(&received, &acknowledged);
+    assert_nothing_missing(|| received.clone(), &acknowledged);
     let mut editions: HashMap<&str, Vec<usize>> = HashMap::new();
     for message in &received {
         let told: [usize; 3] =

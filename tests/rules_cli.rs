@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
-use std::process::Command;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 
 fn check(args: &[&str], code: i32, stdout: &str, stderr: &str) {
     let output = Command::new(env!("CARGO_BIN_EXE_brownbridge"))
@@ -75,7 +76,7 @@ fn commands() {
         (vec!["check", "bridge.toml"], 2, "", "error: cannot read bridge.toml: No such file"),
         (vec!["check", "--config", "bridge.toml.example"], 0, "bridge.toml.example: ok\n", ""),
         (vec!["check", "--config", "tests/golden/bridge/typos.toml"], 1, "typos.toml: 3 errors\n", "did you mean"),
-        (vec!["test"], 0, "51 passed, 0 failed\n", ""),
+        (vec!["test"], 0, "55 passed, 0 failed\n", ""),
         (vec!["test", "--json"], 0, "\"passed\":true", ""),
         (vec!["test", "tests/golden/rules/failing.toml"], 1, "0 passed, 12 failed\n", "want 1500, got 1450"),
         (vec!["test", typos], 1, "no test was run: the rules have errors\n", "error: unknown format `jsn`"),
@@ -107,12 +108,14 @@ fn commands() {
         (
             explain(&["iotgateway/a/b"]),
             2,
-            "nearest: kepware agent (rules/30-kepware-agent.toml:5), but the topic goes on at level 3",
+            "nearest: kepware agent (rules/30-kepware-agent.toml:17), but the topic goes on at level 3",
             "",
         ),
         (explain(&["a/b/c"]), 2, "topic  = \"a/{machine}/c\"\n", ""),
         (explain(&["a/+"]), 2, "", "error: a topic to publish to cannot contain `+` or `#`"),
         (explain(&["a", "--payload-file", "no/such"]), 2, "", "error: cannot read no/such"),
+        (explain(&["a", "--payload-hex", "0 1f"]), 2, "", "a byte has two digits"),
+        (explain(&["a", "--payload-hex", "0x1f"]), 2, "", "`x` is no hexadecimal digit"),
         (vec!["explain", "a", "--rules", "no/such"], 2, "", "name one, e.g. brownbridge explain TOPIC --rules PATH"),
         (
             vec!["explain", "devices/gw1/messages/events/$.ct=a/b&c=d", "--gateway", "gw1", "--json"],
@@ -171,6 +174,7 @@ fn explanations() {
         "ms --payload {\"ts\":1767225600} --rules tests/golden/rules/time.toml",
         "plant/hall2/oven/temp --payload 1 --rules tests/golden/rules/many.toml --all",
         "energy/m1 --payload P=12.5;U=231 --rules tests/golden/rules/failing.toml",
+        "gw07-press/temp/oil --payload-hex 7b2276223a2036317d --rules rules",
         "energy/m9 --payload P=12.5;U=231 --rules tests/golden/rules/failing.toml",
         "--desired press-7 --payload {\"motor\":{\"speed\":80,\"top\":120},\"lamp\":\"red\"} --rules tests/golden/rules/twin.toml",
         "--desired press-7 --payload {\"motor\":{\"top\":120},\"lamp\":\"blue\"} --rules tests/golden/rules/twin.toml",
@@ -179,6 +183,9 @@ fn explanations() {
         "--desired plc-1 --payload {\"limit\":40000} --rules tests/golden/rules/twin.toml",
         "--command gw7 --prop kind=lamp --payload {\"nr\":3,\"state\":\"on\"} --rules tests/golden/rules/command.toml",
         "--command gw7 --prop kind=other --rules tests/golden/rules/command.toml",
+        "kepware/together --payload [{\"id\":\"C.D.T\",\"v\":1},{\"id\":\"C.D.U\",\"v\":2,\"q\":false}] --rules tests/golden/rules/decode.toml",
+        "kepware/together --payload [{\"id\":\"C.D.U\",\"v\":2,\"q\":false}] --rules tests/golden/rules/decode.toml",
+        "pairs/m1 --payload-hex 543d3231b043 --rules tests/golden/rules/decode.toml",
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_brownbridge"));
         // Now, but for the times in what it says.
@@ -307,16 +314,78 @@ fn a_table_in_a_file() {
     }
 }
 
-/// A file saved by an editor of another system: byte order mark, CRLF, another encoding.
+/// What lies there is not always a file with rules in UTF-8.
 #[test]
-fn files_from_other_editors() {
+fn files_of_all_kinds() {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("a.toml");
-    let path = file.to_str().unwrap();
-    std::fs::write(&file, "\u{feff}[[rule]]\r\ntopic  = \"a/{line}\"\r\ndevice = \"{lin}\"\r\n").unwrap();
-    check(&["check", path], 1, "a.toml: 1 error\n", "a.toml:3:12\n");
-    std::fs::write(&file, b"[[rule]]\ntopic = \"\xe9\"\n").unwrap();
-    check(&["check", path], 2, "", "is not UTF-8 text: save it as UTF-8");
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::create_dir_all(path("folder/named.toml")).unwrap();
+    std::fs::create_dir_all(path("pipes")).unwrap();
+    std::fs::create_dir_all(path("none")).unwrap();
+    assert!(Command::new("mkfifo").arg(path("pipes/a.toml")).status().unwrap().success());
+    std::os::unix::fs::symlink("loop.toml", path("loop.toml")).unwrap();
+    let rule = "[[rule]]\ntopic  = \"a\"\ndevice = \"b\"\n";
+    for (name, bytes) in [
+        ("bom.toml", format!("\u{feff}{rule}").into_bytes()),
+        ("crlf.toml", rule.replace('\n', "\r\n").into_bytes()),
+        ("empty.toml", Vec::new()),
+        ("comment.toml", b"# nothing yet\n".to_vec()),
+        ("latin.toml", b"[[rule]]\ntopic = \"\xe9\"\n".to_vec()),
+        ("utf16.toml", b"\xff\xfe[\0[\0r\0".to_vec()),
+        ("nulls.toml", b"\0\0\0".to_vec()),
+    ] {
+        std::fs::write(path(name), bytes).unwrap();
+    }
+    // As much as nobody writes, without the disk it would take.
+    std::fs::File::create(path("large.toml")).unwrap().set_len(257 << 20).unwrap();
+    for (name, codes, told) in [
+        ("bom.toml", (0, 0), ""),
+        ("crlf.toml", (0, 0), ""),
+        ("empty.toml", (0, 2), "there is no [[rule]] in this file"),
+        ("comment.toml", (0, 2), "there is no [[rule]] in this file"),
+        ("latin.toml", (2, 2), "latin.toml:2:10 is not UTF-8 text (byte 0xe9): save it as UTF-8 in your editor"),
+        ("utf16.toml", (2, 2), "utf16.toml: this is UTF-16 text: save it as UTF-8 in your editor"),
+        ("nulls.toml", (1, 1), "error: this is not valid TOML"),
+        ("large.toml", (2, 2), "large.toml is too large: rule files and tables may have 256 MiB together"),
+        ("loop.toml", (2, 2), "loop.toml: Too many levels of symbolic links"),
+        ("folder", (2, 2), "named.toml is a folder: a file is needed here"),
+        ("none", (2, 2), "there is no rule file (*.toml) in the folder "),
+        ("pipes", (2, 2), "pipes/a.toml is no file that can be read: it does not belong here"),
+    ] {
+        let path = path(name);
+        let (checked, explained) = match codes {
+            (0, _) => ("ok, ", "topic a\n"),
+            (1, _) => ("1 error\n", ""),
+            _ => ("", ""),
+        };
+        check(&["check", &path], codes.0, checked, told);
+        let told = if codes.0 == 0 { "" } else { told };
+        check(&["explain", "a", "--payload", "1", "--rules", &path], codes.1, explained, told);
+    }
+    std::fs::write(path("mistake.toml"), format!("\u{feff}{rule}").replace('\n', "\r\n").replace("\"b\"", "\"{b}\""))
+        .unwrap();
+    check(&["check", &path("mistake.toml")], 1, "mistake.toml: 1 error\n", "mistake.toml:3:12\n");
+    check(&["explain", "a", "--payload-file", &path("none")], 2, "", "none is a folder: a file is needed here");
+    for (name, told) in [("none", "none is a folder"), ("latin.toml", "latin.toml:2:10 is not UTF-8 text")] {
+        check(&["check", "--config", &path(name)], 2, "", told);
+        check(&["run", "--config", &path(name)], 78, "", told);
+    }
+}
+
+/// `check <(..)`: a pipe can be read once.
+#[test]
+fn rules_from_a_pipe() {
+    let rule = "[[rule]]\ntopic = \"a\"\ndevise = \"b\"\n";
+    for args in [vec!["check", "/dev/stdin"], vec!["explain", "a", "--rules", "/dev/stdin"]] {
+        let mut run = Command::new(env!("CARGO_BIN_EXE_brownbridge"));
+        let mut run =
+            run.args(&args).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        run.stdin.take().unwrap().write_all(rule.as_bytes()).unwrap();
+        let output = run.wait_with_output().unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {told}");
+        assert!(told.contains("unknown key `devise` in rule"), "{args:?}: {told}");
+    }
 }
 
 /// The rule that `explain` offers for a topic no rule takes passes its own test.
@@ -381,7 +450,7 @@ fn junit() {
     let case = "tests/golden/rules/failing.toml";
     let errors = "tests/golden/check/bad-1-typos.toml";
     for (files, code, stdout, sums, wrong) in [
-        (vec!["rules"], 0, "51 passed, 0 failed\n", ["51", "0", "0"], None),
+        (vec!["rules"], 0, "55 passed, 0 failed\n", ["55", "0", "0"], None),
         (
             vec![case],
             1,
@@ -418,7 +487,7 @@ fn junit() {
     check(
         &["test", "--junit", "no/such/report.xml"],
         2,
-        "51 passed",
+        "55 passed",
         "error: cannot write no/such/report.xml: No such",
     );
 }

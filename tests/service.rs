@@ -205,5 +205,5 @@ fn sigterm_under_load_ends_in_order_and_loses_nothing() {
     }
     assert_eq!(bridge.process.terminate(), Some(0));
     assert_eq!(sim.process.terminate(), Some(0));
-    assert_nothing_missing(&sim.received(), &acknowledged);
+    assert_nothing_missing(|| sim.received(), &acknowledged);
 }

@@ -448,6 +448,7 @@ fn a_recording_has_every_byte_and_replays_as_the_bridge_did() {
     until("the going is counted", PATIENCE, || {
         (bridge.metric("brownbridge_publishes_received_total") == 11.0).then_some(())
     });
+    assert_conserved(&bridge);
     assert_eq!(new["publishes"].as_f64().unwrap(), bridge.metric("brownbridge_publishes_received_total"));
     let translated = new["translated"].as_f64().unwrap() + new["forwarded"].as_f64().unwrap();
     assert_eq!(translated, bridge.metric("brownbridge_publishes_translated_total"));

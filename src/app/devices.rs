@@ -1,6 +1,6 @@
 //! What `[uplink.devices]` names, read and checked: who may connect, and with what.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -66,6 +66,7 @@ impl Place {
             own: own.clone(),
             trust,
             one_address,
+            gateway: config.uplink.gateway_host_name.as_ref().filter(|_| one_address).map(|name| name.value.clone()),
             allow,
             table,
             accounts: Arc::clone(&directory) as Arc<dyn Accounts>,
@@ -117,10 +118,13 @@ impl Place {
         let ((listed, of_table), group_key) = (listed?, group_key?);
         seen.extend(of_table);
         self.warn_of_strangers(devices, &listed);
+        let model_id = self.model_id(devices.model_id.as_ref());
         Some(DeviceFiles {
             allow: devices.allow.iter().map(|pattern| Name::new(&pattern.value)).collect(),
             table: listed.iter().map(|device| device.id.clone()).collect(),
             known: Known {
+                models: models_of(&listed),
+                model_id,
                 table: listed.into_iter().map(|device| (device.id, device.proof)).collect(),
                 group_key,
                 certificates,
@@ -218,4 +222,8 @@ impl Place {
             self.found.push(found.help(help));
         }
     }
+}
+
+fn models_of(listed: &[Listed]) -> HashMap<String, String> {
+    listed.iter().filter_map(|device| Some((device.id.clone(), device.model_id.clone()?))).collect()
 }

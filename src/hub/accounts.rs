@@ -13,6 +13,8 @@ use crate::secret::Secret;
 pub struct Account {
     /// Its hub, its identity and how it proves itself.
     pub connection: ConnectionString,
+    /// The model it follows, where it says so.
+    pub model_id: Option<String>,
     /// Its certificate, where [`super::connection_string::Auth::X509`] says so.
     pub certificate: Option<Certificate>,
 }
@@ -92,6 +94,9 @@ pub trait Accounts: Send + Sync + 'static {
 
     /// Tells when the certificate of each device ends, in seconds since 1970.
     fn each_end(&self, with: &mut dyn FnMut(&str, i64));
+
+    /// The same of one device.
+    fn end_of(&self, device: &str) -> Option<i64>;
 
     /// The hub let this device in.
     fn accepted(&self, device: &str);

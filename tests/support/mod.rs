@@ -436,6 +436,18 @@ pub fn assert_ledger(bridge: &Bridge, crashes: u64, acknowledged: u64) -> serde_
     books
 }
 
+fn missing<'a>(received: &[serde_json::Value], acknowledged: &'a [String]) -> Vec<&'a String> {
+    let mut ids: HashMap<&str, &str> = HashMap::new();
+    let mut arrived = HashSet::new();
+    for message in received {
+        let body = message["body"].as_str().unwrap();
+        arrived.insert(body.to_owned());
+        let mid = message["system"]["message-id"].as_str().unwrap();
+        assert_eq!(*ids.entry(mid).or_insert(body), body, "one $.mid, two messages");
+    }
+    acknowledged.iter().filter(|id| !arrived.contains(&format!("{{\"id\":\"{id}\"}}"))).collect()
+}
+
 /// Publishes numbered messages for ever, reconnecting; returns those that were acknowledged.
 pub fn number_publisher(address: Arc<Mutex<std::net::SocketAddr>>, name: String, stop: Arc<AtomicBool>) -> Vec<String> {
     let (mut acknowledged, mut next) = (Vec::new(), 0);
@@ -466,16 +478,16 @@ pub fn number_publisher(address: Arc<Mutex<std::net::SocketAddr>>, name: String,
 }
 
 /// Every acknowledged id arrived, and copies of one message carry one message id.
-pub fn assert_nothing_missing(received: &[serde_json::Value], acknowledged: &[String]) {
-    let mut ids: HashMap<&str, &str> = HashMap::new();
-    let mut arrived = HashSet::new();
-    for message in received {
-        let body = message["body"].as_str().unwrap();
-        arrived.insert(body.to_owned());
-        let mid = message["system"]["message-id"].as_str().unwrap();
-        assert_eq!(*ids.entry(mid).or_insert(body), body, "one $.mid, two messages");
+pub fn assert_nothing_missing(received: impl Fn() -> Vec<serde_json::Value>, acknowledged: &[String]) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let missing = missing(&received(), acknowledged);
+        let (count, first) = (missing.len(), missing.first());
+        if count == 0 {
+            break;
+        }
+        // The simulator acknowledges before it prints.
+        assert!(Instant::now() < end, "{count} acknowledged messages missing, first {first:?}");
     }
-    let missing: Vec<_> = acknowledged.iter().filter(|id| !arrived.contains(&format!("{{\"id\":\"{id}\"}}"))).collect();
-    assert!(missing.is_empty(), "{} acknowledged messages missing, first {:?}", missing.len(), missing.first());
     assert!(acknowledged.len() > 200, "the test did too little: {} acknowledged", acknowledged.len());
 }

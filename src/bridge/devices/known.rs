@@ -21,6 +21,10 @@ pub struct Known {
     pub table: HashMap<String, Proof>,
     /// The key that others are derived from.
     pub group_key: Option<Key>,
+    /// The models that the table says devices follow.
+    pub models: HashMap<String, String>,
+    /// The model of all others.
+    pub model_id: Option<String>,
     /// The folder of certificates.
     pub certificates: Option<PathBuf>,
     /// The certificates as they were when they were read, by device.
@@ -57,7 +61,7 @@ pub enum Found {
 }
 
 impl Known {
-    /// What a device proves itself with.
+    /// What a device proves itself with. Blocks for as long as the disk takes, where it [may be in files](Self::may_be_in_files).
     pub fn find(&self, device: &str) -> Result<Found, NoAccount> {
         match self.table.get(device) {
             Some(Proof::Connection(connection)) => {
@@ -65,7 +69,11 @@ impl Known {
                     Auth::X509 => self.in_folder(device)?,
                     _ => None,
                 };
-                return Ok(Found::Account(Box::new(Account { connection: connection.clone(), certificate })));
+                return Ok(Found::Account(Box::new(Account {
+                    connection: connection.clone(),
+                    model_id: None,
+                    certificate,
+                })));
             }
             Some(Proof::Key(key)) => return Ok(Found::Key(key.clone())),
             Some(Proof::Certificate { certificate, key }) => {
@@ -82,7 +90,13 @@ impl Known {
         Ok(Found::Group(group.clone()))
     }
 
-    /// The same in words, without reading any file.
+    /// [`Self::find`] looks at the disk.
+    pub fn may_be_in_files(&self, device: &str) -> bool {
+        self.is_by_certificate(device)
+            && (self.certificates.is_some() || matches!(self.table.get(device), Some(Proof::Certificate { .. })))
+    }
+
+    /// What a device proves itself with in words, without reading any file.
     pub fn describe(&self, device: &str) -> &'static str {
         match self.table.get(device) {
             Some(Proof::Connection(_)) => "the connection string in the devices table",
@@ -106,9 +120,14 @@ impl Known {
         }
     }
 
+    /// The model that a device follows.
+    pub fn model_of(&self, device: &str) -> Option<&str> {
+        self.models.get(device).or(self.model_id.as_ref()).map(String::as_str)
+    }
+
     /// What a device connects with is the same as before.
     pub fn is_same(&self, before: &Self, device: &str) -> bool {
-        self.mark_of(device) == before.mark_of(device)
+        self.mark_of(device) == before.mark_of(device) && self.model_of(device) == before.model_of(device)
     }
 
     fn mark_of(&self, device: &str) -> u64 {
@@ -135,13 +154,22 @@ impl Known {
 
     /// When the certificates that are in use end, by device.
     pub fn ends(&self) -> impl Iterator<Item = (&str, i64)> {
-        let is_in_use = |device: &str| match self.table.get(device) {
+        let ends = self.seen.iter().filter_map(|(device, seen)| Some((device.as_str(), seen.ends?)));
+        ends.filter(|(device, _)| self.is_by_certificate(device))
+    }
+
+    /// When the certificate of a device ends, where that is in use.
+    pub fn end_of(&self, device: &str) -> Option<i64> {
+        self.seen.get(device).and_then(|seen| seen.ends).filter(|_| self.is_by_certificate(device))
+    }
+
+    /// Where a device has a certificate, that is what it proves itself with.
+    fn is_by_certificate(&self, device: &str) -> bool {
+        match self.table.get(device) {
             Some(Proof::Key(_)) => false,
             Some(Proof::Connection(connection)) => matches!(connection.auth, Auth::X509),
             Some(Proof::Certificate { .. } | Proof::Elsewhere) | None => true,
-        };
-        let ends = self.seen.iter().filter_map(|(device, seen)| Some((device.as_str(), seen.ends?)));
-        ends.filter(move |(device, _)| is_in_use(device))
+        }
     }
 
     /// A device's certificate in the folder, where there is one.
@@ -206,7 +234,15 @@ mod tests {
             ("e", derived("e")),
         ] {
             assert_eq!(proof(&known, device), expect, "{device}");
+            assert_eq!(known.may_be_in_files(device), ["b", "d", "e"].contains(&device), "{device}");
         }
+        known.certificates = None;
+        let file = |name| (dir.path().join(name).display().to_string(), 0..0);
+        known.table.insert("f".into(), Proof::Certificate { certificate: file("b.pem"), key: file("b.key") });
+        for (device, reads) in [("a", false), ("b", false), ("c", false), ("e", false), ("f", true)] {
+            assert_eq!(known.may_be_in_files(device), reads, "without a folder: {device}");
+        }
+        known.certificates = Some(dir.path().to_owned());
         assert!(proof(&known, "lone").contains("lone.key"), "a certificate without its key is told");
         known.group_key = None;
         assert!(proof(&known, "e").contains("nobody knows"));
@@ -231,6 +267,10 @@ mod tests {
         let mut ends: Vec<_> = known.ends().collect();
         ends.sort_unstable();
         assert_eq!(ends, [("folder", 7), ("listed", 7), ("x509", 7)]);
+        for device in ["key", "string", "x509", "listed", "folder", "nobody"] {
+            let of_all = ends.iter().find(|(known, _)| *known == device).map(|(_, at)| *at);
+            assert_eq!(known.end_of(device), of_all, "{device}");
+        }
     }
 
     #[test]
@@ -238,13 +278,28 @@ mod tests {
         let key = |text: &str| Proof::Key(Key::parse(text).unwrap());
         let string = |text: &str| Proof::Connection(ConnectionString::parse(text).unwrap());
         let known = |proof: Option<Proof>, group: Option<&str>, certificate: Option<u64>| Known {
+            models: HashMap::new(),
+            model_id: None,
             table: proof.map(|proof| ("d".to_owned(), proof)).into_iter().collect(),
             group_key: group.map(|text| Key::parse(text).unwrap()),
             certificates: None,
             seen: certificate.map(|mark| ("d".to_owned(), Seen { mark, ends: None })).into_iter().collect(),
         };
         let (first, (a, b)) = ("HostName=h;DeviceId=d;SharedAccessKey=a2V5", ("a2V5", "YWJj"));
+        let model = |of_table: Option<&str>, of_all: Option<&str>| Known {
+            models: of_table.map(|model| ("d".to_owned(), model.to_owned())).into_iter().collect(),
+            model_id: of_all.map(str::to_owned),
+            ..Known::default()
+        };
         for (name, before, after, same) in [
+            ("a model", model(None, None), model(Some("m;1"), None), false),
+            ("the model of all", model(None, Some("m;1")), model(None, Some("m;2")), false),
+            (
+                "another model of all, and its own",
+                model(Some("m;1"), Some("a;1")),
+                model(Some("m;1"), Some("b;1")),
+                true,
+            ),
             ("nothing", known(None, None, None), known(None, None, None), true),
             ("its key", known(Some(key(a)), None, None), known(Some(key(b)), None, None), false),
             ("not the group key", known(Some(key(a)), None, None), known(Some(key(a)), Some(a), None), true),

@@ -1,11 +1,13 @@
 //! One `[[command]]`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use regex::Regex;
 use toml::de::DeTable;
 
 use super::durations;
+use super::lint;
 use super::read_decode;
 use super::read_on::text_pattern;
 use super::read_path;
@@ -14,7 +16,8 @@ use super::read_table::Tables;
 use super::texts::Names;
 use crate::diag::walk::{Entry, Reader, Report, Text, text};
 use crate::diag::{Diagnostic, Span};
-use crate::rules::command::{ANSWER, Answer, Command, Levels, NAMES, PAYLOAD, TOPIC, TextPattern};
+use crate::rules::answer::{Answer, STATUS};
+use crate::rules::command::{ANSWER, Command, ID, Levels, NAMES, PAYLOAD, TOPIC, TextPattern};
 use crate::rules::encode::Encode;
 use crate::rules::rule::Message;
 use crate::rules::template::{Part, Template};
@@ -23,6 +26,9 @@ use crate::rules::template::{Part, Template};
 const WITHIN: Duration = Duration::from_secs(10);
 /// As long as a hub waits for a method, at most ("Understand and invoke direct methods").
 const WITHIN_MAX: Duration = Duration::from_secs(300);
+
+/// The keys of an answer that leave it as it is.
+const AS_IT_IS: [&str; 3] = ["topic", "within", "status"];
 
 /// When a command is complete.
 pub(super) const COMPLETE: [(&str, bool); 2] = [("on-publish", false), ("on-ack", true)];
@@ -40,6 +46,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
     let mut keys = Reader::new(table, "command");
     let name = keys.string("name", report);
     let method = keys.string("method", report);
+    let allow = lint::allowed(&mut keys, report);
     let mut names = Names::down(&NAMES);
     let device = keys.any("device").and_then(|entry| pattern(&entry, &mut names, report));
     let mut props = Vec::new();
@@ -52,7 +59,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
     let complete = keys.any("complete");
     let on_ack = keys.word("complete", &COMPLETE, "unknown-word", report);
     let once = read_once(&mut keys, method.is_some(), report);
-    let answer = read_answer(&mut keys, method.is_some(), &mut names, report);
+    let answer = read_answer(&mut keys, method.is_some(), (&mut names, tables), report);
     let message = read_message(&mut keys, (&mut names, Makes::Command, false), tables, report);
     let encode = read_encode(&mut keys, report);
     // Any other may be sent again to a device that was away before it had acknowledged it.
@@ -86,7 +93,13 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
     let shown = name.or(method).map_or(written, |name| name.value).to_owned();
     let sound = !report.found.iter().skip(before).any(Diagnostic::is_error);
     let waits = method.is_some() || on_ack != Some(false);
+    let picks = answer.as_ref().is_some_and(Answer::picks);
+    if let Some(message) = message.as_ref().filter(|_| sound && method.is_some() && !picks) {
+        shared_answer(message, &names, report);
+    }
+    lint::let_by(&allow, before, report);
     let command = message.filter(|_| sound).map(|message| {
+        lint::unknown_fields(table, &names.names, &message, report);
         let levels = |what: &str| {
             let template = message.props.iter().find(|(name, _)| **name == *what);
             template.map(|(_, template)| Levels::of(template))
@@ -108,6 +121,28 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
         }
     });
     Draft { file: report.file, name: shown, name_span, command }
+}
+
+/// Tells of a method whose answers all come on one topic, where one that is late answers the call after its own.
+fn shared_answer(message: &Message, names: &Names, report: &mut Report<'_>) {
+    let Some((written, place)) = &names.answer else { return };
+    let Some((_, topic)) = message.props.iter().find(|(name, _)| **name == *ANSWER) else { return };
+    // What the body says may be the same of two calls; the request id and the time of receipt are not.
+    let of_one_call = |part: &Part| matches!(part, Part::Capture(ID) | Part::Time);
+    if topic.0.iter().any(of_one_call) {
+        return;
+    }
+    let title = "an answer that comes too late can answer the next call: nothing in its topic says which call it is of";
+    let found = Diagnostic::warning("shared-answer", title, report.file);
+    let exact = Text::new(written, place).exact_part(report.text, written.len()..written.len());
+    let found = found.at(place.clone(), "no `{id}`").help(
+        "the equipment has to be told the `{id}` as well, in `topic`, `payload` or `add`; \
+         where it can answer on one topic only: when = \".ref == $id\" in `response`, or allow = [\"shared-answer\"]",
+    );
+    report.push(match exact {
+        Some(exact) => found.fix(exact, if written.ends_with('/') { "{id}" } else { "/{id}" }),
+        None => found,
+    });
 }
 
 /// Reads `once`, and tells what a device would hear twice all the same.
@@ -182,7 +217,12 @@ pub(super) fn pattern(entry: &Entry<'_>, names: &mut Names, report: &mut Report<
 }
 
 /// Reads `ack` or `response`, but for its topic, which is a template and read with the others.
-fn read_answer<'a>(keys: &mut Reader<'a>, method: bool, names: &mut Names, report: &mut Report<'_>) -> Option<Answer> {
+fn read_answer<'a>(
+    keys: &mut Reader<'a>,
+    method: bool,
+    (names, tables): (&mut Names, &Tables),
+    report: &mut Report<'_>,
+) -> Option<Answer> {
     let (key, other) = if method { ("response", "ack") } else { ("ack", "response") };
     if let Some(entry) = keys.unoffered(other) {
         let title = format!("`{other}` is for commands {} `method`", if method { "without" } else { "with" });
@@ -192,17 +232,35 @@ fn read_answer<'a>(keys: &mut Reader<'a>, method: bool, names: &mut Names, repor
     let mut keys = Reader::new(table, key);
     let topic = keys.string("topic", report);
     let within = within(&mut keys, report);
-    let status = match method {
-        true => keys.string("status", report).and_then(|text| read_path(&text, report)),
-        false => None,
-    };
+    let known: Vec<&str> = names.names.iter().map(String::as_str).collect();
+    let mut known = Names::down(&known);
+    let makes = if method { Makes::Answer } else { Makes::Nothing };
+    let message = read_message(&mut keys, (&mut known, makes, false), tables, report);
     keys.finish(report);
+    let status = message.as_ref().and_then(|message| message.props.iter().find(|(name, _)| **name == *STATUS));
+    let status = status.and_then(|(_, template)| match template.0.first() {
+        Some(Part::Field(path)) => Some(path.clone()),
+        _ => None,
+    });
+    let is_read = table.keys().any(|key| !AS_IT_IS.contains(&key.get_ref().as_ref()));
+    let reading = message.filter(|_| is_read).map(Arc::new);
     if topic.is_none() && table.get("topic").is_none() {
         let found = report.new_error("no-topic", format!("`{key}` does not say on which topic the answer comes"));
         report.push(found.at(span, "no `topic`").help("topic = \"plant1/{device}/ack\""));
     }
     names.answer = topic.map(|topic| (topic.value.to_owned(), topic.span()));
-    Some(Answer { within, status })
+    Some(Answer { within, status, reading, names: Vec::new() })
+}
+
+/// Reads what is said of an answer that becomes the answer of a method.
+pub(super) fn answer_templates(keys: &mut Reader<'_>, names: &Names, message: &mut Message, report: &mut Report<'_>) {
+    message.device = Template(vec![Part::Literal("answer".into())]);
+    if let Some(text) = keys.string("payload", report) {
+        message.props.push((PAYLOAD.into(), names.template(&text, report)));
+    }
+    if let Some(path) = keys.string("status", report).and_then(|text| read_path(&text, report)) {
+        message.props.push((STATUS.into(), Template(vec![Part::Field(path)])));
+    }
 }
 
 fn within(keys: &mut Reader<'_>, report: &mut Report<'_>) -> Duration {

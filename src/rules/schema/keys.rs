@@ -29,13 +29,33 @@ pub(super) const ROOT: &[Key] = &[
     ),
 ];
 
+/// What a table cannot do without: of each list, one key has to be there.
+pub(super) const NEEDS: &[(&str, &[&[&str]])] = &[
+    ("rule", &[&["topic", "regex", "on"], &["device", "drop"]]),
+    ("command", &[&["topic"]]),
+    ("desired", &[&["topic"]]),
+    ("ack", &[&["topic"]]),
+    ("response", &[&["topic"]]),
+    ("decode", &[&["format"]]),
+    ("field", &[&["type", "of", "skip"]]),
+    ("lookup", &[&["table"], &["key"]]),
+    ("scale", &[&["from", "factor", "offset", "round"]]),
+    ("time", &[&["from"]]),
+    ("dedupe", &[&["within"]]),
+    ("batch", &[&["max_wait"]]),
+    ("aggregate", &[&["every"], &["fields"]]),
+    ("pivot", &[&["name"], &["max_wait"]]),
+    ("table", &[&["file"]]),
+    ("test", &[&["want"], &["topic", "on", "send", "command", "desired"]]),
+];
+
 /// The tables below it; a table has the keys of all its lists.
 pub(super) const TABLES: &[(&str, &[&[Key]])] = &[
     ("rule", &[BODY, RULE]),
     ("command", &[BODY, COMMAND]),
     ("desired", &[BODY, DESIRED]),
-    ("ack", &[ANSWER]),
-    ("response", &[ANSWER, STATUS]),
+    ("ack", &[ANSWER, PICKED]),
+    ("response", &[ANSWER, RESPONSE, BODY]),
     ("decode", &[DECODE]),
     ("field", &[FIELD]),
     ("keys", &[KEPWARE_KEYS]),
@@ -135,6 +155,7 @@ const COMMAND: &[Key] = &[
     key("ack", Table("ack"), "the answer of the plant that completes the message"),
     key("once", Flag, "a message is published once at most, over restarts and power failures, too"),
     key("response", Table("response"), "the answer of the plant that answers the method"),
+    key("allow", List(&Words(lints)), "warnings of `check` that this command is not to have"),
 ];
 
 const DESIRED: &[Key] = &[
@@ -159,7 +180,16 @@ const ANSWER: &[Key] = &[
     key("within", Duration, "how long it is waited for, 10 seconds where nothing is said"),
 ];
 
-const STATUS: &[Key] = &[key("status", Text, "the field of the answer that is the status of the method: .code")];
+const PICKED: &[Key] = &[
+    key("decode", DECODED, "how the answer is read where it is not JSON already"),
+    key("lookup", Table("lookup"), "more names, from a table"),
+    key("when", Text, "only a publish for which this is true is the answer: .state == \"ok\" and .ref == $id"),
+];
+
+const RESPONSE: &[Key] = &[
+    key("status", Text, "the field of the answer that is the status of the method: .code"),
+    key("payload", Text, "what the method is answered, instead of the answer as it came: {.state}"),
+];
 
 fn lints() -> Vec<&'static str> {
     LINTS.to_vec()
@@ -170,6 +200,11 @@ const DECODED: Shape = Either(&[Words(words::plain_formats), Table("decode")]);
 const DECODE: &[Key] = &[
     key("format", Words(words::formats), "what the payload is"),
     key("decimal", Words(words::decimals), "number, keyvalue, csv: \",\" where numbers have a decimal comma"),
+    key(
+        "encoding",
+        Words(words::encodings),
+        "json, text, number, keyvalue, csv: what the text is written in; latin1 is Windows-1252",
+    ),
     key("as", Words(words::codings), "raw: the bytes as text in the field value_base64 or value_hex"),
     key("then", DECODED, "hex, base64: how the bytes are read further"),
     key("separator", Text, "keyvalue: between pairs; csv: between fields, one character"),
@@ -180,7 +215,7 @@ const DECODE: &[Key] = &[
     key("rest", Words(words::rests), "binary: what becomes of a longer payload"),
     key("fields", List(&Table("field")), "binary: the fields, in the order in which they lie"),
     key("split", Words(words::splits), "kepware: a message for each device or for each tag"),
-    key("quality", Words(words::qualities), "kepware: what becomes of values of bad quality"),
+    key("quality", Words(words::qualities), "kepware, sparkplug: what becomes of values of bad quality"),
     key("good", Either(&[Plain, List(&Plain)]), "kepware: the words for good quality where they are others"),
     key("rebirth", Flag, "sparkplug: edge nodes whose births are not known are asked to send them again"),
     key("keys", Table("keys"), "kepware: how the members are called in a template of your own"),
@@ -195,10 +230,14 @@ const FIELD: &[Key] = &[
         "where it begins, in bytes from 0; behind the field before it where this is not said",
     ),
     key("order", Words(words::orders), "how its bytes lie where it is not as in the others"),
-    key("count", Whole(1, i64::MAX), "an array of so many"),
-    key("length", Whole(1, i64::MAX), "string, bytes: so many bytes"),
+    key("count", Whole(1, i64::MAX), "an array of so many; with `bit` so many bits from that on"),
+    key("length", Whole(1, i64::MAX), "string, bytes: so many bytes; s7string, s7wstring: the declared length"),
     key("skip", Whole(1, i64::MAX), "no field: so many bytes nobody needs"),
-    key("bit", Whole(0, 63), "a bit of the field `of`; 0 is the least significant one"),
+    key(
+        "bit",
+        Whole(0, i64::MAX),
+        "a bit of the field `of`; 0 is the least significant one, of an array that of the first",
+    ),
     key("of", Text, "the field before it that the bit is of"),
 ];
 
@@ -268,6 +307,8 @@ const TESTED_COMMAND: &[Key] = &[
     key("props", Map(&Text), "its properties"),
     key("payload", Text, "its body as text"),
     key("payload_hex", Text, "its body as hexadecimal digits"),
+    key("answered", Text, "what the plant then publishes on the topic of the answer"),
+    key("answered_hex", Text, "the same as hexadecimal digits"),
 ];
 
 const TESTED_DESIRED: &[Key] = &[
@@ -278,6 +319,8 @@ const TESTED_DESIRED: &[Key] = &[
 const WANT_OF_COMMAND: &[Key] = &[
     key("nothing", Flag, "no command takes it"),
     key("refused", Words(reasons), "a command takes it and fails for this reason"),
+    key("status", Whole(0, i64::MAX), "the status the method is answered; 504 where that was not its answer"),
+    key("body", Text, "the body the method is answered; JSON is compared as JSON"),
 ];
 
 const WANTED_PUBLISH: &[Key] = &[

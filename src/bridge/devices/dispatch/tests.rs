@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use futures_util::FutureExt as _;
 use rumqttc::tokio_rustls::rustls::RootCertStore;
 
+use super::super::queue::LOOKS;
 use super::super::{Devices, Options, Plan, Renewed, line, open, queue};
 use super::*;
 use crate::bridge::holding::Holding;
@@ -15,12 +16,12 @@ use crate::message::{Content, RecordWriter, Timestamp};
 use crate::metrics::Metrics;
 use crate::outbound;
 use crate::shelf::{self, Shelves};
-use crate::uplink::{self, HubRate, HubTarget, Target, Transport, WindowSize, tls};
+use crate::uplink::{self, Expiry, HubRate, HubTarget, Target, Transport, WindowSize, tls};
 use crate::{quarantine, spool};
 
-/// Nobody connects here. It is noted for whom the service is to be asked anew.
+/// Nobody connects here. Certificates in files, and when they end; and for whom the service is to be asked anew.
 #[derive(Default)]
-struct NoAccounts(parking_lot::Mutex<Vec<String>>);
+struct NoAccounts(Vec<(&'static str, i64)>, parking_lot::Mutex<Vec<String>>);
 
 impl Accounts for NoAccounts {
     fn of<'a>(&'a self, _: &'a str) -> Answer<'a> {
@@ -35,7 +36,13 @@ impl Accounts for NoAccounts {
         Described::default()
     }
 
-    fn each_end(&self, _: &mut dyn FnMut(&str, i64)) {}
+    fn each_end(&self, with: &mut dyn FnMut(&str, i64)) {
+        self.0.iter().for_each(|(device, ends)| with(device, *ends));
+    }
+
+    fn end_of(&self, device: &str) -> Option<i64> {
+        self.0.iter().find(|(known, _)| *known == device).map(|(_, ends)| *ends)
+    }
 
     fn accepted(&self, _: &str) {}
 
@@ -48,7 +55,7 @@ impl Accounts for NoAccounts {
     }
 
     fn ask_anew(&self, device: &str) {
-        self.0.lock().push(device.to_owned());
+        self.1.lock().push(device.to_owned());
     }
 }
 
@@ -60,6 +67,7 @@ pub(in super::super) fn plan(when_refused: WhenRefused) -> Plan {
         tls: trust.client(),
         way: outbound::Way::default(),
         transport: Transport::MQTT,
+        model_id: None,
         certificate_expiry: None,
         token_lifetime: Duration::from_secs(3_600),
         gateway: false,
@@ -69,6 +77,7 @@ pub(in super::super) fn plan(when_refused: WhenRefused) -> Plan {
         trust: Arc::new(trust),
         accounts: Arc::<NoAccounts>::default(),
         one_address: false,
+        gateway: None,
         allow: Vec::new(),
         table: HashSet::from(["d".to_owned()]),
         when_refused,
@@ -140,6 +149,12 @@ fn named(sequence: u64) -> Waiting {
     let writer = RecordWriter::begin(&mut record, Timestamp(0), Content::None, |out| out.extend_from_slice(b"d"));
     writer.finish(|_| ()).unwrap();
     Waiting { record: record.into(), ..held(sequence).waiting }
+}
+
+/// Devices that deliver nothing, and what they need.
+fn rest(plan: Plan) -> (Arc<Shared>, impl Sized) {
+    let parts = Parts::open(plan);
+    (Arc::clone(&parts.devices.0), parts)
 }
 
 /// Five messages of a device wait in its queue, a sixth comes; where they go, in order.
@@ -426,6 +441,81 @@ async fn new_files_are_taken_up_by_each_device() {
         let name = format!("{phase:?}, listed: {is_listed}, changed: {is_changed}");
         assert_eq!(parts.devices.take_up((Vec::new(), table), |_| is_changed), expect, "{name}");
         assert_eq!((device.state().phase, leave.is_cancelled()), (then, leaves), "{name}");
-        assert_eq!(accounts.0.lock().len(), usize::from(asks_anew), "{name}");
+        assert_eq!(accounts.1.lock().len(), usize::from(asks_anew), "{name}");
     }
+}
+
+/// A thousand devices without anything to do, connected, idle or held, or refused for an hour: nobody looks at them in a
+/// minute of ticks, though their numbers are told each second. Then three of them have something on their shelf: one lines
+/// up, and what the others have goes another way.
+#[tokio::test]
+async fn a_tick_looks_at_no_device_that_rests() {
+    let allow = vec![crate::fence::Name::new("d-*")];
+    let plan = Plan { allow, refuse_above: Some((1 << 20, 1 << 20)), ..plan(WhenRefused::Quarantine) };
+    let (shared, _rest) = rest(plan);
+    let later = Instant::now() + Duration::from_secs(3_600);
+    let phases = [Phase::Idle, Phase::Connected(Instant::now()), Phase::Held, Phase::Refused(later)];
+    let devices: Vec<_> = (0..1_000).map(|number| shared.device(&format!("d-{number}")).unwrap()).collect();
+    for (device, phase) in devices.iter().zip(phases.into_iter().cycle()) {
+        shared.set_phase(&mut device.state(), phase);
+    }
+    let (status, seen) = watch::channel(Status::default());
+    let mut dispatcher = Dispatcher::new(&shared);
+    let mut looks = |ticks| {
+        let before = LOOKS.get();
+        (0..ticks).for_each(|_| dispatcher.tick(&status));
+        LOOKS.get() - before
+    };
+    assert_eq!(looks(MINUTE), 0);
+    assert!(seen.borrow().warning.as_ref().unwrap().starts_with("250 devices are not let in, 250 devices wait"));
+    let changed = [(2, Phase::Idle), (3, Phase::Refused(later)), (6, Phase::Denied)];
+    for (number, phase) in changed {
+        devices[number].state().shelving = true;
+        shared.set_phase(&mut devices[number].state(), phase);
+    }
+    let (some, then) = (looks(1), looks(MINUTE));
+    assert!((3..=15).contains(&some) && then == 0, "{some} {then}");
+    let state = |number: usize| {
+        let state = devices[number].state();
+        (state.phase, state.sweeping)
+    };
+    let expect = [(Phase::InLine, false), (Phase::Refused(later), true), (Phase::Denied, true)];
+    assert_eq!(changed.map(|(number, _)| state(number)), expect);
+}
+
+/// What a line uses counts as long as it is there, and else what the device's file has.
+#[tokio::test]
+async fn a_certificate_counts_once() {
+    let accounts = NoAccounts(vec![("d", 7), ("e", 5), ("nobody", 9)], Default::default());
+    let allow = vec![crate::fence::Name::new("*")];
+    let (shared, _rest) = rest(Plan { allow, accounts: Arc::new(accounts), ..plan(WhenRefused::Wait) });
+    let [d, e] = ["d", "e"].map(|id| shared.device(id).unwrap());
+    let certificate = |ends| Expiry { certificate: Some(ends), ..Expiry::default() };
+    let token = |ends| Expiry { minted: Some(ends), ..Expiry::default() };
+    assert_eq!(shared.next_end().soon, 3);
+    for (name, device, uses, first, soon) in [
+        ("nothing is used", &d, Expiry::default(), 5, 3),
+        ("that of the file", &e, certificate(5), 5, 3),
+        ("a renewed one is in the file", &e, certificate(3), 3, 3),
+        ("another", &d, certificate(4), 3, 3),
+        ("the same", &d, certificate(4), 3, 3),
+        ("the bridge's own", &shared.own, certificate(2), 2, 4),
+        ("a line ends", &e, Expiry::default(), 2, 4),
+        ("a token", &shared.own, token(2), 4, 3),
+        ("all lines end", &d, Expiry::default(), 5, 3),
+    ] {
+        match uses == Expiry::default() {
+            true => shared.uses_nothing(device),
+            false => shared.uses(device, uses),
+        }
+        for files_changed in [false, true] {
+            shared.files_changed.store(files_changed, Ordering::Relaxed);
+            let next = shared.next_end();
+            assert_eq!((next.certificate, next.soon), (Some(first), soon), "{name} {files_changed}");
+        }
+    }
+    assert_eq!(shared.next_end().token, Some(2));
+    shared.uses(&shared.own, certificate(2));
+    shared.uses_nothing(&shared.own);
+    assert_eq!(shared.next_end().certificate, Some(2), "the bridge's own certificate is there without a line, too");
 }
