@@ -39,8 +39,10 @@ use crate::uplink::HubRate;
 const NAME: &str = "own_twin.json";
 /// How often what is told is looked at.
 const LOOK: Duration = Duration::from_secs(5);
-/// What changes all the time is told no oftener than this.
+/// What changes all the time is told no oftener than this, where `own_twin_every` does not say so.
 const EVERY: Duration = Duration::from_secs(10);
+/// Counters and who is there are looked at no oftener.
+const SHORTEST: Duration = Duration::from_secs(1);
 /// How often it is written down which devices were heard of.
 const KEEP: Duration = Duration::from_secs(600);
 /// Names of clients at most; more are only counted.
@@ -169,7 +171,7 @@ impl Prepared {
     /// Tells and takes until `stop`.
     pub(super) async fn run(self, parts: Parts, stop: CancellationToken) {
         let mut desired = parts.twins.own_desired();
-        let (mut look, mut slow) = (tokio::time::interval(LOOK), tokio::time::interval(self.every.max(LOOK)));
+        let (mut look, mut slow) = (tokio::time::interval(LOOK), tokio::time::interval(self.every.max(SHORTEST)));
         let mut keep = tokio::time::interval_at(tokio::time::Instant::now() + KEEP, KEEP);
         for interval in [&mut look, &mut slow, &mut keep] {
             interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -182,7 +184,11 @@ impl Prepared {
             full: BTreeSet::new(),
         };
         // What an earlier run told of devices, of which this one may know nothing.
-        own.report("presence", &in_component(Properties::from_iter([("presence".to_owned(), Value::Null)])), EVERY);
+        own.report(
+            "presence",
+            &in_component(Properties::from_iter([("presence".to_owned(), Value::Null)])),
+            own.pause(),
+        );
         desired.mark_changed();
         let work = async {
             loop {
@@ -194,7 +200,7 @@ impl Prepared {
                         }
                     }
                     _ = slow.tick() => {
-                        own.tell("counters", own.counters(), EVERY);
+                        own.tell("counters", own.counters(), own.pause());
                         own.tell_presence();
                     }
                     _ = look.tick() => own.tell("facts", own.facts(), EVERY),
@@ -222,6 +228,11 @@ struct OwnTwin {
 }
 
 impl OwnTwin {
+    /// Between two reports of what is looked at every `own_twin_every`.
+    fn pause(&self) -> Duration {
+        self.prepared.every.clamp(SHORTEST, EVERY)
+    }
+
     /// Reports what is new of it.
     fn tell(&mut self, part: &'static str, what: Value, every: Duration) {
         let Value::Object(what) = what else { return };
@@ -245,7 +256,7 @@ impl OwnTwin {
                 devices.entry(gone).or_insert(Value::Null);
             }
         }
-        self.tell("presence", json!({"presence": now}), EVERY);
+        self.tell("presence", json!({"presence": now}), self.pause());
     }
 
     /// Writes down which devices were heard of.

@@ -171,7 +171,7 @@ async fn who_is_there_is_told() {
     std::fs::create_dir_all(dir.path().join("state")).unwrap();
     let long_ago = brownbridge::message::Timestamp::now().0 - 3_600_000;
     std::fs::write(&file, json!({"old one": long_ago}).to_string()).unwrap();
-    let few = format!("{OWN}own_twin_every = \"5s\"\nown_twin_presence = 2\n");
+    let few = format!("{OWN}own_twin_every = \"1s\"\nown_twin_presence = 2\n");
     let mut world = own_world(dir.path(), &few).await;
     let plant = Plant::subscribed(world.bridge.mqtt, "plc", "plant/#").await;
     let told = world.reported("who was there", |bridge| bridge["presence"]["counts"]["quiet"] == 1).await;
@@ -205,7 +205,7 @@ async fn who_has_a_line_and_who_is_held_is_told() {
     let dir = folder();
     let (sim, messages) = sim(|_| ()).await;
     let sections = format!(
-        "identity = \"per-device\"\n[uplink.devices]\nallow = [\"press*\"]\ngroup_key_file = {:?}\n{OWN}own_twin_every = \"5s\"\n",
+        "identity = \"per-device\"\n[uplink.devices]\nallow = [\"press*\"]\ngroup_key_file = {:?}\n{OWN}own_twin_every = \"1s\"\n",
         sim.ca_file().with_file_name("master.key")
     );
     let world = own_world_at(dir.path(), (sim, messages), &sections);
