@@ -31,20 +31,7 @@ pub(super) struct Drain {
 impl Drain {
     /// Returns when nothing waits, or nothing that can go.
     pub(super) async fn done(&self) {
-        let mut look = tokio::time::interval(LOOK);
-        let mut still = (u64::MAX, Instant::now());
-        loop {
-            let now = look.tick().await;
-            let waiting = self.stores.stats().waiting;
-            if waiting == 0 {
-                return;
-            }
-            if waiting != still.0 || self.can_send() {
-                still = (waiting, now);
-            } else if now - still.1 >= STILL {
-                return;
-            }
-        }
+        done(|| (self.stores.stats().waiting, self.can_send())).await;
     }
 
     fn can_send(&self) -> bool {
@@ -65,6 +52,24 @@ impl Drain {
         }
         let shelved = self.shelves.as_ref().map_or(0, |shelves| shelves.stats().waiting);
         tracing::info!("{}", left(self.stores.stats().waiting, shelved));
+    }
+}
+
+/// Follows how much waits, and whether anybody can send.
+async fn done(look_at: impl Fn() -> (u64, bool)) {
+    let mut look = tokio::time::interval(LOOK);
+    let mut still = (u64::MAX, Instant::now());
+    loop {
+        let now = look.tick().await;
+        let (waiting, can_send) = look_at();
+        if waiting == 0 {
+            return;
+        }
+        if waiting != still.0 || can_send {
+            still = (waiting, now);
+        } else if now - still.1 >= STILL {
+            return;
+        }
     }
 }
 
@@ -95,6 +100,31 @@ mod tests {
             (1200, 34, "1,234 messages wait on disk for the next start, 34 of them on shelves"),
         ] {
             assert_eq!(left(in_spool, on_shelves), expect);
+        }
+    }
+
+    /// Milliseconds until no more is waited for: so many messages wait, of which one leaves every so often until somebody can
+    /// send no more.
+    #[tokio::test(start_paused = true)]
+    async fn what_can_go_is_waited_for() {
+        for (name, waiting, every, can_send_for, expect) in [
+            ("nothing waits", 0, 1_000, u64::MAX, Some(0)),
+            ("a slow hub takes all of it", 3, 20_000, u64::MAX, Some(60_000)),
+            ("a hub that takes nothing and is there", 3, u64::MAX, u64::MAX, None),
+            ("nobody can send", 3, u64::MAX, 0, Some(500)),
+            ("nobody can any more", 3, u64::MAX, 10_000, Some(10_500)),
+            ("nobody seems to, and something goes", 3, 400, 0, Some(1_200)),
+        ] {
+            let began = Instant::now();
+            let since = || u64::try_from(began.elapsed().as_millis()).unwrap();
+            let left = |at: u64| u64::saturating_sub(waiting, at / every);
+            let ended =
+                tokio::time::timeout(Duration::from_secs(600), done(|| (left(since()), since() < can_send_for)));
+            let took = ended.await.ok().map(|()| since());
+            assert!(
+                took.zip(expect).map_or(took == expect, |(took, expect)| took.abs_diff(expect) <= 20),
+                "{name}: {took:?}"
+            );
         }
     }
 

@@ -39,8 +39,10 @@ use crate::uplink::HubRate;
 const NAME: &str = "own_twin.json";
 /// How often what is told is looked at.
 const LOOK: Duration = Duration::from_secs(5);
-/// What changes all the time is told no oftener than this.
+/// What changes all the time is told no oftener than this, where `own_twin_every` does not say so.
 const EVERY: Duration = Duration::from_secs(10);
+/// Counters and who is there are looked at no oftener.
+const SHORTEST: Duration = Duration::from_secs(1);
 /// How often it is written down which devices were heard of.
 const KEEP: Duration = Duration::from_secs(600);
 /// Names of clients at most; more are only counted.
@@ -178,7 +180,7 @@ impl Prepared {
     /// Tells and takes until `stop`.
     pub(super) async fn run(self, parts: Parts, stop: CancellationToken) {
         let (mut desired, mut terms) = (parts.twins.own_desired(), self.terms.clone());
-        let (mut look, mut slow) = (tokio::time::interval(LOOK), tokio::time::interval(self.every.max(LOOK)));
+        let (mut look, mut slow) = (tokio::time::interval(LOOK), tokio::time::interval(self.every.max(SHORTEST)));
         let mut keep = tokio::time::interval_at(tokio::time::Instant::now() + KEEP, KEEP);
         for interval in [&mut look, &mut slow, &mut keep] {
             interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -213,7 +215,7 @@ impl Prepared {
                         }
                     }
                     _ = slow.tick(), if is_open => {
-                        own.tell("counters", own.counters(), EVERY);
+                        own.tell("counters", own.counters(), own.pause());
                         own.tell_presence();
                     }
                     _ = look.tick(), if is_open => own.tell("facts", own.facts(), EVERY),
@@ -241,10 +243,16 @@ struct OwnTwin {
 }
 
 impl OwnTwin {
+    /// Between two reports of what is looked at every `own_twin_every`.
+    fn pause(&self) -> Duration {
+        self.prepared.every.clamp(SHORTEST, EVERY)
+    }
+
     /// The bridge tells about itself from now on. What an earlier run told of devices, of which this one may know nothing,
     /// goes first.
     fn begin(&mut self) {
-        self.report("presence", &in_component(Properties::from_iter([("presence".to_owned(), Value::Null)])), EVERY);
+        let nobody = Properties::from_iter([("presence".to_owned(), Value::Null)]);
+        self.report("presence", &in_component(nobody), self.pause());
     }
 
     /// Reports what is new of it.
@@ -270,7 +278,7 @@ impl OwnTwin {
                 devices.entry(gone).or_insert(Value::Null);
             }
         }
-        self.tell("presence", json!({"presence": now}), EVERY);
+        self.tell("presence", json!({"presence": now}), self.pause());
     }
 
     /// Writes down which devices were heard of.

@@ -385,6 +385,34 @@ mod tests {
         again.end();
     }
 
+    /// What was heard while the journal could not be opened is newer than what is in it.
+    #[tokio::test]
+    async fn a_journal_that_is_opened_late_makes_nothing_undone() {
+        const NODE: &str = "spBv1.0/g/NBIRTH/n";
+        let dir = tempfile::tempdir().unwrap();
+        let alone = Alone::start(dir.path(), RULES);
+        let Offer::TakenAfter(written, _) = alone.offer(NODE, BIRTH, 1) else { panic!() };
+        written.await;
+        let kept = alone.bridge.rules.kept_births().unwrap();
+        kept.writer.lock().take().unwrap().join();
+        drop(kept);
+        alone.end();
+        let (folder, aside) = (dir.path().join(FOLDER), dir.path().join("aside"));
+        std::fs::rename(&folder, &aside).unwrap();
+        std::fs::write(&folder, "in the way").unwrap();
+        let alone = Alone::start(dir.path(), "");
+        alone.bridge.rules.replace(set(RULES));
+        assert_eq!(alone.bridge.rules.births_are_kept(), None, "it cannot be opened");
+        let other = "\u{12}\u{9}\n\u{1}b\u{10}\u{2} \u{b}p\u{1}";
+        assert!(matches!(alone.offer(NODE, other.as_bytes(), 0), Offer::Taken(_)));
+        std::fs::remove_file(&folder).unwrap();
+        std::fs::rename(&aside, &folder).unwrap();
+        alone.bridge.rules.replace(set(RULES));
+        assert_eq!(alone.bridge.rules.births_are_kept(), Some(true));
+        assert!(!alone.knows("spBv1.0/g/NDATA/n").await, "the name of a session that is over");
+        alone.end();
+    }
+
     #[test]
     fn a_node_is_asked_once_in_a_while() {
         let (queue, mut to_ask) = mpsc::channel(2);

@@ -215,7 +215,8 @@ mod tests {
     use crate::hub::connection_string::{Auth, ConnectionString};
     use crate::hub::sas::Key;
     use crate::secret::Secret;
-    use crate::uplink::{HubTarget, Transport, tls};
+    use crate::uplink::tests::options;
+    use crate::uplink::{HubTarget, Options, Transport, Watch, tls};
 
     #[tokio::test(start_paused = true)]
     async fn connecting_waits_for_a_right_clock_and_not_for_ever() {
@@ -290,12 +291,43 @@ mod tests {
         for (host, expect) in [("wrong", true), ("right", false)] {
             assert_eq!(clocks.holds(&target(host, key())).await.is_some(), expect, "{host}");
         }
+        assert!(!clocks.clocks.lock()["right"].is_younger(WHILE_HELD), "who is not held is not asked again");
         assert!(matches!(clocks.step("wrong", WHILE_HELD), Step::Wait));
+        // Who was refused there meanwhile waits for what it says.
+        let wrong = target("wrong", key());
+        let mut compared = Box::pin(clocks.compare(&wrong));
+        tokio::time::advance(AGAIN).await;
+        assert!(compared.as_mut().poll(&mut context).is_pending());
         drop(asked);
         assert!(matches!(clocks.step("wrong", WHILE_HELD), Step::Ask), "who was given up asks no more");
+        clocks.ask("wrong", std::future::ready(Some(Timestamp::now().as_secs() + 7_200))).await;
+        let told = compared.as_mut().poll(&mut context);
+        assert!(matches!(told, std::task::Poll::Ready(Some(skew)) if skew.is_wrong()), "{told:?}");
         clocks.ask("wrong", std::future::ready(Some(Timestamp::now().as_secs()))).await;
         assert!(clocks.holds(&target("wrong", key())).await.is_none(), "it was set");
         assert!(!clocks.holding.load(Ordering::Relaxed));
+    }
+
+    /// A line goes nowhere while the clock is wrong there, whether it is alone or one of many.
+    #[tokio::test(start_paused = true)]
+    async fn a_wrong_clock_holds_connecting() {
+        let key = || Auth::Key(Key::parse("AAAA").unwrap());
+        for is_one_of_many in [false, true] {
+            let crowd = is_one_of_many.then(|| std::sync::Arc::new(crate::uplink::Crowd::new(1)));
+            let (mut watch, options) = (Watch::default(), Options { crowd, ..options(1, 4) });
+            let ours = Timestamp::now().as_secs();
+            for (host, theirs) in [("wrong", ours + 7_200), ("right", ours)] {
+                let clocks = watch.clocks(&options);
+                assert!(matches!(clocks.step(host, AGAIN), Step::Ask));
+                clocks.ask(host, std::future::ready(Some(theirs))).await;
+                clocks.judge(host, Timestamp::now());
+            }
+            for (host, expect) in [("wrong", Some("clock")), ("right", None), ("other", None)] {
+                let target = target(host, key());
+                let refused = watch.target(&target, &options).await.err().map(|unassigned| unassigned.reason);
+                assert_eq!(refused, expect, "{host}, one of many: {is_one_of_many}");
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]

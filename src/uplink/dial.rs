@@ -349,4 +349,19 @@ pub(super) mod tests {
             }
         }
     }
+
+    /// An answer to a method has QoS 0 and no identifier: it is none of the messages in flight.
+    #[tokio::test]
+    async fn what_goes_out_and_what_is_in_flight() {
+        let target = hub();
+        let options = Options { target: hub(), ..super::super::tests::options(1, 4) };
+        let mut dialled = dial(&options, &target.login(Timestamp(0))).unwrap();
+        for (packet_id, expect) in [(0, None), (1, Some(1)), (u16::MAX, Some(u16::MAX))] {
+            let sent = match dialled.took(rumqttc::Event::Outgoing(Outgoing::Publish(packet_id)), &target) {
+                Event::Sent(sent) => Some(sent),
+                _ => None,
+            };
+            assert_eq!(sent, expect);
+        }
+    }
 }

@@ -198,6 +198,16 @@ impl Return {
     }
 }
 
+#[cfg(test)]
+impl Return {
+    /// Of a connection that takes everything and says nothing.
+    pub(crate) fn to_nobody() -> Self {
+        let (client, events) = AsyncClient::new(rumqttc::MqttOptions::new("d", "localhost", 1), 1_000);
+        std::mem::forget(events);
+        Self { client, publish: rumqttc::Publish::new("t", QoS::AtLeastOnce, "") }
+    }
+}
+
 async fn said(what: impl Future<Output = Result<(), ClientError>>) -> Result<(), Gone> {
     tokio::time::timeout(PATIENCE, what).await.map_err(|_| Gone)?.map_err(|_| Gone)
 }

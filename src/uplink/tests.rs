@@ -253,6 +253,38 @@ async fn poison_is_found_though_what_was_good_is_too_old_by_now() {
     assert_eq!(told, ["1 delivered", "2 isolated poison", "3 delivered"]);
 }
 
+/// Lines that share a crowd come to each hub one after the other, and to two hubs beside each other.
+#[tokio::test(start_paused = true)]
+async fn lines_of_a_crowd_connect_in_turns_at_each_hub() {
+    for (hosts, at_once, after_a_second) in
+        [(["one", "two", "three"], 3, 3), (["one", "one", "two"], 2, 3), (["one"; 3], 1, 2)]
+    {
+        let (crowd, stop) = (Arc::new(Crowd::new(1)), CancellationToken::new());
+        let lines = hosts.map(|host| {
+            let mut options = Options { crowd: Some(Arc::clone(&crowd)), ..options(1, 4) };
+            if let Target::Mqtt(target) = &mut options.target {
+                target.address.0 = host.to_owned();
+            }
+            let (hub, (backlog, queue)) = (sim::Hub::default(), mpsc::channel::<Waiting>(1));
+            let identity = options.target.clone();
+            tokio::spawn(run_over(
+                (hub.clone(), options, identity),
+                (queue, Told::default()),
+                Metrics::register(),
+                watch::Sender::default(),
+                stop.clone(),
+            ));
+            (hub, backlog)
+        });
+        let connected = || lines.iter().filter(|(hub, _)| hub.connections() > 0).count();
+        for (pause, expect) in [(10, at_once), (1_000, after_a_second)] {
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            assert_eq!(connected(), expect, "{hosts:?}");
+        }
+        stop.cancel();
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_quarantine_that_does_not_answer_does_not_keep_the_uplink_from_its_end() {
     let told = Told { stuck: true, ..Told::default() };

@@ -196,6 +196,47 @@ async fn what_was_written_down_and_expires_unpublished_is_taken_back() {
     assert_eq!(written, ["begun", "withdrawn", "expired"]);
 }
 
+/// What is over is acknowledged when it comes again, also where the audit log has forgotten it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_published_once_is_known_without_the_audit_log() {
+    let dir = folder();
+    let mut world = short_lock(dir.path()).await;
+    let mut plant = Plant::subscribed(world.bridge.mqtt, "plc", "plant/#").await;
+    world.send(&headers("blind", "m-1"), "go").await;
+    assert_eq!(plant.hears().await, pair("plant/press7/do", "go"));
+    world.ended("published", 1);
+    assert_eq!(world.bridge.process.terminate(), Some(0));
+    std::fs::remove_file(dir.path().join("state/commands.jsonl")).unwrap();
+    world.bridge = bridge(dir.path(), &world.sim, world.sim.local_addr().port(), (RULES, COMMANDS));
+    let mut plant = Plant::subscribed(world.bridge.mqtt, "plc", "plant/#").await;
+    world.send(&headers("blind", "m-1"), "go").await;
+    world.ended("duplicate", 1);
+    hears_nothing(&mut plant).await;
+    until_empty(&world).await;
+}
+
+/// What cannot be written down is not published, and holds up nothing else; it comes when it can be.
+#[tokio::test(flavor = "multi_thread")]
+async fn once_waits_for_a_file_that_can_be_written() {
+    let dir = folder();
+    let file = dir.path().join("state/once.jsonl");
+    std::fs::create_dir_all(&file).unwrap();
+    let mut world = short_lock(dir.path()).await;
+    let mut plant = Plant::subscribed(world.bridge.mqtt, "plc", "plant/#").await;
+    world.send(&headers("blind", "m-1"), "go").await;
+    world.repeated("came_again", 1);
+    world.send(&headers("setpoint", "m-2"), r#"{"value": 7}"#).await;
+    assert_eq!(plant.hears().await, pair("plant/press7/set", "7"));
+    world.ended("published", 1);
+    assert_eq!(world.bridge.process.terminate(), Some(0));
+    std::fs::remove_dir(&file).unwrap();
+    world.bridge = bridge(dir.path(), &world.sim, world.sim.local_addr().port(), (RULES, COMMANDS));
+    let mut plant = Plant::subscribed(world.bridge.mqtt, "plc", "plant/#").await;
+    assert_eq!(plant.hears().await, pair("plant/press7/do", "go"));
+    world.ended("published", 1);
+    until_empty(&world).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_ends_with_the_bridge_and_its_late_answer_answers_no_other() {
     for crash in [false, true] {

@@ -135,7 +135,7 @@ async fn what_is_desired_of_the_bridge_is_taken_or_refused_and_kept() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_start_could_not_bring_into_use_is_refused_when_it_is_desired_again() {
     let dir = folder();
-    let kept = json!({"hub_rate": 200, "log_level": "debug"});
+    let kept = json!({"hub_rate": 200, "log_level": "debug", "rule_files": {"1": false, "20-extra": false}});
     std::fs::create_dir_all(dir.path().join("state")).unwrap();
     std::fs::write(dir.path().join("state/own_twin.json"), kept.to_string()).unwrap();
     // It is desired before the bridge asks for the first time.
@@ -143,7 +143,9 @@ async fn what_a_start_could_not_bring_into_use_is_refused_when_it_is_desired_aga
     let body = json!({"properties": {"desired": {"bridge": kept}}}).to_string();
     assert_eq!(ask(&sim, ("PATCH", &format!("/twins/gw?{API}")), "", &body).await.0, 200);
     let world = own_world_at(dir.path(), (sim, messages), &format!("tier = \"S1\"\n{OWN}"));
-    for (parameter, status, why) in [("hub_rate", 400, "more than the 100 of `tier`"), ("log_level", 200, "")] {
+    for (parameter, status, why) in
+        [("hub_rate", 400, "more than the 100 of `tier`"), ("log_level", 200, ""), ("rule_files", 400, "are gone")]
+    {
         let (ac, ad) = world.answered(parameter, &kept[parameter]).await;
         assert_eq!((ac, ad.contains(why)), (status, true), "{parameter}: {ad}");
     }
@@ -169,7 +171,7 @@ async fn who_is_there_is_told() {
     std::fs::create_dir_all(dir.path().join("state")).unwrap();
     let long_ago = brownbridge::message::Timestamp::now().0 - 3_600_000;
     std::fs::write(&file, json!({"old one": long_ago}).to_string()).unwrap();
-    let few = format!("{OWN}own_twin_every = \"5s\"\nown_twin_presence = 2\n");
+    let few = format!("{OWN}own_twin_every = \"1s\"\nown_twin_presence = 2\n");
     let mut world = own_world(dir.path(), &few).await;
     let plant = Plant::subscribed(world.bridge.mqtt, "plc", "plant/#").await;
     let told = world.reported("who was there", |bridge| bridge["presence"]["counts"]["quiet"] == 1).await;
@@ -203,7 +205,7 @@ async fn who_has_a_line_and_who_is_held_is_told() {
     let dir = folder();
     let (sim, messages) = sim(|_| ()).await;
     let sections = format!(
-        "identity = \"per-device\"\n[uplink.devices]\nallow = [\"press*\"]\ngroup_key_file = {:?}\n{OWN}own_twin_every = \"5s\"\n",
+        "identity = \"per-device\"\n[uplink.devices]\nallow = [\"press*\"]\ngroup_key_file = {:?}\n{OWN}own_twin_every = \"1s\"\n",
         sim.ca_file().with_file_name("master.key")
     );
     let world = own_world_at(dir.path(), (sim, messages), &sections);

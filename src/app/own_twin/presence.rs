@@ -44,9 +44,7 @@ impl Presence {
         let path = settings.state.join(NAME);
         let text = fs::read_to_string(&path).unwrap_or_default();
         let kept: BTreeMap<String, i64> = serde_json::from_str(&text).unwrap_or_default();
-        let now = Timestamp::now();
-        // A clock that was ahead must not keep somebody present.
-        let known = kept.iter().map(|(device, at)| (device.clone(), Timestamp((*at).min(now.0))));
+        let known = heard_of(&kept, Timestamp::now());
         Some(Self { seen: Arc::new(Seen::new(known)), most, quiet_after, path, kept })
     }
 
@@ -62,10 +60,7 @@ impl Presence {
 
     /// Writes down who was heard of, where that is news.
     pub(super) fn keep(&mut self) {
-        let now = Timestamp::now();
-        let fresh = |(_, at): &(String, Timestamp)| !is_longer_ago(*at, now, GONE);
-        let all: BTreeMap<_, _> =
-            self.seen.all().into_iter().filter(fresh).map(|(device, at)| (device, at.0)).collect();
+        let all = to_keep(self.seen.all(), Timestamp::now());
         if all == self.kept {
             return;
         }
@@ -77,6 +72,17 @@ impl Presence {
             }
         }
     }
+}
+
+/// What the file said. A clock that was ahead must not keep somebody present.
+fn heard_of(kept: &BTreeMap<String, i64>, now: Timestamp) -> impl Iterator<Item = (String, Timestamp)> {
+    kept.iter().map(move |(device, at)| (device.clone(), Timestamp((*at).min(now.0))))
+}
+
+/// What the file is to say.
+fn to_keep(seen: Vec<(String, Timestamp)>, now: Timestamp) -> BTreeMap<String, i64> {
+    let fresh = |(_, at): &(String, Timestamp)| !is_longer_ago(*at, now, GONE);
+    seen.into_iter().filter(fresh).map(|(device, at)| (device, at.0)).collect()
 }
 
 /// How devices are, by when they were heard of and by how their lines are.
@@ -138,6 +144,23 @@ mod tests {
             let all = known(seen.map(|at| ("d".to_owned(), at)).into_iter().collect(), lines, (now, quiet_after));
             let expect = expect.map(|state| Known { device: "d".to_owned(), state, seen });
             assert_eq!(all, Vec::from_iter(expect), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_a_restart_knows() {
+        let now = Timestamp(40 * 24 * 3_600_000);
+        let gone = i64::try_from(GONE.as_millis()).unwrap();
+        for (name, at, kept, known) in [
+            ("a moment ago", now.0 - 1, Some(now.0 - 1), now.0 - 1),
+            ("long ago", now.0 - gone, Some(now.0 - gone), now.0 - gone),
+            ("gone", now.0 - gone - 1, None, now.0 - gone - 1),
+            ("by a clock that was ahead", now.0 + 5, Some(now.0 + 5), now.0),
+        ] {
+            let file = to_keep(vec![("d".to_owned(), Timestamp(at))], now);
+            assert_eq!(file.get("d").copied(), kept, "{name}");
+            let of = BTreeMap::from([("d".to_owned(), at)]);
+            assert_eq!(heard_of(&of, now).next(), Some(("d".to_owned(), Timestamp(known))), "{name}");
         }
     }
 }

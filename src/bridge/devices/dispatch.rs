@@ -446,7 +446,7 @@ impl Shared {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 /// The largest message fits into a queue of any device.
 const _: () = assert!(D2C_MAX_BYTES < 1 << 20);

@@ -201,6 +201,12 @@ impl Device {
         Arc::new(Self { id: id.into(), number, state, news: Notify::new(), fleet })
     }
 
+    /// The same where nobody else has it now.
+    #[cfg(test)]
+    pub(super) fn try_state(&self) -> Option<parking_lot::MutexGuard<'_, State>> {
+        self.state.try_lock()
+    }
+
     /// It is the bridge's own line.
     pub(super) fn is_own(&self) -> bool {
         self.id.is_empty()

@@ -357,3 +357,41 @@ async fn store(stores: &Stores, record: &[u8]) -> Option<u64> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Plan;
+    use super::super::dispatch::tests::{Parts, plan};
+    use super::*;
+    use crate::uplink::MessageId;
+
+    /// Where full shelves refuse, the last room is for who can send, and what finds none takes with it what is newer of the same
+    /// device, small as that may be.
+    #[tokio::test]
+    async fn the_last_room_of_all_shelves_and_the_order_without_room() {
+        const KIB: usize = 1 << 10;
+        let waiting = |(sequence, length): (u64, usize)| Waiting {
+            id: MessageId { spool: 1, sequence },
+            lane: Lane::Live,
+            record: vec![0; length].into(),
+        };
+        // Six messages of so many KiB are there; of 1 MiB the last quarter is kept.
+        for (name, there, phase, lengths, expect) in [
+            ("below the last room", 127, Phase::Held, vec![10], vec![true]),
+            ("who cannot send has none of the last room", 130, Phase::Held, vec![10], vec![false]),
+            ("who can has", 130, Phase::Connecting, vec![10], vec![true]),
+            ("nothing small goes before what has no room", 127, Phase::Held, vec![263, 10], vec![false, false]),
+        ] {
+            let parts = Parts::open(Plan { refuse_above: Some((0, 1 << 20)), ..plan(WhenRefused::Wait) });
+            let shared = &parts.devices.0;
+            let taken: Vec<Shelved> = (0..6).map(|n| shelved(&waiting((n, there * KIB)))).collect();
+            shared.shelves.append("other", &taken, 0).unwrap();
+            let device = shared.device("d").unwrap();
+            shared.set_phase(&mut device.state(), phase);
+            let messages = lengths.into_iter().zip(7..).map(|(length, sequence)| waiting((sequence, length * KIB)));
+            let written = shared.write(messages.map(|waiting| (Arc::clone(&device), waiting)).collect());
+            let came: Vec<bool> = written.iter().map(|(_, _, result)| result.is_ok()).collect();
+            assert_eq!(came, expect, "{name}");
+        }
+    }
+}

@@ -50,6 +50,39 @@ fn the_way_of_a_message() {
     }
 }
 
+/// Urgent ones pass a shelf while the line is there, and behind each other also when it has ended: on the shelf the second
+/// would come before the first after a restart, which only the spool has.
+#[test]
+fn an_urgent_message_follows_the_one_before_it() {
+    let now = Instant::now();
+    let device = device(Phase::Connected(now));
+    let urgent = |sequence| device.offer(Held::from_spool(waiting(sequence, Lane::Urgent)), now).is_ok();
+    device.is_on_shelf();
+    assert!(urgent(1));
+    device.state().phase = Phase::Idle;
+    assert!(urgent(2));
+    assert!([1, 2].iter().all(|sequence| {
+        device.next().and_then(|next| device.settle(next.id)).is_some_and(|held| held.waiting.id.sequence == *sequence)
+    }));
+    assert!(!urgent(3), "nothing of it waits any more");
+}
+
+/// Those who wait to be registered leave half of the room in memory to those who can send.
+#[test]
+fn who_registers_does_not_take_the_room_of_all() {
+    for (phase, taken, expect) in [
+        (Phase::Registering, MOST_BYTES / 2 - 1, Way::Queued),
+        (Phase::Registering, MOST_BYTES / 2, Way::Shelf),
+        (Phase::Connecting, MOST_BYTES / 2, Way::Queued),
+    ] {
+        let fleet = Arc::<fleet::Fleet>::default();
+        fleet.bytes.store(taken, Ordering::Relaxed);
+        let device = Device::new("d", 1, phase, &fleet);
+        let offered = device.offer(Held::from_spool(waiting(1, Lane::Live)), Instant::now());
+        assert_eq!(offered.map_or_else(|(_, way)| way, |()| Way::Queued), expect, "{phase:?} {taken}");
+    }
+}
+
 /// 100,000 devices are 50 MB while they rest.
 #[test]
 fn a_device_that_rests_costs_half_a_kilobyte() {

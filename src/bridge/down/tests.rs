@@ -11,6 +11,8 @@ use crate::bridge::{Bridge, tests};
 use crate::downlink::Fence;
 use crate::uplink::Nowhere;
 
+mod once;
+
 const RULES: &str = r#"
 [[command]]
 name  = "waits"

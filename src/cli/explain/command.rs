@@ -11,7 +11,7 @@ use crate::bridge::down::is_own_method;
 use crate::cli::check::{could_not_run, print};
 use crate::downlink::Forbidden;
 use crate::message::Timestamp;
-use crate::rules::{Commanded, Incoming, LocalPublish, Made, RuleSet, Wish, addressee};
+use crate::rules::{Commanded, Incoming, LocalPublish, Made, RuleSet, Unmade, Wish, addressee};
 
 /// What is asked about.
 pub(super) struct Down<'a> {
@@ -151,7 +151,7 @@ impl Desired<'_> {
             return could_not_run("desired properties are a JSON object: --payload '{\"speed\": 12.5}'");
         };
         let wishes = set.desired((self.device, self.received), &properties);
-        let none = wishes.iter().all(Wish::is_let_by);
+        let none = wishes.is_empty();
         if as_json {
             let told: Vec<_> = wishes.iter().map(|wish| self.wish_in_json(wish)).collect();
             print(&format!("{}\n", json!({"device": self.device, "wishes": told})));
@@ -189,8 +189,11 @@ impl Desired<'_> {
                     };
                 }
             }
-            Err((_, detail)) if wish.is_let_by() => {
+            Err((Unmade::Beyond, detail)) => {
                 writeln!(out, "\n{path}: refused by [[desired]] `{}`: {} is {detail}", wish.rule, wish.value)?;
+            }
+            Err((Unmade::NoRow, detail)) => {
+                writeln!(out, "\n{path}: refused by [[desired]] `{}`: {}: {detail}", wish.rule, wish.value)?;
             }
             Err((why, detail)) => {
                 let why = why.label();

@@ -1,5 +1,7 @@
 //! Births, deaths and what is written down of them.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use proptest::prelude::*;
 
 use super::super::super::tests::{decode_received, decode_with};
@@ -7,9 +9,9 @@ use super::super::Sparkplug;
 use super::*;
 use crate::rules::rule::Decode;
 
-/// Keeps records in memory.
+/// Keeps records in memory, and who was to be asked; for that there may be no place.
 #[derive(Debug, Default)]
-struct Tape(Mutex<Vec<Vec<u8>>>, Mutex<Vec<String>>);
+struct Tape(Mutex<Vec<Vec<u8>>>, Mutex<Vec<String>>, AtomicBool);
 
 impl Keep for Tape {
     fn keep(&self, record: &[u8]) -> u64 {
@@ -20,7 +22,7 @@ impl Keep for Tape {
 
     fn ask_rebirth(&self, node: &str) -> bool {
         self.1.lock().push(node.to_owned());
-        true
+        !self.2.load(Ordering::Relaxed)
     }
 }
 
@@ -307,6 +309,8 @@ fn a_node_is_asked_once_after_a_restart() {
     let data: &[(&str, &[(&str, u8)])] = &[("NDATA/n", &[("", 1)])];
     for (name, messages, rebirth, expect) in [
         ("by alias", [data, data].concat(), true, 1),
+        ("there is no place for it", [data, data].concat(), true, 2),
+        ("it was in the quarantine", [data, data].concat(), true, 0),
         ("the rule does not ask", [data, data].concat(), false, 0),
         ("by name", vec![("NDATA/n", &[("a", 1)][..])], true, 0),
         ("it was born since", [&[("NBIRTH/n", &[("a", 1)][..])], data].concat(), true, 0),
@@ -314,7 +318,9 @@ fn a_node_is_asked_once_after_a_restart() {
         ("a device was born", [&[("DBIRTH/n/d", &[("b", 2)][..])], data].concat(), true, 1),
     ] {
         let (births, tape) = (restored(&records), Arc::new(Tape::default()));
+        tape.2.store(name == "there is no place for it", Ordering::Relaxed);
         births.keep_with(Arc::<Tape>::clone(&tape));
+        let births = if name == "it was in the quarantine" { births.retried() } else { births };
         for (topic, metrics) in messages {
             let bd_seq = topic.starts_with("NBIRTH").then_some(1);
             let format = Decode::Sparkplug(Sparkplug { rebirth, ..Sparkplug::default() });
