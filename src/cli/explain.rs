@@ -29,8 +29,8 @@ use identity::{Configured, Identities};
     after_help = "Examples:\n  brownbridge explain plant1/packaging/wrapper3/speed --payload '{\"rpm\": 1450}'\n  \
     brownbridge explain --on disconnect --client plc-line4-7 --reason keep_alive_timeout\n  \
     brownbridge explain --command press7 --prop kind=setpoint --payload '{\"value\": 12}'\n\n\
-    Exit code: 0 it goes up or is dropped, 1 it is quarantined, kept out by [commands] or the rules have errors, 2 no rule\n\
-    matched or could not run."
+    Exit code: 0 it goes up or is dropped, 1 it is quarantined, kept out by [commands] or the rules\n\
+    have errors, 2 no rule matched or could not run."
 )]
 pub(super) struct Args {
     /// The topic of a publish.
