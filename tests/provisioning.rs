@@ -515,7 +515,7 @@ fn by_hand_in_words(dir: &Path, good: &[String], group: &str) {
         (
             "no roots at all",
             given.iter().copied().filter(|arg| *arg != "--ca-file" && *arg != root).collect(),
-            vec![key, ("SSL_CERT_FILE", "/nowhere/none.pem")],
+            vec![key, ("SSL_CERT_FILE", "/nowhere/none.pem"), ("SSL_CERT_DIR", "")],
             2,
             "at '/nowhere/none.pem'): install the package ca-certificates",
         ),
