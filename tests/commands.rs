@@ -4,8 +4,14 @@
 
 #[path = "commands/again.rs"]
 mod again;
+#[path = "commands/audit.rs"]
+mod audit;
 #[path = "commands/faults.rs"]
 mod faults;
+#[path = "commands/fence.rs"]
+mod fence;
+#[path = "commands/identity.rs"]
+mod identity;
 #[path = "commands/own.rs"]
 mod own;
 #[path = "commands/own_twin.rs"]
