@@ -13,9 +13,9 @@ use crate::hub::sas::Key;
 /// Derives the key of one device from the key of its group.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
-    brownbridge derive-key press-4 --config /etc/brownbridge/bridge.toml     as that bridge does\n  \
-    brownbridge derive-key press-4 --env GROUP_KEY                           as an enrolment group does\n  \
-    pass show line-1 | brownbridge derive-key SN-007 --as-written            for a bridge without [uplink.dps]\n\n\
+    brownbridge derive-key press-4 --config bridge.toml        as that bridge does\n  \
+    brownbridge derive-key press-4 --env GROUP_KEY             as an enrolment group does\n  \
+    pass show line-1 | brownbridge derive-key SN-007 --as-written  for a bridge without [uplink.dps]\n\n\
     An id with capitals has two keys: the provisioning service derives from the id in lower case, a\n\
     bridge without [uplink.dps] from the id as it is written. The group key is read from the\n\
     configuration, a file, the environment or standard input, never from the command line.\n\n\

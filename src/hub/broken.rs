@@ -26,3 +26,28 @@ pub fn looks_blocked(error: &io::Error) -> bool {
 pub fn has_hung_up(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_a_line() {
+        use io::ErrorKind as K;
+        for (kind, text, blocked, hung_up) in [
+            (K::UnexpectedEof, "the other side closed the connection", true, true),
+            (K::ConnectionReset, "see the manual", true, true),
+            (K::ConnectionRefused, "see the manual", true, false),
+            (K::TimedOut, "see the manual", true, false),
+            (K::NetworkUnreachable, "see the manual", true, false),
+            (K::InvalidData, "see the manual", false, false),
+            (K::AddrNotAvailable, "see the manual", false, false),
+        ] {
+            let error = io::Error::new(kind, "see the manual");
+            assert_eq!(
+                (in_words(&error).as_str(), looks_blocked(&error), has_hung_up(&error)),
+                (text, blocked, hung_up)
+            );
+        }
+    }
+}
