@@ -112,10 +112,11 @@ impl State {
         }
     }
 
-    /// When it may make a place for another. What is written down already stays, though it may have been active since.
+    /// When it may make a place for another. What is written down already stays though it may have been active since, but
+    /// is never later than what is true: one that comes to rest without a message was active before its turn was over.
     fn place_is_due(&self, since: Instant) -> Due {
         match self.due {
-            Due::MayLeave(_) => self.due,
+            Due::MayLeave(since) if since <= self.active || !self.is_resting() => self.due,
             Due::TurnOver(_) if !self.is_resting() => self.due,
             _ if self.is_asked_to_leave() => Due::Never,
             _ if self.is_resting() => Due::MayLeave(self.active),
