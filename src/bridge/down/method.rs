@@ -78,6 +78,7 @@ pub(super) fn of_outcome(outcome: &str, detail: &str, made: &Made) -> (i32, Byte
         "not_allowed" => error(403, detail),
         "over_rate" => error(429, "the device is over its rate of commands"),
         "timeout" => error(504, "the device has not answered in time"),
+        "in_part" => error(502, detail),
         "answer_too_large" => error(502, "the answer of the device is larger than 128 KB"),
         _ => error(400, detail),
     };
