@@ -4,6 +4,8 @@
 
 #[path = "commands/again.rs"]
 mod again;
+#[path = "commands/away.rs"]
+mod away;
 #[path = "commands/faults.rs"]
 mod faults;
 #[path = "commands/own.rs"]
