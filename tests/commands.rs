@@ -8,6 +8,8 @@ mod again;
 mod away;
 #[path = "commands/faults.rs"]
 mod faults;
+#[path = "commands/kept.rs"]
+mod kept;
 #[path = "commands/own.rs"]
 mod own;
 #[path = "commands/own_twin.rs"]

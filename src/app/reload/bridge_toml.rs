@@ -1,4 +1,4 @@
-//! `bridge.toml` is read at start only, but for the patterns of devices that may connect ([`super::devices`]). Who asks for
+//! `bridge.toml` is read at start only, but for the patterns of devices that may connect, and that stay connected ([`super::devices`]). Who asks for
 //! a reload hears what of it would need a restart.
 
 use std::fs;
@@ -10,8 +10,8 @@ use crate::config;
 use crate::diag::{Diagnostic, SourceFile, rendered};
 use crate::secret::Secret;
 
-/// The key that needs no restart.
-const TAKEN_UP: &str = "uplink.devices.allow";
+/// The keys that need no restart.
+const TAKEN_UP: [&str; 2] = ["uplink.devices.allow", "uplink.devices.keep_open"];
 
 /// The configuration as it was at start.
 pub struct BridgeToml {
@@ -55,7 +55,7 @@ impl BridgeToml {
             return Err(NotTaken { why, findings });
         }
         let mut changed = config::changed_keys(self.text.expose(), &text);
-        changed.retain(|key| key != TAKEN_UP);
+        changed.retain(|key| !TAKEN_UP.contains(&key.as_str()));
         if !changed.is_empty() {
             let keys = changed.join(", ");
             tracing::warn!(

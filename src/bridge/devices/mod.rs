@@ -2,7 +2,7 @@
 //!
 //! One *dispatcher* reads the spools, the lanes in their order, and gives each message to its device's own queue, which
 //! is bounded. A *line* is an uplink that drains the queue of one device over a connection of its own; it is opened when
-//! the first message waits and closed when none came for a while. Messages without a device, and those addressed to the
+//! the first message waits and closed when none came for a while, but for those that are to stay open ([`keeping`]). Messages without a device, and those addressed to the
 //! bridge itself, go over the bridge's own line, which is one of them with an empty name.
 //!
 //! Nothing one device does may stop another. A message whose device cannot take it now (the hub refuses it, nobody has
@@ -60,6 +60,7 @@ pub mod directory;
 mod dispatch;
 mod door;
 mod ends;
+mod keeping;
 pub mod known;
 mod line;
 pub mod provisioned;
@@ -74,6 +75,8 @@ mod withdraw;
 
 pub use census::{Listed, Origin, Phase as Condition, Summary, origin};
 pub use door::Door;
+pub use keeping::Keep;
+use keeping::Keeping;
 use queue::{Device, Held, Phase};
 use register::{Register, Verdict};
 pub use renewal::Renewed;
@@ -147,6 +150,8 @@ pub struct Plan {
     pub when_refused: WhenRefused,
     /// The bridge's own line stays open though nothing waits: the hub sends something on it.
     pub keep_own: bool,
+    /// Whose lines stay open, too.
+    pub keep: Keep,
     /// A connection without a message for so long is closed.
     pub idle_timeout: Duration,
     /// Most connections.
@@ -190,6 +195,7 @@ struct Shared {
     own: Arc<Device>,
     slots: Mutex<Slots>,
     asking: Mutex<Asking>,
+    keeping: Mutex<Keeping>,
     door: Arc<Door>,
     lines: TaskTracker,
     /// Messages on their way to the quarantine.
@@ -257,6 +263,7 @@ pub fn open(options: Options, outcome: SpoolOutcome, metrics: Metrics) -> std::i
         own,
         slots: Mutex::default(),
         asking: Mutex::default(),
+        keeping: Mutex::new(Keeping::open(&options.state)),
         door: Arc::default(),
         lines: TaskTracker::new(),
         isolating: AtomicUsize::new(0),
@@ -278,6 +285,7 @@ pub fn open(options: Options, outcome: SpoolOutcome, metrics: Metrics) -> std::i
         }
     }
     shared.mind_the_door();
+    shared.keep_open(shared.options.plan.keep.clone());
     Ok(Devices(shared))
 }
 
@@ -291,6 +299,7 @@ pub async fn run(devices: Devices, backlog: SpoolBacklog, status: watch::Sender<
     tokio::join!(ended, dispatch::run(&shared, backlog, &status));
     shared.lines.close();
     shared.lines.wait().await;
+    shared.write_let_in().await;
     shared.persist().await;
 }
 
@@ -370,6 +379,7 @@ impl Shared {
             );
         }
         let device = Device::new(id, phase, Arc::clone(&self.bytes));
+        self.keeping.lock().meets(&device);
         devices.by_id.insert(Arc::clone(&device.id), Arc::clone(&device));
         devices.in_order.push(Arc::clone(&device));
         Some(device)

@@ -136,6 +136,8 @@ pub(super) struct State {
     pub(super) read_to: Option<Mark>,
     /// Something else than messages is to be said over its line.
     pub(super) errand: bool,
+    /// Its line stays open though nothing waits.
+    pub(super) is_kept: bool,
     /// Somebody drains the shelf another way.
     pub(super) sweeping: bool,
     /// Since when it has been short of room: no message found any, and it was not half empty since.
@@ -194,6 +196,7 @@ impl Device {
             transfer: None,
             read_to: None,
             errand: false,
+            is_kept: false,
             sweeping: false,
             short_since: None,
             active: Instant::now(),
@@ -283,7 +286,7 @@ impl Device {
     /// Since when it has had nothing to do; `None` while it has.
     pub(super) fn rests_since(&self) -> Option<Instant> {
         let state = self.state();
-        state.is_resting().then_some(state.active)
+        state.may_rest().then_some(state.active)
     }
 
     /// Takes its place in the line for a connection; false where it has one already, or may not.
@@ -303,12 +306,18 @@ impl Device {
     /// Since when it has been idle, or connected where it is not, and may make a place for another.
     pub(super) fn may_leave(&self, now: Instant) -> Option<Instant> {
         let state = self.state();
-        let Phase::Connected(since) = state.phase else { return None };
+        let since = match state.phase {
+            Phase::Connected(since) => since,
+            // It would try for as long as its hub is away.
+            Phase::Connecting if state.is_kept && state.is_resting() => now,
+            _ => return None,
+        };
         let asked = state.leave.as_ref().is_none_or(CancellationToken::is_cancelled);
         if self.is_own() || asked {
             return None;
         }
         match state.is_resting() {
+            true if state.is_kept => Some(now),
             true => Some(state.active),
             false => (now.saturating_duration_since(since) > A_TURN).then_some(since.max(state.active)),
         }
@@ -509,6 +518,11 @@ impl State {
     #[cfg(test)]
     pub(super) fn room(&self) -> usize {
         self.queue.capacity() + self.given.capacity()
+    }
+
+    /// Its line may end: it has nothing to do, and is not kept.
+    pub(super) fn may_rest(&self) -> bool {
+        self.is_resting() && !self.is_kept
     }
 
     /// Nothing waits, nothing is in flight, nothing is on the shelf, nothing else is to be said.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use rumqttc::tokio_rustls::rustls::RootCertStore;
 
-use super::super::{Options, Plan, line, open};
+use super::super::{Keep, Options, Plan, line, open};
 use super::*;
 use crate::bridge::holding::Holding;
 use crate::bridge::lanes;
@@ -68,6 +68,7 @@ fn plan(when_refused: WhenRefused) -> Plan {
         table: HashSet::from(["d".to_owned()]),
         when_refused,
         keep_own: false,
+        keep: Keep::default(),
         idle_timeout: Duration::from_secs(60),
         max_connections: 0,
         connect_rate: 1,
