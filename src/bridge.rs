@@ -341,6 +341,9 @@ impl Bridge {
 
     fn quarantined(&self, publish: &Publish<'_>, reason: Reason<'_>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let unsettled = self.unsettled(self.metrics.quarantined(reason.reason));
+        if !reason.rule.is_empty() {
+            self.metrics.rule_failed(reason.rule, reason.reason);
+        }
         let stored = self.quarantine.put(publish, reason, || unsettled.settle());
         self.metrics.log_pace(&format!("{} {}", reason.rule, reason.reason), |left_out| {
             tracing::warn!(

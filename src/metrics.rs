@@ -172,6 +172,12 @@ impl Metrics {
         ::metrics::counter!("brownbridge_broker_subscriptions_refused_total", "reason" => reason).increment(1);
     }
 
+    /// Counts a publish that a rule could not translate.
+    pub fn rule_failed(&self, rule: &str, reason: &str) {
+        ::metrics::counter!("brownbridge_rule_failures_total", "rule" => rule.to_owned(), "reason" => reason.to_owned())
+            .increment(1);
+    }
+
     /// Counts a message whose payload has a time that was not taken.
     pub fn time_ignored(&self, rule: &str, reason: &'static str) {
         ::metrics::counter!("brownbridge_time_ignored_total", "rule" => rule.to_owned(), "reason" => reason)
@@ -404,6 +410,7 @@ pub fn describe_labelled() {
         ),
         ("brownbridge_messages_dropped_total", "Publishes that make no hub message on purpose, by reason"),
         ("brownbridge_messages_quarantined_total", "Publishes put into the quarantine, by reason"),
+        ("brownbridge_rule_failures_total", "Publishes a rule could not translate, by rule and reason"),
         ("brownbridge_hub_messages_quarantined_total", "Stored hub messages put into the quarantine, by reason"),
         ("brownbridge_quarantine_taken_total", "Quarantined entries taken out by an operator, by what became of them"),
         (

@@ -105,6 +105,11 @@ topic    = "plant/impatient"
 response = { topic = "plant/impatient/answer", within = "1ms" }
 
 [[command]]
+method   = "shared"
+topic    = "plant/shared/{id}"
+response = { topic = "plant/shared", when = ".ref == $id", status = ".code", remove = ["ref", "code"] }
+
+[[command]]
 method = "reset"
 topic  = "plant/reset"
 "##;

@@ -77,6 +77,7 @@ fn a_publish_becomes_a_hub_message() {
         ("brownbridge_messages_dropped_total{reason=\"rule\"}", 1),
         ("brownbridge_messages_dropped_total{reason=\"system_topic\"}", 1),
         ("brownbridge_messages_quarantined_total{reason=\"not_json\"}", 1),
+        ("brownbridge_rule_failures_total{rule=\"strict\",reason=\"not_json\"}", 1),
         ("brownbridge_messages_quarantined_total{reason=\"bad_property_bag\"}", 1),
         ("brownbridge_messages_quarantined_total{reason=\"too_large\"}", 1),
     ] {

@@ -75,7 +75,7 @@ fn commands() {
         (vec!["check", "bridge.toml"], 2, "", "error: cannot read bridge.toml: No such file"),
         (vec!["check", "--config", "bridge.toml.example"], 0, "bridge.toml.example: ok\n", ""),
         (vec!["check", "--config", "tests/golden/bridge/typos.toml"], 1, "typos.toml: 3 errors\n", "did you mean"),
-        (vec!["test"], 0, "51 passed, 0 failed\n", ""),
+        (vec!["test"], 0, "55 passed, 0 failed\n", ""),
         (vec!["test", "--json"], 0, "\"passed\":true", ""),
         (vec!["test", "tests/golden/rules/failing.toml"], 1, "0 passed, 12 failed\n", "want 1500, got 1450"),
         (vec!["test", typos], 1, "no test was run: the rules have errors\n", "error: unknown format `jsn`"),
@@ -107,12 +107,14 @@ fn commands() {
         (
             explain(&["iotgateway/a/b"]),
             2,
-            "nearest: kepware agent (rules/30-kepware-agent.toml:5), but the topic goes on at level 3",
+            "nearest: kepware agent (rules/30-kepware-agent.toml:17), but the topic goes on at level 3",
             "",
         ),
         (explain(&["a/b/c"]), 2, "topic  = \"a/{machine}/c\"\n", ""),
         (explain(&["a/+"]), 2, "", "error: a topic to publish to cannot contain `+` or `#`"),
         (explain(&["a", "--payload-file", "no/such"]), 2, "", "error: cannot read no/such"),
+        (explain(&["a", "--payload-hex", "0 1f"]), 2, "", "a byte has two digits"),
+        (explain(&["a", "--payload-hex", "0x1f"]), 2, "", "`x` is no hexadecimal digit"),
         (vec!["explain", "a", "--rules", "no/such"], 2, "", "name one, e.g. brownbridge explain TOPIC --rules PATH"),
         (
             vec!["explain", "devices/gw1/messages/events/$.ct=a/b&c=d", "--gateway", "gw1", "--json"],
@@ -171,6 +173,7 @@ fn explanations() {
         "ms --payload {\"ts\":1767225600} --rules tests/golden/rules/time.toml",
         "plant/hall2/oven/temp --payload 1 --rules tests/golden/rules/many.toml --all",
         "energy/m1 --payload P=12.5;U=231 --rules tests/golden/rules/failing.toml",
+        "gw07-press/temp/oil --payload-hex 7b2276223a2036317d --rules rules",
         "energy/m9 --payload P=12.5;U=231 --rules tests/golden/rules/failing.toml",
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_brownbridge"));
@@ -374,7 +377,7 @@ fn junit() {
     let case = "tests/golden/rules/failing.toml";
     let errors = "tests/golden/check/bad-1-typos.toml";
     for (files, code, stdout, sums, wrong) in [
-        (vec!["rules"], 0, "51 passed, 0 failed\n", ["51", "0", "0"], None),
+        (vec!["rules"], 0, "55 passed, 0 failed\n", ["55", "0", "0"], None),
         (
             vec![case],
             1,
@@ -411,7 +414,7 @@ fn junit() {
     check(
         &["test", "--junit", "no/such/report.xml"],
         2,
-        "51 passed",
+        "55 passed",
         "error: cannot write no/such/report.xml: No such",
     );
 }

@@ -5,7 +5,9 @@
 use std::path::{Path, PathBuf};
 
 use brownbridge::diag::SourceFile;
-use brownbridge::rules::{self, CODES, testing};
+use brownbridge::message::{HubMessage, Publish, Timestamp};
+use brownbridge::rules::{self, CODES, Output, RuleSet, Verdict, testing};
+use serde_json::Value;
 
 fn files(folder: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
@@ -115,7 +117,7 @@ fn what_each_key_means() {
     check("time.toml", 6);
     check("shape.toml", 20);
     check("script.toml", 6);
-    check("command.toml", 16);
+    check("command.toml", 30);
     check("restraint.toml", 11);
     check("window.toml", 13);
     check("cost.toml", 3);
@@ -124,4 +126,59 @@ fn what_each_key_means() {
 #[test]
 fn shipped_rules() {
     all_pass(&files("rules"), 35, true);
+}
+
+/// One publish as the vectors have it: what it is called, its topic and its bytes.
+fn publishes(vectors: &str) -> Vec<(String, Vec<u8>)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/azure").join(vectors);
+    let file: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    let bytes = |hex: &str| hex.as_bytes().chunks(2).map(byte).collect();
+    let payload = |vector: &Value| match (vector["payload_hex"].as_str(), vector["payload_kind"].as_str()) {
+        (Some(hex), _) => bytes(hex),
+        (None, Some("hex")) => bytes(vector["payload"].as_str().unwrap()),
+        _ => vector["payload"].as_str().or(vector["payload_text"].as_str()).unwrap().as_bytes().to_vec(),
+    };
+    let vectors = file["vectors"].as_array().unwrap();
+    vectors.iter().map(|vector| (vector["topic"].as_str().unwrap().to_owned(), payload(vector))).collect()
+}
+
+/// What the hub gets of it, or why nothing.
+fn outcome(rules: &RuleSet, publish: &Publish<'_>, out: &mut Output) -> String {
+    let told = match rules.translate(publish, out) {
+        Verdict::Translated => String::new(),
+        Verdict::Dropped { rule } => format!("  dropped by `{}`\n", rules.name(rule)),
+        Verdict::Quarantined { rule, reason } => {
+            format!("  quarantined by `{}`: {}\n", rules.name(rule), reason.label())
+        }
+        Verdict::Unmatched => "  no rule\n".to_owned(),
+    };
+    let records = out.records().chain(out.held().map(|(rule, held)| (rule, rules::held_record(held))));
+    let message = |(rule, record)| {
+        let message = HubMessage::parse(record).unwrap();
+        let body = String::from_utf8_lossy(message.body);
+        format!("  {} | {} | {} | {body}\n", rules.name(rule), message.device, message.created)
+    };
+    told + &records.map(message).collect::<String>()
+}
+
+/// The cookbook over payloads of real equipment.
+#[test]
+fn equipment() {
+    let sources: Vec<SourceFile> = files("rules").iter().map(|path| source(path)).collect();
+    let rules = rules::load(&sources).rules.unwrap();
+    let mut out = Output::new();
+    let mut got = String::new();
+    for (topic, payload) in ["plc_samples.json", "sparkplug.json"].into_iter().flat_map(publishes) {
+        let (received, client) = (Timestamp(1_795_219_260_000), "plc");
+        let publish = Publish { topic: &topic, payload: &payload, client, user: None, qos: 1, retain: false, received };
+        let text = std::str::from_utf8(&payload).ok().filter(|text| !text.contains(char::is_control));
+        let shown = text.unwrap_or("(binary)");
+        got += &format!("{topic}  {shown}\n{}\n", outcome(&rules, &publish, &mut out));
+    }
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rules/equipment.txt");
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        std::fs::write(&golden, &got).unwrap();
+    }
+    assert_eq!(got, std::fs::read_to_string(&golden).unwrap_or_default());
 }

@@ -141,6 +141,13 @@ fn mistakes_in_rules_are_marked() {
         ("[[test]]\nqos = 3", ".test[0].qos: 3 is against maximum"),
         ("[[test]]\nwant = [{ count = 1 }]", ".want[0].count: unknown"),
         ("[[rules]]", ".rules: unknown"),
+        ("[[rule]]", ".rule[0]: {} is against required [\"topic\"]"),
+        ("[[rule]]\ntopic = \"t\"", ".rule[0]: {\"topic\":\"t\"} is against required [\"device\"]"),
+        ("[[rule]]\ndecode = {}", ".decode: {} is against required [\"format\"]"),
+        ("[[rule]]\ntime = {}", ".time: {} is against required [\"from\"]"),
+        ("[[rule]]\nbatch = {}", ".batch: {} is against required [\"max_wait\"]"),
+        ("[[rule]]\nlookup = { table = \"t\" }", ".lookup: {\"table\":\"t\"} is against required [\"key\"]"),
+        ("[[test]]\nwant = {}", "is against required [\"send\"]"),
     ] {
         let wrong = wrong(&schema, text);
         assert!(wrong.iter().any(|wrong| wrong.contains(place)), "{text}\n{place}\n{wrong:#?}");

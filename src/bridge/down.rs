@@ -31,6 +31,7 @@
 //! | `busy` | too many commands wait | no | 503 |
 //! | `ack_timeout`, `timeout` | no answer in time | no | 504 |
 //! | `given_back` | it waited for its device or its turn for a minute, or with `once` for a disk that can be written | no | |
+//! | `bad_answer` | `response` cannot read the answer | yes | 502 |
 //! | `answer_too_large` | the answer is larger than a hub takes | yes | 502 |
 //! | `line_lost` | the connection ended before the hub could be told | no | no |
 //! | `stopped` | the bridge ends | no | 503 |
@@ -51,7 +52,7 @@ use crate::downlink::{Case, Desk, Done, Fence, Rates, Stage};
 use crate::hub::back::{self, Command, Downward};
 use crate::message::{Timestamp, excerpt};
 use crate::metrics::Metrics;
-use crate::rules::{Commanded, Incoming, Made, RuleSet};
+use crate::rules::{Commanded, Incoming, Made, Reply, RuleSet};
 use crate::shelf::Shelves;
 use crate::uplink::{Arrival, Return, Wanted};
 
@@ -135,6 +136,22 @@ struct Order {
     /// It is written down that it may have been published, and it was not.
     begun: bool,
     line: Return,
+}
+
+impl Order {
+    /// True where only some publishes on the topic of its answer are the answer.
+    fn picks(&self) -> bool {
+        self.made.answer.as_ref().is_some_and(|(_, answer)| answer.picks())
+    }
+
+    /// What a publish on the topic of its answer is; what is too large to be read comes without its payload.
+    fn reply(&self, payload: Option<&[u8]>) -> Reply {
+        match (&self.made.answer, payload) {
+            (Some((_, answer)), Some(payload)) => answer.read(payload, Timestamp::now()),
+            (Some((_, answer)), None) if answer.picks() => Reply::Another,
+            _ => Reply::Is { status: 200, body: Vec::new() },
+        }
+    }
 }
 
 /// What came down.
@@ -339,26 +356,39 @@ impl Downlink {
 
     fn unwatch(&self, case: &Case<Order>) {
         if let Some(topic) = case.answer_topic() {
-            self.parts.watch.remove(topic);
+            self.parts.watch.remove(topic, case.what.picks());
         }
     }
 
     /// The plant has published on a topic of an answer.
     async fn answered(&mut self, answered: Answered) {
-        let Some(case) = self.desk.answered(&answered.topic) else { return };
+        let mut reply = Reply::Another;
+        let case = self.desk.answered(&answered.topic, |order: &Order| {
+            reply = order.reply(answered.payload.as_deref());
+            match order.kind {
+                Kind::Message => matches!(reply, Reply::Is { .. }),
+                Kind::Method(_) => reply != Reply::Another,
+            }
+        });
+        let Some(case) = case else { return };
+        if !answered.counted {
+            self.unwatch(&case);
+        }
         let late = matches!(case.stage, Stage::Late(_));
         let (order, key) = (case.what, case.key);
-        match (&order.kind, answered.payload) {
+        match (&order.kind, reply) {
             (Kind::Message, _) if late => self.finish(order, &key, "acknowledged_late", "").await,
             (Kind::Message, _) => self.finish(order, &key, "acknowledged", "").await,
-            (Kind::Method(rid), Some(payload)) => {
-                let status = order.made.answer.as_ref().and_then(|(_, answer)| answer.status.as_deref());
-                let (status, body) = method::translate(&payload, status);
-                let sent = order.line.answer(back::method_answer(status, rid), body).await;
+            (Kind::Method(_), _) if answered.payload.is_none() => {
+                self.finish(order, &key, "answer_too_large", "").await;
+            }
+            (Kind::Method(rid), Reply::Is { status, body }) => {
+                let sent = order.line.answer(back::method_answer(status, rid), method::body(body)).await;
                 let outcome = if sent.is_ok() { "answered" } else { "line_lost" };
                 self.tell(&order, outcome, &format!("status {status}"), true);
             }
-            (Kind::Method(_), None) => self.finish(order, &key, "answer_too_large", "").await,
+            (Kind::Method(_), Reply::Unreadable(why)) => self.finish(order, &key, "bad_answer", &why).await,
+            (Kind::Method(_), Reply::Another) => {}
         }
     }
 

@@ -71,6 +71,9 @@ pub(super) struct Args {
     /// Reads the payload from a file.
     #[arg(long, conflicts_with = "on")]
     payload_file: Option<PathBuf>,
+    /// The payload as hexadecimal digits: "00 1f a0"
+    #[arg(long, value_name = "DIGITS", value_parser = digits, conflicts_with_all = ["payload", "payload_file", "on"])]
+    payload_hex: Option<Digits>,
     /// The client id of the publisher.
     #[arg(long, default_value = "client")]
     client: String,
@@ -110,10 +113,10 @@ pub(super) fn run(args: Args) -> ExitCode {
     if let (None, false, Err(error)) = (args.on, down, topic::check_name(topic)) {
         return could_not_run(&error.to_string());
     }
-    let payload = match (args.payload, &args.payload_file) {
-        (Some(payload), _) => Some(payload.into_bytes()),
-        (None, None) => None,
-        (None, Some(path)) => match std::fs::read(path) {
+    let given = args.payload.map(String::into_bytes).or(args.payload_hex.map(|Digits(payload)| payload));
+    let payload = match (given, &args.payload_file) {
+        (given, None) => given,
+        (_, Some(path)) => match std::fs::read(path) {
             Ok(payload) => Some(payload),
             Err(error) => return could_not_run(&format!("cannot read {}: {error}", path.display())),
         },
@@ -540,6 +543,17 @@ impl Addressed<'_> {
 
 fn body_hex(body: &[u8]) -> String {
     body.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Bytes that are written as hexadecimal digits.
+#[derive(Debug, Clone)]
+struct Digits(Vec<u8>);
+
+fn digits(text: &str) -> Result<Digits, String> {
+    let digit = |c: char| c.to_digit(16).ok_or_else(|| format!("`{c}` is no hexadecimal digit"));
+    let digits: Vec<u32> = text.chars().filter(|c| !c.is_whitespace()).map(digit).collect::<Result<_, _>>()?;
+    let (pairs, []) = digits.as_chunks::<2>() else { return Err("a byte has two digits".to_owned()) };
+    Ok(Digits(pairs.iter().filter_map(|[high, low]| u8::try_from(high << 4 | low).ok()).collect()))
 }
 
 fn write_body(out: &mut String, body: &[u8]) -> fmt::Result {

@@ -74,11 +74,13 @@ impl<T> Desk<T> {
         Some(self.cases.remove(at))
     }
 
-    /// Takes the oldest one that waits for an answer on this topic; those in time go first.
-    pub fn answered(&mut self, topic: &str) -> Option<Case<T>> {
+    /// Takes the oldest one that waits for an answer on this topic and takes it for its own; those in time go first.
+    pub fn answered(&mut self, topic: &str, mut is_its: impl FnMut(&T) -> bool) -> Option<Case<T>> {
         let in_time = |case: &Case<T>| matches!(&case.stage, Stage::Answer(wanted, _) if wanted == topic);
         let late = |case: &Case<T>| matches!(&case.stage, Stage::Late(wanted) if wanted == topic);
-        let at = self.cases.iter().position(in_time).or_else(|| self.cases.iter().position(late))?;
+        let mut cases = self.cases.iter();
+        let at = cases.position(|case| in_time(case) && is_its(&case.what));
+        let at = at.or_else(|| self.cases.iter().position(|case| late(case) && is_its(&case.what)))?;
         Some(self.cases.remove(at))
     }
 
@@ -156,7 +158,7 @@ mod tests {
         assert_eq!(due(&mut desk, 0), None);
         assert_eq!(due(&mut desk, 6).as_deref(), Some("away"));
         assert_eq!(due(&mut desk, 6).as_deref(), Some("ends"), "whatever it waits for");
-        let answered = |desk: &mut Desk<()>| desk.answered("t").map(|case| case.key);
+        let answered = |desk: &mut Desk<()>| desk.answered("t", |()| true).map(|case| case.key);
         for expect in [Some("first"), Some("second"), Some("late"), None] {
             assert_eq!(answered(&mut desk).as_deref(), expect);
         }

@@ -17,14 +17,15 @@
 //! was put in, and no wildcard.
 
 use std::fmt;
-use std::time::Duration;
 
 use regex::Regex;
 
 use super::QuarantineReason;
+use super::answer::Answer;
 use super::decode::Births;
 use super::encode::{self, Encode, Source as Payload};
 use super::make::{self, Records, Source, Taken, Work};
+use super::refusal::Refusal;
 use super::rule::Message;
 use super::template::{Part, Template};
 use crate::message::{HubMessage, Publish, Timestamp};
@@ -58,15 +59,6 @@ pub(super) struct Command {
     pub(super) answer: Option<Answer>,
     /// A message is published once at most.
     pub(super) once: bool,
-}
-
-/// What a command waits for before it is complete.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
-    /// How long.
-    pub within: Duration,
-    /// The field of the answer that is the status of a method; 200 without one.
-    pub status: Option<Box<[Box<str>]>>,
 }
 
 /// A pattern over a whole text.
@@ -280,14 +272,11 @@ impl Command {
 
     /// What it makes of a body.
     pub(super) fn made(&self, (names, payload): (&[&str], &[u8]), received: Timestamp) -> Asked {
-        let publish = Publish { topic: "", payload, client: "", user: None, qos: 1, retain: false, received };
-        let births = Births::default();
-        let source = Source { publish: &publish, captures: &[], event: names, births: &births, state: "", marks: None };
-        let (mut work, mut records) = (Work::default(), Records::default());
-        match make::make(&self.message, 0, &source, &mut work, &mut records) {
+        let mut records = Records::default();
+        match make(&self.message, (names, payload), received, &mut records) {
             Ok(Taken::When) => Ok(Err(self.passed_by(payload, PassedBy::When(self.written_when())))),
             Ok(Taken::Lookup) => Ok(Err(self.passed_by(payload, PassedBy::Lookup(self.table())))),
-            Ok(Taken::Yes) => self.collect(&records).map(Ok),
+            Ok(Taken::Yes) => self.collect(&records, names).map(Ok),
             Err(refusal) => Err((refusal.reason, refusal.detail)),
         }
     }
@@ -308,7 +297,7 @@ impl Command {
         self.message.lookup.as_ref().map(|lookup| lookup.name.to_string()).unwrap_or_default()
     }
 
-    fn collect(&self, records: &Records) -> Result<Made, (QuarantineReason, String)> {
+    fn collect(&self, records: &Records, names: &[&str]) -> Result<Made, (QuarantineReason, String)> {
         let mut made = Made { once: self.once, ..Made::nothing(self.name.clone()) };
         let mut start = 0;
         for (_, end) in &records.ends {
@@ -328,7 +317,8 @@ impl Command {
             if made.answer.is_none()
                 && let (Some(answer), Some(levels)) = (&self.answer, &self.answer_topic)
             {
-                made.answer = Some((self.topic(ANSWER, text(ANSWER), levels)?, answer.clone()));
+                let names = names.iter().map(|name| (*name).to_owned()).collect();
+                made.answer = Some((self.topic(ANSWER, text(ANSWER), levels)?, Answer { names, ..answer.clone() }));
             }
         }
         Ok(made)
@@ -348,6 +338,19 @@ impl Command {
     pub(super) fn answers(&self) -> Option<&str> {
         self.answer_topic.as_ref().map(|levels| levels.filter.as_str())
     }
+}
+
+/// Makes what a message says of a body that came with no publish.
+pub(super) fn make(
+    message: &Message,
+    (names, payload): (&[&str], &[u8]),
+    received: Timestamp,
+    records: &mut Records,
+) -> Result<Taken, Refusal> {
+    let publish = Publish { topic: "", payload, client: "", user: None, qos: 1, retain: false, received };
+    let births = Births::default();
+    let source = Source { publish: &publish, captures: &[], event: names, births: &births, state: "", marks: None };
+    make::make(message, 0, &source, &mut Work::default(), records)
 }
 
 fn missing(what: &str) -> (QuarantineReason, String) {

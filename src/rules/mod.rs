@@ -97,6 +97,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+mod answer;
 mod clock;
 mod command;
 mod decode;
@@ -128,8 +129,9 @@ mod translate;
 mod tuning;
 mod window;
 
+pub use answer::{Answer, Reply};
 pub use clock::Doubt;
-pub use command::{Answer, Commanded, Incoming, LocalPublish, Made, PassedBy};
+pub use command::{Commanded, Incoming, LocalPublish, Made, PassedBy};
 pub use decode::{Births, Keep as KeepBirths, Tally as BirthsTally, rebirth};
 pub use desired::{Unmade, Wish};
 pub use explain::{Explanation, Step, Tried, new_rule, new_rule_for_siblings};

@@ -1,8 +1,8 @@
 //! A JSON Schema for rule files, so that editors complete and mark them.
 //!
 //! Words that a key can be come from the tables the loader reads by. A test compares the keys with those the loader
-//! asks for, so that neither has one the other does not know. What depends on another key (`csv` needs names, a rule
-//! has `topic` or `regex`) is left to `check`. The schema is of draft 7, and has nothing but what draft 4 has too, which is what Taplo knows.
+//! asks for, so that neither has one the other does not know. What depends on the value of another key (`csv` needs
+//! names) is left to `check`. The schema is of draft 7, and has nothing but what draft 4 has too, which is what Taplo knows.
 
 use serde_json::{Map, Value, json};
 
@@ -10,7 +10,7 @@ use super::load::{LINTS, words};
 
 mod keys;
 
-use keys::{ROOT, TABLES};
+use keys::{NEEDS, ROOT, TABLES};
 
 /// A key of a table.
 pub(super) struct Key {
@@ -44,7 +44,7 @@ pub(super) enum Shape {
 
 /// The schema.
 pub fn schema() -> Value {
-    let tables = TABLES.iter().map(|(name, keys)| ((*name).to_owned(), object(keys))).collect::<Map<_, _>>();
+    let tables = TABLES.iter().map(|(name, keys)| ((*name).to_owned(), table(name, keys))).collect::<Map<_, _>>();
     let mut schema = object(&[ROOT]);
     if let Some(schema) = schema.as_object_mut() {
         schema.insert("$schema".to_owned(), json!("http://json-schema.org/draft-07/schema#"));
@@ -52,6 +52,18 @@ pub fn schema() -> Value {
         schema.insert("definitions".to_owned(), Value::Object(tables));
     }
     schema
+}
+
+fn table(name: &str, keys: &[&[Key]]) -> Value {
+    let mut table = object(keys);
+    let needs = NEEDS.iter().filter(|(table, _)| *table == name).flat_map(|(_, needs)| needs.iter());
+    let one_of =
+        |keys: &&[&str]| json!({ "anyOf": keys.iter().map(|key| json!({ "required": [key] })).collect::<Vec<_>>() });
+    let needs: Vec<_> = needs.map(one_of).collect();
+    if let Some(table) = table.as_object_mut().filter(|_| !needs.is_empty()) {
+        table.insert("allOf".to_owned(), Value::Array(needs));
+    }
+    table
 }
 
 fn object(keys: &[&[Key]]) -> Value {
@@ -154,6 +166,16 @@ mod tests {
         }
         for (name, _) in TABLES {
             assert!(seen.contains(name), "the loader reads no table `{name}`");
+        }
+    }
+
+    #[test]
+    fn what_is_needed_is_a_key() {
+        for (name, needs) in NEEDS {
+            let (_, keys) = TABLES.iter().find(|(table, _)| table == name).unwrap();
+            for key in needs.iter().copied().flatten() {
+                assert!(keys.iter().copied().flatten().any(|known| known.name == *key), "{key} of {name}");
+            }
         }
     }
 

@@ -37,7 +37,7 @@ use course::Course;
 mod command;
 mod course;
 
-pub(super) use command::{CommandTest, WantCommand, WantPublish, no_messages};
+pub(super) use command::{CommandTest, WantAnswer, WantCommand, WantPublish, no_messages};
 
 /// The moment at which tests receive their messages.
 pub const TEST_TIME: Timestamp = Timestamp(1_767_225_600_000);

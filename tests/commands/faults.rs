@@ -63,3 +63,28 @@ async fn a_line_that_is_cut_before_the_answer_loses_it_and_nothing_else() {
     assert_eq!(pong["status"], 200, "{pong}");
     world.at_rest();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_on_one_topic_find_their_calls() {
+    let dir = folder();
+    let world = world(dir.path(), COMMANDS).await;
+    let mut plant = Plant::subscribed(world.bridge.mqtt, "plc", "plant/shared/+").await;
+    let device = async {
+        let mut refs = Vec::new();
+        for _ in 0..2 {
+            refs.push(plant.hears().await.0.strip_prefix("plant/shared/").unwrap().to_owned());
+        }
+        plant.says("plant/shared", "nobody's").await;
+        for (id, code) in refs.iter().rev().zip([202, 203]) {
+            plant.says("plant/shared", &json!({"ref": id, "code": code, "of": id}).to_string()).await;
+        }
+        refs
+    };
+    let (refs, first, second) =
+        tokio::join!(device, call(&world, "shared", Value::Null), call(&world, "shared", Value::Null));
+    let mut answers = [first.1, second.1].map(|answer| (answer["status"].clone(), answer["payload"]["of"].clone()));
+    answers.sort_by_key(|(status, _)| status.as_u64());
+    assert_eq!(answers, [(json!(202), json!(refs[1])), (json!(203), json!(refs[0]))]);
+    world.ended("answered", 2);
+    world.at_rest();
+}

@@ -76,14 +76,14 @@ impl Downlink {
     /// Publishes it now.
     async fn give(&mut self, mut order: Order, key: String, (now, end): (Instant, Instant)) {
         let answer = order.made.answer.clone();
-        if let Some((topic, _)) = &answer {
-            self.parts.watch.add(topic);
+        if let Some((topic, answer)) = &answer {
+            self.parts.watch.add(topic, answer.picks());
         }
         let lost = match self.publish(&order) {
             Ok(lost) => lost,
             Err(full) => {
-                if let Some((topic, _)) = &answer {
-                    self.parts.watch.remove(topic);
+                if let Some((topic, answer)) = &answer {
+                    self.parts.watch.remove(topic, answer.picks());
                 }
                 return self.nobody(order, key, full, (now, end)).await;
             }

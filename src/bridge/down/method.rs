@@ -79,30 +79,26 @@ pub(super) fn of_outcome(outcome: &str, detail: &str, made: &Made) -> (i32, Byte
         "over_rate" => error(429, "the device is over its rate of commands"),
         "timeout" => error(504, "the device has not answered in time"),
         "in_part" => error(502, detail),
+        "bad_answer" => error(502, &format!("the answer of the device cannot be read: {detail}")),
         "answer_too_large" => error(502, "the answer of the device is larger than 128 KB"),
         _ => error(400, detail),
     };
     (status, Bytes::from(body.to_string()))
 }
 
-/// The status and the body a plant's answer becomes: JSON stays, text becomes a JSON text, other bytes base64.
-pub(super) fn translate(payload: &Bytes, status: Option<&[Box<str>]>) -> (i32, Bytes) {
+/// The body a plant's answer becomes: JSON stays, text becomes a JSON text, other bytes base64.
+pub(super) fn body(payload: Vec<u8>) -> Bytes {
     use base64::Engine as _;
-    let value = serde_json::from_slice::<Value>(payload).ok();
-    let named = status.and_then(|path| {
-        let found = path.iter().try_fold(value.as_ref()?, |value, step| value.get(&**step))?;
-        i32::try_from(found.as_i64()?).ok()
-    });
-    let body = match (&value, std::str::from_utf8(payload)) {
-        (Some(_), _) => payload.clone(),
-        (None, Ok("")) => Bytes::new(),
-        (None, Ok(text)) => Bytes::from(json!(text).to_string()),
-        (None, Err(_)) => {
-            let text = base64::engine::general_purpose::STANDARD.encode(payload);
+    if payload.is_empty() || serde_json::from_slice::<Value>(&payload).is_ok() {
+        return Bytes::from(payload);
+    }
+    match String::from_utf8(payload) {
+        Ok(text) => Bytes::from(json!(text).to_string()),
+        Err(error) => {
+            let text = base64::engine::general_purpose::STANDARD.encode(error.as_bytes());
             Bytes::from(json!({"value_base64": text}).to_string())
         }
-    };
-    (named.unwrap_or(200), body)
+    }
 }
 
 #[cfg(test)]
@@ -111,19 +107,14 @@ mod tests {
 
     #[test]
     fn answers_of_the_plant() {
-        let path: Box<[Box<str>]> = ["result".into(), "code".into()].into();
-        for (payload, status, body) in [
-            (&b""[..], 200, &b""[..]),
-            (b"12.0", 200, b"12.0"),
-            (b"done", 200, b"\"done\""),
-            (br#"{"result":{"code":409}}"#, 409, br#"{"result":{"code":409}}"#),
-            (br#"{"result":{"code":"409"}}"#, 200, br#"{"result":{"code":"409"}}"#),
-            (br#"{"result":{"code":99999999999}}"#, 200, br#"{"result":{"code":99999999999}}"#),
-            (br#"{"result":4}"#, 200, br#"{"result":4}"#),
-            (b"\xff\x00", 200, br#"{"value_base64":"/wA="}"#),
+        for (payload, expect) in [
+            (&b""[..], &b""[..]),
+            (b"12.0", b"12.0"),
+            (b"done", b"\"done\""),
+            (br#"{"result":{"code":409}}"#, br#"{"result":{"code":409}}"#),
+            (b"\xff\x00", br#"{"value_base64":"/wA="}"#),
         ] {
-            let (got, answer) = translate(&Bytes::from_static(payload), Some(&path));
-            assert_eq!((got, &answer[..]), (status, body), "{}", payload.escape_ascii());
+            assert_eq!(body(payload.to_vec()), expect, "{}", payload.escape_ascii());
         }
     }
 }

@@ -51,8 +51,8 @@ impl Downlink {
         }
         let detail = "it was published before, or may have been";
         self.tell(&order, "not_repeated", detail, false);
-        if let Some((topic, _)) = order.made.answer.clone() {
-            self.parts.watch.add(&topic);
+        if let Some((topic, answer)) = order.made.answer.clone() {
+            self.parts.watch.add(&topic, answer.picks());
             self.wait(order, key, (Stage::Late(topic), now + LOCK)).await;
         }
     }

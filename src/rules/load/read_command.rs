@@ -1,5 +1,6 @@
 //! One `[[command]]`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use regex::Regex;
@@ -14,7 +15,8 @@ use super::read_table::Tables;
 use super::texts::Names;
 use crate::diag::walk::{Entry, Reader, Report, Text, text};
 use crate::diag::{Diagnostic, Span};
-use crate::rules::command::{ANSWER, Answer, Command, Levels, NAMES, PAYLOAD, TOPIC, TextPattern};
+use crate::rules::answer::{Answer, STATUS};
+use crate::rules::command::{ANSWER, Command, Levels, NAMES, PAYLOAD, TOPIC, TextPattern};
 use crate::rules::encode::Encode;
 use crate::rules::rule::Message;
 use crate::rules::template::{Part, Template};
@@ -23,6 +25,9 @@ use crate::rules::template::{Part, Template};
 const WITHIN: Duration = Duration::from_secs(10);
 /// As long as a hub waits for a method, at most ("Understand and invoke direct methods").
 const WITHIN_MAX: Duration = Duration::from_secs(300);
+
+/// The keys of an answer that leave it as it is.
+const AS_IT_IS: [&str; 3] = ["topic", "within", "status"];
 
 /// When a command is complete.
 pub(super) const COMPLETE: [(&str, bool); 2] = [("on-publish", false), ("on-ack", true)];
@@ -52,7 +57,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
     let complete = keys.any("complete");
     let on_ack = keys.word("complete", &COMPLETE, "unknown-word", report);
     let once = read_once(&mut keys, method.is_some(), report);
-    let answer = read_answer(&mut keys, method.is_some(), &mut names, report);
+    let answer = read_answer(&mut keys, method.is_some(), (&mut names, tables), report);
     let message = read_message(&mut keys, (&mut names, Makes::Command, false), tables, report);
     let encode = read_encode(&mut keys, report);
     // Any other may be sent again to a device that was away before it had acknowledged it.
@@ -182,7 +187,12 @@ pub(super) fn pattern(entry: &Entry<'_>, names: &mut Names, report: &mut Report<
 }
 
 /// Reads `ack` or `response`, but for its topic, which is a template and read with the others.
-fn read_answer<'a>(keys: &mut Reader<'a>, method: bool, names: &mut Names, report: &mut Report<'_>) -> Option<Answer> {
+fn read_answer<'a>(
+    keys: &mut Reader<'a>,
+    method: bool,
+    (names, tables): (&mut Names, &Tables),
+    report: &mut Report<'_>,
+) -> Option<Answer> {
     let (key, other) = if method { ("response", "ack") } else { ("ack", "response") };
     if let Some(entry) = keys.unoffered(other) {
         let title = format!("`{other}` is for commands {} `method`", if method { "without" } else { "with" });
@@ -192,17 +202,35 @@ fn read_answer<'a>(keys: &mut Reader<'a>, method: bool, names: &mut Names, repor
     let mut keys = Reader::new(table, key);
     let topic = keys.string("topic", report);
     let within = within(&mut keys, report);
-    let status = match method {
-        true => keys.string("status", report).and_then(|text| read_path(&text, report)),
-        false => None,
-    };
+    let known: Vec<&str> = names.names.iter().map(String::as_str).collect();
+    let mut known = Names::down(&known);
+    let makes = if method { Makes::Answer } else { Makes::Nothing };
+    let message = read_message(&mut keys, (&mut known, makes, false), tables, report);
     keys.finish(report);
+    let status = message.as_ref().and_then(|message| message.props.iter().find(|(name, _)| **name == *STATUS));
+    let status = status.and_then(|(_, template)| match template.0.first() {
+        Some(Part::Field(path)) => Some(path.clone()),
+        _ => None,
+    });
+    let is_read = table.keys().any(|key| !AS_IT_IS.contains(&key.get_ref().as_ref()));
+    let reading = message.filter(|_| is_read).map(Arc::new);
     if topic.is_none() && table.get("topic").is_none() {
         let found = report.new_error("no-topic", format!("`{key}` does not say on which topic the answer comes"));
         report.push(found.at(span, "no `topic`").help("topic = \"plant1/{device}/ack\""));
     }
     names.answer = topic.map(|topic| (topic.value.to_owned(), topic.span()));
-    Some(Answer { within, status })
+    Some(Answer { within, status, reading, names: Vec::new() })
+}
+
+/// Reads what is said of an answer that becomes the answer of a method.
+pub(super) fn answer_templates(keys: &mut Reader<'_>, names: &Names, message: &mut Message, report: &mut Report<'_>) {
+    message.device = Template(vec![Part::Literal("answer".into())]);
+    if let Some(text) = keys.string("payload", report) {
+        message.props.push((PAYLOAD.into(), names.template(&text, report)));
+    }
+    if let Some(path) = keys.string("status", report).and_then(|text| read_path(&text, report)) {
+        message.props.push((STATUS.into(), Template(vec![Part::Field(path)])));
+    }
 }
 
 fn within(keys: &mut Reader<'_>, report: &mut Report<'_>) -> Duration {

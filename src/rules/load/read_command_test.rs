@@ -5,7 +5,7 @@ use toml::de::DeTable;
 use super::read_test::{read_hex, read_reason};
 use crate::diag::Span;
 use crate::diag::walk::{Entry, Reader, Report, Text, text};
-use crate::rules::testing::{CommandTest, Test, WantCommand, WantPublish, no_messages};
+use crate::rules::testing::{CommandTest, Test, WantAnswer, WantCommand, WantPublish, no_messages};
 
 /// Reads a test; none where it has a mistake.
 pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, number: usize, report: &mut Report<'_>) -> Option<Test> {
@@ -19,7 +19,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, number: usize, repor
         "desired" => read_desired(given, &place, report),
         _ => read_given(given, &place, report),
     };
-    let want = read_want(&mut keys, report);
+    let (want, want_answer) = read_want(&mut keys, report).unzip();
     keys.finish(report);
     if table.get("want").is_none() {
         let found = report.new_error("no-want", "the test does not say what it wants").at(span.clone(), "no `want`");
@@ -35,7 +35,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, number: usize, repor
         on: None,
         sent: Vec::new(),
         want: no_messages(),
-        command: Some(Box::new(CommandTest { want: want?, ..given })),
+        command: Some(Box::new(CommandTest { want: want?, want_answer: want_answer?, ..given })),
     })
 }
 
@@ -52,7 +52,8 @@ fn read_desired(table: &DeTable<'_>, span: &Span, report: &mut Report<'_>) -> Co
     let payload = properties.map_or("{}", |text| text.value).as_bytes().to_vec();
     keys.finish(report);
     let (method, id, props, want) = (None, String::new(), Vec::new(), WantCommand::Nothing(0..0));
-    CommandTest { span: span.clone(), device, method, id, props, payload, desired: true, want }
+    let (answered, want_answer) = (None, WantAnswer::default());
+    CommandTest { span: span.clone(), device, method, id, props, payload, desired: true, answered, want, want_answer }
 }
 
 fn read_given(table: &DeTable<'_>, span: &Span, report: &mut Report<'_>) -> CommandTest {
@@ -76,12 +77,14 @@ fn read_given(table: &DeTable<'_>, span: &Span, report: &mut Report<'_>) -> Comm
         (Some(hex), _) => read_hex(&hex, report),
         (None, payload) => payload.map_or("", |payload| payload.value).as_bytes().to_vec(),
     };
+    let answered = keys.string("answered", report).map(|text| text.value.as_bytes().to_vec());
+    let answered = keys.string("answered_hex", report).map(|hex| read_hex(&hex, report)).or(answered);
     keys.finish(report);
-    let want = WantCommand::Nothing(0..0);
-    CommandTest { span: span.clone(), device, method, id, props, payload, desired: false, want }
+    let (want, want_answer) = (WantCommand::Nothing(0..0), WantAnswer::default());
+    CommandTest { span: span.clone(), device, method, id, props, payload, desired: false, answered, want, want_answer }
 }
 
-fn read_want(keys: &mut Reader<'_>, report: &mut Report<'_>) -> Option<WantCommand> {
+fn read_want(keys: &mut Reader<'_>, report: &mut Report<'_>) -> Option<(WantCommand, WantAnswer)> {
     let entry = keys.any("want")?;
     if entry.value.get_ref().is_array() {
         let tables = keys.tables("want", report);
@@ -91,19 +94,24 @@ fn read_want(keys: &mut Reader<'_>, report: &mut Report<'_>) -> Option<WantComma
             wants.push(read_publish(&mut keys, &span, report));
             keys.finish(report);
         }
-        return Some(WantCommand::Publishes(wants));
+        return Some((WantCommand::Publishes(wants), WantAnswer::default()));
     }
     let (table, span) = keys.table("want", report)?;
     let mut keys = Reader::new(table, "what becomes of a command");
     let nothing = keys.boolean("nothing", report);
     let refused = keys.string("refused", report);
     let publish = read_publish(&mut keys, &span, report);
+    let answer = WantAnswer {
+        status: keys.integer("status", report),
+        body: keys.string("body", report).map(|text| (text.value.to_owned(), text.span())),
+    };
     keys.finish(report);
-    match (refused, nothing) {
-        (Some(word), _) => Some(WantCommand::Refused(read_reason(&word, report)?, word.span())),
-        (None, Some((true, span))) => Some(WantCommand::Nothing(span)),
-        _ => Some(WantCommand::Publishes(vec![publish])),
-    }
+    let want = match (refused, nothing) {
+        (Some(word), _) => WantCommand::Refused(read_reason(&word, report)?, word.span()),
+        (None, Some((true, span))) => WantCommand::Nothing(span),
+        _ => WantCommand::Publishes(vec![publish]),
+    };
+    Some((want, answer))
 }
 
 fn read_publish(keys: &mut Reader<'_>, span: &Span, report: &mut Report<'_>) -> WantPublish {

@@ -192,6 +192,8 @@ pub(super) enum Makes {
     Nothing,
     /// Publishes to plant clients, see [`read_command`].
     Command,
+    /// What a method is answered.
+    Answer,
 }
 
 pub(super) fn read_message(
@@ -252,6 +254,8 @@ pub(super) fn read_message(
     }
     if makes == Makes::Command {
         read_command::templates(keys, names, &mut message, report);
+    } else if makes == Makes::Answer {
+        read_command::answer_templates(keys, names, &mut message, report);
     } else {
         message.reported = read_reported::read(keys, names, report);
         message.props = read_props(keys, names, report);

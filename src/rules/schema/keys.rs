@@ -29,13 +29,33 @@ pub(super) const ROOT: &[Key] = &[
     ),
 ];
 
+/// What a table cannot do without: of each list, one key has to be there.
+pub(super) const NEEDS: &[(&str, &[&[&str]])] = &[
+    ("rule", &[&["topic", "regex", "on"], &["device", "drop"]]),
+    ("command", &[&["topic"]]),
+    ("desired", &[&["topic"]]),
+    ("ack", &[&["topic"]]),
+    ("response", &[&["topic"]]),
+    ("decode", &[&["format"]]),
+    ("field", &[&["type", "of", "skip"]]),
+    ("lookup", &[&["table"], &["key"]]),
+    ("scale", &[&["from", "factor", "offset", "round"]]),
+    ("time", &[&["from"]]),
+    ("dedupe", &[&["within"]]),
+    ("batch", &[&["max_wait"]]),
+    ("aggregate", &[&["every"], &["fields"]]),
+    ("pivot", &[&["name"], &["max_wait"]]),
+    ("table", &[&["file"]]),
+    ("test", &[&["want"], &["topic", "on", "send", "command", "desired"]]),
+];
+
 /// The tables below it; a table has the keys of all its lists.
 pub(super) const TABLES: &[(&str, &[&[Key]])] = &[
     ("rule", &[BODY, RULE]),
     ("command", &[BODY, COMMAND]),
     ("desired", &[BODY, DESIRED]),
-    ("ack", &[ANSWER]),
-    ("response", &[ANSWER, STATUS]),
+    ("ack", &[ANSWER, PICKED]),
+    ("response", &[ANSWER, RESPONSE, BODY]),
     ("decode", &[DECODE]),
     ("field", &[FIELD]),
     ("keys", &[KEPWARE_KEYS]),
@@ -159,7 +179,16 @@ const ANSWER: &[Key] = &[
     key("within", Duration, "how long it is waited for, 10 seconds where nothing is said"),
 ];
 
-const STATUS: &[Key] = &[key("status", Text, "the field of the answer that is the status of the method: .code")];
+const PICKED: &[Key] = &[
+    key("decode", DECODED, "how the answer is read where it is not JSON already"),
+    key("lookup", Table("lookup"), "more names, from a table"),
+    key("when", Text, "only a publish for which this is true is the answer: .state == \"ok\" and .ref == $id"),
+];
+
+const RESPONSE: &[Key] = &[
+    key("status", Text, "the field of the answer that is the status of the method: .code"),
+    key("payload", Text, "what the method is answered, instead of the answer as it came: {.state}"),
+];
 
 fn lints() -> Vec<&'static str> {
     LINTS.to_vec()
@@ -268,6 +297,8 @@ const TESTED_COMMAND: &[Key] = &[
     key("props", Map(&Text), "its properties"),
     key("payload", Text, "its body as text"),
     key("payload_hex", Text, "its body as hexadecimal digits"),
+    key("answered", Text, "what the plant then publishes on the topic of the answer"),
+    key("answered_hex", Text, "the same as hexadecimal digits"),
 ];
 
 const TESTED_DESIRED: &[Key] = &[
@@ -278,6 +309,8 @@ const TESTED_DESIRED: &[Key] = &[
 const WANT_OF_COMMAND: &[Key] = &[
     key("nothing", Flag, "no command takes it"),
     key("refused", Words(reasons), "a command takes it and fails for this reason"),
+    key("status", Whole(0, i64::MAX), "the status the method is answered; 504 where that was not its answer"),
+    key("body", Text, "the body the method is answered; JSON is compared as JSON"),
 ];
 
 const WANTED_PUBLISH: &[Key] = &[

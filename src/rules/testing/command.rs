@@ -2,7 +2,7 @@
 
 use super::{TEST_TIME, Want, differences};
 use crate::diag::Span;
-use crate::rules::{Commanded, Incoming, Made, QuarantineReason, RuleSet, Unmade};
+use crate::rules::{Commanded, Incoming, Made, QuarantineReason, Reply, RuleSet, Unmade};
 
 /// A test of a command.
 #[derive(Debug, Clone)]
@@ -16,7 +16,17 @@ pub(in crate::rules) struct CommandTest {
     pub(in crate::rules) payload: Vec<u8>,
     /// The payload is what is desired of the device.
     pub(in crate::rules) desired: bool,
+    /// What the plant publishes on the topic of the answer.
+    pub(in crate::rules) answered: Option<Vec<u8>>,
     pub(in crate::rules) want: WantCommand,
+    pub(in crate::rules) want_answer: WantAnswer,
+}
+
+/// What a method is to be answered.
+#[derive(Debug, Clone, Default)]
+pub(in crate::rules) struct WantAnswer {
+    pub(in crate::rules) status: Option<(i64, Span)>,
+    pub(in crate::rules) body: Option<(String, Span)>,
 }
 
 /// What a test wants of a command.
@@ -59,6 +69,7 @@ pub(super) fn run(rules: &RuleSet, test: &CommandTest) -> Vec<(Span, String)> {
         (WantCommand::Nothing(_), Commanded::NoRule) => {}
         (WantCommand::Refused(want, _), Commanded::Refused { reason, .. }) if *want == reason => {}
         (WantCommand::Publishes(wants), Commanded::Made(made)) if wants.len() == made.publishes.len() => {
+            wrong.extend(answered(test, &made));
             let answer = made.answer.as_ref().map(|(topic, _)| topic.as_str());
             for (want, got) in wants.iter().zip(&made.publishes) {
                 let mut compare = |want: &Option<(String, Span)>, got: &str| {
@@ -91,6 +102,31 @@ pub(super) fn run(rules: &RuleSet, test: &CommandTest) -> Vec<(Span, String)> {
         }
         (WantCommand::Nothing(span) | WantCommand::Refused(_, span), got) => wrong.push((span.clone(), said(&got))),
         (WantCommand::Publishes(_), got) => wrong.push((test.span.clone(), said(&got))),
+    }
+    wrong
+}
+
+/// What is wrong with the answer of a method.
+fn answered(test: &CommandTest, made: &Made) -> Vec<(Span, String)> {
+    let reply = match (&made.answer, &test.answered) {
+        (Some((_, answer)), Some(payload)) => answer.read(payload, TEST_TIME),
+        (Some(_), None) => Reply::Another,
+        (None, _) => Reply::Is { status: 200, body: Vec::new() },
+    };
+    let (status, body, why) = match reply {
+        Reply::Is { status, body } => (status, body, String::new()),
+        Reply::Unreadable(why) => (502, Vec::new(), format!(": {why}")),
+        Reply::Another => (504, Vec::new(), ": this is not its answer".to_owned()),
+    };
+    let mut wrong = Vec::new();
+    if let Some((_, span)) = test.want_answer.status.as_ref().filter(|(want, _)| *want != i64::from(status)) {
+        wrong.push((span.clone(), format!("got {status}{why}")));
+    }
+    if let Some((want, span)) = &test.want_answer.body {
+        let differences = differences(want, &body);
+        if !differences.is_empty() {
+            wrong.push((span.clone(), format!("{}{why}", differences.join("; "))));
+        }
     }
     wrong
 }
