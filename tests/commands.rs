@@ -102,7 +102,7 @@ response = { topic = "plant/answers/{id}", within = "10s", status = ".code" }
 [[command]]
 method   = "impatient"
 topic    = "plant/impatient"
-response = { topic = "plant/impatient/answer", within = "1ms" }
+response = { topic = "plant/impatient/answer", within = "2s" }
 
 [[command]]
 method   = "shared"

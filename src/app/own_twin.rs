@@ -291,7 +291,7 @@ impl OwnTwin {
                 "refused": refused.first().map(|refused| excerpt(&refused.why).to_string()),
                 "since": gauges.standing.last_success().to_string(),
             },
-            "clients": {"connected": gauges.census.totals().connected, "names": names},
+            "clients": {"connected": gauges.census.connected(), "names": names},
             "devices": gauges.devices.as_ref().map(|devices| {
                 let connected = devices.summary().count(crate::bridge::devices::Condition::Connected);
                 json!({"connected": connected})

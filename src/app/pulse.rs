@@ -71,7 +71,7 @@ impl Pulse {
         let mut spools = std::mem::take(&mut self.spools);
         let census = Arc::clone(&self.source.census);
         let looking = tokio::task::spawn_blocking(move || {
-            census.totals();
+            census.connected();
             let mut stuck = false;
             for spool in &mut spools {
                 let now = spool.mark();

@@ -4,7 +4,7 @@
 //! no contended line. Whoever wants to know sums them up, under a lock that is taken elsewhere only when a
 //! connection begins or ends.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::AddAssign;
 use std::sync::Arc;
@@ -109,7 +109,8 @@ pub struct Census {
 
 #[derive(Debug, Default)]
 struct People {
-    present: HashMap<u64, Arc<Presence>>,
+    /// In the order they came.
+    present: BTreeMap<u64, Arc<Presence>>,
     next: u64,
     maximum: usize,
     gone: Traffic,
@@ -167,7 +168,12 @@ impl Census {
         self.dropped.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The sums.
+    /// Clients connected now.
+    pub fn connected(&self) -> usize {
+        self.people.lock().present.len()
+    }
+
+    /// The sums. Looks at every client that is connected.
     pub fn totals(&self) -> Totals {
         let people = self.people.lock();
         let mut traffic = people.gone;
@@ -184,12 +190,8 @@ impl Census {
 
     /// Up to `limit` connected clients in the order they came, with what went over their connections.
     pub fn clients(&self, limit: usize) -> Vec<(Client, Traffic)> {
-        let mut present: Vec<(u64, Arc<Presence>)> = {
-            let people = self.people.lock();
-            people.present.iter().map(|(number, presence)| (*number, Arc::clone(presence))).collect()
-        };
-        present.sort_unstable_by_key(|(number, _)| *number);
-        present.into_iter().take(limit).map(|(_, presence)| (presence.client.clone(), presence.traffic())).collect()
+        let present: Vec<_> = self.people.lock().present.values().take(limit).cloned().collect();
+        present.iter().map(|presence| (presence.client.clone(), presence.traffic())).collect()
     }
 }
 

@@ -93,6 +93,9 @@ pub trait Accounts: Send + Sync + 'static {
     /// Tells when the certificate of each device ends, in seconds since 1970.
     fn each_end(&self, with: &mut dyn FnMut(&str, i64));
 
+    /// The same of one device.
+    fn end_of(&self, device: &str) -> Option<i64>;
+
     /// The hub let this device in.
     fn accepted(&self, device: &str);
 

@@ -40,11 +40,12 @@ pub(super) struct Shelf {
     appending: bool,
 }
 
-/// What to write a cursor needs, away from the lock.
+/// A cursor to write, away from the lock.
 #[derive(Debug)]
 pub(super) struct Persist {
-    /// Opened with the lock: a shelf of the same name may be begun before this is written.
-    file: File,
+    pub(super) id: String,
+    pub(super) salt: u32,
+    path: PathBuf,
     cursor: Cursor,
     /// Space to give back: from, length.
     free: Option<(u64, u64)>,
@@ -210,38 +211,57 @@ impl Shelf {
         if self.cursor == self.written.at || !self.exists {
             return None;
         }
-        let file = OpenOptions::new().write(true).open(&self.path).ok()?;
         self.written = Cursor { at: self.cursor, number: self.written.number + 1 };
         let free = (self.cursor - self.punched >= PUNCH).then(|| (self.punched, self.cursor - self.punched));
         if free.is_some() {
             self.punched = self.cursor;
         }
-        Some(Persist { file, cursor: self.written, free })
+        let (id, path) = (self.id.clone(), self.path.clone());
+        Some(Persist { id, salt: self.salt, path, cursor: self.written, free })
     }
 
-    pub(super) fn remove(&self) -> io::Result<()> {
-        fs::remove_file(&self.path)
+    /// The name of its file, when that is no longer needed.
+    pub(super) fn into_path(self) -> PathBuf {
+        self.path
     }
 }
 
 impl Persist {
-    pub(super) fn write(&self) -> io::Result<()> {
+    /// Opens the file, which has to be that of this shelf still.
+    pub(super) fn open(&self) -> io::Result<File> {
+        OpenOptions::new().write(true).open(&self.path)
+    }
+
+    pub(super) fn write(&self, file: &File) -> io::Result<()> {
         let (place, bytes) = self.cursor.write();
-        self.file.write_all_at(&bytes, place)?;
+        file.write_all_at(&bytes, place)?;
         if let Some((from, length)) = self.free {
             // The cursor first: a crash must not find a hole where it expects a message.
-            self.file.sync_data()?;
+            file.sync_data()?;
             let flags = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
             // Not every file system can do it; then the space comes back with the file's end.
-            let _ = rustix::fs::fallocate(&self.file, flags, from, length);
+            let _ = rustix::fs::fallocate(file, flags, from, length);
         }
         Ok(())
     }
 }
 
 impl Append {
-    /// Appends and syncs; returns where each of them is.
-    pub(super) fn append(&mut self, messages: &[Shelved], now: i64) -> io::Result<Vec<Place>> {
+    /// The name of the file, where it is to be made.
+    pub(super) fn new_file(&self) -> Option<&Path> {
+        self.header.as_ref().map(|_| &*self.path)
+    }
+
+    /// Makes the file, or opens it. One of the same name that is still there was that of an earlier shelf.
+    pub(super) fn open(&self) -> io::Result<File> {
+        if self.header.is_some() {
+            unlink(&self.path)?;
+        }
+        OpenOptions::new().write(true).create_new(self.header.is_some()).mode(0o600).open(&self.path)
+    }
+
+    /// Appends to the file and syncs; returns where each of the messages is.
+    pub(super) fn append(&self, file: &File, messages: &[Shelved], now: i64) -> io::Result<Vec<Place>> {
         let mut out = Vec::new();
         let mut places = Vec::with_capacity(messages.len());
         for message in messages {
@@ -249,8 +269,6 @@ impl Append {
             format::push(&mut out, (self.salt, self.end), message, now);
             places.push(Place { salt: self.salt, at, next: self.end + out.len() as u64 });
         }
-        let new = self.header.is_some();
-        let file = OpenOptions::new().write(true).create(new).truncate(new).mode(0o600).open(&self.path)?;
         if let Some(header) = &self.header {
             file.write_all_at(header, 0)?;
         }
@@ -258,10 +276,18 @@ impl Append {
         file.set_len(self.end)?;
         file.write_all_at(&out, self.end)?;
         file.sync_data()?;
-        if new {
+        if self.header.is_some() {
             File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
         }
         Ok(places)
+    }
+}
+
+/// Unlinks a file that may be gone already.
+pub(super) fn unlink(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

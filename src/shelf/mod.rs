@@ -26,14 +26,15 @@
 //! | 512 | records: `bbr\x01`, length `u32`, CRC32C of salt, place `u64`, length and body, body: spool `u64`, sequence `u64`, time `i64`, lane `u8`, message |
 //!
 //! Settled space at the front is given back to the file system where it can do that. A file whose header cannot be read
-//! is renamed to `*.damaged`.
+//! is renamed to `*.damaged`. See `names` for when files are made and unlinked.
 
 mod file;
 mod format;
+mod names;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -161,12 +162,29 @@ pub enum ShelfError {
 pub struct Shelves {
     options: Options,
     index: Mutex<Index>,
+    /// Who makes, opens by name or unlinks a file holds this, and looks into the index then.
+    names: Mutex<()>,
+    /// Cursors are written by one at a time, so that an older one never comes after a newer one.
+    persisting: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct Index {
     shelves: HashMap<String, Shelf>,
     stats: Stats,
+    /// How often what is on shelves has changed.
+    changes: u64,
+    /// Something was settled since the cursors were written.
+    is_moved: bool,
+    /// Files to unlink. No shelf has made one of that name since.
+    empty: HashSet<PathBuf>,
+}
+
+impl Index {
+    /// A shelf is no more.
+    fn remove(&mut self, device: &str) {
+        self.empty.extend(self.shelves.remove(device).map(Shelf::into_path));
+    }
 }
 
 impl Shelves {
@@ -195,7 +213,7 @@ impl Shelves {
                 index.shelves.insert(id, shelf);
             }
         }
-        Ok(Self { options, index: Mutex::new(index) })
+        Ok(Self { options, index: Mutex::new(index), names: Mutex::default(), persisting: Mutex::default() })
     }
 
     /// Puts messages on a device's shelf. Returns when they are durable, and where; on `Err` none of them is there. Blocks
@@ -213,7 +231,7 @@ impl Shelves {
         now: i64,
     ) -> Result<Vec<Place>, ShelfError> {
         let more: u64 = messages.iter().map(format::size).sum();
-        let mut file = {
+        let append = {
             let mut index = self.index.lock();
             let total: u64 = index.shelves.values().map(Shelf::bytes).sum();
             let own = index.shelves.get(device).map_or(0, Shelf::bytes);
@@ -225,8 +243,9 @@ impl Shelves {
             let shelf = index.shelves.entry(device.to_owned()).or_insert_with(|| Shelf::begin(dir, device));
             shelf.begin_append()
         };
-        let written = file.append(messages, now);
+        let written = self.file_for(&append).and_then(|file| append.append(&file, messages, now));
         let mut index = self.index.lock();
+        index.changes += 1;
         let Some(shelf) = index.shelves.get_mut(device) else { return Ok(Vec::new()) };
         let end = written.as_ref().ok().map(|places| places.last().map_or(shelf.end(), |last| last.next));
         shelf.appended(end, messages.len() as u64, now);
@@ -239,8 +258,10 @@ impl Shelves {
             }
             Err(error) => {
                 if shelf.messages == 0 {
-                    let _ = index.shelves.remove(device).map(|shelf| shelf.remove());
+                    index.remove(device);
                 }
+                drop(index);
+                self.unlink_empty();
                 Err(ShelfError::Disk(error))
             }
         }
@@ -266,6 +287,8 @@ impl Shelves {
             gone += u64::from(shelf.settle(at, next));
         }
         gone += shelf.left_over();
+        index.changes += u64::from(gone > 0);
+        index.is_moved |= gone > 0;
         index.stats.lost += gone;
         Ok(chunk)
     }
@@ -285,10 +308,12 @@ impl Shelves {
         let counts = shelf.settle(place.at, place.next);
         let lost = shelf.left_over();
         let empty = shelf.is_empty();
+        index.changes += 1;
+        index.is_moved = true;
         index.stats.settled += u64::from(counts);
         index.stats.lost += lost;
         if empty {
-            let _ = index.shelves.remove(device).map(|shelf| shelf.remove());
+            index.remove(device);
         }
         counts
     }
@@ -354,22 +379,16 @@ impl Shelves {
         let gone = leading.into_iter().filter(|(at, next)| shelf.settle(*at, *next)).count() as u64;
         shelf.oldest = oldest.unwrap_or(shelf.oldest);
         let (lost, empty) = (shelf.left_over(), shelf.is_empty());
+        index.changes += 1;
+        index.is_moved = true;
         index.stats.shed += gone;
         index.stats.lost += lost;
         if empty {
-            let _ = index.shelves.remove(device).map(|shelf| shelf.remove());
+            index.remove(device);
         }
+        drop(index);
+        self.unlink_empty();
         Ok(gone)
-    }
-
-    /// Writes down how far each shelf is settled, where that has changed. What is not written is repeated after a crash.
-    pub fn persist(&self) {
-        let changed: Vec<_> = self.index.lock().shelves.values_mut().filter_map(Shelf::changed).collect();
-        for cursor in changed {
-            if let Err(error) = cursor.write() {
-                tracing::debug!("the cursor of a shelf is not written: {error}");
-            }
-        }
     }
 
     /// The counts of this moment.
@@ -382,6 +401,11 @@ impl Shelves {
             stats.shelves += u64::from(shelf.messages > 0);
         }
         stats
+    }
+
+    /// How often what is on shelves has changed: while that is the same, so is all else that is told here.
+    pub fn changes(&self) -> u64 {
+        self.index.lock().changes
     }
 
     /// What a device's shelf holds; `None` where it has none.

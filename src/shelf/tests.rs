@@ -5,6 +5,7 @@ use std::fs;
 
 use proptest::prelude::*;
 
+use super::file::Persist;
 use super::*;
 
 fn options(dir: &Path) -> Options {
@@ -57,6 +58,10 @@ fn a_shelf_is_a_queue_on_disk_and_goes_when_it_is_empty() {
         shelves.settle("press-4", placed.place);
     }
     assert_eq!(shelves.share("press-4"), None);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "who settles waits for no file");
+    assert!(shelves.is_to_persist());
+    shelves.persist();
+    assert!(!shelves.is_to_persist());
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     assert!(balanced(&shelves.stats()));
     assert_eq!(shelves.stats().appended, BTreeMap::from([(7, 4)]));
@@ -125,6 +130,108 @@ fn what_was_on_an_earlier_shelf_says_nothing_about_the_next() {
         shelves.give_up_oldest("d", u64::MAX).unwrap();
         assert!(balanced(&shelves.stats()));
     }
+}
+
+/// What a start would find if the program were killed now.
+fn after_a_kill(dir: &Path) -> Vec<u64> {
+    let copy = tempfile::tempdir().unwrap();
+    for file in fs::read_dir(dir).unwrap() {
+        let path = file.unwrap().path();
+        fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let shelves = Shelves::open(options(copy.path())).unwrap();
+    sequences(&all(&shelves, "d"))
+}
+
+/// A shelf ends, and the next takes its name, while cursors and unlinks of the old one are under way: at each step the
+/// program may be killed.
+#[test]
+fn the_name_of_a_shelf_changes_hands_between_any_two_steps() {
+    type Step = fn(&Shelves, &mut Late);
+    /// What is under way.
+    #[derive(Default)]
+    struct Late {
+        placed: Vec<Placed>,
+        cursors: Vec<Persist>,
+        empty: Vec<PathBuf>,
+    }
+    let settle: Step = |shelves, late| assert!(shelves.settle("d", late.placed.remove(0).place));
+    let collect: Step = |shelves, late| {
+        late.cursors = shelves.moved();
+        late.empty = shelves.index.lock().empty.iter().cloned().collect();
+    };
+    let write: Step = |shelves, late| shelves.write_cursors(&late.cursors);
+    let unlink: Step = |shelves, late| late.empty.iter().for_each(|path| shelves.unlink(path));
+    let append: Step = |shelves, _| _ = shelves.append("d", &[message(3, 10), message(4, 10)], 6).unwrap();
+    let (old, rest, new) = (vec![1, 2], vec![2], vec![3, 4]);
+    for (name, steps) in [
+        ("in time", vec![(settle, &old), (collect, &old), (write, &rest), (settle, &rest), (collect, &rest)]),
+        (
+            "late cursors",
+            vec![(settle, &old), (collect, &old), (settle, &old), (write, &old), (append, &new), (write, &new)],
+        ),
+        ("late unlinks", vec![(settle, &old), (settle, &old), (collect, &old), (append, &new), (unlink, &new)]),
+        ("unlinked first", vec![(settle, &old), (settle, &old), (collect, &old), (unlink, &vec![]), (append, &new)]),
+        (
+            "both late",
+            vec![(settle, &old), (collect, &old), (settle, &old), (append, &new), (write, &new), (unlink, &new)],
+        ),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let shelves = Shelves::open(options(dir.path())).unwrap();
+        shelves.append("d", &[message(1, 10), message(2, 10)], 5).unwrap();
+        let mut late = Late { placed: all(&shelves, "d"), ..Late::default() };
+        for (number, (step, expect)) in steps.into_iter().enumerate() {
+            step(&shelves, &mut late);
+            assert_eq!(&after_a_kill(dir.path()), expect, "{name}: step {number}");
+        }
+        shelves.persist();
+        let expect = sequences(&all(&shelves, "d"));
+        assert_eq!(after_a_kill(dir.path()), expect, "{name}");
+        assert!(balanced(&shelves.stats()));
+    }
+    // The file was made, and that is all.
+    let dir = tempfile::tempdir().unwrap();
+    let shelves = Shelves::open(options(dir.path())).unwrap();
+    shelves.append("d", &[message(1, 10)], 5).unwrap();
+    fs::write(only_file(dir.path()), "").unwrap();
+    assert!(after_a_kill(dir.path()).is_empty());
+}
+
+/// Shelves come and go while another thread writes cursors and unlinks: what was appended and not settled is there.
+#[test]
+fn shelves_come_and_go_while_cursors_are_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let shelves = Shelves::open(options(dir.path())).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                shelves.persist();
+                std::thread::yield_now();
+            }
+        });
+        let mut expect = Vec::new();
+        for round in 0..60 {
+            shelves.append("d", &[message(2 * round, 10), message(2 * round + 1, 10)], 5).unwrap();
+            expect.extend([2 * round, 2 * round + 1]);
+            let placed = all(&shelves, "d");
+            assert_eq!(sequences(&placed), expect);
+            for placed in placed.iter().take(1 + (round as usize) % 4) {
+                assert!(shelves.settle("d", placed.place));
+                expect.remove(0);
+            }
+            if !expect.is_empty() {
+                // Copied while it is written: a cursor may be torn, and is then the one before.
+                assert!(after_a_kill(dir.path()).ends_with(&expect), "{round}");
+            }
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    let expect = sequences(&all(&shelves, "d"));
+    shelves.persist();
+    assert_eq!(after_a_kill(dir.path()), expect);
+    assert!(balanced(&shelves.stats()));
 }
 
 /// Where all shelves together are full, the longest makes room also for a device that has nothing on its own.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::expiries::Next;
 use super::queue::{Device, Phase as Doing};
 use super::register::{Register, Verdict};
 use super::{Devices, Door, Plan, Shared};
@@ -22,11 +23,8 @@ const FULL: &str = "its shelf is full: what is published for it is not acknowled
 /// For so long the hub counts as one that lets somebody in.
 const ADMITTED: Duration = Duration::from_secs(60);
 
-/// In seconds: so near an end wants somebody to act.
-const SOON: i64 = 7 * 24 * 3_600;
-
 /// What a device does, in a word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
     /// Its connection is open.
     Connected,
@@ -35,6 +33,7 @@ pub enum Phase {
     /// The provisioning service is asked for its hub, or will be when it is its turn.
     Registering,
     /// It has nothing to send.
+    #[default]
     Idle,
     /// The hub does not let it in, or nobody knows its credentials.
     Refused,
@@ -111,26 +110,6 @@ pub struct Origin {
     pub account: Described,
 }
 
-/// What ends next of all that devices connect with, seconds since 1970.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Next {
-    token: Option<i64>,
-    certificate: Option<i64>,
-    /// Devices that will be refused within [`SOON`] if nobody does anything.
-    soon: u64,
-}
-
-impl Next {
-    /// And this one.
-    fn add(&mut self, expiry: Expiry, now: i64) {
-        let first = |a: Option<i64>, b: Option<i64>| a.into_iter().chain(b).min();
-        let ends = first(expiry.given, expiry.certificate);
-        self.token = first(self.token, expiry.token());
-        self.certificate = first(self.certificate, expiry.certificate);
-        self.soon += u64::from(ends.is_some_and(|ends| ends - now < SOON));
-    }
-}
-
 impl Origin {
     fn of(register: &Register, plan: &Plan, device: &str) -> Self {
         let verdict = match register.verdict(device) {
@@ -188,27 +167,12 @@ impl Summary {
 impl Devices {
     /// All devices in numbers.
     pub fn summary(&self) -> Summary {
-        let mut summary = Summary { full: self.0.door.count() as u64, ..Summary::default() };
-        for device in self.0.all().iter().filter(|device| !device.is_own()) {
-            let state = device.state();
-            let phase = Phase::from(state.phase);
-            let counts = Phase::ALL.iter().zip(&mut summary.phases).find(|(known, _)| **known == phase);
-            counts.into_iter().for_each(|(_, count)| *count += 1);
-            match phase {
-                Phase::Refused | Phase::Held => summary.stuck += u64::from(!state.is_resting()),
-                Phase::Denied => {}
-                _ => summary.able += 1,
-            }
-        }
-        summary
+        Summary { full: self.0.door.count() as u64, ..self.0.fleet.summary() }
     }
 
     /// Whether something of what waits may go in a moment: a device has messages and is neither kept out nor in trouble.
     pub fn can_send(&self) -> bool {
-        self.0.all().iter().any(|device| {
-            let state = device.state();
-            !state.is_resting() && !state.phase.is_parked() && state.trouble.is_none()
-        })
+        self.0.fleet.can_send()
     }
 
     /// Which devices nothing is taken for.
@@ -341,21 +305,38 @@ impl Shared {
         self.any_connected() || self.admitted.lock().is_some_and(|at| at.elapsed() < ADMITTED)
     }
 
-    /// What ends: of each line that is there what it uses, of the others what the files have.
-    fn next_end(&self, now: i64) -> Next {
-        let mut next = Next::default();
-        let devices = self.devices.lock();
-        for device in std::iter::once(&self.own).chain(&devices.in_order) {
-            let expiry = device.state().expiry;
-            next.add(expiry, now);
+    /// The line of a device uses this from now on; what its files have counts while there is none.
+    pub(super) fn uses(&self, device: &Device, expiry: Expiry) {
+        let in_use = |expiry: Expiry| expiry.certificate.is_some();
+        let before = in_use(device.uses(expiry));
+        if before != in_use(expiry)
+            && !device.is_own()
+            && let Some(ends) = self.options.plan.accounts.end_of(&device.id)
+        {
+            self.fleet.expiries().file_in_use(ends, !before);
         }
-        self.options.plan.accounts.each_end(&mut |id, ends| {
-            let in_use = devices.by_id.get(id).is_some_and(|device| device.state().expiry.certificate.is_some());
-            if !in_use {
-                next.add(Expiry { certificate: Some(ends), ..Expiry::default() }, now);
-            }
-        });
-        next
+    }
+
+    /// A line that is not there has no token in use. Its certificate is there all the same: that of a device in a file,
+    /// which may have been renewed.
+    pub(super) fn uses_nothing(&self, device: &Device) {
+        let certificate = device.expiry().certificate.filter(|_| device.is_own());
+        self.uses(device, Expiry { certificate, ..Expiry::default() });
+    }
+
+    /// What ends next. The files are looked through where they are others than before.
+    pub(super) fn next_end(&self) -> Next {
+        if self.files_changed.swap(false, Ordering::Relaxed) {
+            let mut unused = Vec::new();
+            let devices = self.devices.lock();
+            self.options.plan.accounts.each_end(&mut |id, ends| {
+                if devices.by_id.get(id).is_none_or(|device| device.expiry().certificate.is_none()) {
+                    unused.push(ends);
+                }
+            });
+            self.fleet.expiries().set_files(unused);
+        }
+        self.fleet.expiries().next(Timestamp::now().as_secs())
     }
 
     /// Tells metrics and status how the devices are.
@@ -369,7 +350,7 @@ impl Shared {
         let connected = self.connected.load(Ordering::Relaxed);
         ::metrics::gauge!("brownbridge_uplink_connections").set(connected as f64);
         self.metrics.uplink_connected.set(f64::from(u8::from(connected > 0)));
-        let next = self.next_end(Timestamp::now().as_secs());
+        let next = self.next_end();
         crate::metrics::credentials_end(next.token, next.certificate, next.soon);
         let (last_puback, trouble) = (*self.last_puback.lock(), self.trouble.lock().clone());
         let state = match (connected > 0, &trouble) {
@@ -390,26 +371,6 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_ends_next() {
-        let renewed = |at| Expiry { minted: Some(at), ..Expiry::default() };
-        let given = |at| Expiry { given: Some(at), ..Expiry::default() };
-        let certificate = |at| Expiry { certificate: Some(at), ..Expiry::default() };
-        let far = 100 + SOON;
-        for (all, token, own, soon) in [
-            (vec![], None, None, 0),
-            (vec![Expiry::default()], None, None, 0),
-            (vec![renewed(110), renewed(105), renewed(3_700)], Some(105), None, 0),
-            (vec![given(far), given(far - 1), renewed(far + 9)], Some(far - 1), None, 1),
-            (vec![certificate(far + 5), certificate(50), renewed(200)], Some(200), Some(50), 1),
-            (vec![certificate(101), certificate(102), given(103)], Some(103), Some(101), 3),
-        ] {
-            let mut next = Next::default();
-            all.iter().for_each(|expiry| next.add(*expiry, 100));
-            assert_eq!(next, Next { token, certificate: own, soon }, "{all:?}");
-        }
-    }
 
     #[test]
     fn who_cannot_send_is_counted_in_words() {

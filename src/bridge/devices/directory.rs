@@ -46,12 +46,23 @@ impl Directory {
     }
 
     async fn find(&self, device: &str) -> Result<Account, NoAccount> {
-        let found = self.known().find(device)?;
+        let found = self.look_up(device).await?;
         let Some(service) = &self.service else { return self.direct(device, found) };
         match Given::try_from(found) {
             Ok(given) => service.account(device, given).await,
             Err(account) => Ok(*account),
         }
+    }
+
+    /// What the files say. Those that have to be read are read beside everything else.
+    async fn look_up(&self, device: &str) -> Result<Found, NoAccount> {
+        let known = self.known();
+        if !known.may_be_in_files(device) {
+            return known.find(device);
+        }
+        let device = device.to_owned();
+        let read = tokio::task::spawn_blocking(move || known.find(&device)).await;
+        read.unwrap_or_else(|_| Err(NoAccount::new("its certificate was not read")))
     }
 
     fn direct(&self, device: &str, found: Found) -> Result<Account, NoAccount> {
@@ -107,6 +118,10 @@ impl Accounts for Directory {
 
     fn each_end(&self, with: &mut dyn FnMut(&str, i64)) {
         self.known().ends().for_each(|(device, ends)| with(device, ends));
+    }
+
+    fn end_of(&self, device: &str) -> Option<i64> {
+        self.known().end_of(device)
     }
 
     fn accepted(&self, device: &str) {

@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 const LOOK: Duration = Duration::from_millis(50);
 /// How often what time brings about is looked at.
 const TICK: Duration = Duration::from_millis(250);
-/// Devices that are looked at in a tick. The others wait for the next: 100,000 are done in less than three seconds.
+/// Devices that are looked at in a tick. Where something is due of more, they wait for the next.
 const AT_A_TICK: usize = 10_000;
 /// Ticks between two looks at what is slow.
 const SECOND: u32 = 4;
@@ -59,8 +59,6 @@ struct Dispatcher<'a> {
     was_up: bool,
     ended: bool,
     ticks: u32,
-    /// Where the looking at all devices goes on.
-    place: usize,
     /// Some device was found refused since the hub was last tried.
     any_refused: bool,
     /// It is not one device that is slow; when that is looked at again.
@@ -118,7 +116,6 @@ impl<'a> Dispatcher<'a> {
             was_up: false,
             ended: false,
             ticks: 0,
-            place: 0,
             any_refused: false,
             look_again: None,
         }
@@ -274,16 +271,14 @@ impl<'a> Dispatcher<'a> {
         }
     }
 
-    /// It is this device that is slow, not the hub. That is looked at now and then; where the look takes long because the
-    /// devices are many, more seldom.
+    /// It is this device that is slow, not the hub. That is looked at now and then.
     fn is_slow(&mut self, device: &Arc<Device>) -> bool {
-        let began = Instant::now();
-        if self.look_again.is_some_and(|at| began < at) {
+        let now = Instant::now();
+        if self.look_again.is_some_and(|at| now < at) {
             return false;
         }
         let slow = self.shared.others_are_idle(device);
-        let now = Instant::now();
-        self.look_again = (!slow).then(|| now + LOOK.max((now - began) * 20));
+        self.look_again = (!slow).then(|| now + LOOK);
         slow
     }
 
@@ -321,22 +316,10 @@ impl<'a> Dispatcher<'a> {
         self.shelving.retry();
         let now = Instant::now();
         let sweeps = self.shared.options.plan.when_refused != WhenRefused::Wait && self.shared.lets_in();
-        let (some, next) = self.shared.some(self.place, AT_A_TICK);
-        self.place = next;
-        for device in std::iter::once(Arc::clone(&self.shared.own)).chain(some) {
-            let (phase, shelving, drained, (its_own, is_removed)) = {
-                let state = device.state();
-                (state.phase, state.shelving, state.is_drained() && !state.errand, (state.is_its_own, state.is_removed))
-            };
-            self.any_refused |= matches!(phase, Phase::Refused(_)) && its_own;
-            match phase {
-                Phase::Denied if shelving => self.shared.sweep(&device),
-                Phase::Held if shelving && sweeps && is_removed => self.shared.sweep(&device),
-                Phase::Refused(_) if shelving && sweeps && its_own => self.shared.sweep(&device),
-                Phase::Refused(again) if now >= again && (shelving || !drained) => self.shared.want(&device),
-                Phase::Idle if shelving || !drained => self.shared.want(&device),
-                _ => {}
-            }
+        self.any_refused |= self.shared.fleet.some_are_refused();
+        let due = self.shared.fleet.agenda().due(now, sweeps, AT_A_TICK);
+        for device in self.shared.numbered(due) {
+            self.shared.look_at(&device, now, sweeps);
         }
         if self.shared.options.plan.keep_own {
             // It lines up where it has no line.
@@ -365,16 +348,30 @@ pub(super) fn leave_spool(outcome: &impl Outcome, messages: &[MessageId]) -> u64
 }
 
 impl Shared {
+    /// Something may be due of a device. Where what it has on its shelf may go another way, it does.
+    fn look_at(self: &Arc<Self>, device: &Arc<Device>, now: Instant, sweeps: bool) {
+        let (phase, shelving, drained, (its_own, is_removed)) = {
+            let state = device.state();
+            (state.phase, state.shelving, state.is_drained() && !state.errand, (state.is_its_own, state.is_removed))
+        };
+        match phase {
+            Phase::Denied if shelving => self.sweep(device),
+            Phase::Held if shelving && sweeps && is_removed => self.sweep(device),
+            Phase::Refused(_) if shelving && sweeps && its_own => self.sweep(device),
+            Phase::Refused(again) if now >= again && (shelving || !drained) => self.want(device),
+            Phase::Idle if shelving || !drained => self.want(device),
+            _ => {}
+        }
+    }
+
     /// At least half of the other lines that are connected have nothing to do: the hub is not what is slow.
     fn others_are_idle(&self, slow: &Arc<Device>) -> bool {
-        let (mut connected, mut idle) = (0_usize, 0_usize);
-        for device in self.all().iter().filter(|device| !Arc::ptr_eq(device, slow)) {
-            let state = device.state();
-            if matches!(state.phase, Phase::Connected(_)) {
-                connected += 1;
-                idle += usize::from(state.is_drained());
-            }
-        }
+        let its = {
+            let state = slow.state();
+            (matches!(state.phase, Phase::Connected(_)), state.standing().is_idle)
+        };
+        let connected = self.connected.load(Ordering::Relaxed).saturating_sub(usize::from(its.0));
+        let idle = self.fleet.idle().saturating_sub(usize::from(its.1));
         connected > 0 && idle * 2 >= connected
     }
 

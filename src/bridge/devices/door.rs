@@ -82,14 +82,17 @@ impl Shared {
     /// Shuts and opens the door as the shelves are now.
     pub(super) fn mind_the_door(&self) {
         let Some(bounds) = self.options.plan.refuse_above else { return };
+        let seen = (self.shelves.changes(), self.fleet.shelf_changes());
+        if self.door_minded.lock().replace(seen) == Some(seen) {
+            return;
+        }
         let own = &*self.options.plan.own.connection.device;
         let before = self.door.shut.load_full();
         let shares = self.shelves.shares();
         let mut shut = which_to_shut(&shares, bounds, |id| before.contains(id));
         if is_tight(&shares, bounds.1) {
             // Also for those whose messages have found no room on a shelf yet.
-            let devices = self.all().into_iter().filter(|device| device.state().shelving);
-            shut.extend(devices.map(|device| device.id.to_string()));
+            shut.extend(self.numbered(self.fleet.on_shelf()).iter().map(|device| device.id.to_string()));
         }
         if shut.contains("") {
             shut.insert(own.to_owned());

@@ -238,8 +238,7 @@ fn is_literal(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
-
+    use super::super::fleet::Fleet;
     use super::*;
 
     #[test]
@@ -278,10 +277,11 @@ mod tests {
         ] {
             let mut keeping = Keeping::open(Path::new("nowhere"));
             keeping.keep.open = vec![Name::new("d*")];
-            for phase in &phases {
-                keeping.meets(&Device::new("d", *phase, Arc::<AtomicUsize>::default()));
+            let fleet = Arc::<Fleet>::default();
+            for (number, phase) in (1..).zip(&phases) {
+                keeping.meets(&Device::new("d", number, *phase, &fleet));
             }
-            keeping.meets(&Device::new("other", Phase::Idle, Arc::default()));
+            keeping.meets(&Device::new("other", 100, Phase::Idle, &fleet));
             let (first, more) = keeping.to_begin(now, (room, rate));
             assert_eq!((first.len(), more), (begin, beyond), "{phases:?} {room} {rate}");
         }

@@ -57,7 +57,7 @@ pub enum Found {
 }
 
 impl Known {
-    /// What a device proves itself with.
+    /// What a device proves itself with. Blocks for as long as the disk takes, where it [may be in files](Self::may_be_in_files).
     pub fn find(&self, device: &str) -> Result<Found, NoAccount> {
         match self.table.get(device) {
             Some(Proof::Connection(connection)) => {
@@ -82,7 +82,13 @@ impl Known {
         Ok(Found::Group(group.clone()))
     }
 
-    /// The same in words, without reading any file.
+    /// [`Self::find`] looks at the disk.
+    pub fn may_be_in_files(&self, device: &str) -> bool {
+        self.is_by_certificate(device)
+            && (self.certificates.is_some() || matches!(self.table.get(device), Some(Proof::Certificate { .. })))
+    }
+
+    /// What a device proves itself with in words, without reading any file.
     pub fn describe(&self, device: &str) -> &'static str {
         match self.table.get(device) {
             Some(Proof::Connection(_)) => "the connection string in the devices table",
@@ -135,13 +141,22 @@ impl Known {
 
     /// When the certificates that are in use end, by device.
     pub fn ends(&self) -> impl Iterator<Item = (&str, i64)> {
-        let is_in_use = |device: &str| match self.table.get(device) {
+        let ends = self.seen.iter().filter_map(|(device, seen)| Some((device.as_str(), seen.ends?)));
+        ends.filter(|(device, _)| self.is_by_certificate(device))
+    }
+
+    /// When the certificate of a device ends, where that is in use.
+    pub fn end_of(&self, device: &str) -> Option<i64> {
+        self.seen.get(device).and_then(|seen| seen.ends).filter(|_| self.is_by_certificate(device))
+    }
+
+    /// Where a device has a certificate, that is what it proves itself with.
+    fn is_by_certificate(&self, device: &str) -> bool {
+        match self.table.get(device) {
             Some(Proof::Key(_)) => false,
             Some(Proof::Connection(connection)) => matches!(connection.auth, Auth::X509),
             Some(Proof::Certificate { .. } | Proof::Elsewhere) | None => true,
-        };
-        let ends = self.seen.iter().filter_map(|(device, seen)| Some((device.as_str(), seen.ends?)));
-        ends.filter(move |(device, _)| is_in_use(device))
+        }
     }
 
     /// A device's certificate in the folder, where there is one.
@@ -206,7 +221,15 @@ mod tests {
             ("e", derived("e")),
         ] {
             assert_eq!(proof(&known, device), expect, "{device}");
+            assert_eq!(known.may_be_in_files(device), ["b", "d", "e"].contains(&device), "{device}");
         }
+        known.certificates = None;
+        let file = |name| (dir.path().join(name).display().to_string(), 0..0);
+        known.table.insert("f".into(), Proof::Certificate { certificate: file("b.pem"), key: file("b.key") });
+        for (device, reads) in [("a", false), ("b", false), ("c", false), ("e", false), ("f", true)] {
+            assert_eq!(known.may_be_in_files(device), reads, "without a folder: {device}");
+        }
+        known.certificates = Some(dir.path().to_owned());
         assert!(proof(&known, "lone").contains("lone.key"), "a certificate without its key is told");
         known.group_key = None;
         assert!(proof(&known, "e").contains("nobody knows"));
@@ -231,6 +254,10 @@ mod tests {
         let mut ends: Vec<_> = known.ends().collect();
         ends.sort_unstable();
         assert_eq!(ends, [("folder", 7), ("listed", 7), ("x509", 7)]);
+        for device in ["key", "string", "x509", "listed", "folder", "nobody"] {
+            let of_all = ends.iter().find(|(known, _)| *known == device).map(|(_, at)| *at);
+            assert_eq!(known.end_of(device), of_all, "{device}");
+        }
     }
 
     #[test]

@@ -91,7 +91,7 @@ pub(super) async fn run(shared: Arc<Shared>, device: Arc<Device>) {
     let leave = device.begin();
     let why = serve(&shared, &device, &leave).await;
     device.end();
-    device.forget_expiry();
+    shared.uses_nothing(&device);
     let mut again = false;
     match why {
         Why::Stopped => {}
@@ -189,7 +189,9 @@ async fn watch_over(shared: &Shared, device: &Device, mut seen: watch::Receiver<
             },
         }
         let status = seen.borrow_and_update().clone();
-        device.state().expiry = status.expiry;
+        if device.expiry() != status.expiry {
+            shared.uses(device, status.expiry);
+        }
         if let Some(since) = status.connected {
             if !device.is_own() {
                 shared.options.plan.accounts.accepted(&device.id);

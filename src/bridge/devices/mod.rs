@@ -31,13 +31,16 @@
 //! takes hours at the pace of the service, and those that are known must go on meanwhile. See [`directory`] for what a
 //! device connects with, and `provisioned` for the service.
 //!
+//! Nothing walks over all devices again and again: what only time brings about is kept in the order of time (`agenda`), and
+//! what is counted is counted where it changes (`fleet`). A device that rests costs its memory, and no time.
+//!
 //! Everything here runs on the uplink's one thread. What the disk takes its time for is done beside it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -54,12 +57,15 @@ use crate::metrics::Metrics;
 use crate::shelf::Shelves;
 use crate::uplink::{self, Crowd, HubTarget, Status, Target, Unassigned, tls};
 
+mod agenda;
 mod census;
 mod courses;
 pub mod directory;
 mod dispatch;
 mod door;
 mod ends;
+mod expiries;
+mod fleet;
 mod keeping;
 pub mod known;
 mod line;
@@ -71,10 +77,13 @@ mod shelving;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod turns;
 mod withdraw;
 
+use agenda::Number;
 pub use census::{Listed, Origin, Phase as Condition, Summary, origin};
 pub use door::Door;
+use fleet::Fleet;
 pub use keeping::Keep;
 use keeping::Keeping;
 use queue::{Device, Held, Phase};
@@ -202,8 +211,12 @@ struct Shared {
     isolating: AtomicUsize,
     /// What lines left behind and is to be given its way anew, in order.
     left: Mutex<VecDeque<Left>>,
-    /// Bytes of all messages in queues.
-    bytes: Arc<AtomicUsize>,
+    /// What all devices have in common.
+    fleet: Arc<Fleet>,
+    /// The certificates in files are others than before.
+    files_changed: AtomicBool,
+    /// The shelves and who has one, as they were when the door was minded last.
+    door_minded: Mutex<Option<(u64, u64)>>,
     /// Devices that are connected.
     connected: AtomicUsize,
     /// When one of them was last.
@@ -220,6 +233,7 @@ struct Shared {
 #[derive(Default)]
 struct Roster {
     by_id: HashMap<Arc<str>, Arc<Device>>,
+    /// By their number, which begins with 1.
     in_order: Vec<Arc<Device>>,
     /// How many came as strangers, and were not let in since.
     strangers: usize,
@@ -252,8 +266,8 @@ pub fn open(options: Options, outcome: SpoolOutcome, metrics: Metrics) -> std::i
     let shelves = Arc::clone(&options.shelves);
     let register = Register::open(&options.state, options.plan.allow.clone(), options.plan.table.clone())?;
     let crowd = Arc::new(Crowd::new(options.plan.connect_rate));
-    let bytes = Arc::new(AtomicUsize::new(0));
-    let own = Device::new("", Phase::Idle, Arc::clone(&bytes));
+    let fleet = Arc::<Fleet>::default();
+    let own = Device::new("", 0, Phase::Idle, &fleet);
     let shared = Arc::new(Shared {
         outcome,
         metrics,
@@ -268,7 +282,9 @@ pub fn open(options: Options, outcome: SpoolOutcome, metrics: Metrics) -> std::i
         lines: TaskTracker::new(),
         isolating: AtomicUsize::new(0),
         left: Mutex::default(),
-        bytes,
+        fleet,
+        files_changed: AtomicBool::new(true),
+        door_minded: Mutex::default(),
         connected: AtomicUsize::new(0),
         admitted: Mutex::default(),
         last_puback: Mutex::default(),
@@ -378,7 +394,8 @@ impl Shared {
                 "a device that is neither in the table nor allowed is held: `brownbridge devices approve` lets it in"
             );
         }
-        let device = Device::new(id, phase, Arc::clone(&self.bytes));
+        let number = Number::try_from(devices.in_order.len() + 1).ok()?;
+        let device = Device::new(id, number, phase, &self.fleet);
         self.keeping.lock().meets(&device);
         devices.by_id.insert(Arc::clone(&device.id), Arc::clone(&device));
         devices.in_order.push(Arc::clone(&device));
@@ -397,13 +414,22 @@ impl Shared {
         devices.strangers = devices.strangers.saturating_sub(usize::from(was_held));
     }
 
-    /// So many devices from a place on, and the place to go on with; round and round.
-    fn some(&self, from: usize, most: usize) -> (Vec<Arc<Device>>, usize) {
+    /// The device of this name, where it is known; without one, the bridge's own line.
+    fn find(&self, id: &str) -> Option<Arc<Device>> {
+        match id {
+            "" => Some(Arc::clone(&self.own)),
+            id => self.devices.lock().by_id.get(id).cloned(),
+        }
+    }
+
+    /// The devices of these numbers.
+    fn numbered(&self, numbers: impl IntoIterator<Item = Number>) -> Vec<Arc<Device>> {
         let devices = self.devices.lock();
-        let rest = devices.in_order.get(from..).unwrap_or_default();
-        let some: Vec<_> = rest.iter().take(most).cloned().collect();
-        let next = if some.len() < rest.len() { from + some.len() } else { 0 };
-        (some, next)
+        let device = |number: Number| match number.checked_sub(1) {
+            None => Some(Arc::clone(&self.own)),
+            Some(at) => devices.in_order.get(at as usize).cloned(),
+        };
+        numbers.into_iter().filter_map(device).collect()
     }
 
     /// All devices, the bridge's own line first.
@@ -466,23 +492,6 @@ impl Shared {
         self.admit(&mut slots);
     }
 
-    /// Where devices wait for a connection: asks those idle longest to leave, and then those that had their turn.
-    fn make_places(&self) {
-        let missing = {
-            let slots = self.slots.lock();
-            slots.line.len().saturating_sub(slots.leaving)
-        };
-        if missing == 0 {
-            return;
-        }
-        let now = Instant::now();
-        let mut candidates: Vec<_> =
-            self.all().into_iter().filter_map(|device| Some((device.may_leave(now)?, device))).collect();
-        candidates.sort_by_key(|(since, _)| *since);
-        let asked = candidates.iter().take(missing).filter(|(_, device)| device.ask_to_leave()).count();
-        self.slots.lock().leaving += asked;
-    }
-
     /// Writes down how far shelves are settled.
     async fn persist(&self) {
         let shelves = Arc::clone(&self.shelves);
@@ -491,6 +500,6 @@ impl Shared {
 
     /// More may be read.
     fn has_room(&self) -> bool {
-        self.bytes.load(Ordering::Relaxed) < MOST_BYTES && self.isolating.load(Ordering::Relaxed) < ISOLATIONS
+        self.fleet.bytes.load(Ordering::Relaxed) < MOST_BYTES && self.isolating.load(Ordering::Relaxed) < ISOLATIONS
     }
 }

@@ -2,19 +2,25 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::A_TURN;
+use super::agenda::{Due, Number};
+use super::fleet::{Fleet, Standing};
 use super::transfer::Transfer;
 use crate::message::Timestamp;
 use crate::shelf::{Chunk, Mark, Place, Placed, Shelved, Shelves};
 use crate::uplink::{Expiry, Lane, MessageId, Waiting};
+
+mod due;
+
+#[cfg(test)]
+pub(super) use due::LOOKS;
 
 /// Messages in memory of a device, those in flight among them.
 const MOST: usize = 128;
@@ -111,16 +117,20 @@ pub(super) fn shelved(waiting: &Waiting) -> Shelved {
 #[derive(Debug)]
 pub(super) struct Device {
     pub(super) id: Arc<str>,
+    number: Number,
     state: Mutex<State>,
     /// Something came, or went.
     pub(super) news: Notify,
-    /// Bytes of all devices.
-    all_bytes: Arc<AtomicUsize>,
+    fleet: Arc<Fleet>,
 }
 
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) phase: Phase,
+    /// How it stands, as the [`Fleet`] has counted it.
+    standing: Standing,
+    /// What is due of it, as it is written down in the [agenda](super::agenda).
+    due: Due,
     /// Not given to the line yet.
     queue: VecDeque<Held>,
     /// Given and not settled.
@@ -155,7 +165,7 @@ pub(super) struct State {
     pub(super) delivered: u64,
     pub(super) last_delivered: Option<Timestamp>,
     /// When what it connects with ends, as far as it was seen.
-    pub(super) expiry: Expiry,
+    expiry: Expiry,
     /// Ends the line, or has its hub asked for anew.
     leave: Option<CancellationToken>,
 }
@@ -185,36 +195,12 @@ pub(super) enum Kept {
 }
 
 impl Device {
-    pub(super) fn new(id: &str, phase: Phase, all_bytes: Arc<AtomicUsize>) -> Arc<Self> {
-        let state = State {
-            phase,
-            queue: VecDeque::new(),
-            given: VecDeque::new(),
-            bytes: 0,
-            shelving: false,
-            to_shelf: 0,
-            transfer: None,
-            read_to: None,
-            errand: false,
-            is_kept: false,
-            sweeping: false,
-            short_since: None,
-            active: Instant::now(),
-            refusals: 0,
-            pause: Duration::ZERO,
-            trouble: None,
-            is_its_own: true,
-            is_removed: false,
-            delivered: 0,
-            last_delivered: None,
-            expiry: Expiry::default(),
-            leave: None,
-        };
-        Arc::new(Self { id: id.into(), state: Mutex::new(state), news: Notify::new(), all_bytes })
-    }
-
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
+    /// The device of this number; that of the bridge's own line is 0.
+    pub(super) fn new(id: &str, number: Number, phase: Phase, fleet: &Arc<Fleet>) -> Arc<Self> {
+        let state = State::new(phase);
+        fleet.enter(number, state.standing);
+        let (state, fleet) = (Mutex::new(state), Arc::clone(fleet));
+        Arc::new(Self { id: id.into(), number, state, news: Notify::new(), fleet })
     }
 
     /// It is the bridge's own line.
@@ -257,7 +243,7 @@ impl Device {
 
     /// Half of the room of all devices is taken.
     fn is_half_full(&self) -> bool {
-        self.all_bytes.load(Ordering::Relaxed) >= super::MOST_BYTES / 2
+        self.fleet.bytes.load(Ordering::Relaxed) >= super::MOST_BYTES / 2
     }
 
     /// Takes a message that has to go first of all, room or not: there are few of them.
@@ -267,7 +253,7 @@ impl Device {
 
     fn push(&self, state: &mut State, held: Held) {
         state.bytes += held.len();
-        self.all_bytes.fetch_add(held.len(), Ordering::Relaxed);
+        self.fleet.bytes.fetch_add(held.len(), Ordering::Relaxed);
         state.active = Instant::now();
         state.queue.push_back(held);
         self.news.notify_waiters();
@@ -301,26 +287,6 @@ impl Device {
             state.phase = Phase::InLine;
         }
         may
-    }
-
-    /// Since when it has been idle, or connected where it is not, and may make a place for another.
-    pub(super) fn may_leave(&self, now: Instant) -> Option<Instant> {
-        let state = self.state();
-        let since = match state.phase {
-            Phase::Connected(since) => since,
-            // It would try for as long as its hub is away.
-            Phase::Connecting if state.is_kept && state.is_resting() => now,
-            _ => return None,
-        };
-        let asked = state.leave.as_ref().is_none_or(CancellationToken::is_cancelled);
-        if self.is_own() || asked {
-            return None;
-        }
-        match state.is_resting() {
-            true if state.is_kept => Some(now),
-            true => Some(state.active),
-            false => (now.saturating_duration_since(since) > A_TURN).then_some(since.max(state.active)),
-        }
     }
 
     /// Asks its line to end, or its registration to begin anew; false where that is no use any more.
@@ -361,7 +327,7 @@ impl Device {
     /// Empties the queue. What is on the shelf, or will be, is read from there again; the rest is returned, and newer.
     pub(super) fn clear(&self, state: &mut State) -> Vec<Held> {
         let on_shelf = |held: &Held| matches!(held.home, Home::OnItsWay) || held.home.is_shelf_of(&self.id);
-        self.all_bytes.fetch_sub(state.bytes, Ordering::Relaxed);
+        self.fleet.bytes.fetch_sub(state.bytes, Ordering::Relaxed);
         state.bytes = 0;
         state.read_to = None;
         state.shelving |= state.queue.iter().any(on_shelf);
@@ -411,12 +377,17 @@ impl Device {
         Some(waiting)
     }
 
-    /// A line that is not there has no token in use. Its certificate is there all the same: that of a device in a file,
-    /// which may have been renewed.
-    pub(super) fn forget_expiry(&self) {
+    /// Its line uses this from now on; returns what it used before.
+    pub(super) fn uses(&self, expiry: Expiry) -> Expiry {
         let mut state = self.state();
-        let certificate = state.expiry.certificate.filter(|_| self.is_own());
-        state.expiry = Expiry { certificate, ..Expiry::default() };
+        let before = std::mem::replace(&mut state.expiry, expiry);
+        self.fleet.expiries().replace(before, expiry);
+        before
+    }
+
+    /// What its line uses, as far as it was seen.
+    pub(super) fn expiry(&self) -> Expiry {
+        self.state().expiry
     }
 
     /// Takes a message that was read from a shelf, its own or that of another, out of the queue again; one that was given
@@ -435,7 +406,7 @@ impl Device {
         let Some(at) = state.queue.iter().position(is) else { return Kept::OnShelf };
         if let Some(held) = state.queue.remove(at) {
             state.bytes -= held.len();
-            self.all_bytes.fetch_sub(held.len(), Ordering::Relaxed);
+            self.fleet.bytes.fetch_sub(held.len(), Ordering::Relaxed);
         }
         self.news.notify_waiters();
         Kept::Queued
@@ -447,7 +418,7 @@ impl Device {
         let at = state.given.iter().position(|held| held.waiting.id == id)?;
         let held = state.given.remove(at)?;
         state.bytes -= held.len();
-        self.all_bytes.fetch_sub(held.len(), Ordering::Relaxed);
+        self.fleet.bytes.fetch_sub(held.len(), Ordering::Relaxed);
         state.active = Instant::now();
         if state.is_half_empty(self.is_own()) {
             state.short_since = None;
@@ -461,6 +432,38 @@ impl Device {
 }
 
 impl State {
+    fn new(phase: Phase) -> Self {
+        let standing = Standing::default();
+        let mut state = Self {
+            phase,
+            standing,
+            due: Due::Never,
+            queue: VecDeque::new(),
+            given: VecDeque::new(),
+            bytes: 0,
+            shelving: false,
+            to_shelf: 0,
+            transfer: None,
+            read_to: None,
+            errand: false,
+            is_kept: false,
+            sweeping: false,
+            short_since: None,
+            active: Instant::now(),
+            refusals: 0,
+            pause: Duration::ZERO,
+            trouble: None,
+            is_its_own: true,
+            is_removed: false,
+            delivered: 0,
+            last_delivered: None,
+            expiry: Expiry::default(),
+            leave: None,
+        };
+        state.standing = Standing::of(&state);
+        state
+    }
+
     /// It is parked no longer, and is tried at once.
     pub(super) fn let_in(&mut self) {
         self.phase = Phase::Idle;

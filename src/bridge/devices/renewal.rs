@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustls::RootCertStore;
 
@@ -40,6 +41,7 @@ impl Devices {
     pub fn take_up(&self, (allow, table): (Vec<Name>, HashSet<String>), changed: impl Fn(&str) -> bool) -> Renewed {
         let shared = &self.0;
         shared.register.lock().replace(allow, table);
+        shared.files_changed.store(true, Ordering::Relaxed);
         let mut renewed = Renewed::default();
         for device in shared.all().iter().filter(|device| !device.is_own()) {
             let verdict = shared.verdict(device);

@@ -69,6 +69,9 @@ impl Shelving {
     }
 
     pub(super) fn retry(&mut self) {
+        if self.blocked.is_empty() {
+            return;
+        }
         let newer = std::mem::take(&mut self.waiting);
         for (_, (device, messages)) in std::mem::take(&mut self.blocked) {
             self.waiting.extend(messages.into_iter().map(|waiting| (Arc::clone(&device), waiting)));
@@ -182,7 +185,7 @@ impl Shared {
             if !matches!(result, Err(ShelfError::Full)) {
                 break;
             }
-            let others = self.all().into_iter().filter(|other| {
+            let others = self.shelves.devices().into_iter().filter_map(|id| self.find(&id)).filter(|other| {
                 let state = other.state();
                 !state.sweeping && (state.phase.is_parked() || !parked)
             });
@@ -289,6 +292,9 @@ impl Shared {
             Some(_) => self.all().into_iter().filter(|device| device.state().phase.is_parked()).collect(),
             None => Vec::new(),
         };
+        if parked.is_empty() && !self.shelves.is_to_persist() {
+            return;
+        }
         let shelves = Arc::clone(&self.shelves);
         tokio::task::spawn_blocking(move || {
             shelves.persist();
@@ -326,6 +332,9 @@ pub async fn give_back(shelves: Arc<Shelves>, stores: Stores) {
                 }
             }
         }
+        // Nobody else does it where devices have no lines.
+        let emptied = Arc::clone(&shelves);
+        let _ = tokio::task::spawn_blocking(move || emptied.persist()).await;
     }
 }
 

@@ -12,7 +12,7 @@ fn waiting(sequence: u64, lane: Lane) -> Waiting {
 }
 
 fn device(phase: Phase) -> Arc<Device> {
-    Device::new("d", phase, Arc::default())
+    Device::new("d", 1, phase, &Arc::default())
 }
 
 /// Shelves, and their folder.
@@ -190,7 +190,7 @@ fn what_comes_onto_a_shelf_while_it_is_read_is_not_overtaken() {
 /// What cannot be written keeps back what is newer of the same device, and nothing else.
 #[test]
 fn a_shelf_that_cannot_be_written_keeps_back_its_own_device_only() {
-    let devices = ["a", "b"].map(|id| Device::new(id, Phase::Held, Arc::default()));
+    let devices = ["a", "b"].map(|id| Device::new(id, 1, Phase::Held, &Arc::default()));
     let [a, b] = &devices;
     let names = |group: Vec<(Arc<Device>, Waiting)>| -> Vec<String> {
         group.iter().map(|(device, waiting)| format!("{}{}", device.id, waiting.id.sequence)).collect()

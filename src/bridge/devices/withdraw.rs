@@ -3,7 +3,7 @@
 use std::io;
 
 use super::Devices;
-use super::queue::{Device, Kept};
+use super::queue::Kept;
 use crate::message::HubMessage;
 use crate::shelf::{Mark, Shelved};
 
@@ -49,7 +49,7 @@ impl Devices {
     ) -> io::Result<Withdrawn> {
         let (mut withdrawn, mut looked_at) = (Withdrawn::default(), 0);
         for id in self.on_shelves(device) {
-            let known = self.find(&id);
+            let known = self.0.find(&id);
             let mut from: Option<Mark> = None;
             loop {
                 if withdrawn.messages >= most || looked_at >= look_at {
@@ -86,12 +86,5 @@ impl Devices {
         };
         ids.sort_unstable();
         ids
-    }
-
-    fn find(&self, id: &str) -> Option<std::sync::Arc<Device>> {
-        match id {
-            "" => Some(std::sync::Arc::clone(&self.0.own)),
-            id => self.0.devices.lock().by_id.get(id).cloned(),
-        }
     }
 }
