@@ -158,9 +158,13 @@ impl Bridge {
         match verdict {
             Verdict::Translated => self.store(now, publish, out, None),
             Verdict::Dropped { rule } => {
-                count_held_back(now, out);
+                count_left_away(now, out);
                 let held_back = out.held_back().iter().find(|(holds, _)| *holds == rule);
-                let otherwise = if out.clears_retained() { "retained_cleared" } else { "rule" };
+                let otherwise = match () {
+                    () if out.clears_retained() => "retained_cleared",
+                    () if out.nothing_left(rule).is_some() => "bad_quality",
+                    () => "rule",
+                };
                 self.drop(held_back.map_or(otherwise, |(_, why)| why.label()))
             }
             Verdict::Quarantined { rule, reason } => {
@@ -225,7 +229,7 @@ impl Bridge {
         let taken = self.report(now, reported, taken);
         if !matches!(taken, Offer::Full) {
             now.set.settle(out);
-            count_held_back(now, out);
+            count_left_away(now, out);
             self.doubts(now, publish, out);
             self.heard_of(out, publish.received);
         }
@@ -464,10 +468,13 @@ fn at_the_door<'o>(now: &'o Current, out: &'o Output) -> impl Iterator<Item = &'
     messages(now, out).chain(held).filter(|(rule, _)| !now.set.is_urgent(*rule)).map(|(_, record)| record)
 }
 
-/// Counts the messages that were not made.
-fn count_held_back(now: &Current, out: &Output) {
+/// Counts the messages that were not made, and the values that are in none.
+fn count_left_away(now: &Current, out: &Output) {
     for (rule, why) in out.held_back() {
         now.meters.held_back(*rule, why);
+    }
+    for (rule, left_out) in out.left_out() {
+        now.meters.left_out(*rule, left_out);
     }
 }
 

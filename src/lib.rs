@@ -8,6 +8,7 @@
 //! (`bridge`, `app`) < shell (`cli`).
 
 pub mod admin;
+pub mod amount;
 pub mod app;
 pub mod bridge;
 pub mod broker;

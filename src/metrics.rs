@@ -335,6 +335,11 @@ pub fn held_back_by_rule(rule: &str, reason: &'static str) -> Counter {
     ::metrics::counter!("brownbridge_messages_held_back_total", "rule" => rule.to_owned(), "reason" => reason)
 }
 
+/// The values that a rule left out of its messages because of their quality.
+pub fn left_out_by_rule(rule: &str, reason: &'static str) -> Counter {
+    ::metrics::counter!("brownbridge_values_left_out_total", "rule" => rule.to_owned(), "reason" => reason)
+}
+
 /// The messages of a rule that went into a window.
 pub fn combined_by_rule(rule: &str) -> Counter {
     ::metrics::counter!("brownbridge_messages_combined_total", "rule" => rule.to_owned())
@@ -391,6 +396,10 @@ pub fn describe_labelled() {
         (
             "brownbridge_messages_held_back_total",
             "Messages not made because of throttle, report_by_exception or dedupe",
+        ),
+        (
+            "brownbridge_values_left_out_total",
+            "Values left out of messages because of their quality, by rule and reason",
         ),
         (
             "brownbridge_rule_marks_forgotten_total",

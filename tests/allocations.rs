@@ -33,6 +33,10 @@ fn what_needs_no_memory_asks_for_none() {
         ("throttled", "device = \"{line}\"\nthrottle = \"1h\"", json),
         ("compressed", "device = \"{line}\"\ncompress = \"gzip\"", json),
         ("dropped", "drop = true", json),
+        ("JSON that is checked", "device = \"{line}\"\ndecode = \"json\"", json),
+        ("number", "device = \"{line}\"\ndecode = \"number\"", b"21.5\0"),
+        ("text", "device = \"{line}\"\ndecode = \"text\"", "Kühler".as_bytes()),
+        ("Latin-1", "device = \"{line}\"\ndecode = { format = \"text\", encoding = \"latin1\" }", b"K\xfchler"),
     ] {
         assert_eq!(allocations(keys, payload), 0, "{what}");
     }

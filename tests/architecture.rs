@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Top-level modules by floor; a module may name modules of lower floors only.
 const FLOORS: [&[&str]; 5] = [
-    &["topic", "message", "diag", "secret", "metrics"],
+    &["topic", "message", "diag", "secret", "metrics", "amount"],
     &["config", "rules", "hub", "fence", "ledger", "watch", "downlink"],
     &[
         "broker",
@@ -42,7 +42,8 @@ const SIDEWAYS: [(&str, &str); 8] = [
 ];
 
 /// Pure modules: bytes, text and `now` in, values out.
-const PURE: [&str; 10] = ["topic", "message", "diag", "config", "rules", "hub", "fence", "ledger", "watch", "downlink"];
+const PURE: [&str; 11] =
+    ["topic", "message", "diag", "amount", "config", "rules", "hub", "fence", "ledger", "watch", "downlink"];
 
 const MAX_LINES: usize = 600;
 

@@ -428,7 +428,9 @@ fn status_says_who_is_connected() {
 
     let done = ask(&["--config", &config]);
     let shown = String::from_utf8_lossy(&done.stdout);
-    for expect in ["press7  127.0.0.1:", "1 messages wait", "1 received: 1 translated", "NOT READY", "not connected"] {
+    for expect in
+        ["press7  127.0.0.1:", "1 message waits, for ", "1 received: 1 translated", "NOT READY", "not connected"]
+    {
         assert!(shown.contains(expect), "{expect}: {shown}");
     }
     drop(bridge);

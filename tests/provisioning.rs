@@ -290,11 +290,24 @@ fn tokens_and_keys_by_hand() {
     fs::write(dir.path().join("hub.secret"), format!("HostName=h.example;DeviceId=d;SharedAccessKey={KEY}\n")).unwrap();
     fs::write(dir.path().join("group.key"), format!("{KEY}\n")).unwrap();
     let service = format!("HostName=h.example;SharedAccessKeyName=owner;SharedAccessKey={KEY}");
+    let group = brownbridge::hub::sas::Key::parse(KEY).unwrap();
     let derived = "i5UM0PKI1Sb5mwGN8AjJz+/JmSdnyA6vEEm+l1Nvn/I=\n";
+    let as_written = group.derive("REG-01");
+    let as_written = as_written.expose();
     let json = format!("{{\"key\":{:?},\"registration_id\":\"reg-01\"}}\n", derived.trim());
     for (args, stdin, code, stdout, stderr) in [
         (vec!["derive-key", "reg-01", "--file", "group.key"], "", 0, derived, ""),
-        (vec!["derive-key", "REG-01", "--env", "GROUP"], "", 0, derived, ""),
+        (vec!["derive-key", "REG-01", "--env", "GROUP"], "", 0, derived, "derived from \"reg-01\", in lower case"),
+        (vec!["derive-key", "REG-01", "--as-written"], KEY, 0, as_written, "derived from \"REG-01\", as it is written"),
+        (vec!["derive-key", "reg-01", "--as-written"], KEY, 0, derived, ""),
+        (
+            vec!["derive-key", "REG-01", "--as-written", "--json"],
+            KEY,
+            0,
+            "{\"device_id\":\"REG-01\",\"key\":",
+            "derived",
+        ),
+        (vec!["derive-key", "a/b", "--as-written"], KEY, 2, "", "\"a/b\" is no device id"),
         (vec!["derive-key", "reg-01"], KEY, 0, derived, ""),
         (vec!["derive-key", "reg-01", "--json"], KEY, 0, json.as_str(), ""),
         (vec!["derive-key", "reg 01"], KEY, 2, "", "the registration id has ' ' in it"),
@@ -317,6 +330,67 @@ fn tokens_and_keys_by_hand() {
         let output = command(dir.path(), &args, stdin, &[("GROUP", KEY)]);
         check(&format!("{args:?}"), &output, code, stdout, stderr);
         assert!(!String::from_utf8_lossy(&output.stderr).contains("MDEy"), "{args:?}");
+    }
+}
+
+/// What `derive-key --config` prints is what the bridge connects with, also where an id has capitals: a hub tells them
+/// apart, the provisioning service does not.
+#[tokio::test]
+async fn a_derived_key_is_the_one_that_the_bridge_connects_with() {
+    use brownbridge::hub::accounts::Accounts as _;
+    use brownbridge::hub::connection_string::Auth;
+    const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    let group = brownbridge::hub::sas::Key::parse(KEY).unwrap();
+    let direct = "connection_string = \"HostName=h.example;DeviceId=b;SharedAccessKey=a2V5\"\nidentity = \"per-device\"\n\
+                  [uplink.devices]\nallow = [\"*\"]\ntable = \"devices.csv\"\n";
+    let of_devices = format!("{direct}group_key_file = \"group.key\"\n");
+    let of_dps = "identity = \"per-device\"\n[uplink.devices]\nallow = [\"*\"]\n[uplink.dps]\n\
+                  id_scope = \"0ne00000A0A\"\nregistration_id = \"b\"\ngroup_key_file = \"group.key\"\n";
+    let gateway = "[uplink.dps]\nid_scope = \"0ne00000A0A\"\nregistration_id = \"b\"\ngroup_key_file = \"group.key\"\n";
+    let assigned = |id: &str| {
+        format!(
+            "{{\"scope\":\"0ne00000A0A\",\"registration\":{id:?},\"hub\":\"h.example\",\"device\":{id:?},\"at\":\"now\"}}\n"
+        )
+    };
+    for (name, uplink, device, from, told) in [
+        ("direct", of_devices.as_str(), "SN-007", Some("SN-007"), "this bridge has no [uplink.dps]"),
+        ("direct, no capitals", &of_devices, "sn-007", Some("sn-007"), ""),
+        ("with the service", of_dps, "SN-007", Some("sn-007"), "this bridge has [uplink.dps]"),
+        ("with the service, no capitals", of_dps, "sn-007", Some("sn-007"), ""),
+        (
+            "its own key",
+            &of_devices,
+            "press-1",
+            Some("press-1"),
+            "does not use this key for press-1, but its key in the",
+        ),
+        ("no device id", &of_devices, "a/b", None, "\"a/b\" is no device id"),
+        ("no registration id", of_dps, "SN$7", None, "the registration id has '$' in it"),
+        ("one connection", gateway, "SN-007", Some("sn-007"), "this bridge has [uplink.dps]"),
+        ("no group", direct, "SN-007", None, "no group key to derive from"),
+    ] {
+        let dir = folder();
+        let path = dir.path().join("bridge.toml");
+        fs::create_dir_all(dir.path().join("state/assignments")).unwrap();
+        fs::create_dir_all(dir.path().join("rules")).unwrap();
+        fs::write(dir.path().join("rules/all.toml"), "[[rule]]\ntopic = \"{machine}\"\ndevice = \"{machine}\"\n")
+            .unwrap();
+        fs::write(dir.path().join("group.key"), KEY).unwrap();
+        fs::write(dir.path().join("devices.csv"), "id,key\npress-1,a2V5\n").unwrap();
+        fs::write(dir.path().join("state/assignments/devices.jsonl"), assigned("sn-007")).unwrap();
+        fs::write(&path, format!("state = \"state\"\n[uplink]\n{uplink}")).unwrap();
+        let output = command(dir.path(), &["derive-key", device, "--config", "bridge.toml"], "", &[]);
+        let expect = from.map(|from| format!("{}\n", group.derive(from).expose())).unwrap_or_default();
+        check(name, &output, if from.is_some() { 0 } else { 2 }, &expect, told);
+        let loaded = brownbridge::app::settings::load(&path, &|_| None).unwrap();
+        let Some(planned) = loaded.settings.and_then(|settings| settings.devices).filter(|_| from.is_some()) else {
+            assert!(name == "one connection" || from.is_none(), "{name}: {:?}", loaded.diagnostics);
+            continue;
+        };
+        let account = planned.directory.of(device).await.unwrap_or_else(|why| panic!("{name}: {why}"));
+        let Auth::Key(key) = account.connection.auth else { panic!("{name}") };
+        let own = format!("{}\n", key.encode().expose());
+        assert_eq!(own == expect, name != "its own key", "{name}: the bridge connects with another key");
     }
 }
 
@@ -365,6 +439,18 @@ fn a_registration_by_hand_shows_each_step() {
         (vec!["enrol".into(), "--config".into(), "bad.toml".into()], 2, "", "the registration id has ' ' in it"),
         (vec!["enrol".into(), "--config".into(), "none.toml".into()], 2, "", "cannot read none.toml"),
         (by_hand(&["press-3"]), 0, "press-3 is device press-3", "with a key"),
+        (by_hand(&["press-3", "--transport", "websocket"]), 0, "press-3 is device press-3", "which hub is it?"),
+        (
+            by_hand(&["press-3", "--bind", "127.0.0.1", "--api-version", "2021-06-01"]),
+            0,
+            "press-3 is device press-3",
+            "answered: 200\n",
+        ),
+        (by_hand(&["press-3", "--bind", "eth0"]), 2, "", "`bind` is not an IP address"),
+        (by_hand(&["press-3", "--proxy", "http://me:pass@h:1"]), 2, "", "into the environment variable DPS_PROXY"),
+        (by_hand(&["press-3", "--proxy", "https://h:1"]), 2, "", "only proxies that speak plain HTTP"),
+        (by_hand(&["press-3", "--host", "no.such:1"]), 2, "", "`host` is no host name"),
+        (by_hand(&[]), 2, "", "which device is it? brownbridge enrol ID"),
         (by_hand(&["press-3", "--transport", "mqtt"]), 0, "press-3 is device press-3", "which hub is it?"),
         (
             [by_hand(&[]), certificate.to_vec()].concat(),
@@ -388,11 +474,72 @@ fn a_registration_by_hand_shows_each_step() {
         let said = [output.stdout, output.stderr].concat();
         assert!(!String::from_utf8_lossy(&said).contains(group.expose()), "{args:?}");
     }
+    by_hand_in_words(&state, &by_hand(&["press-3"]), group.expose());
     let kept = fs::read_to_string(state.join("state/assignments/press-1.json")).unwrap();
     assert!(kept.contains("hub-a.example"), "{kept}");
     // A wrong key is told under the user's own line, with the key hidden.
     let output = command(&state, &["enrol", "--config", "bad.toml"], "", &[]);
     assert!(!String::from_utf8_lossy(&output.stderr).contains("Zm9v"), "{output:?}");
+}
+
+/// What a registration by hand reads from the environment, and what it says of ports that lead elsewhere; `good` is one that
+/// works.
+fn by_hand_in_words(dir: &Path, good: &[String], group: &str) {
+    let (proxy, asked) = proxy::start();
+    let proxy = format!("http://me:pass%20word@127.0.0.1:{proxy}");
+    let [shut, other] = [free_port(), web_port()].map(|port| format!("127.0.0.1:{port}"));
+    let given: Vec<&str> = good.iter().map(String::as_str).collect();
+    let root = given[given.iter().position(|arg| *arg == "--ca-file").unwrap() + 1];
+    let without_address = &given[..given.len() - 2];
+    let at = |address: &'static str| [without_address, &["--address", address]].concat();
+    let leaked = |text: &String| -> &'static str { Box::leak(text.clone().into_boxed_str()) };
+    let (shut, other) = (leaked(&shut), leaked(&other));
+    let mqtt = ["--transport", "mqtt"].as_slice();
+    let key = ("DPS_GROUP_KEY", group);
+    let blocked = "Where a firewall or proxy lets only port 443 out, set `transport` to \"rest\" or \"websocket\"";
+    for (name, args, environment, code, expect) in [
+        ("a proxy", given.clone(), vec![key, ("DPS_PROXY", &proxy)], 0, "through the proxy 127.0.0.1:"),
+        ("no proof", given.clone(), vec![], 2, "the environment variable DPS_SYMMETRIC_KEY or DPS_GROUP_KEY; a cert"),
+        ("two proofs", given.clone(), vec![key, ("DPS_SYMMETRIC_KEY", group)], 2, "are both set"),
+        ("no base64", given.clone(), vec![("DPS_SYMMETRIC_KEY", "Zm9v*")], 2, "the key is not base64"),
+        ("a shut port", [at(shut).as_slice(), mqtt].concat(), vec![key], 1, blocked),
+        ("a shut port of REST", at(shut), vec![key], 1, "Connection refused (os error 111)\n"),
+        (
+            "a port that hangs up",
+            [at(other).as_slice(), mqtt].concat(),
+            vec![key],
+            1,
+            "the other side closed the connection",
+        ),
+        ("a system without roots", given.clone(), vec![key, ("SSL_CERT_FILE", "/dev/null")], 0, "answered: 200\n"),
+        (
+            "a root beside the system's",
+            given.iter().map(|arg| if *arg == "--ca-file" { "--extra-ca-file" } else { *arg }).collect(),
+            vec![key, ("SSL_CERT_FILE", root)],
+            0,
+            "answered: 200\n",
+        ),
+    ] {
+        let output = command(dir, &args, "", &environment);
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert_eq!(output.status.code(), Some(code), "{name}: {said}");
+        assert!(
+            said.contains(expect) && !said.contains("https://") && !said.contains("command line"),
+            "{name}: {said}"
+        );
+        assert!(!said.contains(group) && !said.contains("Zm9v") && !said.contains("pass%20word"), "{name}: {said}");
+        assert_eq!(said.contains(blocked), name == "a shut port" || name == "a port that hangs up", "{name}: {said}");
+    }
+    assert_eq!(asked.lock().unwrap().len(), 1);
+}
+
+/// A port that hangs up at once, as something on the way does.
+fn web_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || listener.incoming().for_each(drop));
+    port
 }
 
 #[test]
@@ -466,6 +613,31 @@ fn mistakes_with_certificates_are_told_before_a_start() {
             0,
             "the certificate is for \"press-7\", and the device is \"press-8\"",
         ),
+        (
+            "two gateways",
+            plain.replace("a2V5", "a2V5;GatewayHostName=a") + "\ngateway_host_name = \"b\"",
+            String::new(),
+            1,
+            "says GatewayHostName=a, and `gateway_host_name` b",
+        ),
+        (
+            "one gateway twice",
+            plain.replace("a2V5", "a2V5;GatewayHostName=a.b") + "\ngateway_host_name = \"A.B\"",
+            String::new(),
+            0,
+            "",
+        ),
+        ("no edge", format!("kind = \"edge\"\n{plain}"), String::new(), 1, "an edge needs `GatewayHostName`"),
+        ("an edge", format!("kind = \"edge\"\ngateway_host_name = \"e\"\n{plain}"), String::new(), 0, ""),
+        ("a URL", format!("gateway_host_name = \"https://e\"\n{plain}"), String::new(), 1, "is no host name"),
+        ("no model", format!("model_id = \"press\"\n{plain}"), String::new(), 1, "no model id: it begins with `dtmi:`"),
+        (
+            "no model of devices",
+            format!("identity = \"per-device\"\n{plain}"),
+            "[uplink.devices]\ngroup_key = \"a2V5\"\nallow = [\"*\"]\nmodel_id = \"dtmi:com:press\"".to_owned(),
+            1,
+            "no model id: it ends with its version",
+        ),
         ("leaf as root", format!("ca_file = {chain:?}\n{}", plain), String::new(), 0, "CN=press-7 is a server's or"),
         (
             "expired root",
@@ -473,6 +645,22 @@ fn mistakes_with_certificates_are_told_before_a_start() {
             String::new(),
             0,
             "`ca_file`: CN=press-7 has expired",
+        ),
+        (
+            "leaf as extra",
+            format!("extra_ca_file = {chain:?}\n{}", plain),
+            String::new(),
+            0,
+            "`extra_ca_file`: CN=press-7 is",
+        ),
+        ("no such root", "extra_ca_file = [\"no.pem\"]\n".to_owned() + plain, String::new(), 1, "no.pem: No such file"),
+        ("no root", format!("extra_ca_file = {key:?}\n{plain}"), String::new(), 1, "there is no certificate in it"),
+        (
+            "Baltimore beside",
+            format!("extra_ca_file = {baltimore:?}\n{}", plain),
+            String::new(),
+            0,
+            "`extra_ca_file` has the Baltimore CyberTrust Root",
         ),
         ("expired token", token("h%2Fdevices%2Fd", 1), String::new(), 1, "ended 1970-01-01"),
         ("token of the hub", token("H", 4_000_000_000), String::new(), 0, ""),

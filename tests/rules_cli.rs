@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
-use std::process::Command;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 
 fn check(args: &[&str], code: i32, stdout: &str, stderr: &str) {
     let output = Command::new(env!("CARGO_BIN_EXE_brownbridge"))
@@ -175,6 +176,9 @@ fn explanations() {
         "energy/m1 --payload P=12.5;U=231 --rules tests/golden/rules/failing.toml",
         "gw07-press/temp/oil --payload-hex 7b2276223a2036317d --rules rules",
         "energy/m9 --payload P=12.5;U=231 --rules tests/golden/rules/failing.toml",
+        "kepware/together --payload [{\"id\":\"C.D.T\",\"v\":1},{\"id\":\"C.D.U\",\"v\":2,\"q\":false}] --rules tests/golden/rules/decode.toml",
+        "kepware/together --payload [{\"id\":\"C.D.U\",\"v\":2,\"q\":false}] --rules tests/golden/rules/decode.toml",
+        "pairs/m1 --payload-hex 543d3231b043 --rules tests/golden/rules/decode.toml",
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_brownbridge"));
         // Now, but for the times in what it says.
@@ -303,16 +307,78 @@ fn a_table_in_a_file() {
     }
 }
 
-/// A file saved by an editor of another system: byte order mark, CRLF, another encoding.
+/// What lies there is not always a file with rules in UTF-8.
 #[test]
-fn files_from_other_editors() {
+fn files_of_all_kinds() {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("a.toml");
-    let path = file.to_str().unwrap();
-    std::fs::write(&file, "\u{feff}[[rule]]\r\ntopic  = \"a/{line}\"\r\ndevice = \"{lin}\"\r\n").unwrap();
-    check(&["check", path], 1, "a.toml: 1 error\n", "a.toml:3:12\n");
-    std::fs::write(&file, b"[[rule]]\ntopic = \"\xe9\"\n").unwrap();
-    check(&["check", path], 2, "", "is not UTF-8 text: save it as UTF-8");
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::create_dir_all(path("folder/named.toml")).unwrap();
+    std::fs::create_dir_all(path("pipes")).unwrap();
+    std::fs::create_dir_all(path("none")).unwrap();
+    assert!(Command::new("mkfifo").arg(path("pipes/a.toml")).status().unwrap().success());
+    std::os::unix::fs::symlink("loop.toml", path("loop.toml")).unwrap();
+    let rule = "[[rule]]\ntopic  = \"a\"\ndevice = \"b\"\n";
+    for (name, bytes) in [
+        ("bom.toml", format!("\u{feff}{rule}").into_bytes()),
+        ("crlf.toml", rule.replace('\n', "\r\n").into_bytes()),
+        ("empty.toml", Vec::new()),
+        ("comment.toml", b"# nothing yet\n".to_vec()),
+        ("latin.toml", b"[[rule]]\ntopic = \"\xe9\"\n".to_vec()),
+        ("utf16.toml", b"\xff\xfe[\0[\0r\0".to_vec()),
+        ("nulls.toml", b"\0\0\0".to_vec()),
+    ] {
+        std::fs::write(path(name), bytes).unwrap();
+    }
+    // As much as nobody writes, without the disk it would take.
+    std::fs::File::create(path("large.toml")).unwrap().set_len(257 << 20).unwrap();
+    for (name, codes, told) in [
+        ("bom.toml", (0, 0), ""),
+        ("crlf.toml", (0, 0), ""),
+        ("empty.toml", (0, 2), "there is no [[rule]] in this file"),
+        ("comment.toml", (0, 2), "there is no [[rule]] in this file"),
+        ("latin.toml", (2, 2), "latin.toml:2:10 is not UTF-8 text (byte 0xe9): save it as UTF-8 in your editor"),
+        ("utf16.toml", (2, 2), "utf16.toml: this is UTF-16 text: save it as UTF-8 in your editor"),
+        ("nulls.toml", (1, 1), "error: this is not valid TOML"),
+        ("large.toml", (2, 2), "large.toml is too large: rule files and tables may have 256 MiB together"),
+        ("loop.toml", (2, 2), "loop.toml: Too many levels of symbolic links"),
+        ("folder", (2, 2), "named.toml is a folder: a file is needed here"),
+        ("none", (2, 2), "there is no rule file (*.toml) in the folder "),
+        ("pipes", (2, 2), "pipes/a.toml is no file that can be read: it does not belong here"),
+    ] {
+        let path = path(name);
+        let (checked, explained) = match codes {
+            (0, _) => ("ok, ", "topic a\n"),
+            (1, _) => ("1 error\n", ""),
+            _ => ("", ""),
+        };
+        check(&["check", &path], codes.0, checked, told);
+        let told = if codes.0 == 0 { "" } else { told };
+        check(&["explain", "a", "--payload", "1", "--rules", &path], codes.1, explained, told);
+    }
+    std::fs::write(path("mistake.toml"), format!("\u{feff}{rule}").replace('\n', "\r\n").replace("\"b\"", "\"{b}\""))
+        .unwrap();
+    check(&["check", &path("mistake.toml")], 1, "mistake.toml: 1 error\n", "mistake.toml:3:12\n");
+    check(&["explain", "a", "--payload-file", &path("none")], 2, "", "none is a folder: a file is needed here");
+    for (name, told) in [("none", "none is a folder"), ("latin.toml", "latin.toml:2:10 is not UTF-8 text")] {
+        check(&["check", "--config", &path(name)], 2, "", told);
+        check(&["run", "--config", &path(name)], 78, "", told);
+    }
+}
+
+/// `check <(..)`: a pipe can be read once.
+#[test]
+fn rules_from_a_pipe() {
+    let rule = "[[rule]]\ntopic = \"a\"\ndevise = \"b\"\n";
+    for args in [vec!["check", "/dev/stdin"], vec!["explain", "a", "--rules", "/dev/stdin"]] {
+        let mut run = Command::new(env!("CARGO_BIN_EXE_brownbridge"));
+        let mut run =
+            run.args(&args).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        run.stdin.take().unwrap().write_all(rule.as_bytes()).unwrap();
+        let output = run.wait_with_output().unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {told}");
+        assert!(told.contains("unknown key `devise` in rule"), "{args:?}: {told}");
+    }
 }
 
 /// The rule that `explain` offers for a topic no rule takes passes its own test.

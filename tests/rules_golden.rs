@@ -182,3 +182,102 @@ fn equipment() {
     }
     assert_eq!(got, std::fs::read_to_string(&golden).unwrap_or_default());
 }
+
+/// The bodies that a rule with this line makes of a payload.
+fn bodies(line: &str, payload: &str) -> Vec<String> {
+    let text = format!("[[rule]]\ntopic = \"plant/{{line}}\"\ndevice = \"{{line}}\"\n{line}\n");
+    let sources = [SourceFile { path: "docs.toml".into(), text }];
+    let loaded = rules::load(&sources);
+    let told: Vec<String> = loaded.diagnostics.iter().map(|found| found.render(&sources, false)).collect();
+    assert!(told.is_empty(), "{}", told.join("\n"));
+    let publish = Publish {
+        topic: "plant/line3",
+        payload: payload.as_bytes(),
+        client: "c",
+        user: None,
+        qos: 1,
+        retain: false,
+        // Thursday, 2026-01-01T00:00:00Z.
+        received: Timestamp(1_767_225_600_000),
+    };
+    let mut out = Output::new();
+    loaded.rules.unwrap().translate(&publish, &mut out);
+    let body = |record| String::from_utf8(HubMessage::parse(record).unwrap().body.to_vec()).unwrap();
+    out.records().map(|(_, record)| body(record)).collect()
+}
+
+/// The rows of the tables of a section of docs/rules.md, as cells.
+fn rows(docs: &str, section: &str) -> Vec<Vec<String>> {
+    let (_, section) = docs.split_once(&format!("\n## {section}\n")).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let lines = section.lines().filter(|line| line.starts_with("| `"));
+    let cells = |line: &str| {
+        let line = line.trim_matches('|').replace("\\|", "\u{1}");
+        line.split(" | ").map(|cell| cell.trim().replace('\u{1}', "|")).collect::<Vec<_>>()
+    };
+    lines.map(cells).collect()
+}
+
+fn code(cell: &str) -> impl Iterator<Item = &str> {
+    cell.trim_matches('`').split("`, `")
+}
+
+/// What docs/rules.md says that expressions and scripts make, they make.
+#[test]
+fn examples_in_the_docs() {
+    let docs = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/rules.md")).unwrap();
+    let expressions = rows(&docs, "Expressions");
+    for row in &expressions {
+        let [written, payload, makes] = row.as_slice() else { panic!("{row:?}") };
+        for expression in code(written) {
+            let set = format!("set = {{ made_of_it = '''{expression}''' }}");
+            let body = bodies(&set, payload.trim_matches('`')).concat();
+            let made: serde_json::Value = serde_json::from_str(&body).unwrap();
+            let want: serde_json::Value = serde_json::from_str(makes.trim_matches('`')).unwrap();
+            assert_eq!(made["made_of_it"].to_string(), want.to_string(), "{expression}");
+        }
+    }
+    let scripts = rows(&docs, "Scripts");
+    for row in &scripts {
+        let [written, payload, makes] = row.as_slice() else { panic!("{row:?}") };
+        let script = format!("script = '''{}'''", written.trim_matches('`'));
+        assert_eq!(bodies(&script, payload.trim_matches('`')).join(" "), makes.trim_matches('`'), "{written}");
+    }
+    assert!(expressions.len() > 30 && scripts.len() >= 10);
+}
+
+/// No function of expressions is missing there, and what is called left out is.
+#[test]
+fn functions_in_the_docs() {
+    let docs = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/rules.md")).unwrap();
+    let findings = |line: String| {
+        let text = format!("[[rule]]\ntopic = \"a\"\ndevice = \"b\"\n{line}\n");
+        rules::load(&[SourceFile { path: "docs.toml".into(), text }]).diagnostics
+    };
+    let unknown = findings("when = '.a | qqqqqqqqqq'".to_owned());
+    let list = unknown[0].help.iter().find_map(|help| help.strip_prefix("filters here: ")).unwrap();
+    let examples: Vec<String> = rows(&docs, "Expressions").into_iter().map(|row| row[0].clone()).collect();
+    let functions: Vec<&str> = list.split(';').next().unwrap().split(", ").collect();
+    assert!(functions.len() > 20);
+    for function in functions {
+        let words =
+            |text: &String| text.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|word| word == function);
+        assert!(examples.iter().any(words), "`{function}` has no example");
+    }
+    let (_, left_out) = docs.split_once("Left out are what never ends").unwrap();
+    let left_out = left_out.split("the rarer functions").next().unwrap();
+    let names: Vec<&str> = left_out.split('`').skip(1).step_by(2).filter(|name| *name != "getpath").collect();
+    assert!(names.len() > 15);
+    for name in names {
+        let call = name.replace("(f)", "(.a?)").replace("(n)", "(2)");
+        let call = match name {
+            "repeat" => "repeat(.)".to_owned(),
+            "while" | "until" => format!("{name}(true; .)"),
+            "setpath" => "setpath([\"a\"]; 1)".to_owned(),
+            "delpaths" => "delpaths([[\"a\"]])".to_owned(),
+            "import" | "include" => format!("{name} \"a\"; ."),
+            _ => call,
+        };
+        assert!(!findings(format!("script = '{call}'")).is_empty(), "{name} is there");
+    }
+}

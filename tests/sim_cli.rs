@@ -66,7 +66,7 @@ async fn it_introduces_itself_prints_messages_and_ends_cleanly() {
         assert!(child.wait().unwrap().success());
         let mut rest = String::new();
         stderr.read_to_string(&mut rest).unwrap();
-        assert!(rest.ends_with("1 messages, 0 dropped, 1 connections\n"), "{rest}");
+        assert!(rest.ends_with("1 message, 0 dropped, 1 connection\n"), "{rest}");
         let key = connection.split("SharedAccessKey=").nth(1).unwrap().split(';').next().unwrap();
         assert!(!rest.contains(key), "the key is in the log");
         let port = at.port();

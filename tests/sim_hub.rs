@@ -68,7 +68,7 @@ async fn connects_are_judged() {
         ("module with the key of its device", 5, |s, c| {
             let who = Identity { hub: "localhost", device: "dev-01", module: Some("m") };
             c.client_id = who.client_id().into();
-            c.username = Some(who.username(None).into());
+            c.username = Some(who.username(None, None).into());
             c.password = Some(token(s, &who.resource(), 60, None));
         }),
         ("MQTT 3.1", 1, |_, c| c.protocol = Protocol(3)),
@@ -333,7 +333,7 @@ async fn certificates_instead_of_keys() {
     ] {
         let who = Identity { hub: "localhost", device, module: None };
         let connect =
-            Connect { client_id: device.into(), username: Some(who.username(None).into()), ..Connect::default() };
+            Connect { client_id: device.into(), username: Some(who.username(None, None).into()), ..Connect::default() };
         let mut client = Client::dial_as(&sim, files).await;
         assert_eq!(client.connect(connect).await, Some((expect, false)), "{device} {files:?}");
         if expect == 0 {

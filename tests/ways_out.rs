@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use brownbridge::hub::sas::Key;
@@ -118,7 +119,22 @@ fn every_identity_goes_by_websocket() {
     let ca = sim.dir.join("ca.pem");
     let bare = bridge(&dir.path().join("bare"), &format!("address = \"{web}\"\nca_file = {ca:?}\n{sas}"));
     publish_all(bare.mqtt, "t/dev-01", ["{}"]);
-    told(&bare, "1 messages wait; uplink: ");
+    told(&bare, "If that port is one for web traffic, set `transport = \"websocket\"` in [uplink]");
+    assert!(!fs::read_to_string(&bare.log).unwrap().contains("docs.rs"));
+    // Nor one for a registration over bare MQTT.
+    let mut enrol = Command::new(BINARY);
+    enrol.args(["enrol", "dev-01", "--id-scope", "0ne00000A0A", "--transport", "mqtt", "--host", "hub.example"]);
+    enrol.arg("--address").arg(web.to_string()).arg("--ca-file").arg(&ca).env("DPS_GROUP_KEY", "a2V5");
+    let output = enrol.output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.ends_with(
+            "cannot be reached: the other side closed the connection. If that port is one for web traffic, set \
+             `transport` to \"rest\" or \"websocket\"\n"
+        ),
+        "{said}"
+    );
     assert_eq!(sim.received().len(), sent[0]);
 }
 

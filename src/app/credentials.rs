@@ -41,8 +41,10 @@ pub(super) const DAY: i64 = 24 * 3_600;
 pub struct Files {
     /// The client certificate, leaf first, and its key.
     pub identity: Option<(PathBuf, PathBuf)>,
-    /// Roots to trust instead of the system's.
-    pub ca: Option<PathBuf>,
+    /// Roots to trust.
+    pub roots: Vec<PathBuf>,
+    /// The system's roots are trusted, too.
+    pub has_system: bool,
 }
 
 /// What they make.
@@ -63,13 +65,15 @@ impl Files {
             let path = path.display().to_string();
             move |error: TlsError| format!("{path}: {error}")
         };
-        let (roots, roots_mark) = match &self.ca {
-            None => (tls::roots(None).map_err(|error| error.to_string())?, 0),
-            Some(path) => {
-                let text = text(path)?;
-                (tls::roots(Some(&text)).map_err(at(path))?, mark(&[&text]))
-            }
+        let mut roots = match self.has_system {
+            true => tls::system_roots().map_err(|error| error.to_string())?,
+            false => RootCertStore::empty(),
         };
+        let texts = self.roots.iter().map(|path| text(path)).collect::<Result<Vec<_>, _>>()?;
+        for (path, text) in self.roots.iter().zip(&texts) {
+            tls::add_roots(&mut roots, text).map_err(at(path))?;
+        }
+        let roots_mark = mark(&texts.iter().map(|text| text.as_slice()).collect::<Vec<_>>());
         let roots = Arc::new(roots);
         let Some((certificate, key)) = &self.identity else {
             let tls = tls::client(Arc::clone(&roots), None).map_err(|error| error.to_string())?;
@@ -104,6 +108,8 @@ pub struct Dps {
     pub ask_again_after: Duration,
     /// What is known.
     pub known: Option<Known>,
+    /// The name under which each hub is reached, where it is not its own.
+    pub gateway: Option<String>,
 }
 
 impl Dps {
@@ -117,7 +123,7 @@ impl Dps {
             Proof::Key(key) => Auth::Key(key.clone()),
             Proof::Certificate => Auth::X509,
         };
-        ConnectionString { host: hub, device, module: None, gateway: None, auth }
+        ConnectionString { host: hub, device, module: None, gateway: self.gateway.clone(), auth }
     }
 }
 
@@ -190,9 +196,9 @@ impl Watched for UplinkTls {
     type Found = Result<Made, String>;
 
     fn paths(&self) -> Vec<PathBuf> {
-        let Files { identity, ca } = &self.credentials.files;
+        let Files { identity, roots, .. } = &self.credentials.files;
         let identity = identity.iter().flat_map(|(certificate, key)| [certificate, key]);
-        identity.chain(ca).cloned().collect()
+        identity.chain(roots).cloned().collect()
     }
 
     fn read(&self) -> Self::Found {
@@ -273,7 +279,8 @@ impl Identity {
             course.known.clone().map(|known| (known.hub, since))
         };
         let Some((name, since)) = known else { return };
-        let is_gone = hub.way.address.is_none()
+        let is_found_by_its_name = hub.way.address.is_none() && dps.gateway.is_none();
+        let is_gone = is_found_by_its_name
             && hub.way.resolves(&name).await == Some(false)
             && dps.options.way.resolves(&dps.options.host).await == Some(true);
         if is_gone {
@@ -390,12 +397,13 @@ mod tests {
         let ca = dir.path().join("ca.pem");
         let (first, second) = (root(), root());
         fs::write(&ca, &first).unwrap();
-        let files = Files { identity: None, ca: Some(ca.clone()) };
+        let files = Files { roots: vec![ca.clone()], ..Files::default() };
         let hub = HubTarget {
             connection: ConnectionString::parse("HostName=h;DeviceId=d;SharedAccessKey=a2V5").unwrap(),
             tls: files.read().unwrap().tls,
             transport: Transport::MQTT,
             way: Way::default(),
+            model_id: None,
             certificate_expiry: None,
             token_lifetime: Duration::from_secs(3_600),
             gateway: true,

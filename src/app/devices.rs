@@ -1,6 +1,6 @@
 //! What `[uplink.devices]` names, read and checked: who may connect, and with what.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -68,6 +68,7 @@ impl Place {
             own: own.clone(),
             trust,
             one_address,
+            gateway: config.uplink.gateway_host_name.as_ref().filter(|_| one_address).map(|name| name.value.clone()),
             allow,
             table,
             accounts: Arc::clone(&directory) as Arc<dyn Accounts>,
@@ -122,11 +123,14 @@ impl Place {
         self.warn_of_strangers(devices, &listed);
         let ids = listed.iter().map(|device| device.id.as_str()).chain(seen.keys().map(String::as_str));
         let keep = self.kept_open(devices, ids);
+        let model_id = self.model_id(devices.model_id.as_ref());
         Some(DeviceFiles {
             keep,
             allow: devices.allow.iter().map(|pattern| Name::new(&pattern.value)).collect(),
             table: listed.iter().map(|device| device.id.clone()).collect(),
             known: Known {
+                models: models_of(&listed),
+                model_id,
                 table: listed.into_iter().map(|device| (device.id, device.proof)).collect(),
                 group_key,
                 certificates,
@@ -250,4 +254,8 @@ impl Place {
         }
         Keep { open, known: known.into_iter().map(str::to_owned).collect() }
     }
+}
+
+fn models_of(listed: &[Listed]) -> HashMap<String, String> {
+    listed.iter().filter_map(|device| Some((device.id.clone(), device.model_id.clone()?))).collect()
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::amount::{count, of};
 use crate::bridge::Stores;
 use crate::bridge::devices::Devices;
 use crate::shelf::Shelves;
@@ -57,7 +58,10 @@ impl Drain {
     pub(super) fn tell(&self) {
         let held = self.stores.held.waiting();
         if held > 0 {
-            tracing::info!("{} for windows stay in the holding spool for the next start", messages(held));
+            tracing::info!(
+                "{} in the holding spool for the next start",
+                of(held, "message for a window stays", "messages for windows stay")
+            );
         }
         let shelved = self.shelves.as_ref().map_or(0, |shelves| shelves.stats().waiting);
         tracing::info!("{}", left(self.stores.stats().waiting, shelved));
@@ -71,16 +75,11 @@ fn can_connect(status: &Status) -> bool {
 
 fn left(in_spool: u64, on_shelves: u64) -> String {
     let all = in_spool + on_shelves;
-    let wait = if all == 1 { "waits" } else { "wait" };
-    let shelved = if on_shelves > 0 { format!(", {on_shelves} of them on shelves") } else { String::new() };
+    let shelved = if on_shelves > 0 { format!(", {} of them on shelves", count(on_shelves)) } else { String::new() };
     match all {
         0 => "everything is delivered".to_owned(),
-        _ => format!("{} {wait} on disk for the next start{shelved}", messages(all)),
+        _ => format!("{} on disk for the next start{shelved}", of(all, "message waits", "messages wait")),
     }
-}
-
-fn messages(number: u64) -> String {
-    format!("{number} message{}", if number == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
@@ -93,7 +92,7 @@ mod tests {
             (0, 0, "everything is delivered"),
             (1, 0, "1 message waits on disk for the next start"),
             (0, 1, "1 message waits on disk for the next start, 1 of them on shelves"),
-            (1200, 34, "1234 messages wait on disk for the next start, 34 of them on shelves"),
+            (1200, 34, "1,234 messages wait on disk for the next start, 34 of them on shelves"),
         ] {
             assert_eq!(left(in_spool, on_shelves), expect);
         }

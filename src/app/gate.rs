@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -19,6 +19,7 @@ use parking_lot::{Mutex, RwLock};
 use sha2::Sha256;
 use tokio::sync::Semaphore;
 
+use super::text_file;
 use crate::broker::{Gate, Judgement, Pass, Refusal, RefusalCode, Visitor};
 use crate::diag::{Diagnostic, SourceFile};
 use crate::fence::Caller;
@@ -126,10 +127,10 @@ impl Files {
 }
 
 impl Read {
-    fn open(&mut self, first: usize, path: &PathBuf) -> Option<String> {
-        std::fs::read_to_string(path)
+    fn open(&mut self, first: usize, path: &Path) -> Option<String> {
+        text_file::read(path)
             .inspect_err(|error| {
-                let title = super::settings::cannot_read(path, error);
+                let title = text_file::cannot_read(path, error);
                 self.found.push(Diagnostic::error("no-such-file", title, first + self.sources.len()));
                 self.sources.push(SourceFile { path: path.display().to_string(), text: String::new() });
             })

@@ -62,6 +62,7 @@ pub mod replay;
 pub mod rule_files;
 pub mod settings;
 pub mod status;
+pub mod text_file;
 
 use self::ledger::Ledger;
 use control::Operator;

@@ -10,6 +10,7 @@ use super::ledger::{Ledger, SHELF_FULL, TOO_OLD_ON_SHELF};
 use super::reload::Standing;
 use super::status;
 use crate::admin;
+use crate::amount::of;
 use crate::bridge::devices::{Devices, Summary};
 use crate::bridge::down::Audit;
 use crate::bridge::twins::Twins;
@@ -58,11 +59,11 @@ fn readiness(stats: &Stats, status: &Status, age: impl Fn(Option<i64>) -> Durati
     if stats.waiting == 0 || (up && (fresh || age(stats.oldest_ms) < STALE)) {
         return Ok(status.warning.clone());
     }
-    let waiting = stats.waiting;
+    let waiting = of(stats.waiting, "message waits", "messages wait");
     Err(match (&status.warning, &status.trouble, up) {
-        (Some(trouble), ..) | (None, Some(trouble), false) => format!("{waiting} messages wait; uplink: {trouble}"),
-        (None, None, false) => format!("{waiting} messages wait; the uplink is not connected yet"),
-        (None, _, true) => format!("{waiting} messages wait; connected, but the hub acknowledges nothing"),
+        (Some(trouble), ..) | (None, Some(trouble), false) => format!("{waiting}; uplink: {trouble}"),
+        (None, None, false) => format!("{waiting}; the uplink is not connected yet"),
+        (None, _, true) => format!("{waiting}; connected, but the hub acknowledges nothing"),
     })
 }
 
@@ -71,8 +72,8 @@ fn most_are_stuck(devices: &Summary) -> Option<String> {
     let (stuck, able) = (devices.stuck, devices.able);
     (stuck > able).then(|| {
         format!(
-            "{stuck} of {} devices have messages and cannot send: {}",
-            stuck + able,
+            "{stuck} of {} cannot send what waits: {}",
+            of(stuck + able, "device", "devices"),
             devices.warning().unwrap_or_default()
         )
     })

@@ -39,7 +39,7 @@ impl Files {
         let chain = tls::certificates(&text(&self.certificate)?).map_err(at(&self.certificate))?;
         let key = tls::private_key(&text(&self.key)?).map_err(at(&self.key))?;
         let roots = match &self.client_ca {
-            Some(path) => Some(tls::roots(Some(&text(path)?)).map_err(at(path))?),
+            Some(path) => Some(tls::roots(&text(path)?).map_err(at(path))?),
             None => None,
         };
         let expiry = chain.first().and_then(|leaf| certificate::expiry(leaf));

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use super::settings::cannot_read;
+use super::text_file::{self, cannot_read};
 use crate::diag::SourceFile;
 
 /// Bytes of all files together. More lies there by accident, and must not cost a running plant its memory.
@@ -24,7 +24,12 @@ fn read_within(path: &Path, most: usize) -> Result<Vec<SourceFile>, String> {
     }
     let mut left = most;
     let mut files = Vec::with_capacity(paths.len());
+    let of_folder = path.is_dir();
     for path in paths {
+        // A pipe would be waited for, and by a running bridge, too.
+        if of_folder && fs::metadata(&path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+            return Err(format!("{} is no file that can be read: it does not belong here", path.display()));
+        }
         let text = read_file(&path, left).map_err(|error| cannot_read(&path, &error))?;
         left = left.checked_sub(text.len()).ok_or_else(|| {
             format!("{} is too large: rule files and tables may have {} MiB together", path.display(), most >> 20)
@@ -40,11 +45,7 @@ fn read_file(path: &Path, most: usize) -> io::Result<String> {
     File::open(path)?.take(most as u64 + 1).read_to_end(&mut bytes)?;
     // What is cut off may end within a character.
     let whole = bytes.len() <= most;
-    match String::from_utf8(bytes) {
-        Err(error) if whole => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
-        Err(error) => Ok(String::from_utf8_lossy(error.as_bytes()).into_owned()),
-        Ok(text) => Ok(text),
-    }
+    if whole { text_file::text(bytes) } else { Ok(String::from_utf8_lossy(&bytes).into_owned()) }
 }
 
 /// The rule files.

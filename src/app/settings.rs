@@ -15,6 +15,7 @@ use super::inherited::Inherited;
 use super::plant_tls;
 use super::reload::BridgeToml;
 pub use super::rule_files::{passed_by as passed_by_rule_files, read as read_rule_files};
+use super::text_file::{self, cannot_read};
 use crate::bridge::Own;
 use crate::config::{self, Config, OverRate, Placed, Unmatched, WhenFull};
 use crate::diag::{Diagnostic, SourceFile, Span};
@@ -106,8 +107,10 @@ pub struct Loaded {
     pub summaries: Vec<rules::FileSummary>,
 }
 
+pub mod derived;
 pub(super) mod doubts;
 pub mod dps;
+mod names;
 mod target;
 
 /// The uplink's target now, where it comes from, and what the bridge calls its own.
@@ -115,7 +118,7 @@ type Uplinked = (Target, Credentials, Own);
 
 /// Reads `bridge.toml` at `path` and everything it names. `Err` only where that file itself cannot be read.
 pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> io::Result<Loaded> {
-    let text = fs::read_to_string(path)?;
+    let text = text_file::read(path)?;
     let base = path.parent().map(Path::to_owned).unwrap_or_default();
     let (first, first_found) = config::parse(0, &text, env);
     // The rule files come first in the list, so that their findings keep their places; bridge.toml is the last.
@@ -303,14 +306,6 @@ pub(super) fn quota(config: &Config) -> Option<(&'static str, u32, u64)> {
     Some((tier, units, limits::daily_quota(tier, units)?))
 }
 
-/// Says which file cannot be read and why.
-pub fn cannot_read(path: &Path, error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::InvalidData => format!("{} is not UTF-8 text: save it as UTF-8 in your editor", path.display()),
-        _ => format!("cannot read {}: {error}", path.display()),
-    }
-}
-
 /// Turns what `bridge.toml` names into what it is, and keeps the findings.
 pub(super) struct Place {
     pub(super) base: PathBuf,
@@ -394,7 +389,7 @@ impl Place {
             let key = self.usable(tls::private_key(&key?), &tls.key.span, &tls.key.value);
             let roots = match roots {
                 None => None,
-                Some((file, text)) => Some(self.usable(tls::roots(Some(&text?)), &file.span, &file.value)?),
+                Some((file, text)) => Some(self.usable(tls::roots(&text?), &file.span, &file.value)?),
             };
             let server = broker::server_tls((chain?, key?), roots).map_err(TlsError::Pair);
             let server = self.usable(server, &tls.certificate.span, &tls.certificate.value)?;

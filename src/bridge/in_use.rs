@@ -59,6 +59,9 @@ impl InUse {
         let mut counted = HashSet::new();
         let current = ArcSwap::from_pointee(Current::new(set, block, &mut counted));
         let (memory, births) = (Memory::default(), OnceLock::new());
+        if let Some(block) = block {
+            memory.bill_by(block);
+        }
         Self { current, memory, births, counted: Mutex::new(counted), block, replaced: Notify::new() }
     }
 

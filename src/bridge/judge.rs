@@ -138,7 +138,10 @@ impl<'j> Judge<'j> {
                     None if out.clears_retained() => {
                         ("retained_cleared", "it only takes the retained message away".into())
                     }
-                    None => ("rule", "".into()),
+                    None => match out.nothing_left(rule) {
+                        Some(left_out) => ("bad_quality", left_out.to_string().into()),
+                        None => ("rule", "".into()),
+                    },
                 };
                 Fate::Dropped { rule: self.rules.name(rule), reason, detail }
             }
@@ -218,6 +221,7 @@ mod tests {
         [[rule]]\nname = \"big\"\ntopic = \"a/+\"\nwhen = '$qos == 1'\ndevice = \"d\"\ncontinue = true\n\
         [[rule]]\nname = \"json\"\ntopic = \"a/json\"\ndevice = \"d\"\ndecode = \"json\"\n\
         [[rule]]\nname = \"many\"\ntopic = \"many\"\ndevice = \"d\"\ndecode = { format = \"csv\", names = [\"a\"] }\n\
+        [[rule]]\nname = \"tags\"\ntopic = \"tags\"\ndevice = \"d\"\ndecode = \"kepware\"\n\
         [[rule]]\nname = \"alarm\"\ntopic = \"alarm\"\ndevice = \"d\"\npriority = \"high\"\n\
         [[rule]]\nname = \"batch\"\ntopic = \"batch\"\ndevice = \"d\"\nbatch = { max_messages = 9, max_wait = \"9s\" }\n\
         [[rule]]\nname = \"on\"\non = \"connect\"\nclient = \"asked\"\ndevice = \"{client}\"\n\
@@ -289,6 +293,22 @@ mod tests {
                 0,
                 dropped("retained_cleared"),
             ),
+            (
+                forward,
+                base("tags", br#"[{"id":"a","v":1,"q":0}]"#),
+                "dropped",
+                "bad_quality",
+                0,
+                dropped("bad_quality"),
+            ),
+            (
+                forward,
+                base("tags", br#"[{"id":"a","v":1,"q":0},{"id":"b","v":1}]"#),
+                "translated",
+                "",
+                1,
+                translated.to_owned(),
+            ),
             (forward, base("a/json", b""), "quarantined", "not_json", 1, quarantined("not_json")),
             (forward, base("a/x", &large), "quarantined", "too_large", 0, quarantined("too_large")),
             (forward, base("many", &rows), "quarantined", "too_large", 0, quarantined("too_large")),
@@ -325,6 +345,9 @@ mod tests {
             if let Offer::TakenAfter(written, _) = offer {
                 written.await;
             }
+            let left_out =
+                recorder.handle().render().contains("left_out_total{rule=\"tags\",reason=\"bad_quality\"} 1\n");
+            assert_eq!(left_out, publish.topic == "tags", "{}", publish.topic);
             let mut line = Vec::new();
             assert!(view.next(&mut line).await);
             let sight: Sight = serde_json::from_slice(&line).unwrap();

@@ -9,8 +9,8 @@ use super::Own;
 use super::own::LONGEST_ID;
 use crate::hub::{d2c, limits};
 use crate::message::HubMessage;
-use crate::metrics::{billable_by_rule, combined_by_rule, held_back_by_rule, translated_by_rule};
-use crate::rules::{HeldBack, RuleIndex, RuleSet};
+use crate::metrics::{billable_by_rule, combined_by_rule, held_back_by_rule, left_out_by_rule, translated_by_rule};
+use crate::rules::{HeldBack, LeftOut, RuleIndex, RuleSet};
 use crate::spool::Ticket;
 
 /// What the hub counts of a message beside its record, at most.
@@ -26,6 +26,7 @@ pub(super) struct Meter {
     billed: Counter,
     held_back: [Counter; 3],
     combined: Counter,
+    left_out: [Counter; 2],
     block: Option<usize>,
 }
 
@@ -44,7 +45,13 @@ impl Meter {
         });
         let billed = block.map_or_else(Counter::noop, |_| billable_by_rule(name));
         let combined = if combines { combined_by_rule(name) } else { Counter::noop() };
-        Self { made: translated_by_rule(name), billed, held_back, combined, block }
+        let left_out = [Counter::noop(), Counter::noop()];
+        Self { made: translated_by_rule(name), billed, held_back, combined, left_out, block }
+    }
+
+    /// The same for a rule that leaves values out.
+    fn grading(self, name: &str) -> Self {
+        Self { left_out: LeftOut::REASONS.map(|reason| left_out_by_rule(name, reason)), ..self }
     }
 
     /// A message is stored; its sequence, or one as long, is known by its ticket.
@@ -66,7 +73,8 @@ impl Meters {
     pub(super) fn new(rules: &RuleSet, block: Option<usize>, mut is_counted: impl FnMut(&str) -> bool) -> Self {
         let of = |(index, name): (RuleIndex, &str)| {
             let name = if is_counted(name) { name } else { "(others)" };
-            Meter::new(name, (rules.restrains(index), rules.combines(index)), block)
+            let meter = Meter::new(name, (rules.restrains(index), rules.combines(index)), block);
+            if rules.grades(index) { meter.grading(name) } else { meter }
         };
         Self {
             rules: rules.names().enumerate().map(of).collect(),
@@ -88,6 +96,13 @@ impl Meters {
         };
         if let Some(counter) = self.of(rule).held_back.get(at) {
             counter.increment(1);
+        }
+    }
+
+    /// Values are in no message.
+    pub(super) fn left_out(&self, rule: RuleIndex, left_out: &LeftOut) {
+        for (counter, count) in self.of(rule).left_out.iter().zip(left_out.counts()) {
+            counter.increment(count);
         }
     }
 }

@@ -98,6 +98,7 @@ impl Plan {
             tls: tls(),
             way: Way::default(),
             transport: uplink::Transport::MQTT,
+            model_id: None,
             certificate_expiry: None,
             token_lifetime: self.token_lifetime,
             gateway: true,

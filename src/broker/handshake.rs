@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_util::codec::{Decoder, Encoder};
 
 use super::gate::Badge;
-use super::{Options, alias, strict};
+use super::{Options, alias, expired, strict};
 
 /// Largest CONNECT read, whatever the packet limit: nobody is known yet who could be trusted with more.
 const MAX_CONNECT: u32 = 256 * 1024;
@@ -76,11 +76,15 @@ pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
         }
     };
     let max = options.max_packet_size.min(MAX_CONNECT);
+    let mut will_expires_at_once = false;
     while let Some((header, length)) =
         strict::header(input).filter(|(_, length)| u32::try_from(*length).is_ok_and(|length| length <= max))
     {
         match input.get(header..).and_then(|rest| rest.get(..length)) {
-            Some(body) if strict::is_sound_connect(body) => break,
+            Some(body) if strict::is_sound_connect(body) => {
+                will_expires_at_once = expired::is_of_will(body);
+                break;
+            }
             Some(_) => return Err("malformed_connect"),
             None => read(stream, input).await?,
         }
@@ -104,6 +108,11 @@ pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
                 return Err("client_id_rejected");
             }
             Err(DecodeError::MaxSizeExceeded { .. }) => return Err("packet_too_large"),
+            Err(_) if will_expires_at_once => {
+                // Nothing is wrong with it, and the codec cannot read it: Implementation specific error.
+                refuse(stream, &[0x20, 3, 0, 0x83, 0]).await;
+                return Err("will_expiry_zero");
+            }
             Err(_) => return Err("malformed_connect"),
         }
     };

@@ -42,6 +42,7 @@ mod census;
 mod clients;
 mod connection;
 mod deliver;
+mod expired;
 // Also where it is tested, so that what nobody builds every day does not rot.
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;

@@ -29,19 +29,21 @@ pub(super) fn is_sound_connect(body: &[u8]) -> bool {
     fields.connect().is_some() && (fields.0.is_empty() || body.starts_with(b"\0\x06"))
 }
 
-/// Takes a CONNECT apart; `None` where something is missing or must not be.
-struct Fields<'a>(&'a [u8]);
+/// Takes the body of a packet apart; `None` where something is missing or must not be.
+pub(super) struct Fields<'a>(pub(super) &'a [u8]);
 
 impl<'a> Fields<'a> {
-    fn connect(&mut self) -> Option<()> {
+    /// A CONNECT. Gives the properties of its will.
+    pub(super) fn connect(&mut self) -> Option<&'a [u8]> {
         const WILL: u8 = 4;
         const OF_WILL: u8 = 0x38;
         const PASSWORD: u8 = 0x40;
         const USERNAME: u8 = 0x80;
         self.bytes()?;
         let (level, flags) = (self.byte()?, self.byte()?);
+        let mut of_will = &[][..];
         if level == 3 {
-            return Some(());
+            return Some(of_will);
         }
         let is_v5 = level == 5;
         let has = |flag| flags & flag != 0;
@@ -57,7 +59,7 @@ impl<'a> Fields<'a> {
         self.text()?;
         if has(WILL) {
             if is_v5 {
-                self.properties()?;
+                of_will = self.properties()?;
             }
             self.text()?;
             self.bytes()?;
@@ -68,22 +70,43 @@ impl<'a> Fields<'a> {
         if has(PASSWORD) {
             self.bytes()?;
         }
-        Some(())
+        Some(of_will)
     }
 
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+    pub(super) fn take(&mut self, length: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
         Some(taken)
     }
 
-    fn byte(&mut self) -> Option<u8> {
+    pub(super) fn byte(&mut self) -> Option<u8> {
         self.take(1)?.first().copied()
     }
 
+    pub(super) fn two(&mut self) -> Option<u16> {
+        Some(u16::from_be_bytes(self.take(2)?.try_into().ok()?))
+    }
+
+    pub(super) fn four(&mut self) -> Option<u32> {
+        Some(u32::from_be_bytes(self.take(4)?.try_into().ok()?))
+    }
+
+    /// A number of one to four bytes.
+    pub(super) fn varint(&mut self) -> Option<u32> {
+        let mut number = 0;
+        for shift in [0, 7, 14, 21] {
+            let byte = self.byte()?;
+            number |= u32::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Some(number);
+            }
+        }
+        None
+    }
+
     /// Bytes behind their length.
-    fn bytes(&mut self) -> Option<&'a [u8]> {
-        let length = u16::from_be_bytes(self.take(2)?.try_into().ok()?);
+    pub(super) fn bytes(&mut self) -> Option<&'a [u8]> {
+        let length = self.two()?;
         self.take(length.into())
     }
 
@@ -91,16 +114,9 @@ impl<'a> Fields<'a> {
         (!self.bytes()?.contains(&0)).then_some(())
     }
 
-    fn properties(&mut self) -> Option<()> {
-        let mut length = 0;
-        for shift in [0, 7, 14, 21] {
-            let byte = self.byte()?;
-            length |= usize::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return self.take(length).map(|_| ());
-            }
-        }
-        None
+    pub(super) fn properties(&mut self) -> Option<&'a [u8]> {
+        let length = usize::try_from(self.varint()?).ok()?;
+        self.take(length)
     }
 }
 

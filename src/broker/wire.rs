@@ -14,6 +14,7 @@ use rmqtt_codec::{MqttCodec, MqttPacket, v3, v5};
 use tokio_util::codec::{Decoder, Encoder};
 
 use super::acknowledge::Kind;
+use super::expired::{self, Found};
 use super::strict::{self, SubscribeWatch};
 
 /// A packet of a connected client.
@@ -169,12 +170,14 @@ pub(super) struct Wire {
     /// The largest packet the client takes.
     max_packet_size: usize,
     watch: SubscribeWatch,
+    /// The input begins with a packet: of none the codec has taken the header already.
+    between_packets: bool,
 }
 
 impl Wire {
     pub(super) fn new(codec: MqttCodec, max_packet_size: Option<u32>) -> Self {
         let max_packet_size = max_packet_size.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX);
-        Self { codec, max_packet_size, watch: SubscribeWatch::default() }
+        Self { codec, max_packet_size, watch: SubscribeWatch::default(), between_packets: true }
     }
 
     pub(super) fn is_v5(&self) -> bool {
@@ -183,10 +186,21 @@ impl Wire {
 
     /// Takes the next complete packet from the buffer.
     pub(super) fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Incoming>, Close> {
-        let is_v5 = self.is_v5();
-        let subscribe = if is_v5 { None } else { self.watch.before(input)? };
+        if let MqttCodec::V5(codec) = &self.codec
+            && self.between_packets
+        {
+            match expired::take(input, codec.max_inbound_size()) {
+                Found::Publish(publish) => return check(Incoming::Publish(publish)).map(Some),
+                Found::Incomplete => return Ok(None),
+                Found::Other => {}
+            }
+        }
+        let subscribe = if self.is_v5() { None } else { self.watch.before(input)? };
         let before = input.len();
         let decoded = self.codec.decode(input)?;
+        if decoded.is_some() || input.len() != before {
+            self.between_packets = decoded.is_some();
+        }
         self.watch.after(subscribe, decoded.is_some(), input.len() != before);
         let Some((packet, length)) = decoded else { return Ok(None) };
         match packet {

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use clap::builder::PossibleValuesParser;
 
 use super::text::colored;
-use crate::app::settings;
+use crate::amount::of_len;
+use crate::app::{settings, text_file};
 use crate::diag::{Diagnostic, Severity, SourceFile};
 use crate::rules::{self, FileSummary};
 
@@ -27,7 +28,7 @@ pub(super) struct Args {
     /// Prints the findings as JSON on stdout.
     #[arg(long)]
     json: bool,
-    /// Takes warnings for errors: all of them, or those of one kind. A rule can let one by: allow = ["overlap"].
+    /// Takes warnings for errors: all of them, or those of one kind. A rule or command can let one by: allow = ["overlap"].
     #[arg(long, value_name = "KIND", value_parser = denied_kinds())]
     deny: Vec<String>,
 }
@@ -81,7 +82,7 @@ pub(super) fn run(args: Args) -> ExitCode {
     let is_denied = |found: &&Diagnostic| args.deny.iter().any(|kind| kind == ALL_WARNINGS || kind == found.code);
     let denied = checked.found.iter().filter(|found| !found.is_error()).filter(is_denied).count();
     if denied > 0 {
-        print_error(&format!("error: {} denied\n", counted(denied, "warning")));
+        print_error(&format!("error: {} denied\n", of_len(denied, "warning", "warnings")));
     }
     ExitCode::from(u8::from(checked.hash.is_none() || denied > 0))
 }
@@ -120,7 +121,9 @@ fn as_config(path: &Path) -> Option<PathBuf> {
         return Some(inside);
     }
     let named = path.file_name().is_some_and(|name| name == BRIDGE_TOML);
-    let looks = || std::fs::read_to_string(path).is_ok_and(|text| looks_like_config(&text));
+    // A pipe can be read once only, and nobody writes a configuration of a megabyte.
+    let is_small_file = path.metadata().is_ok_and(|found| found.is_file() && found.len() < 1 << 20);
+    let looks = || is_small_file && std::fs::read_to_string(path).is_ok_and(|text| looks_like_config(&text));
     (named || looks()).then(|| path.to_owned())
 }
 
@@ -143,7 +146,7 @@ fn check_rules(paths: &[PathBuf]) -> Result<Checked, String> {
 
 fn check_config(path: &Path) -> Result<Checked, String> {
     let loaded =
-        settings::load(path, &|name| std::env::var(name).ok()).map_err(|error| settings::cannot_read(path, &error))?;
+        settings::load(path, &|name| std::env::var(name).ok()).map_err(|error| text_file::cannot_read(path, &error))?;
     let mut found = loaded.diagnostics;
     for found in found.iter_mut().filter(|found| REFUSED.contains(&found.code)) {
         found.severity = Severity::Error;
@@ -157,13 +160,13 @@ fn summary_line(file: usize, summary: Option<&FileSummary>, found: &[Diagnostic]
     let here = || found.iter().filter(|found| found.file == file);
     let errors = here().filter(|found| found.is_error()).count();
     let warnings = here().count() - errors;
-    let warned = if warnings == 0 { String::new() } else { format!(", {}", counted(warnings, "warning")) };
+    let warned = if warnings == 0 { String::new() } else { format!(", {}", of_len(warnings, "warning", "warnings")) };
     match (errors, summary) {
         (0, None) => format!("ok{warned}"),
         (0, Some(summary)) => {
             let commands = match summary.commands {
                 0 => String::new(),
-                commands => format!(", {}", counted(commands, "command")),
+                commands => format!(", {}", of_len(commands, "command", "commands")),
             };
             let desired = match summary.desired {
                 0 => String::new(),
@@ -171,16 +174,12 @@ fn summary_line(file: usize, summary: Option<&FileSummary>, found: &[Diagnostic]
             };
             format!(
                 "ok, {}{commands}{desired}, {}{warned}",
-                counted(summary.rules, "rule"),
-                counted(summary.tests, "test")
+                of_len(summary.rules, "rule", "rules"),
+                of_len(summary.tests, "test", "tests")
             )
         }
-        (errors, _) => format!("{}{warned}", counted(errors, "error")),
+        (errors, _) => format!("{}{warned}", of_len(errors, "error", "errors")),
     }
-}
-
-fn counted(count: usize, word: &str) -> String {
-    if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") }
 }
 
 /// Reads rule files; of a folder every `*.toml` in it, in name order. `usage` is how to name others.

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::check::{could_not_run, print};
 use super::running::{admin_address, default_config, get};
 use super::text::{columns, plain, span};
+use crate::amount::{count, of};
 use crate::app::status::Report;
 use crate::config::units;
 
@@ -21,21 +22,22 @@ use crate::config::units;
     after_help = "Examples:\n  brownbridge cost                       of the bridge of this machine, since its start\n  \
     brownbridge cost --for 10m             at the rate of the next ten minutes\n  \
     brownbridge cost --admin 10.0.0.5:9883 --json | jq '.rules[] | [.rule, .units_per_day]'\n\n\
-    A hub bills each 4 KB of a message that it begins (free tier: 0.5 KB), and counts messages sent again after a lost\n\
-    connection, which are not in here. What was seen in less than ten minutes since the start is told, and judged by nobody:\n\
-    how a plant begins is not how it goes on. Exit code: 0 within the quota, or `tier` is not set, or too short a look, 1 over\n\
-    the quota (with --for however short), 2 could not be asked."
+    A hub bills each 4 KB of a message that it begins (free tier: 0.5 KB), and also messages sent\n\
+    again after a lost connection, which are not in here. What was seen in less than ten minutes\n\
+    since the start is told and not judged: how a plant begins is not how it goes on.\n\n\
+    Exit code: 0 within the quota, no `tier` set, or too short a look, 1 over the quota (with --for\n\
+    however short), 2 could not be asked."
 )]
 pub(super) struct Args {
     /// The configuration that says where the admin page is [default: bridge.toml if it lies here, else
     /// /etc/brownbridge/bridge.toml]
     #[arg(long, value_name = "FILE", hide_default_value = true, default_value = default_config())]
     config: PathBuf,
-    /// Where the admin page is, instead of what the configuration says.
-    #[arg(long, value_name = "ADDRESS", conflicts_with = "config")]
+    /// Where the admin page is, instead of what the configuration says: 10.0.0.5:9883.
+    #[arg(long, value_name = "ADDR:PORT", conflicts_with = "config")]
     admin: Option<String>,
-    /// Looks on for so long instead of at everything since the start.
-    #[arg(long = "for", value_name = "DURATION")]
+    /// Looks on for this time, instead of at everything since the start: 30s, 10m.
+    #[arg(long = "for", value_name = "TIME")]
     during: Option<String>,
     /// Prints the figures as JSON on stdout.
     #[arg(long)]
@@ -266,21 +268,17 @@ impl Bill {
                 false => "the uplink is no IoT Hub: nothing is billed by the message".to_owned(),
             };
         };
-        let of = format!(
-            "{:.0} % of the {quota} of {units} unit{} {}",
-            share * 100.0,
-            if units == 1 { "" } else { "s" },
-            plain(tier)
-        );
+        let units = of(units.into(), "unit", "units");
+        let share_of = format!("{:.0} % of the {} of {units} {}", share * 100.0, count(quota), plain(tier));
         if self.too_short {
             let observed = span(Duration::from_secs(self.observed_seconds));
-            return format!("{of} (observed for {observed} only: --for 10m looks longer)");
+            return format!("{share_of} (observed for {observed} only: --for 10m looks longer)");
         }
         if !self.is_over() {
-            return of;
+            return share_of;
         }
         let minutes = (1440.0 / share) as u64;
-        format!("{of}: OVER THE QUOTA, spent at {:02}:{:02} UTC each day", minutes / 60, minutes % 60)
+        format!("{share_of}: OVER THE QUOTA, spent at {:02}:{:02} UTC each day", minutes / 60, minutes % 60)
     }
 }
 
@@ -307,7 +305,12 @@ impl std::fmt::Display for Bill {
             self.saved_per_day.to_string(),
         ];
         columns(&mut out, HEADS, self.rules.iter().map(line).chain([total]));
-        let _ = writeln!(out, "\nforecast {} billed messages a day, {}", self.units_per_day, self.forecast());
+        let _ = writeln!(
+            out,
+            "\nforecast {} a day, {}",
+            of(self.units_per_day, "billed message", "billed messages"),
+            self.forecast()
+        );
         f.write_str(&out)
     }
 }
@@ -342,12 +345,12 @@ total           720       1680            12024
         for (more, expect) in [
             (
                 String::new(),
-                "forecast 1680 billed messages a day, no quota known: say `tier` and `units` in [uplink]\n",
+                "forecast 1,680 billed messages a day, no quota known: say `tier` and `units` in [uplink]\n",
             ),
-            (format!("{quota}8000\n"), "forecast 1680 billed messages a day, 21 % of the 8000 of 1 unit F1\n"),
+            (format!("{quota}8000\n"), "forecast 1,680 billed messages a day, 21 % of the 8,000 of 1 unit F1\n"),
             (
                 format!("{quota}840\n"),
-                "forecast 1680 billed messages a day, 200 % of the 840 of 1 unit F1: OVER THE QUOTA, spent at 12:00 UTC each day\n",
+                "forecast 1,680 billed messages a day, 200 % of the 840 of 1 unit F1: OVER THE QUOTA, spent at 12:00 UTC each day\n",
             ),
         ] {
             let bill = Bill::of(&Counts::of(&(PAGE.to_owned() + &more)), Duration::from_secs(3600));

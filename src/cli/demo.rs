@@ -17,8 +17,8 @@ use tokio::sync::{Notify, mpsc};
 
 use super::check::{could_not_run, print, print_findings};
 use super::run::{LogFormat, start_log, told_to_stop};
-use super::text::of;
 use crate::admin::Recorder;
+use crate::amount::of;
 use crate::app::{self, settings};
 use crate::bridge::InUse;
 use crate::config::units;
@@ -29,8 +29,9 @@ use crate::rules::{Output, Verdict};
 /// Shows it all on this machine: a small plant, the bridge, a simulated hub behind real TLS.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Example:\n  brownbridge demo            until Ctrl-C\n  brownbridge demo --for 10s  ends by itself\n\n\
-    While it runs, change a rule in rules/ and see what the hub gets a few seconds later."
+    after_help = "Examples:\n  brownbridge demo            until Ctrl-C\n  brownbridge demo --for 10s  ends by itself\n\n\
+    While it runs, change a rule in rules/ and see what the hub gets a few seconds later.\n\n\
+    Exit code: 0 done, also by Ctrl-C, 1 the rules have errors, 2 could not run."
 )]
 pub(super) struct Args {
     /// Ends by itself after this time: 10s, 2m.

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::check::{could_not_run, print, print_error};
 use super::running::{self, default_config};
-use super::text::{beginning, bytes, columns, of, plain, span};
+use super::text::{beginning, bytes, columns, plain, span};
+use crate::amount::of;
 use crate::app::status::Device;
 use crate::control::{Answer, DEVICES_AT_ONCE, Request};
 use crate::message::excerpt;
@@ -20,9 +21,10 @@ const TOLD: usize = 20;
 #[command(
     after_help = "Examples:\n  brownbridge devices list                  all of them, those that cannot send first\n  \
     brownbridge devices list --state held     those that wait for approval\n  \
-    brownbridge devices approve press-4       lets it in, now and after a restart, and tries it at once\n  \
+    brownbridge devices approve press-4       lets it in for good, and tries it at once\n  \
     brownbridge devices deny press-4          keeps it out; what waits for it goes to the quarantine\n\n\
-    Exit code: 0 done, 1 there is no such device, 2 could not run (no bridge runs, or it is another user's)."
+    Exit code: 0 done, 1 there is no such device, 2 could not run (no bridge runs, or it is another\n\
+    user's)."
 )]
 pub(super) struct Args {
     /// The configuration of the bridge whose devices they are [default: bridge.toml if it lies here, else
@@ -35,9 +37,9 @@ pub(super) struct Args {
 
 #[derive(clap::Subcommand)]
 enum Action {
-    /// The devices that have named themselves, those that cannot send first.
+    /// Lists the devices that messages have named, those that cannot send first.
     List {
-        /// Only those in this state: connected, connecting, registering, idle, refused, held or denied.
+        /// Only those in this state.
         #[arg(long, value_name = "STATE",
             value_parser = ["connected", "connecting", "registering", "idle", "refused", "held", "denied"])]
         state: Option<String>,
@@ -45,9 +47,9 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// One device.
+    /// Shows one device.
     Show {
-        /// Its id.
+        /// The id of the device.
         id: String,
         /// Prints it as JSON on stdout.
         #[arg(long)]
@@ -55,13 +57,13 @@ enum Action {
     },
     /// Lets devices in, and tries those at once that the hub has refused.
     Approve {
-        /// Their ids.
+        /// The ids of the devices.
         #[arg(required = true, value_name = "ID")]
         ids: Vec<String>,
     },
     /// Keeps devices out; what waits for them, and what they send, goes to the quarantine.
     Deny {
-        /// Their ids.
+        /// The ids of the devices.
         #[arg(required = true, value_name = "ID")]
         ids: Vec<String>,
     },

@@ -9,12 +9,16 @@ use serde_json::{Value, json};
 
 use super::check::{could_not_run, print, print_error, print_findings};
 use super::running::default_config;
+use crate::app::settings;
 use crate::app::settings::dps::{Enrolment, enrolment};
-use crate::app::settings::{self, cannot_read};
+use crate::app::text_file::{self, cannot_read};
 use crate::bridge::devices::{Origin, origin};
 use crate::hub::dps::{Assignment, Trouble};
 use crate::message::Timestamp;
 use crate::provision::{self, Options, Proof, cache};
+use by_hand::ByHand;
+
+mod by_hand;
 
 /// Asks the Device Provisioning Service once for the hub of a device, and shows each step.
 #[derive(clap::Args)]
@@ -24,7 +28,7 @@ use crate::provision::{self, Options, Proof, cache};
     brownbridge enrol press-4 --id-scope 0ne00000A0A --symmetric-key-file press-4.key\n  \
     brownbridge enrol --id-scope 0ne00000A0A --certificate press-4.pem --key press-4.key\n\n\
     With --id-scope no configuration is read; a key then comes from a file, or from the environment variable\n\
-    DPS_SYMMETRIC_KEY or DPS_GROUP_KEY. Exit code: 0 assigned, 1 not assigned, 2 could not run."
+    DPS_SYMMETRIC_KEY or DPS_GROUP_KEY, and a proxy with a password from DPS_PROXY. Exit code: 0 assigned, 1 not assigned, 2 could not run."
 )]
 pub(super) struct Args {
     /// The registration id [default: the one of the configuration or of the certificate]; with identity = "per-device" a
@@ -44,52 +48,16 @@ pub(super) struct Args {
     by_hand: ByHand,
 }
 
-/// What stands in for a configuration.
-#[derive(clap::Args)]
-#[command(next_help_heading = "Without a configuration")]
-struct ByHand {
-    /// The ID scope of the service.
-    #[arg(long, value_name = "SCOPE", conflicts_with = "config")]
-    id_scope: Option<String>,
-    /// File with the key of an individual enrolment.
-    #[arg(long, value_name = "FILE", requires = "id_scope")]
-    symmetric_key_file: Option<String>,
-    /// File with the key of an enrolment group.
-    #[arg(long, value_name = "FILE", requires = "id_scope")]
-    group_key_file: Option<String>,
-    /// PEM file of the certificate and its chain, leaf first.
-    #[arg(long, value_name = "FILE", requires_all = ["id_scope", "key"])]
-    certificate: Option<String>,
-    /// PEM file of the certificate's key.
-    #[arg(long, value_name = "FILE", requires = "certificate")]
-    key: Option<String>,
-    /// PEM file of the roots to trust instead of the system's.
-    #[arg(long, value_name = "FILE", requires = "id_scope")]
-    ca_file: Option<String>,
-    /// How the service is spoken to.
-    #[arg(long, value_parser = ["rest", "mqtt"], requires = "id_scope")]
-    transport: Option<String>,
-    /// The host name of the service.
-    #[arg(long, value_name = "NAME", requires = "id_scope")]
-    host: Option<String>,
-    /// Connect here; the name in --host is still checked.
-    #[arg(long, value_name = "ADDR:PORT", requires = "id_scope")]
-    address: Option<String>,
-    /// JSON for a custom allocation.
-    #[arg(long, requires = "id_scope")]
-    payload: Option<String>,
-}
-
 pub(super) fn run(args: Args) -> ExitCode {
     let env = |name: &str| std::env::var(name).ok();
-    let found = match args.by_hand.as_config(args.id.as_deref(), &env) {
-        Some(text) => enrolment(Path::new("command line"), &text, None, &env),
-        None => match std::fs::read_to_string(&args.config) {
-            Ok(text) => enrolment(&args.config, &text, args.id.as_deref(), &env),
-            Err(error) => return could_not_run(&cannot_read(&args.config, &error)),
-        },
+    let found = match &args.by_hand.id_scope {
+        Some(scope) => args.by_hand.enrolment((scope, args.id.as_deref()), &env),
+        None => configured(&args, &env),
     };
-    print_findings(&found.diagnostics, &found.sources);
+    let found = match found {
+        Ok(found) => found,
+        Err(problem) => return could_not_run(&problem),
+    };
     let Some(options) = &found.options else { return could_not_run("the configuration has errors") };
     if args.save && found.of_device.is_some() {
         return could_not_run("--save is for the bridge itself: it registers its devices when they first send");
@@ -110,42 +78,11 @@ pub(super) fn run(args: Args) -> ExitCode {
     }
 }
 
-impl ByHand {
-    /// The configuration that says the same; none without `--id-scope`.
-    fn as_config(&self, id: Option<&str>, env: &dyn Fn(&str) -> Option<String>) -> Option<String> {
-        let scope = self.id_scope.as_deref()?;
-        let (mut uplink, mut dps) = (toml::Table::new(), toml::Table::new());
-        let mut put = |key: &str, value: Option<&str>| {
-            if let Some(value) = value {
-                // A `$` on the command line is a `$`.
-                dps.insert(key.to_owned(), value.replace('$', "$$").into());
-            }
-        };
-        put("id_scope", Some(scope));
-        put("registration_id", id);
-        put("symmetric_key_file", self.symmetric_key_file.as_deref());
-        put("group_key_file", self.group_key_file.as_deref());
-        put("transport", self.transport.as_deref());
-        put("host", self.host.as_deref());
-        put("address", self.address.as_deref());
-        put("payload", self.payload.as_deref());
-        let given = self.symmetric_key_file.is_some() || self.group_key_file.is_some() || self.certificate.is_some();
-        for (key, name) in [("symmetric_key", "DPS_SYMMETRIC_KEY"), ("group_key", "DPS_GROUP_KEY")] {
-            if !given && env(name).is_some() {
-                dps.insert(key.to_owned(), format!("${{{name}}}").into());
-            }
-        }
-        let files = [("certificate", &self.certificate), ("key", &self.key), ("ca_file", &self.ca_file)];
-        for (key, value) in files {
-            if let Some(value) = value {
-                uplink.insert(key.to_owned(), value.replace('$', "$$").into());
-            }
-        }
-        uplink.insert("dps".to_owned(), dps.into());
-        let mut whole = toml::Table::new();
-        whole.insert("uplink".to_owned(), uplink.into());
-        Some(whole.to_string())
-    }
+fn configured(args: &Args, env: &dyn Fn(&str) -> Option<String>) -> Result<Enrolment, String> {
+    let text = text_file::read(&args.config).map_err(|error| cannot_read(&args.config, &error))?;
+    let found = enrolment(&args.config, &text, args.id.as_deref(), env);
+    print_findings(&found.diagnostics, &found.sources);
+    Ok(found)
 }
 
 async fn register(options: &Options, of_device: Option<&str>) -> Result<Assignment, Trouble> {

@@ -8,6 +8,8 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::check::{could_not_run, print, print_findings, read_rule_files};
+use crate::amount::{count, of_len};
+use crate::app::text_file;
 use crate::hub::bag::{self, BagError, Property};
 use crate::hub::connect::Identity;
 use crate::hub::d2c;
@@ -23,10 +25,11 @@ use identity::Identities;
 /// Says which rule takes a topic, or the coming or going of a client, and what the hub would receive.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Example:\n  brownbridge explain plant1/packaging/wrapper3/speed --payload '{\"rpm\": 1450}'\n  \
+    after_help = "Examples:\n  brownbridge explain plant1/packaging/wrapper3/speed --payload '{\"rpm\": 1450}'\n  \
     brownbridge explain --on disconnect --client plc-line4-7 --reason keep_alive_timeout\n  \
     brownbridge explain --command press7 --prop kind=setpoint --payload '{\"value\": 12}'\n\n\
-    Exit code: 0 it goes up or is dropped, 1 it is quarantined or the rules have errors, 2 no rule matched or could not run."
+    Exit code: 0 it goes up or is dropped, 1 it is quarantined or the rules have errors, 2 no rule\n\
+    matched or could not run."
 )]
 pub(super) struct Args {
     /// The topic of a publish.
@@ -38,47 +41,47 @@ pub(super) struct Args {
     /// Instead of a publish: what is desired of this device, as JSON in --payload.
     #[arg(long, value_name = "DEVICE", conflicts_with_all = ["on", "command"])]
     desired: Option<String>,
-    /// The direct method that is called.
-    #[arg(long, requires = "command")]
+    /// The direct method that is called on the device of --command.
+    #[arg(long, value_name = "NAME", requires = "command")]
     method: Option<String>,
-    /// A property of the message; may be given several times.
+    /// A property of the message, kind=setpoint; may be given several times.
     #[arg(long, value_name = "NAME=VALUE", allow_hyphen_values = true, requires = "command")]
     prop: Vec<String>,
     /// The message id, or the request id of the method.
-    #[arg(long, requires = "command", default_value = "1")]
+    #[arg(long, value_name = "ID", requires = "command", default_value = "1")]
     id: String,
     /// Instead of a publish: a client comes or goes.
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, value_name = "EVENT")]
     on: Option<On>,
     /// The address the client of --on comes from.
-    #[arg(long, requires = "on", default_value = "192.0.2.1")]
+    #[arg(long, value_name = "IP", requires = "on", default_value = "192.0.2.1")]
     address: String,
-    /// Why the client of --on disconnect goes.
-    #[arg(long, requires = "on", default_value = "connection_lost")]
+    /// Why the client of --on disconnect goes: disconnect, keep_alive_timeout.
+    #[arg(long, value_name = "REASON", requires = "on", default_value = "connection_lost")]
     reason: String,
     /// The user name of the publisher.
-    #[arg(long, conflicts_with = "on")]
+    #[arg(long, value_name = "NAME", conflicts_with = "on")]
     user: Option<String>,
-    /// The QoS of the publish.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(..=2), conflicts_with = "on")]
+    /// The QoS of the publish: 0, 1 or 2.
+    #[arg(long, value_name = "QOS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(..=2), conflicts_with = "on")]
     qos: u8,
     /// The publish is retained.
     #[arg(long, conflicts_with = "on")]
     retained: bool,
-    /// The payload of the publish.
-    #[arg(long, allow_hyphen_values = true, conflicts_with_all = ["payload_file", "on"])]
+    /// The payload of the publish, or of what comes down.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with_all = ["payload_file", "on"])]
     payload: Option<String>,
     /// Reads the payload from a file.
-    #[arg(long, conflicts_with = "on")]
+    #[arg(long, value_name = "FILE", conflicts_with = "on")]
     payload_file: Option<PathBuf>,
     /// The payload as hexadecimal digits: "00 1f a0"
     #[arg(long, value_name = "DIGITS", value_parser = digits, conflicts_with_all = ["payload", "payload_file", "on"])]
     payload_hex: Option<Digits>,
     /// The client id of the publisher.
-    #[arg(long, default_value = "client")]
+    #[arg(long, value_name = "ID", default_value = "client")]
     client: String,
     /// A rule file, or a folder of rule files; may be given several times.
-    #[arg(long, default_value = "rules")]
+    #[arg(long, value_name = "PATH", default_value = "rules")]
     rules: Vec<PathBuf>,
     /// When it comes: 2026-11-21T06:00:00Z; now, where nothing is said.
     #[arg(long, value_name = "TIME", value_parser = moment)]
@@ -118,7 +121,7 @@ pub(super) fn run(args: Args) -> ExitCode {
         (given, None) => given,
         (_, Some(path)) => match std::fs::read(path) {
             Ok(payload) => Some(payload),
-            Err(error) => return could_not_run(&format!("cannot read {}: {error}", path.display())),
+            Err(error) => return could_not_run(&text_file::cannot_read(path, &error)),
         },
     };
     let configured = match args.config.as_deref().map(identity::load).transpose() {
@@ -337,6 +340,9 @@ impl Told<'_> {
         for (rule, doubt) in output.doubts() {
             writeln!(out, "\nrule `{}` does not take the time: {doubt}", set.name(rule))?;
         }
+        for (rule, left_out) in output.left_out() {
+            writeln!(out, "\nrule `{}`: {left_out}", set.name(*rule))?;
+        }
         match self.explanation.verdict {
             Verdict::Translated => Ok(()),
             Verdict::Dropped { rule } if output.let_by().contains(&rule) => {
@@ -344,6 +350,9 @@ impl Told<'_> {
             }
             Verdict::Dropped { .. } if output.clears_retained() => {
                 writeln!(out, "\nnothing is sent: an empty retained publish only takes the retained message away")
+            }
+            Verdict::Dropped { rule } if output.nothing_left(rule).is_some() => {
+                writeln!(out, "\nnothing is sent: there is nothing else in the payload")
             }
             Verdict::Dropped { rule } => writeln!(out, "\nnothing is sent: rule `{}` drops it", set.name(rule)),
             Verdict::Quarantined { rule, reason } => {
@@ -410,7 +419,12 @@ impl Told<'_> {
         }
         let plain = rules::plain_body(&message);
         if plain.len() != message.body.len() {
-            writeln!(out, "  compressed  {} bytes to {}", plain.len(), message.body.len())?;
+            writeln!(
+                out,
+                "  compressed  {} to {}",
+                of_len(plain.len(), "byte", "bytes"),
+                count(message.body.len() as u64)
+            )?;
         }
         write_body(out, &plain)
     }
@@ -559,7 +573,7 @@ fn digits(text: &str) -> Result<Digits, String> {
 fn write_body(out: &mut String, body: &[u8]) -> fmt::Result {
     match std::str::from_utf8(body) {
         Ok(text) => writeln!(out, "  body        {text}"),
-        Err(_) => writeln!(out, "  body        {} bytes: {}", body.len(), hex(body)),
+        Err(_) => writeln!(out, "  body        {}: {}", of_len(body.len(), "byte", "bytes"), hex(body)),
     }
 }
 

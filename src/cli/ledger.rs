@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use super::check::{could_not_run, print, print_error};
 use super::running::{admin_address, default_config, get, state_folder};
 use super::text::plain;
+use crate::amount::of;
 use crate::app;
 use crate::ledger::{Books, ByReason, sum};
 
@@ -20,8 +21,8 @@ pub(super) struct Args {
     /// /etc/brownbridge/bridge.toml]
     #[arg(long, value_name = "FILE", hide_default_value = true, default_value = default_config())]
     config: PathBuf,
-    /// Where the admin page is, instead of what the configuration says.
-    #[arg(long, value_name = "ADDRESS", conflicts_with = "config")]
+    /// Where the admin page is, instead of what the configuration says: 10.0.0.5:9883.
+    #[arg(long, value_name = "ADDR:PORT", conflicts_with = "config")]
     admin: Option<String>,
     /// Prints the ledger as JSON on stdout.
     #[arg(long)]
@@ -64,7 +65,7 @@ fn written(config: &std::path::Path, address: &str, why: &std::io::Error) -> Res
 fn shown(books: &Books) -> String {
     let (p, m) = (&books.publishes, &books.messages);
     let none = ByReason::new();
-    let mut out = format!("since {}, {} crashes\n\n", plain(&books.since), books.crashes);
+    let mut out = format!("since {}, {}\n\n", plain(&books.since), of(books.crashes, "crash", "crashes"));
     let _ = writeln!(out, "publishes");
     for (sign, name, count, reasons) in [
         (" ", "received", p.received, &none),
@@ -90,12 +91,18 @@ fn shown(books: &Books) -> String {
         line(&mut out, (sign, name), count, reasons);
     }
     if m.held > 0 {
-        let _ =
-            writeln!(out, "\n{} messages wait in windows: translated, and produced when their window closes", m.held);
+        let _ = writeln!(
+            out,
+            "\n{} for others in a window: translated, and produced when it closes",
+            of(m.held, "message waits", "messages wait")
+        );
     }
     if p.uncounted > 0 {
-        let _ =
-            writeln!(out, "\n{} hub messages were made of publishes that a crash kept from being counted", p.uncounted);
+        let _ = writeln!(
+            out,
+            "\n{} made of publishes that a crash kept from being counted",
+            of(p.uncounted, "hub message was", "hub messages were")
+        );
     }
     out
 }
@@ -144,5 +151,20 @@ hub messages
 + waiting                  3
 ";
         assert_eq!(shown(&books), expect);
+    }
+
+    #[test]
+    fn one_of_a_kind() {
+        for (number, expect) in [
+            (1, ["1 crash\n", "1 message waits for others", "1 hub message was made"]),
+            (1_200, ["1,200 crashes\n", "1,200 messages wait for others", "1,200 hub messages were made"]),
+        ] {
+            let publishes = Publishes { uncounted: number, ..Publishes::default() };
+            let messages = Messages { held: number, ..Messages::default() };
+            let told = shown(&Books { crashes: number, publishes, messages, ..Books::default() });
+            for expect in expect {
+                assert!(told.contains(expect), "{told}");
+            }
+        }
     }
 }

@@ -36,7 +36,16 @@ mod watching;
 
 /// A durable bridge from plaintext MQTT on the plant floor to Azure IoT Hub and IoT Edge.
 #[derive(Parser)]
-#[command(version, about, max_term_width = 100)]
+#[command(
+    version,
+    about,
+    max_term_width = 100,
+    after_help = "Begin with:\n  brownbridge demo                     shows it all on this machine, without Azure\n  \
+        brownbridge explain TOPIC            what becomes of a topic, and a first rule for it\n  \
+        brownbridge check bridge.toml        before `brownbridge run`\n\n\
+        Exit code: 0 done, 1 findings, 2 could not run; `run` has 78 for a bad configuration. Each command\n\
+        tells its own."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -91,5 +100,84 @@ pub fn main() -> ExitCode {
         Command::Sas(args) => sas::run(args),
         Command::DeriveKey(args) => derive_key::run(args),
         Command::Sim(args) => sim::run(args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// What values are called: the same thing has one word in all commands.
+    const WORDS: [&str; 30] = [
+        "ADDR:PORT",
+        "BYTES",
+        "DEVICE",
+        "EVENT",
+        "FILE",
+        "FILTER",
+        "FOLDER",
+        "FORMAT",
+        "ID",
+        "ID[=KEY_FILE]",
+        "IP",
+        "JSON",
+        "KIND",
+        "MS",
+        "N",
+        "NAME",
+        "NAME=VALUE",
+        "NEW",
+        "OLD",
+        "PATH",
+        "QOS",
+        "REASON",
+        "SCOPE",
+        "SECONDS",
+        "SIZE",
+        "STATE",
+        "TEXT",
+        "TIME",
+        "WAY",
+        "WHAT",
+    ];
+    const PLACES: [&str; 7] = ["FILE", "ID", "OUT", "PATHS", "TOPIC", "USER", "WHAT"];
+    /// As wide as a help page is; a longer line would be broken where nobody meant it.
+    const WIDTH: usize = 100;
+
+    #[test]
+    fn every_option_has_its_sentence_and_every_command_its_exit_codes() {
+        let mut cli = Cli::command();
+        cli.build();
+        let mut pages = 0;
+        walk(&cli, false, &mut pages);
+        assert!(pages > 30, "{pages}");
+    }
+
+    fn walk(command: &clap::Command, told: bool, pages: &mut usize) {
+        let name = command.get_display_name().unwrap_or_default();
+        if name.contains("-help") {
+            return;
+        }
+        *pages += 1;
+        assert!(command.get_about().is_some(), "{name} says what it does");
+        let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        for line in after.lines() {
+            assert!(line.chars().count() <= WIDTH, "{name}: {line}");
+        }
+        let told = told || after.contains("Exit code: 0 ");
+        assert!(told, "{name} tells its exit codes");
+        for arg in command.get_arguments().filter(|arg| !["help", "version"].contains(&arg.get_id().as_str())) {
+            let place = format!("{name} {}", arg.get_id());
+            let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.len() > 8 && help.starts_with(|c: char| c.is_uppercase()), "{place}: {help:?}");
+            let words = if arg.is_positional() { &PLACES[..] } else { &WORDS };
+            let values = arg.get_value_names().unwrap_or_default();
+            if arg.get_action().takes_values() {
+                assert!(values.iter().all(|value| words.contains(&value.as_str())), "{place}: {values:?}");
+            }
+        }
+        command.get_subcommands().for_each(|sub| walk(sub, told, pages));
     }
 }

@@ -10,6 +10,7 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr
 use zeroize::Zeroizing;
 
 use super::check::{could_not_run, print, print_findings};
+use crate::app::text_file;
 use crate::diag::SourceFile;
 use crate::fence::users::{self, SALT, Users};
 use crate::secret::Secret;
@@ -22,8 +23,8 @@ const LONGEST: u64 = 65_535;
 #[command(after_help = "Examples:\n  brownbridge passwd users.toml panel            asks for the password, twice\n  \
     pass show panel | brownbridge passwd users.toml panel --stdin\n  \
     brownbridge passwd users.toml panel --delete\n\n\
-    The file gets Argon2id hashes and the mode 0600; a new one belongs to the owner of its folder. A running\n\
-    bridge takes it up within seconds.\n\
+    The file gets Argon2id hashes and the mode 0600; a new one belongs to the owner of its folder.\n\
+    A running bridge takes it up within seconds.\n\n\
     Exit code: 0 done, 1 the users file has errors, 2 could not run.")]
 pub(super) struct Args {
     /// The users file, `users` of [broker] in bridge.toml; made where there is none.
@@ -39,10 +40,10 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> ExitCode {
-    let text = match fs::read_to_string(&args.file) {
+    let text = match text_file::read(&args.file) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound && !args.delete => String::new(),
-        Err(error) => return could_not_run(&format!("cannot read {}: {error}", args.file.display())),
+        Err(error) => return could_not_run(&text_file::cannot_read(&args.file, &error)),
     };
     let (known, found) = Users::parse(0, &text);
     let Some(known) = known else {

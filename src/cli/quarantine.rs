@@ -11,6 +11,7 @@ use serde_json::json;
 use super::check::{could_not_run, print, print_error};
 use super::running::{self, default_config};
 use super::text::{bytes, columns, confirmed, plain, span};
+use crate::amount::of_len;
 use crate::control::{Answer, MAX_IDS, Outcome, Request, Retried};
 use crate::message::{Timestamp, excerpt};
 use crate::quarantine::{self, Entry};
@@ -21,7 +22,8 @@ use crate::quarantine::{self, Entry};
     brownbridge quarantine show 3f9a               all of one entry, its payload included\n  \
     brownbridge quarantine retry --all --reason not_json   after the rules were mended\n  \
     brownbridge quarantine drop 3f9a 77c0 --yes\n\n\
-    An entry is named by its ID or the beginning of it. Exit code: 0 done, 1 not all of it, 2 could not run.")]
+    An entry is named by its ID or the beginning of it.\n\n\
+    Exit code: 0 done, 1 not all of it, 2 could not run.")]
 pub(super) struct Args {
     /// The configuration of the bridge whose quarantine it is [default: bridge.toml if it lies here, else
     /// /etc/brownbridge/bridge.toml]
@@ -35,8 +37,8 @@ pub(super) struct Args {
 enum Action {
     /// Lists the entries, the newest last.
     List {
-        /// Only entries with this reason.
-        #[arg(long)]
+        /// Only entries with this reason: not_json, lookup_miss.
+        #[arg(long, value_name = "REASON")]
         reason: Option<String>,
         /// Only so many, the newest.
         #[arg(long, value_name = "N")]
@@ -62,7 +64,7 @@ enum Action {
     Drop {
         #[command(flatten)]
         which: Which,
-        /// Does not ask.
+        /// Deletes without asking.
         #[arg(long)]
         yes: bool,
     },
@@ -72,14 +74,14 @@ enum Action {
 #[derive(clap::Args)]
 #[group(required = true, multiple = true)]
 struct Which {
-    /// IDs, or the beginnings of them.
-    #[arg(conflicts_with_all = ["all", "reason"])]
+    /// Their IDs, or the beginnings of them.
+    #[arg(value_name = "ID", conflicts_with_all = ["all", "reason"])]
     ids: Vec<String>,
     /// Every entry.
     #[arg(long)]
     all: bool,
-    /// Every entry with this reason.
-    #[arg(long)]
+    /// Every entry with this reason: not_json, lookup_miss.
+    #[arg(long, value_name = "REASON")]
     reason: Option<String>,
 }
 
@@ -133,7 +135,7 @@ fn list(state: &Path, reason: Option<&str>, last: Option<usize>, as_json: bool) 
     }
     let mut out = String::new();
     if older > 0 {
-        let _ = writeln!(out, "{older} older ones are not shown");
+        let _ = writeln!(out, "{} not shown", of_len(older, "older one is", "older ones are"));
     }
     let rows = entries.iter().map(|entry| {
         let (from, about) =
@@ -289,7 +291,7 @@ fn drop_entries(state: &Path, which: &Which, yes: bool) -> Result<bool, String> 
         print_error("nothing to delete\n");
         return Ok(true);
     }
-    if !yes && !confirmed(&format!("{} entries will be deleted for good.", ids.len()))? {
+    if !yes && !confirmed(&format!("{} will be deleted for good.", of_len(ids.len(), "entry", "entries")))? {
         print_error("nothing was deleted\n");
         return Ok(false);
     }
@@ -301,7 +303,7 @@ fn drop_entries(state: &Path, which: &Which, yes: bool) -> Result<bool, String> 
             None => drop_alone(state, ids)?,
         };
     }
-    print(&format!("{dropped} entries deleted\n"));
+    print(&format!("{} deleted\n", of_len(dropped, "entry", "entries")));
     Ok(dropped == ids.len())
 }
 

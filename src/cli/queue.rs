@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::check::{could_not_run, print, print_error};
 use super::running::{self, default_config};
 use super::text::{bytes, columns, confirmed, duration, plain, span};
+use crate::amount::of;
 use crate::control::{Answer, Peeked, QueueStat, Request, Which};
 use crate::message::excerpt;
 
@@ -30,19 +31,19 @@ pub(super) struct Args {
 
 #[derive(clap::Subcommand)]
 enum Action {
-    /// How much waits, how long, and of which devices.
+    /// Shows how much waits, how long, and of which devices.
     Stat {
         /// Prints it as JSON on stdout.
         #[arg(long)]
         json: bool,
     },
-    /// The messages that wait first.
+    /// Shows the messages that wait first.
     Peek {
-        /// How many, at most 1000.
+        /// Shows at most so many, 1000 at most.
         #[arg(long, value_name = "N", default_value_t = 10)]
         first: usize,
-        /// Only of this device.
-        #[arg(long)]
+        /// Only of this device; "" is the bridge's own.
+        #[arg(long, value_name = "ID")]
         device: Option<String>,
         /// Prints them as JSON on stdout.
         #[arg(long)]
@@ -52,7 +53,7 @@ enum Action {
     Drop {
         #[command(flatten)]
         selection: Selection,
-        /// Does not ask.
+        /// Deletes without asking.
         #[arg(long)]
         yes: bool,
     },
@@ -72,7 +73,7 @@ struct Selection {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     older_than: Option<Duration>,
     /// Of this device; "" is the bridge's own.
-    #[arg(long)]
+    #[arg(long, value_name = "ID")]
     device: Option<String>,
 }
 
@@ -120,16 +121,17 @@ fn shown(stat: &QueueStat) -> String {
     let oldest = span(Duration::from_secs(stat.oldest_seconds));
     let _ = match stat.waiting {
         0 => writeln!(out, "nothing waits; {} on disk", bytes(stat.disk_bytes)),
-        1 => writeln!(out, "1 message waits, for {oldest}; {} on disk", bytes(stat.disk_bytes)),
         waiting => {
-            writeln!(out, "{waiting} messages wait, the oldest for {oldest}; {} on disk", bytes(stat.disk_bytes))
+            let waiting = of(waiting, "message waits, for", "messages wait, the oldest for");
+            writeln!(out, "{waiting} {oldest}; {} on disk", bytes(stat.disk_bytes))
         }
     };
     if stat.late > 0 {
-        let _ = writeln!(out, "{} of them waited through an outage and follow the new ones", stat.late);
+        let _ = writeln!(out, "{} from an outage, behind the new ones", of(stat.late, "of them is", "of them are"));
     }
     if stat.shelved > 0 {
-        let _ = writeln!(out, "{} more are on the shelves of devices that cannot take them now", stat.shelved);
+        let _ =
+            writeln!(out, "{} on shelves, of devices that cannot send now", of(stat.shelved, "more lies", "more lie"));
     }
     if stat.full {
         let _ = writeln!(out, "FULL: nothing more is taken");
@@ -182,7 +184,7 @@ fn drop_messages(state: &Path, selection: &Selection, yes: bool) -> Result<bool,
     let Answer::Queue(stat) = ask(state, &Request::QueueStat)? else { return other() };
     let which = if selection.all { "all" } else { "those you named" };
     let waiting = stat.waiting + stat.shelved;
-    let question = format!("{waiting} messages wait; {which} will be given up for good.");
+    let question = format!("{}; {which} will be given up for good.", of(waiting, "message waits", "messages wait"));
     if !yes && !confirmed(&question)? {
         print_error("nothing was dropped\n");
         return Ok(false);
@@ -209,6 +211,6 @@ fn drop_messages(state: &Path, selection: &Selection, yes: bool) -> Result<bool,
             break;
         }
     }
-    print(&format!("{dropped} messages dropped\n"));
+    print(&format!("{} dropped\n", of(dropped, "message", "messages")));
     Ok(complete)
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use super::check::{could_not_run, print_error};
 use super::running::{self, default_config};
-use super::text::{bytes, count, duration, filter, of};
+use super::text::{bytes, duration, filter};
 use super::watching::{End, Watching};
+use crate::amount::{count, of};
 use crate::config::units;
 use crate::control::Watch;
 use crate::message::Timestamp;

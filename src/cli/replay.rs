@@ -10,7 +10,8 @@ use serde_json::json;
 
 use super::check::{could_not_run, print, print_error, print_findings, read_rule_files};
 use super::tap::{payload, why};
-use super::text::{bytes, columns, count, filter, of, plain};
+use super::text::{bytes, columns, filter, plain};
+use crate::amount::{count, of};
 use crate::app::replay::{Replay, Setting, Side};
 use crate::bridge::Own;
 use crate::config::Unmatched;
@@ -29,7 +30,8 @@ use crate::watch::tally::{Tally, units};
 #[command(
     after_help = "Examples:\n  brownbridge replay line4.jsonl --rules rules            what comes out, by rule\n  \
     brownbridge replay line4.jsonl --rules rules.new --against rules\n  \
-    brownbridge replay line4.jsonl --rules new --against old --json | jq '.changes[] | {pattern, kinds, publishes}'\n\n\
+    brownbridge replay line4.jsonl --rules new --against old --json \\\n    \
+    | jq '.changes[] | {pattern, kinds, publishes}'\n\n\
     Exit code: 0 done and no change, 1 changes, 2 could not run (or the rules have errors)."
 )]
 pub(super) struct Args {
@@ -45,7 +47,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILTER", value_parser = filter)]
     topic: Option<String>,
     /// What becomes of publishes no rule takes, as in bridge.toml.
-    #[arg(long, value_name = "forward|drop", default_value = "forward")]
+    #[arg(long, value_name = "WHAT", default_value = "forward")]
     unmatched: How,
     /// The device id of the bridge itself: what is addressed to it goes up as it is.
     #[arg(long, value_name = "ID", default_value = "GATEWAY")]
@@ -201,21 +203,26 @@ fn write_changes(out: &mut String, (new, old): (&Side, &Side), replay: &Replay, 
     if groups.is_empty() {
         return match replay.changes.window_messages {
             0 => writeln!(out, "\nno publish changes"),
+            1 => writeln!(out, "\nno publish changes, nor does the one message of a window"),
             windows => writeln!(out, "\nno publish changes, nor does one of {} messages of windows", count(windows)),
         };
     }
-    let (changed, all) = (count(replay.changes.changed), count(replay.changes.publishes));
+    let verb = |changed: u64| if changed == 1 { "changes" } else { "change" };
+    let (changed, all) = (replay.changes.changed, replay.changes.publishes);
+    let (changed, does) = (count(changed), verb(changed));
     match replay.recorded.passages {
-        0 => writeln!(out, "\n{changed} of {all} publishes change")?,
+        0 => writeln!(out, "\n{changed} of {} {does}", of(all, "publish", "publishes"))?,
         // Rules are asked about those, too.
         passages => {
             let times = of(passages, "time", "times");
-            writeln!(out, "\n{changed} of {all} change (publishes, and {times} that a client came or went)")?;
+            let all = count(all);
+            writeln!(out, "\n{changed} of {all} {does} (publishes, and {times} that a client came or went)")?;
         }
     }
     if replay.changes.window_messages > 0 {
         let (changed, all) = (replay.changes.window_messages_changed, replay.changes.window_messages);
-        writeln!(out, "{} of {} messages of windows change", count(changed), count(all))?;
+        let all = of(all, "message of a window", "messages of windows");
+        writeln!(out, "{} of {all} {}", count(changed), verb(changed))?;
     }
     for group in groups.iter().take(first) {
         write_group(out, group)?;
@@ -259,7 +266,8 @@ fn write_difference(out: &mut String, old: &Message, new: &Message) -> std::fmt:
         let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "none".to_owned());
         format!("{}; {}", or_none(&message.content_type), or_none(&message.content_encoding))
     };
-    let cost = |message: &Message| format!("{} units, {}", units(message.size), bytes(message.size as u64));
+    let cost =
+        |message: &Message| format!("{}, {}", of(units(message.size), "unit", "units"), bytes(message.size as u64));
     differ(out, "device", &device(old), &device(new))?;
     differ(out, "priority", &priority(old), &priority(new))?;
     differ(out, "properties", &properties(old), &properties(new))?;

@@ -12,7 +12,7 @@ use super::service;
 use crate::admin::Recorder;
 use crate::app::inherited::Inherited;
 use crate::app::settings::LogLevel;
-use crate::app::{self, Reloader, Running, private, settings};
+use crate::app::{self, Reloader, Running, private, settings, text_file};
 
 /// `EX_CONFIG` of sysexits.h: systemd need not try again.
 const BAD_CONFIGURATION: u8 = 78;
@@ -27,10 +27,11 @@ const SPOOL_FAILED: u8 = 74;
 pub(super) struct Args {
     /// The configuration; `bridge.toml.example` shows all of it [default: bridge.toml if it lies here, else
     /// /etc/brownbridge/bridge.toml]
-    #[arg(long, hide_default_value = true, default_value = default_config())]
+    #[arg(long, value_name = "FILE", hide_default_value = true, default_value = default_config())]
     config: PathBuf,
-    /// How log lines are written to stderr. The level is taken from BROWNBRIDGE_LOG (error, warn, info, debug).
-    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    /// How log lines are written to stderr. The level is taken from the environment variable BROWNBRIDGE_LOG: error,
+    /// warn, info (where nothing is said) or debug.
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text)]
     log: LogFormat,
 }
 
@@ -49,7 +50,7 @@ pub(super) fn run(args: Args) -> ExitCode {
     let loaded = match settings::load(&args.config, &|name| std::env::var(name).ok()) {
         Ok(loaded) => loaded,
         Err(error) => {
-            print_error(&format!("error: {}\n", settings::cannot_read(&args.config, &error)));
+            print_error(&format!("error: {}\n", text_file::cannot_read(&args.config, &error)));
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };

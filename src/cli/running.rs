@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::check::{could_not_run, print_findings};
-use crate::app::settings::{self, cannot_read};
+use crate::app::settings;
+use crate::app::text_file::{self, cannot_read};
 use crate::config::{self, Config};
 use crate::control::{self, Answer, Request};
 use crate::diag::SourceFile;
@@ -71,7 +72,7 @@ pub(super) fn rules(config: &Path) -> Option<RuleSet> {
 }
 
 fn configuration(path: &Path) -> Result<Config, ExitCode> {
-    let text = std::fs::read_to_string(path).map_err(|error| could_not_run(&cannot_read(path, &error)))?;
+    let text = text_file::read(path).map_err(|error| could_not_run(&cannot_read(path, &error)))?;
     // The service's variables (its keys) need not be set where somebody looks on.
     let (config, found) = config::parse(0, &text, &|name| Some(std::env::var(name).unwrap_or_default()));
     config.ok_or_else(|| {

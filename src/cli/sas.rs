@@ -14,12 +14,13 @@ use crate::message::Timestamp;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  brownbridge sas --env HUB_CONNECTION\n  \
     brownbridge sas --file hub.secret --lifetime 10m --json\n\n\
-    The connection string is read from a file, the environment or standard input, never from the command line.\n\
+    The connection string is read from a file, the environment or standard input, never from the\n\
+    command line.\n\n\
     Exit code: 0 done, 2 could not run.")]
 pub(super) struct Args {
     #[command(flatten)]
     from: From,
-    /// How long the token is good.
+    /// How long the token is good: 10m, 1h, 7d.
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = lifetime)]
     lifetime: Duration,
     /// Prints JSON on stdout: the token, what it is for, when it ends.

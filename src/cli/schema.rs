@@ -9,7 +9,7 @@ use crate::{config, rules};
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  brownbridge schema rules > rules/rules.schema.json\n\n\
     and as the first line of each rule file, for Even Better TOML, Taplo and Tombi:\n\n  \
-    #:schema ./rules.schema.json")]
+    #:schema ./rules.schema.json\n\nExit code: 0 done.")]
 pub(super) struct Args {
     /// Which file the schema is for.
     what: What,

@@ -13,10 +13,10 @@ const LONGEST: u64 = 64 * 1024;
 /// Where a secret is.
 #[derive(clap::Args)]
 pub(super) struct From {
-    /// Reads it from this file.
+    /// Reads the secret from this file; without --file and --env it comes from standard input.
     #[arg(long, value_name = "FILE", conflicts_with = "env")]
     file: Option<PathBuf>,
-    /// Reads it from this environment variable.
+    /// Reads the secret from this environment variable.
     #[arg(long, value_name = "NAME")]
     env: Option<String>,
 }

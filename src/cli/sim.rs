@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, error::TryRecvError};
 
 use super::run::{LogFormat, start_log};
+use crate::amount::of;
 use crate::hub::bag;
 use crate::hub::connection_string::is_id;
 use crate::hub::limits::MQTT_PORT;
@@ -23,7 +24,7 @@ use crate::message::Timestamp;
 
 mod site;
 
-/// A simulated IoT Hub (or edgeHub) behind real TLS, for trying and testing without Azure.
+/// Plays an IoT Hub (or edgeHub) behind real TLS, for trying and testing without Azure.
 ///
 /// It prints a connection string, its CA and a ready [uplink] section to stderr, and every message it
 /// receives as one line of JSON to stdout. Stop it with Ctrl-C.
@@ -40,45 +41,48 @@ Examples:
   brownbridge sim | jq .body                   only the payloads
   brownbridge sim --cut-every 100              see the bridge deliver again what was cut off
   brownbridge sim --x509 press-4               also write a client certificate for press-4
-  brownbridge sim --device-file ids            thousands of devices, some disabled; kill -HUP reads it again
+  brownbridge sim --device-file ids            thousands of devices, some disabled
   brownbridge sim --site site.toml --dir ~/sim two hubs and a provisioning service, as the file says
-  kill -USR1 PID                               drops all connections at once, as a hub that restarts")]
+  kill -HUP PID                                reads the file of devices or of the site again
+  kill -USR1 PID                               drops all connections at once, as a restart does
+
+Exit code: 0 stopped, 2 could not run.")]
 pub(super) struct Args {
-    /// Address and port to listen on; port 0 takes a free one
+    /// Where it listens; port 0 takes a free one.
     #[arg(long, value_name = "ADDR:PORT", default_value_t = SocketAddr::from(([127, 0, 0, 1], MQTT_PORT)))]
     listen: SocketAddr,
-    /// Listen here too, as a hub does on port 443: HTTPS and MQTT over WebSocket, no bare MQTT. (WebSocket is taken on
-    /// the other port as well)
+    /// Listens here, too, as a hub does on port 443: HTTPS and MQTT over WebSocket, no bare MQTT. (WebSocket is taken
+    /// on the other port as well.)
     #[arg(long, value_name = "ADDR:PORT")]
     websocket: Option<SocketAddr>,
-    /// Host name of the simulated hub, as in HostName=.. [default: localhost; with --edge, hub.example]
+    /// The host name of the simulated hub, as in HostName=.. [default: localhost; with --edge, hub.example]
     #[arg(long, value_name = "NAME")]
     host_name: Option<String>,
-    /// Keep the CA and the keys in this folder, so that a restart changes nothing
+    /// Keeps the CA and the keys in this folder, so that a restart changes nothing.
     #[arg(long, value_name = "FOLDER")]
     dir: Option<PathBuf>,
-    /// Accept only this device, or DEVICE/MODULE; its key is derived, or read from the file after `=`.
-    /// May be repeated [default: any device whose key fits]
+    /// Accepts only this device, or DEVICE/MODULE; its key is derived, or read from the file after `=`; may be given
+    /// several times [default: any device whose key fits]
     #[arg(long, value_name = "ID[=KEY_FILE]")]
     device: Vec<String>,
-    /// Read devices from a file: a line `ID` is accepted as with --device, `!ID` is known and refused (disabled); with
-    /// only such lines any other device is accepted. SIGHUP reads it again, and closes who is disabled now
+    /// Reads devices from a file: a line `ID` is accepted as with --device, `!ID` is known and refused (disabled); with
+    /// only such lines any other device is accepted. SIGHUP reads it again, and closes who is disabled now.
     #[arg(long, value_name = "FILE")]
     device_file: Option<PathBuf>,
-    /// Write a client certificate for this device and accept it
+    /// Writes a client certificate for this device and accepts it; may be given several times.
     #[arg(long, value_name = "ID")]
     x509: Vec<String>,
-    /// Be several hubs and a Device Provisioning Service, as this file says (docs/uplink.md has an example). SIGHUP reads
-    /// it again: who may register, at which hub, and who is disabled
+    /// Plays several hubs and a Device Provisioning Service, as this file says (docs/uplink.md has an example). SIGHUP
+    /// reads it again: who may register, at which hub, and who is disabled.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["host_name", "device", "device_file", "x509", "edge"])]
     site: Option<PathBuf>,
-    /// Behave as the edgeHub of IoT Edge
+    /// Plays the edgeHub of IoT Edge.
     #[arg(long)]
     edge: bool,
-    /// Send a cloud-to-device message again when it was not acknowledged for so long
+    /// Sends a cloud-to-device message again when it was not acknowledged for so long.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     lock: u64,
-    /// Do not print messages, only count them
+    /// Counts messages and does not print them.
     #[arg(long)]
     quiet: bool,
     #[command(flatten)]
@@ -89,35 +93,35 @@ pub(super) struct Args {
 #[derive(clap::Args)]
 #[command(next_help_heading = "Misbehave")]
 struct Faults {
-    /// Write every PUBACK this many milliseconds late
+    /// Writes every PUBACK this many milliseconds late.
     #[arg(long, value_name = "MS", default_value_t = 0)]
     puback_delay: u64,
-    /// Never write a PUBACK
+    /// Never writes a PUBACK.
     #[arg(long)]
     withhold_puback: bool,
-    /// Cut the line after every N messages of a connection, before the PUBACK of the Nth
+    /// Cuts the line after every N messages of a connection, before the PUBACK of the Nth.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     cut_every: Option<u64>,
-    /// Close the connection at every message whose payload has this text in it, as a hub does at one it dislikes
+    /// Closes the connection at every message whose payload has this text in it, as a hub does at one it dislikes.
     #[arg(long, value_name = "TEXT")]
     close_on: Option<String>,
-    /// Take N messages in all; then close each connection at its first publish, as with a spent daily quota
+    /// Takes N messages in all; then closes each connection at its first publish, as with a spent daily quota.
     #[arg(long, value_name = "N")]
     quota: Option<u64>,
-    /// Refuse every CONNECT with return code 5
+    /// Refuses every CONNECT with return code 5.
     #[arg(long)]
     refuse: bool,
-    /// Let N clients connect a second: more wait for their CONNACK, and are closed where that takes too long
+    /// Lets N clients connect a second: more wait for their CONNACK, and are closed where that takes too long.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     connect_rate: Option<u32>,
-    /// Take N messages a second, of all devices together: more wait for their PUBACK, and where that takes too long the
-    /// connection is closed
+    /// Takes N messages a second, of all devices together: more wait for their PUBACK, and where that takes too long the
+    /// connection is closed.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     message_rate: Option<u32>,
-    /// Take N twin operations a second; answer more with 429
+    /// Takes N twin operations a second; answers more with 429.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     twin_rate: Option<u32>,
-    /// Close every connection this long after its CONNECT, as if its token were over
+    /// Closes every connection so many seconds after its CONNECT, as if its token were over.
     #[arg(long, value_name = "SECONDS")]
     expire: Option<u64>,
 }
@@ -215,7 +219,12 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let ([messages, dropped, connected], spread) = (sim.counts(), sim.spread());
     sim.stop().await;
     // Nobody may be left who reads stderr; that is no failure.
-    let _ = writeln!(std::io::stderr(), "{messages} messages, {dropped} dropped, {connected} connections{spread}");
+    let _ = writeln!(
+        std::io::stderr(),
+        "{}, {dropped} dropped, {}{spread}",
+        of(messages, "message", "messages"),
+        of(connected, "connection", "connections")
+    );
     // Whoever reads stdout may have stopped to do so without closing it: Ctrl-C must end that too.
     let joined = tokio::task::spawn_blocking(move || printer.join());
     match tokio::time::timeout(LAST_LINES, joined).await {
@@ -299,7 +308,7 @@ fn spread(by_identity: &BTreeMap<String, ByIdentity>) -> String {
         format!("{} to {}", fewest.unwrap_or(0), most.unwrap_or(0))
     };
     let (messages, connected) = (range(|counts| counts.messages), range(|counts| counts.connected));
-    format!("; {} devices, each {messages} messages in {connected} connections", by_identity.len())
+    format!("; {} devices; of each, messages {messages}, connections {connected}", by_identity.len())
 }
 
 /// The devices of a file, beside those that are given; and those that are disabled.

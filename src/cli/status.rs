@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::check::{could_not_run, print};
 use super::running::{admin_address, default_config, get};
-use super::text::{beginning, bytes, columns, of, plain, span};
+use super::text::{beginning, bytes, columns, plain, span};
+use crate::amount::{of, of_len};
 use crate::app::status::{Connected, MAX_CLIENTS, Report, Sparkplug};
 
 /// Shows a running bridge: uplink, spool, counters, and who is connected.
@@ -20,8 +21,8 @@ pub(super) struct Args {
     /// /etc/brownbridge/bridge.toml]
     #[arg(long, value_name = "FILE", hide_default_value = true, default_value = default_config())]
     config: PathBuf,
-    /// Where the admin page is, instead of what the configuration says.
-    #[arg(long, value_name = "ADDRESS", conflicts_with = "config")]
+    /// Where the admin page is, instead of what the configuration says: 10.0.0.5:9883.
+    #[arg(long, value_name = "ADDR:PORT", conflicts_with = "config")]
     admin: Option<String>,
     /// Prints the page as JSON on stdout.
     #[arg(long)]
@@ -72,8 +73,11 @@ fn shown(report: &Report) -> String {
     let spool = &report.spool;
     let waiting = match spool.waiting {
         0 => "nothing waits".to_owned(),
-        1 => format!("1 message waits, for {}", span(seconds(spool.oldest_age_seconds))),
-        waiting => format!("{waiting} messages wait, the oldest for {}", span(seconds(spool.oldest_age_seconds))),
+        waiting => format!(
+            "{} {}",
+            of(waiting, "message waits, for", "messages wait, the oldest for"),
+            span(seconds(spool.oldest_age_seconds))
+        ),
     };
     let full = if spool.full { "; FULL, nothing is acknowledged" } else { "" };
     let _ = writeln!(out, "spool      {waiting}; {} on disk{full}", bytes(spool.bytes));
@@ -96,8 +100,8 @@ fn shown(report: &Report) -> String {
     }
     way_back(&mut out, report);
     let rules = &report.rules;
-    let word = if rules.count == 1 { "rule" } else { "rules" };
-    let _ = writeln!(out, "rules      {} {word}, {}, in use since {}", rules.count, rules.hash, rules.since);
+    let count = of_len(rules.count, "rule", "rules");
+    let _ = writeln!(out, "rules      {count}, {}, in use since {}", rules.hash, rules.since);
     for refused in &report.refused {
         let _ = writeln!(out, "NOT IN USE a change of {}: {}", plain(&refused.since), plain(&refused.why));
     }
@@ -126,7 +130,7 @@ fn shown(report: &Report) -> String {
         writeln!(out, "messages   {} delivered, {} given up for room, {} lost on disk", c.delivered, c.shed, c.lost);
     let clients = &report.clients;
     let away =
-        if clients.away > 0 { format!("; {} away, messages wait for them", clients.away) } else { String::new() };
+        if clients.away > 0 { format!("; {} away, whose messages are kept", clients.away) } else { String::new() };
     let _ = writeln!(out, "clients    {} connected, at most {} at one time{away}", clients.connected, clients.maximum);
     if let Some(why) = &report.not_ready {
         let _ = writeln!(out, "NOT READY  {}", plain(why));
@@ -143,9 +147,9 @@ fn shown(report: &Report) -> String {
 
 fn births(out: &mut String, sparkplug: &Sparkplug) {
     let &Sparkplug { nodes, births, bytes: size, kept } = sparkplug;
-    let nodes = format!("{nodes} edge {}", if nodes == 1 { "node" } else { "nodes" });
+    let (births, nodes) = (of_len(births, "birth holds", "births hold"), of_len(nodes, "edge node", "edge nodes"));
     let lost = if kept { "" } else { "; NOT KEPT over a restart, the disk does not take them" };
-    let _ = writeln!(out, "sparkplug  {births} births hold, of {nodes}; {}{lost}", bytes(size as u64));
+    let _ = writeln!(out, "sparkplug  {births}, of {nodes}; {}{lost}", bytes(size as u64));
 }
 
 /// Commands and twins.
@@ -154,7 +158,8 @@ fn way_back(out: &mut String, report: &Report) {
         let outcomes = commands.outcomes.iter().map(|(outcome, count)| format!("{count} {}", plain(outcome)));
         let outcomes = outcomes.collect::<Vec<_>>().join(", ");
         let outcomes = if outcomes.is_empty() { "none yet" } else { outcomes.as_str() };
-        let waiting = if commands.waiting > 0 { format!("; {} wait", commands.waiting) } else { String::new() };
+        let waiting =
+            if commands.waiting > 0 { format!("; {}", of(commands.waiting, "waits", "wait")) } else { String::new() };
         let _ = writeln!(out, "commands   {outcomes}{waiting}");
         for one in &commands.last {
             let (at, kind, outcome) = (plain(&one.at), plain(&one.kind), plain(&one.outcome));
@@ -165,16 +170,18 @@ fn way_back(out: &mut String, report: &Report) {
         }
     }
     let Some(twins) = report.twins.as_ref().filter(|twins| twins.count > 0) else { return };
-    let word = if twins.count == 1 { "twin" } else { "twins" };
     let waiting = match twins.waiting {
         0 => "the hub has all that is reported".to_owned(),
-        waiting => format!("{waiting} changes wait for the hub"),
+        waiting => format!("{} for the hub", of(waiting, "change waits", "changes wait")),
     };
-    let _ = writeln!(out, "twins      {} {word}; {waiting}", twins.count);
+    let _ = writeln!(out, "twins      {}; {waiting}", of_len(twins.count, "twin", "twins"));
     let version = |version: Option<u64>| version.map_or("not known yet".to_owned(), |version| version.to_string());
     for twin in &twins.listed {
         let (desired, reported) = (version(twin.desired_version), version(twin.reported_version));
-        let waiting = if twin.waiting > 0 { format!(", {} changes wait", twin.waiting) } else { String::new() };
+        let waiting = match twin.waiting {
+            0 => String::new(),
+            waiting => format!(", {}", of(waiting, "change waits", "changes wait")),
+        };
         let device = plain(&twin.device);
         let _ = writeln!(out, "           {device}: version desired {desired}, reported {reported}{waiting}");
     }
@@ -213,6 +220,7 @@ mod tests {
     fn what_is_known_of_sparkplug() {
         for (nodes, births, kept, expect) in [
             (0, 0, true, "sparkplug  0 births hold, of 0 edge nodes; 0 B\n"),
+            (1, 1, true, "sparkplug  1 birth holds, of 1 edge node; 0 B\n"),
             (1, 4, true, "sparkplug  4 births hold, of 1 edge node; 0 B\n"),
             (
                 2,

@@ -9,8 +9,9 @@ use serde::Deserialize;
 
 use super::check::{could_not_run, print_error};
 use super::running::{self, default_config};
-use super::text::{bytes, colored, count, duration, filter, of, plain};
+use super::text::{bytes, colored, duration, filter, plain};
 use super::watching::{End, Watching, write_out};
+use crate::amount::{count, of, of_len};
 use crate::control::Watch;
 use crate::watch::sight::{Excerpt, Message};
 use crate::watch::{Filter, Sight};
@@ -24,7 +25,8 @@ use crate::watch::{Filter, Sight};
     brownbridge tap --topic 'plant1/+/temp' --count 5\n  \
     brownbridge tap --unmatched                    what no rule takes\n  \
     brownbridge tap --rule presses --for 10s --json | jq -r '.messages[].body.text'\n\n\
-    Exit code: 0 done, also by Ctrl-C, 1 the bridge ended, 2 could not run (no bridge runs, or it is another user's).")]
+    Exit code: 0 done, also by Ctrl-C, 1 the bridge ended, 2 could not run (no bridge runs, or it is\n\
+    another user's).")]
 pub(super) struct Args {
     /// The configuration of the bridge [default: bridge.toml if it lies here, else
     /// /etc/brownbridge/bridge.toml]
@@ -171,7 +173,12 @@ impl Pens {
             let _ = writeln!(out, "{}  {}", self.label(GREEN, label), self.message(sight, message));
         }
         if sight.more_messages > 0 {
-            let _ = writeln!(out, "{}  and {} more messages", self.label(GREEN, "out"), sight.more_messages);
+            let _ = writeln!(
+                out,
+                "{}  and {}",
+                self.label(GREEN, "out"),
+                of_len(sight.more_messages, "more message", "more messages")
+            );
         }
         let _ = match sight.verdict.as_str() {
             "dropped" => writeln!(out, "{}  {}", self.label(YELLOW, "dropped"), why(sight)),

@@ -52,24 +52,6 @@ pub(super) fn beginning(text: &str, most: usize) -> String {
     }
 }
 
-/// A number with its thousands apart.
-pub(super) fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
-/// A number of things: `1 publish`, `1,234 publishes`.
-pub(super) fn of(number: u64, one: &str, many: &str) -> String {
-    format!("{} {}", count(number), if number == 1 { one } else { many })
-}
-
 /// A length of time as an argument.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     units::duration(text).ok_or_else(|| "write a number and a unit: 10s, 30m, 24h".to_owned())
@@ -117,9 +99,6 @@ mod tests {
             [(0, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (7_260, "2 h 1 min"), (180_000, "2 d 2 h")]
         {
             assert_eq!(span(Duration::from_secs(seconds)), expect);
-        }
-        for (number, expect) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
-            assert_eq!(count(number), expect);
         }
         for (count, expect) in [(1023, "1023 B"), (1536, "1.5 KiB"), (3 << 19, "1.5 MiB"), (5 << 30, "5.0 GiB")] {
             assert_eq!(bytes(count), expect);

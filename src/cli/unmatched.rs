@@ -11,7 +11,8 @@ use serde_json::json;
 use super::check::{could_not_run, print, print_error};
 use super::running::{self, default_config};
 use super::tap::payload;
-use super::text::{columns, count, of, plain, span};
+use super::text::{columns, plain, span};
+use crate::amount::{count, of};
 use crate::control::{Answer, Request};
 use crate::message::{Timestamp, excerpt};
 use crate::rules::{self, Near, RuleSet};
@@ -21,9 +22,9 @@ use crate::watch::sight::Excerpt;
 
 /// Shows the busiest topics that no rule of the running bridge takes, and a rule for each, ready to paste.
 ///
-/// Topics that differ in one level only are one row, from two on in the level before the last, from three on in any other. Counted since the start of the bridge. Left out are topics that
-/// begin with $, answers to commands, and what a rule takes by now. Where a rule comes near, it is named, with the level
-/// that differs and a topic for both.
+/// Topics that differ in one level only are one row, from two on in the level before the last, from three on in any
+/// other. Counted since the start of the bridge. Left out are topics that begin with $, answers to commands, and what a
+/// rule takes by now. Where a rule comes near, it is named, with the level that differs and a topic for both.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  brownbridge unmatched                          the ten busiest\n  \
     brownbridge unmatched --rules --first 3 >> rules/90-new.toml\n  \
@@ -35,7 +36,7 @@ pub(super) struct Args {
     /// /etc/brownbridge/bridge.toml]
     #[arg(long, value_name = "FILE", hide_default_value = true, default_value = default_config())]
     config: PathBuf,
-    /// How many rows.
+    /// Shows at most so many rows.
     #[arg(long, value_name = "N", default_value_t = 10)]
     first: usize,
     /// Shows each topic for itself.

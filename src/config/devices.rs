@@ -41,6 +41,8 @@ pub struct Devices {
     pub group_key_file: Option<Placed<String>>,
     /// A folder with `{id}.pem` and `{id}.key`.
     pub certificates: Option<Placed<String>>,
+    /// The model that devices follow of which the table says none.
+    pub model_id: Option<Placed<String>>,
     /// What becomes of the messages of a device that the hub refuses.
     pub when_refused: WhenRefused,
     /// A connection without a message for so long is closed.
@@ -91,8 +93,9 @@ impl Uplink {
         if let Some(devices) = &mut self.devices {
             devices.span = 0..0;
             devices.group_key.iter_mut().for_each(|key| key.span = 0..0);
-            let files = [&mut devices.table, &mut devices.group_key_file, &mut devices.certificates];
-            files.into_iter().flatten().for_each(|file| file.span = 0..0);
+            let texts =
+                [&mut devices.table, &mut devices.group_key_file, &mut devices.certificates, &mut devices.model_id];
+            texts.into_iter().flatten().for_each(|text| text.span = 0..0);
         }
     }
 }
@@ -129,6 +132,7 @@ fn devices(section: &mut Section<'_, '_, '_>) -> Devices {
         group_key: section.secret("group_key"),
         group_key_file: section.text("group_key_file"),
         certificates: section.text("certificates"),
+        model_id: section.text("model_id"),
         when_refused: section.choice("when_refused", &refused).map_or(WhenRefused::Wait, |choice| choice.value),
         idle_timeout: section.duration("idle_timeout", Duration::from_secs(600)),
         max_connections: section.count("max_connections", 5_000, 1..=100_000),

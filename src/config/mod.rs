@@ -28,6 +28,7 @@ pub use devices::{Devices, WhenRefused};
 pub use dps::{Dps, DpsTransport, Given};
 pub use mask::masked;
 use read::Section;
+pub use read::roots::Roots;
 pub use schema::schema;
 
 /// A value with its place in `bridge.toml`.
@@ -233,8 +234,12 @@ pub struct Uplink {
     pub certificate: Option<Placed<String>>,
     /// PEM file of the certificate's key.
     pub key: Option<Placed<String>>,
-    /// PEM file of the roots to trust instead of the system's.
-    pub ca_file: Option<Placed<String>>,
+    /// Whom to trust.
+    pub roots: Roots,
+    /// The name under which the hub, or an edge in front of it, is looked up and proves itself, where it is not the hub's.
+    pub gateway_host_name: Option<Placed<String>>,
+    /// The model that the bridge itself follows, where it is a plug-and-play device.
+    pub model_id: Option<Placed<String>>,
     /// What carries MQTT.
     pub transport: Transport,
     /// Host and port to connect to where they differ from what the name says.
@@ -450,7 +455,9 @@ fn uplink(section: &mut Section<'_, '_, '_>) -> Option<Uplink> {
         dps: section.table("dps", "[uplink.dps]", dps::dps).flatten(),
         certificate: section.text("certificate"),
         key: section.text("key"),
-        ca_file: section.text("ca_file"),
+        roots: read::roots::roots(section),
+        model_id: section.for_a_hub("model_id", kind.value),
+        gateway_host_name: section.for_a_hub("gateway_host_name", kind.value),
         address: section.address("address", if transport == Transport::WebSocket { 443 } else { 8883 }),
         transport,
         proxy: dps::proxy(section),

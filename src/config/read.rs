@@ -13,6 +13,7 @@ use crate::diag::{Diagnostic, Span, nearest};
 use crate::secret::Secret;
 
 pub(super) mod commands;
+pub(super) mod roots;
 
 /// Longest keep-alive the hub honours, in seconds (it waits 1.5 times as long, at most 1767 s).
 const KEEP_ALIVE_MAX: u64 = 1_177;
@@ -128,6 +129,12 @@ impl<'a, 'r, 's> Section<'a, 'r, 's> {
             let found = self.report.new_error("not-for-this-kind", title).at(key_span, "");
             self.report.push(found.help("remove this line"));
         }
+    }
+
+    /// A text that means nothing with a plain broker.
+    pub(super) fn for_a_hub(&mut self, key: &'static str, kind: Kind) -> Option<Placed<String>> {
+        self.only_for_a_hub(key, kind);
+        self.text(key)
     }
 
     /// Tells a section that nothing reads.

@@ -18,6 +18,8 @@ const EXAMPLE: &str = include_str!("../../bridge.toml.example");
 pub(super) enum Shape {
     Text,
     Texts,
+    /// One text, or a list of them.
+    TextOrTexts,
     Flag,
     /// One of these.
     Words(Vec<&'static str>),
@@ -107,6 +109,9 @@ fn shape_schema(shape: &Shape, known: &[Known], words: &[Words]) -> Value {
     match shape {
         Shape::Text => json!({ "type": "string" }),
         Shape::Texts => json!({ "type": "array", "items": { "type": "string" } }),
+        Shape::TextOrTexts => {
+            json!({ "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }] })
+        }
         Shape::Flag => json!({ "type": "boolean" }),
         Shape::Words(words) => json!({ "type": "string", "enum": words }),
         Shape::Count(from, to) => json!({ "type": "integer", "minimum": from, "maximum": to }),

@@ -35,6 +35,9 @@ fn findings() {
         ("[uplink]\nkind = \"mqtt\"\naddress = \"h:1\"\ntopic = \"a/#\"", vec!["topic"]),
         ("[uplink]\nkind = \"hub\"\nconnection_string = \"x\"", vec!["unknown-value"]),
         (&format!("{hub}topic = \"a\""), vec!["not-for-this-kind"]),
+        (&format!("{hub}ca_file = \"a.pem\"\nextra_ca_file = \"b.pem\""), vec!["two-roots"]),
+        (&format!("{hub}ca_file = [\"a.pem\", 1]\nextra_ca_file = 1"), vec!["wrong-type", "wrong-type"]),
+        (&format!("{hub}extra_ca_file = [\"${{NOWHERE}}\"]"), vec!["no-such-variable"]),
         (&format!("{hub}certificate = \"c.pem\""), vec!["no-key"]),
         (&format!("{hub}key = \"c.pem\""), vec!["no-certificate"]),
         (&format!("{hub}address = \":x\""), vec!["not-an-address"]),
@@ -64,6 +67,8 @@ fn findings() {
             "[uplink]\nkind = \"mqtt\"\naddress = \"h:1\"\nidentity = \"per-device\"\ndevices.table = \"t\"",
             vec!["not-for-this-kind"],
         ),
+        ("[uplink]\nkind = \"mqtt\"\naddress = \"h:1\"\ngateway_host_name = \"g\"", vec!["not-for-this-kind"]),
+        ("[uplink]\nkind = \"mqtt\"\naddress = \"h:1\"\nmodel_id = \"dtmi:a;1\"", vec!["not-for-this-kind"]),
         ("[uplink\n", vec!["toml-syntax"]),
         (&format!("{hub}bind = \"eth0\""), vec!["not-an-address"]),
         (

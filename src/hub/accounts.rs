@@ -13,6 +13,8 @@ use crate::secret::Secret;
 pub struct Account {
     /// Its hub, its identity and how it proves itself.
     pub connection: ConnectionString,
+    /// The model it follows, where it says so.
+    pub model_id: Option<String>,
     /// Its certificate, where [`super::connection_string::Auth::X509`] says so.
     pub certificate: Option<Certificate>,
 }

@@ -31,14 +31,17 @@ impl<'a> Identity<'a> {
         }
     }
 
-    /// `{hub}/{device}/?api-version=2021-04-12`, and `&DeviceClientType=` where the client names itself.
+    /// `{hub}/{device}/?api-version=2021-04-12`, `&DeviceClientType=` where the client names itself, and `&model-id=` where
+    /// it is a plug-and-play device that says which model it follows.
     ///
     /// The hub wants a user name with an X.509 certificate too; only the password is absent then.
-    pub fn username(&self, client_type: Option<&str>) -> String {
+    pub fn username(&self, client_type: Option<&str>, model_id: Option<&str>) -> String {
         let mut name = format!("{}/{}/?api-version={API_VERSION}", self.hub, self.client_id());
-        if let Some(client_type) = client_type {
-            name.push_str("&DeviceClientType=");
-            bag::encode(&mut name, client_type);
+        for (key, value) in [("DeviceClientType", client_type), ("model-id", model_id)] {
+            if let Some(value) = value {
+                name.extend(["&", key, "="]);
+                bag::encode(&mut name, value);
+            }
         }
         name
     }
@@ -51,6 +54,9 @@ impl<'a> Identity<'a> {
         }
     }
 }
+
+/// Hubs keep subscriptions and queued commands for a session that is not clean, as all their SDKs ask for.
+pub const CLEAN_SESSION: bool = false;
 
 /// The host to dial and to expect in the certificate: the gateway's where there is one.
 pub fn server_name(connection: &ConnectionString) -> &str {

@@ -13,7 +13,10 @@
 //! [[device]]
 //! connection_string = "HostName=..;DeviceId=press-6;SharedAccessKey=.."
 //! [[device]]
-//! id = "press-7"                    # there is such a device; its key follows from the group key
+//! id = "press-7"
+//! model_id = "dtmi:com:example:Press;1"   # with plug and play; beside any of the above
+//! [[device]]
+//! id = "press-8"                    # there is such a device; its key follows from the group key
 //! ```
 //!
 //! or as CSV, whose first line names some of the same columns: `id,key`. A field in double quotes may hold commas, and
@@ -22,13 +25,15 @@
 use std::collections::HashMap;
 
 use super::connection_string::{ConnectionString, is_id};
+use super::model;
 use super::sas::Key;
+use crate::amount::of_len;
 use crate::diag::walk::{Reader, Report};
 use crate::diag::{Diagnostic, Span, nearest};
 
 /// Most devices of a table, and of a bridge.
 pub const MOST: usize = 100_000;
-const COLUMNS: [&str; 5] = ["id", "key", "certificate", "certificate_key", "connection_string"];
+const COLUMNS: [&str; 6] = ["id", "key", "certificate", "certificate_key", "connection_string", "model_id"];
 
 /// One device.
 #[derive(Debug, Clone)]
@@ -37,6 +42,8 @@ pub struct Listed {
     pub id: String,
     /// What it connects with.
     pub proof: Proof,
+    /// The model it follows, where it is a plug-and-play device.
+    pub model_id: Option<String>,
     /// Where its id stands.
     pub span: Span,
 }
@@ -62,7 +69,7 @@ pub enum Proof {
 /// The values of one device as they stand there, in the order of [`COLUMNS`].
 #[derive(Default)]
 struct Row<'a> {
-    values: [Option<(std::borrow::Cow<'a, str>, Span)>; 5],
+    values: [Option<(std::borrow::Cow<'a, str>, Span)>; 6],
     /// Where the device begins.
     span: Span,
 }
@@ -143,7 +150,7 @@ fn csv_rows<'s>(text: &'s str, report: &mut Report<'s>) -> Vec<Row<'s>> {
             continue;
         };
         if fields.len() > columns.len() {
-            let title = format!("{} fields under {} columns", fields.len(), columns.len());
+            let title = format!("{} fields under {}", fields.len(), of_len(columns.len(), "column", "columns"));
             report.error("csv-columns", title, at..at + line.len(), "");
             continue;
         }
@@ -201,13 +208,17 @@ fn csv_fields(line: &str, base: usize) -> Vec<(std::borrow::Cow<'_, str>, Span)>
 
 impl Row<'_> {
     fn device(self, report: &mut Report<'_>) -> Option<Listed> {
-        let [id, key, certificate, certificate_key, connection] = self.values;
+        let [id, key, certificate, certificate_key, connection, model] = self.values;
+        let model_id = match model {
+            Some((text, span)) => Some(checked_model(text.into_owned(), span, report)?),
+            None => None,
+        };
         if let Some((text, span)) = connection {
             let others = [&key, &certificate, &certificate_key].into_iter().flatten().next();
             if let Some((_, other)) = others {
                 report.error("two-proofs", "a connection string says it all", other.clone(), "remove this");
             }
-            return from_connection_string(id, (&text, span), report);
+            return from_connection_string(id, (&text, span), report).map(|device| Listed { model_id, ..device });
         }
         let Some((id, span)) = id else {
             report.error("missing-key", "a device needs its `id`", self.span, "");
@@ -241,7 +252,7 @@ impl Row<'_> {
                 return None;
             }
         };
-        Some(Listed { id: id.into_owned(), proof, span })
+        Some(Listed { id: id.into_owned(), proof, model_id, span })
     }
 }
 
@@ -266,7 +277,16 @@ fn from_connection_string(
         report.error("connection-string", "a module is no device", span, "it has a ModuleId");
         return None;
     }
-    Some(Listed { id: connection.device.clone(), proof: Proof::Connection(connection), span })
+    Some(Listed { id: connection.device.clone(), proof: Proof::Connection(connection), model_id: None, span })
+}
+
+fn checked_model(text: String, span: Span, report: &mut Report<'_>) -> Option<String> {
+    if let Err(error) = model::check(&text) {
+        let found = report.new_error("bad-model-id", format!("{text:?} is no model id: {error}")).at(span, "");
+        report.push(found.help("model_id = \"dtmi:com:example:Press;1\""));
+        return None;
+    }
+    Some(text)
 }
 
 fn check_id(id: &str, span: &Span, report: &mut Report<'_>) -> Option<()> {
@@ -292,7 +312,9 @@ mod tests {
             Proof::Certificate { certificate, key } => format!("{} {}", certificate.0, key.0),
             Proof::Connection(connection) => connection.host.clone(),
         };
-        let listed = listed.iter().map(|device| format!("{} {}", device.id, kind(&device.proof))).collect();
+        let model = |device: &Listed| device.model_id.as_ref().map(|model| format!(" {model}")).unwrap_or_default();
+        let told = |device: &Listed| format!("{} {}{}", device.id, kind(&device.proof), model(device));
+        let listed = listed.iter().map(told).collect();
         (listed, found.iter().map(|found| found.code).collect())
     }
 
@@ -300,14 +322,15 @@ mod tests {
     fn tables() {
         let string = format!("HostName=h;DeviceId=c;SharedAccessKey={KEY}");
         let toml = format!(
-            "[[device]]\nid = \"a\"\nkey = \"{KEY}\"\n[[device]]\nid = \"b\"\ncertificate = \"b.pem\"\n\
-             certificate_key = \"b.key\"\n[[device]]\nconnection_string = \"{string}\"\n[[device]]\nid = \"d\"\n"
+            "[[device]]\nid = \"a\"\nkey = \"{KEY}\"\n[[device]]\nid = \"b\"\nmodel_id = \"dtmi:a:B;1\"\ncertificate = \"b.pem\"\n\
+             certificate_key = \"b.key\"\n[[device]]\nconnection_string = \"{string}\"\nmodel_id = \"dtmi:c;2\"\n[[device]]\nid = \"d\"\n"
         );
         let csv = format!(
-            "\u{feff}# made by hand\r\nid, key ,certificate,certificate_key,connection_string\r\na,{KEY}\r\n\
-             b,,b.pem,b.key\n,,,,\"{string}\"\n\nd"
+            "\u{feff}# made by hand\r\nid, key ,certificate,certificate_key,connection_string,model_id\r\na,{KEY}\r\n\
+             b,,b.pem,b.key,,dtmi:a:B;1\n,,,,\"{string}\",dtmi:c;2\n\nd"
         );
-        let expect = [format!("a {KEY}"), "b b.pem b.key".into(), "c h".into(), "d elsewhere".into()];
+        let expect =
+            [format!("a {KEY}"), "b b.pem b.key dtmi:a:B;1".into(), "c h dtmi:c;2".into(), "d elsewhere".into()];
         for (text, is_csv) in [(&toml, false), (&csv, true)] {
             assert_eq!(kinds(text, is_csv), (expect.to_vec(), vec![]), "{text}");
         }
@@ -319,6 +342,8 @@ mod tests {
             ("[[device]]\nkey = \"a2V5\"", false, "missing-key"),
             ("[[device]]\nid = \"a\"\nkey = \"no\"", false, "bad-key"),
             ("[[device]]\nid = \"a/b\"", false, "bad-device-id"),
+            ("[[device]]\nid = \"a\"\nmodel_id = \"press\"", false, "bad-model-id"),
+            ("id,model_id\na,dtmi:press", true, "bad-model-id"),
             ("[[device]]\nid = \"a\"\n[[device]]\nid = \"a\"", false, "device-twice"),
             ("[[device]]\nid = \"a\"\ncertificate = \"c\"", false, "no-key"),
             ("[[device]]\nid = \"a\"\ncertificate_key = \"c\"", false, "no-certificate"),

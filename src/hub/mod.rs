@@ -16,8 +16,10 @@
 //! | [`d2c`] | the telemetry topic, its size, publishes already addressed to the hub |
 //! | [`back`] | topics of twins, direct methods and cloud-to-device messages |
 //! | [`bag`] | the property bag at the end of that topic |
+//! | [`model`] | the ids of plug-and-play models |
 //! | [`limits`] | numbers, with their source |
 //! | [`pace`] | how fast a backlog may follow |
+//! | [`broken`] | what an error of a line means |
 //! | [`refused`] | what a refused CONNECT probably means |
 //! | [`change`] | changes of reported properties that wait |
 //! | [`exchange`] | the dialogue about one twin |
@@ -26,6 +28,7 @@
 pub mod accounts;
 pub mod back;
 pub mod bag;
+pub mod broken;
 pub mod certificate;
 pub mod change;
 pub mod clock;
@@ -36,6 +39,7 @@ pub mod device_table;
 pub mod dps;
 pub mod exchange;
 pub mod limits;
+pub mod model;
 pub mod pace;
 pub mod refused;
 pub mod sas;

@@ -56,7 +56,7 @@ pub fn tls_hint(error: &str) -> &'static str {
     } else if says(["NotValidYet", "not valid yet"]) || says(["Expired", "expired"]) {
         ". Look at the clock of this machine first, then at the certificate"
     } else if says(["NotValidForName", "not valid for name"]) {
-        ". The certificate is for another name: HostName (or GatewayHostName) must be the name in it"
+        ". The certificate is for another name: HostName (or GatewayHostName, `gateway_host_name`) must be the name in it"
     } else {
         ""
     }

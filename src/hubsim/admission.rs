@@ -176,6 +176,7 @@ impl Register {
             hub: self.named.then(|| self.host.clone()),
             device: name.device.to_owned(),
             module: name.module.map(str::to_owned),
+            model_id: name.model_id.map(std::borrow::Cow::into_owned),
             auth_method,
         };
         Ok(Admitted { source, identity: id, expiry })

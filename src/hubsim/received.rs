@@ -18,6 +18,8 @@ pub struct Source {
     pub device: String,
     /// The module id.
     pub module: Option<String>,
+    /// The model it follows, which the hub stamps as `dt-dataschema`.
+    pub model_id: Option<String>,
     /// What the hub stamps as `iothub-connection-auth-method`.
     pub auth_method: &'static str,
 }
@@ -140,6 +142,9 @@ impl Serialize for System<'_> {
         map.serialize_entry("iothub-connection-device-id", &source.device)?;
         if let Some(module) = &source.module {
             map.serialize_entry("iothub-connection-module-id", module)?;
+        }
+        if let Some(model) = &source.model_id {
+            map.serialize_entry("dt-dataschema", model)?;
         }
         map.serialize_entry("iothub-connection-auth-method", source.auth_method)?;
         map.serialize_entry("iothub-enqueuedtime", &received.to_string())?;

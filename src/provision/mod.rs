@@ -5,6 +5,7 @@
 //! when it pays to try again, the [`Trouble`] says.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
+use crate::hub::broken::{in_words, looks_blocked};
 use crate::hub::clock::{Skew, THE_SERVICES};
 use crate::hub::dps::{Assignment, Dialogue, Kind, Registration, Reply, Request, Step, Trouble};
 use crate::hub::limits::{MQTT_PORT, WEBSOCKET_PORT};
@@ -20,7 +22,7 @@ use crate::hub::refused::tls_hint;
 use crate::hub::sas::Key;
 use crate::message::Timestamp;
 use crate::metrics;
-use crate::outbound::Way;
+use crate::outbound::{ProxyError, Way};
 use crate::secret::Secret;
 
 pub mod assignments;
@@ -36,6 +38,11 @@ const TOKEN: i64 = 3_600;
 const BODY_MAX: usize = 128 * 1024;
 /// The status of a refused proof of identity.
 const UNAUTHORIZED: u16 = 401;
+/// Many plants let nothing out but web traffic.
+const BLOCKED: &str =
+    ". Where a firewall or proxy lets only port 443 out, set `transport` to \"rest\" or \"websocket\"";
+/// What hangs up when it is greeted with MQTT may be waiting for HTTP.
+const FOR_THE_WEB: &str = ". If that port is one for web traffic, set `transport` to \"rest\" or \"websocket\"";
 /// How this program names itself.
 const CLIENT: &str = concat!("brownbridge/", env!("CARGO_PKG_VERSION"));
 
@@ -155,8 +162,8 @@ pub async fn register(options: &Options, mut tell: impl FnMut(Seen) + Send) -> R
     loop {
         let asked = tokio::time::timeout(PATIENCE, line.ask(&request, &mut tell)).await;
         let asked = asked.unwrap_or_else(|_| {
-            let why = format!("no answer within {} s", PATIENCE.as_secs());
-            Err(options.unreachable(&why))
+            let hint = if options.transport == Transport::Mqtt { BLOCKED } else { "" };
+            Err(options.unreachable(&format!("no answer within {} s{hint}", PATIENCE.as_secs())))
         });
         let answer = match asked {
             Ok(answer) => answer,
@@ -196,6 +203,24 @@ impl Options {
         Trouble::new(Kind::Unreachable, text)
     }
 
+    /// The line broke.
+    fn broken(&self, error: &io::Error) -> Trouble {
+        self.unreachable(&in_words(error))
+    }
+
+    /// The line did not come about.
+    fn not_dialled(&self, error: &io::Error) -> Trouble {
+        let is_blocked = ProxyError::within(error).map_or_else(|| looks_blocked(error), ProxyError::is_for_place);
+        let hint = if is_blocked && self.transport == Transport::Mqtt { BLOCKED } else { "" };
+        self.unreachable(&format!("{}{hint}", in_words(error)))
+    }
+
+    /// What is on the other end has not answered CONNECT.
+    fn not_greeted(&self, trouble: Trouble) -> Trouble {
+        let hint = if self.transport == Transport::Mqtt { FOR_THE_WEB } else { "" };
+        Trouble { text: format!("{}{hint}", trouble.text), ..trouble }
+    }
+
     /// What the clocks say about a refused token: `skew`, or what the service says when it is asked.
     async fn judge(&self, trouble: Trouble, skew: Option<Skew>) -> Trouble {
         if trouble.kind != Kind::Refused || !matches!(self.proof, Proof::Key(_)) {
@@ -220,10 +245,13 @@ impl Options {
     async fn dial(&self, tell: Tell<'_>) -> Result<TlsStream<tokio::net::TcpStream>, Trouble> {
         tell(Seen::Connecting(self.place()));
         let opened = self.way.open(&self.host, self.transport.port()).await;
-        let stream = opened.map_err(|error| self.unreachable(&error.to_string()))?;
+        let stream = opened.map_err(|error| self.not_dialled(&error))?;
         let name = ServerName::try_from(self.host.clone()).map_err(|error| self.unreachable(&error.to_string()))?;
         let connected = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await;
         connected.map_err(|error| {
+            if looks_blocked(&error) {
+                return self.not_dialled(&error);
+            }
             let text = error.to_string();
             self.unreachable(&format!("no TLS connection: {text}{}", tls_hint(&text)))
         })

@@ -1,6 +1,7 @@
 //! The dialogue over MQTT 3.1.1: CONNECT, SUBSCRIBE, then a publish and its answer for each request. The bytes go over
 //! TLS, or a WebSocket over that.
 
+use std::io;
 use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
@@ -14,12 +15,13 @@ use tokio_util::codec::{Decoder as _, Encoder as _};
 
 use super::{Answer, BODY_MAX, CLIENT, Options, Proof, Seen, Tell, Transport, exposed, named};
 use crate::hub::connect::websocket_path;
-use crate::hub::dps::{Kind, REPLIES, ReplyTopic, Request, Trouble};
+use crate::hub::dps::{CLEAN_SESSION, Kind, REPLIES, ReplyTopic, Request, Trouble};
 use crate::secret::Secret;
 use crate::websocket::{WebSocket, client};
 
 /// Keep-alive asked for; pauses are shorter, or the line is made anew.
 const KEEP_ALIVE: u16 = 60;
+const NOT_MQTT: &str = "it does not speak MQTT 3.1.1";
 
 /// A line to the service.
 pub(super) struct Line<'o> {
@@ -94,17 +96,17 @@ impl<'o> Line<'o> {
         let registration = &options.registration;
         let connect = Connect {
             keep_alive: KEEP_ALIVE,
-            clean_session: true,
+            clean_session: CLEAN_SESSION,
             client_id: registration.id.as_str().to_owned().into(),
             username: Some(registration.username(CLIENT).into()),
             password: exposed(self.token.as_ref()).map(|token| token.to_owned().into()),
             ..Connect::default()
         };
         open.send(options, Packet::Connect(Box::new(connect))).await?;
-        match open.next(options).await? {
+        match open.next(options).await.map_err(|trouble| options.not_greeted(trouble))? {
             Packet::ConnectAck(ack) if ack.return_code == ConnectAckReason::ConnectionAccepted => {}
             Packet::ConnectAck(ack) => return Err(refused(u8::from(ack.return_code))),
-            _ => return Err(options.unreachable("it does not speak MQTT 3.1.1")),
+            _ => return Err(options.not_greeted(options.unreachable(NOT_MQTT))),
         }
         let packet_id = NonZeroU16::MAX;
         let topic_filters = vec![(REPLIES.into(), QoS::AtLeastOnce)];
@@ -125,7 +127,7 @@ impl Open {
                 Bytes::WebSocket(stream) => write(stream, &output).await,
             }
         };
-        written.await.map_err(|error: std::io::Error| options.unreachable(&error.to_string()))?;
+        written.await.map_err(|error: io::Error| options.broken(&error))?;
         self.used = Instant::now();
         Ok(())
     }
@@ -135,16 +137,16 @@ impl Open {
             match self.codec.decode(&mut self.input) {
                 Ok(Some((packet, _))) => return Ok(packet),
                 Ok(None) => {}
-                Err(_) => return Err(options.unreachable("it does not speak MQTT 3.1.1")),
+                Err(_) => return Err(options.unreachable(NOT_MQTT)),
             }
             let read = match &mut self.stream {
                 Bytes::Tls(stream) => stream.read_buf(&mut self.input).await,
                 Bytes::WebSocket(stream) => stream.read_buf(&mut self.input).await,
             };
             match read {
-                Ok(0) => return Err(options.unreachable("it closed the connection")),
+                Ok(0) => return Err(options.broken(&io::ErrorKind::UnexpectedEof.into())),
                 Ok(_) => {}
-                Err(error) => return Err(options.unreachable(&error.to_string())),
+                Err(error) => return Err(options.broken(&error)),
             }
         }
     }

@@ -1,5 +1,7 @@
 //! The dialogue over HTTPS: one connection, made anew where the service closed it between two requests.
 
+use std::error::Error;
+use std::io;
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -11,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::task::JoinHandle;
 
 use super::{Answer, BODY_MAX, CLIENT, Options, Seen, Tell, exposed, named};
+use crate::hub::broken::in_words;
 use crate::hub::clock::date_of;
 use crate::hub::dps::{Request, Trouble};
 use crate::secret::Secret;
@@ -40,7 +43,7 @@ impl<'o> Line<'o> {
 
     pub(super) async fn ask(&mut self, request: &Request, tell: Tell<'_>) -> Result<Answer, Trouble> {
         let message = self.message(request)?;
-        let trouble = |error: &dyn std::fmt::Display| self.options.unreachable(&error.to_string());
+        let trouble = |error: &(dyn Error + 'static)| self.options.unreachable(&why(error));
         let mut open = match self.open.take() {
             Some(open) => open,
             None => self.connect(tell).await?,
@@ -51,7 +54,7 @@ impl<'o> Line<'o> {
         tell(Seen::Asked(named(request)));
         let response = open.sender.send_request(message).await.map_err(|error| trouble(&error))?;
         let (head, body) = response.into_parts();
-        let body = Limited::new(body, BODY_MAX).collect().await.map_err(|error| trouble(&error))?;
+        let body = Limited::new(body, BODY_MAX).collect().await.map_err(|error| trouble(&*error))?;
         let date = head.headers.get(DATE).and_then(|value| date_of(value.to_str().ok()?));
         let said = head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
         self.open = Some(open);
@@ -66,7 +69,7 @@ impl<'o> Line<'o> {
     async fn connect(&self, tell: Tell<'_>) -> Result<Open, Trouble> {
         let stream = self.options.dial(tell).await?;
         let made = handshake(TokioIo::new(stream)).await;
-        let (sender, connection) = made.map_err(|error| self.options.unreachable(&error.to_string()))?;
+        let (sender, connection) = made.map_err(|error| self.options.unreachable(&why(&error)))?;
         // An end of the connection is told to whoever sends on it.
         let driver = tokio::spawn(async move { drop(connection.await) });
         Ok(Open { sender, driver })
@@ -92,4 +95,16 @@ impl<'o> Line<'o> {
         let body = Full::new(Bytes::from(asked.body));
         message.body(body).map_err(|error| self.options.unreachable(&error.to_string()))
     }
+}
+
+/// What broke the line, where that is known: HTTP itself only says that it did.
+fn why(error: &(dyn Error + 'static)) -> String {
+    let mut source = Some(error);
+    while let Some(error) = source {
+        if let Some(broken) = error.downcast_ref::<io::Error>() {
+            return in_words(broken);
+        }
+        source = error.source();
+    }
+    error.to_string()
 }

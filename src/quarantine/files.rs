@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 
 use super::entry;
+use crate::amount::of;
 use crate::message::Timestamp;
 
 /// Files the folder's bound is divided into.
@@ -160,7 +161,8 @@ impl Files {
             fs::remove_file(path)?;
             total -= size;
             ::metrics::counter!("brownbridge_quarantine_evicted_total").increment(entries);
-            tracing::warn!("the quarantine is full: {entries} entries of {} were given up", path.display());
+            let entries = of(entries, "entry", "entries");
+            tracing::warn!("the quarantine is full: {entries} of {} given up", path.display());
         }
         Ok(())
     }

@@ -33,6 +33,8 @@ use crate::topic;
 
 /// The names that every command has.
 pub(super) const NAMES: [&str; 2] = ["device", "id"];
+/// The place of `id` among them.
+pub(super) const ID: usize = 1;
 
 /// Under these names the texts a command makes ride in its record.
 pub(super) const TOPIC: &str = "topic";

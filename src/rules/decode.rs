@@ -4,7 +4,7 @@
 //! A decoder appends its objects to [`Decoded::json`] and names each in [`Decoded::items`]: most make one, `csv` one a
 //! row, `kepware` one a device or tag, and what makes several may give each its own [names](Item::names).
 //!
-//! A byte order mark at the beginning of text (U+FEFF) is no part of it ([`Decode::part`]).
+//! A byte order mark at the beginning of text (U+FEFF) and zero bytes at its end are no part of it ([`Decode::part`]).
 
 use std::ops::Range;
 
@@ -21,11 +21,14 @@ use crate::message::{Content, Publish};
 pub(super) mod binary;
 pub(super) mod coding;
 pub(super) mod csv;
+pub(super) mod encoding;
 pub(super) mod kepware;
 pub(super) mod keyvalue;
+pub(super) mod quality;
 pub(super) mod sparkplug;
 pub(super) mod xml;
 
+pub use quality::LeftOut;
 pub use sparkplug::{Births, Keep, Tally, rebirth};
 
 /// Messages one rule makes of one publish at most.
@@ -42,6 +45,8 @@ pub(super) struct Decoded {
     pub(super) items: Vec<Item>,
     /// The texts of the items' names.
     pub(super) names: String,
+    /// The values that are in none of the objects because of their quality.
+    pub(super) left_out: LeftOut,
     /// The bytes behind hexadecimal digits or base64.
     bytes: Vec<u8>,
 }
@@ -63,12 +68,15 @@ pub(super) enum Body {
 }
 
 impl Decode {
-    /// The part of a payload that the format is about: text is without its byte order mark.
+    /// The part of a payload that the format is about: text is without its byte order mark, and without the zero bytes
+    /// that end it in C.
     pub(super) fn part<'p>(&self, payload: &'p [u8]) -> &'p [u8] {
         match self {
-            Self::Raw | Self::RawBase64 | Self::RawHex | Self::Binary(_) | Self::Sparkplug { .. } => payload,
-            Self::Json | Self::Text | Self::Number { .. } | Self::KeyValue(_) | Self::Csv(_) => without_mark(payload),
-            Self::Kepware(_) | Self::Xml | Self::Coded(..) => without_mark(payload),
+            Self::Raw | Self::RawBase64 | Self::RawHex | Self::Binary(_) | Self::Sparkplug(_) => payload,
+            // What that is of these is known when the encoding is.
+            Self::Xml | Self::Encoded(..) => payload,
+            Self::Json | Self::Text | Self::Number { .. } | Self::KeyValue(_) | Self::Csv(_) => text_of(payload),
+            Self::Kepware(_) | Self::Coded(..) => text_of(payload),
         }
     }
 }
@@ -83,6 +91,7 @@ impl Decoded {
         self.items.shrink_to(MAX_ITEMS);
         self.names.clear();
         self.names.shrink_to(kept);
+        self.left_out = LeftOut::default();
     }
 
     /// Ends the object that began at `start`.
@@ -136,28 +145,39 @@ pub(super) fn decode(
         Decode::Csv(options) => csv::decode(options, payload, out)?,
         Decode::Binary(layout) => binary::decode(layout, payload, out)?,
         Decode::Kepware(options) => kepware::decode(options, payload, out)?,
-        Decode::Sparkplug { rebirth } => sparkplug::decode((publish, *rebirth), births, out)?,
+        Decode::Sparkplug(options) => sparkplug::decode(*options, publish, births, out)?,
         Decode::Xml => xml::decode(payload, out)?,
         Decode::Coded(coding, inner) => {
-            let mut bytes = std::mem::take(&mut out.bytes);
-            let decoded = coding::bytes(*coding, payload, &mut bytes).and_then(|()| match inner {
-                Some(inner) => {
-                    let publish = Publish { payload: &bytes, ..*publish };
-                    self::decode(inner, (&publish, needs_object), births, out)
-                }
-                None => Ok(Body::Payload(None)),
-            });
-            let decoded = match decoded {
-                Ok(Body::Payload(content)) => {
-                    own(inner.as_ref().map_or(&bytes, |inner| inner.part(&bytes)), content, out)
-                }
-                decoded => decoded,
-            };
-            out.bytes = bytes;
-            return decoded;
+            let read = |bytes: &mut Vec<u8>| coding::bytes(*coding, payload, bytes);
+            return within(read, inner.as_deref(), (publish, needs_object), births, out);
+        }
+        Decode::Encoded(encoding, inner) => {
+            let read = |text: &mut Vec<u8>| encoding::read(*encoding, payload, text);
+            return within(read, Some(inner), (publish, false), births, out);
         }
     }
     Ok(Body::Items(Some(Content::Json)))
+}
+
+/// Decodes what `read` makes of the payload.
+fn within(
+    read: impl FnOnce(&mut Vec<u8>) -> Result<(), Refusal>,
+    inner: Option<&Decode>,
+    (publish, needs_object): (&Publish<'_>, bool),
+    births: &Births,
+    out: &mut Decoded,
+) -> Result<Body, Refusal> {
+    let mut bytes = std::mem::take(&mut out.bytes);
+    let decoded = read(&mut bytes).and_then(|()| match inner {
+        Some(inner) => decode(inner, (&Publish { payload: &bytes, ..*publish }, needs_object), births, out),
+        None => Ok(Body::Payload(None)),
+    });
+    let decoded = match decoded {
+        Ok(Body::Payload(content)) => own(inner.map_or(&bytes, |inner| inner.part(&bytes)), content, out),
+        decoded => decoded,
+    };
+    out.bytes = bytes;
+    decoded
 }
 
 /// Keeps bytes that are not the payload's own.
@@ -195,16 +215,18 @@ fn push_text(text: &str, out: &mut Vec<u8>) -> Result<(), Refusal> {
 
 fn push_bare_number(payload: &[u8], comma: bool, out: &mut Vec<u8>) -> Result<(), Refusal> {
     let text = std::str::from_utf8(payload).unwrap_or("").trim();
-    if number::push_with_decimal(text, comma, out) {
+    if number::push_with_decimal(text, comma, out) || (comma && number::push_thousands(text, out)) {
         return Ok(());
     }
     let mut detail = format!("the payload is not a number: {}", shown(payload));
-    let mut advice = None;
+    let mut advice = refusal::utf16(payload);
     if !comma && number::is_number(&text.replacen(',', ".", 1)) {
         detail.push_str(" (a decimal comma?)");
         advice = Some("decode = { format = \"number\", decimal = \",\" }");
     }
-    if comma {
+    if comma && text.contains('.') && number::has_thousands(text) {
+        detail.push_str(" (with decimal = \",\" the point may be for thousands, or not)");
+    } else if comma {
         detail.push_str(" (with decimal = \",\")");
     }
     Err(Refusal::new(QuarantineReason::NotANumber, detail).advise(advice))
@@ -233,9 +255,30 @@ pub(super) fn push_key(out: &mut Vec<u8>, first: &mut bool, key: &str) {
     out.push(b':');
 }
 
+/// Appends a list of texts.
+fn push_texts<'t>(out: &mut Vec<u8>, texts: impl Iterator<Item = &'t str>) {
+    out.push(b'[');
+    for (index, text) in texts.enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        push_string(out, text);
+    }
+    out.push(b']');
+}
+
 /// Text without the byte order mark that some programs put before it.
 pub(super) fn without_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text)
+}
+
+/// Text without its byte order mark and the zero bytes at its end.
+fn text_of(payload: &[u8]) -> &[u8] {
+    let mut text = without_mark(payload);
+    while let Some(rest) = text.strip_suffix(b"\0") {
+        text = rest;
+    }
+    text
 }
 
 /// Appends what a field of text most likely is: a number, a truth value, or text. Digits behind a zero, as in `007`, are an

@@ -12,12 +12,13 @@
 //! | `csv` | its members, or those of each object of a list | a row each; with `header = true` the names before them |
 //! | `binary` | its members by name | bytes; a bit is put into its word, on top of what the word itself says |
 //!
-//! Where a command has a `payload`, that text is what is encoded. Nothing is guessed and nothing cut: what does not fit
+//! With `encoding` the text is written in that. Where a command has a `payload`, that text is what is encoded. Nothing is guessed and nothing cut: what does not fit
 //! is refused.
 
 use super::QuarantineReason;
 use super::decode::coding::{self, Coding};
 use super::decode::csv::Csv;
+use super::decode::encoding::{self, Encoding};
 use super::decode::keyvalue::KeyValue;
 use super::json::{self, Kind, Member};
 use super::number;
@@ -42,6 +43,8 @@ pub(super) enum Encode {
     KeyValue(KeyValue),
     Csv(Csv),
     Binary(Words),
+    /// Text that is no UTF-8.
+    Encoded(Encoding, Box<Encode>),
     /// Bytes written as text.
     Coded(Coding, Option<Box<Encode>>),
 }
@@ -58,9 +61,10 @@ impl Encode {
             Decode::KeyValue(options) => Self::KeyValue(options),
             Decode::Csv(options) => Self::Csv(options),
             Decode::Binary(layout) => Self::Binary(Words::new(layout)?),
+            Decode::Encoded(encoding, inner) => Self::Encoded(encoding, Box::new(Self::of(*inner)?)),
             Decode::Coded(coding, None) => Self::Coded(coding, None),
             Decode::Coded(coding, Some(inner)) => Self::Coded(coding, Some(Box::new(Self::of(*inner)?))),
-            Decode::Kepware(_) | Decode::Sparkplug { .. } | Decode::Xml => {
+            Decode::Kepware(_) | Decode::Sparkplug(_) | Decode::Xml => {
                 return Err("this format can only be read".to_owned());
             }
         })
@@ -70,7 +74,7 @@ impl Encode {
     pub(super) fn needs_object(&self) -> bool {
         match self {
             Self::Bytes(_) | Self::KeyValue(_) | Self::Csv(_) | Self::Binary(_) => true,
-            Self::Coded(_, Some(inner)) => inner.needs_object(),
+            Self::Coded(_, Some(inner)) | Self::Encoded(_, inner) => inner.needs_object(),
             Self::Asis | Self::Text | Self::Number { .. } | Self::Coded(_, None) => false,
         }
     }
@@ -111,6 +115,12 @@ pub(super) fn encode(encode: &Encode, source: Source<'_>) -> Result<Vec<u8>, Ref
         Encode::KeyValue(options) => text::keyvalue(options, &Object::of(source)?, &mut out)?,
         Encode::Csv(options) => text::csv(options, source, &mut out)?,
         Encode::Binary(words) => binary::encode(words, &Object::of(source)?, &mut out)?,
+        Encode::Encoded(encoding, inner) => {
+            let text = String::from_utf8(self::encode(inner, source)?)
+                .map_err(|error| refused(format!("the body is not text, it is {}", shown(error.as_bytes()))))?;
+            encoding::write(*encoding, &text, &mut out)
+                .map_err(|c| refused(format!("`{c}` is not in {}: {}", encoding.word(), shown(text.as_bytes()))))?;
+        }
         Encode::Coded(coding, inner) => {
             let bytes = match inner {
                 Some(inner) => self::encode(inner, source)?,

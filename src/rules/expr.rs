@@ -26,7 +26,7 @@ mod parse;
 
 pub(super) use eval::{Scope, round};
 pub(super) use literals::never;
-pub(super) use parse::{Known, Mistake, VARIABLES, Wrong, parse};
+pub(super) use parse::{Known, Mistake, VARIABLES, Wrong, mentions, parse};
 
 /// A checked expression.
 #[derive(Debug, Clone)]

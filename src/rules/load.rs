@@ -43,7 +43,7 @@ pub use lint::{FIRM_LINTS, LINTS};
 use read_table::Tables;
 
 /// Every code a rule file can be answered with.
-pub const CODES: [&str; 52] = [
+pub const CODES: [&str; 54] = [
     "bad-decode",
     "bad-encode",
     "bad-duration",
@@ -75,12 +75,14 @@ pub const CODES: [&str; 52] = [
     "renamed-field",
     "reserved-property",
     "same-name",
+    "shared-answer",
     "script-syntax",
     "template-syntax",
     "toml-syntax",
     "too-long",
     "two-patterns",
     "unknown-event",
+    "unknown-field",
     "unknown-filter",
     "unknown-format",
     "unknown-function",
@@ -289,13 +291,18 @@ fn load_file(
 /// The path of a field: `.ts`, `.a.b`, and `ts` too. A `"` or space in it is kept.
 fn read_path(text: &Text<'_>, report: &mut Report<'_>) -> Option<Box<[Box<str>]>> {
     let path = text.value.strip_prefix('.').unwrap_or(text.value);
-    let steps: Box<[Box<str>]> = path.split('.').map(Box::from).collect();
+    let steps = steps(text.value);
     if steps.iter().all(|step| !step.is_empty()) && steps.len() <= MAX_STEPS && !path.contains(['{', '}']) {
         return Some(steps);
     }
     let found = report.new_error("bad-path", "this is no field of the payload").at(text.span(), "");
     report.push(found.help("a field is written .temp, a field of a field .motor.temp"));
     None
+}
+
+/// The names in the path of a field.
+fn steps(path: &str) -> Box<[Box<str>]> {
+    path.strip_prefix('.').unwrap_or(path).split('.').map(Box::from).collect()
 }
 
 /// The line of a byte offset, from 1.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use parking_lot::Mutex;
 
 use super::clock::Doubt;
-use super::decode::{self, Births, Body, Decoded};
+use super::decode::{self, Births, Body, Decoded, LeftOut};
 use super::expr::{Expr, Scope};
 use super::gzip::{self, Gzip};
 use super::json::{self, Member};
@@ -99,6 +99,8 @@ pub(super) struct Records {
     pub(super) doubts: Vec<(RuleIndex, Doubt)>,
     /// The messages that were not made because they are not worth it.
     pub(super) held_back: Vec<(RuleIndex, HeldBack)>,
+    /// The values that were left out of what the rules made.
+    pub(super) left_out: Vec<(RuleIndex, LeftOut)>,
     /// What rules will have sent once the records are stored.
     pub(super) pending: Noted,
 }
@@ -178,6 +180,10 @@ impl Maker<'_> {
                     if taken != Taken::Yes {
                         taken = of_item;
                     }
+                }
+                if taken == Taken::Yes && !decoded.left_out.is_empty() && !self.message.drops {
+                    let left_out = decoded.left_out.of_payload(decoded.items.is_empty());
+                    self.records.left_out.push((self.rule, left_out));
                 }
                 Ok(taken)
             }

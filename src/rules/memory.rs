@@ -217,6 +217,11 @@ impl Memory {
         Some(waiting.close(&mut self.shared.gzip.lock()))
     }
 
+    /// The hub bills messages by so many bytes, and windows that begin from now on go by that.
+    pub fn bill_by(&self, block: usize) {
+        self.windows().bill_by(block);
+    }
+
     /// Whether there is room for more closed windows: contributions may come.
     pub fn has_room(&self) -> bool {
         self.windows().has_room()

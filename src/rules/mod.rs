@@ -132,7 +132,7 @@ mod window;
 pub use answer::{Answer, Reply};
 pub use clock::Doubt;
 pub use command::{Commanded, Incoming, LocalPublish, Made, PassedBy};
-pub use decode::{Births, Keep as KeepBirths, Tally as BirthsTally, rebirth};
+pub use decode::{Births, Keep as KeepBirths, LeftOut, Tally as BirthsTally, rebirth};
 pub use desired::{Unmade, Wish};
 pub use explain::{Explanation, Step, Tried, new_rule, new_rule_for_siblings};
 pub use gzip::plain_body;
@@ -479,6 +479,12 @@ impl RuleSet {
     pub fn restrains(&self, rule: RuleIndex) -> bool {
         let action = self.0.rules.get(rule).map(|rule| &rule.action);
         matches!(action, Some(rule::Action::Send(message)) if message.restraint.is_some())
+    }
+
+    /// True where a rule may leave values out because of their quality.
+    pub fn grades(&self, rule: RuleIndex) -> bool {
+        let message = self.0.rules.get(rule).and_then(|rule| rule.action.message());
+        message.and_then(|message| message.decode.as_ref()).is_some_and(rule::Decode::grades)
     }
 
     /// What a rule does with its messages over time, in words: a line for each key that remembers.

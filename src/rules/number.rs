@@ -29,18 +29,31 @@ pub(super) fn push_number(text: &str, out: &mut Vec<u8>) -> bool {
     true
 }
 
-/// As [`push_number`], with the decimal sign that is in use; a `,` is then the only one.
+/// As [`push_number`], with the decimal sign that is in use. Before a `,` points part thousands: `1.234,5`. A point
+/// without a comma is refused, as it may be either.
 pub(super) fn push_with_decimal(text: &str, comma: bool, out: &mut Vec<u8>) -> bool {
     if !comma {
         return push_number(text, out);
     }
-    if text.contains('.') || text.bytes().filter(|byte| *byte == b',').count() > 1 {
-        return false;
+    match text.split_once(',') {
+        None => !text.contains('.') && push_number(text, out),
+        Some((_, fraction)) if fraction.contains(['.', ',']) => false,
+        Some((whole, fraction)) if whole.contains('.') => {
+            has_thousands(whole) && push_number(&format!("{}.{fraction}", whole.replace('.', "")), out)
+        }
+        Some((whole, fraction)) => push_number(&format!("{whole}.{fraction}"), out),
     }
-    match text.contains(',') {
-        true => push_number(&text.replacen(',', ".", 1), out),
-        false => push_number(text, out),
-    }
+}
+
+/// Appends a whole number with more than one point: `1.234.567` can be nothing else.
+pub(super) fn push_thousands(text: &str, out: &mut Vec<u8>) -> bool {
+    text.matches('.').count() > 1 && has_thousands(text) && push_number(&text.replace('.', ""), out)
+}
+
+/// Digits with a point before every three of them.
+pub(super) fn has_thousands(text: &str) -> bool {
+    let mut groups = text.trim_start_matches(['+', '-']).split('.');
+    groups.next().is_some_and(|first| matches!(first.len(), 1..=3)) && groups.all(|group| group.len() == 3)
 }
 
 /// Appends a calculated number: whole ones without a point. False, and nothing, for what JSON cannot write.
@@ -109,7 +122,15 @@ mod tests {
         for (text, comma, expect) in [
             ("1,5", true, Some("1.5")),
             ("-,5", true, Some("-0.5")),
-            ("1.234,5", true, None),
+            ("1.234,5", true, Some("1234.5")),
+            ("-12.345.678,25", true, Some("-12345678.25")),
+            ("1.234", true, None),
+            ("1.234.567", true, None),
+            ("1234.567,8", true, None),
+            ("1.23,5", true, None),
+            (".234,5", true, None),
+            ("1,234.5", true, None),
+            ("1,5e3", true, Some("1.5e3")),
             ("1,2,3", true, None),
             ("12", true, Some("12")),
             ("1,5", false, None),
@@ -117,6 +138,11 @@ mod tests {
         ] {
             let mut out = Vec::new();
             let taken = push_with_decimal(text, comma, &mut out).then(|| String::from_utf8(out).unwrap());
+            assert_eq!(taken.as_deref(), expect, "{text}");
+        }
+        for (text, expect) in [("1.234.567", Some("1234567")), ("1.234", None), ("1.2.3", None), ("1.234.5a7", None)] {
+            let mut out = Vec::new();
+            let taken = push_thousands(text, &mut out).then(|| String::from_utf8(out).unwrap());
             assert_eq!(taken.as_deref(), expect, "{text}");
         }
     }

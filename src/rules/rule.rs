@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use super::clock::Clock;
-use super::decode::binary::Layout;
+use super::decode::binary::{Kind, Layout};
 use super::decode::coding::Coding;
 use super::decode::csv::Csv;
-use super::decode::kepware::Kepware;
+use super::decode::encoding::Encoding;
+use super::decode::kepware::{Kepware, Split};
 use super::decode::keyvalue::KeyValue;
+use super::decode::quality::Quality;
+use super::decode::sparkplug::Sparkplug;
 use super::expr::Expr;
 use super::lookup::{Lookup, Miss};
 use super::pattern::Pattern;
@@ -166,16 +169,23 @@ pub(super) enum Decode {
     Csv(Csv),
     Binary(Layout),
     Kepware(Kepware),
-    Sparkplug {
-        /// Edge nodes whose births are not known are asked for them.
-        rebirth: bool,
-    },
+    Sparkplug(Sparkplug),
     Xml,
+    /// Text that is no UTF-8, and how it is read then.
+    Encoded(Encoding, Box<Decode>),
     /// Bytes written as text, and how those are read then; nothing takes them as they are.
     Coded(Coding, Option<Box<Decode>>),
 }
 
 impl Decode {
+    /// The format, whatever encoding its text has.
+    pub(super) fn format(&self) -> &Self {
+        match self {
+            Self::Encoded(_, inner) => inner.format(),
+            format => format,
+        }
+    }
+
     /// The names it gives to each of its objects.
     pub(super) fn names(&self) -> &'static [&'static str] {
         match self {
@@ -185,11 +195,41 @@ impl Decode {
         }
     }
 
+    /// The fields of its objects, where no other can be in them.
+    pub(super) fn fields(&self) -> Option<Vec<&str>> {
+        match self.format() {
+            Self::Text | Self::Number { .. } => Some(vec!["value"]),
+            Self::RawBase64 => Some(vec!["value_base64"]),
+            Self::RawHex => Some(vec!["value_hex"]),
+            Self::Csv(csv) => Some(csv.names.as_ref()?.iter().map(|name| &**name).collect()),
+            Self::Binary(layout) => {
+                let written = layout.fields.iter().filter(|field| !matches!(field.kind, Kind::Skip { .. }));
+                Some(written.map(|field| &*field.name).collect())
+            }
+            Self::Kepware(Kepware { split: Split::Tag, quality, .. }) => Some(match quality {
+                Quality::Mark => vec!["time", "value", "bad"],
+                Quality::Good | Quality::Keep => vec!["time", "value"],
+            }),
+            Self::Coded(_, Some(inner)) => inner.fields(),
+            _ => None,
+        }
+    }
+
     /// Births give its metrics their names.
     pub(super) fn is_sparkplug(&self) -> bool {
         match self {
-            Self::Sparkplug { .. } => true,
+            Self::Sparkplug(_) => true,
             Self::Coded(_, Some(inner)) => inner.is_sparkplug(),
+            _ => false,
+        }
+    }
+
+    /// It may leave values out because of their quality.
+    pub(super) fn grades(&self) -> bool {
+        match self {
+            Self::Kepware(kepware) => kepware.quality == Quality::Good,
+            Self::Sparkplug(sparkplug) => sparkplug.quality == Quality::Good,
+            Self::Coded(_, Some(inner)) => inner.grades(),
             _ => false,
         }
     }

@@ -5,7 +5,7 @@
 //! JSON for jq (NaN, infinity) becomes null.
 //!
 //! A script is finite. When it is loaded, filters that may never end, definitions that call themselves, and more of it
-//! than can be read by recursion are refused ([`check`]); nothing of it sees files, the environment or the clock. When it
+//! than can be read by recursion are refused ([`check`], [`depth`]); nothing of it sees files, the environment or the clock. When it
 //! runs, its values count what they cost ([`value`]), and it ends once that is more than one message may cost.
 
 use jaq_core::load::{Arena, File, Loader, lex, parse};
@@ -19,6 +19,8 @@ use super::refusal::{Refusal, not_json};
 use super::template::Facts;
 
 mod check;
+mod depth;
+mod formats;
 mod functions;
 mod value;
 
@@ -44,7 +46,7 @@ impl std::fmt::Debug for Script {
 impl Script {
     /// Reads a script; every mistake of the first kind found is told.
     pub(super) fn parse(code: &str, known: Known<'_>) -> Result<Self, Vec<Mistake>> {
-        check::size(code).map_err(|mistake| vec![mistake])?;
+        depth::check(code).map_err(|mistake| vec![mistake])?;
         let names = known.names.iter().enumerate().map(|(index, name)| (name.as_str(), Name::Capture(index)));
         let columns = known.columns.iter().enumerate().map(|(index, name)| (name.as_str(), Name::Column(index)));
         let all: Vec<(String, Name)> =
@@ -163,7 +165,9 @@ fn undefined(code: &str, errors: Vec<jaq_core::compile::Error<&str>>) -> Vec<Mis
         let at = jaq_core::load::span(code, name);
         let wrong = match what {
             jaq_core::compile::Undefined::Var => Wrong::Variable(name.trim_start_matches('$').to_owned()),
-            jaq_core::compile::Undefined::Filter(_) => Wrong::Filter(name.to_owned(), known_filters()),
+            jaq_core::compile::Undefined::Filter(_) => {
+                check::absent(name, &at).unwrap_or_else(|| Wrong::ScriptFilter(name.to_owned(), known_filters()))
+            }
             other => Wrong::Syntax(format!("there is no such {}", other.as_str())),
         };
         Mistake { at, wrong }
@@ -171,10 +175,11 @@ fn undefined(code: &str, errors: Vec<jaq_core::compile::Error<&str>>) -> Vec<Mis
     errors.into_iter().map(tell).collect()
 }
 
+/// The filters that can be called, to find the one that was meant.
 fn known_filters() -> Vec<&'static str> {
     let defs = functions::defs().map(|def| def.name);
     let funs = functions::funs().map(|(name, ..)| name);
-    let mut names: Vec<&str> = defs.chain(funs).filter(|name| !name.contains(['_', '@', '!'])).collect();
+    let mut names: Vec<&str> = defs.chain(funs).filter(|name| check::is_offered(name)).collect();
     names.sort_unstable();
     names.dedup();
     names

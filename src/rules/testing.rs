@@ -224,7 +224,10 @@ fn nothing(rules: &RuleSet, verdict: Verdict, on: bool, out: &Output) -> String 
         Verdict::Dropped { rule } => match out.held_back().first() {
             Some((_, why)) => format!("rule `{}` holds it back: {why}", rules.name(rule)),
             None if out.clears_retained() => "it only takes the retained message away".to_owned(),
-            None => format!("rule `{}` drops it", rules.name(rule)),
+            None => match out.nothing_left(rule) {
+                Some(left_out) => format!("rule `{}` has nothing to send: {left_out}", rules.name(rule)),
+                None => format!("rule `{}` drops it", rules.name(rule)),
+            },
         },
         Verdict::Quarantined { reason, .. } => format!("quarantined as {reason}: {}", out.detail()),
         Verdict::Unmatched if on => "no rule with this `on` takes this client".to_owned(),

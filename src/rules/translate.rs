@@ -1,6 +1,7 @@
 //! The hot path: one publish through its rules into records.
 
 use super::clock::Doubt;
+use super::decode::LeftOut;
 use super::index::{Cache, Route};
 use super::make::{self, Records, Source, Taken, Work, look};
 use super::memory::{Ledgers, Memory};
@@ -77,6 +78,16 @@ impl Output {
         &self.records.held_back
     }
 
+    /// The values that were left out of the messages, or of what would have been one, with the rule of each.
+    pub fn left_out(&self) -> &[(RuleIndex, LeftOut)] {
+        &self.records.left_out
+    }
+
+    /// What a rule that made nothing left out, where there was nothing else.
+    pub fn nothing_left(&self, rule: RuleIndex) -> Option<&LeftOut> {
+        self.records.left_out.iter().find(|(leaves, left_out)| *leaves == rule && left_out.is_all()).map(|(_, all)| all)
+    }
+
     /// What the last translation gave to windows, with the rule of each contribution: bytes to be kept until the
     /// window has become a message, and for [`hold`](super::RuleSet::hold).
     pub fn held(&self) -> impl Iterator<Item = (RuleIndex, &[u8])> + Clone {
@@ -101,6 +112,7 @@ impl Output {
         self.records.doubts.clear();
         self.records.let_by.clear();
         self.records.held_back.clear();
+        self.records.left_out.clear();
         self.records.pending.clear();
         self.work.clear(KEPT);
         self.detail.clear();

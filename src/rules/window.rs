@@ -71,7 +71,7 @@ const LARGEST_BODY: usize = 240_000;
 /// clock apart from each other, and what they read first may come second.
 const SLACK: i64 = 5_000;
 
-/// What a hub bills as one message, and what it counts of a message beside body, device and properties: id, content type
+/// What a hub bills as one message where nothing else is said, and what it counts of a message beside body, device and properties: id, content type
 /// and encoding, creation time, and the mark of late messages.
 const ONE_BLOCK: usize = 4096;
 const SYSTEM_BYTES: usize = 56 + 16 + 5 + 24 + 12;
@@ -209,6 +209,8 @@ pub(super) struct Windows {
     begun: u64,
     closed: VecDeque<Waiting>,
     closed_bytes: usize,
+    /// What is billed as one message; none where nobody has said.
+    block: Option<usize>,
 }
 
 /// A closed window that was not fetched yet. It becomes a message when it is, which takes a while.
@@ -250,6 +252,15 @@ pub(super) struct OfRule<'r> {
 }
 
 impl Windows {
+    /// Windows that begin from now on are for a hub that bills messages by so many bytes.
+    pub(super) fn bill_by(&mut self, block: usize) {
+        self.block = Some(block);
+    }
+
+    fn begin(&self, id: u64, held: &Held<'_>, rule: &OfRule<'_>) -> Open {
+        Open::begin(id, held, rule, self.block.unwrap_or(ONE_BLOCK))
+    }
+
     /// Puts a contribution into its window, and closes what is to be closed by that.
     pub(super) fn add(&mut self, held: Held<'_>, rule: Option<OfRule<'_>>, sequence: u64) {
         let (Some(rule), Ok(message)) = (held.fitting(rule), HubMessage::parse(held.record)) else {
@@ -271,7 +282,7 @@ impl Windows {
         }
         if !self.open.contains_key(&key) {
             self.begun += 1;
-            let open = Open::begin(self.begun, &held, &rule);
+            let open = self.begin(self.begun, &held, &rule);
             self.bytes += open.bytes;
             self.due.insert((open.due, open.id), key);
             self.open.insert(key, open);
@@ -296,7 +307,8 @@ impl Windows {
         let (Some(rule), Ok(message)) = (held.fitting(rule), HubMessage::parse(held.record)) else {
             return self.alone(held, sequence);
         };
-        let open = self.again.entry(again.window).or_insert_with(|| Open::begin(0, &held, &rule));
+        let begun = self.again.remove(&again.window).unwrap_or_else(|| self.begin(0, &held, &rule));
+        let open = self.again.entry(again.window).or_insert(begun);
         let _ = open.add(&held, &message, sequence);
         if again.last {
             self.close_again(again.window);

@@ -253,6 +253,7 @@ mod tests {
             tls: trust,
             transport: Transport::MQTT,
             way: crate::outbound::Way::default(),
+            model_id: None,
             certificate_expiry: None,
             token_lifetime: Duration::from_secs(3_600),
             gateway: false,

@@ -16,6 +16,7 @@ use super::subscribed::Subscribed;
 use super::target::Login;
 use super::wire::{Broken, Dial, Event, Sender, Wire};
 use super::{Options, Target};
+use crate::hub::broken::{has_hung_up, in_words, is_broken, looks_blocked};
 use crate::hub::limits::D2C_MAX_BYTES;
 use crate::hub::refused::{REFUSED_CERTIFICATE, is_identity, refused, tls_hint};
 
@@ -37,6 +38,8 @@ pub(super) struct Dialled {
     /// The answer to the subscriptions for the way down has not come. Later answers are to others.
     awaits_down: bool,
     subscribed: Option<Arc<Subscribed>>,
+    /// The other side has answered CONNECT.
+    is_answered: bool,
 }
 
 impl Dial for Network {
@@ -108,7 +111,7 @@ fn dial(options: &Options, login: &Login) -> io::Result<Dialled> {
     network.set_tcp_nodelay(true);
     event_loop.set_network_options(network);
     let (down, subscribed) = (options.down.clone(), options.subscribed.clone());
-    Ok(Dialled { client, event_loop, relay, down, awaits_down: false, subscribed })
+    Ok(Dialled { client, event_loop, relay, down, awaits_down: false, subscribed, is_answered: false })
 }
 
 impl Dialled {
@@ -121,6 +124,7 @@ impl Dialled {
             Out(Outgoing::Disconnect) => return Event::Left,
             In(Incoming::PubAck(ack)) => return Event::Acknowledged(ack.pkid),
             In(Incoming::ConnAck(_)) => {
+                self.is_answered = true;
                 if let Some(down) = &self.down {
                     self.awaits_down = down.subscribe(&self.client, target);
                 }
@@ -168,10 +172,10 @@ impl Dialled {
             }
             ConnectionError::Io(error) | ConnectionError::Tls(TlsError::Io(error)) => {
                 let hint = match target {
-                    Target::Hub(_) if looks_blocked(error) => blocked_hint(target),
+                    Target::Hub(hub) if hub.way.address.is_none() && looks_blocked(error) => blocked_hint(target),
                     _ => port_hint(error, target),
                 };
-                ("network", format!("cannot reach {dialled}: {error}{hint}"))
+                ("network", format!("cannot reach {dialled}: {}{hint}", in_words(error)))
             }
             ConnectionError::Tls(error) => ("tls", format!("no TLS connection to {host} ({dialled}): {error}")),
             ConnectionError::NetworkTimeout => {
@@ -197,25 +201,20 @@ impl Dialled {
                 StateError::Io(_)
                 | StateError::ConnectionAborted
                 | StateError::Deserialization(mqttbytes::Error::Io(_)),
-            ) => ("closed", format!("{host} closed the connection")),
+            ) if self.is_answered || matches!(target, Target::Mqtt(_)) => {
+                ("closed", format!("{host} closed the connection"))
+            }
+            ConnectionError::MqttState(
+                StateError::Io(_)
+                | StateError::ConnectionAborted
+                | StateError::Deserialization(mqttbytes::Error::Io(_)),
+            ) => ("closed", format!("{host} closed the connection before it answered{}", web_hint(target))),
             ConnectionError::MqttState(StateError::AwaitPingResp) => {
                 ("timeout", format!("{host} does not answer pings"))
             }
             error => ("protocol", format!("the connection to {host} failed: {error}")),
         }
     }
-}
-
-/// The network gave up; nobody closed anything.
-fn is_broken(error: &io::Error) -> bool {
-    use io::ErrorKind::{HostUnreachable, NetworkDown, NetworkUnreachable, TimedOut};
-    matches!(error.kind(), HostUnreachable | NetworkDown | NetworkUnreachable | TimedOut)
-}
-
-/// The network did not let a first packet through, or answered in the hub's place.
-fn looks_blocked(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionRefused, ConnectionReset, UnexpectedEof};
-    is_broken(error) || matches!(error.kind(), ConnectionRefused | ConnectionReset | UnexpectedEof)
 }
 
 /// Many plants let nothing out but web traffic.
@@ -228,12 +227,23 @@ fn blocked_hint(target: &Target) -> &'static str {
     }
 }
 
-/// A port for plain MQTT hangs up when it is greeted with TLS, which is the default.
+/// A port for plain MQTT hangs up when it is greeted with TLS, which is the default; one for web traffic when it is greeted
+/// with MQTT.
 fn port_hint(error: &io::Error, target: &Target) -> &'static str {
-    let hung_up = matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof);
     match target {
-        Target::Mqtt(mqtt) if hung_up && mqtt.tls.is_some() => {
+        Target::Mqtt(mqtt) if has_hung_up(error) && mqtt.tls.is_some() => {
             ". If that port speaks MQTT without TLS, set `tls = false` in [uplink]"
+        }
+        Target::Hub(_) if has_hung_up(error) => web_hint(target),
+        _ => "",
+    }
+}
+
+/// A port that was named may be another one than it was taken for.
+fn web_hint(target: &Target) -> &'static str {
+    match target {
+        Target::Hub(hub) if hub.way.address.is_some() && !hub.transport.is_websocket() => {
+            ". If that port is one for web traffic, set `transport = \"websocket\"` in [uplink]"
         }
         _ => "",
     }
@@ -292,6 +302,7 @@ mod tests {
             tls: Arc::new(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth()),
             way: Way::default(),
             transport: super::super::Transport::MQTT,
+            model_id: None,
             certificate_expiry: None,
             token_lifetime: Duration::from_secs(3_600),
             gateway: true,

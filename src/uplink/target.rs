@@ -41,6 +41,8 @@ pub struct HubTarget {
     pub certificate_expiry: Option<i64>,
     /// Lifetime of the tokens minted.
     pub token_lifetime: Duration,
+    /// The model that a plug-and-play device follows.
+    pub model_id: Option<String>,
     /// The connection speaks for other devices: what a rule names as device becomes a property. Otherwise the messages
     /// are those of this identity.
     pub gateway: bool,
@@ -187,9 +189,12 @@ impl Target {
         }
     }
 
-    /// Hubs keep subscriptions and queued commands for a session that is not clean, as all their SDKs ask for.
+    /// A plain broker has nothing to keep.
     pub(super) fn clean_session(&self) -> bool {
-        matches!(self, Self::Mqtt(_))
+        match self {
+            Self::Hub(_) => connect::CLEAN_SESSION,
+            Self::Mqtt(_) => true,
+        }
     }
 
     pub(super) fn login(&self, now: Timestamp) -> Login {
@@ -261,7 +266,7 @@ impl HubTarget {
         };
         Login {
             client_id: identity.client_id(),
-            username: Some(identity.username(Some(CLIENT_TYPE))),
+            username: Some(identity.username(Some(CLIENT_TYPE), self.model_id.as_deref())),
             password,
             expiry,
         }

@@ -26,8 +26,8 @@ pub enum TlsError {
     Unusable(String),
     /// A root that is no usable certificate.
     Root(rustls::Error),
-    /// The system trusts nobody.
-    NoSystemRoots,
+    /// The system trusts nobody; why, where that is known.
+    NoSystemRoots(Option<String>),
 }
 
 impl fmt::Display for TlsError {
@@ -49,9 +49,15 @@ impl fmt::Display for TlsError {
             Self::Pair(error) => write!(f, "certificate and key cannot be used together: {error}"),
             Self::Unusable(why) => f.write_str(why),
             Self::Root(error) => write!(f, "a certificate in it cannot be trusted as a root: {error}"),
-            Self::NoSystemRoots => f.write_str(
-                "this system has no trusted root certificates: install the package ca-certificates, or set `ca_file`",
-            ),
+            Self::NoSystemRoots(why) => {
+                f.write_str("this system has no trusted root certificates")?;
+                if let Some(why) = why {
+                    write!(f, " ({why})")?;
+                }
+                f.write_str(
+                    ": install the package ca-certificates, let SSL_CERT_FILE name the system's bundle, or set `ca_file`",
+                )
+            }
         }
     }
 }
@@ -79,25 +85,32 @@ pub fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
     })
 }
 
-/// Roots from a PEM text, or the system's.
-pub fn roots(text: Option<&[u8]>) -> Result<RootCertStore, TlsError> {
+/// The roots of a PEM text.
+pub fn roots(text: &[u8]) -> Result<RootCertStore, TlsError> {
     let mut store = RootCertStore::empty();
-    match text {
-        Some(text) => {
-            for certificate in certificates(text)? {
-                let form = certificate::unusable_form(&certificate);
-                store.add(certificate).map_err(|error| match form {
-                    Some(why) => TlsError::Unusable(why.to_owned()),
-                    None => TlsError::Root(error),
-                })?;
-            }
-        }
-        None => {
-            store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            if store.is_empty() {
-                return Err(TlsError::NoSystemRoots);
-            }
-        }
+    add_roots(&mut store, text)?;
+    Ok(store)
+}
+
+/// Those of a PEM text are trusted, too.
+pub fn add_roots(store: &mut RootCertStore, text: &[u8]) -> Result<(), TlsError> {
+    for certificate in certificates(text)? {
+        let form = certificate::unusable_form(&certificate);
+        store.add(certificate).map_err(|error| match form {
+            Some(why) => TlsError::Unusable(why.to_owned()),
+            None => TlsError::Root(error),
+        })?;
+    }
+    Ok(())
+}
+
+/// The roots that this system trusts: those of its package, or what `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
+pub fn system_roots() -> Result<RootCertStore, TlsError> {
+    let mut store = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    store.add_parsable_certificates(found.certs);
+    if store.is_empty() {
+        return Err(TlsError::NoSystemRoots(found.errors.first().map(ToString::to_string)));
     }
     Ok(store)
 }

@@ -16,6 +16,7 @@ use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::handshake::client::{Request, generate_key};
 
 use super::{WebSocket, config};
+use crate::hub::broken::in_words;
 use crate::message::excerpt;
 
 /// Why there is no WebSocket.
@@ -41,7 +42,7 @@ pub enum NotUpgraded {
 impl fmt::Display for NotUpgraded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Io(error) => write!(f, "the line broke before the WebSocket was there: {error}"),
+            Self::Io(error) => write!(f, "the line broke before the WebSocket was there: {}", in_words(error)),
             Self::Protocol(why) => write!(
                 f,
                 "it answers, but not as a server of MQTT over WebSocket does ({why}): something on the way may change \

@@ -60,7 +60,7 @@ pub(crate) fn hello_with(connection_string: &str) -> Connect {
     Connect {
         keep_alive: 60,
         client_id: identity.client_id().into(),
-        username: Some(identity.username(None).into()),
+        username: Some(identity.username(None, None).into()),
         password: Some(sas::mint(key, &identity.resource(), expiry, None).expose().to_owned().into()),
         ..Connect::default()
     }

@@ -11,6 +11,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
+use crate::amount::of;
 use crate::app::credentials::{DAY, EXPIRES_SOON};
 use crate::app::settings::Place;
 use crate::app::settings::doubts::{self, Doubt};
@@ -104,7 +105,7 @@ pub(in crate::app) fn ending<'k>(ends: impl Iterator<Item = (&'k str, i64)>, now
     ending.sort_unstable_by_key(|(device, end)| (*end, *device));
     let when = |(device, end): &(&str, i64)| match end - now {
         ..0 => format!("{device} (over)"),
-        left => format!("{device} ({} days)", left / DAY),
+        left => format!("{device} ({})", of((left / DAY).unsigned_abs(), "day", "days")),
     };
     let named: Vec<_> = ending.iter().take(NAMED).map(when).collect();
     let more = match ending.len().saturating_sub(NAMED) {

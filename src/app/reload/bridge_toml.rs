@@ -1,11 +1,10 @@
 //! `bridge.toml` is read at start only, but for the patterns of devices that may connect, and that stay connected ([`super::devices`]). Who asks for
 //! a reload hears what of it would need a restart.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::NotTaken;
-use crate::app::settings::cannot_read;
+use crate::app::text_file::{self, cannot_read};
 use crate::config;
 use crate::diag::{Diagnostic, SourceFile, rendered};
 use crate::secret::Secret;
@@ -37,7 +36,7 @@ impl BridgeToml {
 
     /// The keys that are different on disk now and need a restart, also told to the log; or why the file is not good.
     pub(super) fn compare(&self) -> Result<Vec<String>, NotTaken> {
-        let text = fs::read_to_string(&self.path).map_err(|error| {
+        let text = text_file::read(&self.path).map_err(|error| {
             let why = format!("{}; brownbridge would not start again", cannot_read(&self.path, &error));
             tracing::error!("{why}");
             why

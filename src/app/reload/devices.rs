@@ -14,7 +14,8 @@ use super::{BridgeToml, NotTaken, Watched};
 use crate::app::credentials::DAY;
 use crate::app::devices::DeviceFiles;
 use crate::app::devices::certificates::ending;
-use crate::app::settings::{Place, cannot_read};
+use crate::app::settings::Place;
+use crate::app::text_file::{self, cannot_read};
 use crate::bridge::devices::directory::Directory;
 use crate::bridge::devices::{Devices, Renewed};
 use crate::config::{self, Config};
@@ -81,7 +82,7 @@ impl DeviceTables {
     fn read_all(&self) -> Read {
         let (mut found, mut sources) = (Vec::new(), Vec::new());
         let path = self.bridge_toml.path();
-        let text = match fs::read_to_string(path) {
+        let text = match text_file::read(path) {
             Ok(text) => text,
             Err(error) => {
                 found.push(Diagnostic::error("no-such-file", cannot_read(path, &error), 0));

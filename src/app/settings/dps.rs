@@ -77,7 +77,8 @@ impl Place {
         let options = self.registering(config, dps, &way, None)?;
         let state = self.base.join(&config.state.value);
         let known = self.known(&state, &options.registration, dps);
-        let dps = Dps { options, state, ask_again_after: dps.ask_again_after, known };
+        let gateway = self.gateway_host_name(config);
+        let dps = Dps { options, state, ask_again_after: dps.ask_again_after, known, gateway };
         let connection = dps.connection(dps.known.as_ref());
         let own = Own {
             hub: connection.host.clone(),
@@ -180,7 +181,7 @@ impl Place {
         Some(Proof::Certificate)
     }
 
-    fn key(&mut self, given: &Given) -> Option<Key> {
+    pub(super) fn key(&mut self, given: &Given) -> Option<Key> {
         let text = self.given(given)?;
         let key = Key::parse(text.value.expose().trim());
         key.inspect_err(|error| {

@@ -51,7 +51,8 @@ impl Place {
         let identity = uplink.certificate.as_ref().zip(uplink.key.as_ref());
         Files {
             identity: identity.map(|(certificate, key)| (path(certificate), path(key))),
-            ca: uplink.ca_file.as_ref().map(path),
+            roots: uplink.roots.files().map(|(_, file)| path(file)).collect(),
+            has_system: uplink.roots.has_system(),
         }
     }
 
@@ -79,18 +80,20 @@ impl Place {
     fn hub(&mut self, config: &Config, way: Way) -> Option<Uplinked> {
         let uplink = &config.uplink;
         let text = self.connection_string(config)?;
-        let connection = match ConnectionString::parse(text.value.expose()) {
+        let mut connection = match ConnectionString::parse(text.value.expose()) {
             Ok(connection) => connection,
             Err(error) => {
                 self.error("connection-string", error.to_string(), &text.span, None);
                 return None;
             }
         };
+        self.put_gateway(&mut connection, (config, &text.span));
         if uplink.kind.value == Kind::Edge && connection.gateway.is_none() {
-            let help = "append ;GatewayHostName=<host name of the edge device> to the connection string";
+            let help = "append ;GatewayHostName=<host name of the edge device> to the connection string, or \
+                        gateway_host_name = \"<host name of the edge device>\"";
             self.error(
                 "no-gateway",
-                "an edge needs `GatewayHostName` in the connection string",
+                "an edge needs `GatewayHostName` in the connection string, or `gateway_host_name`",
                 &text.span,
                 Some(help),
             );
@@ -152,7 +155,8 @@ impl Place {
             config::Transport::WebSocket => Transport::WEBSOCKET,
             config::Transport::Auto => Transport::auto(),
         };
-        Some(HubTarget { connection, tls, transport, way, certificate_expiry, token_lifetime, gateway: true })
+        let model_id = self.model_id(config.uplink.model_id.as_ref());
+        Some(HubTarget { connection, tls, transport, way, certificate_expiry, token_lifetime, model_id, gateway: true })
     }
 
     fn connection_string(&mut self, config: &Config) -> Option<Placed<Secret>> {
@@ -174,18 +178,18 @@ impl Place {
     /// Whom to trust.
     pub(in crate::app) fn roots(&mut self, config: &Config) -> Option<rustls::RootCertStore> {
         let uplink = &config.uplink;
-        match &uplink.ca_file {
-            None => {
-                let roots = tls::roots(None);
-                self.usable(roots, &uplink.kind.span, "the system's roots")
-            }
-            Some(file) => {
-                let text = self.read(file, None)?;
-                self.check_roots(&text, file, uplink.kind.value);
-                let roots = tls::roots(Some(&text));
-                self.usable(roots, &file.span, &file.value)
-            }
+        let mut roots = match uplink.roots.has_system() {
+            true => self.usable(tls::system_roots(), &uplink.kind.span, "the system's roots"),
+            false => Some(rustls::RootCertStore::empty()),
+        };
+        for (key, file) in uplink.roots.files() {
+            let added = self.read(file, None).and_then(|text| {
+                self.check_roots(&text, (key, file), uplink.kind.value);
+                self.usable(tls::add_roots(roots.as_mut()?, &text), &file.span, &file.value)
+            });
+            roots = roots.filter(|_| added.is_some());
         }
+        roots
     }
 
     pub(super) fn tls(&mut self, config: &Config) -> Option<Arc<rustls::ClientConfig>> {
@@ -229,31 +233,33 @@ impl Place {
     }
 
     /// Tells roots that lead nowhere: what signs nobody, what is over, and what older guides pin and no hub uses any more.
-    fn check_roots(&mut self, text: &[u8], file: &Placed<String>, kind: Kind) {
+    fn check_roots(&mut self, text: &[u8], (key, file): (&str, &Placed<String>), kind: Kind) {
         let now = Timestamp::now().as_secs();
         let roots = tls::certificates(text).unwrap_or_default();
         for root in &roots {
             let name = certificate::subject(root).unwrap_or_default();
             if !certificate::may_sign(root) {
-                let title = format!("`ca_file`: {name} is a server's or device's own certificate and signs no other");
+                let title = format!("`{key}`: {name} is a server's or device's own certificate and signs no other");
                 self.warning("not-a-root", title, &file.span);
                 self.help("put the root in it that this one was signed by");
             }
             if certificate::expiry(root).is_some_and(|end| end < now) && !certificate::is_baltimore(root) {
-                self.warning("old-root", format!("`ca_file`: {name} has expired"), &file.span);
+                self.warning("old-root", format!("`{key}`: {name} has expired"), &file.span);
                 self.help("put the new root in it, beside the old one until all servers have changed");
             }
         }
         if kind == Kind::IotHub && roots.iter().any(|root| certificate::is_baltimore(root)) {
-            let title = "`ca_file` has the Baltimore CyberTrust Root, which no IoT hub uses any more: they moved to DigiCert \
-                         Global Root G2 by 2024, and it ended on 2025-05-12";
-            self.warning("old-root", title.to_owned(), &file.span);
-            self.help("remove `ca_file`: the system's own roots have the right ones, and the next");
+            let title = format!(
+                "`{key}` has the Baltimore CyberTrust Root, which no IoT hub uses any more: they moved to DigiCert \
+                 Global Root G2 by 2024, and it ended on 2025-05-12"
+            );
+            self.warning("old-root", title, &file.span);
+            self.help(format!("remove `{key}`: the system's own roots have the right ones, and the next"));
         }
     }
 
     /// Adds what to do about the last finding.
-    fn help(&mut self, help: &str) {
+    fn help(&mut self, help: impl Into<String>) {
         if let Some(found) = self.found.pop() {
             self.found.push(found.help(help));
         }

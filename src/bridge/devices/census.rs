@@ -12,6 +12,7 @@ use super::expiries::Next;
 use super::queue::{Device, Phase as Doing};
 use super::register::{Register, Verdict};
 use super::{Devices, Door, Plan, Shared};
+use crate::amount::of;
 use crate::hub::accounts::Described;
 use crate::message::Timestamp;
 use crate::shelf;
@@ -151,8 +152,7 @@ impl Summary {
         let (refused, held) = (self.count(Phase::Refused), self.count(Phase::Held));
         let part = |count: u64, one: &str, more: &str| match count {
             0 => None,
-            1 => Some(format!("1 device {one}")),
-            count => Some(format!("{count} devices {more}")),
+            count => Some(of(count, &format!("device {one}"), &format!("devices {more}"))),
         };
         let parts = [
             part(refused, "is not let in", "are not let in"),

@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | a connection string | its hub | the same: the service is not asked |
 //! | a key, a certificate | the bridge's own hub | an individual enrolment, or an X.509 group: registered by its id |
-//! | a group key | the derived key | the symmetric group: the derived key registers, and is the device's key at the hub |
+//! | a group key | the key derived from its id as it is written | the symmetric group: the derived key registers, and is the device's key at the hub |
 //!
 //! What the files say may be replaced while it is in use; what the service has told stays.
 
@@ -16,10 +16,22 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 use super::known::{Found, Known};
-use super::provisioned::{Given, Provisioned};
+use super::provisioned::{Given, Provisioned, registration_id};
 use crate::hub::accounts::{Account, Accounts, Answer, Described, NoAccount};
 use crate::hub::connection_string::{Auth, ConnectionString};
 use crate::hub::sas::Key;
+
+/// What a device's key is derived from: its registration id where the provisioning service tells its hub, which is in
+/// lower case; otherwise its id as it is written, for a hub tells `SN-7` from `sn-7`.
+pub fn derived_from(device: &str, provisioned: bool) -> Result<String, NoAccount> {
+    if provisioned { registration_id(device).map(|id| id.as_str().to_owned()) } else { Ok(device.to_owned()) }
+}
+
+/// The key that follows from a group's and what [`derived_from`] says.
+pub fn derived(group: &Key, id: &str) -> Result<Key, NoAccount> {
+    let key = Key::parse(group.derive(id).expose());
+    key.map_err(|error| NoAccount::new(format!("its derived key cannot be used: {error}")))
+}
 
 /// See the module documentation.
 pub struct Directory {
@@ -46,38 +58,40 @@ impl Directory {
     }
 
     async fn find(&self, device: &str) -> Result<Account, NoAccount> {
-        let found = self.look_up(device).await?;
-        let Some(service) = &self.service else { return self.direct(device, found) };
-        match Given::try_from(found) {
-            Ok(given) => service.account(device, given).await,
-            Err(account) => Ok(*account),
-        }
+        let (known, found) = self.look_up(device).await?;
+        let account = match &self.service {
+            None => self.direct(device, found)?,
+            Some(service) => match Given::try_from(found) {
+                Ok(given) => service.account(device, given).await?,
+                Err(account) => *account,
+            },
+        };
+        Ok(Account { model_id: known.model_of(device).map(str::to_owned), ..account })
     }
 
-    /// What the files say. Those that have to be read are read beside everything else.
-    async fn look_up(&self, device: &str) -> Result<Found, NoAccount> {
+    /// What the files say now. Those that have to be read are read beside everything else.
+    async fn look_up(&self, device: &str) -> Result<(Arc<Known>, Found), NoAccount> {
         let known = self.known();
         if !known.may_be_in_files(device) {
-            return known.find(device);
+            let found = known.find(device)?;
+            return Ok((known, found));
         }
-        let device = device.to_owned();
-        let read = tokio::task::spawn_blocking(move || known.find(&device)).await;
-        read.unwrap_or_else(|_| Err(NoAccount::new("its certificate was not read")))
+        let (name, beside) = (device.to_owned(), Arc::clone(&known));
+        let read = tokio::task::spawn_blocking(move || beside.find(&name)).await;
+        let found = read.unwrap_or_else(|_| Err(NoAccount::new("its certificate was not read")))?;
+        Ok((known, found))
     }
 
     fn direct(&self, device: &str, found: Found) -> Result<Account, NoAccount> {
         let (auth, certificate) = match found {
             Found::Account(account) => return Ok(*account),
             Found::Key(key) => (Auth::Key(key), None),
-            Found::Group(group) => match Key::parse(group.derive(device).expose()) {
-                Ok(key) => (Auth::Key(key), None),
-                Err(error) => return Err(NoAccount::new(format!("its derived key cannot be used: {error}"))),
-            },
+            Found::Group(group) => (Auth::Key(derived(&group, &derived_from(device, false)?)?), None),
             Found::Certificate(certificate) => (Auth::X509, Some(certificate)),
         };
         let (host, device) = (self.host.clone(), device.to_owned());
         let connection = ConnectionString { host, device, module: None, gateway: None, auth };
-        Ok(Account { connection, certificate })
+        Ok(Account { connection, model_id: None, certificate })
     }
 
     /// The service, where it is to be asked for this device.

@@ -76,13 +76,24 @@ impl Standing {
 impl Fleet {
     /// A device has come.
     pub(super) fn enter(&self, number: Number, standing: Standing) {
-        self.count(number, standing, |count| _ = count.fetch_add(1, Ordering::Relaxed));
+        self.count_phase(number, standing.phase, add);
+        let flags = self.flags(number, standing);
+        flags.into_iter().filter(|(_, is)| *is).for_each(|(count, _)| add(count));
     }
 
     /// A device stands otherwise than before. Its state is locked.
     pub(super) fn stands(&self, number: Number, (before, after): (Standing, Standing)) {
-        self.count(number, before, |count| _ = count.fetch_sub(1, Ordering::Relaxed));
-        self.count(number, after, |count| _ = count.fetch_add(1, Ordering::Relaxed));
+        if before.phase != after.phase {
+            self.count_phase(number, before.phase, subtract);
+            self.count_phase(number, after.phase, add);
+        }
+        for ((count, was), (_, is)) in self.flags(number, before).into_iter().zip(self.flags(number, after)) {
+            match (was, is) {
+                (false, true) => add(count),
+                (true, false) => subtract(count),
+                _ => {}
+            }
+        }
         if before.shelving != after.shelving {
             let mut shelving = self.shelving.lock();
             shelving.changes += 1;
@@ -98,18 +109,19 @@ impl Fleet {
         self.agenda.lock().replace(number, (before, after));
     }
 
-    fn count(&self, number: Number, standing: Standing, change: impl Fn(&AtomicUsize)) {
+    fn count_phase(&self, number: Number, phase: Phase, change: impl Fn(&AtomicUsize)) {
         let is_own = number == 0;
-        let phase = self.phases.get(standing.phase as usize).filter(|_| !is_own);
-        for (counts, count) in [
-            (true, phase),
-            (standing.is_stuck() && !is_own, Some(&self.stuck)),
-            (standing.is_refused_itself, Some(&self.refused)),
-            (standing.can_send, Some(&self.can_send)),
-            (standing.is_idle, Some(&self.idle)),
-        ] {
-            count.filter(|_| counts).into_iter().for_each(&change);
-        }
+        self.phases.get(phase as usize).filter(|_| !is_own).into_iter().for_each(change);
+    }
+
+    /// The other counts, and whether a device that stands so is one of each.
+    fn flags(&self, number: Number, standing: Standing) -> [(&AtomicUsize, bool); 4] {
+        [
+            (&self.stuck, standing.is_stuck() && number != 0),
+            (&self.refused, standing.is_refused_itself),
+            (&self.can_send, standing.can_send),
+            (&self.idle, standing.is_idle),
+        ]
     }
 
     /// All devices in numbers, but for the doors that are shut.
@@ -155,6 +167,14 @@ impl Fleet {
     pub(super) fn expiries(&self) -> MutexGuard<'_, Expiries> {
         self.expiries.lock()
     }
+}
+
+fn add(count: &AtomicUsize) {
+    count.fetch_add(1, Ordering::Relaxed);
+}
+
+fn subtract(count: &AtomicUsize) {
+    count.fetch_sub(1, Ordering::Relaxed);
 }
 
 #[cfg(test)]

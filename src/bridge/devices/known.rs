@@ -21,6 +21,10 @@ pub struct Known {
     pub table: HashMap<String, Proof>,
     /// The key that others are derived from.
     pub group_key: Option<Key>,
+    /// The models that the table says devices follow.
+    pub models: HashMap<String, String>,
+    /// The model of all others.
+    pub model_id: Option<String>,
     /// The folder of certificates.
     pub certificates: Option<PathBuf>,
     /// The certificates as they were when they were read, by device.
@@ -65,7 +69,11 @@ impl Known {
                     Auth::X509 => self.in_folder(device)?,
                     _ => None,
                 };
-                return Ok(Found::Account(Box::new(Account { connection: connection.clone(), certificate })));
+                return Ok(Found::Account(Box::new(Account {
+                    connection: connection.clone(),
+                    model_id: None,
+                    certificate,
+                })));
             }
             Some(Proof::Key(key)) => return Ok(Found::Key(key.clone())),
             Some(Proof::Certificate { certificate, key }) => {
@@ -112,9 +120,14 @@ impl Known {
         }
     }
 
+    /// The model that a device follows.
+    pub fn model_of(&self, device: &str) -> Option<&str> {
+        self.models.get(device).or(self.model_id.as_ref()).map(String::as_str)
+    }
+
     /// What a device connects with is the same as before.
     pub fn is_same(&self, before: &Self, device: &str) -> bool {
-        self.mark_of(device) == before.mark_of(device)
+        self.mark_of(device) == before.mark_of(device) && self.model_of(device) == before.model_of(device)
     }
 
     fn mark_of(&self, device: &str) -> u64 {
@@ -265,13 +278,28 @@ mod tests {
         let key = |text: &str| Proof::Key(Key::parse(text).unwrap());
         let string = |text: &str| Proof::Connection(ConnectionString::parse(text).unwrap());
         let known = |proof: Option<Proof>, group: Option<&str>, certificate: Option<u64>| Known {
+            models: HashMap::new(),
+            model_id: None,
             table: proof.map(|proof| ("d".to_owned(), proof)).into_iter().collect(),
             group_key: group.map(|text| Key::parse(text).unwrap()),
             certificates: None,
             seen: certificate.map(|mark| ("d".to_owned(), Seen { mark, ends: None })).into_iter().collect(),
         };
         let (first, (a, b)) = ("HostName=h;DeviceId=d;SharedAccessKey=a2V5", ("a2V5", "YWJj"));
+        let model = |of_table: Option<&str>, of_all: Option<&str>| Known {
+            models: of_table.map(|model| ("d".to_owned(), model.to_owned())).into_iter().collect(),
+            model_id: of_all.map(str::to_owned),
+            ..Known::default()
+        };
         for (name, before, after, same) in [
+            ("a model", model(None, None), model(Some("m;1"), None), false),
+            ("the model of all", model(None, Some("m;1")), model(None, Some("m;2")), false),
+            (
+                "another model of all, and its own",
+                model(Some("m;1"), Some("a;1")),
+                model(Some("m;1"), Some("b;1")),
+                true,
+            ),
             ("nothing", known(None, None, None), known(None, None, None), true),
             ("its key", known(Some(key(a)), None, None), known(Some(key(b)), None, None), false),
             ("not the group key", known(Some(key(a)), None, None), known(Some(key(a)), Some(a), None), true),

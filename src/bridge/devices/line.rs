@@ -263,7 +263,7 @@ impl Shared {
         if device.is_own() {
             return Ok(own.clone());
         }
-        let Account { connection, certificate } = self.options.plan.accounts.of(&device.id).await?;
+        let Account { connection, model_id, certificate } = self.options.plan.accounts.of(&device.id).await?;
         let (mut tls, mut certificate_expiry) = (self.options.plan.trust.client(), None);
         if let Some(certificate) = certificate {
             let pem = |error: tls::TlsError| NoAccount::new(format!("its certificate cannot be used: {error}"));
@@ -275,7 +275,8 @@ impl Shared {
             return Err(NoAccount::new("its connection string says x509=true, but there is no certificate for it"));
         }
         let same_hub = connection.host == own.connection.host;
-        let gateway = connection.gateway.clone().or_else(|| own.connection.gateway.clone().filter(|_| same_hub));
+        let of_own = || own.connection.gateway.clone().filter(|_| same_hub);
+        let gateway = connection.gateway.clone().or_else(of_own).or_else(|| self.options.plan.gateway.clone());
         let shorter = 1.0 - rand::random_range(0.0..SPREAD);
         Ok(HubTarget {
             connection: ConnectionString { gateway, ..connection },
@@ -286,6 +287,7 @@ impl Shared {
                 ..own.way.clone()
             },
             certificate_expiry,
+            model_id,
             token_lifetime: own.token_lifetime.mul_f64(shorter),
             gateway: false,
         })

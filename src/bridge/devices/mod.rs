@@ -151,6 +151,8 @@ pub struct Plan {
     pub accounts: Arc<dyn Accounts>,
     /// The address in [`Self::own`] is where every hub is reached, not only the bridge's own.
     pub one_address: bool,
+    /// The name under which every hub is reached, not only the bridge's own.
+    pub gateway: Option<String>,
     /// Ids that may connect, by pattern.
     pub allow: Vec<Name>,
     /// Ids that may connect, by name.

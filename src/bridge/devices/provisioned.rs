@@ -12,6 +12,7 @@ use rustls::ClientConfig;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::courses::{Courses, Next};
+use super::directory::derived;
 use super::known::Found;
 use crate::hub::accounts::{Account, Certificate, NoAccount};
 use crate::hub::certificate::common_name;
@@ -83,10 +84,7 @@ impl Given {
     fn proof(self, id: &RegistrationId) -> Result<(Proof, Option<Certificate>), NoAccount> {
         match self {
             Self::Key(key) => Ok((Proof::Key(key), None)),
-            Self::Group(group) => match Key::parse(id.key_of(&group).expose()) {
-                Ok(key) => Ok((Proof::Key(key), None)),
-                Err(error) => Err(NoAccount::new(format!("its derived key cannot be used: {error}"))),
-            },
+            Self::Group(group) => derived(&group, id.as_str()).map(|key| (Proof::Key(key), None)),
             Self::Certificate(certificate) => Ok((Proof::Certificate, Some(certificate))),
         }
     }
@@ -134,7 +132,8 @@ impl Provisioned {
             Next::Ask => self.register(id, proof, certificate.as_ref()).await?,
         };
         let (host, device) = (assigned.hub.clone(), assigned.device.clone());
-        Ok(Account { connection: ConnectionString { host, device, module: None, gateway: None, auth }, certificate })
+        let connection = ConnectionString { host, device, module: None, gateway: None, auth };
+        Ok(Account { connection, model_id: None, certificate })
     }
 
     async fn register(
@@ -318,7 +317,8 @@ fn at_once(per_minute: u32) -> usize {
     at_pace.clamp(*AT_ONCE.start(), *AT_ONCE.end())
 }
 
-fn registration_id(device: &str) -> Result<RegistrationId, NoAccount> {
+/// Who registers, where that is possible.
+pub(super) fn registration_id(device: &str) -> Result<RegistrationId, NoAccount> {
     RegistrationId::parse(device).map_err(|error| {
         NoAccount::new(format!("it cannot be registered with the provisioning service under its id: {error}"))
     })

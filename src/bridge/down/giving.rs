@@ -106,7 +106,8 @@ impl Downlink {
         let Terms { connected, retained, .. } = order.terms(Timestamp::now());
         let inside = &self.parts.inside;
         let is_missed = |publish: &&LocalPublish| {
-            !(retained && publish.retain) && !inside.has_taker(&publish.topic, publish.qos, connected)
+            let is_taken = retained && publish.retain || inside.has_taker(&publish.topic, publish.qos, connected);
+            !is_taken
         };
         let publish = order.made.publishes.iter().find(is_missed)?;
         let topic = excerpt(&publish.topic);

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use super::super::Bridge;
 use super::Holding;
 use super::marks::{self, Found};
+use crate::amount::of;
 use crate::rules::Again;
 use crate::spool::Look;
 
@@ -75,7 +76,7 @@ impl Bridge {
             let Some(stored) = under_way.look.next_waiting() else {
                 (0..under_way.ends.len() as u64).for_each(|window| memory.close_again(window));
                 if under_way.held > 0 {
-                    tracing::info!("{} messages wait in windows", under_way.held);
+                    tracing::info!("{} in windows", of(under_way.held, "message waits", "messages wait"));
                 }
                 *recovery = None;
                 holding.settle();

@@ -173,6 +173,16 @@ async fn message_expiry() {
         let retained = left.map(|left| hex(&expiring(1, "r", left))).unwrap_or_default();
         assert_eq!(sub.read().await, format!("900400010000{retained}"), "[MQTT-3.3.2-5], [MQTT-3.3.2-6]");
     }
+    // 0 is for those who are there. Who comes later finds nothing of it.
+    let mut here = bench.connect(&connect_5("here")).await;
+    here.send(&subscribe_5(1, "z", 0)).await;
+    here.read().await;
+    plc.send(&expiring(1, "z", 0)).await;
+    assert_eq!(here.read().await, hex(&expiring(0, "z", 1)), "the shortest interval that can be told");
+    assert_eq!(plc.read().await, "");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    here.send(&subscribe_5(2, "z", 0)).await;
+    assert_eq!(here.read().await, "900400020000", "[MQTT-3.3.2-5]");
     // A subscriber whose window is closed: what waits for it expires meanwhile.
     let mut sub = bench.connect(&connect_with("sub", 2, &[0x21, 0, 1])).await;
     sub.send(&subscribe_5(1, "t", 1)).await;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::super::check::{could_not_run, print_findings};
 use crate::app::devices::Planned;
-use crate::app::settings;
+use crate::app::{settings, text_file};
 use crate::bridge::devices::{Origin, origin};
 use crate::bridge::kept_births;
 use crate::rules::{Births, RuleSet};
@@ -34,7 +34,7 @@ pub(super) struct Configured {
 /// Reads a configuration with its rules.
 pub(super) fn load(path: &Path) -> Result<Configured, ExitCode> {
     let loaded = settings::load(path, &|name| std::env::var(name).ok())
-        .map_err(|error| could_not_run(&settings::cannot_read(path, &error)))?;
+        .map_err(|error| could_not_run(&text_file::cannot_read(path, &error)))?;
     let Some(settings) = loaded.settings else {
         print_findings(&loaded.diagnostics, &loaded.sources);
         return Err(ExitCode::from(1));

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use tokio::sync::mpsc;
 
 use super::Args;
+use crate::app::text_file;
 use crate::hubsim::Received;
 use crate::hubsim::dps::{Attestation, Enrolment};
 use crate::hubsim::site::{self, Common, Plan, Site};
@@ -37,7 +38,7 @@ pub(super) fn again(path: &Path, site: &Site) -> anyhow::Result<()> {
 }
 
 fn read(path: &Path) -> anyhow::Result<Plan> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = text_file::read(path).map_err(|error| anyhow::anyhow!(text_file::cannot_read(path, &error)))?;
     Plan::parse(&text).with_context(|| path.display().to_string())
 }
 

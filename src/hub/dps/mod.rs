@@ -46,6 +46,8 @@ pub const HOST: &str = "global.azure-devices-provisioning.net";
 pub const API_VERSION: &str = "2019-03-31";
 /// What a device subscribes to over MQTT.
 pub const REPLIES: &str = "$dps/registrations/res/#";
+/// Nothing is kept between two registrations.
+pub const CLEAN_SESSION: bool = true;
 /// Longest registration id.
 pub const ID_MAX_CHARS: usize = 128;
 /// Longest registration id that fits the common name of a certificate.

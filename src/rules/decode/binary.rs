@@ -8,6 +8,8 @@ use super::{Decoded, ITEM_NAMES, push_base64, push_key, push_string};
 use crate::rules::number;
 use crate::rules::refusal::Refusal;
 
+pub(in crate::rules) mod s7;
+
 /// Bytes a payload may have for `binary`, and so what arrays and offsets can reach.
 pub(in crate::rules) const MAX_BYTES: usize = 1 << 16;
 
@@ -51,6 +53,11 @@ pub(in crate::rules) enum Kind {
     Text {
         bytes: usize,
     },
+    /// A STRING of Siemens S7 with this maximum length, or a WSTRING.
+    S7 {
+        length: usize,
+        wide: bool,
+    },
     /// Bytes, as base64.
     Bytes {
         bytes: usize,
@@ -59,7 +66,8 @@ pub(in crate::rules) enum Kind {
     Skip {
         bytes: usize,
     },
-    /// A bit of the field with this index, which is an integer.
+    /// A bit of the field with this index, which is an integer or an array of them. The bits of an array are counted
+    /// through, each element from its least significant one on.
     Bit {
         bit: u32,
         of: usize,
@@ -92,6 +100,7 @@ impl Kind {
             Self::F32 => 4,
             Self::F64 => 8,
             Self::Bool => 1,
+            Self::S7 { length, wide } => s7::size(length, wide),
             Self::Bit { .. } => 0,
         }
     }
@@ -104,9 +113,8 @@ pub(super) fn decode(layout: &Layout, payload: &[u8], out: &mut Decoded) -> Resu
     let (mut at, mut furthest) = (0, 0);
     for field in &layout.fields {
         if let Kind::Bit { bit, of } = field.kind {
-            let word = layout.fields.get(of).map_or(0, |of| whole(of, layout, payload));
             push_key(&mut out.json, &mut first, &field.name);
-            push_bool(&mut out.json, word >> bit & 1 == 1);
+            push_bits((layout, of), payload, (bit, field.count), &mut out.json);
             continue;
         }
         at = field.at.unwrap_or(at);
@@ -151,22 +159,34 @@ fn too_short(field: &Field, at: usize, end: usize, len: usize) -> Refusal {
     Refusal::undecoded(format!("{what} takes bytes {} to {end}, the payload has {len}", at + 1))
 }
 
-/// The value of an integer field, found again for the bits of it.
-fn whole(field: &Field, layout: &Layout, payload: &[u8]) -> u64 {
+/// Appends a bit of a field, or a list of so many; the field is found again for it.
+fn push_bits((layout, of): (&Layout, usize), payload: &[u8], (bit, count): (u32, Option<usize>), out: &mut Vec<u8>) {
+    let Some(field) = layout.fields.get(of) else { return };
     let mut at = 0;
-    for other in &layout.fields {
-        at = other.at.unwrap_or(at);
-        if std::ptr::eq(other, field) {
-            break;
-        }
-        at += other.kind.size().saturating_mul(other.count.unwrap_or(1));
+    for other in layout.fields.iter().take(of) {
+        at = other.at.unwrap_or(at) + other.kind.size().saturating_mul(other.count.unwrap_or(1));
     }
-    let bytes = payload.get(at..at.saturating_add(field.kind.size())).unwrap_or(&[]);
-    in_order(bytes, field.order)
+    let size = field.kind.size().max(1);
+    let words = payload.get(field.at.unwrap_or(at)..).unwrap_or(&[]);
+    let is_set = |bit: usize| {
+        let start = bit / (size * 8) * size;
+        let word = words.get(start..start + size).map_or(0, |word| in_order(word, field.order));
+        word >> (bit % (size * 8)) & 1 == 1
+    };
+    let bit = usize::try_from(bit).unwrap_or(usize::MAX);
+    let Some(count) = count else { return push_bool(out, is_set(bit)) };
+    out.push(b'[');
+    for at in 0..count {
+        if at > 0 {
+            out.push(b',');
+        }
+        push_bool(out, is_set(bit + at));
+    }
+    out.push(b']');
 }
 
 /// Up to eight bytes as one number.
-fn in_order(bytes: &[u8], order: Order) -> u64 {
+pub(in crate::rules) fn in_order(bytes: &[u8], order: Order) -> u64 {
     let join = |value: u64, byte: &u8| value << 8 | u64::from(*byte);
     match order {
         Order::Big => bytes.iter().fold(0, join),
@@ -203,6 +223,7 @@ fn push(field: &Field, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
                 Err(_) => push_string(out, &text.iter().map(|byte| char::from(*byte)).collect::<String>()),
             }
         }
+        Kind::S7 { wide, .. } => push_string(out, &s7::read(bytes, wide)),
         Kind::Bytes { .. } => {
             out.push(b'"');
             push_base64(bytes, out);
@@ -296,6 +317,38 @@ mod tests {
             (vec![field("x", Kind::Text { bytes: 4 })], b"ab\0d", Ok("{\"x\":\"ab\"}")),
             (vec![field("x", Kind::Text { bytes: 2 })], b"\xe4 ", Ok("{\"x\":\"\u{e4}\"}")),
             (vec![field("x", Kind::Text { bytes: 4 })], b"\xc2\x86\xa0 ", Ok("{\"x\":\"\u{c2}\u{86}\u{a0}\"}")),
+            (
+                vec![field("x", Kind::S7 { length: 12, wide: false }), field("y", integer(1, false))],
+                b"\x0c\x05Motorxyzzy\0\0\x07",
+                Ok("{\"x\":\"Motor\",\"y\":7}"),
+            ),
+            (vec![field("x", Kind::S7 { length: 4, wide: false })], b"\xfe\xffK\xfchl", Ok("{\"x\":\"Kühl\"}")),
+            (vec![field("x", Kind::S7 { length: 4, wide: false })], b"\0\0\0\0\0\0", Ok("{\"x\":\"\"}")),
+            (vec![field("x", Kind::S7 { length: 3, wide: true })], b"\0\x03\0\x02\x20\xac\0A\0B", Ok("{\"x\":\"€A\"}")),
+            (
+                vec![field("x", Kind::S7 { length: 2, wide: true })],
+                b"\0\x02\xff\xff\xd8\x3d\xde\0",
+                Ok("{\"x\":\"\u{1f600}\"}"),
+            ),
+            (
+                vec![
+                    Field { count: Some(2), ..field("w", integer(2, false)) },
+                    field("b", Kind::Bit { bit: 8, of: 0 }),
+                    field("c", Kind::Bit { bit: 17, of: 0 }),
+                    Field { count: Some(3), ..field("d", Kind::Bit { bit: 15, of: 0 }) },
+                ],
+                b"\x01\x00\x00\x02",
+                Ok("{\"w\":[256,2],\"b\":true,\"c\":true,\"d\":[false,false,true]}"),
+            ),
+            (
+                vec![
+                    field("s", Kind::Skip { bytes: 1 }),
+                    field("w", integer(1, false)),
+                    field("b", Kind::Bit { bit: 1, of: 1 }),
+                ],
+                b"\x00\x02",
+                Ok("{\"w\":2,\"b\":true}"),
+            ),
             (vec![field("x", Kind::Bytes { bytes: 2 })], b"\0\xff", Ok("{\"x\":\"AP8=\"}")),
             (vec![Field { count: Some(3), ..field("x", integer(1, false)) }], b"\x01\x02\x03", Ok("{\"x\":[1,2,3]}")),
             (vec![field("", Kind::Skip { bytes: 2 }), field("x", Kind::Bool)], b"??\x02", Ok("{\"x\":true}")),

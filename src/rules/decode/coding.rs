@@ -8,7 +8,7 @@ use crate::rules::refusal::{self, Refusal, shown};
 /// How bytes are written as text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::rules) enum Coding {
-    /// Two hexadecimal digits a byte, in either case, white space, `-` and `:` between them, `0x` before them.
+    /// Two hexadecimal digits a byte, in either case, white space, `-`, `:` and `,` between them, `0x` before all or each.
     Hex,
     /// Of either alphabet, with or without padding; white space between is left out.
     Base64,
@@ -25,9 +25,13 @@ pub(in crate::rules) fn bytes(coding: Coding, payload: &[u8], out: &mut Vec<u8>)
 }
 
 fn hex(text: &str, out: &mut Vec<u8>) -> Result<(), Refusal> {
-    let digits = text.strip_prefix("0x").or(text.strip_prefix("0X")).unwrap_or(text);
     let mut high = None;
-    for c in digits.chars().filter(|c| !c.is_whitespace() && !matches!(c, '-' | ':')) {
+    for c in text.chars().filter(|c| !c.is_whitespace() && !matches!(c, '-' | ':' | ',')) {
+        // The first half of a byte was none, but the beginning of `0x`.
+        if high == Some(0) && matches!(c, 'x' | 'X') {
+            high = None;
+            continue;
+        }
         let Some(digit) = c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()) else {
             let detail = format!("`{c}` is no hexadecimal digit: {}", shown(text.as_bytes()));
             return Err(Refusal::undecoded(detail));
@@ -91,6 +95,9 @@ mod tests {
             (Coding::Hex, "7b7D", Ok("{}")),
             (Coding::Hex, "0x7B 7d\n", Ok("{}")),
             (Coding::Hex, "7b:7d", Ok("{}")),
+            (Coding::Hex, "0x7B,0X7d", Ok("{}")),
+            (Coding::Hex, "0x7B0x7D\0", Ok("{}")),
+            (Coding::Hex, "70x7d", Err("`x` is no hexadecimal digit: `70x7d`")),
             (Coding::Hex, "", Ok("")),
             (Coding::Hex, "7b7", Err("the number of hexadecimal digits is odd")),
             (Coding::Hex, "7g", Err("`g` is no hexadecimal digit: `7g`")),

@@ -176,6 +176,7 @@ mod tests {
             (named(&["a", "b"]), "1,5;x", Ok(vec!["{\"a\":1.5,\"b\":\"x\"}"])),
             (named(&["a", "b"]), "1;2\r\n\r\n3;\n", Ok(vec!["{\"a\":1,\"b\":2}", "{\"a\":3}"])),
             (named(&["a", "b"]), "\"7;\"\"x\"\"\n\" ;true", Ok(vec!["{\"a\":\"7;\\\"x\\\"\\n\",\"b\":true}"])),
+            (named(&["a", "b"]), "1;x\0", Ok(vec!["{\"a\":1,\"b\":\"x\"}"])),
             (named(&["a", "b"]), "0012;0,5", Ok(vec!["{\"a\":\"0012\",\"b\":0.5}"])),
             (header.clone(), "\u{feff}a,b\n1,2\n", Ok(vec!["{\"a\":1,\"b\":2}"])),
             (named(&["a"]), "1;2", Err("line 1 has 2 fields, there are names for 1: `1;2`")),

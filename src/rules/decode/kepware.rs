@@ -18,7 +18,8 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
-use super::{Decoded, push_key, push_string};
+use super::quality::{Grade, Quality};
+use super::{Decoded, push_key, push_texts};
 use crate::message::Timestamp;
 use crate::rules::json::{self, Kind, Member};
 use crate::rules::refusal::{Refusal, not_json, shown};
@@ -50,17 +51,6 @@ pub(in crate::rules) enum Split {
     None,
     Device,
     Tag,
-}
-
-/// What becomes of values of bad quality.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::rules) enum Quality {
-    /// They are left out.
-    Good,
-    /// They are sent like others.
-    Keep,
-    /// They are sent, and the list `bad` names them.
-    Mark,
 }
 
 impl Default for Keys {
@@ -106,7 +96,12 @@ pub(super) fn decode(options: &Kepware, payload: &[u8], out: &mut Decoded) -> Re
     let text = std::str::from_utf8(payload).map_err(|_| not_json(payload, None))?;
     let (mut tags, sent) = read(options, text)?;
     if options.quality == Quality::Good {
-        tags.retain(|tag| tag.good);
+        tags.retain(|tag| {
+            if !tag.good {
+                out.left_out.note(Grade::Bad);
+            }
+            tag.good
+        });
     }
     match options.split {
         Split::None => together(options, &tags, sent, out, |tag| ["", "", &tag.id]),
@@ -178,7 +173,7 @@ fn tag<'p>(options: &Kepware, text: &'p str, members: &[Member], number: usize) 
 fn is_good(options: &Kepware, quality: &str) -> bool {
     let by_itself = match json::string(quality) {
         Some(text) => text.eq_ignore_ascii_case("good"),
-        None => quality == "true" || quality.parse::<u16>().is_ok_and(|bits| bits & 0xC0 == 0xC0),
+        None => quality == "true" || quality.parse().is_ok_and(Grade::is_good_code),
     };
     by_itself || options.good.iter().any(|good| &**good == quality)
 }
@@ -248,14 +243,7 @@ fn write<'t, 'p>(
     }
     if options.quality == Quality::Mark && tags.iter().any(|tag| !tag.good) {
         push_key(&mut out.json, &mut first, "bad");
-        out.json.push(b'[');
-        for (index, tag) in tags.iter().filter(|tag| !tag.good).enumerate() {
-            if index > 0 {
-                out.json.push(b',');
-            }
-            push_string(&mut out.json, key(tag));
-        }
-        out.json.push(b']');
+        push_texts(&mut out.json, tags.iter().filter(|tag| !tag.good).map(|tag| key(tag)));
     }
     out.json.push(b'}');
     out.end(start, names)

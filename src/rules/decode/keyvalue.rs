@@ -88,11 +88,13 @@ mod tests {
                 Ok("{\"part\":\"007\",\"a\":0,\"b\":0.5,\"c\":-0.5,\"d\":\"-05\",\"e\":\"00\",\"f\":0e1}"),
             ),
             (KeyValue::default(), "\u{feff}a=1", Ok("{\"a\":1}")),
+            (KeyValue::default(), "a=x;b=2\0\0", Ok("{\"a\":\"x\",\"b\":2}")),
             (KeyValue::default(), "a=", Ok("{\"a\":\"\"}")),
             (KeyValue::default(), "a=1;b", Err("no `=` in `b` at byte 5")),
             (KeyValue::default(), "=1", Err("`=1` has no key")),
             (KeyValue::default(), " ", Err("there is no `key=value` in the payload, it is ` `")),
-            (own, "a:1,5&b:1.5", Ok("{\"a\":1.5,\"b\":\"1.5\"}")),
+            (own.clone(), "a:1,5&b:1.5", Ok("{\"a\":1.5,\"b\":\"1.5\"}")),
+            (own, "a:1.234,5&b:1.234.567", Ok("{\"a\":1234.5,\"b\":\"1.234.567\"}")),
         ] {
             check(&Decode::KeyValue(options), payload.as_bytes(), expect.map(|text| vec![text]));
         }

@@ -5,7 +5,7 @@
 //! body does not have the word itself, the other bits are 0.
 
 use super::{Object, missing, refused};
-use crate::rules::decode::binary::{Field, Kind, Layout, Order};
+use crate::rules::decode::binary::{self as decode, Field, Kind, Layout, Order, s7};
 use crate::rules::decode::coding::{self, Coding};
 use crate::rules::json;
 use crate::rules::refusal::{Refusal, shown};
@@ -22,8 +22,16 @@ struct Placed {
     field: Field,
     start: usize,
     end: usize,
-    /// For a field with bits of its own in the list: their names and numbers.
-    bits: Box<[(Box<str>, u32)]>,
+    /// For a field with bits of its own in the list: those.
+    bits: Box<[Bits]>,
+}
+
+/// A bit of a field, or so many from that on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Bits {
+    name: Box<str>,
+    first: usize,
+    count: Option<usize>,
 }
 
 impl Words {
@@ -31,7 +39,10 @@ impl Words {
     pub(in crate::rules) fn new(layout: Layout) -> Result<Self, String> {
         let bits_of = |index: usize| {
             let bits = layout.fields.iter().filter_map(|field| match field.kind {
-                Kind::Bit { bit, of } if of == index => Some((field.name.clone(), bit)),
+                Kind::Bit { bit, of } if of == index => {
+                    let first = usize::try_from(bit).unwrap_or(usize::MAX);
+                    Some(Bits { name: field.name.clone(), first, count: field.count })
+                }
                 _ => None,
             });
             bits.collect::<Box<[_]>>()
@@ -65,47 +76,54 @@ pub(super) fn encode(words: &Words, object: &Object<'_>, out: &mut Vec<u8>) -> R
     for placed in &words.fields {
         let Some(place) = out.get_mut(placed.start..placed.end) else { continue };
         let field = &placed.field;
-        match (field.kind, field.count) {
-            (Kind::Skip { .. }, _) => {}
-            (kind, None) => put(field, kind, (object, placed), place)?,
-            (kind, Some(count)) => array(field, (kind, count), object, place)?,
+        if matches!(field.kind, Kind::Skip { .. }) {
+            continue;
+        }
+        match object.get(&field.name) {
+            Some(value) => put(field, value, place)?,
+            None if placed.bits.is_empty() => return Err(missing(&field.name)),
+            None => {}
+        }
+        for bits in &placed.bits {
+            match object.get(&bits.name) {
+                Some(value) => put_bits(bits, field, value, place)?,
+                // The word has it.
+                None if object.get(&field.name).is_some() => {}
+                None => return Err(missing(&bits.name)),
+            }
         }
     }
     Ok(())
 }
 
-fn put(field: &Field, kind: Kind, (object, placed): (&Object<'_>, &Placed), place: &mut [u8]) -> Result<(), Refusal> {
-    let value = object.get(&field.name);
-    if placed.bits.is_empty() {
-        return one(field, kind, value.ok_or_else(|| missing(&field.name))?, place);
+fn put(field: &Field, value: &str, place: &mut [u8]) -> Result<(), Refusal> {
+    let Some(count) = field.count else { return one(field, field.kind, value, place) };
+    let elements = list(&field.name, count, value)?;
+    elements
+        .into_iter()
+        .zip(place.chunks_exact_mut(field.kind.size().max(1)))
+        .try_for_each(|(element, place)| one(field, field.kind, element, place))
+}
+
+fn put_bits(bits: &Bits, field: &Field, value: &str, place: &mut [u8]) -> Result<(), Refusal> {
+    let values = bits.count.map_or(Ok(vec![value]), |count| list(&bits.name, count, value))?;
+    let size = field.kind.size().max(1);
+    for (value, bit) in values.into_iter().zip(bits.first..) {
+        let Some(place) = place.chunks_exact_mut(size).nth(bit / (size * 8)) else { continue };
+        let (word, bit) = (decode::in_order(place, field.order), bit % (size * 8));
+        in_order(word & !(1 << bit) | u64::from(truth(&bits.name, value)?) << bit, field.order, place);
     }
-    let mut word = match (value, kind) {
-        (Some(value), Kind::Integer { bytes, signed }) => integer(field, (bytes, signed), value)?,
-        _ => 0,
-    };
-    for (name, bit) in &placed.bits {
-        match object.get(name) {
-            Some(value) => word = word & !(1 << bit) | u64::from(truth(name, value)?) << bit,
-            // The word has it.
-            None if value.is_some() => {}
-            None => return Err(missing(name)),
-        }
-    }
-    in_order(word, field.order, place);
     Ok(())
 }
 
-fn array(field: &Field, (kind, count): (Kind, usize), object: &Object<'_>, place: &mut [u8]) -> Result<(), Refusal> {
-    let list = object.get(&field.name).ok_or_else(|| missing(&field.name))?;
-    let elements = if list.starts_with('[') { json::elements(list) } else { Vec::new() };
+/// The elements of a list that must have so many.
+fn list<'v>(name: &str, count: usize, value: &'v str) -> Result<Vec<&'v str>, Refusal> {
+    let elements = if value.starts_with('[') { json::elements(value) } else { Vec::new() };
     if elements.len() != count {
-        let is = if list.starts_with('[') { elements.len().to_string() } else { "none".to_owned() };
-        return Err(refused(format!("the field `{}` is a list of {count}, the body has {is}", field.name)));
+        let is = if value.starts_with('[') { elements.len().to_string() } else { "none".to_owned() };
+        return Err(refused(format!("the field `{name}` is a list of {count}, the body has {is}")));
     }
-    for (element, place) in elements.into_iter().zip(place.chunks_exact_mut(kind.size().max(1))) {
-        one(field, kind, list.get(element).unwrap_or("").trim(), place)?;
-    }
-    Ok(())
+    Ok(elements.into_iter().map(|element| value.get(element).unwrap_or("").trim()).collect())
 }
 
 fn one(field: &Field, kind: Kind, value: &str, place: &mut [u8]) -> Result<(), Refusal> {
@@ -132,6 +150,12 @@ fn one(field: &Field, kind: Kind, value: &str, place: &mut [u8]) -> Result<(), R
                 refused(format!("the field `{name}` is a text of {bytes} bytes, the body's {why}"))
             })?;
             place.iter_mut().zip(written).for_each(|(place, byte)| *place = byte);
+        }
+        Kind::S7 { length, wide } => {
+            let text = json::string(value).ok_or_else(|| is_no("text"))?;
+            s7::write(&text, wide, place).map_err(|why| {
+                refused(format!("the field `{name}` is a text of {length} characters, the body's {why}"))
+            })?;
         }
         Kind::Bytes { bytes } => {
             let text = json::string(value).ok_or_else(|| is_no("text"))?;

@@ -44,6 +44,11 @@ fn words() {
         let bit = |name, bit| field(name, FieldKind::Bit { bit, of: 0 });
         vec![field("w", U16), bit("run", 0), bit("fault", 9)]
     };
+    let s7 = |length, wide| field("x", FieldKind::S7 { length, wide });
+    let bits_of_array = || {
+        let bits = Field { count: Some(2), ..field("c", FieldKind::Bit { bit: 15, of: 0 }) };
+        vec![Field { count: Some(2), ..field("w", U16) }, field("b", FieldKind::Bit { bit: 16, of: 0 }), bits]
+    };
     for (fields, body, expect) in [
         (vec![field("x", U16)], r#"{"x": 513}"#, Ok(&b"\x02\x01"[..])),
         (vec![field("x", U16)], r#"{"x": 5.0, "other": []}"#, Ok(b"\0\x05")),
@@ -60,6 +65,22 @@ fn words() {
         (vec![field("x", FieldKind::Bcd { bytes: 2 })], r#"{"x":1234}"#, Ok(b"\x12\x34")),
         (vec![field("x", FieldKind::Text { bytes: 4 })], r#"{"x":"ab"}"#, Ok(b"ab\0\0")),
         (vec![field("x", FieldKind::Text { bytes: 2 })], r#"{"x":"äb"}"#, Ok(b"\xe4b")),
+        (vec![s7(6, false)], r#"{"x":"Kühl"}"#, Ok(b"\x06\x04K\xfchl\0\0")),
+        (vec![s7(2, true)], r#"{"x":"€"}"#, Ok(b"\0\x02\0\x01\x20\xac\0\0")),
+        (vec![s7(4, false)], r#"{"x":"Motor"}"#, Err("the field `x` is a text of 4 characters, the body's is longer")),
+        (
+            vec![s7(4, false)],
+            r#"{"x":"5€"}"#,
+            Err("the field `x` is a text of 4 characters, the body's has characters that are not in ISO 8859-1"),
+        ),
+        (
+            vec![s7(1, true)],
+            r#"{"x":"\ud83d\ude00"}"#,
+            Err("the field `x` is a text of 1 characters, the body's is longer"),
+        ),
+        (bits_of_array(), r#"{"w":[1,2],"b":true,"c":[true,false]}"#, Ok(b"\x80\x01\0\x02")),
+        (bits_of_array(), r#"{"b":true,"c":[false,true]}"#, Ok(b"\0\0\0\x01")),
+        (bits_of_array(), r#"{"b":true,"c":true}"#, Err("the field `c` is a list of 2, the body has none")),
         (vec![field("x", FieldKind::Bytes { bytes: 2 })], r#"{"x":"AP8="}"#, Ok(b"\0\xff")),
         (vec![field("x", FieldKind::Bool), field("y", FieldKind::Bool)], r#"{"x":true,"y":0}"#, Ok(b"\x01\0")),
         (vec![Field { count: Some(2), ..field("x", U16) }], r#"{"x":[1, 2]}"#, Ok(b"\0\x01\0\x02")),
@@ -180,10 +201,15 @@ fn texts() {
 
 #[test]
 fn what_a_template_made() {
+    let latin1 = |inner| Decode::Encoded(Encoding::Latin1, Box::new(inner));
     for (how, text, expect) in [
         (Decode::Number { comma: true }, " 1.5", Ok(&b"1,5"[..])),
         (Decode::Text, "a", Ok(b"a")),
         (Decode::Coded(Coding::Hex, None), "a", Ok(b"61")),
+        (latin1(Decode::Text), "ä €", Ok(b"\xe4 \x80")),
+        (latin1(Decode::Text), "aЖ", Err("`Ж` is not in latin1: `aЖ`")),
+        (latin1(Decode::Number { comma: true }), "1.5", Ok(b"1,5")),
+        (Decode::Encoded(Encoding::Utf16Be, Box::new(Decode::Json)), "1€", Ok(b"\x001\x20\xac")),
         (Decode::Number { comma: false }, "a", Err("`a` is not a number")),
     ] {
         let got = encode(&Encode::of(how).unwrap(), Source::Text(text)).map_err(|refusal| refusal.detail);
@@ -202,6 +228,7 @@ fn layouts() -> impl Strategy<Value = (Vec<Field>, Vec<u8>)> {
         (1_usize..=8).prop_map(|bytes| FieldKind::Bcd { bytes }),
         (1_usize..6).prop_map(|bytes| FieldKind::Text { bytes }),
         (1_usize..6).prop_map(|bytes| FieldKind::Bytes { bytes }),
+        (1_usize..6, any::<bool>()).prop_map(|(length, wide)| FieldKind::S7 { length, wide }),
         (1_usize..3).prop_map(|bytes| FieldKind::Skip { bytes }),
     ];
     let order = prop_oneof![Just(Order::Big), Just(Order::Little), Just(Order::WordSwapped), Just(Order::ByteSwapped)];
@@ -213,9 +240,12 @@ fn layouts() -> impl Strategy<Value = (Vec<Field>, Vec<u8>)> {
             payload_size += kind.size() * count.unwrap_or(1);
             let of = fields.len();
             fields.push(Field { name: format!("f{n}").into(), at: None, kind, order, count });
-            if let (FieldKind::Integer { bytes, .. }, None) = (kind, count) {
-                let bit = u32::try_from(bits % (bytes as u64 * 8)).unwrap();
-                fields.push(field(&format!("b{n}"), FieldKind::Bit { bit, of }));
+            if let FieldKind::Integer { bytes, .. } = kind {
+                let most = (bytes * count.unwrap_or(1)) as u64 * 8;
+                let bit = u32::try_from(bits % most).unwrap();
+                let count = usize::try_from((bits >> 32) % (most + 1 - u64::from(bit))).unwrap();
+                let count = Some(count).filter(|count| *count > 0);
+                fields.push(Field { count, ..field(&format!("b{n}"), FieldKind::Bit { bit, of }) });
             }
         }
         let payload = prop::collection::vec(prop_oneof![any::<u8>(), (b'0'..=b'9')], payload_size);
@@ -229,7 +259,8 @@ proptest! {
     #[test]
     fn what_was_read_from_words_is_written_to_the_same_words((fields, payload) in layouts()) {
         let exact = fields.iter().all(|field| {
-            !matches!(field.kind, FieldKind::Bool | FieldKind::Text { .. } | FieldKind::Skip { .. })
+            use FieldKind::{Bool, S7, Skip, Text};
+            !matches!(field.kind, Bool | Text { .. } | Skip { .. } | S7 { .. })
         });
         let how = binary(fields);
         // Digits that are none, and numbers JSON has no word for, are not read or become null.
@@ -254,6 +285,7 @@ proptest! {
             Decode::KeyValue(KeyValue { comma, ..KeyValue::default() }),
             Decode::Csv(Csv { separator: b';', names: None, comma }),
             Decode::Coded(Coding::Base64, None),
+            Decode::Encoded(Encoding::Utf16Le, Box::new(Decode::Csv(Csv { separator: b';', names: None, comma }))),
             Decode::Coded(Coding::Hex, Some(Box::new(Decode::Csv(Csv { separator: b'|', names: None, comma })))),
         ] {
             if let Ok(payload) = encoded(&how, &body) {

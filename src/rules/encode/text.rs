@@ -97,7 +97,7 @@ fn field(text: &str, options: &Csv, out: &mut Vec<u8>) {
 /// Text that a decoder would take for something else, or trim.
 fn is_guessed(text: &str, comma: bool) -> bool {
     let number = number::push_with_decimal(text, comma, &mut Vec::new());
-    number || matches!(text, "true" | "false") || text.trim() != text
+    number || matches!(text, "true" | "false") || text.trim() != text || text.ends_with('\0')
 }
 
 fn quote(text: &str, quoted: bool, out: &mut Vec<u8>) {

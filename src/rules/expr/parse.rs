@@ -2,19 +2,19 @@
 
 use std::ops::Range;
 
-use jiff::tz::{TimeZone, TimeZoneDatabase};
-use regex::RegexBuilder;
+use super::{Compare, Expr, Math, Name};
 
-use super::{CHECKED, Compare, Expr, FUNCTIONS, Math, Name};
+mod habits;
+mod mentions;
+mod term;
+
+pub(in crate::rules) use mentions::{Mention, mentions};
 
 /// The deepest nesting of an expression.
 const MAX_DEPTH: usize = 100;
 
 /// The longest expression, in bytes.
 const MAX_LENGTH: usize = 4_096;
-
-/// A compiled regex may grow to this.
-const REGEX_LIMIT: usize = 1 << 20;
 
 /// What is wrong, and where in the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,8 +34,20 @@ pub(in crate::rules) enum Wrong {
     Filter(String, Vec<&'static str>),
     /// How a function that is there is written.
     Arguments(String),
+    /// A filter that scripts do not have, with the names of those they have.
+    ScriptFilter(String, Vec<&'static str>),
     /// Why a script may have no end.
     Endless(String),
+    /// What is written otherwise here, or not at all.
+    Otherwise {
+        /// What findings of this kind are called.
+        code: &'static str,
+        title: String,
+        /// What to do about it; may be empty.
+        help: String,
+        /// What to write, and in the place of what.
+        fix: Option<(Range<usize>, String)>,
+    },
 }
 
 /// The names an expression may use.
@@ -57,11 +69,15 @@ pub(in crate::rules) const VARIABLES: [(&str, Name); 6] = [
 
 /// Reads a text.
 pub(in crate::rules) fn parse(text: &str, known: Known<'_>) -> Result<Expr, Mistake> {
+    read(text, known).map_err(|mistake| habits::explain(text, Some(known), mistake))
+}
+
+fn read(text: &str, known: Known<'_>) -> Parsed {
     if text.len() > MAX_LENGTH {
         let wrong = Wrong::Syntax(format!("at most {MAX_LENGTH} bytes"));
         return Err(Mistake { at: 0..text.len(), wrong });
     }
-    let mut parser = Parser { text, at: 0, known, depth: 0 };
+    let mut parser = Parser::new(text, Some(known));
     let expr = parser.pipe()?;
     parser.space();
     match parser.rest().chars().next() {
@@ -70,8 +86,6 @@ pub(in crate::rules) fn parse(text: &str, known: Known<'_>) -> Result<Expr, Mist
             let at = parser.at..parser.at + c.len_utf8();
             let wrong = match c {
                 ',' | ';' => "one value: what makes several belongs into `script`",
-                '=' => "a comparison, written ==",
-                '&' => "and",
                 _ => "an operator or the end",
             };
             Err(Mistake { at, wrong: Wrong::Syntax(wrong.to_owned()) })
@@ -82,13 +96,21 @@ pub(in crate::rules) fn parse(text: &str, known: Known<'_>) -> Result<Expr, Mist
 struct Parser<'t> {
     text: &'t str,
     at: usize,
-    known: Known<'t>,
+    /// The `$names`; none where every one is known.
+    known: Option<Known<'t>>,
     depth: usize,
+    /// How many `|` it is behind, where `.` is no more the payload.
+    piped: usize,
+    mentions: Vec<Mention>,
 }
 
 type Parsed = Result<Expr, Mistake>;
 
 impl<'t> Parser<'t> {
+    fn new(text: &'t str, known: Option<Known<'t>>) -> Self {
+        Self { text, at: 0, known, depth: 0, piped: 0, mentions: Vec::new() }
+    }
+
     fn rest(&self) -> &'t str {
         self.text.get(self.at..).unwrap_or("")
     }
@@ -151,10 +173,14 @@ impl<'t> Parser<'t> {
 
     fn pipe(&mut self) -> Parsed {
         let first = self.otherwise()?;
-        match self.take("|") {
-            true => Ok(Expr::Pipe(Box::new([first, self.nested(Self::pipe)?]))),
-            false => Ok(first),
+        if !self.take("|") {
+            return Ok(first);
         }
+        let moves = usize::from(!matches!(first, Expr::Dot));
+        self.piped += moves;
+        let second = self.nested(Self::pipe)?;
+        self.piped -= moves;
+        Ok(Expr::Pipe(Box::new([first, second])))
     }
 
     fn otherwise(&mut self) -> Parsed {
@@ -247,6 +273,19 @@ impl<'t> Parser<'t> {
 
     /// A term with `.field` and `[0]` behind it.
     fn postfix(&mut self) -> Parsed {
+        self.space();
+        let start = self.at;
+        let term = self.steps()?;
+        if self.piped == 0
+            && self.text.get(start..self.at).is_some_and(|text| text.starts_with('.'))
+            && let Some(path) = mentions::path(&term).filter(|path| !path.is_empty())
+        {
+            self.mentions.push(Mention { path, at: start..self.at });
+        }
+        Ok(term)
+    }
+
+    fn steps(&mut self) -> Parsed {
         let mut term = self.term()?;
         loop {
             let rest = self.rest();
@@ -309,196 +348,5 @@ impl<'t> Parser<'t> {
         let length = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
         self.at += length;
         rest.get(..length).unwrap_or("")
-    }
-
-    fn term(&mut self) -> Parsed {
-        self.space();
-        match self.rest().chars().next() {
-            Some('(') => {
-                self.at += 1;
-                let inner = self.nested(Self::pipe)?;
-                if !self.take(")") {
-                    return self.expected("closing parenthesis");
-                }
-                Ok(inner)
-            }
-            Some('.') => {
-                self.at += 1;
-                match self.rest().chars().next() {
-                    Some(c) if c.is_alphabetic() || matches!(c, '_' | '"') => self.field(Expr::Dot),
-                    Some('[') if !self.rest().starts_with("[]") => {
-                        self.at += 1;
-                        self.bracket(Expr::Dot)
-                    }
-                    Some('0'..='9') => self.expected("a digit before the point"),
-                    _ => Ok(Expr::Dot),
-                }
-            }
-            Some('$') => self.variable(),
-            Some('"') => Ok(Expr::Text(self.string()?.into())),
-            Some('0'..='9') => self.number(),
-            Some('{' | '[') => self.expected("one value: objects and lists are made by `script`"),
-            _ => self.word(),
-        }
-    }
-
-    fn variable(&mut self) -> Parsed {
-        let start = self.at;
-        self.at += 1;
-        let name = self.peek_word();
-        self.at += name.len();
-        let position = |list: &[String]| list.iter().position(|known| known == name);
-        let found = position(self.known.names).map(Name::Capture);
-        let found = found.or_else(|| position(self.known.columns).map(Name::Column));
-        let found = found.or_else(|| VARIABLES.iter().find(|(known, _)| *known == name).map(|(_, name)| *name));
-        found.map(Expr::Name).ok_or_else(|| Mistake { at: start..self.at, wrong: Wrong::Variable(name.to_owned()) })
-    }
-
-    fn number(&mut self) -> Parsed {
-        let rest = self.rest();
-        let mut length = 0;
-        let mut before = ' ';
-        for c in rest.chars() {
-            let inner = c.is_ascii_digit()
-                || matches!(c, '.' | 'e' | 'E')
-                || (matches!(c, '+' | '-') && matches!(before, 'e' | 'E'));
-            if !inner {
-                break;
-            }
-            length += 1;
-            before = c;
-        }
-        match rest.get(..length).and_then(|digits| digits.parse::<f64>().ok()).filter(|number| number.is_finite()) {
-            Some(number) => {
-                self.at += length;
-                Ok(Expr::Number(number))
-            }
-            None => self.expected("a number"),
-        }
-    }
-
-    /// A string with the escapes of JSON.
-    fn string(&mut self) -> Result<String, Mistake> {
-        self.space();
-        let start = self.at;
-        let mut escaped = false;
-        for (at, c) in self.rest().char_indices().skip(1) {
-            match c {
-                '"' if !escaped => {
-                    self.at += at + 1;
-                    let quoted = self.text.get(start..self.at).unwrap_or("");
-                    return serde_json::from_str(quoted).map_err(|_| Mistake {
-                        at: start..self.at,
-                        wrong: Wrong::Syntax("expected a text with the escapes of JSON".to_owned()),
-                    });
-                }
-                '(' if escaped => {
-                    let wrong = Wrong::Syntax("texts are put together with +".to_owned());
-                    return Err(Mistake { at: start + at - 1..start + at + 1, wrong });
-                }
-                _ => escaped = c == '\\' && !escaped,
-            }
-        }
-        self.at = self.text.len();
-        self.expected("closing quote")
-    }
-
-    fn word(&mut self) -> Parsed {
-        let start = self.at;
-        let word = self.peek_word();
-        self.at += word.len();
-        match word {
-            "" => self.expected("a value"),
-            "true" => Ok(Expr::Bool(true)),
-            "false" => Ok(Expr::Bool(false)),
-            "null" => Ok(Expr::Null),
-            "if" => self.nested(Self::branches),
-            "and" | "or" | "then" | "elif" | "else" | "end" => {
-                self.at = start;
-                self.expected("a value")
-            }
-            word => self.call(word, start),
-        }
-    }
-
-    /// What stands behind `if` or `elif`.
-    fn branches(&mut self) -> Parsed {
-        let condition = self.nested(Self::pipe)?;
-        if !self.take_word("then") {
-            return self.expected("then");
-        }
-        let then = self.nested(Self::pipe)?;
-        let otherwise = match () {
-            () if self.take_word("elif") => self.nested(Self::branches)?,
-            () if self.take_word("else") => {
-                let otherwise = self.nested(Self::pipe)?;
-                if !self.take_word("end") {
-                    return self.expected("end");
-                }
-                otherwise
-            }
-            () if self.take_word("end") => Expr::Dot,
-            () => return self.expected("else or end"),
-        };
-        Ok(Expr::If(Box::new([condition, then, otherwise])))
-    }
-
-    fn call(&mut self, word: &'t str, start: usize) -> Parsed {
-        let place = start..self.at;
-        let mut arguments = Vec::new();
-        if self.rest().starts_with('(') {
-            self.at += 1;
-            loop {
-                arguments.push(self.nested(Self::pipe)?);
-                if !self.take(";") {
-                    break;
-                }
-            }
-            if !self.take(")") {
-                return self.expected("closing parenthesis");
-            }
-        }
-        if CHECKED.contains(&word) {
-            return checked(word, &arguments).map_err(|wrong| Mistake { at: place, wrong });
-        }
-        let Some((_, function, least, most)) = FUNCTIONS.iter().find(|(name, ..)| *name == word) else {
-            let names = FUNCTIONS.iter().map(|(name, ..)| *name).chain(CHECKED).collect();
-            return Err(Mistake { at: place, wrong: Wrong::Filter(word.to_owned(), names) });
-        };
-        if arguments.len() < *least || arguments.len() > *most {
-            let how = match (least, most) {
-                (0, 0) => format!(".field | {word}"),
-                (0, _) => format!(".field | {word}, or .field | {word}(2)"),
-                (1, _) => format!(".field | {word}(\"text\")"),
-                _ => format!("{word}(.a; .b)"),
-            };
-            return Err(Mistake { at: place, wrong: Wrong::Arguments(how) });
-        }
-        Ok(Expr::Call(*function, arguments.into()))
-    }
-}
-
-/// The functions whose argument must be a text that makes sense.
-fn checked(word: &str, arguments: &[Expr]) -> Result<Expr, Wrong> {
-    let text = match arguments {
-        [] => None,
-        [Expr::Text(text)] => Some(&**text),
-        _ => return Err(Wrong::Arguments(format!("{word}(\"text\")"))),
-    };
-    match (word, text) {
-        ("test", Some(pattern)) => match RegexBuilder::new(pattern).size_limit(REGEX_LIMIT).build() {
-            Ok(regex) => Ok(Expr::Test(Box::new(regex))),
-            Err(error) => Err(Wrong::Syntax(error.to_string().lines().last().unwrap_or("no regex").to_owned())),
-        },
-        ("test", None) => Err(Wrong::Arguments(".field | test(\"^a.*z$\")".to_owned())),
-        (_, zone) => {
-            let zone = match zone {
-                None => TimeZone::UTC,
-                Some(name) => TimeZoneDatabase::bundled().get(name).map_err(|_| {
-                    Wrong::Arguments(format!("{word}(\"Europe/Berlin\"), and `{name}` is no time zone"))
-                })?,
-            };
-            Ok(if word == "weekday" { Expr::Weekday(zone) } else { Expr::TimeOfDay(zone) })
-        }
     }
 }

@@ -6,15 +6,17 @@
 //! | `empty-level` | a topic that begins or ends with `/`, or has `//` |
 //! | `loose-regex` | a regex without `^` and `$`, which takes whatever has it in it |
 //! | `never-runs` | a rule before this one takes everything |
-//! | `odd-level` | a level that is a wildcard or a name elsewhere, and stands for itself here |
+//! | `odd-level` | a level that is a wildcard or a name elsewhere, and stands for itself here; `$share/group/` |
 //! | `overlap` | a rule before this one takes some of the topics, and reads as the more general one |
 //! | `renamed-field` | a field by the name that `rename` gives it, where the rule still knows it by the old one |
 //! | `same-name` | a field that `rename` puts in the place of another one |
+//! | `shared-answer` | a method of a command whose answers all come on one topic, so that a late one answers the next call |
 //! | `too-long` | what is known of a message alone is more than the hub takes |
+//! | `unknown-field` | a field that the decoder does not make, and nothing else before it |
 //! | `unused-name` | a name from the topic that nothing refers to; one that begins with `_` may be unused |
 //!
-//! A lint is told only of rules without a mistake: one finding must not be the echo of another. `never-runs` asks the
-//! topics alone, and is told wherever those say enough.
+//! Those of commands are found where commands are read. A lint is told only of rules without a mistake: one finding must
+//! not be the echo of another. `never-runs` asks the topics alone, and is told wherever those say enough.
 
 use std::collections::{HashMap, HashSet};
 
@@ -28,11 +30,15 @@ use crate::rules::pattern::Level;
 use crate::rules::rule::{Decode, Message, Value};
 use crate::rules::template::{Part, Template};
 
+mod fields;
+
+pub(super) use fields::unknown as unknown_fields;
+
 /// The warnings that are not about one rule, or not to be allowed: `check --deny` can name them all the same.
 pub const FIRM_LINTS: [&str; 3] = ["not-once", "unused-key", "unused-table"];
 
-/// The warnings that one rule can allow, and `check --deny` can name.
-pub const LINTS: [&str; 10] = [
+/// The warnings that one rule or command can allow, and `check --deny` can name.
+pub const LINTS: [&str; 12] = [
     "constant-device",
     "empty-level",
     "loose-regex",
@@ -41,7 +47,9 @@ pub const LINTS: [&str; 10] = [
     "overlap",
     "renamed-field",
     "same-name",
+    "shared-answer",
     "too-long",
+    "unknown-field",
     "unused-name",
 ];
 
@@ -84,7 +92,11 @@ pub(super) fn rule<'a>(table: &'a DeTable<'a>, asked: &Asked, message: Option<&M
     if let Some(regex) = table.get("regex") {
         loose_regex(&Text::new(&asked.text, &regex.span()), report);
     }
-    let Some(message) = message.filter(|message| !message.drops) else { return };
+    let Some(message) = message else { return };
+    unknown_fields(table, &asked.names, message, report);
+    if message.drops {
+        return;
+    }
     too_long(table, message, report);
     renamed_fields(table, report);
     same_names(table, message, report);
@@ -138,7 +150,7 @@ fn loose_regex(text: &Text<'_>, report: &mut Report<'_>) {
 fn constant_device<'a>(table: &'a DeTable<'a>, asked: &Asked, message: &Message, report: &mut Report<'_>) -> bool {
     let constant = message.device.0.iter().all(|part| matches!(part, Part::Literal(_)));
     // The payload says of which devices and nodes its values are.
-    let says_itself = matches!(message.decode, Some(Decode::Kepware(_) | Decode::Sparkplug { .. }));
+    let says_itself = matches!(message.decode, Some(Decode::Kepware(_) | Decode::Sparkplug(_)));
     let Some(device) = table.get("device").filter(|_| constant && !says_itself && takes_many(asked)) else {
         return false;
     };
@@ -297,11 +309,9 @@ fn same_names<'a>(table: &'a DeTable<'a>, message: &Message, report: &mut Report
 
 /// The fields that are there whatever the payload is: by the names of a decoder, or because the rule makes them.
 fn known_fields(message: &Message) -> HashSet<String> {
-    let mut known: HashSet<String> = match (&message.decode, &message.script) {
-        (Some(Decode::Csv(csv)), None) => csv.names.iter().flatten().map(|name| name.to_string()).collect(),
-        (Some(Decode::Binary(layout)), None) => layout.fields.iter().map(|field| field.name.to_string()).collect(),
-        _ => HashSet::new(),
-    };
+    let decode = message.decode.as_ref().filter(|_| message.script.is_none());
+    let made = decode.and_then(Decode::fields).into_iter().flatten();
+    let mut known: HashSet<String> = made.map(str::to_owned).collect();
     known.extend(message.set.iter().map(|set| set.path.join(".")));
     known.extend(message.scale.iter().map(|scale| scale.path.join(".")));
     known

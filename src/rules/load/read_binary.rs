@@ -4,7 +4,7 @@ use toml::de::DeTable;
 
 use crate::diag::walk::{Reader, Report, Text};
 use crate::diag::{Span, nearest};
-use crate::rules::decode::binary::{Field, Kind, Layout, MAX_BYTES, Order};
+use crate::rules::decode::binary::{Field, Kind, Layout, MAX_BYTES, Order, s7};
 use crate::rules::rule::Decode;
 
 /// Fields of one layout at most.
@@ -17,16 +17,35 @@ pub(super) const ORDERS: [(&str, Order); 4] = [
     ("byte-swapped", Order::ByteSwapped),
 ];
 
-pub(super) const TYPES: [&str; 19] = [
-    "u8", "i8", "u16", "i16", "u24", "i24", "u32", "i32", "u64", "i64", "f32", "f64", "bool", "bcd8", "bcd16", "bcd32",
-    "bcd64", "string", "bytes",
+pub(super) const TYPES: [&str; 21] = [
+    "u8",
+    "i8",
+    "u16",
+    "i16",
+    "u24",
+    "i24",
+    "u32",
+    "i32",
+    "u64",
+    "i64",
+    "f32",
+    "f64",
+    "bool",
+    "bcd8",
+    "bcd16",
+    "bcd32",
+    "bcd64",
+    "string",
+    "s7string",
+    "s7wstring",
+    "bytes",
 ];
 
 /// What becomes of a longer payload, and whether the rest is ignored.
 pub(super) const RESTS: [(&str, bool); 2] = [("refuse", false), ("ignore", true)];
 
 /// The types of IEC 61131-3 and what they are here.
-const PLC_TYPES: [(&str, &str); 18] = [
+const PLC_TYPES: [(&str, &str); 19] = [
     ("REAL", "f32"),
     ("LREAL", "f64"),
     ("SINT", "i8"),
@@ -45,6 +64,7 @@ const PLC_TYPES: [(&str, &str); 18] = [
     ("DOUBLE", "f64"),
     ("BOOLEAN", "bool"),
     ("CHAR", "string"),
+    ("WSTRING", "s7wstring"),
 ];
 
 /// Reads `order`, `rest` and `fields`.
@@ -95,7 +115,7 @@ fn field<'a>(
     let skip = keys.integer("skip", report);
     let kind = match (skip, keys.any("bit").is_some()) {
         (Some((bytes, place)), _) => Some(Kind::Skip { bytes: number(bytes, 1, &place, report)? }),
-        (None, true) => bit(&mut keys, span, before, report),
+        (None, true) => bit(&mut keys, (span, count.unwrap_or(1)), before, report),
         (None, false) => typed(&mut keys, span, report),
     };
     keys.finish(report);
@@ -118,7 +138,13 @@ fn number(value: i64, least: i64, span: &Span, report: &mut Report<'_>) -> Optio
     number
 }
 
-fn bit(keys: &mut Reader<'_>, span: &Span, before: &[Field], report: &mut Report<'_>) -> Option<Kind> {
+/// So many bits of a field.
+fn bit(
+    keys: &mut Reader<'_>,
+    (span, count): (&Span, usize),
+    before: &[Field],
+    report: &mut Report<'_>,
+) -> Option<Kind> {
     let (bit, bit_span) = keys.integer("bit", report)?;
     let Some(of) = keys.string("of", report) else {
         let found = report.new_error("bad-decode", "a bit is of a field before it").at(span.clone(), "no `of`");
@@ -135,7 +161,7 @@ fn bit(keys: &mut Reader<'_>, span: &Span, before: &[Field], report: &mut Report
         return None;
     };
     let bytes = match before.get(index) {
-        Some(Field { kind: Kind::Integer { bytes, .. }, count: None, .. }) => *bytes,
+        Some(Field { kind: Kind::Integer { bytes, .. }, count, .. }) => bytes.saturating_mul(count.unwrap_or(1)),
         _ => {
             let title = format!("`{}` is no whole number, it has no bits", of.value);
             report.error("bad-decode", title, of.span(), "u8, u16, u32 and u64 have");
@@ -143,7 +169,7 @@ fn bit(keys: &mut Reader<'_>, span: &Span, before: &[Field], report: &mut Report
         }
     };
     match u32::try_from(bit) {
-        Ok(bit) if u64::from(bit) < bytes as u64 * 8 => Some(Kind::Bit { bit, of: index }),
+        Ok(bit) if u64::from(bit) + count as u64 <= bytes as u64 * 8 => Some(Kind::Bit { bit, of: index }),
         _ => {
             let title = format!("`{}` has bits 0 to {}", of.value, bytes * 8 - 1);
             report.error("bad-decode", title, bit_span, "0 is the least significant one");
@@ -160,6 +186,23 @@ fn typed(keys: &mut Reader<'_>, span: &Span, report: &mut Report<'_>) -> Option<
     };
     let integer = |bytes, signed| Some(Kind::Integer { bytes, signed });
     let length = keys.integer("length", report);
+    let declared = |wide: bool, report: &mut Report<'_>| match length.clone() {
+        Some((length, place)) => {
+            let most = s7::longest(wide);
+            let found = usize::try_from(length).ok().filter(|length| (1..=most).contains(length));
+            if found.is_none() {
+                let title = format!("`{}` has a length between 1 and {most}", name.value);
+                report.error("bad-decode", title, place, "");
+            }
+            found.map(|length| Kind::S7 { length, wide })
+        }
+        None => {
+            let title = format!("`{}` needs the length it is declared with", name.value);
+            let found = report.new_error("bad-decode", title).at(name.span(), "no `length`");
+            report.push(found.help("STRING[20] has length = 20, STRING alone 254"));
+            None
+        }
+    };
     let of_length = |report: &mut Report<'_>| match length.clone() {
         Some((length, place)) => number(length, 1, &place, report),
         None => {
@@ -187,6 +230,8 @@ fn typed(keys: &mut Reader<'_>, span: &Span, report: &mut Report<'_>) -> Option<
         "bcd32" => Some(Kind::Bcd { bytes: 4 }),
         "bcd64" => Some(Kind::Bcd { bytes: 8 }),
         "string" => of_length(report).map(|bytes| Kind::Text { bytes }),
+        "s7string" => declared(false, report),
+        "s7wstring" => declared(true, report),
         "bytes" => of_length(report).map(|bytes| Kind::Bytes { bytes }),
         unknown => {
             let found = report.new_error("unknown-type", format!("unknown type `{unknown}`")).at(name.span(), "");

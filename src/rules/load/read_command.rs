@@ -7,6 +7,7 @@ use regex::Regex;
 use toml::de::DeTable;
 
 use super::durations;
+use super::lint;
 use super::read_decode;
 use super::read_on::text_pattern;
 use super::read_path;
@@ -16,7 +17,7 @@ use super::texts::Names;
 use crate::diag::walk::{Entry, Reader, Report, Text, text};
 use crate::diag::{Diagnostic, Span};
 use crate::rules::answer::{Answer, STATUS};
-use crate::rules::command::{ANSWER, Command, Levels, NAMES, PAYLOAD, TOPIC, TextPattern};
+use crate::rules::command::{ANSWER, Command, ID, Levels, NAMES, PAYLOAD, TOPIC, TextPattern};
 use crate::rules::encode::Encode;
 use crate::rules::rule::Message;
 use crate::rules::template::{Part, Template};
@@ -45,6 +46,7 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
     let mut keys = Reader::new(table, "command");
     let name = keys.string("name", report);
     let method = keys.string("method", report);
+    let allow = lint::allowed(&mut keys, report);
     let mut names = Names::down(&NAMES);
     let device = keys.any("device").and_then(|entry| pattern(&entry, &mut names, report));
     let mut props = Vec::new();
@@ -91,7 +93,13 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
     let shown = name.or(method).map_or(written, |name| name.value).to_owned();
     let sound = !report.found.iter().skip(before).any(Diagnostic::is_error);
     let waits = method.is_some() || on_ack != Some(false);
+    let picks = answer.as_ref().is_some_and(Answer::picks);
+    if let Some(message) = message.as_ref().filter(|_| sound && method.is_some() && !picks) {
+        shared_answer(message, &names, report);
+    }
+    lint::let_by(&allow, before, report);
     let command = message.filter(|_| sound).map(|message| {
+        lint::unknown_fields(table, &names.names, &message, report);
         let levels = |what: &str| {
             let template = message.props.iter().find(|(name, _)| **name == *what);
             template.map(|(_, template)| Levels::of(template))
@@ -113,6 +121,28 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
         }
     });
     Draft { file: report.file, name: shown, name_span, command }
+}
+
+/// Tells of a method whose answers all come on one topic, where one that is late answers the call after its own.
+fn shared_answer(message: &Message, names: &Names, report: &mut Report<'_>) {
+    let Some((written, place)) = &names.answer else { return };
+    let Some((_, topic)) = message.props.iter().find(|(name, _)| **name == *ANSWER) else { return };
+    // What the body says may be the same of two calls; the request id and the time of receipt are not.
+    let of_one_call = |part: &Part| matches!(part, Part::Capture(ID) | Part::Time);
+    if topic.0.iter().any(of_one_call) {
+        return;
+    }
+    let title = "an answer that comes too late can answer the next call: nothing in its topic says which call it is of";
+    let found = Diagnostic::warning("shared-answer", title, report.file);
+    let exact = Text::new(written, place).exact_part(report.text, written.len()..written.len());
+    let found = found.at(place.clone(), "no `{id}`").help(
+        "the equipment has to be told the `{id}` as well, in `topic`, `payload` or `add`; \
+         where it can answer on one topic only: when = \".ref == $id\" in `response`, or allow = [\"shared-answer\"]",
+    );
+    report.push(match exact {
+        Some(exact) => found.fix(exact, if written.ends_with('/') { "{id}" } else { "/{id}" }),
+        None => found,
+    });
 }
 
 /// Reads `once`, and tells what a device would hear twice all the same.

@@ -7,8 +7,11 @@ use crate::diag::nearest;
 use crate::diag::walk::{Entry, Reader, Report, Text, text};
 use crate::rules::decode::coding::Coding;
 use crate::rules::decode::csv::{Csv, twice};
-use crate::rules::decode::kepware::{Kepware, Keys, Quality, Split};
+use crate::rules::decode::encoding::Encoding;
+use crate::rules::decode::kepware::{Kepware, Keys, Split};
 use crate::rules::decode::keyvalue::KeyValue;
+use crate::rules::decode::quality::Quality;
+use crate::rules::decode::sparkplug::Sparkplug;
 use crate::rules::rule::Decode;
 
 pub(super) const FORMATS: [&str; 12] =
@@ -16,6 +19,14 @@ pub(super) const FORMATS: [&str; 12] =
 
 /// What stands before the fraction of a number, and whether it is a comma.
 pub(super) const DECIMALS: [(&str, bool); 2] = [(".", false), (",", true)];
+
+/// What text is written in; nothing for UTF-8.
+pub(super) const ENCODINGS: [(&str, Option<Encoding>); 4] = [
+    ("utf-8", None),
+    ("latin1", Some(Encoding::Latin1)),
+    ("utf-16le", Some(Encoding::Utf16Le)),
+    ("utf-16be", Some(Encoding::Utf16Be)),
+];
 
 /// What bytes can be written as.
 pub(super) const CODINGS: [&str; 2] = ["hex", "base64"];
@@ -54,6 +65,8 @@ fn read_nested<'a>(entry: &Entry<'a>, outer: bool, report: &mut Report<'_>) -> O
     let name = text(&name, report)?;
     let before = report.found.len();
     let decode = match name.value {
+        "json" => Some(Decode::Json),
+        "text" => Some(Decode::Text),
         "number" => Some(Decode::Number { comma: decimal(&mut keys, report) }),
         "raw" => raw(&mut keys, report),
         "keyvalue" => keyvalue(&mut keys, report),
@@ -64,7 +77,7 @@ fn read_nested<'a>(entry: &Entry<'a>, outer: bool, report: &mut Report<'_>) -> O
         "kepware" => kepware(&mut keys, report),
         "sparkplug" => {
             let rebirth = keys.boolean("rebirth", report).is_some_and(|(rebirth, _)| rebirth);
-            Some(Decode::Sparkplug { rebirth })
+            Some(Decode::Sparkplug(Sparkplug { rebirth, quality: quality(&mut keys, report) }))
         }
         other => match plain(other) {
             Some(decode) => Some(decode),
@@ -73,6 +86,14 @@ fn read_nested<'a>(entry: &Entry<'a>, outer: bool, report: &mut Report<'_>) -> O
                 return None;
             }
         },
+    };
+    let encoding = match name.value {
+        "json" | "text" | "number" | "keyvalue" | "csv" => encoding(&mut keys, report),
+        _ => None,
+    };
+    let decode = match encoding {
+        Some(encoding) => decode.map(|decode| Decode::Encoded(encoding, Box::new(decode))),
+        None => decode,
     };
     keys.finish(report);
     let sound = !report.found.iter().skip(before).any(|found| found.is_error());
@@ -95,7 +116,7 @@ pub(super) fn plain(name: &str) -> Option<Decode> {
             good: Box::default(),
             keys: Keys::default(),
         }),
-        "sparkplug" => Decode::Sparkplug { rebirth: false },
+        "sparkplug" => Decode::Sparkplug(Sparkplug::default()),
         "xml" => Decode::Xml,
         _ => return None,
     })
@@ -127,6 +148,26 @@ fn unknown(name: &Text<'_>, report: &mut Report<'_>) {
 /// True where numbers have a decimal comma.
 fn decimal(keys: &mut Reader<'_>, report: &mut Report<'_>) -> bool {
     keys.word("decimal", &DECIMALS, "unknown-word", report).unwrap_or(false)
+}
+
+fn encoding(keys: &mut Reader<'_>, report: &mut Report<'_>) -> Option<Encoding> {
+    let name = keys.string("encoding", report)?;
+    if let Some((_, encoding)) = ENCODINGS.iter().find(|(word, _)| *word == name.value) {
+        return *encoding;
+    }
+    let found = report.new_error("unknown-word", format!("`encoding` cannot be `{}`", name.value));
+    let found = found.at(name.span(), "");
+    let elsewhere = Encoding::named(name.value).map(|encoding| encoding.map_or("utf-8", Encoding::word));
+    let words = || ENCODINGS.iter().map(|(word, _)| *word);
+    report.push(match elsewhere.or_else(|| nearest(name.value, words())) {
+        Some(meant) => found.fix(name.span(), format!("\"{meant}\"")),
+        None => found.help(format!("encoding = \"{}\"", words().collect::<Vec<_>>().join("\" or \""))),
+    });
+    None
+}
+
+fn quality(keys: &mut Reader<'_>, report: &mut Report<'_>) -> Quality {
+    keys.word("quality", &QUALITIES, "unknown-word", report).unwrap_or(Quality::Good)
 }
 
 fn raw(keys: &mut Reader<'_>, report: &mut Report<'_>) -> Option<Decode> {
@@ -214,7 +255,7 @@ fn csv<'a>(keys: &mut Reader<'a>, name: &Text<'_>, report: &mut Report<'_>) -> O
 
 fn kepware<'a>(keys: &mut Reader<'a>, report: &mut Report<'_>) -> Option<Decode> {
     let split = keys.word("split", &SPLITS, "unknown-word", report).unwrap_or(Split::None);
-    let quality = keys.word("quality", &QUALITIES, "unknown-word", report).unwrap_or(Quality::Good);
+    let quality = quality(keys, report);
     let mut names = Keys::default();
     if let Some((table, _)) = keys.table("keys", report) {
         let mut keys = Reader::new(table, "keys");

@@ -6,7 +6,7 @@ use super::read_command::{self, Draft};
 use super::read_rule::{self, Makes, read_message};
 use super::read_table::Tables;
 use super::texts::Names;
-use super::{read_path, twin_names};
+use super::{lint, read_path, twin_names};
 use crate::diag::walk::{Reader, Report};
 use crate::diag::{Diagnostic, Span};
 use crate::rules::command::{Command, Levels, PAYLOAD, TOPIC};
@@ -48,6 +48,7 @@ pub(super) fn read<'a>(
     let shown = name.map_or(written, |name| name.value).to_owned();
     let sound = !report.found.iter().skip(before).any(Diagnostic::is_error);
     let command = message.filter(|_| sound).map(|message| {
+        lint::unknown_fields(table, &names.names, &message, report);
         let template =
             |what: &str| message.props.iter().find(|(name, _)| **name == *what).map(|(_, template)| template);
         let has_payload = template(PAYLOAD).is_some() || encode.is_some();

@@ -94,6 +94,7 @@ fn read_topic(text: &Text<'_>, report: &mut Report<'_>) -> Asked {
 /// Warns of levels that are wildcards or names elsewhere, and that MQTT takes as they stand. `$name` is none of
 /// them: topics of that kind exist.
 fn foreign_wildcards(text: &Text<'_>, levels: &[Level], report: &mut Report<'_>) {
+    subscription(text, report);
     let mut at = 0;
     for (level, written) in levels.iter().zip(text.value.split('/')) {
         let exact = text.exact_part(report.text, at..at + written.len());
@@ -114,6 +115,24 @@ fn foreign_wildcards(text: &Text<'_>, levels: &[Level], report: &mut Report<'_>)
             });
         }
     }
+}
+
+/// Warns of a filter as subscribers write it to share messages among them. Publishes are on the topic behind it.
+fn subscription(text: &Text<'_>, report: &mut Report<'_>) {
+    let mut levels = text.value.split('/');
+    let begin = match (levels.next(), levels.next()) {
+        (Some("$share"), Some(group)) => "$share/".len() + group.len() + 1,
+        (Some("$queue"), Some(_)) => "$queue/".len(),
+        _ => return,
+    };
+    let Some(shared) = text.value.get(..begin).filter(|_| begin < text.value.len()) else { return };
+    let exact = text.exact_part(report.text, 0..begin);
+    let title = format!("`{shared}` is for subscribers: nothing is published there");
+    let found = Diagnostic::warning("odd-level", title, report.file).at(exact.clone().unwrap_or(text.span()), "");
+    report.push(match exact {
+        Some(place) => found.fix(place, ""),
+        None => found.help("write the topic behind it"),
+    });
 }
 
 /// The name in `<name>`, `:name` or `%name%`.

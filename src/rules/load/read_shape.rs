@@ -73,7 +73,16 @@ pub(super) fn tell(mistake: &Mistake, text: &Text<'_>, names: &Names, report: &m
                 (None, _) => found.help(format!("known are ${}", known.join(", $"))),
             }
         }
-        Wrong::Filter(name, functions) => {
+        Wrong::Otherwise { code, title, help, fix } => {
+            let found = report.new_error(code, title.as_str()).at(place, "");
+            let found = if help.is_empty() { found } else { found.help(help.as_str()) };
+            match fix.as_ref().map(|(at, instead)| (text.exact_part(report.text, at.clone()), instead)) {
+                Some((Some(at), instead)) => found.fix(at, quoted(instead, text, report)),
+                Some((None, instead)) if !instead.is_empty() => found.help(format!("write {instead}")),
+                _ => found,
+            }
+        }
+        Wrong::Filter(name, functions) | Wrong::ScriptFilter(name, functions) => {
             let found = report.new_error("unknown-filter", format!("undefined filter `{name}`"));
             let found = found.at(place, "not known here");
             let is_name = names.names.iter().chain(&names.columns).any(|known| known == name)
@@ -85,11 +94,23 @@ pub(super) fn tell(mistake: &Mistake, text: &Text<'_>, names: &Names, report: &m
                 (_, Some(meant), None) => found.help(format!("did you mean `{meant}`?")),
                 (_, None, _) => found
                     .help(format!("a field of the payload is written .{name}, a name from the topic ${name}"))
-                    .help(format!("filters here: {}; `script` has all of jq", functions.join(", "))),
+                    .help(match mistake.wrong {
+                        Wrong::Filter(..) => format!("filters here: {}; `script` has more", functions.join(", ")),
+                        _ => "`script` has the filters of jq but for those that docs/rules.md names".to_owned(),
+                    }),
             }
         }
     };
     report.push(found);
+}
+
+/// What is to stand in a text of the file, with its quotes escaped where that is needed.
+fn quoted(instead: &str, text: &Text<'_>, report: &Report<'_>) -> String {
+    let begin = report.text.get(text.span()).unwrap_or("");
+    match begin.starts_with('"') && !begin.starts_with("\"\"\"") {
+        true => instead.replace('"', "\\\""),
+        false => instead.to_owned(),
+    }
 }
 
 /// Reads `script`.

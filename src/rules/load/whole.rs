@@ -6,14 +6,14 @@ use regex_syntax::hir::{Hir, HirKind, Look};
 
 use super::{Draft, read_command};
 use crate::diag::Diagnostic;
-use crate::rules::pattern;
+use crate::rules::pattern::{self, Pattern};
 
 /// A rule whose every topic is taken by one before it.
 pub(super) fn never_runs(drafts: &[Draft], found: &mut Vec<Diagnostic>) {
+    let takers: Vec<Taker<'_>> = drafts.iter().map(Taker::new).collect();
     for (index, late) in drafts.iter().enumerate().filter(|(_, late)| !late.allows("never-runs")) {
-        let Some(early) = drafts.iter().take(index).find(|early| !early.goes_on && takes_all(early, late)) else {
-            continue;
-        };
+        let early = takers.iter().take(index).find(|early| !early.draft.goes_on && early.takes_all(late));
+        let Some(early) = early.map(|early| early.draft) else { continue };
         found.push(
             Diagnostic::warning("never-runs", format!("rule `{}` can never run", late.name), late.file)
                 .at(late.name_span.clone(), "never reached")
@@ -31,17 +31,61 @@ pub(super) fn never_runs(drafts: &[Draft], found: &mut Vec<Diagnostic>) {
     }
 }
 
-fn takes_all(early: &Draft, late: &Draft) -> bool {
-    if early.on != late.on {
-        return false;
+/// A rule, and what its regex is known to take.
+struct Taker<'d> {
+    draft: &'d Draft,
+    behind: Option<Behind>,
+    /// What every topic that the regex takes begins with.
+    begin: String,
+}
+
+impl<'d> Taker<'d> {
+    fn new(draft: &'d Draft) -> Self {
+        let hir = draft.regex.as_deref().and_then(|regex| regex_syntax::parse(regex).ok());
+        let behind = hir.as_ref().and_then(all_behind);
+        Self { draft, behind, begin: hir.as_ref().map(beginning).unwrap_or_default() }
     }
-    match (&early.filter, &late.meant) {
-        (Some(wide), Some(narrow)) => pattern::covers(wide, narrow),
-        (None, None) => early.regex.is_some() && early.regex == late.regex,
-        // `#` takes all but `$SYS` and its like.
-        (Some(filter), None) => filter == "#" && late.regex.as_deref().is_some_and(begins_with_a_letter),
-        (None, Some(filter)) => early.regex.as_deref().and_then(all_behind).is_some_and(|all| all.takes_filter(filter)),
+
+    fn takes_all(&self, late: &Draft) -> bool {
+        let early = self.draft;
+        if early.on != late.on {
+            return false;
+        }
+        match (&early.filter, &late.meant) {
+            (Some(wide), Some(narrow)) => pattern::covers(wide, narrow),
+            (None, None) => early.regex.is_some() && early.regex == late.regex,
+            // `#` takes all but `$SYS` and its like.
+            (Some(filter), None) => filter == "#" && late.regex.as_deref().is_some_and(begins_with_a_letter),
+            (None, Some(filter)) => {
+                self.behind.as_ref().is_some_and(|all| all.takes_filter(filter)) || self.takes_topic(filter)
+            }
+        }
     }
+
+    /// True for a filter that is one topic, and that the regex takes.
+    fn takes_topic(&self, filter: &str) -> bool {
+        let pattern = self.draft.rule.as_ref().map(|rule| &rule.pattern);
+        let is_taken = |topic: &str| match pattern {
+            Some(Pattern::Regex { regex, .. }) => regex.is_match(topic),
+            _ => false,
+        };
+        filter.starts_with(&self.begin) && !filter.contains(['+', '#']) && is_taken(filter)
+    }
+}
+
+/// The text that everything begins with that a regex takes.
+fn beginning(hir: &Hir) -> String {
+    let HirKind::Concat(parts) = hir.kind() else { return String::new() };
+    let mut parts = parts.iter().map(uncaptured);
+    let mut begin = String::new();
+    if matches!(parts.next(), Some(HirKind::Look(Look::Start))) {
+        let texts = parts.map_while(|part| match part {
+            HirKind::Literal(text) => std::str::from_utf8(&text.0).ok(),
+            _ => None,
+        });
+        begin.extend(texts);
+    }
+    begin
 }
 
 /// All topics that begin with a text and, where `more` is set, go on behind it: what `^plant1/.*$` and `^plant1/.+$` take.
@@ -62,8 +106,7 @@ impl Behind {
 }
 
 /// What a regex takes that is a text with anything behind it.
-fn all_behind(regex: &str) -> Option<Behind> {
-    let hir = regex_syntax::parse(regex).ok()?;
+fn all_behind(hir: &Hir) -> Option<Behind> {
     let HirKind::Concat(parts) = hir.kind() else { return None };
     let mut parts = parts.iter().map(uncaptured).peekable();
     if !matches!(parts.next()?, HirKind::Look(Look::Start)) {
@@ -223,8 +266,21 @@ mod tests {
             ("plant1/.*$", "plant1/a", false),
             ("^.*$", "plant1/a", true),
         ] {
-            let takes = all_behind(regex).is_some_and(|all| all.takes_filter(filter));
+            let takes = all_behind(&regex_syntax::parse(regex).unwrap()).is_some_and(|all| all.takes_filter(filter));
             assert_eq!(takes, expect, "{regex} {filter}");
+        }
+    }
+
+    #[test]
+    fn what_a_regex_takes_begins_with() {
+        for (regex, expect) in [
+            ("^plant/(?<line>\\w+)/temp$", "plant/"),
+            ("^plant/(a)b(?<x>.)", "plant/ab"),
+            ("plant/.*", ""),
+            ("(?i)^plant/x", ""),
+            ("^(plant|hall)/x", ""),
+        ] {
+            assert_eq!(beginning(&regex_syntax::parse(regex).unwrap()), expect, "{regex}");
         }
     }
 

@@ -46,6 +46,10 @@ pub(in crate::rules) fn decimals() -> Vec<&'static str> {
     firsts(&read_decode::DECIMALS)
 }
 
+pub(in crate::rules) fn encodings() -> Vec<&'static str> {
+    firsts(&read_decode::ENCODINGS)
+}
+
 pub(in crate::rules) fn codings() -> Vec<&'static str> {
     read_decode::CODINGS.to_vec()
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::Shaped;
 use crate::rules::QuarantineReason;
 use crate::rules::json::{self, Kind, Member, NotJson};
-use crate::rules::refusal::{BASE64, Refusal, not_json, shown};
+use crate::rules::refusal::{Refusal, not_json, readable, shown};
 use crate::rules::rule::{Decode, Message, Value};
 use crate::rules::template::{Facts, Place, Template};
 
@@ -49,7 +49,7 @@ pub(super) fn object<'a>(message: &Message, body: &'a [u8], members: &mut Vec<Me
                 _ if message.decode.is_some() => None,
                 (Ok(Kind::Number), _) => Some("decode = \"number\""),
                 (_, Ok(_)) => Some("decode = \"text\""),
-                (_, Err(_)) => Some(BASE64),
+                (_, Err(_)) => Some(readable(body)),
             };
             let detail = format!("{} needs a JSON object, the payload is {}", message.what_reads(), shown(body));
             Err(Refusal::new(QuarantineReason::NotAnObject, detail).advise(advice))

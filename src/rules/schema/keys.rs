@@ -155,6 +155,7 @@ const COMMAND: &[Key] = &[
     key("ack", Table("ack"), "the answer of the plant that completes the message"),
     key("once", Flag, "a message is published once at most, over restarts and power failures, too"),
     key("response", Table("response"), "the answer of the plant that answers the method"),
+    key("allow", List(&Words(lints)), "warnings of `check` that this command is not to have"),
 ];
 
 const DESIRED: &[Key] = &[
@@ -199,6 +200,11 @@ const DECODED: Shape = Either(&[Words(words::plain_formats), Table("decode")]);
 const DECODE: &[Key] = &[
     key("format", Words(words::formats), "what the payload is"),
     key("decimal", Words(words::decimals), "number, keyvalue, csv: \",\" where numbers have a decimal comma"),
+    key(
+        "encoding",
+        Words(words::encodings),
+        "json, text, number, keyvalue, csv: what the text is written in; latin1 is Windows-1252",
+    ),
     key("as", Words(words::codings), "raw: the bytes as text in the field value_base64 or value_hex"),
     key("then", DECODED, "hex, base64: how the bytes are read further"),
     key("separator", Text, "keyvalue: between pairs; csv: between fields, one character"),
@@ -209,7 +215,7 @@ const DECODE: &[Key] = &[
     key("rest", Words(words::rests), "binary: what becomes of a longer payload"),
     key("fields", List(&Table("field")), "binary: the fields, in the order in which they lie"),
     key("split", Words(words::splits), "kepware: a message for each device or for each tag"),
-    key("quality", Words(words::qualities), "kepware: what becomes of values of bad quality"),
+    key("quality", Words(words::qualities), "kepware, sparkplug: what becomes of values of bad quality"),
     key("good", Either(&[Plain, List(&Plain)]), "kepware: the words for good quality where they are others"),
     key("rebirth", Flag, "sparkplug: edge nodes whose births are not known are asked to send them again"),
     key("keys", Table("keys"), "kepware: how the members are called in a template of your own"),
@@ -224,10 +230,14 @@ const FIELD: &[Key] = &[
         "where it begins, in bytes from 0; behind the field before it where this is not said",
     ),
     key("order", Words(words::orders), "how its bytes lie where it is not as in the others"),
-    key("count", Whole(1, i64::MAX), "an array of so many"),
-    key("length", Whole(1, i64::MAX), "string, bytes: so many bytes"),
+    key("count", Whole(1, i64::MAX), "an array of so many; with `bit` so many bits from that on"),
+    key("length", Whole(1, i64::MAX), "string, bytes: so many bytes; s7string, s7wstring: the declared length"),
     key("skip", Whole(1, i64::MAX), "no field: so many bytes nobody needs"),
-    key("bit", Whole(0, 63), "a bit of the field `of`; 0 is the least significant one"),
+    key(
+        "bit",
+        Whole(0, i64::MAX),
+        "a bit of the field `of`; 0 is the least significant one, of an array that of the first",
+    ),
     key("of", Text, "the field before it that the bit is of"),
 ];
 

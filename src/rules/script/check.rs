@@ -9,65 +9,108 @@ use jaq_core::path::{Part, Path};
 
 use crate::rules::expr::{Mistake, Wrong};
 
-/// The longest script, in bytes.
-const MAX_LENGTH: usize = 8_192;
-
-/// The deepest nesting of brackets, and most operators and keywords: jaq reads and runs them by recursion.
-const MAX_DEPTH: usize = 24;
-const MAX_OPERATORS: usize = 120;
-
-/// Words that count as operators.
-const KEYWORDS: [&str; 10] = ["if", "elif", "try", "reduce", "foreach", "label", "def", "as", "and", "or"];
-
-/// Filters that go on for ever or as deep as they are told, and what to write instead.
-const ENDLESS: [(&str, &str); 8] = [
+/// Filters that go on for ever, and what to write instead.
+const ENDLESS: [(&str, &str); 4] = [
     ("repeat", "range(0; 10) counts to an end"),
     ("while", "range(0; 10) counts to an end"),
     ("until", "range(0; 10) counts to an end"),
     ("recurse", ".. visits everything in a value"),
-    ("getpath", "write the path itself: .a.b"),
-    ("setpath", "write the path itself: .a.b = 1"),
-    ("delpaths", "write the path itself: del(.a.b)"),
-    ("combinations", "bind one list after the other: .a[] as $x | .b[] as $y"),
+];
+
+/// Filters of jq that there are none of, and what to do without.
+const ABSENT: [(&[&str], &str); 9] = [
+    (&["setpath"], "write the path itself: .a.b = 1"),
+    (&["delpaths"], "write the path itself: del(.a.b)"),
+    (&["combinations"], "bind one list after the other: .a[] as $x | .b[] as $y"),
+    (&["now"], "$time is when the publish came, as text, and ($time | fromdate) the same in seconds"),
+    (
+        &["localtime", "strflocaltime", "dateadd", "datesub", "date"],
+        "times are seconds here, in UTC: fromdate, todate, strptime, mktime, gmtime and strftime",
+    ),
+    (
+        &[
+            "env",
+            "input",
+            "inputs",
+            "input_filename",
+            "input_line_number",
+            "debug",
+            "stderr",
+            "halt",
+            "halt_error",
+            "builtins",
+            "modulemeta",
+            "get_search_list",
+        ],
+        "a script sees the payload and its $names, and nothing else",
+    ),
+    (
+        &["tostream", "fromstream", "truncate_stream", "leaf_paths"],
+        ".. visits everything in a value, `paths` says where",
+    ),
+    (&["@base32", "@base32d"], "there are @text, @json, @csv, @tsv, @html, @uri, @sh, @base64 and @base64d"),
+    (
+        &[
+            "logb",
+            "significand",
+            "gamma",
+            "lgamma",
+            "tgamma",
+            "frexp",
+            "ldexp",
+            "scalb",
+            "drem",
+            "pow10",
+            "exp10",
+            "exp2",
+        ],
+        "there are sqrt, pow, exp, log, log2, log10, sin, cos, tan, atan, atan2, fmin, fmax, fmod, fabs and trunc",
+    ),
+];
+
+/// Filters that others are made of, and that nobody would look for.
+const INNER: [&str; 18] = [
+    "capture_of_match",
+    "decode_base64",
+    "encode_base64",
+    "encode_uri",
+    "error_empty",
+    "escape_html",
+    "escape_sh",
+    "halt",
+    "key_values",
+    "matches",
+    "max_by_or_empty",
+    "min_by_or_empty",
+    "path_value",
+    "scan_",
+    "separated",
+    "split_",
+    "split_matches",
+    "!empty",
 ];
 
 /// Filters whose argument is a path.
 const OF_PATHS: [&str; 4] = ["del", "path", "pick", "paths"];
 
-/// Looks at the text before it is parsed.
-pub(super) fn size(text: &str) -> Result<(), Mistake> {
-    let wrong = |at: Range<usize>, what: String| Err(Mistake { at, wrong: Wrong::Syntax(what) });
-    if text.len() > MAX_LENGTH {
-        return wrong(0..text.len(), format!("a script has at most {MAX_LENGTH} bytes"));
-    }
-    let (mut depth, mut operators) = (0_usize, 0_usize);
-    let mut word = 0;
-    for (at, c) in text.char_indices() {
-        match c {
-            '(' | '[' | '{' => depth += 1,
-            ')' | ']' | '}' => depth = depth.saturating_sub(1),
-            '|' | ',' | '+' | '-' | '*' | '/' | '%' | '=' | '<' | '>' | '?' => operators += 1,
-            _ => {}
-        }
-        let end = at + c.len_utf8();
-        if !(c.is_alphanumeric() || c == '_') {
-            word = end;
-        } else if !text.get(end..).is_some_and(|rest| rest.starts_with(|c: char| c.is_alphanumeric() || c == '_')) {
-            operators += usize::from(text.get(word..end).is_some_and(|word| KEYWORDS.contains(&word)));
-        }
-        if depth > MAX_DEPTH {
-            return wrong(at..end, format!("brackets nest at most {MAX_DEPTH} deep"));
-        }
-        if operators > MAX_OPERATORS {
-            return wrong(at..end, "a script this long is two: split it with `continue`".to_owned());
-        }
-    }
-    Ok(())
-}
-
 /// Looks for what might never end.
 pub(super) fn finite<'s>(code: &'s str, term: &Term<&'s str>) -> Result<(), Mistake> {
     Check { code, open: Vec::new(), own: Vec::new() }.term(term, false)
+}
+
+/// What there is none of, where jq has it.
+pub(super) fn absent(name: &str, at: &Range<usize>) -> Option<Wrong> {
+    let (_, help) = ABSENT.iter().find(|(names, _)| names.contains(&name))?;
+    let fix = (name == "now").then(|| (at.clone(), "($time | fromdate)".to_owned()));
+    let (code, title) = ("unknown-filter", format!("`script` has no `{name}`"));
+    Some(Wrong::Otherwise { code, title, help: (*help).to_owned(), fix })
+}
+
+/// True for a filter to be proposed.
+pub(super) fn is_offered(name: &str) -> bool {
+    !INNER.contains(&name)
+        && !ENDLESS.iter().any(|(endless, _)| *endless == name)
+        && !ABSENT.iter().any(|(names, _)| names.contains(&name))
 }
 
 struct Check<'s> {
@@ -85,6 +128,14 @@ impl<'s> Check<'s> {
         Err(Mistake { at: span(self.code, at), wrong: Wrong::Endless(why.to_owned()) })
     }
 
+    fn no_place<T>(&self, at: &'s str, help: &str) -> Result<T, Mistake> {
+        let (code, title) = ("script-syntax", "this cannot say where to assign, or what to delete".to_owned());
+        Err(Mistake {
+            at: span(self.code, at),
+            wrong: Wrong::Otherwise { code, title, help: help.to_owned(), fix: None },
+        })
+    }
+
     /// `path` is true where the term says where, and not what: on the left of an assignment.
     fn term(&mut self, term: &Term<&'s str>, path: bool) -> Checked {
         match term {
@@ -100,9 +151,7 @@ impl<'s> Check<'s> {
                 value.as_ref().map_or(Ok(()), |value| self.term(value, false))
             }),
             Term::BinOp(left, op, right) => self.operation(left, op, right, path),
-            Term::Fold(name, _, _, _) if path => {
-                self.endless(name, "a loop cannot say where to assign: assign in the loop instead")
-            }
+            Term::Fold(name, _, _, _) if path => self.no_place(name, "assign in the loop instead"),
             Term::Fold(_, over, pattern, steps) => {
                 self.term(over, false)?;
                 self.pattern(pattern)?;
@@ -171,15 +220,20 @@ impl<'s> Check<'s> {
         if self.open.contains(&name) {
             return self.endless(name, "a definition that calls itself may never end");
         }
+        let is_own = self.own.contains(&name);
         let by_itself = matches!(name, "recurse" | "combinations") && arguments.is_empty();
         if let Some((_, instead)) = ENDLESS.iter().find(|(endless, _)| *endless == name)
-            && !self.own.contains(&name)
+            && !is_own
             && !by_itself
         {
             return self.endless(name, &format!("`{name}` may never end: {instead}"));
         }
-        if path && self.own.contains(&name) {
-            return self.endless(name, "a definition cannot say where to assign: write the path itself");
+        let at = span(self.code, name);
+        if let Some(wrong) = absent(name, &at).filter(|_| !is_own && !by_itself) {
+            return Err(Mistake { at, wrong });
+        }
+        if path && (is_own || name == "getpath") {
+            return self.no_place(name, "write the path itself: .a.b");
         }
         let of_path = OF_PATHS.contains(&name) || path;
         arguments.iter().try_for_each(|argument| self.term(argument, of_path))

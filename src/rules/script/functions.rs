@@ -4,15 +4,13 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use jaq_core::data::JustLut;
 use jaq_core::load::parse::Def;
 use jaq_core::native::{Filter, Fun, bome, run, unary, v};
 use jaq_core::{Cv, Error, RunPtr, ValR};
-use jiff::tz::TimeZone;
 use regex::{Regex, RegexBuilder};
 
+use super::formats;
 use super::value::{Val, spend};
 use crate::rules::json;
 
@@ -26,11 +24,16 @@ def inside(xs): . as $x | xs | contains($x);
 def index($i): indices($i) | .[0];
 def rindex($i): indices($i) | .[-1];
 def transpose: . as $rows | [range(0; [.[] | length] | max // 0) as $i | [$rows[][$i]]];
-def @json: tojson;
+def trimstr($x): ltrimstr($x) | rtrimstr($x);
+def toarray: if isarray then . else [.] end;
+def IN(xs): any(xs == .; .);
+def IN(ys; xs): any(ys == xs; .);
+def INDEX(xs; f): reduce xs as $x ({}; . + {($x | f | tostring): $x});
+def INDEX(f): INDEX(.[]; f);
 ";
 
 /// Definitions of jaq that need what is left out here.
-const LEFT_OUT: [&str; 17] = [
+const LEFT_OUT: [&str; 16] = [
     "stderr",
     "debug",
     "halt",
@@ -42,12 +45,11 @@ const LEFT_OUT: [&str; 17] = [
     "nexttoward",
     "scalb",
     "gamma",
-    "@html",
     "@htmld",
-    "@uri",
     "@urid",
+    "@html",
+    "@uri",
     "@base64d",
-    "@sh",
 ];
 
 /// A compiled regex may grow to this, and so many are kept.
@@ -63,15 +65,15 @@ thread_local! {
 
 /// The definitions.
 pub(super) fn defs() -> impl Iterator<Item = Def<&'static str>> {
-    let own = jaq_core::load::parse(DEFINITIONS, |parser| parser.defs()).unwrap_or_default();
-    let all = jaq_core::defs().chain(jaq_std::defs()).chain(own);
-    all.filter(|def| !LEFT_OUT.contains(&def.name))
+    let read = |text| jaq_core::load::parse(text, |parser| parser.defs()).unwrap_or_default();
+    let own = read(DEFINITIONS).into_iter().chain(read(formats::DEFINITIONS));
+    jaq_core::defs().chain(jaq_std::defs()).filter(|def| !LEFT_OUT.contains(&def.name)).chain(own)
 }
 
 /// The filters written in Rust.
 pub(super) fn funs() -> impl Iterator<Item = Fun<Data>> {
     let base = jaq_std::base_funs().filter(|(name, ..)| !matches!(*name, "halt" | "implode"));
-    jaq_core::funs().chain(base).chain(own().into_iter().chain(numbers()).map(run::<Data>))
+    jaq_core::funs().chain(base).chain(own().into_iter().chain(numbers()).chain(formats::funs()).map(run::<Data>))
 }
 
 fn own() -> Vec<Filter<RunPtr<Data>>> {
@@ -83,10 +85,6 @@ fn own() -> Vec<Filter<RunPtr<Data>>> {
         ("contains", v(1), |cv| unary(cv, |value, part| Ok(Val::Bool(contains(&value, &part))))),
         ("has", v(1), |cv| unary(cv, |value, key| has(value, &key))),
         ("indices", v(1), |cv| unary(cv, |value, part| indices(&value, &part))),
-        ("todateiso8601", v(0), |cv| bome(format_time(&cv.1, "%Y-%m-%dT%H:%M:%SZ"))),
-        ("fromdateiso8601", v(0), |cv| bome(parse_time(&cv.1))),
-        ("strftime", v(1), |cv| unary(cv, |value, format| format_time(&value, format.as_text()?))),
-        ("encode_base64", v(0), |cv| bome(cv.1.as_text().map(|text| Val::from(STANDARD.encode(text.as_bytes()))))),
         ("matches", v(2), |cv| bome(pieces(cv, false, true))),
         ("split_matches", v(2), |cv| bome(pieces(cv, true, true))),
         ("split_", v(2), |cv| bome(pieces(cv, true, false))),
@@ -207,27 +205,6 @@ fn indices(value: &Val, part: &Val) -> ValR<Val> {
         _ => return Err(Error::index(value.clone(), part.clone())),
     };
     Ok(Val::list(found))
-}
-
-fn format_time(value: &Val, format: &str) -> ValR<Val> {
-    let seconds = number(value)?;
-    // The range of years 0 to 9999.
-    #[expect(clippy::cast_possible_truncation)]
-    let ms = (-6.2e10..=2.5e11).contains(&seconds).then(|| (seconds * 1000.0).floor() as i64);
-    let moment = ms.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    let Some(moment) = moment else { return Err(Error::str(format_args!("{value} is no time"))) };
-    let format = if format.len() > 200 { "" } else { format };
-    let written = jiff::fmt::strtime::format(format, &moment.to_zoned(TimeZone::UTC));
-    written.map(Val::from).map_err(|error| Error::str(format_args!("`{format}` is no format of time: {error}")))
-}
-
-fn parse_time(value: &Val) -> ValR<Val> {
-    let moment = value.as_text()?.parse::<jiff::Timestamp>();
-    #[expect(clippy::cast_precision_loss)]
-    match moment {
-        Ok(moment) => Ok(Val::from(moment.as_millisecond() as f64 / 1000.0)),
-        Err(_) => Err(Error::str(format_args!("{value} is no time"))),
-    }
 }
 
 /// The matches of a regex in a text, and what is between them.

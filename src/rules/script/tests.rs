@@ -98,6 +98,31 @@ fn results() {
             "[1,2] [1] [[9,2],[3]] [[1,3],[2,3]]",
         ),
         ("empty", "1", ""),
+        (
+            "@csv, @tsv, @html \"<\\(.[0])>\", @uri, ([\"it's\", 1] | @sh)",
+            "[\"a\\\"\\t'\",1.5,null,true]",
+            "\"\\\"a\\\"\\\"\\t'\\\",1.5,,true\" \"a\\\"\\\\t'\\t1.5\\t\\ttrue\" \"<a&quot;\\t&#39;>\" \"%5B%22a%5C%22%5Ct%27%22%2C1.5%2Cnull%2Ctrue%5D\" \"'it'\\\\''s' 1\"",
+        ),
+        (
+            "(.b | @base64d), (.c | implode), getpath([\"a\", 0]), (getpath([\"x\", \"y\"]) // 7)",
+            "{\"a\":[3],\"b\":\"YcOp\",\"c\":[97,233]}",
+            "\"aé\" \"aé\" 3 7",
+        ),
+        (
+            ".t | strptime(\"%d.%m.%Y %H:%M:%S\") | ., mktime, (mktime | todate), strftime(\"%Y\"), (mktime | gmtime | mktime)",
+            "{\"t\":\"22.07.2023 04:26:40\"}",
+            "[2023,6,22,4,26,40,6,202] 1690000000 \"2023-07-22T04:26:40Z\" \"2023\" 1690000000",
+        ),
+        (
+            "(strptime(\"%Y-%m-%dT%H:%M:%S%z\") | mktime), ($time | fromdate), (\"2026-01-02\" | strptime(\"%Y-%m-%d\") | mktime)",
+            "\"2023-07-22T06:26:40+0200\"",
+            "1690000000 0 1767312000",
+        ),
+        (
+            "trimstr(\"x\"), (toarray | length), IN(\"xax\", \"b\"), ([{k: \"a\"}] | INDEX(.k)), (97 | ascii)",
+            "\"xax\"",
+            "\"a\" 1 true {\"a\":{\"k\":\"a\"}} \"a\"",
+        ),
     ] {
         assert_eq!(run(code, input).map(|results| results.join(" ")), Ok(expect.to_owned()), "{code}");
     }
@@ -112,6 +137,15 @@ fn scripts_that_fail() {
         ("error(\"line \\($line) is not mine\")", "0", "the script failed: line line3 is not mine"),
         (".", "{", "the payload is not JSON, at byte 2: `{`"),
         ("label $out | 1, break $out, 2", "0", ""),
+        ("@csv", "[{}]", "the script failed: an object cannot be in a row"),
+        ("@csv", "1", "the script failed: cannot use 1 as array"),
+        ("@base64d", "\"/w==\"", "the script failed: what \"/w==\" decodes to is no text"),
+        ("@base64d", "\"*\"", "the script failed: \"*\" is not base64"),
+        ("implode", "[-1]", "the script failed: these are no numbers of characters"),
+        ("implode", "[55296]", "the script failed: these are no numbers of characters"),
+        ("strptime(\"%Y\")", "\"x\"", "the script failed: \"x\" is no time of the format \"%Y\""),
+        ("mktime", "[1e300,1e9]", "the script failed: a list is no time"),
+        ("mktime", "[2026,12,32]", "the script failed: a list is no time"),
     ] {
         match expect {
             "" => assert_eq!(run(code, input), Ok(vec!["1".to_owned()]), "{code}"),
@@ -149,6 +183,10 @@ fn scripts_without_an_end_are_cut_off() {
         "[splits(\"\")] | length, ([range(0; 1000000)] | sort)",
         "tojson | [match(\"1\"; \"g\").offset] | length",
         "range(0; 5000)",
+        "reduce range(0; 100) as $i (\"'\"; @sh)",
+        "reduce range(0; 100) as $i (\"\\\"\"; [.] | @csv)",
+        "[range(0; 100000)] | implode",
+        "[.[] | [range(0; 1000)] | @tsv]",
     ] {
         let result = run(code, &list);
         match code {
@@ -178,7 +216,17 @@ fn the_deepest_that_is_taken_runs() {
         (nested(24), "1", 1),
         (format!("{}1{}", "[.[]?] | (".repeat(22), ")".repeat(22)), "[1]", 1),
         (format!("{}1", "-".repeat(120)), "1", 1),
-        (format!("{}1{}", "if . then ".repeat(120), " end".repeat(120)), "1", 1),
+        (format!("{}1{}", "if . then ".repeat(119), " end".repeat(119)), "1", 1),
+        (format!("[{}]", joined("1", ", ", 178)), "1", 1),
+        (format!("{{{}}}", (0..230).map(|n| format!("k{n}: 1")).collect::<Vec<_>>().join(", ")), "1", 1),
+        (format!("\"{}\"", "\\(.)".repeat(200)), "1", 1),
+        (format!("\"{}\"", "a\\n".repeat(110)), "1", 1),
+        (".a".repeat(700), "{}", 1),
+        (format!(".{}", "[]?".repeat(350)), "[]", 0),
+        (joined(".a |= 1", " | ", 110), "{}", 1),
+        (format!("if false then 1 {} else 3 end", "elif false then 2 ".repeat(115)), "1", 1),
+        (format!("{}1", "def f: 1;".repeat(50)), "1", 1),
+        (format!("{}[{}]", "[".repeat(20), joined("1", ", ", 100)) + &"]".repeat(20), "1", 1),
         (format!("{}1", "try ".repeat(120)), "1", 1),
         ("[..] | length".to_owned(), &deep, 1),
         ("walk(.) | tojson | length".to_owned(), &deep, 1),
@@ -206,7 +254,8 @@ fn what_may_never_end_is_refused() {
         "def f: 1 | g; def g: f; f",
         "def f(x): def g: f(x); g; f(1)",
         "setpath([range(0; 100000)]; 1)",
-        "getpath([range(0; 100000)])",
+        "getpath([\"a\"]) = 1",
+        "del(getpath([\"a\"]))",
         "(reduce .[] as $x (.; .a)) = 1",
         "del(reduce .[] as $x (.; .a))",
         "def p: reduce .[] as $x (.; .a); p |= 1",
@@ -218,7 +267,7 @@ fn what_may_never_end_is_refused() {
         "$ENV",
         "$__prog_args",
         "debug",
-        "implode",
+        "localtime",
         &"(".repeat(3000),
         &"-".repeat(3000),
         &"1|".repeat(2000),

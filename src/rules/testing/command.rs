@@ -1,6 +1,7 @@
 //! Tests of commands: what comes down, and what is to be published.
 
 use super::{TEST_TIME, Want, differences};
+use crate::amount::of_len;
 use crate::diag::Span;
 use crate::rules::{Commanded, Incoming, Made, QuarantineReason, Reply, RuleSet, Unmade};
 
@@ -98,7 +99,10 @@ pub(super) fn run(rules: &RuleSet, test: &CommandTest) -> Vec<(Span, String)> {
         }
         (WantCommand::Publishes(wants), Commanded::Made(made)) => {
             let span = wants.get(made.publishes.len()).or(wants.last()).map_or(test.span.clone(), |w| w.span.clone());
-            wrong.push((span, format!("want {} publishes, got {}", wants.len(), made.publishes.len())));
+            wrong.push((
+                span,
+                format!("want {}, got {}", of_len(wants.len(), "publish", "publishes"), made.publishes.len()),
+            ));
         }
         (WantCommand::Nothing(span) | WantCommand::Refused(_, span), got) => wrong.push((span.clone(), said(&got))),
         (WantCommand::Publishes(_), got) => wrong.push((test.span.clone(), said(&got))),

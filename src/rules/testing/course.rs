@@ -108,6 +108,7 @@ impl<'t> Course<'t> {
             parts.push("waits in a window".to_owned());
         }
         parts.extend(out.held_back().iter().map(|(_, why)| format!("held back: {why}")));
+        parts.extend(out.left_out().iter().map(|(_, left_out)| left_out.to_string()));
         let let_by = |rule: &usize| format!("rule `{}` lets it go by", rules.name(*rule));
         parts.extend(out.let_by().iter().map(let_by));
         match (parts.is_empty(), self.verdict) {

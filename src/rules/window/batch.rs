@@ -1,6 +1,6 @@
 //! `batch`: a list of messages.
 
-use super::{LARGEST_BODY, ONE_BLOCK, SYSTEM_BYTES};
+use super::{LARGEST_BODY, SYSTEM_BYTES};
 use crate::message::HubMessage;
 
 /// The settings of a batch.
@@ -14,11 +14,11 @@ pub(in crate::rules) struct Batch {
 }
 
 impl Batch {
-    /// The longest list for messages like this one.
-    pub(super) fn most(&self, message: &HubMessage<'_>) -> usize {
+    /// The longest list for messages like this one, where so many bytes are billed as one.
+    pub(super) fn most(&self, message: &HubMessage<'_>, block: usize) -> usize {
         let wanted = self.max_bytes.unwrap_or_else(|| {
             let named: usize = message.properties().map(|(name, value)| name.len() + value.len()).sum();
-            ONE_BLOCK.saturating_sub(SYSTEM_BYTES + "device".len() + message.device.len() + named)
+            block.saturating_sub(SYSTEM_BYTES + "device".len() + message.device.len() + named)
         });
         wanted.min(LARGEST_BODY)
     }

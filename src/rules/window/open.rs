@@ -33,6 +33,8 @@ pub(in crate::rules) struct Open {
     sequences: Sequences,
     messages: u64,
     pub(super) bytes: usize,
+    /// What is billed as one message.
+    block: usize,
 }
 
 impl Fold {
@@ -46,7 +48,7 @@ impl Fold {
 }
 
 impl Open {
-    pub(super) fn begin(id: u64, held: &Held<'_>, rule: &OfRule<'_>) -> Self {
+    pub(super) fn begin(id: u64, held: &Held<'_>, rule: &OfRule<'_>, block: usize) -> Self {
         let (due, longest) = rule.window.combine.due(held.received);
         Self {
             id,
@@ -61,13 +63,16 @@ impl Open {
             sequences: Sequences::default(),
             messages: 0,
             bytes: PER_WINDOW,
+            block,
         }
     }
 
     /// The contribution is to begin a window of its own.
     pub(super) fn has_no_room(&self, message: &HubMessage<'_>) -> bool {
         match (&self.settings.combine, &self.fold) {
-            (Combine::Batch(batch), Fold::Batch(list)) => list.len() + message.body.len() + 2 > batch.most(message),
+            (Combine::Batch(batch), Fold::Batch(list)) => {
+                list.len() + message.body.len() + 2 > batch.most(message, self.block)
+            }
             (_, Fold::Pivot(object)) => object.len() + message.body.len() > LARGEST_BODY,
             _ => false,
         }
@@ -90,7 +95,7 @@ impl Open {
                 let ends = match () {
                     () if self.messages >= batch.max_messages => Some(Closing::Messages),
                     // Not even an empty object would fit.
-                    () if list.len() + 4 > batch.most(message) => Some(Closing::Bytes),
+                    () if list.len() + 4 > batch.most(message, self.block) => Some(Closing::Bytes),
                     () => None,
                 };
                 (ends, list.len())

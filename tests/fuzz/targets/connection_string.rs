@@ -19,7 +19,7 @@ fuzz_target!(|text: &str| {
         Err(error) => return assert!(!error.to_string().is_empty()),
     };
     let identity = Identity::of(&connection);
-    let name = identity.username(Some(text));
+    let name = identity.username(Some(text), Some(text));
     let read = Username::parse(&name).expect("a user name");
     assert_eq!((read.host, read.device, read.module), (identity.hub, identity.device, identity.module));
     assert_eq!(read.client_type, text);

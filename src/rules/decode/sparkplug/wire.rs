@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::super::quality::Grade;
+
 /// Datatypes of the specification that are not read as they come.
 pub(super) mod code {
     pub(in super::super) const INT8: u32 = 1;
@@ -66,7 +68,11 @@ pub(super) struct Metric<'p> {
     pub(super) alias: Option<u64>,
     pub(super) timestamp: Option<u64>,
     pub(super) datatype: Option<u32>,
+    /// It was not sent when it was measured.
+    pub(super) is_historical: bool,
     pub(super) is_null: bool,
+    /// What its property `Quality` says.
+    pub(super) grade: Grade,
     pub(super) value: Option<Value<'p>>,
 }
 
@@ -100,13 +106,7 @@ impl<'p> Payload<'p> {
             match number {
                 1 => payload.timestamp = Some(fields.varint(field)?),
                 2 if payload.metrics.len() >= MAX_METRICS => return Err(fields.fault("there are too many metrics")),
-                2 => {
-                    // The place of a fault counts from the beginning of the payload.
-                    let inside = fields.message(field)?;
-                    let start = fields.at - inside.len();
-                    let metric = Metric::read(inside);
-                    payload.metrics.push(metric.map_err(|fault| Fault { at: fault.at + start, ..fault })?);
-                }
+                2 => payload.metrics.push(fields.inside(field, Metric::read)?),
                 3 => payload.seq = Some(fields.varint(field)?),
                 _ => {}
             }
@@ -125,7 +125,9 @@ impl<'p> Metric<'p> {
                 2 => metric.alias = Some(fields.varint(field)?),
                 3 => metric.timestamp = Some(fields.varint(field)?),
                 4 => metric.datatype = Some(fields.narrow(field)?),
+                5 => metric.is_historical = fields.varint(field)? != 0,
                 7 => metric.is_null = fields.varint(field)? != 0,
+                9 => metric.grade = fields.inside(field, grade)?,
                 10 => metric.value = Some(Value::Int(fields.narrow(field)?)),
                 11 => metric.value = Some(Value::Long(fields.varint(field)?)),
                 12 => metric.value = Some(Value::Float(f32::from_bits(fields.fixed32(field)?))),
@@ -140,6 +142,51 @@ impl<'p> Metric<'p> {
         }
         Ok(metric)
     }
+}
+
+/// What a set of properties says of the quality. Its keys and values are lists of the same length.
+fn grade(bytes: &[u8]) -> Result<Grade, Fault> {
+    let (mut keys, mut place) = (0, None);
+    let mut fields = Fields { bytes, at: 0 };
+    while let Some((number, field)) = fields.next()? {
+        if number == 1 {
+            if fields.message(field)? == b"Quality" {
+                place = Some(keys);
+            }
+            keys += 1;
+        }
+    }
+    let mut values = 0;
+    let mut fields = Fields { bytes, at: 0 };
+    while let Some((number, field)) = fields.next()? {
+        if number == 2 {
+            if place == Some(values) {
+                return fields.inside(field, grade_of_value);
+            }
+            values += 1;
+        }
+    }
+    Ok(Grade::Good)
+}
+
+fn grade_of_value(bytes: &[u8]) -> Result<Grade, Fault> {
+    const STALE: i64 = 500;
+    let mut grade = Grade::Good;
+    let mut fields = Fields { bytes, at: 0 };
+    while let Some((number, field)) = fields.next()? {
+        let code = match number {
+            2 if fields.varint(field)? != 0 => return Ok(Grade::Good),
+            3 => i64::from(fields.narrow(field)?.cast_signed()),
+            4 => fields.varint(field)?.cast_signed(),
+            _ => continue,
+        };
+        grade = match code {
+            STALE => Grade::Stale,
+            code if Grade::is_good_code(code) => Grade::Good,
+            _ => Grade::Bad,
+        };
+    }
+    Ok(grade)
 }
 
 /// The metrics of a template.
@@ -293,6 +340,13 @@ impl<'p> Fields<'p> {
             Field::Bytes(bytes) => Ok(bytes),
             _ => Err(self.wrong_type()),
         }
+    }
+
+    /// Reads a message in the message. The place of a fault counts from the beginning of the outer one.
+    fn inside<T>(&self, field: Field<'p>, read: impl FnOnce(&'p [u8]) -> Result<T, Fault>) -> Result<T, Fault> {
+        let inside = self.message(field)?;
+        let start = self.at - inside.len();
+        read(inside).map_err(|fault| Fault { at: fault.at + start, ..fault })
     }
 
     fn text(&self, field: Field<'p>) -> Result<&'p str, Fault> {

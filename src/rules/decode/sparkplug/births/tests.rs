@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::super::super::tests::{decode_received, decode_with};
+use super::super::Sparkplug;
 use super::*;
 use crate::rules::rule::Decode;
 
@@ -88,7 +89,7 @@ fn payload(bd_seq: Option<u8>, metrics: &[(&str, u8)]) -> Vec<u8> {
 }
 
 fn hear(births: &Births, topic: &str, payload: &[u8]) -> Result<Vec<String>, String> {
-    decode_with(&Decode::Sparkplug { rebirth: false }, &format!("spBv1.0/g/{topic}"), payload, births)
+    decode_with(&Decode::Sparkplug(Sparkplug::default()), &format!("spBv1.0/g/{topic}"), payload, births)
 }
 
 /// The name that an alias has in a data message.
@@ -164,7 +165,7 @@ fn births_hold_as_long_as_the_specification_says() {
 
 /// `topic` at `at`, live or out of the quarantine.
 fn hear_at(births: &Births, (topic, at): (&str, i64), payload: &[u8]) -> Result<Vec<String>, String> {
-    decode_received(&Decode::Sparkplug { rebirth: false }, (&format!("spBv1.0/g/{topic}"), at), payload, births)
+    decode_received(&Decode::Sparkplug(Sparkplug::default()), (&format!("spBv1.0/g/{topic}"), at), payload, births)
 }
 
 /// A birth that two rules read, or that found no room at first, counts once.
@@ -316,7 +317,7 @@ fn a_node_is_asked_once_after_a_restart() {
         births.keep_with(Arc::<Tape>::clone(&tape));
         for (topic, metrics) in messages {
             let bd_seq = topic.starts_with("NBIRTH").then_some(1);
-            let format = Decode::Sparkplug { rebirth };
+            let format = Decode::Sparkplug(Sparkplug { rebirth, ..Sparkplug::default() });
             decode_with(&format, &format!("spBv1.0/g/{topic}"), &payload(bd_seq, metrics), &births).unwrap();
         }
         assert_eq!(*tape.1.lock(), vec!["g/n"; expect], "{name}");
@@ -385,12 +386,17 @@ fn a_node_is_asked_for_its_births_where_the_rule_says_so() {
         ("spBv1.0/h/DDEATH/m/d", "", 1, true, None),
         ("other/h/NDATA/m", "", 1, true, None),
     ] {
-        let _ = decode_with(&Decode::Sparkplug { rebirth }, topic, &payload(None, &[(name, alias)]), &births);
+        let _ = decode_with(
+            &Decode::Sparkplug(Sparkplug { rebirth, ..Sparkplug::default() }),
+            topic,
+            &payload(None, &[(name, alias)]),
+            &births,
+        );
         assert_eq!(tape.1.lock().pop().as_deref(), expect, "{topic} {alias} {rebirth}");
     }
     let (topic, command) = super::super::rebirth("g/n", crate::message::Timestamp(1_000)).unwrap();
     assert_eq!(topic, "spBv1.0/g/NCMD/n");
-    let read = decode_with(&Decode::Sparkplug { rebirth: false }, &topic, &command, &births).unwrap();
+    let read = decode_with(&Decode::Sparkplug(Sparkplug::default()), &topic, &command, &births).unwrap();
     assert_eq!(read, [r#"{"time":"1970-01-01T00:00:01.000Z","Node Control/Rebirth":true}"#]);
 }
 
