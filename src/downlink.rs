@@ -4,34 +4,15 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use crate::topic;
-
 mod desk;
 mod presence;
+mod terms;
 mod wishes;
 
 pub use desk::{Case, Desk, Stage};
 pub use presence::{Known, State, presence};
+pub use terms::{Fence, Forbidden, Terms};
 pub use wishes::{COMPONENT, Parameter, Tune, Wishes, acknowledged, desired};
-
-/// Which topics the commands for a device may go to.
-#[derive(Debug, Clone, Default)]
-pub struct Fence {
-    /// Devices, in which `*` stands for any text, and topic filters. Without an entry nothing is fenced in.
-    pub allow: Vec<(String, Vec<String>)>,
-}
-
-impl Fence {
-    /// True where a command for this device may go to this topic.
-    pub fn allows(&self, device: &str, topic: &str) -> bool {
-        self.allow.is_empty()
-            || self
-                .allow
-                .iter()
-                .filter(|(pattern, _)| matches(pattern, device))
-                .any(|(_, filters)| filters.iter().any(|filter| topic::matches(filter, topic)))
-    }
-}
 
 /// True where `*` in the pattern can stand for something that makes it the text.
 fn matches(pattern: &str, text: &str) -> bool {
@@ -111,8 +92,12 @@ pub struct Rates {
 impl Rates {
     /// So many a second; 0 is no limit.
     pub fn new(a_second: u32) -> Self {
-        let between = Duration::from_secs(1).checked_div(a_second).unwrap_or_default();
-        Self { between, paid: HashMap::new() }
+        Self { between: between(a_second), paid: HashMap::new() }
+    }
+
+    /// So many a second from now on. What each device was sent stays paid for.
+    pub fn change(&mut self, a_second: u32) {
+        self.between = between(a_second);
     }
 
     /// Takes a turn of the device, or says when it has one.
@@ -135,34 +120,13 @@ impl Rates {
     }
 }
 
+fn between(a_second: u32) -> Duration {
+    Duration::from_secs(1).checked_div(a_second).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn devices_and_their_topics() {
-        let fence = Fence {
-            allow: vec![
-                ("press*".into(), vec!["plant1/+/set".into(), "plant1/all/#".into()]),
-                ("*-7".into(), vec!["line7/#".into()]),
-                ("one".into(), vec!["one".into()]),
-            ],
-        };
-        for (device, topic, expect) in [
-            ("press1", "plant1/press1/set", true),
-            ("press1", "plant1/all/lamps", true),
-            ("press1", "plant1/press1/reset", false),
-            ("press-7", "line7/x", true),
-            ("oven-7", "line7/x", true),
-            ("oven-7", "plant1/oven/set", false),
-            ("one", "one", true),
-            ("one-", "one", false),
-            ("x", "plant1/x/set", false),
-        ] {
-            assert_eq!(fence.allows(device, topic), expect, "{device} {topic}");
-        }
-        assert!(Fence::default().allows("any", "where"));
-    }
 
     #[test]
     fn stars() {
@@ -204,6 +168,12 @@ mod tests {
             assert_eq!(rates.take("a", at(ms)), expect, "at {ms} ms");
         }
         assert_eq!(rates.take("b", at(600)), Ok(()));
+        rates.change(4);
+        for (ms, expect) in [(1000, Err(at(1250))), (1250, Ok(())), (1250, Err(at(1500)))] {
+            assert_eq!(rates.take("a", at(ms)), expect, "with another rate at {ms} ms");
+        }
+        rates.change(0);
+        assert!((0..1000).all(|_| rates.take("a", at(1250)).is_ok()));
         let mut free = Rates::new(0);
         assert!((0..1000).all(|_| free.take("a", start).is_ok()));
     }

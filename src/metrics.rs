@@ -325,6 +325,11 @@ pub fn translated_by_rule(rule: &str) -> Counter {
     ::metrics::counter!("brownbridge_messages_translated_total", "rule" => rule.to_owned())
 }
 
+/// Lines that the audit log lacks.
+pub fn audit_lost(reason: &'static str, lines: u64) {
+    ::metrics::counter!("brownbridge_audit_lines_lost_total", "reason" => reason).increment(lines);
+}
+
 /// What the hub will bill for the messages of a rule.
 pub fn billable_by_rule(rule: &str) -> Counter {
     ::metrics::counter!("brownbridge_billable_units_total", "rule" => rule.to_owned())
@@ -427,6 +432,7 @@ pub fn describe_labelled() {
             "Messages whose payload's time was not taken for theirs, by rule and reason",
         ),
         ("brownbridge_commands_total", "Commands and methods from the hub, by command and by what became of them"),
+        ("brownbridge_audit_lines_lost_total", "Lines of the audit log of commands that could not be written, by why"),
         ("brownbridge_reported_changes_total", "Changes of reported properties taken, by rule"),
         ("brownbridge_reported_recovered_total", "Changes of reported properties found waiting at start"),
         ("brownbridge_reported_ended_total", "Changes of reported properties that are over, by what became of them"),

@@ -106,6 +106,23 @@ pub fn matches(filter: &str, name: &str) -> bool {
     levels.next().is_none()
 }
 
+/// Says whether two valid filters have a name in common.
+pub fn overlap(one: &str, other: &str) -> bool {
+    let is_wild = |filter: &str| filter.starts_with(['+', '#']);
+    if one.starts_with('$') && is_wild(other) || other.starts_with('$') && is_wild(one) {
+        return false; // [MQTT-4.7.2-1]
+    }
+    let (mut one, mut other) = (one.split('/'), other.split('/'));
+    loop {
+        match (one.next(), other.next()) {
+            (Some("#"), _) | (_, Some("#")) | (None, None) => return true,
+            (Some("+"), Some(_)) | (Some(_), Some("+")) => {}
+            (Some(one), Some(other)) if one == other => {}
+            _ => return false,
+        }
+    }
+}
+
 /// Values filed under topic filters, found by topic name in one walk down its levels.
 #[derive(Debug)]
 pub struct Trie<T> {
@@ -225,6 +242,29 @@ impl<T> Node<T> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn filters_with_a_name_in_common() {
+        for (one, other, expect) in [
+            ("a", "a", true),
+            ("a", "b", false),
+            ("a/b", "a", false),
+            ("a/#", "a", true),
+            ("a/#", "a/b/c", true),
+            ("a/+/c", "+/b/+", true),
+            ("a/+/c", "a/+/d", false),
+            ("a/+", "a/+/c", false),
+            ("a/+/#", "a/b", true),
+            ("+/b/#", "a/+", true),
+            ("#", "$SYS/x", false),
+            ("+/x", "$SYS/x", false),
+            ("$SYS/#", "$SYS/x", true),
+            ("other/#", "plant/+/set", false),
+        ] {
+            assert_eq!(overlap(one, other), expect, "{one} {other}");
+            assert_eq!(overlap(other, one), expect, "{other} {one}");
+        }
+    }
 
     #[test]
     fn names() {

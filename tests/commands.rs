@@ -4,10 +4,16 @@
 
 #[path = "commands/again.rs"]
 mod again;
+#[path = "commands/audit.rs"]
+mod audit;
 #[path = "commands/away.rs"]
 mod away;
 #[path = "commands/faults.rs"]
 mod faults;
+#[path = "commands/fence.rs"]
+mod fence;
+#[path = "commands/identity.rs"]
+mod identity;
 #[path = "commands/kept.rs"]
 mod kept;
 #[path = "commands/own.rs"]

@@ -424,6 +424,7 @@ fn a_registration_by_hand_shows_each_step() {
         |args: &[&str]| ["enrol", "--config", "bridge.toml"].iter().chain(args).map(|arg| (*arg).to_owned()).collect();
     let (pem, key) = (site.dir.join("press-6.pem"), site.dir.join("press-6.key"));
     until("the certificate is written", PATIENCE, || key.exists().then_some(()));
+    fs::copy(&pem, state.join("leaf.pem")).unwrap();
     let certificate =
         ["--certificate", &pem.display().to_string(), "--key", &key.display().to_string()].map(str::to_owned);
     let rows: Vec<(Vec<String>, i32, &str, &str)> = vec![
@@ -450,6 +451,12 @@ fn a_registration_by_hand_shows_each_step() {
         (by_hand(&["press-3", "--proxy", "http://me:pass@h:1"]), 2, "", "into the environment variable DPS_PROXY"),
         (by_hand(&["press-3", "--proxy", "https://h:1"]), 2, "", "only proxies that speak plain HTTP"),
         (by_hand(&["press-3", "--host", "no.such:1"]), 2, "", "`host` is no host name"),
+        (
+            [by_hand(&["press-3"]), vec!["--ca-file".to_owned(), "leaf.pem".to_owned()]].concat(),
+            0,
+            "press-3 is device press-3",
+            "warning: `ca_file`: CN=press-6 is a server's or device's own certificate",
+        ),
         (by_hand(&[]), 2, "", "which device is it? brownbridge enrol ID"),
         (by_hand(&["press-3", "--transport", "mqtt"]), 0, "press-3 is device press-3", "which hub is it?"),
         (
@@ -510,6 +517,13 @@ fn by_hand_in_words(dir: &Path, good: &[String], group: &str) {
             vec![key],
             1,
             "the other side closed the connection",
+        ),
+        (
+            "no roots at all",
+            given.iter().copied().filter(|arg| *arg != "--ca-file" && *arg != root).collect(),
+            vec![key, ("SSL_CERT_FILE", "/nowhere/none.pem")],
+            2,
+            "at '/nowhere/none.pem'): install the package ca-certificates",
         ),
         ("a system without roots", given.clone(), vec![key, ("SSL_CERT_FILE", "/dev/null")], 0, "answered: 200\n"),
         (

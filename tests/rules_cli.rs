@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
+#[path = "rules_cli/fence.rs"]
+mod fence;
+
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 

@@ -123,15 +123,14 @@ fn a_hub_is_reached_by_a_name_of_the_plant() {
         sim.dir.join("master.key")
     );
     let way = format!("ca_file = {:?}\naddress = \"127.0.0.1:{}\"", front.ca, front.port);
-    let mut messages = 0;
-    for (name, uplink, from) in [
+    let rows = [
         ("in the connection string", format!("connection_string = \"{string};GatewayHostName={NAME}\"\n{way}"), own),
         ("by the key", format!("connection_string = \"{string}\"\n{key}\n{way}"), own),
         ("devices", format!("connection_string = \"{string}\"\n{key}\n{way}\n{devices}"), "press-1"),
-    ] {
+    ];
+    for (messages, (name, uplink, from)) in (1..).zip(rows) {
         let bridge = with_uplink(&dir.path().join(name.replace(' ', "-")), &uplink, &[]);
         publish_all(bridge.mqtt, "t/press-1", ["{}"]);
-        messages += 1;
         until(name, PATIENCE, || (sim.received().len() == messages).then_some(()));
         assert_eq!(sim.received().pop().unwrap()["device"], from, "{name}");
         let asked = std::mem::take(&mut *front.asked.lock().unwrap());

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
+#[path = "twins/fence.rs"]
+mod fence;
 #[path = "support/plant.rs"]
 mod plant;
 #[path = "support/relay.rs"]

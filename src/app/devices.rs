@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::settings::Place;
 use crate::bridge::devices::directory::Directory;
@@ -73,7 +74,7 @@ impl Place {
             table,
             accounts: Arc::clone(&directory) as Arc<dyn Accounts>,
             when_refused: devices.when_refused,
-            keep_own: config.commands.enabled && config.commands.own_line,
+            keep_own: Arc::new(AtomicBool::new(config.commands.enabled.value && config.commands.own_line)),
             keep,
             idle_timeout: devices.idle_timeout,
             max_connections: devices.max_connections,

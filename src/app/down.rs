@@ -1,5 +1,5 @@
-//! Builds what the uplink's connections carry beside messages: the way down, where `[commands]` is enabled, and twins.
-//! Both only where the uplink is a hub.
+//! Builds what the uplink's connections carry beside messages: the way down and twins. Both only where the uplink is a hub;
+//! whether anything comes down at all is a matter of `[commands]`, which may change at any time.
 
 use std::future::Future;
 use std::io;
@@ -14,10 +14,9 @@ use tokio_util::sync::CancellationToken;
 use super::{BROKER_GRACE, NotTaken, Reloaded, Reloader, Settings, on_its_own_thread, own_twin};
 use crate::bridge::devices::Devices;
 use crate::bridge::down::{self, Answered, Audit, Downlink, Reload, Watch};
-use crate::bridge::twins::{self, Plant, Twins, Whose};
+use crate::bridge::twins::{self, Agreed, Plant, Twins, Whose};
 use crate::bridge::{Bridge, InUse};
 use crate::broker::Inside;
-use crate::downlink::Fence;
 use crate::journal;
 use crate::metrics::Metrics;
 use crate::shelf::Shelves;
@@ -25,8 +24,9 @@ use crate::uplink::{Arrivals, Down, Subscribed, Wanted};
 
 /// Both before their parts are there.
 pub(super) struct Prepared {
-    commands: Option<Commands>,
+    commands: Commands,
     pub(super) twins: Twins,
+    terms: Agreed,
     kept: journal::Writer,
     arrivals: Arrivals,
     wanted: watch::Sender<Wanted>,
@@ -48,51 +48,46 @@ pub(super) struct Running {
 }
 
 /// Tells the uplink what to subscribe to; `None` where it is no hub.
-pub(super) fn prepare(settings: &mut Settings, metrics: &Metrics) -> io::Result<Option<Prepared>> {
+pub(super) fn prepare(settings: &mut Settings, terms: Agreed, metrics: &Metrics) -> io::Result<Option<Prepared>> {
     let Some(own) = settings.own.device.clone() else { return Ok(None) };
     settings.uplink.subscribed = Some(Arc::new(Subscribed::open(&settings.state, settings.devices.is_none())));
-    let enabled = settings.config.commands.enabled;
-    let own_methods = settings.config.commands.own_methods;
-    let wanted = if enabled { down::wanted(&settings.rules, own_methods) } else { Wanted::default() };
+    let wanted = down::wanted(&settings.rules, &terms.borrow());
     let (per_device, block) = (settings.devices.is_some(), settings.own.block);
     let own_twin = own_twin::is_wanted(settings);
-    let whose = Whose { own, per_device, block, comes_down: enabled, own_twin };
-    let (twins, kept) = twins::open(&settings.state, whose, metrics.clone())?;
+    let whose = Whose { own, per_device, block, own_twin };
+    let (twins, kept) = twins::open(&settings.state, (whose, terms.clone()), metrics.clone())?;
     let wanted = twins.wanted(&settings.rules, wanted);
     let (wanted, to_come) = watch::channel(wanted);
     let (down, arrivals) = Down::new(to_come, metrics.clone());
     settings.uplink.down = Some(down);
-    let commands = enabled.then(|| commands(settings));
-    Ok(Some(Prepared { commands, twins, kept, arrivals, wanted }))
+    let commands = commands(settings, terms.clone());
+    Ok(Some(Prepared { commands, twins, terms, kept, arrivals, wanted }))
 }
 
-fn commands(settings: &mut Settings) -> Commands {
-    let commands = &settings.config.commands;
+fn commands(settings: &mut Settings, terms: Agreed) -> Commands {
     let (watch, answers) = Watch::new();
     Commands {
         watch: Arc::new(watch),
         answers,
         settings: down::Settings {
-            fence: Fence { allow: commands.allow.clone() },
-            rate: commands.rate,
-            dry_run: commands.dry_run,
-            own_methods: commands.own_methods,
+            terms,
+            per_device: settings.devices.is_some(),
             shown: std::mem::take(&mut settings.shown),
             state: settings.state.clone(),
         },
-        audit: Audit::new(&settings.state, commands.audit_max_size),
+        audit: Audit::new(&settings.state, settings.config.commands.audit_max_size),
     }
 }
 
 impl Prepared {
     /// Tells of answers to commands.
-    pub(super) fn watch(&self) -> Option<Arc<Watch>> {
-        self.commands.as_ref().map(|commands| Arc::clone(&commands.watch))
+    pub(super) fn watch(&self) -> Arc<Watch> {
+        Arc::clone(&self.commands.watch)
     }
 
     /// What comes down is written there.
-    pub(super) fn audit(&self) -> Option<Audit> {
-        self.commands.as_ref().map(|commands| commands.audit.clone())
+    pub(super) fn audit(&self) -> Audit {
+        self.commands.audit.clone()
     }
 
     /// Begins to serve.
@@ -104,36 +99,24 @@ impl Prepared {
         metrics: Metrics,
     ) -> io::Result<Running> {
         let stop = CancellationToken::new();
-        let mut tasks = Vec::new();
-        let rules = bridge.rules();
-        let mut plant = None;
-        if let Some(commands) = self.commands {
-            let audit = commands.audit;
-            plant = Some(Plant {
-                inside: inside.clone(),
-                fence: commands.settings.fence.clone(),
-                rate: commands.settings.rate,
-                dry_run: commands.settings.dry_run,
-                audit: audit.clone(),
-            });
-            let parts = down::Parts {
-                rules: Arc::clone(rules),
-                wanted: self.wanted.clone(),
-                inside,
-                watch: commands.watch,
-                audit,
-                stores: bridge.stores().clone(),
-                shelves,
-                reload: Box::new(Files { reloader, rules: Arc::clone(rules) }),
-                metrics,
-            };
-            let run =
-                Downlink::new(commands.settings, parts).run(self.arrivals.commands, commands.answers, stop.clone());
-            tasks.push(on_its_own_thread("commands", run)?);
-        }
+        let (rules, commands) = (bridge.rules(), self.commands);
+        let plant = Some(Plant { inside: inside.clone(), terms: self.terms, audit: commands.audit.clone() });
+        let parts = down::Parts {
+            rules: Arc::clone(rules),
+            wanted: self.wanted.clone(),
+            inside,
+            watch: commands.watch,
+            audit: commands.audit,
+            stores: bridge.stores().clone(),
+            shelves,
+            reload: Box::new(Files { reloader, rules: Arc::clone(rules) }),
+            metrics,
+        };
+        let run = Downlink::new(commands.settings, parts).run(self.arrivals.commands, commands.answers, stop.clone());
+        let down = on_its_own_thread("commands", run)?;
         let parts = twins::Parts { rules: Arc::clone(rules), wanted: self.wanted, devices, plant };
         let run = twins::run(self.twins, parts, self.arrivals.twins, stop.clone());
-        tasks.push(on_its_own_thread("twins", run)?);
+        let tasks = vec![down, on_its_own_thread("twins", run)?];
         Ok(Running { tasks, stop, kept: self.kept })
     }
 }

@@ -74,6 +74,8 @@ use inherited::Inherited;
 use page::Gauges;
 use plant_tls::PlantTls;
 pub use pulse::Pulse;
+use reload::commands::CommandTerms;
+pub use reload::commands::terms as command_terms;
 use reload::devices::DeviceTables;
 use reload::fence::Fence;
 use reload::rules::RuleFiles;
@@ -192,9 +194,10 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     describe_labelled();
     let metrics = Metrics::register();
 
-    let (tuned, own_twin) = own_twin::prepare(&mut settings);
-    let down =
-        down::prepare(&mut settings, &metrics).map_err(|error| StartError::Twins(settings.state.clone(), error))?;
+    let (terms_sender, terms) = watch::channel(Arc::new(command_terms(&settings.config.commands)));
+    let (tuned, own_twin) = own_twin::prepare(&mut settings, &terms);
+    let down = down::prepare(&mut settings, terms.clone(), &metrics)
+        .map_err(|error| StartError::Twins(settings.state.clone(), error))?;
     let opened = open_spool("spool", settings.spool)?;
     let urgent = open_spool("urgent spool", settings.urgent)?;
     let (held, held_spool) = Holding::over(open_spool("holding spool", settings.held)?);
@@ -217,6 +220,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let uplink_stop = CancellationToken::new();
     settings.uplink.relays = Some(Handle::current());
     let hub_rate = settings.uplink.hub_rate.clone();
+    let keep_own = settings.devices.as_ref().map(|planned| Arc::clone(&planned.plan.keep_own));
     let mut tables = None;
     let (uplink, devices) = match (settings.devices, shelves.clone()) {
         (Some(Planned { plan, directory, config }), Some(shelves)) => {
@@ -259,7 +263,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         Some(seen) => bridge.hearing(seen),
         None => bridge,
     };
-    let bridge = Arc::new(match down.as_ref().and_then(down::Prepared::watch) {
+    let bridge = Arc::new(match down.as_ref().map(down::Prepared::watch) {
         Some(watch) => bridge.watched_by(watch),
         None => bridge,
     });
@@ -286,6 +290,10 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     }
     files.add(UplinkTls::new(settings.credentials, devices.clone()));
     let bridge_toml = Arc::new(settings.bridge_toml);
+    if down.is_some() {
+        let own_line = keep_own.filter(|_| settings.config.commands.own_line);
+        files.add_unseen(CommandTerms::new(Arc::clone(&bridge_toml), terms_sender, own_line));
+    }
     if let (Some(tables), Some(devices)) = (tables, &devices) {
         files.add_unseen(DeviceTables::new(Arc::clone(&bridge_toml), tables, devices.clone()));
     }
@@ -303,7 +311,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
     let drain =
         Drain { stores: stores.clone(), status: status.clone(), devices: devices.clone(), shelves: shelves.clone() };
     let twins = down.as_ref().map(|down| down.twins.clone());
-    let audit = down.as_ref().and_then(down::Prepared::audit);
+    let audit = down.as_ref().map(down::Prepared::audit);
     let down = down.map(|down| down.start((broker.inside(), &bridge), reloader(), lines, metrics)).transpose();
     let down = down.map_err(StartError::Runtime)?;
 
@@ -324,6 +332,7 @@ pub async fn start(mut settings: Settings, recorder: Recorder) -> Result<Running
         shelves,
         devices,
         audit,
+        terms,
         twins: twins.clone(),
     });
     let pulse = Pulse::new(progress, Arc::clone(&source), uplink.abort_handle());

@@ -27,9 +27,9 @@ use super::reload::rules::{RuleFiles, Tuned};
 use super::settings::{LogLevel, Settings, tier_rate};
 use super::status;
 use crate::admin::{Recorder, Source as _};
-use crate::bridge::twins::Twins;
+use crate::bridge::twins::{Agreed, Twins};
 use crate::bridge::{InUse, Seen};
-use crate::downlink::{self, COMPONENT, Parameter, Wishes};
+use crate::downlink::{self, COMPONENT, Parameter, Terms, Wishes};
 use crate::hub::exchange::Desired;
 use crate::hub::twin::{self, Properties};
 use crate::message::{Timestamp, excerpt};
@@ -51,8 +51,10 @@ type Refused = (u16, String);
 
 /// The own twin before its parts are there.
 pub(super) struct Prepared {
-    /// What is desired may be done.
-    may: Result<(), &'static str>,
+    /// What may be done now.
+    terms: Agreed,
+    /// What is desired is done at all.
+    takes: bool,
     every: Duration,
     kept: PathBuf,
     wishes: Wishes,
@@ -75,18 +77,14 @@ pub(super) struct Parts {
 }
 
 /// Brings what was taken last into use again. With what the rules' files are bent by.
-pub(super) fn prepare(settings: &mut Settings) -> (Arc<Mutex<Tuned>>, Option<Prepared>) {
+pub(super) fn prepare(settings: &mut Settings, terms: &Agreed) -> (Arc<Mutex<Tuned>>, Option<Prepared>) {
     let commands = &settings.config.commands;
     if !is_wanted(settings) {
         return (Arc::default(), None);
     }
-    let may = match (commands.desired, commands.dry_run) {
-        (false, _) => Err("[commands] desired = false: bridge.toml has the last word"),
-        (true, true) => Err("[commands] dry_run = true: nothing is changed"),
-        (true, false) => Ok(()),
-    };
     let kept = settings.state.join(NAME);
-    let text = may.ok().and_then(|()| fs::read_to_string(&kept).ok()).unwrap_or_default();
+    let text =
+        may(commands.desired, &terms.borrow()).ok().and_then(|()| fs::read_to_string(&kept).ok()).unwrap_or_default();
     let mut wishes = Wishes::from_json(&serde_json::from_str(&text).unwrap_or(Value::Null));
     // What is not in use is forgotten: else it were answered as taken when the hub says it again.
     let mut tuned = tuned(&wishes);
@@ -110,7 +108,8 @@ pub(super) fn prepare(settings: &mut Settings) -> (Arc<Mutex<Tuned>>, Option<Pre
         hub_rate: settings.uplink.hub_rate.clone(),
         tier_rate: tier_rate(&settings.config),
         presence: Presence::open(settings),
-        may,
+        terms: terms.clone(),
+        takes: commands.desired,
         every: commands.own_twin_every,
         kept,
         wishes,
@@ -127,7 +126,17 @@ pub(super) fn prepare(settings: &mut Settings) -> (Arc<Mutex<Tuned>>, Option<Pre
 /// True where the bridge has a twin and is to use it.
 pub(super) fn is_wanted(settings: &Settings) -> bool {
     let commands = &settings.config.commands;
-    commands.enabled && commands.own_twin && settings.own.device.is_some()
+    commands.own_twin && settings.own.device.is_some()
+}
+
+/// What is desired of the bridge may be done.
+fn may(takes: bool, terms: &Terms) -> Result<(), &'static str> {
+    match (terms.enabled, takes, terms.dry_run) {
+        (false, ..) => Err("[commands] enabled = false: nothing comes down"),
+        (true, false, _) => Err("[commands] desired = false: bridge.toml has the last word"),
+        (true, true, true) => Err("[commands] dry_run = true: nothing is changed"),
+        (true, true, false) => Ok(()),
+    }
 }
 
 fn in_component(properties: Properties) -> Properties {
@@ -168,7 +177,7 @@ impl Prepared {
 
     /// Tells and takes until `stop`.
     pub(super) async fn run(self, parts: Parts, stop: CancellationToken) {
-        let mut desired = parts.twins.own_desired();
+        let (mut desired, mut terms) = (parts.twins.own_desired(), self.terms.clone());
         let (mut look, mut slow) = (tokio::time::interval(LOOK), tokio::time::interval(self.every.max(LOOK)));
         let mut keep = tokio::time::interval_at(tokio::time::Instant::now() + KEEP, KEEP);
         for interval in [&mut look, &mut slow, &mut keep] {
@@ -181,23 +190,33 @@ impl Prepared {
             told: Properties::new(),
             full: BTreeSet::new(),
         };
-        // What an earlier run told of devices, of which this one may know nothing.
-        own.report("presence", &in_component(Properties::from_iter([("presence".to_owned(), Value::Null)])), EVERY);
+        let (mut is_begun, mut allowed) = (false, may(own.prepared.takes, &terms.borrow()));
         desired.mark_changed();
         let work = async {
             loop {
+                let is_open = terms.borrow_and_update().enabled;
+                if is_open && !std::mem::replace(&mut is_begun, true) {
+                    own.begin();
+                }
                 tokio::select! {
-                    Ok(()) = desired.changed() => {
+                    // What was forbidden may be done now, and the other way round.
+                    Ok(()) = terms.changed() => {
+                        let now = may(own.prepared.takes, &terms.borrow());
+                        if std::mem::replace(&mut allowed, now) != now {
+                            desired.mark_changed();
+                        }
+                    }
+                    Ok(()) = desired.changed(), if is_open => {
                         let now = desired.borrow_and_update().clone();
                         if let Some(now) = now {
                             own.desired(&now).await;
                         }
                     }
-                    _ = slow.tick() => {
+                    _ = slow.tick(), if is_open => {
                         own.tell("counters", own.counters(), EVERY);
                         own.tell_presence();
                     }
-                    _ = look.tick() => own.tell("facts", own.facts(), EVERY),
+                    _ = look.tick(), if is_open => own.tell("facts", own.facts(), EVERY),
                     _ = keep.tick() => own.keep_presence().await,
                 }
             }
@@ -222,6 +241,12 @@ struct OwnTwin {
 }
 
 impl OwnTwin {
+    /// The bridge tells about itself from now on. What an earlier run told of devices, of which this one may know nothing,
+    /// goes first.
+    fn begin(&mut self) {
+        self.report("presence", &in_component(Properties::from_iter([("presence".to_owned(), Value::Null)])), EVERY);
+    }
+
     /// Reports what is new of it.
     fn tell(&mut self, part: &'static str, what: Value, every: Duration) {
         let Value::Object(what) = what else { return };
@@ -339,7 +364,7 @@ impl OwnTwin {
     }
 
     async fn take(&mut self, parameter: Parameter, value: Option<&Value>) -> Result<(), Refused> {
-        if let Err(why) = self.prepared.may {
+        if let Err(why) = may(self.prepared.takes, &self.prepared.terms.borrow()) {
             return if value.is_some() { Err((403, why.to_owned())) } else { Ok(()) };
         }
         let wishes = self.prepared.wishes.with(parameter, value).map_err(|why| (400, why))?;

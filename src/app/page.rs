@@ -13,7 +13,7 @@ use crate::admin;
 use crate::amount::of;
 use crate::bridge::devices::{Devices, Summary};
 use crate::bridge::down::Audit;
-use crate::bridge::twins::Twins;
+use crate::bridge::twins::{Agreed, Twins};
 use crate::bridge::{InUse, Stores};
 use crate::broker::Census;
 use crate::journal::Journal;
@@ -96,8 +96,10 @@ pub(super) struct Gauges {
     pub(super) shelves: Option<Arc<Shelves>>,
     /// The devices, where each has a connection of its own.
     pub(super) devices: Option<Devices>,
-    /// What came down, where something may.
+    /// What came down, where the uplink is a hub.
     pub(super) audit: Option<Audit>,
+    /// What may come down now.
+    pub(super) terms: Agreed,
     /// The twins, where the uplink is a hub.
     pub(super) twins: Option<Twins>,
 }
@@ -124,6 +126,14 @@ impl Gauges {
         for (reason, count) in [("death", tally.died), ("new_session", tally.superseded), ("no_room", tally.no_room)] {
             ::metrics::counter!("brownbridge_sparkplug_births_ended_total", "reason" => reason).absolute(count);
         }
+    }
+
+    /// Why the audit log of commands is not written, while some may come.
+    fn unaudited(&self) -> Option<String> {
+        let terms = self.terms.borrow();
+        let trouble = self.audit.as_ref().filter(|_| terms.enabled)?.trouble()?;
+        let refused = if terms.audit_required { "; commands are refused until it can be" } else { "" };
+        Some(format!("{trouble}{refused}"))
     }
 
     #[expect(clippy::cast_precision_loss)]
@@ -205,7 +215,7 @@ impl admin::Source for Gauges {
             uplink: status::Uplink::of(&self.status.borrow(), self.hub_rate.get()),
             spool: status::Spool::of(&stats, self.oldest_age(stats.oldest_ms)),
             devices: self.devices.as_ref().map(status::Devices::of),
-            commands: self.audit.as_ref().map(|audit| status::Commands::of(audit, metrics)),
+            commands: self.audit.as_ref().and_then(|audit| status::Commands::of(&self.terms.borrow(), audit, metrics)),
             twins: self.twins.as_ref().map(status::Twins::of),
             rules: status::Rules::of(&self.rules),
             refused: self.standing.refused().iter().map(status::Refused::of).collect(),
@@ -228,7 +238,7 @@ impl admin::Source for Gauges {
             return Err(most);
         }
         let ready = readiness(&self.stores.stats(), &self.status.borrow(), |oldest| self.oldest_age(oldest))?;
-        let warnings: Vec<String> = ready.into_iter().chain(self.standing.warning()).collect();
+        let warnings: Vec<String> = ready.into_iter().chain(self.standing.warning()).chain(self.unaudited()).collect();
         Ok((!warnings.is_empty()).then(|| warnings.join("; ")))
     }
 }

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 mod bridge_toml;
+pub(super) mod commands;
 pub(super) mod devices;
 pub(super) mod fence;
 pub(super) mod rules;

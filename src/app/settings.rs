@@ -110,6 +110,7 @@ pub struct Loaded {
 pub mod derived;
 pub(super) mod doubts;
 pub mod dps;
+mod fenced;
 mod names;
 mod target;
 
@@ -151,7 +152,7 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> io::Result<Loa
     let mut diagnostics = rules.diagnostics;
     diagnostics.extend(place.found);
     if let (Some(((.., own), .., config)), Some(rules)) = (&resolved, &rules.rules) {
-        diagnostics.extend(commands_without_effect(config, own, rules, file));
+        diagnostics.extend(fenced::doubts(config, own, rules, file));
     }
     let sound = !diagnostics.iter().any(Diagnostic::is_error);
     let settings = match (resolved, rules.rules) {
@@ -167,30 +168,6 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> io::Result<Loa
         _ => None,
     };
     Ok(Loaded { settings, diagnostics, sources, summaries: rules.files })
-}
-
-/// Where commands would never come.
-fn commands_without_effect(config: &Config, own: &Own, rules: &RuleSet, file: usize) -> Option<Diagnostic> {
-    let wanted = rules.takes_messages() || rules.takes_methods();
-    match (config.commands.enabled, &own.device) {
-        (_, None) if rules.has_reported() => {
-            let title = "the rules have `to = \"reported\"`, and the uplink is a broker: there is no twin";
-            Some(Diagnostic::warning("no-twin", title, file).help("what they take goes to the quarantine as no_twin"))
-        }
-        (false, _) if rules.takes_desired() => {
-            let title = "the rules have [[desired]], and the hub may command nothing";
-            Some(Diagnostic::warning("commands-off", title, file).help("[commands]\nenabled = true"))
-        }
-        (false, _) if wanted => {
-            let title = "the rules have [[command]]s, and the hub may command nothing";
-            Some(Diagnostic::warning("commands-off", title, file).help("[commands]\nenabled = true"))
-        }
-        (true, None) => {
-            let title = "commands come from a hub, and the uplink is a broker";
-            Some(Diagnostic::warning("commands-off", title, file).help("remove `enabled = true` from [commands]"))
-        }
-        _ => None,
-    }
 }
 
 fn settled(

@@ -18,6 +18,7 @@
 //! | a reason of the quarantine | a command takes it and cannot make anything of it | yes | 400 |
 //! | `nothing` | a command takes it and makes nothing | yes | 200 |
 //! | `not_allowed` | beyond the fence | yes | 403 |
+//! | `closed` | nothing comes down now: the hub keeps what it has | no | 403 |
 //! | `dry_run` | it would have been published | yes | 200 |
 //! | `expired` | its time has passed: the hub dead-letters it, and tells its service so | no | |
 //! | `duplicate` | it was done before | yes | |
@@ -34,6 +35,7 @@
 //! | `bad_answer` | `response` cannot read the answer | yes | 502 |
 //! | `answer_too_large` | the answer is larger than a hub takes | yes | 502 |
 //! | `line_lost` | the connection ended before the hub could be told | no | no |
+//! | `unaudited` | the audit log cannot be written, and it must be | no | 503 |
 //! | `stopped` | the bridge ends | no | 503 |
 
 use std::collections::HashMap;
@@ -48,28 +50,32 @@ use tokio_util::sync::CancellationToken;
 
 use super::{InUse, Stores};
 use crate::broker::Inside;
-use crate::downlink::{Case, Desk, Done, Fence, Rates, Stage};
+use crate::downlink::{Case, Desk, Done, Forbidden, Rates, Stage, Terms};
 use crate::hub::back::{self, Command, Downward};
 use crate::message::{Timestamp, excerpt};
 use crate::metrics::Metrics;
-use crate::rules::{Commanded, Incoming, Made, Reply, RuleSet};
+use crate::rules::{Commanded, Incoming, Made, Reply, RuleSet, addressee};
 use crate::shelf::Shelves;
 use crate::uplink::{Arrival, Return, Wanted};
 
 mod answers;
 mod audit;
 mod begun;
+mod fenced;
 mod giving;
 mod method;
 mod once;
 mod own;
 mod telling;
+#[cfg(test)]
+mod tests;
 
 pub use answers::{Answered, Watch};
-pub use audit::Audit;
+pub use audit::{Audit, Trouble, publishes};
 use begun::Begun;
+pub(super) use fenced::{ADMITTED, UNAUDITED};
 use own::Ended;
-pub use own::{Reload, findings_excerpt};
+pub use own::{Reload, findings_excerpt, is_own_method};
 
 /// As long as a hub keeps a message locked for its device ("Understand cloud-to-device messaging").
 const LOCK: Duration = Duration::from_secs(60);
@@ -80,14 +86,10 @@ const SOON: Duration = Duration::from_millis(20);
 
 /// What is settled before the first command comes.
 pub struct Settings {
-    /// Where commands may go.
-    pub fence: Fence,
-    /// Commands a second of one device; 0 is no limit.
-    pub rate: u32,
-    /// Nothing is published.
-    pub dry_run: bool,
-    /// The bridge answers methods of its own.
-    pub own_methods: bool,
+    /// What may be done now.
+    pub terms: watch::Receiver<Arc<Terms>>,
+    /// Every device has a connection of its own.
+    pub per_device: bool,
     /// `bridge.toml` without its secrets.
     pub shown: String,
     /// Where it is kept what was published and must not be again.
@@ -117,8 +119,11 @@ pub struct Parts {
 }
 
 /// What the hub is to send of messages and calls.
-pub fn wanted(rules: &RuleSet, own_methods: bool) -> Wanted {
-    let methods = own_methods || rules.takes_methods();
+pub fn wanted(rules: &RuleSet, terms: &Terms) -> Wanted {
+    if !terms.enabled {
+        return Wanted::default();
+    }
+    let methods = terms.own_methods || rules.takes_methods();
     Wanted { messages: rules.takes_messages(), methods, ..Wanted::default() }
 }
 
@@ -126,6 +131,8 @@ pub fn wanted(rules: &RuleSet, own_methods: bool) -> Wanted {
 struct Order {
     /// Counts what came down.
     number: u64,
+    /// Whose connection it came on.
+    identity: String,
     device: String,
     made: Made,
     kind: Kind,
@@ -135,6 +142,8 @@ struct Order {
     expires: Option<Timestamp>,
     /// It is written down that it may have been published, and it was not.
     begun: bool,
+    /// It is written down that it is about to be published, where it must be.
+    admitted: bool,
     line: Return,
 }
 
@@ -181,7 +190,7 @@ impl Downlink {
     /// With nothing on the desk; what was done is known.
     pub fn new(settings: Settings, parts: Parts) -> Self {
         let (done, begun) = once::known(&settings.state, &parts.audit);
-        let rates = Rates::new(settings.rate);
+        let rates = Rates::new(settings.terms.borrow().rate);
         let (jobs, own) = (JoinSet::new(), HashMap::new());
         Self {
             settings,
@@ -206,6 +215,9 @@ impl Downlink {
     ) {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut terms = self.settings.terms.clone();
+        terms.mark_unchanged();
+        self.on_new_terms();
         loop {
             let next = self.desk.next_time();
             let time = async {
@@ -217,10 +229,11 @@ impl Downlink {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
+                Ok(()) = terms.changed() => self.on_new_terms(),
                 Some(answered) = answers.recv() => self.answered(answered).await,
                 () = time => self.due(Instant::now()).await,
                 Some(Ok(ended)) = self.jobs.join_next() => self.own_ended(ended).await,
-                _ = look.tick() => self.subscribe(),
+                _ = look.tick() => self.look(),
                 () = self.parts.inside.somebody() => self.desk.hurry(Instant::now() + SOON),
                 Some(arrival) = arrivals.recv() => self.arrived(arrival).await,
             }
@@ -242,7 +255,7 @@ impl Downlink {
 
     /// Rules that were taken up may need other subscriptions.
     fn subscribe(&self) {
-        let Wanted { messages, methods, .. } = wanted(&self.parts.rules.rules(), self.settings.own_methods);
+        let Wanted { messages, methods, .. } = wanted(&self.parts.rules.rules(), &self.terms());
         self.parts.wanted.send_if_modified(|known| {
             let new = Wanted { messages, methods, ..*known };
             std::mem::replace(known, new) != new
@@ -254,35 +267,55 @@ impl Downlink {
         match Downward::parse(&arrival.topic) {
             Some(Downward::Command { bag, .. }) => match Command::parse(bag) {
                 Ok(command) => self.message(command, arrival).await,
-                Err(error) => self.not_understood(&arrival, "bad_property_bag", &error.to_string()).await,
+                Err(error) => self.not_understood(arrival, "bad_property_bag", &error.to_string()).await,
             },
             Some(Downward::Method { name, rid }) => {
                 let (name, rid) = (name.into_owned(), rid.to_owned());
                 self.method(&name, rid, arrival).await;
             }
-            _ => self.not_understood(&arrival, "not_understood", &arrival.topic).await,
+            _ => {
+                let topic = excerpt(&arrival.topic).to_owned();
+                self.not_understood(arrival, "not_understood", &topic).await;
+            }
         }
     }
 
-    async fn not_understood(&mut self, arrival: &Arrival, outcome: &'static str, detail: &str) {
-        self.parts.metrics.commanded("", outcome);
-        self.parts.metrics.log_pace(outcome, |left_out| {
-            tracing::warn!(detail = excerpt(detail), left_out, "the hub sent something that is no command");
-        });
-        let _ = arrival.line.complete().await;
+    /// The hub sent something that is no command. It would come for ever.
+    async fn not_understood(&mut self, arrival: Arrival, outcome: &'static str, detail: &str) {
+        let order = Order {
+            number: self.number,
+            identity: arrival.device.clone(),
+            device: arrival.device,
+            made: Made::nothing(String::new()),
+            kind: Kind::Message,
+            who: None,
+            id: String::new(),
+            expires: None,
+            begun: false,
+            admitted: false,
+            line: arrival.line,
+        };
+        if !self.terms().enabled {
+            return self.forbidden(order, "", &Forbidden::Closed).await;
+        }
+        self.finish(order, "", outcome, detail).await;
     }
 
     async fn message(&mut self, command: Command, arrival: Arrival) {
-        let Arrival { device: own, payload, line, .. } = arrival;
-        let named = command.properties.iter().rev().find(|(name, _)| name == "device");
-        let named = named.and_then(|(_, value)| value.clone()).filter(|device| !device.is_empty());
-        let device = named.unwrap_or(own);
+        let Arrival { device: identity, own, payload, line, .. } = arrival;
+        let is_shared = own && !self.settings.per_device;
+        let device = addressee(&identity, is_shared, &command.properties).to_owned();
         let id = command.message_id.unwrap_or_default();
         let key = if id.is_empty() { String::new() } else { key(&device, &id) };
         let expires = command.expiry.as_deref().and_then(|text| text.parse::<jiff::Timestamp>().ok());
         let expires = expires.map(|at| Timestamp(at.as_millisecond()));
         let (number, made, kind) = (self.number, Made::nothing(String::new()), Kind::Message);
-        let mut order = Order { number, device, made, kind, who: command.user_id, id, expires, begun: false, line };
+        let who = command.user_id;
+        let mut order =
+            Order { number, identity, device, made, kind, who, id, expires, begun: false, admitted: false, line };
+        if !self.terms().enabled {
+            return self.forbidden(order, &key, &Forbidden::Closed).await;
+        }
         if self.done.has(&key) || self.begun.is_done(&key) {
             return self.finish(order, &key, "duplicate", "").await;
         }

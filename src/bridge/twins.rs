@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
+use crate::downlink::Terms;
 use crate::hub::connection_string::is_id;
 use crate::hub::exchange::Desired;
 use crate::hub::twin::{self, DEVICES, PROPERTIES_MAX_BYTES, Properties};
@@ -64,11 +65,12 @@ pub struct Whose {
     pub per_device: bool,
     /// The bytes that the hub bills as one message; `None` where nothing is billed.
     pub block: Option<usize>,
-    /// What is desired of the plant may come down.
-    pub comes_down: bool,
     /// The bridge wants to know what is desired of itself, whatever rules say.
     pub own_twin: bool,
 }
+
+/// What `[commands]` says now.
+pub type Agreed = watch::Receiver<Arc<Terms>>;
 
 /// All twins. Cheap to clone.
 #[derive(Clone)]
@@ -76,6 +78,8 @@ pub struct Twins(Arc<Shared>);
 
 struct Shared {
     whose: Whose,
+    /// What may come down now.
+    terms: Agreed,
     book: Mutex<Book>,
     journal: Journal,
     /// Something waits in `Book::touched`.
@@ -98,7 +102,7 @@ pub(super) struct Ready {
 pub(super) type Refused = (&'static str, String);
 
 /// Opens what was kept.
-pub fn open(state: &Path, whose: Whose, metrics: Metrics) -> io::Result<(Twins, journal::Writer)> {
+pub fn open(state: &Path, (whose, terms): (Whose, Agreed), metrics: Metrics) -> io::Result<(Twins, journal::Writer)> {
     let now = Instant::now();
     let mut book = Book::default();
     let what = ("reported and desired properties", MAX_PENDING);
@@ -110,15 +114,15 @@ pub fn open(state: &Path, whose: Whose, metrics: Metrics) -> io::Result<(Twins, 
     let waiting = book.waiting();
     metrics.reported_recovered(waiting);
     metrics.reported_waiting(waiting);
-    Ok((Twins::over((book, journal), whose, metrics), writer))
+    Ok((Twins::over((book, journal), (whose, terms), metrics), writer))
 }
 
 impl Twins {
-    fn over((book, journal): (Book, Journal), whose: Whose, metrics: Metrics) -> Self {
+    fn over((book, journal): (Book, Journal), (whose, terms): (Whose, Agreed), metrics: Metrics) -> Self {
         let own = book.desired(&whose.own).filter(|desired| desired.version.is_some());
         let own_desired = watch::Sender::new(own.cloned().map(Arc::new));
         let (book, touched, refused) = (Mutex::new(book), Notify::new(), Mutex::default());
-        let shared = Shared { whose, book, journal, touched, own_desired, refused, metrics };
+        let shared = Shared { whose, terms, book, journal, touched, own_desired, refused, metrics };
         Self(Arc::new(shared))
     }
 
@@ -214,8 +218,7 @@ impl Twins {
 
     /// With what twins want of the hub.
     pub fn wanted(&self, rules: &RuleSet, others: Wanted) -> Wanted {
-        let Whose { comes_down, own_twin, .. } = self.0.whose;
-        let desired = own_twin || comes_down && rules.takes_desired();
+        let desired = self.0.terms.borrow().enabled && (self.0.whose.own_twin || rules.takes_desired());
         let twins = desired || rules.has_reported() || self.0.book.lock().waiting() > 0;
         Wanted { twins, desired, ..others }
     }
@@ -243,12 +246,18 @@ impl Twins {
     }
 }
 
+/// Terms that let nothing come down.
+#[cfg(test)]
+pub(super) fn closed() -> Agreed {
+    watch::channel(Arc::default()).1
+}
+
 #[cfg(test)]
 impl Twins {
     /// Twins over a journal that a test has.
     pub(super) fn kept_in(journal: Journal) -> Self {
-        let whose = Whose { own: "own".into(), per_device: false, block: None, comes_down: false, own_twin: false };
-        Self::over((Book::default(), journal), whose, Metrics::register())
+        let whose = Whose { own: "own".into(), per_device: false, block: None, own_twin: false };
+        Self::over((Book::default(), journal), (whose, closed()), Metrics::register())
     }
 }
 
@@ -259,8 +268,8 @@ mod tests {
     use super::*;
 
     fn twins(dir: &Path, per_device: bool) -> (Twins, journal::Writer) {
-        let whose = Whose { own: "gw".into(), per_device, block: None, comes_down: false, own_twin: false };
-        open(dir, whose, Metrics::register()).unwrap()
+        let whose = Whose { own: "gw".into(), per_device, block: None, own_twin: false };
+        open(dir, (whose, closed()), Metrics::register()).unwrap()
     }
 
     fn ready(twins: &Twins, device: &str, json: &str) -> Result<(String, Value), &'static str> {

@@ -414,8 +414,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let rules = "[[rule]]\nname = \"r\"\ntopic = \"t/#\"\ndevice = \"d\"\nto = \"reported\"\n";
         let (bridge, writer, _spools) = bridge(dir.path(), Some("own"), rules);
-        let whose = Whose { own: "own".to_owned(), per_device: false, block: None, comes_down: false, own_twin: false };
-        let (twins, _journal) = twins::open(dir.path(), whose, Metrics::register()).unwrap();
+        let whose = Whose { own: "own".to_owned(), per_device: false, block: None, own_twin: false };
+        let (twins, _journal) = twins::open(dir.path(), (whose, twins::closed()), Metrics::register()).unwrap();
         let bridge = bridge.reporting(twins);
         let mut tap = bridge.watchers().open(tap(Filter::default())).unwrap();
         let reported = Publish { payload: b"{\"v\":1}", ..publish("t/1") };

@@ -16,8 +16,10 @@ use crate::hub::sas::Key;
     brownbridge derive-key press-4 --config /etc/brownbridge/bridge.toml     as that bridge does\n  \
     brownbridge derive-key press-4 --env GROUP_KEY                           as an enrolment group does\n  \
     pass show line-1 | brownbridge derive-key SN-007 --as-written            for a bridge without [uplink.dps]\n\n\
-    An id with capitals has two keys: the provisioning service derives from the id in lower case, a bridge without\n\
-    [uplink.dps] from the id as it is written. Exit code: 0 done, 2 could not run.")]
+    An id with capitals has two keys: the provisioning service derives from the id in lower case, a\n\
+    bridge without [uplink.dps] from the id as it is written. The group key is read from the\n\
+    configuration, a file, the environment or standard input, never from the command line.\n\n\
+    Exit code: 0 done, 2 could not run.")]
 pub(super) struct Args {
     /// The id of the device.
     id: String,

@@ -27,8 +27,9 @@ mod by_hand;
     brownbridge enrol press-9                      a device, with what the bridge has for it\n  \
     brownbridge enrol press-4 --id-scope 0ne00000A0A --symmetric-key-file press-4.key\n  \
     brownbridge enrol --id-scope 0ne00000A0A --certificate press-4.pem --key press-4.key\n\n\
-    With --id-scope no configuration is read; a key then comes from a file, or from the environment variable\n\
-    DPS_SYMMETRIC_KEY or DPS_GROUP_KEY, and a proxy with a password from DPS_PROXY. Exit code: 0 assigned, 1 not assigned, 2 could not run."
+    With --id-scope no configuration is read; a key then comes from a file, or from the environment\n\
+    variable DPS_SYMMETRIC_KEY or DPS_GROUP_KEY, and a proxy with a password from DPS_PROXY.\n\n\
+    Exit code: 0 assigned, 1 not assigned, 2 could not run."
 )]
 pub(super) struct Args {
     /// The registration id [default: the one of the configuration or of the certificate]; with identity = "per-device" a

@@ -18,9 +18,10 @@ use crate::rules::{self, Explanation, Output, QuarantineReason, RuleSet, Step, V
 use crate::topic;
 
 mod command;
+mod fence;
 mod identity;
 
-use identity::Identities;
+use identity::{Configured, Identities};
 
 /// Says which rule takes a topic, or the coming or going of a client, and what the hub would receive.
 #[derive(clap::Args)]
@@ -28,7 +29,7 @@ use identity::Identities;
     after_help = "Examples:\n  brownbridge explain plant1/packaging/wrapper3/speed --payload '{\"rpm\": 1450}'\n  \
     brownbridge explain --on disconnect --client plc-line4-7 --reason keep_alive_timeout\n  \
     brownbridge explain --command press7 --prop kind=setpoint --payload '{\"value\": 12}'\n\n\
-    Exit code: 0 it goes up or is dropped, 1 it is quarantined or the rules have errors, 2 no rule\n\
+    Exit code: 0 it goes up or is dropped, 1 it is quarantined, kept out by [commands] or the rules have errors, 2 no rule\n\
     matched or could not run."
 )]
 pub(super) struct Args {
@@ -133,22 +134,24 @@ pub(super) fn run(args: Args) -> ExitCode {
         let addressed = Addressed { topic, bag, payload: payload.as_deref().unwrap_or_default() };
         return addressed.tell(args.json);
     }
-    let (set, identities, births) = match configured {
-        Some(configured) => (configured.rules, configured.identities, Some(configured.births)),
+    let (set, identities, births, fence) = match configured {
+        Some(Configured { rules, identities, births, fence, .. }) => (rules, identities, Some(births), Some(fence)),
         None => match load(&args.rules) {
-            Ok(set) => (set, None, None),
+            Ok(set) => (set, None, None, None),
             Err(code) => return code,
         },
     };
     let received = args.at.unwrap_or_else(Timestamp::now);
     let set = &set;
     if let Some(device) = &args.desired {
-        return command::desired((device, received), payload.as_deref().unwrap_or(b"{}"), set, args.json);
+        let down = command::Desired { device, received, fence: fence.as_ref() };
+        return down.tell(set, payload.as_deref().unwrap_or(b"{}"), args.json);
     }
     if let Some(device) = &args.command {
         let (payload, method) = (payload.as_deref().unwrap_or_default(), args.method.as_deref());
-        let down = command::Down { device, method, id: &args.id, props: &args.prop, payload, received };
-        return down.tell(set, args.json);
+        let fence = fence.as_ref();
+        let down = command::Down { asked: device, fence, method, id: &args.id, payload, received };
+        return down.tell(set, &args.prop, args.json);
     }
     let presence = args.on.map(|on| Presence {
         event: match on {

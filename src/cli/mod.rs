@@ -110,10 +110,11 @@ mod tests {
     use super::*;
 
     /// What values are called: the same thing has one word in all commands.
-    const WORDS: [&str; 30] = [
+    const WORDS: [&str; 33] = [
         "ADDR:PORT",
         "BYTES",
         "DEVICE",
+        "DIGITS",
         "EVENT",
         "FILE",
         "FILTER",
@@ -139,6 +140,8 @@ mod tests {
         "STATE",
         "TEXT",
         "TIME",
+        "URL",
+        "VERSION",
         "WAY",
         "WHAT",
     ];

@@ -160,7 +160,14 @@ fn way_back(out: &mut String, report: &Report) {
         let outcomes = if outcomes.is_empty() { "none yet" } else { outcomes.as_str() };
         let waiting =
             if commands.waiting > 0 { format!("; {}", of(commands.waiting, "waits", "wait")) } else { String::new() };
-        let _ = writeln!(out, "commands   {outcomes}{waiting}");
+        let state = match commands.state.as_str() {
+            "" | "open" => String::new(),
+            state => format!("{}; ", plain(&state.to_uppercase())),
+        };
+        let _ = writeln!(out, "commands   {state}{outcomes}{waiting}");
+        if let Some(why) = &commands.unaudited {
+            let _ = writeln!(out, "UNAUDITED  {}", plain(why));
+        }
         for one in &commands.last {
             let (at, kind, outcome) = (plain(&one.at), plain(&one.kind), plain(&one.outcome));
             let (command, device) = (plain(&one.command), plain(&one.device));

@@ -67,7 +67,7 @@ pub struct Config {
 #[derive(Debug, Clone)]
 pub struct Commands {
     /// Anything at all.
-    pub enabled: bool,
+    pub enabled: Placed<bool>,
     /// Everything is checked and told, and nothing published.
     pub dry_run: bool,
     /// Commands a second of one device; 0 is no limit.
@@ -86,10 +86,14 @@ pub struct Commands {
     pub own_twin_quiet_after: Duration,
     /// What is desired of the bridge in its twin is done.
     pub desired: bool,
+    /// Nothing is done that cannot be written into the audit log.
+    pub audit_required: bool,
+    /// So many bytes of the payloads of a command are written there.
+    pub audit_payload: usize,
     /// Largest size of the audit log.
     pub audit_max_size: u64,
     /// Devices, in which `*` stands for any text, and the topic filters their commands may go to; none is no limit.
-    pub allow: Vec<(String, Vec<String>)>,
+    pub allow: Placed<Vec<(String, Vec<String>)>>,
 }
 
 /// What becomes of a publish no rule takes.

@@ -121,6 +121,25 @@ impl Levels {
     }
 }
 
+/// Where a `[[command]]` or `[[desired]]` publishes.
+#[derive(Debug, Clone, Copy)]
+pub struct Destination<'a> {
+    /// Which of the two it is, as it is written.
+    pub section: &'static str,
+    /// Its name.
+    pub name: &'a str,
+    /// All topics it can make, and maybe others, as a filter.
+    pub topic: &'a str,
+    device: Option<&'a TextPattern>,
+}
+
+impl Destination<'_> {
+    /// True where it is for this device.
+    pub fn takes(&self, device: &str) -> bool {
+        self.device.is_none_or(|pattern| pattern.regex.is_match(device))
+    }
+}
+
 /// What came down.
 #[derive(Debug, Clone, Copy)]
 pub struct Incoming<'a> {
@@ -136,6 +155,14 @@ pub struct Incoming<'a> {
     pub payload: &'a [u8],
     /// When it came.
     pub received: Timestamp,
+}
+
+/// The device a message is for. On a connection that all share its property `device` names it, as rules mark messages that
+/// go up; on one that a device has for itself it is that device, whatever the message says: who may send to one is not to
+/// reach another through it.
+pub fn addressee<'a>(connection: &'a str, is_shared: bool, props: &'a [(String, Option<String>)]) -> &'a str {
+    let named = props.iter().rev().find(|(name, _)| name == "device").and_then(|(_, value)| value.as_deref());
+    named.filter(|device| is_shared && !device.is_empty()).unwrap_or(connection)
 }
 
 /// What became of it.
@@ -334,6 +361,11 @@ impl Command {
         let text = text.ok_or_else(|| missing(what))?;
         levels.check(text).map_err(|detail| (QuarantineReason::BadTopic, detail))?;
         Ok(text.to_owned())
+    }
+
+    /// Where it publishes.
+    pub(super) fn destination(&self, section: &'static str) -> Destination<'_> {
+        Destination { section, name: &self.name, topic: &self.topic.filter, device: self.device.as_ref() }
     }
 
     /// The topics on which this command may be answered, as a filter.

@@ -131,7 +131,7 @@ mod window;
 
 pub use answer::{Answer, Reply};
 pub use clock::Doubt;
-pub use command::{Commanded, Incoming, LocalPublish, Made, PassedBy};
+pub use command::{Commanded, Destination, Incoming, LocalPublish, Made, PassedBy, addressee};
 pub use decode::{Births, Keep as KeepBirths, LeftOut, Tally as BirthsTally, rebirth};
 pub use desired::{Unmade, Wish};
 pub use explain::{Explanation, Step, Tried, new_rule, new_rule_for_siblings};
@@ -419,6 +419,12 @@ impl RuleSet {
     /// True where the command of this name publishes a message once at most.
     pub fn is_once(&self, command: &str) -> bool {
         self.0.commands.iter().any(|one| one.name == command && one.once)
+    }
+
+    /// Where what comes down may be published, in file order.
+    pub fn destinations(&self) -> impl Iterator<Item = Destination<'_>> {
+        let commands = self.0.commands.iter().map(|command| command.destination("[[command]]"));
+        commands.chain(self.0.desired.iter().map(|desired| desired.command.destination("[[desired]]")))
     }
 
     /// True where a command takes cloud-to-device messages.

@@ -203,10 +203,13 @@ fn the_name_of_a_shelf_changes_hands_between_any_two_steps() {
 fn shelves_come_and_go_while_cursors_are_written() {
     let dir = tempfile::tempdir().unwrap();
     let shelves = Shelves::open(options(dir.path())).unwrap();
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+        // Ends with the rounds, also where one fails.
+        let _stop = stop;
+        let shelves = &shelves;
+        scope.spawn(move || {
+            while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
                 shelves.persist();
                 std::thread::yield_now();
             }
@@ -215,7 +218,7 @@ fn shelves_come_and_go_while_cursors_are_written() {
         for round in 0..60 {
             shelves.append("d", &[message(2 * round, 10), message(2 * round + 1, 10)], 5).unwrap();
             expect.extend([2 * round, 2 * round + 1]);
-            let placed = all(&shelves, "d");
+            let placed = all(shelves, "d");
             assert_eq!(sequences(&placed), expect);
             for placed in placed.iter().take(1 + (round as usize) % 4) {
                 assert!(shelves.settle("d", placed.place));
@@ -226,7 +229,6 @@ fn shelves_come_and_go_while_cursors_are_written() {
                 assert!(after_a_kill(dir.path()).ends_with(&expect), "{round}");
             }
         }
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     let expect = sequences(&all(&shelves, "d"));
     shelves.persist();

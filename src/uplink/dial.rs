@@ -278,7 +278,7 @@ fn return_code(code: ConnectReturnCode) -> u8 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use futures_util::FutureExt as _;
     use rumqttc::mqttbytes::v4::{ConnAck, SubAck};
     use rumqttc::tokio_rustls::rustls::crypto::ring;
@@ -293,7 +293,7 @@ mod tests {
     use crate::metrics::Metrics;
     use crate::outbound::Way;
 
-    fn hub() -> Target {
+    pub(in crate::uplink) fn hub() -> Target {
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
         let builder = builder.with_safe_default_protocol_versions().unwrap();
         let text = "HostName=h.example;DeviceId=gw;SharedAccessKey=c2VjcmV0";

@@ -160,6 +160,8 @@ impl Wanted {
 pub struct Arrival {
     /// The device of the connection it came on.
     pub device: String,
+    /// That is the bridge's own.
+    pub own: bool,
     /// Its topic.
     pub topic: String,
     /// Its body.
@@ -260,7 +262,7 @@ impl Down {
         let payload = std::mem::take(&mut publish.payload);
         let topic = publish.topic.clone();
         let line = Return { client: client.clone(), publish };
-        let arrival = Arrival { device, topic, payload, line };
+        let arrival = Arrival { device, own: hub.gateway, topic, payload, line };
         if !arrival.topic.starts_with(back::TWIN_PREFIX) {
             if self.arrivals.try_send(arrival).is_err() {
                 self.metrics.commanded("", "no_room");
@@ -269,6 +271,40 @@ impl Down {
             // The twin is asked for as a whole instead.
             self.opened.add(&error.into_inner().device, None);
         }
+    }
+}
+
+/// A connection that leads nowhere, and keeps what is said on it.
+#[cfg(test)]
+pub(crate) struct Nowhere {
+    client: AsyncClient,
+    events: rumqttc::EventLoop,
+}
+
+#[cfg(test)]
+impl Nowhere {
+    pub(crate) fn new() -> Self {
+        let (client, events) = AsyncClient::new(rumqttc::MqttOptions::new("c", "localhost", 1), 64);
+        Self { client, events }
+    }
+
+    /// Something that came on it. At QoS 2, at which what acknowledges it can be seen.
+    pub(crate) fn arrival(&self, (device, own): (&str, bool), topic: &str, payload: &str) -> Arrival {
+        let publish = rumqttc::Publish::new(topic, QoS::ExactlyOnce, payload);
+        let line = Return { client: self.client.clone(), publish };
+        let (device, topic) = (device.to_owned(), topic.to_owned());
+        Arrival { device, own, topic, payload: Bytes::copy_from_slice(payload.as_bytes()), line }
+    }
+
+    /// What was said since the last time: `acknowledged`, or the topic of an answer.
+    pub(crate) fn said(&mut self) -> Vec<String> {
+        self.events.clean();
+        let said = self.events.pending.drain(..).map(|request| match request {
+            rumqttc::Request::PubRec(_) => "acknowledged".to_owned(),
+            rumqttc::Request::Publish(publish) => publish.topic,
+            other => format!("{other:?}"),
+        });
+        said.collect()
     }
 }
 
@@ -290,6 +326,27 @@ mod tests {
             let (messages, methods, twins, desired) = wanted;
             assert_eq!(Wanted { messages, methods, twins, desired }.filters(&identity), expect, "{wanted:?}");
         }
+    }
+
+    #[test]
+    fn what_finds_no_room_is_counted_and_left_to_the_hub() {
+        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, || {
+            let (_wanted, receiver) = watch::channel(Wanted::default());
+            let (down, mut arrivals) = Down::new(receiver, Metrics::register());
+            let mut nowhere = Nowhere::new();
+            let target = crate::uplink::dial::tests::hub();
+            for n in 0..ROOM + 2 {
+                let topic = format!("devices/d/messages/devicebound/n={n}");
+                let publish = rumqttc::Publish::new(topic, QoS::ExactlyOnce, "");
+                down.arrived(&nowhere.client, &target, publish);
+            }
+            let page = recorder.handle().render();
+            assert!(page.contains("commands_total{command=\"\",outcome=\"no_room\"} 2\n"), "{page}");
+            assert!(nowhere.said().is_empty(), "the hub sends it again");
+            let first = arrivals.commands.try_recv().unwrap();
+            assert!(first.topic.ends_with("/n=0") && first.own, "{first:?}");
+        });
     }
 
     #[tokio::test(start_paused = true)]

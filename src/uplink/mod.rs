@@ -61,6 +61,8 @@ mod wire;
 
 pub use credentials::{Credentials, Unassigned};
 pub use crowd::Crowd;
+#[cfg(test)]
+pub(crate) use down::Nowhere;
 pub use down::{Arrival, Arrivals, Down, Gone, Return, TwinLine, TwinNews, Twins, Wanted};
 pub use pacing::{HubRate, Pacing};
 pub use subscribed::Subscribed;

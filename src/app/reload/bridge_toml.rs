@@ -1,16 +1,21 @@
-//! `bridge.toml` is read at start only, but for the patterns of devices that may connect, and that stay connected ([`super::devices`]). Who asks for
-//! a reload hears what of it would need a restart.
+//! `bridge.toml` is read at start only, but for the patterns of devices that may connect, and that stay connected ([`super::devices`]), and the fence
+//! of commands ([`super::commands`]). Who asks for a reload hears what of it would need a restart.
 
 use std::path::{Path, PathBuf};
 
-use super::NotTaken;
+use super::{NotTaken, commands};
 use crate::app::text_file::{self, cannot_read};
 use crate::config;
 use crate::diag::{Diagnostic, SourceFile, rendered};
 use crate::secret::Secret;
 
-/// The keys that need no restart.
+/// Keys that need no restart, beside those of `[commands]`.
 const TAKEN_UP: [&str; 2] = ["uplink.devices.allow", "uplink.devices.keep_open"];
+
+fn is_taken_up(key: &str) -> bool {
+    let of_commands = key.strip_prefix("commands.").and_then(|key| key.split('.').next());
+    TAKEN_UP.contains(&key) || of_commands.is_some_and(|key| commands::TAKEN_UP.contains(&key))
+}
 
 /// The configuration as it was at start.
 pub struct BridgeToml {
@@ -54,7 +59,7 @@ impl BridgeToml {
             return Err(NotTaken { why, findings });
         }
         let mut changed = config::changed_keys(self.text.expose(), &text);
-        changed.retain(|key| !TAKEN_UP.contains(&key.as_str()));
+        changed.retain(|key| !is_taken_up(key));
         if !changed.is_empty() {
             let keys = changed.join(", ");
             tracing::warn!(

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bridge::down::Audit;
 use crate::bridge::twins;
+use crate::downlink::Terms;
 use crate::message::excerpt;
 
 /// Twins that are listed.
@@ -14,10 +15,16 @@ const TWINS: usize = 5;
 /// What came down.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commands {
+    /// Whether anything may come down now: `open`, `dry run` or `closed`.
+    #[serde(default)]
+    pub state: String,
     /// What became of all commands, methods and desired properties since the start.
     pub outcomes: BTreeMap<String, u64>,
     /// Those that wait for their device, its answer or their turn.
     pub waiting: u64,
+    /// Why the audit log lacks lines, while it cannot be written.
+    #[serde(default)]
+    pub unaudited: Option<String>,
     /// The last few, the newest first.
     pub last: Vec<Command>,
 }
@@ -83,8 +90,8 @@ pub struct TwinRefused {
 }
 
 impl Commands {
-    /// What the audit log and a page of Prometheus' text format have of them.
-    pub(in crate::app) fn of(audit: &Audit, page: &str) -> Self {
+    /// What the audit log and a page of Prometheus' text format have of them; nothing where none may come and none came.
+    pub(in crate::app) fn of(terms: &Terms, audit: &Audit, page: &str) -> Option<Self> {
         let cut = |text: String| excerpt(&text).to_owned();
         let read = |line| serde_json::from_value::<Command>(line).ok();
         let shown = audit.recent().into_iter().filter_map(read).map(|command| Command {
@@ -94,11 +101,19 @@ impl Commands {
             detail: command.detail.map(cut),
             ..command
         });
-        Self {
+        let state = match (terms.enabled, terms.dry_run) {
+            (false, _) => "closed",
+            (true, true) => "dry run",
+            (true, false) => "open",
+        };
+        let commands = Self {
+            state: state.to_owned(),
             outcomes: outcomes(page),
             waiting: super::sum(page, "brownbridge_commands_waiting"),
+            unaudited: audit.trouble().map(|trouble| trouble.to_string()),
             last: shown.collect(),
-        }
+        };
+        (terms.enabled || !commands.outcomes.is_empty()).then_some(commands)
     }
 }
 
@@ -154,8 +169,18 @@ mod tests {
             json!({"at": "2026", "kind": "message", "command": format!("c{n}"), "device": "d", "id": n, "topic": null,
                    "outcome": "published", "detail": "x".repeat(1000), "bytes": 7, "complete": true})
         };
-        (0..20).for_each(|n| audit.write(&line(n)));
-        let commands = Commands::of(&audit, page);
+        assert!((0..20).all(|n| audit.write(&line(n))));
+        let terms = |enabled, dry_run| Terms { enabled, dry_run, ..Terms::default() };
+        for (enabled, dry_run, page, expect) in [
+            (true, false, page, Some("open")),
+            (true, true, "", Some("dry run")),
+            (false, true, page, Some("closed")),
+            (false, false, "", None),
+        ] {
+            let state = Commands::of(&terms(enabled, dry_run), &audit, page).map(|commands| commands.state);
+            assert_eq!(state.as_deref(), expect, "{enabled} {dry_run}");
+        }
+        let commands = Commands::of(&terms(true, false), &audit, page).unwrap();
         let counted: Vec<_> = commands.outcomes.iter().map(|(outcome, count)| (outcome.as_str(), *count)).collect();
         assert_eq!((counted, commands.waiting), (vec![("no_device", 1), ("published", 5)], 4));
         let last: Vec<_> = commands.last.iter().map(|one| one.command.as_str()).collect();

@@ -321,7 +321,7 @@ impl<'a> Dispatcher<'a> {
         for device in self.shared.numbered(due) {
             self.shared.look_at(&device, now, sweeps);
         }
-        if self.shared.options.plan.keep_own {
+        if self.shared.options.plan.keep_own.load(Ordering::Relaxed) {
             // It lines up where it has no line.
             self.shared.want(&self.shared.own);
         }

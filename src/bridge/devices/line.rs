@@ -1,6 +1,7 @@
 //! The line of one device: an uplink, watched, from the first message that waits to the end of the last.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -175,16 +176,17 @@ async fn serve(shared: &Arc<Shared>, device: &Arc<Device>, leave: &CancellationT
 /// Watches a line; returns when it is to end.
 async fn watch_over(shared: &Shared, device: &Device, mut seen: watch::Receiver<Status>) -> Why {
     let patience = shared.options.plan.idle_timeout;
-    let kept = device.is_own() && shared.options.plan.keep_own;
+    let is_kept = || device.is_own() && shared.options.plan.keep_own.load(Ordering::Relaxed);
     let mut failures = 0;
     loop {
-        let idle_at = device.rests_since().unwrap_or_else(Instant::now) + patience;
+        let resting = device.rests_since().filter(|_| !is_kept());
+        let idle_at = resting.unwrap_or_else(Instant::now) + patience;
         tokio::select! {
             changed = seen.changed() => if changed.is_err() {
                 return std::future::pending().await;
             },
-            () = tokio::time::sleep_until(idle_at.into()), if !kept => match device.rests_since() {
-                Some(since) if since.elapsed() >= patience => return Why::Resting,
+            () = tokio::time::sleep_until(idle_at.into()) => match device.rests_since() {
+                Some(since) if !is_kept() && since.elapsed() >= patience => return Why::Resting,
                 _ => continue,
             },
         }
@@ -204,7 +206,7 @@ async fn watch_over(shared: &Shared, device: &Device, mut seen: watch::Receiver<
         }
         let mut state = device.state();
         shared.set_phase(&mut state, Phase::Connecting);
-        if status.renewing && !kept && state.may_rest() {
+        if status.renewing && !is_kept() && state.may_rest() {
             return Why::Resting;
         }
         if status.failures == failures {
@@ -222,7 +224,7 @@ async fn watch_over(shared: &Shared, device: &Device, mut seen: watch::Receiver<
                 return Why::Refused(status.trouble.unwrap_or_default());
             }
         }
-        if !kept && state.may_rest() {
+        if !is_kept() && state.may_rest() {
             return Why::Resting;
         }
     }

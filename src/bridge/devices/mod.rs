@@ -159,8 +159,8 @@ pub struct Plan {
     pub table: HashSet<String>,
     /// What becomes of the messages of a refused device.
     pub when_refused: WhenRefused,
-    /// The bridge's own line stays open though nothing waits: the hub sends something on it.
-    pub keep_own: bool,
+    /// The bridge's own line stays open though nothing waits: the hub sends something on it. May change at any time.
+    pub keep_own: Arc<AtomicBool>,
     /// Whose lines stay open, too.
     pub keep: Keep,
     /// A connection without a message for so long is closed.

@@ -1,7 +1,10 @@
 //! The audit log: one line of JSON for each thing that happened to a command.
 //!
 //! `<state>/commands.jsonl` grows to half the size it may have and then becomes `commands.1.jsonl`, in place of the one
-//! before. A line that cannot be written is told in the log of the program; the command goes its way.
+//! before. A line that cannot be written is counted and told in the log of the program, once, and in [`Trouble`] until one
+//! can be written again, which then says how many are missing before it. Whether the command goes its way is a matter of
+//! `audit` in `[commands]`: where that is `required`, a line that says `admitted` stands in the log before anything is
+//! published, and nothing is where that cannot be written.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -14,6 +17,15 @@ use serde_json::Value;
 
 use super::key;
 use super::once::{BEGUN, WITHDRAWN};
+use crate::message::Timestamp;
+use crate::metrics::audit_lost;
+
+mod published;
+mod trouble;
+
+pub use published::publishes;
+pub use trouble::Trouble;
+use trouble::reason;
 
 const NAME: &str = "commands.jsonl";
 const OLD: &str = "commands.1.jsonl";
@@ -39,6 +51,8 @@ struct Shared {
     log: Mutex<Log>,
     /// The last lines. By themselves, for who looks at them is not to wait for the disk.
     recent: Mutex<VecDeque<Value>>,
+    /// The same of who asks whether it can be written.
+    trouble: Mutex<Option<Trouble>>,
 }
 
 #[derive(Debug)]
@@ -48,29 +62,79 @@ struct Log {
     most: u64,
     /// `None` after a failure; it is opened again with the next line.
     open: Option<(File, u64)>,
-    told: bool,
 }
 
 impl Audit {
     /// In the folder `state`, both files together no larger than `max_size`.
     pub fn new(state: &Path, max_size: u64) -> Self {
         let (path, old) = (state.join(NAME), state.join(OLD));
-        let log = Mutex::new(Log { path, old, most: max_size / 2, open: None, told: false });
-        Self(Arc::new(Shared { log, recent: Mutex::default() }))
+        let log = Mutex::new(Log { path, old, most: max_size / 2, open: None });
+        Self(Arc::new(Shared { log, recent: Mutex::default(), trouble: Mutex::default() }))
     }
 
-    /// Adds a line.
-    pub fn write(&self, line: &Value) {
+    /// Adds a line; false where it could not be written.
+    pub fn write(&self, line: &Value) -> bool {
         self.remember(line);
-        self.0.log.lock().write(line);
+        let mut log = self.0.log.lock();
+        let gap = self.0.trouble.lock().as_ref().filter(|trouble| trouble.lost > 0).map(Trouble::line);
+        let gap = gap.map_or(String::new(), |gap| format!("{gap}\n"));
+        let written = log.try_write(&format!("{gap}{line}\n"));
+        self.settle(&mut log, written, 1)
+    }
+
+    /// Sees to it that there is a log to write into, and where lines are missing that it says so.
+    pub fn look(&self) -> bool {
+        let mut log = self.0.log.lock();
+        let gap = self.0.trouble.lock().as_ref().filter(|trouble| trouble.lost > 0).map(Trouble::line);
+        let written = match gap {
+            Some(gap) => log.try_write(&format!("{gap}\n")),
+            None => log.try_write(""),
+        };
+        self.settle(&mut log, written, 0)
+    }
+
+    /// Why the log cannot be written, while that is so.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.0.trouble.lock().clone()
+    }
+
+    /// Takes note of what came of writing so many lines.
+    fn settle(&self, log: &mut Log, written: io::Result<()>, lines: u64) -> bool {
+        let mut trouble = self.0.trouble.lock();
+        match written {
+            Ok(()) => {
+                if let Some(over) = trouble.take() {
+                    tracing::info!(lost = over.lost, "the audit log {} is written again", log.path.display());
+                }
+                true
+            }
+            Err(error) => {
+                log.open = None;
+                let why = format!("{}: {error}", log.path.display());
+                if lines > 0 {
+                    audit_lost(reason(&error), lines);
+                }
+                if trouble.is_none() {
+                    tracing::error!("the audit log cannot be written: {why}");
+                }
+                let known =
+                    trouble.get_or_insert_with(|| Trouble { since: Timestamp::now(), why: String::new(), lost: 0 });
+                (known.why, known.lost) = (why, known.lost + lines);
+                false
+            }
+        }
     }
 
     fn remember(&self, line: &Value) {
+        let mut line = line.clone();
+        if let Some(line) = line.as_object_mut() {
+            line.remove("publishes");
+        }
         let mut recent = self.0.recent.lock();
         if recent.len() >= RECENT {
             recent.pop_front();
         }
-        recent.push_back(line.clone());
+        recent.push_back(line);
     }
 
     /// The last few lines since the start, the newest first. No payload is in them.
@@ -94,18 +158,6 @@ impl Audit {
 }
 
 impl Log {
-    fn write(&mut self, line: &Value) {
-        match self.try_write(&format!("{line}\n")) {
-            Ok(()) => self.told = false,
-            Err(error) => {
-                self.open = None;
-                if !std::mem::replace(&mut self.told, true) {
-                    tracing::error!("the audit log {} cannot be written: {error}", self.path.display());
-                }
-            }
-        }
-    }
-
     fn try_write(&mut self, line: &str) -> io::Result<()> {
         let (mut file, size) = match self.open.take() {
             Some(open) => open,
@@ -214,13 +266,64 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_not_there_stops_nothing() {
+    fn what_cannot_be_written_is_counted_and_said_where_it_is_missing() {
+        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+        // What is in the way, and the reason it counts as.
+        type Arrange = fn(&Path);
+        let cases: [(&str, Arrange, Arrange); 2] = [
+            ("no_folder", |_| (), |gone| fs::create_dir(gone).unwrap()),
+            (
+                "not_a_file",
+                |gone| fs::create_dir_all(gone.join(NAME)).unwrap(),
+                |gone| fs::remove_dir(gone.join(NAME)).unwrap(),
+            ),
+        ];
+        for (why, arrange, mend) in cases {
+            let dir = tempfile::tempdir().unwrap();
+            let gone = dir.path().join("gone");
+            arrange(&gone);
+            let audit = Audit::new(&gone, 4_000);
+            metrics::with_local_recorder(&recorder, || {
+                assert!(!audit.look(), "{why}: before anything is lost");
+                assert_eq!(audit.trouble().unwrap().lost, 0, "{why}");
+                for id in 1..=2 {
+                    assert!(!audit.write(&line(id, "published", true)), "{why}");
+                }
+                assert!(!audit.look(), "{why}");
+            });
+            assert_eq!(audit.trouble().unwrap().lost, 2, "{why}");
+            let page = recorder.handle().render();
+            assert!(page.contains(&format!("brownbridge_audit_lines_lost_total{{reason=\"{why}\"}} 2\n")), "{page}");
+            mend(&gone);
+            assert!(audit.write(&line(3, "published", true)), "{why}");
+            assert_eq!((audit.trouble(), audit.said()), (None, vec![Said::Done("1 d 3".to_owned())]), "{why}");
+            let text = fs::read_to_string(gone.join(NAME)).unwrap();
+            let first: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+            assert_eq!((&first["outcome"], text.lines().count()), (&json!("lines_lost"), 2), "{text}");
+            assert!(first["detail"].as_str().unwrap().starts_with("2 lines could not be written"), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_gap_is_written_down_also_where_nothing_more_happens() {
         let dir = tempfile::tempdir().unwrap();
-        let gone = dir.path().join("gone");
-        let audit = Audit::new(&gone, 4_000);
-        audit.write(&line(1, "published", true));
-        fs::create_dir(&gone).unwrap();
-        audit.write(&line(2, "published", true));
-        assert_eq!(audit.said(), [Said::Done("1 d 2".to_owned())]);
+        let audit = Audit::new(&dir.path().join("gone"), 4_000);
+        assert!(!audit.write(&line(1, "published", true)));
+        fs::create_dir(dir.path().join("gone")).unwrap();
+        assert!(audit.look() && audit.look());
+        assert_eq!(audit.trouble(), None);
+        let text = fs::read_to_string(dir.path().join("gone").join(NAME)).unwrap();
+        assert_eq!(text.matches("lines_lost").count(), 1, "{text}");
+    }
+
+    #[test]
+    fn payloads_stay_in_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let audit = Audit::new(dir.path(), 1 << 20);
+        let mut told = line(1, "published", true);
+        told["publishes"] = json!([{"topic": "t", "payload": "secret"}]);
+        audit.write(&told);
+        assert!(audit.recent()[0].get("publishes").is_none());
+        assert!(fs::read_to_string(dir.path().join(NAME)).unwrap().contains("secret"));
     }
 }

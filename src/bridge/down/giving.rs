@@ -28,7 +28,7 @@ const UNANSWERED: Duration = Duration::from_secs(10);
 
 /// What a publish asks of those who hear of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Terms {
+struct Demands {
     /// Who is away with a session does not do.
     connected: bool,
     /// To be retained does.
@@ -48,13 +48,9 @@ impl Downlink {
             self.withdraw(&order);
             return self.tell(&order, "expired", "", false);
         }
-        let fenced = order.made.publishes.iter().find(|p| !self.settings.fence.allows(&order.device, &p.topic));
-        if let Some(publish) = fenced {
-            let detail = format!("[commands] allow lets nothing for this device go to {}", excerpt(&publish.topic));
-            return self.finish(order, &key, "not_allowed", &detail).await;
-        }
-        if self.settings.dry_run {
-            return self.finish(order, &key, "dry_run", "").await;
+        let topics = order.made.publishes.iter().map(|publish| publish.topic.as_str());
+        if let Some(forbidden) = self.terms().forbid(&order.device, topics) {
+            return self.forbidden(order, &key, &forbidden).await;
         }
         if !is_method && self.is_behind(&order) {
             return self.wait(order, key, (Stage::Due(now + LOOK), end)).await;
@@ -66,6 +62,9 @@ impl Downlink {
             Err(_) if is_method => return self.finish(order, &key, "over_rate", "").await,
             Err(at) => return self.wait(order, key, (Stage::Due(at), end)).await,
             Ok(()) => {}
+        }
+        if !self.admit(&mut order) {
+            return self.unaudited(order, &key).await;
         }
         if !self.note_begin(&mut order, &key) {
             return self.wait(order, key, (Stage::Due(now + LOOK), end)).await;
@@ -103,7 +102,7 @@ impl Downlink {
 
     /// Says who is missing for one of its publishes.
     fn missed(&self, order: &Order) -> Option<String> {
-        let Terms { connected, retained, .. } = order.terms(Timestamp::now());
+        let Demands { connected, retained, .. } = order.demands(Timestamp::now());
         let inside = &self.parts.inside;
         let is_missed = |publish: &&LocalPublish| {
             let is_taken = retained && publish.retain || inside.has_taker(&publish.topic, publish.qos, connected);
@@ -121,7 +120,7 @@ impl Downlink {
     /// Publishes it. Fails, with why, where nobody got the first, which is what the command is about: then nothing is
     /// published. Else says what became of those that nobody got.
     fn publish(&self, order: &Order) -> Result<Option<String>, String> {
-        let good_for = order.terms(Timestamp::now()).good_for;
+        let good_for = order.demands(Timestamp::now()).good_for;
         let mut lost = Vec::new();
         for (n, publish) in order.made.publishes.iter().enumerate() {
             let what = (publish.topic.as_str(), Bytes::copy_from_slice(&publish.payload));
@@ -159,7 +158,7 @@ impl Downlink {
 
 impl Order {
     /// See the module documentation.
-    fn terms(&self, now: Timestamp) -> Terms {
+    fn demands(&self, now: Timestamp) -> Demands {
         let answer = self.made.answer.as_ref().map(|(_, answer)| answer.within);
         let is_retained = self.made.publishes.iter().all(|publish| publish.retain);
         let (connected, good_for) = match (&self.kind, self.expires) {
@@ -169,7 +168,7 @@ impl Order {
             (Kind::Message, None) => (false, answer.map(|_| millis(begun::LONGEST))),
         };
         let retained = answer.is_none() || matches!(self.kind, Kind::Message);
-        Terms { connected, retained, good_for }
+        Demands { connected, retained, good_for }
     }
 }
 

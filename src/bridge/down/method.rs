@@ -5,15 +5,16 @@ use serde_json::{Value, json};
 
 use super::own::Own;
 use super::{Downlink, Instant, Kind, Order, telling};
+use crate::downlink::Forbidden;
 use crate::hub::back;
-use crate::message::{Timestamp, excerpt};
+use crate::message::Timestamp;
 use crate::rules::{Commanded, Incoming, Made};
 use crate::uplink::{Arrival, Return};
 
 impl Downlink {
-    /// A method is called. Commands of the rules go before the bridge's own methods.
+    /// A method is called. Commands of the rules go before the bridge's own methods, which only its own identity has.
     pub(super) async fn method(&mut self, name: &str, rid: String, arrival: Arrival) {
-        let Arrival { device, payload, line, .. } = arrival;
+        let Arrival { device, own: is_own, payload, line, .. } = arrival;
         let incoming = Incoming {
             device: &device,
             method: Some(name),
@@ -22,7 +23,7 @@ impl Downlink {
             payload: &payload,
             received: Timestamp::now(),
         };
-        let rules = self.parts.rules.rules();
+        let (rules, terms) = (self.parts.rules.rules(), self.terms());
         let asked = rules.command(&incoming);
         let passed_by = match asked {
             Commanded::NoRule => telling::passed_by(&rules.passed_by(&incoming)),
@@ -31,6 +32,7 @@ impl Downlink {
         let number = self.number;
         let order = |made| Order {
             number,
+            identity: device.clone(),
             device,
             made,
             kind: Kind::Method(rid.clone()),
@@ -38,8 +40,12 @@ impl Downlink {
             id: rid,
             expires: None,
             begun: false,
+            admitted: false,
             line,
         };
+        if !terms.enabled {
+            return self.forbidden(order(Made::nothing(String::new())), "", &Forbidden::Closed).await;
+        }
         match asked {
             Commanded::Made(made) => {
                 let now = Instant::now();
@@ -48,11 +54,10 @@ impl Downlink {
             Commanded::Refused { command, reason, detail } => {
                 self.finish(order(Made::nothing(command)), "", reason.label(), &detail).await;
             }
-            Commanded::NoRule => match Own::named(name).filter(|_| self.settings.own_methods) {
+            Commanded::NoRule => match Own::named(name).filter(|_| terms.own_methods && is_own) {
                 Some(own) => self.own_method(own, &payload, order(Made::nothing(format!("({name})")))).await,
                 None => {
-                    let none = || format!("no [[command]] has the method {}", excerpt(name));
-                    let detail = passed_by.unwrap_or_else(none);
+                    let detail = passed_by.unwrap_or_else(|| telling::no_method(name));
                     self.finish(order(Made::nothing(String::new())), "", "no_rule", &detail).await;
                 }
             },
@@ -75,7 +80,8 @@ pub(super) fn of_outcome(outcome: &str, detail: &str, made: &Made) -> (i32, Byte
             (200, json!({"dry_run": true, "topics": topics}))
         }
         "no_rule" | "no_device" => error(404, detail),
-        "not_allowed" => error(403, detail),
+        "not_allowed" | "closed" => error(403, detail),
+        "unaudited" => error(503, detail),
         "over_rate" => error(429, "the device is over its rate of commands"),
         "timeout" => error(504, "the device has not answered in time"),
         "in_part" => error(502, detail),

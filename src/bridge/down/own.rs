@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `ping` | version and time |
 //! | `status` | what waits, and how the bridge is doing |
-//! | `get-config` | bridge.toml without its secrets, and which rules are in use |
+//! | `get-config` | bridge.toml as it was at the start, without its secrets, what of `[commands]` is in force, and which rules are in use |
 //! | `reload` | has all files looked at as SIGHUP does: 200 with what is in use, 409 with what is refused and why |
 //! | `flush` | closes open windows, and waits until what waited when it was called has left, or for `within` seconds |
 //!
@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use super::{Downlink, Kind, Order};
 use crate::bridge::{InUse, Stores};
+use crate::downlink::Terms;
 use crate::hub::back;
 use crate::message::Timestamp;
 use crate::shelf::Shelves;
@@ -64,12 +65,17 @@ impl Own {
     }
 }
 
+/// True where a method of this name is one of the bridge itself.
+pub fn is_own_method(name: &str) -> bool {
+    Own::named(name).is_some()
+}
+
 /// The end of one that took its time: which it was, and its answer.
 pub(super) type Ended = (u64, (i32, Value));
 
 impl Downlink {
     /// Serves a method of the bridge itself.
-    pub(super) async fn own_method(&mut self, own: Own, payload: &[u8], order: Order) {
+    pub(super) async fn own_method(&mut self, own: Own, payload: &[u8], mut order: Order) {
         let answer = match own {
             Own::Ping => json!({"version": env!("CARGO_PKG_VERSION"), "time": Timestamp::now().to_string()}),
             Own::Status => self.state(),
@@ -77,7 +83,9 @@ impl Downlink {
                 "version": env!("CARGO_PKG_VERSION"),
                 "bridge.toml": self.settings.shown,
                 "rules": self.parts.rules.rules().hash(),
+                "commands": self.in_force(),
             }),
+            Own::Reload | Own::Flush if !self.admit(&mut order) => return self.unaudited(order, "").await,
             Own::Reload | Own::Flush => match self.begin(own, payload, order.number) {
                 Ok(()) => {
                     self.own.insert(order.number, order);
@@ -89,6 +97,14 @@ impl Downlink {
         self.own_answer(&order, (200, answer)).await;
     }
 
+    /// What of `[commands]` may have changed since the start.
+    fn in_force(&self) -> Value {
+        let terms = self.terms();
+        let Terms { enabled, dry_run, fence, rate, own_methods, .. } = &*terms;
+        let allow: serde_json::Map<_, _> = fence.allow.iter().map(|(device, to)| (device.clone(), json!(to))).collect();
+        json!({"enabled": enabled, "dry_run": dry_run, "rate": rate, "own_methods": own_methods, "allow": allow})
+    }
+
     fn state(&self) -> Value {
         let stats = self.parts.stores.stats();
         json!({
@@ -96,7 +112,7 @@ impl Downlink {
             "uptime_seconds": self.started.elapsed().as_secs(),
             "spool": {"waiting": stats.waiting, "late": stats.late, "bytes": stats.disk_bytes, "full": stats.full},
             "commands_waiting": self.desk.len(),
-            "dry_run": self.settings.dry_run,
+            "dry_run": self.terms().dry_run,
         })
     }
 

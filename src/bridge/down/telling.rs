@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Downlink, Kind, Order};
+use super::own::Own;
+use super::{Downlink, Kind, Order, publishes};
 use crate::message::{Timestamp, excerpt};
 use crate::metrics::Metrics;
 use crate::rules::PassedBy;
@@ -20,18 +21,19 @@ impl Downlink {
 
     /// Writes an outcome into the audit log.
     pub(super) fn note(&mut self, order: &Order, outcome: &'static str, detail: &str, complete: bool) {
-        self.parts.audit.write(&order.line_of(outcome, detail, complete));
+        self.parts.audit.write(&order.line_of(outcome, (detail, complete), self.terms().audit_payload));
     }
 }
 
 impl Order {
     /// Its line in the audit log.
-    pub(super) fn line_of(&self, outcome: &str, detail: &str, complete: bool) -> Value {
+    pub(super) fn line_of(&self, outcome: &str, (detail, complete): (&str, bool), payload: usize) -> Value {
         let publish = self.made.publishes.first();
-        json!({
+        let mut line = json!({
             "at": Timestamp::now().to_string(),
             "kind": match &self.kind { Kind::Message => "message", Kind::Method(_) => "method" },
             "command": self.made.command,
+            "identity": self.identity,
             "device": self.device,
             "id": self.id,
             "user": self.who,
@@ -40,7 +42,11 @@ impl Order {
             "outcome": outcome,
             "detail": Some(detail).filter(|detail| !detail.is_empty()),
             "complete": complete,
-        })
+        });
+        if let (Some(line), Some(all)) = (line.as_object_mut(), publishes(&self.made.publishes, outcome, payload)) {
+            line.insert("publishes".to_owned(), all);
+        }
+        line
     }
 }
 
@@ -68,6 +74,13 @@ pub(super) fn passed_by(passed_by: &[(String, PassedBy)]) -> Option<String> {
     });
     let told: Vec<String> = told.take(MOST_TOLD).collect();
     (!told.is_empty()).then(|| told.join("; "))
+}
+
+/// Why nobody answers a method.
+pub(super) fn no_method(name: &str) -> String {
+    let of_bridge =
+        Own::named(name).map_or("", |_| "; the bridge's own is off, or answered under its own identity only");
+    format!("no [[command]] has the method {}{of_bridge}", excerpt(name))
 }
 
 /// The properties of a message, as `brownbridge explain --command` takes them.

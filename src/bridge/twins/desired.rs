@@ -12,16 +12,17 @@
 //! reason of the quarantine; all but the first two once for each value.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::{DEVICES, OF_BRIDGE, Whose};
-use crate::bridge::down::Audit;
+use super::{Agreed, DEVICES, OF_BRIDGE, Whose};
+use crate::bridge::down::{ADMITTED, Audit, UNAUDITED, publishes};
 use crate::broker::Inside;
-use crate::downlink::{Fence, Rates};
+use crate::downlink::{Forbidden, Rates, Terms};
 use crate::hub::exchange::Desired;
 use crate::hub::twin::Properties;
 use crate::message::{Timestamp, excerpt, from_twin_name};
@@ -103,6 +104,8 @@ impl Published {
 #[derive(Debug, Clone, PartialEq)]
 struct Order {
     rule: String,
+    /// In whose twin it is desired.
+    identity: String,
     device: String,
     publish: LocalPublish,
     hash: String,
@@ -144,12 +147,8 @@ pub(super) struct Done {
 pub struct Plant {
     /// Publishes to the plant.
     pub inside: Inside,
-    /// Where they may go.
-    pub fence: Fence,
-    /// Publishes a second of one device; 0 is no limit.
-    pub rate: u32,
-    /// Nothing is published.
-    pub dry_run: bool,
+    /// What may be done now.
+    pub terms: Agreed,
     /// Writes down what was done.
     pub audit: Audit,
 }
@@ -163,7 +162,13 @@ pub(super) struct Desk {
 
 impl Desk {
     pub(super) fn new(plant: Plant, metrics: Metrics) -> Self {
-        Self { rates: Rates::new(plant.rate), plant, metrics }
+        let rates = Rates::new(plant.terms.borrow().rate);
+        Self { rates, plant, metrics }
+    }
+
+    /// The terms as they are now.
+    pub(super) fn terms(&self) -> Arc<Terms> {
+        Arc::clone(&self.plant.terms.borrow())
     }
 
     #[cfg(test)]
@@ -179,9 +184,9 @@ impl Desk {
         (published, todo): (&Published, &mut ToDo),
     ) -> Done {
         let mut found = Found { orders: BTreeMap::new(), refused: Vec::new() };
-        for (device, path, properties) in devices(whose, device, &desired.properties) {
-            for wish in rules.desired((&device, Timestamp::now()), &properties) {
-                found.take((&device, &path), wish, desired.version);
+        for (addressed, path, properties) in devices(whose, device, &desired.properties) {
+            for wish in rules.desired((&addressed, Timestamp::now()), &properties) {
+                found.take((device, &addressed, &path), wish, desired.version);
             }
         }
         let refused = found.refused_places();
@@ -197,7 +202,8 @@ impl Desk {
         let wanted = |topic: &str| found.orders.contains_key(topic);
         let gone = published.0.iter().filter(|(topic, kept)| !wanted(topic) && !stays(kept, &refused));
         let (retained, gone): (Vec<_>, Vec<_>) = gone.partition(|(_, kept)| kept.retained);
-        let cleared = retained.into_iter().map(|(topic, _)| (topic.clone(), clearing(topic, desired.version)));
+        let cleared =
+            retained.into_iter().map(|(topic, _)| (topic.clone(), clearing((device, topic), desired.version)));
         let cleared: Vec<_> = cleared.collect();
         done.noted.extend(gone.into_iter().map(|(topic, _)| (topic.clone(), Value::Null)));
         let known = |order: &Order| published.0.get(&order.publish.topic).is_some_and(|kept| kept.hash == order.hash);
@@ -210,13 +216,24 @@ impl Desk {
     pub(super) fn work(&mut self, todo: &mut ToDo, now: Instant) -> Done {
         let mut done = Done::default();
         let mut left = BTreeMap::new();
+        let terms = self.terms();
+        self.rates.change(terms.rate);
         for (topic, order) in std::mem::take(&mut todo.orders) {
             let clears = order.hash.is_empty();
-            if let Some((outcome, code, detail)) = self.forbidden(&order) {
+            if let Some(forbidden) = forbidden(&terms, &order) {
+                let (outcome, detail) = (forbidden.label(), detail(&forbidden));
                 if todo.told.insert(topic, order.hash.clone()).as_ref() != Some(&order.hash) {
                     self.tell(&order, outcome, &detail);
-                    done.answers.extend(answer(&order, code, &detail).filter(|_| outcome != "dry_run"));
+                    done.answers.extend(answer(&order, 403, &detail).filter(|_| forbidden != Forbidden::DryRun));
                 }
+                continue;
+            }
+            if terms.audit_required && !self.plant.audit.write(&order.line(ADMITTED, "", 0)) {
+                if todo.told.insert(topic.clone(), order.hash.clone()).as_ref() != Some(&order.hash) {
+                    self.tell(&order, UNAUDITED, "the audit log cannot be written");
+                }
+                done.again = Some(done.again.map_or(now + LOOK, |known| known.min(now + LOOK)));
+                left.insert(topic, order);
                 continue;
             }
             let LocalPublish { payload, qos, retain, .. } = &order.publish;
@@ -242,32 +259,10 @@ impl Desk {
         done
     }
 
-    /// Why an order is not carried out.
-    fn forbidden(&self, order: &Order) -> Option<(&'static str, u16, String)> {
-        let topic = &order.publish.topic;
-        let clears = order.hash.is_empty();
-        if !clears && !self.plant.fence.allows(&order.device, topic) {
-            let detail = format!("[commands] allow lets nothing for this device go to {}", excerpt(topic));
-            return Some(("not_allowed", 403, detail));
-        }
-        self.plant.dry_run.then(|| ("dry_run", 200, String::new()))
-    }
-
     /// Counts, logs and writes down what became of an order.
     fn tell(&self, order: &Order, outcome: &'static str, detail: &str) {
-        let Order { rule, device, publish, version, .. } = order;
-        self.plant.audit.write(&json!({
-            "at": Timestamp::now().to_string(),
-            "kind": "desired",
-            "command": rule,
-            "device": device,
-            "id": version,
-            "topic": Some(&publish.topic).filter(|topic| !topic.is_empty()),
-            "bytes": publish.payload.len(),
-            "outcome": outcome,
-            "detail": Some(detail).filter(|detail| !detail.is_empty()),
-            "complete": true,
-        }));
+        let Order { rule, device, .. } = order;
+        self.plant.audit.write(&order.line(outcome, detail, self.terms().audit_payload));
         self.metrics.commanded(rule, outcome);
         self.metrics.log_pace(&format!("desired {rule} {outcome}"), |left_out| {
             let (device, detail) = (excerpt(device), excerpt(detail));
@@ -278,6 +273,17 @@ impl Desk {
             }
         });
     }
+}
+
+/// Why an order is not carried out. What was published may be cleared wherever it is.
+fn forbidden(terms: &Terms, order: &Order) -> Option<Forbidden> {
+    let topic = Some(order.publish.topic.as_str()).filter(|_| !order.hash.is_empty());
+    terms.forbid(&order.device, topic.into_iter())
+}
+
+/// In words, where a label does not say it all.
+fn detail(forbidden: &Forbidden) -> String {
+    if *forbidden == Forbidden::DryRun { String::new() } else { forbidden.to_string() }
 }
 
 /// What the wishes come to.
@@ -310,6 +316,31 @@ fn place(path: &[String], whole: bool) -> String {
 }
 
 impl Order {
+    /// Its line in the audit log, with so many bytes of its payload.
+    fn line(&self, outcome: &str, detail: &str, payload: usize) -> Value {
+        let Self { rule, identity, device, publish, version, .. } = self;
+        let has_topic = !publish.topic.is_empty();
+        let mut line = json!({
+            "at": Timestamp::now().to_string(),
+            "kind": "desired",
+            "command": rule,
+            "identity": identity,
+            "device": device,
+            "id": version,
+            "topic": has_topic.then_some(&publish.topic),
+            "bytes": publish.payload.len(),
+            "outcome": outcome,
+            "detail": Some(detail).filter(|detail| !detail.is_empty()),
+            "complete": outcome != ADMITTED,
+        });
+        let all = std::slice::from_ref(publish);
+        if let (Some(line), Some(all)) = (line.as_object_mut(), publishes(all, outcome, payload).filter(|_| has_topic))
+        {
+            line.insert("publishes".to_owned(), all);
+        }
+        line
+    }
+
     /// What is kept of it once it is published.
     fn kept(&self) -> Kept {
         let (hash, retained) = (self.hash.clone(), self.publish.retain);
@@ -343,12 +374,13 @@ impl Found {
         done
     }
 
-    fn take(&mut self, (device, prefix): (&str, &[String]), wish: Wish, version: Option<u64>) {
+    fn take(&mut self, (identity, device, prefix): (&str, &str, &[String]), wish: Wish, version: Option<u64>) {
         let Wish { rule, path, value, whole, made, acknowledge } = wish;
         let path: Vec<String> = prefix.iter().cloned().chain(path).collect();
         let mut answer = acknowledge.then(|| (path.clone(), value.clone()));
         let mut order = |publish: LocalPublish, hash| Order {
             rule: rule.clone(),
+            identity: identity.to_owned(),
             device: device.to_owned(),
             publish,
             hash,
@@ -377,10 +409,11 @@ impl Found {
 }
 
 /// An empty retained publish, which makes the broker forget what it keeps of the topic.
-fn clearing(topic: &str, version: Option<u64>) -> Order {
+fn clearing((identity, topic): (&str, &str), version: Option<u64>) -> Order {
     let publish = LocalPublish { topic: topic.to_owned(), payload: Vec::new(), qos: 1, retain: true };
     let (rule, device, hash) = ("(removed)".to_owned(), String::new(), String::new());
-    Order { rule, device, publish, hash, place: String::new(), answer: None, version }
+    let identity = identity.to_owned();
+    Order { rule, identity, device, publish, hash, place: String::new(), answer: None, version }
 }
 
 /// What is reported of a value, as IoT Plug and Play has it.

@@ -13,7 +13,7 @@ use super::desired::{Desk, Done, Plant};
 use super::{Refusal, Shared, Twins, records};
 use crate::bridge::InUse;
 use crate::bridge::devices::Devices;
-use crate::downlink::Rates;
+use crate::downlink::{Rates, Terms};
 use crate::hub::back::Downward;
 use crate::hub::exchange::{Step, Told};
 use crate::hub::twin;
@@ -37,7 +37,7 @@ pub struct Parts {
     pub wanted: watch::Sender<Wanted>,
     /// Where every device has a line: those are opened for what is to be said.
     pub devices: Option<Devices>,
-    /// Where what is desired goes, where that may come down.
+    /// Where what is desired goes.
     pub plant: Option<Plant>,
 }
 
@@ -45,7 +45,9 @@ pub struct Parts {
 pub async fn run(twins: Twins, mut parts: Parts, mut news: uplink::Twins, stop: CancellationToken) {
     let shared = twins.0;
     let desk = parts.plant.take().map(|plant| Desk::new(plant, shared.metrics.clone()));
-    let (times, rate, seen) = (BTreeSet::new(), Rates::new(A_SECOND), String::new());
+    let (times, rate, seen) = (BTreeSet::new(), Rates::new(A_SECOND), None);
+    let mut terms = shared.terms.clone();
+    terms.mark_unchanged();
     let mut talk = Talk { shared, parts, desk, times, rate, seen };
     talk.write_anew();
     talk.shared.book.lock().touch_all();
@@ -64,6 +66,7 @@ pub async fn run(twins: Twins, mut parts: Parts, mut news: uplink::Twins, stop: 
             biased;
             () = stop.cancelled() => break,
             _ = look.tick() => talk.look(),
+            Ok(()) = terms.changed() => talk.look(),
             Some(news) = news.next() => talk.heard(news).await,
             () = shared.touched.notified() => {}
             () = shared.journal.outgrown() => talk.write_anew(),
@@ -80,8 +83,8 @@ struct Talk {
     /// When a twin is to be looked after.
     times: BTreeSet<(Instant, Arc<str>)>,
     rate: Rates,
-    /// The hash of the rules by which everything that is desired was looked at.
-    seen: String,
+    /// By what everything that is desired was looked at: the hash of the rules, and what may be done.
+    seen: Option<(String, Arc<Terms>)>,
 }
 
 impl Talk {
@@ -90,13 +93,16 @@ impl Talk {
         Twins(Arc::clone(&self.shared)).write_anew();
     }
 
-    /// Rules that were taken up may want something else.
+    /// Rules, or terms, that were taken up may want something else.
     fn look(&mut self) {
-        let rules = self.parts.rules.rules();
-        if self.desk.is_some() && rules.hash() != self.seen {
-            rules.hash().clone_into(&mut self.seen);
+        let (rules, terms) = (self.parts.rules.rules(), Arc::clone(&self.shared.terms.borrow()));
+        let is_seen = |(hash, seen): &(String, Arc<Terms>)| rules.hash() == hash && terms == *seen;
+        if self.desk.is_some() && !self.seen.as_ref().is_some_and(is_seen) {
+            self.seen = Some((rules.hash().to_owned(), Arc::clone(&terms)));
             let names = self.shared.book.lock().names();
-            names.iter().for_each(|device| self.desired(device));
+            if terms.enabled {
+                names.iter().for_each(|device| self.desired(device));
+            }
             let wants = self.wants_desired();
             let mut book = self.shared.book.lock();
             for device in &names {
@@ -234,7 +240,7 @@ impl Talk {
         }
         // Rules, scripts and the audit log take their time, and publishers of the plant wait for the book.
         let look = |desk: &Desk| desk.look((&self.shared.whose, &rules), (device, &known), (&published, &mut todo));
-        let done = self.desk.as_ref().map(look);
+        let done = self.desk.as_ref().filter(|desk| desk.terms().enabled).map(look);
         self.shared.book.lock().with_known(device, |twin| twin.todo = todo);
         if let Some(done) = done {
             self.done(device, done);
@@ -269,7 +275,8 @@ impl Talk {
 
     /// Publishes what is desired, as far as that can be done now.
     fn publish(&mut self, device: &str) {
-        let Some(desk) = &mut self.desk else { return };
+        // What waits while nothing may come down is looked at anew when it may.
+        let Some(desk) = self.desk.as_mut().filter(|desk| desk.terms().enabled) else { return };
         let now = Instant::now();
         let take = |twin: &mut Twin| (!twin.todo.is_idle()).then(|| std::mem::take(&mut twin.todo));
         let Some(Some(mut todo)) = self.shared.book.lock().with_known(device, take) else { return };

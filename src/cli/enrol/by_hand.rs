@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use crate::app::settings::dps::{Enrolment, enrolment};
+use crate::cli::check::print_error;
 use crate::config::proxy;
 
 /// The environment variables with the key of an individual enrolment, and of a group.
@@ -43,26 +44,26 @@ pub(super) struct ByHand {
     /// PEM file of roots to trust beside the system's.
     #[arg(long, value_name = "FILE", requires = "id_scope", conflicts_with = "ca_file")]
     extra_ca_file: Vec<String>,
-    /// How the service is spoken to: HTTPS or MQTT in a WebSocket, both on port 443, or MQTT on port 8883.
-    #[arg(long, value_parser = ["rest", "websocket", "mqtt"], requires = "id_scope")]
+    /// How the service is spoken to: HTTPS or MQTT in a WebSocket, both on port 443, or MQTT on port 8883 [default: rest].
+    #[arg(long, value_name = "WAY", value_parser = ["rest", "websocket", "mqtt"], requires = "id_scope")]
     transport: Option<String>,
-    /// The HTTP proxy to go through; with a user and password it is read from the environment variable DPS_PROXY.
-    #[arg(long, value_name = "http://HOST:PORT", requires = "id_scope")]
+    /// The HTTP proxy to go through, http://HOST:PORT; with a user and password it is read from the environment variable DPS_PROXY.
+    #[arg(long, value_name = "URL", requires = "id_scope")]
     proxy: Option<String>,
     /// The address of this machine to connect from.
-    #[arg(long, value_name = "ADDR", requires = "id_scope")]
+    #[arg(long, value_name = "IP", requires = "id_scope")]
     bind: Option<String>,
-    /// The version of the service's interface to ask for.
+    /// The version of the service's interface to ask for [default: 2019-03-31].
     #[arg(long, value_name = "VERSION", requires = "id_scope")]
     api_version: Option<String>,
-    /// The host name of the service.
+    /// The host name of the service [default: global.azure-devices-provisioning.net].
     #[arg(long, value_name = "NAME", requires = "id_scope")]
     host: Option<String>,
-    /// Connect here; the name in --host is still checked.
+    /// Connects here; the name in --host is still checked.
     #[arg(long, value_name = "ADDR:PORT", requires = "id_scope")]
     address: Option<String>,
-    /// JSON for a custom allocation.
-    #[arg(long, requires = "id_scope")]
+    /// What a custom allocation is told: '{"line": 4}'.
+    #[arg(long, value_name = "JSON", requires = "id_scope")]
     payload: Option<String>,
 }
 
@@ -84,13 +85,12 @@ impl ByHand {
         }
         let text = self.as_config((scope, id), &keys, env);
         let found = enrolment(Path::new("command line"), &text, None, env);
-        match &found.options {
-            Some(_) => Ok(found),
-            None => {
-                let titles: Vec<&str> = found.diagnostics.iter().map(|found| found.title.as_str()).collect();
-                Err(titles.join("\n"))
-            }
+        let titles: Vec<&str> = found.diagnostics.iter().map(|found| found.title.as_str()).collect();
+        if found.options.is_none() {
+            return Err(titles.join("\n"));
         }
+        titles.iter().for_each(|title| print_error(&format!("warning: {title}\n")));
+        Ok(found)
     }
 
     /// The keys that come from the environment, with their variables.

@@ -8,6 +8,8 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::super::check::{could_not_run, print_findings};
+use super::fence::Fence;
+use crate::app::command_terms;
 use crate::app::devices::Planned;
 use crate::app::{settings, text_file};
 use crate::bridge::devices::{Origin, origin};
@@ -29,6 +31,8 @@ pub(super) struct Configured {
     pub(super) gateway: Option<String>,
     /// The births that its bridge has kept.
     pub(super) births: Births,
+    /// The fence of what comes down.
+    pub(super) fence: Fence,
 }
 
 /// Reads a configuration with its rules.
@@ -43,11 +47,13 @@ pub(super) fn load(path: &Path) -> Result<Configured, ExitCode> {
     let births = kept_births(&state).map_err(|error| could_not_run(&format!("the births cannot be read: {error}")))?;
     let identities = settings.devices.map(|planned| Identities { planned, state });
     let own = settings.own;
+    let terms = command_terms(&settings.config.commands);
+    let fence = Fence { terms, own: own.device.clone(), per_device: identities.is_some() };
     let gateway = own.device.map(|device| match own.module {
         Some(module) => format!("{device}/{module}"),
         None => device,
     });
-    Ok(Configured { rules: settings.rules, identities, gateway, births })
+    Ok(Configured { rules: settings.rules, identities, gateway, births, fence })
 }
 
 impl Identities {

@@ -3,15 +3,19 @@
 use std::time::Duration;
 
 use super::Section;
-use crate::config::Commands;
 use crate::config::schema::Shape;
+use crate::config::{Commands, Placed};
+use crate::diag::Span;
 use crate::diag::walk::{Entry, text};
 use crate::topic;
+
+/// What becomes of a command that cannot be written into the audit log: it is refused, or goes its way.
+const AUDIT: [(&str, bool); 2] = [("best-effort", false), ("required", true)];
 
 /// Reads the section.
 pub(in crate::config) fn commands(section: &mut Section<'_, '_, '_>) -> Commands {
     Commands {
-        enabled: section.flag("enabled", false),
+        enabled: Placed { value: section.flag("enabled", false), span: section.place("enabled") },
         dry_run: section.flag("dry_run", false),
         rate: u32::try_from(section.count("rate", 10, 0..=100_000)).unwrap_or(10),
         own_methods: section.flag("own_methods", true),
@@ -21,12 +25,19 @@ pub(in crate::config) fn commands(section: &mut Section<'_, '_, '_>) -> Commands
         own_twin_quiet_after: section.duration("own_twin_quiet_after", Duration::from_secs(900)),
         desired: section.flag("desired", true),
         own_line: section.flag("own_line", true),
+        audit_required: section.choice("audit", &AUDIT).is_some_and(|choice| choice.value),
+        audit_payload: usize::try_from(section.size("audit_payload", 0, 0..=16 << 10)).unwrap_or(0),
         audit_max_size: section.size("audit_max_size", 16 << 20, 64 << 10..=1 << 40),
-        allow: section.allow(),
+        allow: Placed { value: section.allow(), span: section.place("allow") },
     }
 }
 
 impl Section<'_, '_, '_> {
+    /// Where a key and its value stand; nowhere where it is left out.
+    fn place(&mut self, key: &'static str) -> Span {
+        self.reader.any(key).map_or(0..0, |entry| entry.key_span.start..entry.value.span().end)
+    }
+
     /// Devices and the topic filters their commands may go to.
     fn allow(&mut self) -> Vec<(String, Vec<String>)> {
         self.note("allow", || Shape::Lists);

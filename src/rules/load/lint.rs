@@ -10,7 +10,7 @@
 //! | `overlap` | a rule before this one takes some of the topics, and reads as the more general one |
 //! | `renamed-field` | a field by the name that `rename` gives it, where the rule still knows it by the old one |
 //! | `same-name` | a field that `rename` puts in the place of another one |
-//! | `shared-answer` | a method of a command whose answers all come on one topic, so that a late one answers the next call |
+//! | `shared-answer` | a method of a command whose answers look alike whatever call they are of |
 //! | `too-long` | what is known of a message alone is more than the hub takes |
 //! | `unknown-field` | a field that the decoder does not make, and nothing else before it |
 //! | `unused-name` | a name from the topic that nothing refers to; one that begins with `_` may be unused |
@@ -32,7 +32,7 @@ use crate::rules::template::{Part, Template};
 
 mod fields;
 
-pub(super) use fields::unknown as unknown_fields;
+pub(super) use fields::{unknown as unknown_fields, unknown_in_answer};
 
 /// The warnings that are not about one rule, or not to be allowed: `check --deny` can name them all the same.
 pub const FIRM_LINTS: [&str; 3] = ["not-once", "unused-key", "unused-table"];
@@ -364,7 +364,7 @@ fn gather<'a>(value: &'a DeValue<'a>, texts: &mut Vec<&'a str>) {
 }
 
 /// True for a text with `{name}`, or `$name` as scripts have it. What looks like a use counts as one.
-fn uses(text: &str, name: &str) -> bool {
+pub(super) fn uses(text: &str, name: &str) -> bool {
     let goes_on = |rest: &str| rest.starts_with(|c: char| c.is_alphanumeric() || c == '_');
     text.contains(&format!("{{{name}}}"))
         || text.split('$').skip(1).any(|rest| rest.strip_prefix(name).is_some_and(|rest| !goes_on(rest)))

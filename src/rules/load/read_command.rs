@@ -93,13 +93,14 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
     let shown = name.or(method).map_or(written, |name| name.value).to_owned();
     let sound = !report.found.iter().skip(before).any(Diagnostic::is_error);
     let waits = method.is_some() || on_ack != Some(false);
-    let picks = answer.as_ref().is_some_and(Answer::picks);
-    if let Some(message) = message.as_ref().filter(|_| sound && method.is_some() && !picks) {
-        shared_answer(message, &names, report);
+    if let Some(message) = message.as_ref().filter(|_| sound && method.is_some()) {
+        shared_answer(table, message, &names, report);
+    }
+    if let Some(message) = message.as_ref().filter(|_| sound) {
+        lint::unknown_fields(table, &names.names, message, report);
     }
     lint::let_by(&allow, before, report);
     let command = message.filter(|_| sound).map(|message| {
-        lint::unknown_fields(table, &names.names, &message, report);
         let levels = |what: &str| {
             let template = message.props.iter().find(|(name, _)| **name == *what);
             template.map(|(_, template)| Levels::of(template))
@@ -123,22 +124,26 @@ pub(super) fn read<'a>(table: &'a DeTable<'a>, span: &Span, tables: &Tables, rep
     Draft { file: report.file, name: shown, name_span, command }
 }
 
-/// Tells of a method whose answers all come on one topic, where one that is late answers the call after its own.
-fn shared_answer(message: &Message, names: &Names, report: &mut Report<'_>) {
+/// Tells of a method whose answers look alike whatever call they are of, so that a late one answers the call after its own.
+fn shared_answer<'a>(table: &'a DeTable<'a>, message: &Message, names: &Names, report: &mut Report<'_>) {
     let Some((written, place)) = &names.answer else { return };
+    let response = table.get("response").and_then(|response| response.get_ref().as_table());
+    let when = response.and_then(|response| response.get("when")?.get_ref().as_str());
+    if when.is_some_and(|when| lint::uses(when, "id")) {
+        return;
+    }
     let Some((_, topic)) = message.props.iter().find(|(name, _)| **name == *ANSWER) else { return };
     // What the body says may be the same of two calls; the request id and the time of receipt are not.
     let of_one_call = |part: &Part| matches!(part, Part::Capture(ID) | Part::Time);
     if topic.0.iter().any(of_one_call) {
         return;
     }
-    let title = "an answer that comes too late can answer the next call: nothing in its topic says which call it is of";
+    let title = "an answer that comes too late can answer the next call: nothing says which call it is of";
     let found = Diagnostic::warning("shared-answer", title, report.file);
     let exact = Text::new(written, place).exact_part(report.text, written.len()..written.len());
-    let found = found.at(place.clone(), "no `{id}`").help(
-        "the equipment has to be told the `{id}` as well, in `topic`, `payload` or `add`; \
-         where it can answer on one topic only: when = \".ref == $id\" in `response`, or allow = [\"shared-answer\"]",
-    );
+    let found = found.at(place.clone(), "no `{id}`");
+    let found = found.help("tell the equipment the `{id}`, too: in `topic`, `payload` or `add`");
+    let found = found.help("of one topic for all: when = '.id == $id'; without an id: allow = [\"shared-answer\"]");
     report.push(match exact {
         Some(exact) => found.fix(exact, if written.ends_with('/') { "{id}" } else { "/{id}" }),
         None => found,
@@ -229,6 +234,7 @@ fn read_answer<'a>(
         report.push(report.new_error("unused-key", title).at(entry.key_span, "").help(format!("write `{key}`")));
     }
     let (table, span) = keys.table(key, report)?;
+    let before = report.found.len();
     let mut keys = Reader::new(table, key);
     let topic = keys.string("topic", report);
     let within = within(&mut keys, report);
@@ -237,6 +243,10 @@ fn read_answer<'a>(
     let makes = if method { Makes::Answer } else { Makes::Nothing };
     let message = read_message(&mut keys, (&mut known, makes, false), tables, report);
     keys.finish(report);
+    let sound = !report.found.iter().skip(before).any(Diagnostic::is_error);
+    if let Some(message) = message.as_ref().filter(|_| sound) {
+        lint::unknown_in_answer(table, &known.names, message, report);
+    }
     let status = message.as_ref().and_then(|message| message.props.iter().find(|(name, _)| **name == *STATUS));
     let status = status.and_then(|(_, template)| match template.0.first() {
         Some(Part::Field(path)) => Some(path.clone()),

@@ -3,7 +3,7 @@
 use super::{TEST_TIME, Want, differences};
 use crate::amount::of_len;
 use crate::diag::Span;
-use crate::rules::{Commanded, Incoming, Made, QuarantineReason, Reply, RuleSet, Unmade};
+use crate::rules::{Commanded, Incoming, Made, QuarantineReason, Reply, RuleSet, Unmade, addressee};
 
 /// A test of a command.
 #[derive(Debug, Clone)]
@@ -57,7 +57,8 @@ pub(in crate::rules) struct WantPublish {
 /// What is wrong, with its place.
 pub(super) fn run(rules: &RuleSet, test: &CommandTest) -> Vec<(Span, String)> {
     let incoming = Incoming {
-        device: &test.device,
+        // Rule files know no bridge.toml: as on the connection that all share where it says nothing else.
+        device: addressee(&test.device, test.method.is_none(), &test.props),
         method: test.method.as_deref(),
         id: &test.id,
         props: &test.props,

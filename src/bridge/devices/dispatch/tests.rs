@@ -77,7 +77,7 @@ fn plan(when_refused: WhenRefused) -> Plan {
         allow: Vec::new(),
         table: HashSet::from(["d".to_owned()]),
         when_refused,
-        keep_own: false,
+        keep_own: Arc::default(),
         keep: Keep::default(),
         idle_timeout: Duration::from_secs(60),
         max_connections: 0,

@@ -151,6 +151,20 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// Devices come, send, rest and are asked to leave; all of them have a connection for most of the time.
+    #[test]
+    fn who_has_rested_longest_leaves_first(
+        steps in prop::collection::vec((1..5_usize, prop::sample::select(vec![2, 6, 9, 9, 9, 18]), 0..3_u32), 20..80),
+    ) {
+        let mut world = World::new();
+        (1..5).for_each(|which| world.go((which, 2, 0)));
+        steps.into_iter().for_each(|step| world.go(step));
+    }
+}
+
 /// 20,000 devices are refused, and tried again as their pauses end: those whose time it is, the longest first.
 #[test]
 fn who_is_due_comes_in_the_order_of_time() {

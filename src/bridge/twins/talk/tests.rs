@@ -10,7 +10,7 @@ use super::*;
 use crate::bridge::down::Audit;
 use crate::broker::Inside;
 use crate::diag::SourceFile;
-use crate::downlink::Fence;
+use crate::downlink::Terms;
 use crate::hub::exchange::Desired;
 use crate::journal::Journal;
 use crate::metrics::Metrics;
@@ -24,14 +24,15 @@ fn talk(dir: &Path, desired: Value) -> Talk {
     let set = rules::load(&[SourceFile { path: "r.toml".into(), text: RULES.into() }]).rules.unwrap();
     let twins = Twins::kept_in(Journal::stuck());
     let (inside, audit) = (Inside::of_nobody(), Audit::new(dir, 1 << 20));
-    let plant = Plant { inside, fence: Fence::default(), rate: 0, dry_run: false, audit };
+    let (_, terms) = watch::channel(Arc::new(Terms { enabled: true, ..Terms::default() }));
+    let plant = Plant { inside, terms, audit };
     let properties = desired.as_object().unwrap().clone();
     let known = Desired { version: Some(1), properties };
     twins.0.book.lock().with("own", |twin| twin.exchange.restore_desired(known));
     let (wanted, _) = watch::channel(Wanted::default());
     let parts = Parts { rules: Arc::new(InUse::new(set, None)), wanted, devices: None, plant: None };
     let desk = Some(Desk::new(plant, Metrics::register()));
-    let (times, rate, seen) = (BTreeSet::new(), Rates::new(A_SECOND), String::new());
+    let (times, rate, seen) = (BTreeSet::new(), Rates::new(A_SECOND), None);
     Talk { shared: twins.0, parts, desk, times, rate, seen }
 }
 

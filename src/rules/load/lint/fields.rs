@@ -16,8 +16,10 @@ use crate::rules::template::{Part, Template};
 use crate::rules::window::Combine;
 
 /// The keys whose texts are templates, with those in which some are; `topic` and `payload` are of commands.
-const TEMPLATES: [&str; 11] =
-    ["device", "props", "add", "at", "topic", "payload", "ack", "response", "per", "dedupe", "pivot"];
+const TEMPLATES: [&str; 9] = ["device", "props", "add", "at", "topic", "payload", "per", "dedupe", "pivot"];
+
+/// The same of an answer; its `topic` is one of the command's.
+const TEMPLATES_OF_ANSWER: [&str; 2] = ["add", "payload"];
 
 /// The keys with the path of a field, or several, that another lint looks at for names that `rename` makes.
 const PATHS: [(&str, &str); 3] =
@@ -30,6 +32,25 @@ const LISTED: usize = 8;
 pub(in crate::rules::load) fn unknown<'a>(
     table: &'a DeTable<'a>,
     names: &[String],
+    message: &Message,
+    report: &mut Report<'_>,
+) {
+    look(table, (names, &TEMPLATES), message, report);
+}
+
+/// The same of what is said of a device's answer.
+pub(in crate::rules::load) fn unknown_in_answer<'a>(
+    table: &'a DeTable<'a>,
+    names: &[String],
+    message: &Message,
+    report: &mut Report<'_>,
+) {
+    look(table, (names, &TEMPLATES_OF_ANSWER), message, report);
+}
+
+fn look<'a>(
+    table: &'a DeTable<'a>,
+    (names, templates): (&[String], &[&str]),
     message: &Message,
     report: &mut Report<'_>,
 ) {
@@ -54,7 +75,7 @@ pub(in crate::rules::load) fn unknown<'a>(
         return;
     }
     look.shaping();
-    look.sending(matches!(&message.window, Some(window) if !matches!(window.combine, Combine::Batch(_))));
+    look.sending(templates, matches!(&message.window, Some(window) if !matches!(window.combine, Combine::Batch(_))));
 }
 
 /// A value in a table in a table.
@@ -107,11 +128,12 @@ impl<'a> Look<'a, '_, '_, '_> {
     }
 
     /// What reads the finished object. `picks` says that a window takes single fields from it, and the rest is not sent.
-    fn sending(&mut self, picks: bool) {
-        for key in TEMPLATES {
-            if let Some(value) = self.table.get(key) {
-                self.templates(value);
-            }
+    fn sending(&mut self, templates: &[&str], picks: bool) {
+        let of_answers = ["ack", "response"].map(|key| inner(self.table, key, "topic"));
+        let values = templates.iter().map(|key| self.table.get(*key)).chain(of_answers);
+        values.flatten().for_each(|value| self.templates(value));
+        if let Some(status) = self.table.get("status") {
+            self.paths(status, false);
         }
         for (key, member) in PATHS {
             if let Some(value) = inner(self.table, key, member) {
