@@ -6,12 +6,16 @@
 mod again;
 #[path = "commands/audit.rs"]
 mod audit;
+#[path = "commands/away.rs"]
+mod away;
 #[path = "commands/faults.rs"]
 mod faults;
 #[path = "commands/fence.rs"]
 mod fence;
 #[path = "commands/identity.rs"]
 mod identity;
+#[path = "commands/kept.rs"]
+mod kept;
 #[path = "commands/own.rs"]
 mod own;
 #[path = "commands/own_twin.rs"]
@@ -104,7 +108,7 @@ response = { topic = "plant/answers/{id}", within = "10s", status = ".code" }
 [[command]]
 method   = "impatient"
 topic    = "plant/impatient"
-response = { topic = "plant/impatient/answer", within = "1ms" }
+response = { topic = "plant/impatient/answer", within = "2s" }
 
 [[command]]
 method   = "shared"

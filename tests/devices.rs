@@ -582,6 +582,33 @@ fn more_devices_than_connections_take_turns() {
     assert_eq!(sim.received().len(), 60, "none twice");
 }
 
+/// More are kept open than there are connections: it is told, who has something to send gets a place, and nobody is lost.
+#[test]
+fn who_has_something_to_send_goes_before_those_that_are_kept_open() {
+    let dir = folder();
+    let sim = Sim::start(&dir.path().join("hub"), free_port(), &[]);
+    let kept: Vec<String> = (0..6).map(|n| format!("\"k-{n}\"")).collect();
+    let more = format!("allow = [\"*\"]\nmax_connections = 3\nkeep_open = [{}]", kept.join(", "));
+    let bridge = start(dir.path(), &sim, "", &more);
+    let connected = |count: f64| (bridge.metric("brownbridge_uplink_connections") == count).then_some(());
+    until("all places are taken", PATIENCE, || connected(3.0));
+    until("that is told", PATIENCE, || {
+        let log = fs::read_to_string(&bridge.log).unwrap();
+        let told = log.contains("6 devices are to stay connected, and `max_connections` is 3")
+            && log.contains("3 devices that `keep_open` names have no connection");
+        told.then_some(())
+    });
+    for number in 0..3 {
+        for device in ["d-1", "k-5", "d-2"] {
+            publish(&bridge, device, number..number + 1);
+        }
+    }
+    for device in ["d-1", "k-5", "d-2"] {
+        until_arrived(&sim, device, &[0, 1, 2]);
+    }
+    assert!(bridge.metric("brownbridge_uplink_connections") <= 3.0);
+}
+
 #[test]
 fn idle_connections_are_closed_and_certificates_open_them_again() {
     let dir = folder();

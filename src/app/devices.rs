@@ -1,15 +1,15 @@
 //! What `[uplink.devices]` names, read and checked: who may connect, and with what.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::settings::Place;
-use crate::bridge::devices::Plan;
 use crate::bridge::devices::directory::Directory;
 use crate::bridge::devices::known::Known;
 use crate::bridge::devices::provisioned::{Provisioned, Service};
+use crate::bridge::devices::{Keep, Plan};
 use crate::config::{self, Config, Devices, Given, Placed, WhenFull};
 use crate::diag::{Diagnostic, SourceFile};
 use crate::fence::Name;
@@ -29,6 +29,8 @@ pub(super) mod certificates;
 pub(super) struct DeviceFiles {
     /// Ids that may connect, by pattern.
     pub(super) allow: Vec<Name>,
+    /// Whose connections stay open.
+    pub(super) keep: Keep,
     /// Ids that may connect, by name.
     pub(super) table: HashSet<String>,
     /// What they prove themselves with.
@@ -59,7 +61,7 @@ impl Place {
             None => None,
             Some(dps) => Some(self.opened_service(config, dps, &trust)?),
         };
-        let DeviceFiles { allow, table, known } = files?;
+        let DeviceFiles { allow, keep, table, known } = files?;
         let tier = config.uplink.tier.and_then(|tier| limits::connects_per_second(tier, config.uplink.units));
         let one_address = service.is_some();
         let directory = Arc::new(Directory::new(known, own.connection.host.clone(), service));
@@ -73,6 +75,7 @@ impl Place {
             accounts: Arc::clone(&directory) as Arc<dyn Accounts>,
             when_refused: devices.when_refused,
             keep_own: Arc::new(AtomicBool::new(config.commands.enabled.value && config.commands.own_line)),
+            keep,
             idle_timeout: devices.idle_timeout,
             max_connections: devices.max_connections,
             connect_rate: devices.connect_rate.or(tier).unwrap_or(limits::CONNECTS_PER_SECOND_MIN),
@@ -119,8 +122,11 @@ impl Place {
         let ((listed, of_table), group_key) = (listed?, group_key?);
         seen.extend(of_table);
         self.warn_of_strangers(devices, &listed);
+        let ids = listed.iter().map(|device| device.id.as_str()).chain(seen.keys().map(String::as_str));
+        let keep = self.kept_open(devices, ids);
         let model_id = self.model_id(devices.model_id.as_ref());
         Some(DeviceFiles {
+            keep,
             allow: devices.allow.iter().map(|pattern| Name::new(&pattern.value)).collect(),
             table: listed.iter().map(|device| device.id.clone()).collect(),
             known: Known {
@@ -222,6 +228,32 @@ impl Place {
                 "name them in `table`, or by pattern: allow = [\"press-*\"]; or `brownbridge devices approve ID`";
             self.found.push(found.help(help));
         }
+    }
+
+    /// Whose connections stay open, of the `ids` that the files name. What cannot be is told.
+    fn kept_open<'a>(&mut self, devices: &Devices, ids: impl Iterator<Item = &'a str>) -> Keep {
+        let names = |patterns: &[Placed<String>]| -> Vec<Name> {
+            patterns.iter().map(|pattern| Name::new(&pattern.value)).collect()
+        };
+        let (open, allow) = (names(&devices.keep_open), names(&devices.allow));
+        let Some(first) = devices.keep_open.first() else { return Keep::default() };
+        let known: BTreeSet<&str> = ids.filter(|id| open.iter().any(|name| name.matches(id))).collect();
+        let mut all = known.clone();
+        for id in devices.keep_open.iter().filter(|id| !id.value.contains('*')) {
+            all.insert(&id.value);
+            if !known.contains(&*id.value) && !allow.iter().any(|name| name.matches(&id.value)) {
+                let title = format!("`keep_open` names {}, which may not connect", id.value);
+                let found = Diagnostic::warning("nobody-allowed", title, self.file).at(id.span.clone(), "");
+                self.found.push(found.help("put it into `table`, or a pattern that fits into `allow`"));
+            }
+        }
+        if all.len() > devices.max_connections {
+            let (wanted, most) = (all.len(), devices.max_connections);
+            let title = format!("{wanted} devices are to stay connected, and `max_connections` is {most}");
+            let found = Diagnostic::warning("too-few-connections", title, self.file).at(first.span.clone(), "");
+            self.found.push(found.help("raise `max_connections`, or let `keep_open` name fewer"));
+        }
+        Keep { open, known: known.into_iter().map(str::to_owned).collect() }
     }
 }
 

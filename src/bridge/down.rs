@@ -26,7 +26,8 @@
 //! | `no_id` | `once`, and the message has no id to be known by | yes | |
 //! | `not_repeated` | `once`, and it was or may have been published before; an answer still completes it | no | |
 //! | `bad_property_bag`, `not_understood` | the topic is none that a hub sends | yes | |
-//! | `no_device` | nobody subscribes to its topic, or who does is away or full | | 404 |
+//! | `in_part` | of several publishes one found no room, and the first was queued | with `on-publish` | 502, without `response` |
+//! | `no_device` | nobody who is connected subscribes to its topic, or who does is full | | 404 |
 //! | `over_rate` | the device is over its rate | | 429 |
 //! | `busy` | too many commands wait | no | 503 |
 //! | `ack_timeout`, `timeout` | no answer in time | no | 504 |
@@ -42,7 +43,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -54,7 +54,7 @@ use crate::downlink::{Case, Desk, Done, Forbidden, Rates, Stage, Terms};
 use crate::hub::back::{self, Command, Downward};
 use crate::message::{Timestamp, excerpt};
 use crate::metrics::Metrics;
-use crate::rules::{Commanded, Incoming, LocalPublish, Made, Reply, RuleSet, addressee};
+use crate::rules::{Commanded, Incoming, Made, Reply, RuleSet, addressee};
 use crate::shelf::Shelves;
 use crate::uplink::{Arrival, Return, Wanted};
 
@@ -62,6 +62,7 @@ mod answers;
 mod audit;
 mod begun;
 mod fenced;
+mod giving;
 mod method;
 mod once;
 mod own;
@@ -80,6 +81,8 @@ pub use own::{Reload, findings_excerpt, is_own_method};
 const LOCK: Duration = Duration::from_secs(60);
 /// How often a device that was not there is looked for.
 const LOOK: Duration = Duration::from_secs(1);
+/// How soon where somebody has come; many who come together are one reason to look.
+const SOON: Duration = Duration::from_millis(20);
 
 /// What is settled before the first command comes.
 pub struct Settings {
@@ -231,6 +234,7 @@ impl Downlink {
                 () = time => self.due(Instant::now()).await,
                 Some(Ok(ended)) = self.jobs.join_next() => self.own_ended(ended).await,
                 _ = look.tick() => self.look(),
+                () = self.parts.inside.somebody() => self.desk.hurry(Instant::now() + SOON),
                 Some(arrival) = arrivals.recv() => self.arrived(arrival).await,
             }
             self.parts.metrics.commands_waiting(self.desk.len());
@@ -370,83 +374,6 @@ impl Downlink {
         let _ = self.desk.put(known);
     }
 
-    /// Publishes what a command made, as soon as it may be; until `end` it waits here.
-    async fn deliver(&mut self, mut order: Order, key: String, (now, end): (Instant, Instant)) {
-        let is_method = matches!(order.kind, Kind::Method(_));
-        let Some(first) = order.made.publishes.first() else { return self.finish(order, &key, "nothing", "").await };
-        if order.expires.is_some_and(|expires| expires <= Timestamp::now()) {
-            self.withdraw(&order);
-            return self.tell(&order, "expired", "", false);
-        }
-        let topics = order.made.publishes.iter().map(|publish| publish.topic.as_str());
-        if let Some(forbidden) = self.terms().forbid(&order.device, topics) {
-            return self.forbidden(order, &key, &forbidden).await;
-        }
-        if !is_method && self.is_behind(&order, &first.topic) {
-            return self.wait(order, key, (Stage::Due(now + LOOK), end)).await;
-        }
-        if !first.retain && !self.parts.inside.has_subscriber(&first.topic) {
-            return self.nobody(order, key, "nobody subscribes to", (now, end)).await;
-        }
-        match self.rates.take(&order.device, now) {
-            Err(_) if is_method => return self.finish(order, &key, "over_rate", "").await,
-            Err(at) => return self.wait(order, key, (Stage::Due(at), end)).await,
-            Ok(()) => {}
-        }
-        if !self.admit(&mut order) {
-            return self.unaudited(order, &key).await;
-        }
-        if !self.note_begin(&mut order, &key) {
-            return self.wait(order, key, (Stage::Due(now + LOOK), end)).await;
-        }
-        let answer = order.made.answer.clone();
-        if let Some((topic, answer)) = &answer {
-            self.parts.watch.add(topic, answer.picks());
-        }
-        if !self.publish(&order.made.publishes) {
-            if let Some((topic, answer)) = &answer {
-                self.parts.watch.remove(topic, answer.picks());
-            }
-            let why = "who subscribes is away or has no room for";
-            return self.nobody(order, key, why, (now, end)).await;
-        }
-        order.begun = false;
-        match answer {
-            None => self.finish(order, &key, "published", "").await,
-            Some((topic, answer)) => {
-                self.note(&order, "published", "", false);
-                let until = now + answer.within;
-                self.wait(order, key, (Stage::Answer(topic, until), end.max(until))).await;
-            }
-        }
-    }
-
-    /// Publishes; false where nobody got the first, which is what the command is about: then nothing is published.
-    fn publish(&self, publishes: &[LocalPublish]) -> bool {
-        publishes.iter().enumerate().all(|(n, publish)| {
-            let payload = Bytes::copy_from_slice(&publish.payload);
-            let given = self.parts.inside.publish(&publish.topic, payload, publish.qos, publish.retain);
-            given || n > 0
-        })
-    }
-
-    /// Nobody takes the publish now: a message waits, a method is over.
-    async fn nobody(&mut self, order: Order, key: String, why: &str, (now, end): (Instant, Instant)) {
-        if matches!(order.kind, Kind::Message) {
-            return self.wait(order, key, (Stage::Due(now + LOOK), end)).await;
-        }
-        let topic = order.made.publishes.first().map_or("", |first| &first.topic);
-        let detail = format!("{why} {}", excerpt(topic));
-        self.finish(order, &key, "no_device", &detail).await;
-    }
-
-    /// True where an older message for the same topic waits: the last setpoint must be the last one that arrives.
-    fn is_behind(&self, order: &Order, topic: &str) -> bool {
-        let older = |case: &Case<Order>| case.what.number < order.number && matches!(case.stage, Stage::Due(_));
-        let same = |case: &Case<Order>| case.what.made.publishes.first().is_some_and(|first| first.topic == topic);
-        self.desk.cases().any(|case| older(case) && same(case))
-    }
-
     /// Puts a command on the desk.
     async fn wait(&mut self, order: Order, key: String, (stage, end): (Stage, Instant)) {
         if let Err(case) = self.desk.put(Case { key, stage, end, what: order }) {
@@ -534,7 +461,8 @@ impl Downlink {
         let told = match &order.kind {
             Kind::Message => {
                 // Written down first: what is done twice for want of a line is worse than what is told twice.
-                if matches!(outcome, "published" | "acknowledged" | "acknowledged_late") && !key.is_empty() {
+                if matches!(outcome, "published" | "in_part" | "acknowledged" | "acknowledged_late") && !key.is_empty()
+                {
                     self.done.add(key);
                 }
                 self.begun.finished(key);

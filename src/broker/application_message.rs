@@ -17,13 +17,21 @@ pub(super) struct Message {
     pub(super) payload: Bytes,
     pub(super) qos: QoS,
     pub(super) properties: Option<PublishProperties>,
-    /// When the broker took it, the start of its expiry interval.
-    pub(super) taken: Instant,
+    /// When its Message Expiry Interval ends.
+    ends: Option<Instant>,
+    /// Nobody is to hear of it after that: what was sent and not acknowledged by then is not sent again.
+    is_firm: bool,
     /// What it takes of a bound in bytes.
     pub(super) size: usize,
 }
 
 impl Message {
+    /// Copies a publish of the process itself, which nobody is to hear of after `ends`.
+    pub(super) fn until(publish: &Publish, ends: Option<Instant>) -> Self {
+        let message = Self::detach(publish);
+        if ends.is_none() { message } else { Self { ends, is_firm: true, ..message } }
+    }
+
     /// Copies a publish out of the read buffer it came in.
     pub(super) fn detach(publish: &Publish) -> Self {
         let text = |text: &ByteString| ByteString::from(&**text);
@@ -41,45 +49,44 @@ impl Message {
             topic: text(&publish.topic),
             payload: Bytes::copy_from_slice(&publish.payload),
             qos: publish.qos,
-            taken: Instant::now(),
+            ends: properties
+                .as_ref()
+                .and_then(|properties| properties.message_expiry_interval)
+                .and_then(|interval| Instant::now().checked_add(Duration::from_secs(interval.get().into()))),
+            is_firm: false,
             size: publish.topic.len() + publish.payload.len() + properties.as_ref().map_or(0, properties_size),
             properties,
         }
     }
 
-    fn expiry_interval(&self) -> Option<NonZeroU32> {
-        self.properties.as_ref().and_then(|properties| properties.message_expiry_interval)
-    }
-
     /// True once its Message Expiry Interval has passed ([MQTT-3.3.2-5]).
     pub(super) fn is_expired(&self) -> bool {
-        let interval = self.expiry_interval();
-        interval.is_some_and(|interval| self.taken.elapsed() >= Duration::from_secs(interval.get().into()))
+        self.ends.is_some_and(|ends| ends <= Instant::now())
+    }
+
+    /// True where it is over for those, too, who were sent it and did not acknowledge it.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_firm && self.is_expired()
+    }
+
+    /// When nobody is to hear of it any more.
+    pub(super) fn firm_end(&self) -> Option<Instant> {
+        self.ends.filter(|_| self.is_firm)
     }
 
     /// Counts time it waited in an earlier process.
     pub(super) fn age(&mut self, waited: Duration) {
-        let Some(properties) = &mut self.properties else { return };
-        let Some(interval) = &mut properties.message_expiry_interval else { return };
-        let waited = u32::try_from(waited.as_secs()).unwrap_or(u32::MAX);
-        match NonZeroU32::new(interval.get().saturating_sub(waited)) {
-            Some(left) => *interval = left,
-            None => {
-                *interval = NonZeroU32::MIN;
-                self.taken = self.taken.checked_sub(Duration::from_secs(1)).unwrap_or(self.taken);
-            }
-        }
+        self.ends = self.ends.map(|ends| ends.checked_sub(waited).unwrap_or_else(Instant::now));
     }
 
-    /// The properties as they go out at this moment: the expiry interval is less the time waited ([MQTT-3.3.2-6]).
+    /// The properties as they go out at this moment: the expiry interval is less the time waited ([MQTT-3.3.2-6]), in
+    /// seconds that have begun, so that less than one is told as one.
     pub(super) fn properties_now(&self) -> Option<PublishProperties> {
         let mut properties = self.properties.clone();
-        if let Some(properties) = &mut properties
-            && let Some(interval) = properties.message_expiry_interval
-        {
-            let waited = u32::try_from(self.taken.elapsed().as_secs()).unwrap_or(u32::MAX);
-            let left = NonZeroU32::new(interval.get().saturating_sub(waited));
-            properties.message_expiry_interval = Some(left.unwrap_or(NonZeroU32::MIN));
+        if let Some(ends) = self.ends {
+            let left = ends.saturating_duration_since(Instant::now()).as_millis().div_ceil(1000);
+            let left = NonZeroU32::new(u32::try_from(left).unwrap_or(u32::MAX)).unwrap_or(NonZeroU32::MIN);
+            properties.get_or_insert_default().message_expiry_interval = Some(left);
         }
         properties
     }

@@ -192,6 +192,9 @@ impl Router {
         entries.by_id.entry(client_id).or_default().session = Some(Arc::clone(&session));
         self.count_sessions(&entries);
         drop(entries);
+        if present {
+            self.came.notify_one();
+        }
         let will = old.and_then(|old| self.end_session(&old));
         Some(Entered { place: Place { router: self, session, connection, kick, ended, left: false }, present, will })
     }

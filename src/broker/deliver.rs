@@ -72,6 +72,18 @@ impl Window {
         self.unsent == 0 && self.flying.len() < self.max
     }
 
+    /// Takes the next publish an earlier connection left out of the window, where nobody is to hear of it any more. MQTT
+    /// would have it sent again; a stroke of a press is not made later for that.
+    pub(super) fn overdue(&mut self) -> Option<Flying> {
+        if self.unsent == 0 {
+            return None;
+        }
+        let at = self.flying.iter().position(|flying| !flying.sent)?;
+        self.flying.get(at)?.delivery.as_ref().filter(|delivery| delivery.message.is_over())?;
+        self.unsent -= 1;
+        self.flying.remove(at)
+    }
+
     /// The next packet an earlier connection left, if the window allows it now.
     pub(super) fn resend(&mut self) -> Option<Outgoing> {
         if self.unsent == 0 {

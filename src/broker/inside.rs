@@ -3,10 +3,12 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use bytestring::ByteString;
 use rmqtt_codec::types::{Publish, QoS};
+use tokio::time::Instant;
 
 use super::router::Router;
 
@@ -29,20 +31,48 @@ impl Inside {
     /// topic name. True where a session has it queued or it is retained; otherwise nobody has it or will get it: who
     /// subscribes has no room, or is away without a session that waits for it.
     pub fn publish(&self, topic: &str, payload: Bytes, qos: u8, retain: bool) -> bool {
-        let qos = match qos {
-            0 => QoS::AtMostOnce,
-            1 => QoS::AtLeastOnce,
-            _ => QoS::ExactlyOnce,
-        };
-        let topic = ByteString::from(topic);
+        self.publish_for((topic, payload), qos, retain, None)
+    }
+
+    /// The same, of what is `good_for` so long only: after that it is sent to nobody, not even again to a client whose
+    /// connection broke before it had acknowledged it, and is not retained any more.
+    pub fn publish_for(
+        &self,
+        (topic, payload): (&str, Bytes),
+        qos: u8,
+        retain: bool,
+        good_for: Option<Duration>,
+    ) -> bool {
+        let (qos, topic) = (level(qos), ByteString::from(topic));
         let publish = Publish { dup: false, retain, qos, topic, packet_id: None, payload, properties: None };
-        let routed = self.0.route(None, &publish);
+        let ends = good_for.and_then(|good_for| Instant::now().checked_add(good_for));
+        let routed = self.0.route_until(None, &publish, ends);
         routed.queued || routed.retained
+    }
+
+    /// Says whether a publish that is not retained would find somebody: a subscriber who is connected or, unless it is
+    /// for those who are `connected`, one who is away with a session that waits for it. There may still be no room.
+    pub fn has_taker(&self, topic: &str, qos: u8, connected: bool) -> bool {
+        self.0.has_taker((topic, level(qos)), connected)
+    }
+
+    /// Returns when somebody has subscribed, or has come back to a session, since this returned last. One task at a time
+    /// may wait.
+    pub async fn somebody(&self) {
+        self.0.came.notified().await;
     }
 
     /// Says whether anybody subscribes to this topic.
     pub fn has_subscriber(&self, topic: &str) -> bool {
         self.0.has_subscriber(topic)
+    }
+}
+
+fn level(qos: u8) -> QoS {
+    match qos {
+        0 => QoS::AtMostOnce,
+        1 => QoS::AtLeastOnce,
+        _ => QoS::ExactlyOnce,
     }
 }
 

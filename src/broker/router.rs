@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
-use rmqtt_codec::types::Publish;
+use rmqtt_codec::types::{Publish, QoS};
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::Options;
 use super::application_message::{Delivery, Message};
@@ -42,6 +44,8 @@ pub(super) struct Router {
     subscriptions: RwLock<Trie<Filed>>,
     /// Lets a publish skip the lock while nobody subscribes, the common case of a bridge.
     subscribed: AtomicUsize,
+    /// Told when somebody has subscribed, or has come back to a session.
+    pub(super) came: Notify,
     pub(super) retained: Mutex<Retained>,
     pub(super) census: Arc<Census>,
     pub(super) common: Arc<Common>,
@@ -56,6 +60,7 @@ impl Router {
             clients: Clients::default(),
             subscriptions: RwLock::default(),
             subscribed: AtomicUsize::new(0),
+            came: Notify::new(),
             retained: Mutex::default(),
             census: Arc::default(),
             common: Arc::new(Common::new(options, scribe, metrics.clone())),
@@ -75,10 +80,16 @@ impl Router {
     /// Gives a publish to the local subscribers and keeps it if it is to be retained.
     /// `from` is the publisher's own session, for the no-local option.
     pub(super) fn route(&self, from: Option<&Arc<Session>>, publish: &Publish) -> Routed {
+        self.route_until(from, publish, None)
+    }
+
+    /// The same of what nobody is to hear of after `ends`.
+    pub(super) fn route_until(&self, from: Option<&Arc<Session>>, publish: &Publish, ends: Option<Instant>) -> Routed {
+        let detached = || Arc::new(Message::until(publish, ends));
         let mut routed = Routed::default();
         let mut message = None;
         if publish.retain {
-            let shared = Arc::new(Message::detach(publish));
+            let shared = detached();
             routed.retained = self.retain(&shared);
             message = Some(shared);
         }
@@ -93,7 +104,7 @@ impl Router {
                 Filed::One(session, to) => (session, to),
                 Filed::Shared(share) => {
                     routed.offered = true;
-                    let message = message.get_or_insert_with(|| Arc::new(Message::detach(publish)));
+                    let message = message.get_or_insert_with(detached);
                     routed.queued |= self.count(share.put(publish, message));
                     return;
                 }
@@ -110,7 +121,7 @@ impl Router {
                     delivery.identifiers.extend(to.identifier);
                 }
                 None => {
-                    let message = Arc::clone(message.get_or_insert_with(|| Arc::new(Message::detach(publish))));
+                    let message = Arc::clone(message.get_or_insert_with(detached));
                     let identifiers = to.identifier.into_iter().collect();
                     targets.push((session, Delivery { message, qos, retain, identifiers, seq: 0 }));
                 }
@@ -128,6 +139,25 @@ impl Router {
         let mut any = false;
         if self.subscribed.load(Ordering::Acquire) > 0 {
             self.subscriptions.read().each_match(topic, |_| any = true);
+        }
+        any
+    }
+
+    /// True where somebody is there for a publish to this topic, or, unless it is for those who are `connected`, has a
+    /// session that waits for it. Whether there is room is not asked.
+    pub(super) fn has_taker(&self, (topic, qos): (&str, QoS), connected: bool) -> bool {
+        let takes = |session: &Session, to: &Subscribed| {
+            session.is_present() || (!connected && session.keeps(to.options.qos.less_value(qos)))
+        };
+        let mut any = false;
+        if self.subscribed.load(Ordering::Acquire) > 0 {
+            self.subscriptions.read().each_match(topic, |filed| {
+                any = any
+                    || match filed {
+                        Filed::One(session, to) => takes(session, to),
+                        Filed::Shared(share) => share.any(takes),
+                    };
+            });
         }
         any
     }
@@ -173,6 +203,7 @@ impl Router {
         if is_new {
             self.subscribed.fetch_add(1, Ordering::Release);
         }
+        self.came.notify_one();
     }
 
     /// Takes a subscription out.

@@ -290,6 +290,12 @@ impl Session {
         self.state.lock().served_by != 0
     }
 
+    /// True where a message of this QoS waits for its client while that is away.
+    pub(super) fn keeps(&self, qos: QoS) -> bool {
+        let state = self.state.lock();
+        !state.ended && state.expiry > 0 && qos != QoS::AtMostOnce
+    }
+
     /// Puts a delivery in for the client.
     pub(super) fn put(self: &Arc<Self>, mut delivery: Delivery) -> Put {
         let common = &self.common;
@@ -333,6 +339,10 @@ impl Session {
     /// The next packet for the client: what an earlier connection left, then what `feed` gives, then what waits.
     pub(super) fn next(self: &Arc<Self>, feed: impl FnOnce() -> Option<Delivery>) -> Option<Outgoing> {
         let mut state = self.state.lock();
+        while let Some(flying) = state.window.overdue() {
+            self.common.metrics.local_deliveries_expired.increment(1);
+            self.finished(&mut state, flying.seq);
+        }
         if let Some(packet) = state.window.resend() {
             return Some(packet);
         }

@@ -67,6 +67,11 @@ impl Share {
         members.is_empty()
     }
 
+    /// True where that is true of a member.
+    pub(super) fn any(&self, takes: impl Fn(&Session, &Subscribed) -> bool) -> bool {
+        self.members.lock().iter().any(|(session, to)| takes(session, to))
+    }
+
     /// Gives a message to one member.
     pub(super) fn put(&self, publish: &Publish, message: &Arc<Message>) -> Put {
         let members = self.members.lock();

@@ -16,11 +16,11 @@
 //! | 2 ended | number |
 //! | 3 subscribed | number, options `u8` as in SUBSCRIBE, identifier `u32` or 0, filter |
 //! | 4 unsubscribed | number, filter |
-//! | 5 queued | number, seq `u64`, taken at `i64`, message |
+//! | 5 queued | number, seq `u64`, taken at `i64`, message, when nobody is to hear of it any more `i64` (left out where there is no such time) |
 //! | 6 sent | number, seq, packet identifier `u16`, awaits `u8`: 1 PUBACK, 2 PUBREC, 3 PUBCOMP |
 //! | 7 done | number, seq |
 //! | 8 received | number, packet identifier, held `u8` |
-//! | 9 retained | taken at, message |
+//! | 9 retained | taken at, message, the same time |
 //! | 10 not retained | topic |
 //!
 //! A record of an unknown kind, or that ends early, is passed over and counted.
@@ -194,6 +194,7 @@ impl Writer<'_> {
             out.put_u64_le(delivery.seq);
             out.put_i64_le(Timestamp::now().0);
             put_bytes(out, &packet(&publish));
+            put_end(out, &delivery.message);
         });
     }
 
@@ -235,7 +236,16 @@ impl Writer<'_> {
         self.put(kind::RETAINED, |out| {
             out.put_i64_le(Timestamp::now().0);
             put_bytes(out, &packet(&publish));
+            put_end(out, message);
         });
+    }
+}
+
+/// The time to the millisecond: in the packet it has seconds.
+fn put_end(out: &mut BytesMut, message: &Message) {
+    if let Some(end) = message.firm_end() {
+        let left = end.saturating_duration_since(Instant::now()).as_millis();
+        out.put_i64_le(Timestamp::now().0.saturating_add(i64::try_from(left).unwrap_or(i64::MAX)));
     }
 }
 
@@ -511,9 +521,13 @@ impl<'r> Reader<'r> {
         let mut publish = publish(self.bytes()?)?;
         let identifiers =
             publish.properties.as_mut().map(|properties| std::mem::take(&mut properties.subscription_ids));
-        let mut message = Message::detach(&publish);
-        let waited = Timestamp::now().0.saturating_sub(written_at);
-        message.age(Duration::from_millis(u64::try_from(waited).unwrap_or(0)));
+        let now = Timestamp::now().0;
+        let passed = |from: i64, to: i64| Duration::from_millis(u64::try_from(to.saturating_sub(from)).unwrap_or(0));
+        let end = self.i64().and_then(|end| Instant::now().checked_add(passed(now, end)));
+        let mut message = Message::until(&publish, end);
+        if end.is_none() {
+            message.age(passed(written_at, now));
+        }
         Some((message, publish.qos, publish.retain, identifiers.unwrap_or_default()))
     }
 }

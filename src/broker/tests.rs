@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 
 use super::*;
 
+mod inside;
 mod listeners;
 mod pipeline;
 mod pressure;

@@ -31,6 +31,8 @@ pub enum WhenRefused {
 pub struct Devices {
     /// Patterns of ids that may connect, beside those of the table.
     pub allow: Vec<Placed<String>>,
+    /// Patterns of ids whose connection stays open though nothing goes up.
+    pub keep_open: Vec<Placed<String>>,
     /// The devices table, TOML or CSV.
     pub table: Option<Placed<String>>,
     /// The key that the keys of devices are derived from.
@@ -125,6 +127,7 @@ fn devices(section: &mut Section<'_, '_, '_>) -> Devices {
     let full = [("refuse", WhenFull::Refuse), ("drop-oldest", WhenFull::DropOldest)];
     Devices {
         allow: section.texts("allow"),
+        keep_open: section.texts("keep_open"),
         table: section.text("table"),
         group_key: section.secret("group_key"),
         group_key_file: section.text("group_key_file"),

@@ -1,5 +1,8 @@
 //! What becomes of a message that the hub sends again: its lock has ended, or the bridge was away.
 
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+
 use super::*;
 
 /// Headers of a message for press7 of which the service wants to hear.
@@ -33,14 +36,29 @@ impl World {
     }
 }
 
-/// A plant client that has a session, and is away.
-async fn goes_away(world: &World) {
-    let at = world.bridge.mqtt;
-    let mut away = MqttOptions::new("plc", at.ip().to_string(), at.port());
-    away.set_clean_session(false);
-    let plant = Plant::with(away, "plant/#", QoS::AtMostOnce).await;
-    plant.client.disconnect().await.unwrap();
-    until("it is away", PATIENCE, || (world.bridge.metric("brownbridge_broker_connections") == 0.0).then_some(()));
+/// With queues for one message.
+async fn narrow(dir: &Path) -> World {
+    let (sim, messages) = sim(|options| options.keeping.lock = LOCK).await;
+    let bridge = bridge(dir, &sim, sim.local_addr().port(), (RULES, &narrow_sections()));
+    World { sim, messages, bridge }
+}
+
+fn narrow_sections() -> String {
+    format!("[broker]\nsubscriber_queue_messages = 1\n\n{COMMANDS}")
+}
+
+/// A plant client that is connected, takes one message at a time, and never acknowledges it: with two its queue is full.
+fn takes_one(at: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(at).unwrap();
+    let connect = b"\x10\x13\0\x04MQTT\x05\x02\0\0\x03\x21\0\x01\0\x03plc";
+    stream.write_all(&[&connect[..], b"\x82\x0d\0\x01\0\0\x07plant/#\x01"].concat()).unwrap();
+    let mut read = Vec::new();
+    while !read.ends_with(b"\x90\x04\0\x01\0\x01") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        read.extend(byte);
+    }
+    stream
 }
 
 /// What the plant hears next is what it says itself: nothing was published before.
@@ -169,30 +187,37 @@ async fn once_is_once_also_where_the_answer_is_too_late_and_the_device_was_away(
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_written_down_and_found_no_room_may_be_published_after_a_restart() {
     let dir = folder();
-    let mut world = short_lock(dir.path()).await;
-    goes_away(&world).await;
+    let mut world = narrow(dir.path()).await;
+    let plant = away::lasting(&world, "plant/#").await;
+    away::leaves(&world, plant).await;
+    world.send(&headers("setpoint", "m-0"), r#"{"value": 1}"#).await;
+    world.ended("published", 1);
     world.send(&headers("blind", "m-1"), "go").await;
     world.repeated("came_again", 2);
     assert_eq!(world.bridge.process.terminate(), Some(0));
     let written: Vec<_> = audit(dir.path()).into_iter().map(|(_, outcome, _)| outcome).collect();
     let count = |wanted: &str| written.iter().filter(|outcome| *outcome == wanted).count();
     assert_eq!((count("begun"), count("withdrawn"), count("stopped")), (1, 1, 1), "{written:?}");
-    world.bridge = bridge(dir.path(), &world.sim, world.sim.local_addr().port(), (RULES, COMMANDS));
+    world.bridge = bridge(dir.path(), &world.sim, world.sim.local_addr().port(), (RULES, &narrow_sections()));
     let mut plant = Plant::subscribed(world.bridge.mqtt, "other", "plant/#").await;
     assert_eq!(plant.hears().await, pair("plant/press7/do", "go"));
-    assert_eq!(feedback(&world.sim, 1).await, [told("m-1", "Success")]);
+    assert_eq!(feedback(&world.sim, 2).await, [told("m-0", "Success"), told("m-1", "Success")]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_written_down_and_expires_unpublished_is_taken_back() {
     let dir = folder();
-    let world = short_lock(dir.path()).await;
-    goes_away(&world).await;
+    let world = narrow(dir.path()).await;
+    let _plant = takes_one(world.bridge.mqtt);
+    for id in ["m-2", "m-3"] {
+        world.send(&headers("setpoint", id), r#"{"value": 1}"#).await;
+    }
+    world.ended("published", 2);
     let soon = brownbridge::message::Timestamp(brownbridge::message::Timestamp::now().0 + 2_000);
     world.send(&format!("{}iothub-expiry: {soon}\r\n", headers("blind", "m-1")), "go").await;
     world.ended("expired", 1);
     let mut written: Vec<_> = audit(dir.path()).into_iter().map(|(_, outcome, _)| outcome).collect();
-    written.retain(|outcome| outcome != "came_again");
+    written.retain(|outcome| !matches!(&**outcome, "came_again" | "published"));
     assert_eq!(written, ["begun", "withdrawn", "expired"]);
 }
 

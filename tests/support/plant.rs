@@ -11,11 +11,14 @@ use tokio::sync::mpsc;
 use crate::sim_client::LONG;
 use crate::support::{Bridge, free_port};
 
-/// Starts a bridge for the device `gw`, its uplink through `port`.
+/// Starts a bridge for the device `gw`, its uplink through `port`. What `sections` say of `[broker]` is their first
+/// paragraph.
 pub(crate) fn launched(dir: &Path, sim: &Running, port: u16, (rules, sections): (&str, &str)) -> Bridge {
     let (mqtt, admin) = (free_port(), free_port());
+    let broker = sections.strip_prefix("[broker]\n").and_then(|rest| rest.split_once("\n\n"));
+    let (broker, sections) = broker.unwrap_or(("", sections));
     let config = format!(
-        "state = \"state\"\n[broker]\nlisten = \"127.0.0.1:{mqtt}\"\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n\
+        "state = \"state\"\n[broker]\nlisten = \"127.0.0.1:{mqtt}\"\n{broker}\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n\
          [uplink]\nconnection_string = \"{}\"\nca_file = \"{}\"\naddress = \"127.0.0.1:{port}\"\nbackoff_min = \"10ms\"\n\
          drain_timeout = \"10ms\"\n{sections}",
         sim.connection_string("gw").expose(),

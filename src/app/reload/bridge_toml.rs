@@ -1,4 +1,4 @@
-//! `bridge.toml` is read at start only, but for the patterns of devices that may connect ([`super::devices`]) and the fence
+//! `bridge.toml` is read at start only, but for the patterns of devices that may connect, and that stay connected ([`super::devices`]), and the fence
 //! of commands ([`super::commands`]). Who asks for a reload hears what of it would need a restart.
 
 use std::path::{Path, PathBuf};
@@ -9,12 +9,12 @@ use crate::config;
 use crate::diag::{Diagnostic, SourceFile, rendered};
 use crate::secret::Secret;
 
-/// A key that needs no restart, and those of `[commands]`.
-const TAKEN_UP: &str = "uplink.devices.allow";
+/// Keys that need no restart, beside those of `[commands]`.
+const TAKEN_UP: [&str; 2] = ["uplink.devices.allow", "uplink.devices.keep_open"];
 
 fn is_taken_up(key: &str) -> bool {
     let of_commands = key.strip_prefix("commands.").and_then(|key| key.split('.').next());
-    key == TAKEN_UP || of_commands.is_some_and(|key| commands::TAKEN_UP.contains(&key))
+    TAKEN_UP.contains(&key) || of_commands.is_some_and(|key| commands::TAKEN_UP.contains(&key))
 }
 
 /// The configuration as it was at start.

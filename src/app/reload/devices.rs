@@ -1,7 +1,7 @@
-//! Takes up the devices table, the certificates of devices, and the patterns of `[uplink.devices] allow`.
+//! Takes up the devices table, the certificates of devices, and the patterns of `[uplink.devices]`.
 //!
-//! `allow` is the one key of bridge.toml that is taken up while the program runs; all else of it, the names of the files
-//! too, is as it was at the start. A table that had devices and has none is refused: an unmounted folder, an upload that a
+//! `allow` and `keep_open` are the keys of bridge.toml that are taken up while the program runs; all else of it, the names
+//! of the files too, is as it was at the start. A table that had devices and has none is refused: an unmounted folder, an upload that a
 //! full disk cut off.
 
 use std::fs;
@@ -61,7 +61,7 @@ impl DeviceTables {
         self.bridge_toml.path().parent().unwrap_or(Path::new(""))
     }
 
-    /// The configuration as it was, with `allow` as it is in `text` now; `None` where that has errors.
+    /// The configuration as it was, with the patterns as they are in `text` now; `None` where that has errors.
     fn config(&self, text: &str, found: &mut Vec<Diagnostic>) -> Option<Config> {
         let mut config = self.config.clone();
         if self.bridge_toml.is(text) {
@@ -74,7 +74,7 @@ impl DeviceTables {
         }
         config.uplink.forget_places();
         if let (Some(devices), Some(new)) = (&mut config.uplink.devices, new.and_then(|new| new.uplink.devices)) {
-            devices.allow = new.allow;
+            (devices.allow, devices.keep_open) = (new.allow, new.keep_open);
         }
         Some(config)
     }
@@ -152,7 +152,7 @@ impl Watched for DeviceTables {
 
     fn take(&self, found: Read, asked: bool) -> Result<(), NotTaken> {
         let told = rendered(&found.found, &found.sources);
-        let Some(DeviceFiles { allow, table, known }) = found.files else {
+        let Some(DeviceFiles { allow, keep, table, known }) = found.files else {
             let why = format!(
                 "{} have errors, what they said before stays in use (`brownbridge check` shows them)",
                 Self::WHAT
@@ -164,6 +164,7 @@ impl Watched for DeviceTables {
         self.directory.replace(Arc::clone(&known));
         let listed = table.len();
         let renewed = self.devices.take_up((allow, table), |device| !known.is_same(&before, device));
+        self.devices.keep_open(keep);
         let Renewed { let_in, removed, changed } = renewed;
         if renewed != Renewed::default() || listed != before.table.len() || asked {
             let told = if told.is_empty() { told } else { format!(":\n{told}") };

@@ -12,7 +12,7 @@
 //! | refused, with something to send | when its pause ends |
 //! | refused or removed, with something on its shelf | as soon as the hub lets in somebody, where that is to go another way |
 //! | connected, never at rest | when its turn is over, where others wait for a place |
-//! | connected, at rest or after its turn | first who has been so longest, where others wait for a place |
+//! | connected, at rest or after its turn | first who has been so longest, last who is kept open, where others wait for a place |
 //! | anything else | never |
 //!
 //! The last two are asked for where somebody waits for a place. When a device was active last changes with each message,

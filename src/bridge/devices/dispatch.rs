@@ -335,6 +335,7 @@ impl<'a> Dispatcher<'a> {
         }
         if self.ticks.is_multiple_of(SECOND) {
             self.shared.publish(status);
+            self.shared.look_after_kept();
             self.shared.look_after_shelves(self.ticks.is_multiple_of(MINUTE));
         }
     }

@@ -197,6 +197,7 @@ async fn watch_over(shared: &Shared, device: &Device, mut seen: watch::Receiver<
         if let Some(since) = status.connected {
             if !device.is_own() {
                 shared.options.plan.accounts.accepted(&device.id);
+                shared.was_let_in(device);
             }
             let mut state = device.state();
             shared.set_phase(&mut state, Phase::Connected(since));
@@ -205,7 +206,7 @@ async fn watch_over(shared: &Shared, device: &Device, mut seen: watch::Receiver<
         }
         let mut state = device.state();
         shared.set_phase(&mut state, Phase::Connecting);
-        if status.renewing && !is_kept() && state.is_resting() {
+        if status.renewing && !is_kept() && state.may_rest() {
             return Why::Resting;
         }
         if status.failures == failures {
@@ -223,7 +224,7 @@ async fn watch_over(shared: &Shared, device: &Device, mut seen: watch::Receiver<
                 return Why::Refused(status.trouble.unwrap_or_default());
             }
         }
-        if !is_kept() && state.is_resting() {
+        if !is_kept() && state.may_rest() {
             return Why::Resting;
         }
     }

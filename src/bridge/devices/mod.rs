@@ -2,7 +2,7 @@
 //!
 //! One *dispatcher* reads the spools, the lanes in their order, and gives each message to its device's own queue, which
 //! is bounded. A *line* is an uplink that drains the queue of one device over a connection of its own; it is opened when
-//! the first message waits and closed when none came for a while. Messages without a device, and those addressed to the
+//! the first message waits and closed when none came for a while, but for those that are to stay open ([`keeping`]). Messages without a device, and those addressed to the
 //! bridge itself, go over the bridge's own line, which is one of them with an empty name.
 //!
 //! Nothing one device does may stop another. A message whose device cannot take it now (the hub refuses it, nobody has
@@ -66,6 +66,7 @@ mod door;
 mod ends;
 mod expiries;
 mod fleet;
+mod keeping;
 pub mod known;
 mod line;
 pub mod provisioned;
@@ -83,6 +84,8 @@ use agenda::Number;
 pub use census::{Listed, Origin, Phase as Condition, Summary, origin};
 pub use door::Door;
 use fleet::Fleet;
+pub use keeping::Keep;
+use keeping::Keeping;
 use queue::{Device, Held, Phase};
 use register::{Register, Verdict};
 pub use renewal::Renewed;
@@ -158,6 +161,8 @@ pub struct Plan {
     pub when_refused: WhenRefused,
     /// The bridge's own line stays open though nothing waits: the hub sends something on it. May change at any time.
     pub keep_own: Arc<AtomicBool>,
+    /// Whose lines stay open, too.
+    pub keep: Keep,
     /// A connection without a message for so long is closed.
     pub idle_timeout: Duration,
     /// Most connections.
@@ -201,6 +206,7 @@ struct Shared {
     own: Arc<Device>,
     slots: Mutex<Slots>,
     asking: Mutex<Asking>,
+    keeping: Mutex<Keeping>,
     door: Arc<Door>,
     lines: TaskTracker,
     /// Messages on their way to the quarantine.
@@ -273,6 +279,7 @@ pub fn open(options: Options, outcome: SpoolOutcome, metrics: Metrics) -> std::i
         own,
         slots: Mutex::default(),
         asking: Mutex::default(),
+        keeping: Mutex::new(Keeping::open(&options.state)),
         door: Arc::default(),
         lines: TaskTracker::new(),
         isolating: AtomicUsize::new(0),
@@ -296,6 +303,7 @@ pub fn open(options: Options, outcome: SpoolOutcome, metrics: Metrics) -> std::i
         }
     }
     shared.mind_the_door();
+    shared.keep_open(shared.options.plan.keep.clone());
     Ok(Devices(shared))
 }
 
@@ -309,6 +317,7 @@ pub async fn run(devices: Devices, backlog: SpoolBacklog, status: watch::Sender<
     tokio::join!(ended, dispatch::run(&shared, backlog, &status));
     shared.lines.close();
     shared.lines.wait().await;
+    shared.write_let_in().await;
     shared.persist().await;
 }
 
@@ -389,6 +398,7 @@ impl Shared {
         }
         let number = Number::try_from(devices.in_order.len() + 1).ok()?;
         let device = Device::new(id, number, phase, &self.fleet);
+        self.keeping.lock().meets(&device);
         devices.by_id.insert(Arc::clone(&device.id), Arc::clone(&device));
         devices.in_order.push(Arc::clone(&device));
         Some(device)

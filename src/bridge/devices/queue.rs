@@ -146,6 +146,8 @@ pub(super) struct State {
     pub(super) read_to: Option<Mark>,
     /// Something else than messages is to be said over its line.
     pub(super) errand: bool,
+    /// Its line stays open though nothing waits.
+    pub(super) is_kept: bool,
     /// Somebody drains the shelf another way.
     pub(super) sweeping: bool,
     /// Since when it has been short of room: no message found any, and it was not half empty since.
@@ -276,7 +278,7 @@ impl Device {
     /// Since when it has had nothing to do; `None` while it has.
     pub(super) fn rests_since(&self) -> Option<Instant> {
         let state = self.state();
-        state.is_resting().then_some(state.active)
+        state.may_rest().then_some(state.active)
     }
 
     /// Takes its place in the line for a connection; false where it has one already, or may not.
@@ -450,6 +452,7 @@ impl State {
             transfer: None,
             read_to: None,
             errand: false,
+            is_kept: false,
             sweeping: false,
             short_since: None,
             active: Instant::now(),
@@ -524,6 +527,11 @@ impl State {
     #[cfg(test)]
     pub(super) fn room(&self) -> usize {
         self.queue.capacity() + self.given.capacity()
+    }
+
+    /// Its line may end: it has nothing to do, and is not kept.
+    pub(super) fn may_rest(&self) -> bool {
+        self.is_resting() && !self.is_kept
     }
 
     /// Nothing waits, nothing is in flight, nothing is on the shelf, nothing else is to be said.

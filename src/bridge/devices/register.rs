@@ -66,6 +66,11 @@ impl Register {
         if known { Verdict::Allowed } else { Verdict::Unknown }
     }
 
+    /// Whom an operator has let in.
+    pub(super) fn approved(&self) -> impl Iterator<Item = &str> {
+        self.said.approved.iter().map(String::as_str)
+    }
+
     /// Why the verdict is what it is, in words.
     pub(super) fn reason(&self, id: &str) -> String {
         if self.said.denied.contains(id) {

@@ -30,7 +30,7 @@ use crate::message::Timestamp;
 
 const NAME: &str = "once.jsonl";
 /// The longest that a hub keeps a message: two days, in milliseconds.
-const LONGEST: i64 = 2 * 86_400_000;
+pub(super) const LONGEST: i64 = 2 * 86_400_000;
 /// What is added to that.
 const MARGIN: i64 = 86_400_000;
 /// Lines that may say nothing any more, beside as many as say something.

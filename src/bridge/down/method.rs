@@ -84,6 +84,7 @@ pub(super) fn of_outcome(outcome: &str, detail: &str, made: &Made) -> (i32, Byte
         "unaudited" => error(503, detail),
         "over_rate" => error(429, "the device is over its rate of commands"),
         "timeout" => error(504, "the device has not answered in time"),
+        "in_part" => error(502, detail),
         "bad_answer" => error(502, &format!("the answer of the device cannot be read: {detail}")),
         "answer_too_large" => error(502, "the answer of the device is larger than 128 KB"),
         _ => error(400, detail),

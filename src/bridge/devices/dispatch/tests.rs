@@ -6,7 +6,7 @@ use futures_util::FutureExt as _;
 use rumqttc::tokio_rustls::rustls::RootCertStore;
 
 use super::super::queue::LOOKS;
-use super::super::{Devices, Options, Plan, Renewed, line, open, queue};
+use super::super::{Devices, Keep, Options, Plan, Renewed, line, open, queue};
 use super::*;
 use crate::bridge::holding::Holding;
 use crate::bridge::lanes;
@@ -82,6 +82,7 @@ pub(in super::super) fn plan(when_refused: WhenRefused) -> Plan {
         table: HashSet::from(["d".to_owned()]),
         when_refused,
         keep_own: Arc::default(),
+        keep: Keep::default(),
         idle_timeout: Duration::from_secs(60),
         max_connections: 0,
         connect_rate: 1,

@@ -64,6 +64,7 @@ impl World {
             15 => device.state().trouble = flag.then(|| "no".to_owned()),
             16 => _ = device.ask_to_leave(),
             17 => device.end(),
+            18 => device.state().is_kept = flag,
             _ => self.make_places(how as usize),
         }
     }
@@ -140,7 +141,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn what_is_noted_is_what_a_walk_finds(steps in prop::collection::vec((0..5_usize, 0..20_u8, 0..4_u32), 1..60)) {
+    fn what_is_noted_is_what_a_walk_finds(steps in prop::collection::vec((0..5_usize, 0..21_u8, 0..4_u32), 1..60)) {
         let mut world = World::new();
         world.check();
         for step in steps {

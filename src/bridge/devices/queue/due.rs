@@ -2,7 +2,7 @@
 //! due of it, in the [agenda](super::super::agenda).
 
 use std::ops::{Deref, DerefMut};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::MutexGuard;
 use tokio_util::sync::CancellationToken;
@@ -11,6 +11,9 @@ use super::super::A_TURN;
 use super::super::agenda::Due;
 use super::super::fleet::Standing;
 use super::{Device, Phase, State};
+
+/// What puts those that are kept behind all others.
+const LAST_TO_LEAVE: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// The state of a device, locked. Where it was changed, that is noted when the lock is given back.
 #[derive(Debug)]
@@ -97,7 +100,7 @@ impl Device {
 impl State {
     /// What is due of it though nothing happens to it.
     fn is_due(&self, is_own: bool) -> Due {
-        if let Phase::Connected(since) = self.phase {
+        if let Some(since) = self.has_place_since() {
             return if is_own { Due::Never } else { self.place_is_due(since) };
         }
         let waits = self.shelving || !self.queue.is_empty() || self.errand;
@@ -116,23 +119,40 @@ impl State {
     /// is never later than what is true: one that comes to rest without a message was active before its turn was over.
     fn place_is_due(&self, since: Instant) -> Due {
         match self.due {
-            Due::MayLeave(since) if since <= self.active || !self.is_resting() => self.due,
+            Due::MayLeave(from) if from <= self.leaves_from(since) => self.due,
             Due::TurnOver(_) if !self.is_resting() => self.due,
             _ if self.is_asked_to_leave() => Due::Never,
-            _ if self.is_resting() => Due::MayLeave(self.active),
+            _ if self.is_resting() => Due::MayLeave(self.leaves_from(since)),
             _ => Due::TurnOver(since + A_TURN),
         }
     }
 
     /// Since when it has been idle, or connected where it is not, and may make a place for another.
     pub(in super::super) fn may_leave(&self, now: Instant) -> Option<Instant> {
-        let Phase::Connected(since) = self.phase else { return None };
+        let since = self.has_place_since()?;
         if self.is_asked_to_leave() {
             return None;
         }
+        let may = self.is_resting() || now.saturating_duration_since(since) > A_TURN;
+        may.then(|| self.leaves_from(since))
+    }
+
+    /// Since when it has had a place that it may make for another. One that is kept tries for as long as its hub is away.
+    fn has_place_since(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Connected(since) => Some(since),
+            Phase::Connecting if self.is_kept && self.is_resting() => Some(self.active),
+            _ => None,
+        }
+    }
+
+    /// By which moment devices make places, the first ones first: since when it has been idle, or connected where it is
+    /// not. Those that are kept come after all others that are idle, and after those that had their turn.
+    fn leaves_from(&self, since: Instant) -> Instant {
         match self.is_resting() {
-            true => Some(self.active),
-            false => (now.saturating_duration_since(since) > A_TURN).then_some(since.max(self.active)),
+            true if self.is_kept => self.active.checked_add(LAST_TO_LEAVE).unwrap_or(self.active),
+            true => self.active,
+            false => since.max(self.active),
         }
     }
 

@@ -8,6 +8,7 @@ use crate::bridge::tests::bridge;
 use crate::diag::SourceFile;
 use crate::downlink::Fence;
 use crate::rules;
+use bytes::Bytes;
 
 /// Nobody subscribes here: what is published waits.
 const RULES: &str = "[[command]]\nname = \"waits\"\nprops = { kind = \"waits\" }\ntopic = \"waits/{device}\"\nonce = true\n\
