@@ -160,7 +160,7 @@ fn a_refused_device_waits_alone_and_follows_in_order() {
     assert!(bridge.get("/readyz").starts_with("HTTP/1.1 200"), "most devices send");
     let stat = Command::new(BINARY).args(["queue", "stat", "--config"]).arg(dir.path().join("bridge.toml")).output();
     let stat = String::from_utf8(stat.unwrap().stdout).unwrap();
-    assert!(stat.contains("300 more are on the shelves"), "{stat}");
+    assert!(stat.contains("300 more lie on shelves"), "{stat}");
     let status = Command::new(BINARY).args(["status", "--config"]).arg(dir.path().join("bridge.toml")).output();
     let status = String::from_utf8(status.unwrap().stdout).unwrap();
     assert!(status.contains("1 refused") && status.contains("bad is refused"), "{status}");

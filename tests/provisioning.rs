@@ -466,6 +466,8 @@ fn a_registration_by_hand_shows_each_step() {
             "with a certificate",
         ),
         (by_hand(&["off", "--json"]), 1, "\"result\":\"disabled\"", "answered: 200"),
+        // Of the group it would be, had it no entry of its own.
+        (configured(&["off"]), 1, "error 401002", "answered: 401\n"),
     ];
     for (args, code, stdout, stderr) in rows {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();

@@ -279,25 +279,20 @@ impl Service {
         }
         let id = RegistrationId::parse(id).map_err(|_| Answer::error(400_004, "no registration id"))?;
         let id = id.as_str();
-        let (mut candidates, mut found) = (0, None);
-        for (number, enrolment) in book.options.enrolments.iter().enumerate() {
-            // An entry of its own goes before any group.
-            let fits = if enrolment.is_group { found.is_none() } else { enrolment.name.eq_ignore_ascii_case(id) };
-            if !fits {
-                continue;
-            }
-            candidates += 1;
+        let all = || book.options.enrolments.iter().enumerate();
+        let is_its_own = |enrolment: &Enrolment| !enrolment.is_group && enrolment.name.eq_ignore_ascii_case(id);
+        // An entry of its own goes before any group, and keeps a device out of them: so one of a group is disabled.
+        let has_its_own = all().any(|(_, enrolment)| is_its_own(enrolment));
+        let fits = |enrolment: &Enrolment| if has_its_own { is_its_own(enrolment) } else { enrolment.is_group };
+        let mut candidates = all().filter(|(_, enrolment)| fits(enrolment)).peekable();
+        let nobody = candidates.peek().is_none();
+        let found = candidates.find_map(|(number, enrolment)| {
             let root = book.roots.get(number).and_then(Option::as_ref).unwrap_or(&self.own_root);
-            if let Some(credential) = proves((scope, id), enrolment, proof, root.as_ref()) {
-                found = Some((enrolment, credential));
-                if !enrolment.is_group {
-                    break;
-                }
-            }
-        }
+            Some((enrolment, proves((scope, id), enrolment, proof, root.as_ref())?))
+        });
         match found {
             Some((enrolment, credential)) => Ok((id.to_owned(), enrolment, credential)),
-            None if candidates == 0 => Err(Answer::error(404_201, "no such registration")),
+            None if nobody => Err(Answer::error(404_201, "no such registration")),
             None => {
                 tracing::info!(registration = id, "registration refused: neither its token nor its certificate fits");
                 Err(Answer::error(401_002, "Unauthorized"))
