@@ -2,7 +2,7 @@
 //!
 //! One *dispatcher* reads the spools, the lanes in their order, and gives each message to its device's own queue, which
 //! is bounded. A *line* is an uplink that drains the queue of one device over a connection of its own; it is opened when
-//! the first message waits and closed when none came for a while, but for those that are to stay open ([`keeping`]). Messages without a device, and those addressed to the
+//! the first message waits and closed when none came for a while, but for those that are to stay open (see `keeping`). Messages without a device, and those addressed to the
 //! bridge itself, go over the bridge's own line, which is one of them with an empty name.
 //!
 //! Nothing one device does may stop another. A message whose device cannot take it now (the hub refuses it, nobody has
