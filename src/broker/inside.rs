@@ -78,6 +78,17 @@ fn level(qos: u8) -> QoS {
 
 #[cfg(test)]
 impl Inside {
+    /// Of a broker with one client, which is connected and subscribes to this.
+    pub(crate) fn of_one(filter: &str) -> Self {
+        use super::session::{Session, Subscribed};
+        let inside = Self::of_nobody();
+        let router = &inside.0;
+        let session = Session::new(ByteString::from_static("one"), 1, Arc::clone(&router.common));
+        session.attach(1, 0, None);
+        router.file(&session, filter, Subscribed { options: Default::default(), identifier: None });
+        inside
+    }
+
     /// Of a broker that nobody connects to.
     pub(crate) fn of_nobody() -> Self {
         let (options, metrics) = (super::Options::default(), crate::metrics::Metrics::register());

@@ -178,6 +178,23 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_to_be_tried_is_hurried_and_nothing_else() {
+        let start = Instant::now();
+        let at = |secs| start + Duration::from_secs(secs);
+        for (stage, expect) in [
+            (Stage::Due(at(9)), 3),
+            (Stage::Due(at(1)), 1),
+            (Stage::Answer("t".into(), at(9)), 9),
+            (Stage::Late("t".into()), 60),
+        ] {
+            let mut desk = Desk::default();
+            desk.put(Case { key: String::new(), stage: stage.clone(), end: at(60), what: () }).unwrap();
+            desk.hurry(at(3));
+            assert_eq!(desk.next_time(), Some(at(expect)), "{stage:?}");
+        }
+    }
+
+    #[test]
     fn a_full_desk_takes_nothing() {
         let now = Instant::now();
         let mut desk = Desk::default();

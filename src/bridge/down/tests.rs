@@ -59,6 +59,8 @@ impl Reload for NoFiles {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum World {
     Plain,
+    /// The device that answers is not connected.
+    Absent,
     /// The device has used up its rate for an hour.
     OverRate,
     /// As many wait as may.
@@ -93,7 +95,7 @@ fn downlink(bridge: &Bridge, dir: &std::path::Path, world: World) -> (Downlink, 
     let parts = Parts {
         rules: Arc::clone(bridge.rules()),
         wanted: watch::channel(Wanted::default()).0,
-        inside: Inside::of_nobody(),
+        inside: if world == World::Absent { Inside::of_nobody() } else { Inside::of_one("plant/read") },
         watch: Arc::new(Watch::new().0),
         audit: Audit::new(&log, 1 << 20),
         stores: bridge.stores().clone(),
@@ -144,12 +146,15 @@ fn each_has_its_outcome() {
         (World::Plain, STAYS, "published", true, ack),
         (World::Plain, RESET, "published", true, "200"),
         (World::Plain, WAITS, "given_back", false, ""),
-        (World::Plain, READ, "no_device", true, "404"),
+        (World::Plain, READ, "timeout", true, ""),
+        // To be retained is no answer.
+        (World::Absent, READ, "no_device", true, "404"),
+        (World::Absent, RESET, "published", true, "200"),
         (World::Plain, &bad, "bad_property_bag", true, ack),
         (World::Plain, NONSENSE, "not_understood", true, ack),
         (World::OverRate, RESET, "over_rate", true, "429"),
         (World::OverRate, STAYS, "given_back", false, ""),
-        (World::Full, READ, "no_device", true, "404"),
+        (World::Full, READ, "busy", false, "503"),
         (World::Full, WAITS, "busy", false, ""),
         (World::Closed, STAYS, "closed", false, ""),
         (World::Closed, NONSENSE, "closed", false, ""),
