@@ -45,6 +45,7 @@ async fn a_device_that_only_listens_is_commanded_from_the_start_and_after_a_drop
     plant.says("t/press1", "1").await;
     lines(&bridge, 3.0);
     lines(&bridge, 2.0);
+    assert_eq!(sim.by_identity()["press9"].connected, 1, "it was never away");
     stroke(&sim, "press9").await;
     assert_eq!(plant.hears().await.0, "plant/reset");
     sim.restart();
