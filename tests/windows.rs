@@ -379,7 +379,7 @@ fn what_it_costs_is_told_by_rule_and_against_the_quota() {
     assert_eq!((&bill["tier"], &bill["quota_per_day"]), (&Value::from("F1"), &Value::from(8_000)));
     assert!(code == 0 && bill["too_short"] == true, "{bill}");
     let (_, text) = cost(&[]);
-    assert!(text.contains("RULE") && text.contains("of the 8000 of 1 unit F1"), "{text}");
+    assert!(text.contains("RULE") && text.contains("of the 8,000 of 1 unit F1"), "{text}");
     let (code, text) = cost(&["--for", "10ms"]);
     assert!(code == 0 && text.contains("forecast 0 billed messages"), "{text}");
     let output = Command::new(support::BINARY).args(["cost", "--admin", "127.0.0.1:1"]).output().unwrap();
