@@ -128,6 +128,14 @@ fn shipped_rules() {
     all_pass(&files("rules"), 35, true);
 }
 
+/// Examples of the format, each on its own.
+#[test]
+fn examples() {
+    for path in files("tests/golden/rules/examples") {
+        all_pass(&[path], 1, false);
+    }
+}
+
 /// One publish as the vectors have it: what it is called, its topic and its bytes.
 fn publishes(vectors: &str) -> Vec<(String, Vec<u8>)> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/azure").join(vectors);

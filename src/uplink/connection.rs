@@ -19,6 +19,9 @@ use crate::metrics::Metrics;
 
 mod trial;
 
+/// From this part of the time until a token is to be renewed on, a quiet moment is taken.
+const QUIET_FROM: f64 = 0.94;
+
 /// How long a planned end waits for the acknowledgements it is owed.
 const LAST_ACKS: Duration = Duration::from_secs(5);
 
@@ -346,15 +349,18 @@ impl<O: Outcome> Line<'_, O> {
         }
     }
 
+    /// Returns when the token is to be renewed: in the first moment of the last part of its time in which nothing waits for
+    /// its acknowledgement, and at the end of that time at the latest.
+    async fn token_is_due(&self, renew_in: Option<Duration>) {
+        let Some(renew_in) = renew_in else { return std::future::pending().await };
+        let busy = renew_in.mul_f64(QUIET_FROM);
+        tokio::time::sleep(busy).await;
+        let _ = tokio::time::timeout(renew_in.saturating_sub(busy), self.all_acknowledged()).await;
+    }
+
     /// Ends the connection on purpose, for a new token or with the program: hands over nothing more, waits for
     /// the acknowledgements, says DISCONNECT.
     async fn close_in_time(&self, sender: &impl Sender, renew_in: Option<Duration>, stop: &CancellationToken) -> End {
-        let due = async {
-            match renew_in {
-                Some(renew_in) => tokio::time::sleep(renew_in).await,
-                None => std::future::pending().await,
-            }
-        };
         let other_subscriptions = async {
             match &self.options.down {
                 Some(down) => down.changed().await,
@@ -364,7 +370,7 @@ impl<O: Outcome> Line<'_, O> {
         let end = tokio::select! {
             biased;
             () = stop.cancelled() => End::Stopped,
-            () = due => End::Renew("token_renewal"),
+            () = self.token_is_due(renew_in) => End::Renew("token_renewal"),
             () = other_subscriptions => End::Renew("subscriptions"),
             () = self.options.renew.notified() => End::Renew("token_renewal"),
         };
@@ -435,25 +441,60 @@ mod tests {
         async fn isolate(&self, _: &Waiting, _: &Isolation) {}
     }
 
-    #[tokio::test]
-    async fn what_comes_while_the_connection_closes_is_kept_for_the_next_one() {
-        let options = options(1, 4);
-        let (metrics, status) = (Metrics::register(), watch::Sender::default());
-        let (mut flight, mut window) = (Flight::default(), Window::new(options.window));
-        let line = Line {
+    fn line<'a>(
+        (flight, window): (&'a mut Flight, &'a mut Window),
+        options: &'a Options,
+        (metrics, status): (&'a Metrics, &'a watch::Sender<Status>),
+    ) -> Line<'a, Nobody> {
+        Line {
             outcome: &Nobody,
-            flight: Mutex::new(&mut flight),
-            window: Mutex::new(&mut window),
+            flight: Mutex::new(flight),
+            window: Mutex::new(window),
             pace: Mutex::new(Pacing::new(options.hub_rate.clone())),
             room: Notify::new(),
             closing: CancellationToken::new(),
             connected: CancellationToken::new(),
             up: Mutex::default(),
             gone: CancellationToken::new(),
-            options: &options,
-            metrics: &metrics,
-            status: &status,
-        };
+            options,
+            metrics,
+            status,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_is_renewed_in_a_quiet_moment_or_at_last() {
+        let options = options(1, 4);
+        let told = (Metrics::register(), watch::Sender::default());
+        let second = Duration::from_secs;
+        // When the only message is acknowledged, and when the token is renewed.
+        for (acknowledged, expect) in [(0, 940), (100, 940), (960, 960), (5_000, 1_000)] {
+            let (mut flight, mut window) = (Flight::default(), Window::new(options.window));
+            flight.add(waiting(1), Timestamp(0));
+            flight.hand();
+            flight.name(1);
+            let line = line((&mut flight, &mut window), &options, (&told.0, &told.1));
+            let began = tokio::time::Instant::now();
+            let acknowledging = async {
+                tokio::time::sleep(second(acknowledged)).await;
+                line.flight.lock().acknowledge(1);
+                line.room.notify_waiters();
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = line.token_is_due(Some(second(1_000))) => {}
+                () = acknowledging => {}
+            }
+            assert_eq!(began.elapsed().as_secs(), expect, "acknowledged after {acknowledged} s");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_comes_while_the_connection_closes_is_kept_for_the_next_one() {
+        let options = options(1, 4);
+        let (metrics, status) = (Metrics::register(), watch::Sender::default());
+        let (mut flight, mut window) = (Flight::default(), Window::new(options.window));
+        let line = line((&mut flight, &mut window), &options, (&metrics, &status));
         let (client, _events) = rumqttc::AsyncClient::new(rumqttc::MqttOptions::new("c", "localhost", 1), 4);
         let (sender, mut backlog) = mpsc::channel(1);
         line.connected.cancel();

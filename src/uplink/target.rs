@@ -80,7 +80,7 @@ pub(crate) struct Login {
 /// How this program names itself to the hub.
 const CLIENT_TYPE: &str = concat!("brownbridge/", env!("CARGO_PKG_VERSION"));
 
-/// A token is renewed after this part of its life, as Microsoft's .NET and Java libraries do.
+/// A token is renewed after this part of its life at the latest, as Microsoft's .NET and Java libraries do.
 const RENEW_AT: f64 = 0.85;
 
 impl Target {
