@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use brownbridge::hub::connect::Identity;
+use brownbridge::hub::dps::REPLIES;
 use brownbridge::hub::sas::{Key, mint};
 use brownbridge::hubsim::{Closed, Credential, Misbehave, Running, thumbprint_of};
 use brownbridge::message::Timestamp;
@@ -240,6 +241,43 @@ async fn subscriptions_are_granted_kept_and_limited() {
     let topic_filters = vec!["$iothub/twin/res/#".into()];
     client.send(Packet::Unsubscribe { packet_id: 4.try_into().unwrap(), topic_filters }).await;
     assert!(matches!(client.next().await, Some(Packet::UnsubscribeAck { .. })));
+}
+
+/// Every SUBSCRIBE and UNSUBSCRIBE of Microsoft's SDKs and of Mosquitto's bridge, byte for byte.
+#[tokio::test]
+async fn subscriptions_as_the_sdks_ask_for_them() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/azure/subscriptions.json");
+    let file: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let (sim, _messages) = sim(|_| ()).await;
+    let (mut granted, mut closed, mut of_dps) = (0, 0, 0);
+    for row in file["vectors"].as_array().unwrap() {
+        let filter = &row["filters"][0];
+        let (qos, filter) = (&filter["qos"], filter["filter"].as_str().or(filter.as_str()).unwrap());
+        // Those of the provisioning service are for a site: `provisioning.rs` and the SDKs themselves play them.
+        if filter == REPLIES {
+            of_dps += 1;
+            continue;
+        }
+        let hex = row["packet_hex"].as_str().unwrap().as_bytes();
+        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+        let packet: Vec<u8> = hex.chunks(2).map(byte).collect();
+        let number = u16::from_be_bytes([packet[2], packet[3]]);
+        let mut client = Client::dial(&sim).await;
+        let id = if filter.contains("/modules/") { "edge-dev-01/mod-01" } else { "dev-01" };
+        assert_eq!(client.connect(Connect { clean_session: true, ..hello(&sim, id) }).await, Some((0, false)));
+        client.send_bytes(&packet).await;
+        match (row["packet"].as_str(), client.next().await) {
+            (Some("SUBSCRIBE"), Some(Packet::SubscribeAck { packet_id, status })) => {
+                let [SubscribeReturnCode::Success(given)] = status[..] else { panic!("{row}: {status:?}") };
+                assert_eq!((packet_id.get(), qos.as_u64()), (number, Some(u64::from(u8::from(given)))), "{row}");
+                granted += 1;
+            }
+            // A bridge takes back what it never asked for, and a hub closes the connection at that.
+            (Some("UNSUBSCRIBE"), None) => closed += 1,
+            (_, answer) => panic!("{row}: {answer:?}"),
+        }
+    }
+    assert_eq!((granted, closed, of_dps), (16, 2, 10));
 }
 
 #[tokio::test]
