@@ -63,6 +63,12 @@ topic = "plant/{device}/do"
 ack   = { topic = "plant/{device}/done", within = "10s" }
 
 [[command]]
+name  = "worded"
+props = { kind = "worded" }
+topic = "plant/{device}/do"
+ack   = { topic = "plant/{device}/word", within = "10s", decode = { format = "binary", fields = [{ name = "w", type = "u16" }] } }
+
+[[command]]
 name  = "hasty"
 props = { kind = "hasty" }
 topic = "plant/{device}/do"

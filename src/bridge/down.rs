@@ -157,8 +157,8 @@ impl Order {
     fn reply(&self, payload: Option<&[u8]>) -> Reply {
         match (&self.made.answer, payload) {
             (Some((_, answer)), Some(payload)) => answer.read(payload, Timestamp::now()),
-            (Some((_, answer)), None) if answer.picks() => Reply::Another,
-            _ => Reply::Is { status: 200, body: Vec::new() },
+            (Some((_, answer)), None) => answer.too_large(),
+            (None, _) => Reply::Another,
         }
     }
 }

@@ -55,9 +55,22 @@ impl PartialEq for Answer {
 impl Eq for Answer {}
 
 impl Answer {
-    /// True where only some of the publishes on its topic are the answer.
+    /// True where a publish on its topic may be none of its answers: only one that is read says so.
     pub fn picks(&self) -> bool {
+        self.reading.is_some()
+    }
+
+    /// True where others may be answered on its topic, too.
+    fn shares(&self) -> bool {
         self.reading.as_ref().is_some_and(|message| message.when.is_some() || message.lookup.is_some())
+    }
+
+    /// What a publish on its topic is that is too large to be read.
+    pub fn too_large(&self) -> Reply {
+        match self.shares() {
+            true => Reply::Another,
+            false => Reply::Is { status: 200, body: Vec::new() },
+        }
     }
 
     /// Reads a publish on its topic.
@@ -74,7 +87,7 @@ impl Answer {
             Ok(Taken::When | Taken::Lookup) => Reply::Another,
             Ok(Taken::Yes) if message.drops => Reply::Is { status: 200, body: payload.to_vec() },
             Ok(Taken::Yes) => self.of_record(message, &records),
-            Err(_) if self.picks() => Reply::Another,
+            Err(_) if self.shares() => Reply::Another,
             Err(refusal) => Reply::Unreadable(refusal.detail),
         }
     }

@@ -88,3 +88,17 @@ async fn answers_on_one_topic_find_their_calls() {
     world.ended("answered", 2);
     world.at_rest();
 }
+
+/// What cannot be read is no answer, and the one that can be is still heard.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledgement_that_cannot_be_read_is_none() {
+    let dir = folder();
+    let world = world(dir.path(), COMMANDS).await;
+    let mut plant = Plant::subscribed(world.bridge.mqtt, "plc", "plant/+/do").await;
+    world.command(("worded", "press7", "m-1"), "{}").await;
+    plant.hears().await;
+    plant.says("plant/press7/word", "1").await;
+    plant.says("plant/press7/word", "12").await;
+    world.ended("acknowledged", 1);
+    world.at_rest();
+}

@@ -58,7 +58,10 @@ impl Watch {
 
     /// One is awaited no more.
     pub(super) fn remove(&self, topic: &str, picks: bool) {
-        let mut topics = self.topics.lock();
+        self.remove_from(&mut self.topics.lock(), topic, picks);
+    }
+
+    fn remove_from(&self, topics: &mut HashMap<String, Awaited>, topic: &str, picks: bool) {
         let Some(awaited) = topics.get_mut(topic) else { return };
         awaited.all = awaited.all.saturating_sub(1);
         awaited.picked = awaited.picked.saturating_sub(usize::from(picks));
@@ -70,9 +73,10 @@ impl Watch {
 
     /// Whether a publish on this topic comes out, and as one of those that are counted.
     fn take(&self, topic: &str) -> Option<bool> {
-        let counted = self.topics.lock().get(topic)?.picked == 0;
+        let mut topics = self.topics.lock();
+        let counted = topics.get(topic)?.picked == 0;
         if counted {
-            self.remove(topic, false);
+            self.remove_from(&mut topics, topic, false);
         }
         Some(counted)
     }
